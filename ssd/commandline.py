@@ -1,0 +1,106 @@
+"""Flags for the settings of ssd.config, and error messages of one line."""
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shutil
+import sys
+from typing import Any, Dict, Iterable
+
+from ssd import config as settings
+from ssd.errors import UserError
+
+DEFAULT_RECIPE = "ssd-resnet34-coco"
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    return argparse.HelpFormatter(prog, max_help_position=34, width=min(110, shutil.get_terminal_size().columns))
+
+
+class Parser(argparse.ArgumentParser):
+    """No abbreviations; one line for a mistake, with the nearest flag for an unknown one."""
+
+    def __init__(self, *args, **kwargs):
+        kwargs.setdefault("allow_abbrev", False)
+        kwargs.setdefault("formatter_class", _formatter)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+    def parse_args(self, args=None, namespace=None):
+        parsed, rest = self.parse_known_args(args, namespace)
+        if rest:
+            flags = getattr(parsed, "known_flags", None) or list(self._option_string_actions)
+            name = rest[0].split("=")[0]
+            self.error(f"unknown {'flag' if name.startswith('-') else 'argument'} {name}"
+                       + settings.nearest(name, flags))
+        return parsed
+
+
+class _OnOff(argparse.Action):
+    """--flag and --no-flag (argparse has its own from Python 3.9 on)."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, not option_string.startswith("--no-"))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(_shown, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def add_settings(parser: argparse.ArgumentParser, sections: Iterable[str]) -> None:
+    """Adds --recipe and one flag per setting of the sections; a flag that is not given leaves no trace."""
+    base = settings.load_recipe(DEFAULT_RECIPE)
+    parser.add_argument("--recipe", default=None, metavar="NAME|FILE",
+                        help=f"settings to start from: {', '.join(settings.builtin_recipes())}, or a YAML file "
+                             f"[default: {DEFAULT_RECIPE}]")
+    for section in sections:
+        kind = settings.SECTIONS[section]
+        group = parser.add_argument_group(f"{section} (defaults: {DEFAULT_RECIPE}'s)")
+        for field in dataclasses.fields(kind):
+            if not field.metadata["flag"]:
+                continue
+            flag, default = "--" + field.name.replace("_", "-"), getattr(getattr(base, section), field.name)
+            text = field.metadata["help"].replace("%", "%%")
+            if "default:" not in text and default != "":
+                text += f" [default: {_shown(default)}]"
+            options: Dict[str, Any] = dict(dest=f"{section}.{field.name}", default=argparse.SUPPRESS)
+            if isinstance(default, bool):
+                group.add_argument(flag, "--no-" + flag[2:], action=_OnOff, nargs=0, help=text, **options)
+            else:
+                several = isinstance(default, tuple)
+                group.add_argument(flag, help=text, nargs="*" if several else None, metavar=(
+                    "{" + ",".join(field.metadata["choices"]) + "}" if field.metadata["choices"]
+                    else {int: "N", float: "X", tuple: "N"}.get(type(default), "PATH" if field.name.endswith(
+                        ("dir", "images", "annotations", "backbone", "weights", "output")) else "TEXT")), **options)
+
+
+def read_settings(args: argparse.Namespace, recipe: str = None) -> settings.Config:
+    """The recipe with the flags of `args` over it; UserError naming the flag."""
+    config = settings.load_recipe(args.recipe or recipe or DEFAULT_RECIPE)
+    values = {name: value for name, value in vars(args).items() if "." in name}
+    for name, value in values.items():
+        flag = "--" + name.split(".")[1].replace("_", "-")
+        values[name] = settings.checked(name, value, flag)
+    return settings.apply_values(config, values, "flags")
+
+
+def run(parser: argparse.ArgumentParser, argv=None) -> int:
+    """Parses, runs the command, turns a user's mistake into one line and status 2."""
+    args = parser.parse_args(argv)
+    try:
+        return args.run(args)
+    except UserError as error:
+        print(f"{parser.prog} {args.command}: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        return 2
+    except FloatingPointError as error:
+        print(f"{parser.prog} {args.command}: stopped: {error}", file=sys.stderr, flush=True)
+        return 3
+    except BrokenPipeError:
+        return 141
+    except KeyboardInterrupt:
+        print(f"{parser.prog} {args.command}: interrupted", file=sys.stderr, flush=True)
+        return 130

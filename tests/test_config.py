@@ -1,0 +1,120 @@
+"""Recipes, flags, and what they refuse."""
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ssd import config as settings
+from ssd.config import load_recipe
+from ssd.errors import UserError
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def recipe(tmp_path, text, name="mine.yaml"):
+    path = tmp_path / name
+    path.write_text(text)
+    return str(path)
+
+
+def test_every_builtin_recipe_loads():
+    for name in settings.builtin_recipes():
+        assert load_recipe(name).recipe == name
+
+
+def test_a_saved_recipe_reads_back_equal(tmp_path):
+    config = load_recipe("ssd-resnet34-shapes").with_values(seed=7, base_lr=1e-7, decay_epochs=[])
+    again = load_recipe(recipe(tmp_path, settings.to_yaml(config)))
+    assert settings.as_dict(again) == settings.as_dict(config)
+
+
+def test_extending_changes_only_what_is_named(tmp_path):
+    path = recipe(tmp_path, "extends: ssd-resnet34-coco\ntraining:\n  batch_size: 5\n")
+    changed = settings.differences(load_recipe(path), load_recipe("ssd-resnet34-coco"))
+    assert changed == [("training.batch_size", 32, 5)]
+
+
+def test_extending_a_file_beside(tmp_path):
+    recipe(tmp_path, "extends: ssd-resnet34-coco\ntraining: {epochs: 3}\n", "base.yaml")
+    path = recipe(tmp_path, "extends: base.yaml\ntraining: {batch_size: 5}\n")
+    assert (load_recipe(path).training.epochs, load_recipe(path).training.batch_size) == (3, 5)
+
+
+@pytest.mark.parametrize("text, words", [
+    ("extends: ssd-resnet34-coco\ntraining: {bach_size: 5}", "unknown key training.bach_size; did you mean batch_size?"),
+    ("extends: ssd-resnet34-coco\ntrainig: {epochs: 5}", "unknown section 'trainig'; did you mean training?"),
+    ("extends: ssd-resnet34-coco\ntraining: {epochs: 0}", "training.epochs: 0 must be at least 1"),
+    ("extends: ssd-resnet34-coco\ntraining: {epochs: many}", "training.epochs: a whole number is needed, not 'many'"),
+    ("extends: ssd-resnet34-coco\ntraining: {base_lr: .nan}", "training.base_lr: a number is needed"),
+    ("extends: ssd-resnet34-coco\nmodel: {layout: NWHC}", "'NWHC' is not one of NCHW, NHWC; did you mean NHWC?"),
+    ("extends: ssd-resnet34-coco\naugmentation: {augment: 1}", "true or false is needed, not 1"),
+    ("extends: ssd-resnet34-coco\naugmentation: {crop_attempts: 7}", "7 is not 1 or 50"),
+    ("extends: ssd-resnet34-coco\naugmentation: {crop_scale: [1]}", "2 values are needed, not [1]"),
+    ("extends: ssd-resnet34-coco\ndefault_boxes: {steps: [8]}", "steps: 6 values are needed for 6 feature maps, not 1"),
+    ("extends: ssd-resnet34-coco\ntraining: {decay_epochs: [55, 44]}", "[55, 44] must rise"),
+    ("extends: mine.yaml", "extends itself"),
+    ("extends: ssd-resnt34-coco", "did you mean ssd-resnet34-coco?"),
+    ("training: {batch_size: 5}", "is missing"),
+    ("extends: ssd-resnet34-coco\ntraining: 5", "section training holds no settings"),
+    ("a: [", "not YAML"),
+    ("just words", "sections are needed"),
+    ("", "sections are needed"),
+])
+def test_what_a_recipe_may_not_hold(tmp_path, text, words):
+    with pytest.raises(UserError) as error:
+        load_recipe(recipe(tmp_path, text))
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_yaml_cannot_make_objects(tmp_path):
+    marker = tmp_path / "made"
+    with pytest.raises(UserError, match="not YAML"):
+        load_recipe(recipe(tmp_path, f"a: !!python/object/apply:os.mkdir ['{marker}']"))
+    assert not marker.exists()
+
+
+def test_numbers_that_yaml_reads_as_text(tmp_path):
+    path = recipe(tmp_path, "extends: ssd-resnet34-coco\ntraining: {base_lr: 1e-4}")
+    assert load_recipe(path).training.base_lr == 1e-4
+
+
+# ---- the command line, as a user types it
+
+def command(*arguments, cwd=ROOT):
+    return subprocess.run([sys.executable, "-m", "ssd", *arguments], cwd=cwd, stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["train", "--bach-size", "3"], "unknown flag --bach-size; did you mean --batch-size?"),
+    (["train", "--batch", "3"], "unknown flag --batch; did you mean --lr-batch?"),
+    (["train", "--batch-size", "0"], "--batch-size: 0 must be at least 1"),
+    (["train", "--batch-size", "three"], "--batch-size: a whole number is needed, not 'three'"),
+    (["train", "--recipe", "ssd-resnet34-koko"], "no recipe 'ssd-resnet34-koko'"),
+    (["train", "--data-dir", "/no/such/folder"], "--data-dir /no/such/folder: no such folder"),
+    (["train", "--layout", "NHCW"], "did you mean NHWC?"),
+    (["trian"], "unknown command 'trian'; did you mean train?"),
+    (["evaluate", "--weights", "/no/such/file"], "--weights /no/such/file: no such file"),
+    (["evaluate"], "--weights"),
+])
+def test_one_line_for_a_mistake(arguments, words):
+    result = command(*arguments)
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1 and not result.stdout
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "score", "make-shapes"])
+def test_help_names_every_flag_without_the_heavy_libraries(name):
+    """Each command's help text, with the libraries that take seconds to import made unimportable."""
+    block = "import sys\nfor name in ('mxnet', 'horovod', 'nvidia', 'gluoncv', 'cv2', 'pycocotools', 'matplotlib'):\n" \
+            "    sys.modules[name] = None\nfrom ssd.__main__ import main\nmain(sys.argv[1:])"
+    result = subprocess.run([sys.executable, "-c", block, name, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0 and not result.stderr
+    assert result.stdout.count("--") >= 3
+    if name == "train":
+        for setting, (_, field) in settings.SETTINGS.items():
+            if field.metadata["flag"]:
+                assert "--" + setting.replace("_", "-") in result.stdout
