@@ -1,0 +1,36 @@
+"""Layers whose memory layout is a setting."""
+from __future__ import annotations
+
+from mxnet.gluon import nn
+
+from ssd.config import ModelConfig
+
+
+def channel_axis(config: ModelConfig) -> int:
+    return config.layout.index("C")
+
+
+def scaled(channels: int, config: ModelConfig) -> int:
+    """`channels` of the full network times the recipe's width, rounded to a multiple of 8.
+
+    oneDNN's and the tensor cores' fast convolutions take channels in blocks of 8.
+    """
+    return channels if config.width == 1 else max(8, int(round(channels * config.width / 8)) * 8)
+
+
+def input_channels(config: ModelConfig) -> int:
+    """3, or 4 where tensor cores want the first convolution's input padded (NHWC in float16)."""
+    return 4 if config.layout == "NHWC" and config.dtype == "float16" else 3
+
+
+def convolution(config: ModelConfig, in_channels: int, channels: int, kernel: int, *, stride: int = 1,
+                pad: int = 0, bias: bool = False, prefix: str = None) -> nn.Conv2D:
+    """A square convolution. Weight: OIHW with NCHW, OHWI with NHWC."""
+    return nn.Conv2D(channels, kernel, strides=stride, padding=pad, use_bias=bias, in_channels=in_channels,
+                     layout=config.layout, prefix=prefix)
+
+
+def batch_norm(config: ModelConfig, channels: int) -> nn.BatchNorm:
+    """BatchNorm over the channels; its parameters stay float32 when the network is cast to float16."""
+    return nn.BatchNorm(axis=channel_axis(config), momentum=config.batch_norm_momentum,
+                        epsilon=config.batch_norm_epsilon, in_channels=channels)

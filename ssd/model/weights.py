@@ -1,0 +1,49 @@
+"""Weight files: MXNet's .params of the whole network, by structural names (`backbone.conv1.weight`).
+
+MXNet's format is no pickle: names, shapes, types and raw numbers.
+"""
+from __future__ import annotations
+
+import os
+
+import mxnet as mx
+import numpy as np
+
+from ssd.errors import UserError
+from ssd.model.ssd import SSD
+
+
+def save_weights(network: SSD, path: str) -> None:
+    """Writes all parameters and running statistics; an older file at `path` is replaced only by a whole new one."""
+    partial = f"{path}.{os.getpid()}.partial"
+    try:
+        network.save_parameters(partial)
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
+
+
+def load_weights(network: SSD, path: str) -> None:
+    """Sets all parameters of an initialised network; UserError if the file is of another network."""
+    if not os.path.isfile(path):
+        raise UserError(f"weights {path}: no such file")
+    try:
+        tensors = mx.nd.load(path)
+    except mx.MXNetError:
+        raise UserError(f"weights {path}: not a file of MXNet arrays, or cut short") from None
+    if not isinstance(tensors, dict):
+        raise UserError(f"weights {path}: its arrays have no names")
+    parameters = network._collect_params_with_prefix()
+    for word, names in (("lacks", set(parameters) - set(tensors)),
+                        ("holds the unexpected", set(tensors) - set(parameters))):
+        if names:
+            raise UserError(f"weights {path}: another network's: {word} {min(names)}"
+                            + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
+    for name, parameter in parameters.items():
+        if tensors[name].shape != parameter.shape:
+            raise UserError(f"weights {path}: {name} has shape {tensors[name].shape}, not {parameter.shape}")
+        if not np.isfinite(tensors[name].asnumpy()).all():
+            raise UserError(f"weights {path}: {name} is not finite")
+    for name, parameter in parameters.items():
+        parameter.set_data(tensors[name].astype(parameter.dtype))
