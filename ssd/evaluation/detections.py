@@ -1,0 +1,180 @@
+"""Detected boxes of a data set: the arrays, their checks, and their files (COCO's JSON and .npz)."""
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from ssd.errors import UserError
+
+
+_COLUMNS = ("image_id", "boxes_xywh", "score", "category_id")
+
+
+@dataclass
+class Detections:
+    """Detected boxes of any number of images, one row each, in any order; n = 0 is legal.
+
+    image_id: int64 (n,), ids of the annotation file's images.
+    boxes_xywh: float64 (n, 4), left, top, width, height in pixels of the original image; finite, sizes >= 0.
+    score: float64 (n,), finite; higher is surer. Rows of equal score keep their order.
+    category_id: int64 (n,), ids of the annotation file's categories (not class numbers 1 to C).
+    source: what errors call these detections: a file's path, or "detections".
+
+    Raises UserError for arrays that do not fit these shapes, naming the first offending row (from 0).
+    """
+    image_id: np.ndarray
+    boxes_xywh: np.ndarray
+    score: np.ndarray
+    category_id: np.ndarray
+    source: str = "detections"
+
+    def __post_init__(self):
+        self.image_id = _as_array(self.image_id, "image_id", np.int64, self.source)
+        self.score = _as_array(self.score, "score", np.float64, self.source)
+        self.category_id = _as_array(self.category_id, "category_id", np.int64, self.source)
+        boxes = _as_array(self.boxes_xywh, "boxes_xywh", np.float64, self.source)
+        self.boxes_xywh = boxes = boxes.reshape(0, 4) if boxes.size == 0 else boxes
+        lengths = {name: len(getattr(self, name)) for name in _COLUMNS}
+        if len(set(lengths.values())) > 1:
+            raise UserError("{}: arrays differ in length: {}".format(
+                self.source, ", ".join("%s %d" % item for item in lengths.items())))
+        for name, dimensions in (("image_id", 1), ("score", 1), ("category_id", 1), ("boxes_xywh", 2)):
+            shape = getattr(self, name).shape
+            if len(shape) != dimensions or (dimensions == 2 and shape[1] != 4):
+                raise UserError("%s: %s has shape %s" % (self.source, name, shape))
+        bad = ~(np.isfinite(boxes).all(axis=1) & np.isfinite(self.score) & (boxes[:, 2:] >= 0).all(axis=1))
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise UserError("%s: row %d: bbox %s, score %s: all must be finite, sizes at least 0" % (
+                self.source, row, boxes[row].tolist(), self.score[row]))
+
+    def __len__(self):
+        return len(self.score)
+
+    @classmethod
+    def concatenate(cls, parts, source: str = "detections") -> Detections:
+        """The rows of all `parts` (any iterable of Detections, possibly none), in order."""
+        parts = list(parts) or [cls([], [], [], [])]
+        return cls(*(np.concatenate([getattr(part, name) for part in parts])
+                     for name in _COLUMNS), source=source)
+
+    def to_json(self, path) -> None:
+        """Write COCO's results format: a list of {image_id, category_id, bbox [x, y, w, h], score}."""
+        rows = [{"image_id": image, "category_id": category, "bbox": box, "score": score}
+                for image, category, box, score in zip(self.image_id.tolist(), self.category_id.tolist(),
+                                                       self.boxes_xywh.tolist(), self.score.tolist())]
+        _write_atomically(path, lambda file: file.write(json.dumps(rows, separators=(",", ":")).encode()))
+
+    @classmethod
+    def from_json(cls, path) -> Detections:
+        """Read COCO's results format. UserError names the file and the first offending row (from 0)."""
+        rows = read_json(path)
+        if not isinstance(rows, list):
+            raise UserError("%s: not a list of detections but %s" % (path, kind(rows)))
+        images, boxes, scores, categories = [], [], [], []
+        for number, row in enumerate(rows):
+            try:
+                image, category, box, score = row["image_id"], row["category_id"], row["bbox"], row["score"]
+            except TypeError:
+                raise UserError("%s: row %d: not a detection but %s" % (path, number, kind(row))) from None
+            except KeyError as missing:
+                raise UserError("%s: row %d: no %s" % (path, number, missing)) from None
+            if whole_number(image) is None or whole_number(category) is None:
+                raise UserError("%s: row %d: image_id %s, category_id %s: both must be whole numbers" % (
+                    path, number, json.dumps(image), json.dumps(category)))
+            if not (is_box(box) and is_number(score)):
+                raise UserError("%s: row %d: bbox %s, score %s: four numbers and one number are needed" % (
+                    path, number, json.dumps(box), json.dumps(score)))
+            images.append(whole_number(image))
+            boxes.append(box)
+            scores.append(score)
+            categories.append(whole_number(category))
+        return cls(images, boxes, scores, categories, source=str(path))
+
+    def to_npz(self, path) -> None:
+        """Write the four arrays to `path`, uncompressed, under their own names; nothing is rounded."""
+        _write_atomically(path, lambda file: np.savez(
+            file, image_id=self.image_id, boxes_xywh=self.boxes_xywh, score=self.score,
+            category_id=self.category_id))
+
+    @classmethod
+    def from_npz(cls, path) -> Detections:
+        """Read what `to_npz` wrote (never a pickle). Raises UserError naming the file and what is wrong."""
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(arrays["image_id"], arrays["boxes_xywh"], arrays["score"], arrays["category_id"],
+                           source=str(path))
+        except UserError:
+            raise
+        except OSError as error:
+            raise UserError("%s: cannot be read: %s" % (path, error.strerror or error)) from None
+        except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile,
+                zlib.error) as error:
+            # numpy's message for a file that is no archive spreads over lines and suggests a pickle
+            lacking = isinstance(error, KeyError)
+            reason = "an array is missing: %s" % error if lacking else "not an .npz of arrays"
+            raise UserError("%s: %s" % (path, reason)) from None
+
+
+def read_json(path):
+    """The parsed content of the JSON file `path`. Raises UserError naming the file."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except OSError as error:
+        raise UserError("%s: cannot be read: %s" % (path, error.strerror or error)) from None
+    except (ValueError, RecursionError) as error:
+        raise UserError("%s: not JSON: %s" % (path, str(error).splitlines()[0])) from None
+
+
+def whole_number(value) -> int | None:
+    """`value` as an int if it is a whole number that fits int64 (a float like 5.0 does), else None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+        return None
+    return int(value) if abs(value) < 2 ** 63 and value == int(value) else None
+
+
+def is_number(value) -> bool:
+    """Is this JSON value a number that float64 holds (NaN and infinities count, true and false do not)?"""
+    return isinstance(value, float) or type(value) is int and abs(value) < 2 ** 63
+
+
+def is_box(value) -> bool:
+    """Is this JSON value a list of four numbers?"""
+    return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
+
+
+def kind(value) -> str:
+    """What JSON calls the type of `value`, with its article, for messages."""
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a truth value", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _as_array(values, name, dtype, source):
+    array = np.asarray(values)
+    if array.size and array.dtype.kind not in "iuf":
+        raise UserError("%s: %s is not an array of numbers (%s)" % (source, name, array.dtype))
+    if dtype is np.int64 and array.dtype.kind == "f":
+        bad = ~(np.isfinite(array) & (np.floor(array) == array) & (np.abs(array) < 2.0 ** 63)).ravel()
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise UserError("%s: row %d: %s %s is not a whole number" % (
+                source, row, name, array.ravel()[row]))
+    return np.ascontiguousarray(array, dtype)
+
+
+def _write_atomically(path, write):
+    temporary = "%s.%d.tmp" % (path, os.getpid())
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise

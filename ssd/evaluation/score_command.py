@@ -1,0 +1,54 @@
+"""`score`: COCO's twelve numbers of a detection file. The trainer's scoring child runs it as a module."""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from ssd.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's flags to `parser`."""
+    parser.add_argument("--annotations", required=True, metavar="FILE",
+                        help="COCO instances file; every image is scored, those without boxes too (required)")
+    parser.add_argument("--detections", required=True, metavar="FILE",
+                        help="COCO's results format (.json) or the arrays that evaluate writes (.npz); "
+                             "boxes are x, y, width, height in pixels of the original image (required)")
+    parser.add_argument("--per-class", action="store_true",
+                        help="the average precision of every category too (default: off)")
+    parser.add_argument("--json", action="store_true",
+                        help="print one line of JSON, all digits, fractions from 0 to 1, -1 where undefined "
+                             "(default: COCO's table, three decimals)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score and print to standard output; returns the exit status 0. Raises UserError for bad input."""
+    from ssd.evaluation.scoring import STAT_NAMES, Detections, format_table, score_detections
+
+    read = Detections.from_npz if args.detections.lower().endswith(".npz") else Detections.from_json
+    stats = score_detections(args.annotations, read(args.detections), per_class=args.per_class)
+    if args.json:
+        print(json.dumps(stats))
+        return 0
+    print(format_table(stats))
+    for name, value in stats.items():
+        if name not in STAT_NAMES:
+            print("%s = %.3f" % (name, value))
+    return 0
+
+
+def main(argv=None) -> int:
+    """Parse `argv` (default: the command line's) and run; returns the exit status, 2 for a user's mistake."""
+    parser = argparse.ArgumentParser(prog="python -m ssd.evaluation.score_command", allow_abbrev=False,
+                                     description="Score detections with the COCO API.")
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args(argv))
+    except UserError as error:
+        print("error: %s" % error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

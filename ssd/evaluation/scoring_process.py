@@ -1,0 +1,105 @@
+"""Scoring off the training loop's thread and process."""
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import weakref
+
+from ssd.evaluation.detections import Detections
+
+
+class ScoringProcess:
+    """`score_detections` in a process of its own: the training loop neither waits nor shares its lock.
+
+    Start, then poll now and then, or wait for the result; close in any case (a `with` block does). One object
+    runs one scoring. command: a list of strings that runs in place of ssd.evaluation.score_command.
+    """
+
+    def __init__(self, command=None):
+        self._command = list(command or (sys.executable, "-m", "ssd.evaluation.score_command"))
+        self._process = None
+        self._stats = self._failure = None
+        self._finalizer = None
+
+    def start(self, annotation_file, detections: Detections, folder, name: str = "detections") -> None:
+        """Write the detections to `folder`/`name`.npz (kept) and start to score them; returns at once."""
+        assert self._process is None, "this scoring was started before"
+        folder = os.path.abspath(str(folder))
+        os.makedirs(folder, exist_ok=True)
+        path = os.path.join(folder, name + ".npz")
+        detections.to_npz(path)
+        package_root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        environment = dict(os.environ)
+        search = (package_root, os.environ.get("PYTHONPATH"))
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, search))
+        # the cores belong to the training
+        environment.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
+        # files, not pipes: a full pipe would stop the child while nobody reads it
+        self._output, self._errors = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        # A session of its own: a signal to the trainer's group (which may save and leave) spares the child.
+        self._process = subprocess.Popen(
+            self._command + ["--annotations", os.path.abspath(str(annotation_file)),
+                             "--detections", path, "--json"],
+            stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._errors, env=environment,
+            start_new_session=True)
+        # at the latest when this object or the interpreter goes
+        self._finalizer = weakref.finalize(self, _kill_and_reap, self._process, self._output, self._errors)
+
+    def poll(self) -> dict[str, float] | None:
+        """The numbers once they are there, None before. Raises RuntimeError if the scorer died."""
+        assert self._process is not None, "nothing was started"
+        if self._failure is None and self._stats is None and self._process.poll() is not None:
+            self._finish()
+        if self._failure is not None:
+            raise RuntimeError(self._failure)
+        return self._stats
+
+    def result(self, timeout: float | None = None) -> dict[str, float]:
+        """Wait for the numbers. timeout: seconds, None for ever; TimeoutError leaves the child running."""
+        assert self._process is not None, "nothing was started"
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError("no score after %g s" % timeout) from None
+        return self.poll()
+
+    def close(self) -> None:
+        """Kill the child if it still runs, and reap it. May be called at any time, any number of times."""
+        if self._finalizer is not None:
+            self._finalizer()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def _finish(self):
+        assert not self._output.closed, "closed before the score was read"
+        status = self._process.returncode
+        output, errors = (_read_all(file) for file in (self._output, self._errors))
+        self.close()
+        if status != 0:
+            last = errors.strip().splitlines()[-1] if errors.strip() else "(nothing on its standard error)"
+            self._failure = "the scorer died with status %d: %s" % (status, last)
+            return
+        try:
+            self._stats = {str(name): float(value) for name, value in json.loads(output).items()}
+        except (ValueError, AttributeError, TypeError):
+            self._failure = "the scorer printed no numbers but %r" % output[-200:]
+
+
+def _read_all(file):
+    file.seek(0)
+    return file.read().decode(errors="replace")
+
+
+def _kill_and_reap(process, *files):
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+    for file in files:
+        file.close()

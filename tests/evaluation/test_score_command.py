@@ -1,0 +1,118 @@
+"""The score command, and scoring in a process of its own."""
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ssd.evaluation import score_command
+from ssd.evaluation.scoring import Detections, ScoringProcess, score_detections
+
+FOUND = Detections([1, 1], [[10, 10, 20, 20], [0, 0, 5, 5]], [0.5, 0.75], [1, 1])
+NOTHING = Detections([], [], [], [])
+
+
+@pytest.fixture
+def annotations(tmp_path):
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps({
+        "images": [{"id": 1}], "categories": [{"id": 1, "name": "disc"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20]}]}))
+    return path
+
+
+def python(code):
+    return ScoringProcess(command=[sys.executable, "-c", code])
+
+
+def test_json_has_all_digits_and_classes(annotations, tmp_path, capsys):
+    FOUND.to_json(tmp_path / "found.json")
+    arguments = ["--annotations", str(annotations), "--detections", str(tmp_path / "found.json"), "--json"]
+    assert score_command.main(arguments) == 0
+    assert json.loads(capsys.readouterr().out) == score_detections(annotations, FOUND)
+    assert score_command.main(arguments + ["--per-class"]) == 0
+    assert json.loads(capsys.readouterr().out)["AP/disc"] == pytest.approx(0.5)
+
+
+def test_bad_input_is_one_line_and_status_2(annotations, tmp_path, capsys):
+    assert score_command.main(["--annotations", str(annotations), "--detections", "absent.json"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err == "error: absent.json: cannot be read: No such file or directory\n"
+
+
+@pytest.mark.parametrize("found", [FOUND, NOTHING])
+def test_process_gives_the_same_numbers_from_any_folder(annotations, tmp_path, monkeypatch, found):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    with ScoringProcess() as scoring:
+        scoring.start(os.path.relpath(annotations), found, tmp_path / "run", name="epoch5")
+        stats = scoring.result(timeout=60)
+        assert stats == score_detections(annotations, found)
+        assert scoring.poll() == stats and scoring.result() == stats
+    assert len(Detections.from_npz(tmp_path / "run" / "epoch5.npz")) == len(found)
+
+
+def test_poll_is_none_while_it_runs_and_close_kills(tmp_path):
+    scoring = python("import signal; signal.pause()")
+    scoring.start("a.json", NOTHING, tmp_path)
+    child = scoring._process
+    assert scoring.poll() is None
+    with pytest.raises(TimeoutError):
+        scoring.result(timeout=0.01)
+    scoring.close()
+    scoring.close()
+    assert child.returncode == -9
+    with pytest.raises(ProcessLookupError):  # reaped, not a zombie
+        os.kill(child.pid, 0)
+
+
+def test_a_forgotten_child_goes_with_its_object(tmp_path):
+    scoring = python("import signal; signal.pause()")
+    scoring.start("a.json", NOTHING, tmp_path)
+    child = scoring._process
+    del scoring
+    assert child.returncode == -9
+
+
+def test_child_has_one_thread_and_a_session_of_its_own(tmp_path):
+    names = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"]
+    with python("import json, os; print(json.dumps({**{n: os.environ[n] for n in %r},"
+                "'session': os.getsid(0) == os.getpid()}))" % names) as scoring:
+        scoring.start("a.json", NOTHING, tmp_path)
+        assert scoring.result(timeout=60) == dict.fromkeys(names + ["session"], 1.0)
+
+
+@pytest.mark.parametrize("code, words", [
+    ("import sys; print('first', file=sys.stderr); sys.exit('last words')", "status 1: last words"),
+    ("import os; os.kill(os.getpid(), 9)", "status -9"),
+    ("print('no numbers')", "no numbers but 'no numbers"),
+    ("import sys; sys.stderr.write('x' * 10 ** 6); sys.exit(3)", "status 3: x"),
+])
+def test_a_scorer_that_dies_is_named_each_time(tmp_path, code, words):
+    with python(code) as scoring:
+        scoring.start("a.json", NOTHING, tmp_path)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match=words):
+                scoring.result(timeout=60)
+        with pytest.raises(RuntimeError, match=words):
+            scoring.poll()
+
+
+def test_a_users_mistake_in_the_child_keeps_its_line(annotations, tmp_path):
+    with ScoringProcess() as scoring:
+        scoring.start(tmp_path / "absent.json", FOUND, tmp_path)
+        with pytest.raises(RuntimeError, match="status 2: error: .*absent.json: cannot be read"):
+            scoring.result(timeout=60)
+
+
+def test_import_and_help_need_no_pycocotools():
+    code = ("import sys; sys.modules['pycocotools'] = sys.modules['mxnet'] = sys.modules['cv2'] = None\n"
+            "from ssd.evaluation import drawing, score_command, scoring; score_command.main(['--help'])")
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    helped = subprocess.run([sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, check=True)
+    assert b"pixels of the original image" in helped.stdout
