@@ -1,0 +1,255 @@
+"""Every MLPerf log event, in one place: v1.1 rules, closed division, benchmark "ssd".
+
+The rules are those of mlperf_logging/compliance_checker/training_1.1.0 (common.yaml, closed_common.yaml and
+closed_ssd.yaml) in the package mlperf-logging. Dropping the file cache (ssd.page_cache) can be had here too.
+"""
+from __future__ import annotations
+
+import importlib.util
+import logging
+import math
+import operator
+import os
+import re
+import subprocess
+import sys
+
+from ssd.errors import UserError
+from ssd.page_cache import drop_caches
+
+__all__ = ["MLPerfLog", "check_log", "drop_caches"]
+
+DIVISIONS = ("closed", "open")
+STATUSES = ("cloud", "onprem", "preview", "research")
+
+
+class MLPerfLog:
+    """The log of one run: to the file `path` and to standard output, one flushed line per event.
+
+    path: the file, made with its folder; None for standard output alone. A file that holds anything is
+        refused with a UserError: a log is never overwritten, nor are two runs mixed.
+    enabled: True on rank 0 alone. Elsewhere nothing is written or opened, but the order of events is checked
+        all the same, so that a mistake of ours stops every rank and not one of them.
+
+    Events that the rules want once can be logged once: anything else is an AssertionError, as is an end
+    without its start. Close it when done (a `with` block does). Needs nothing of, and leaves nothing in, the
+    state that mlperf_logging.mllog shares between its users.
+    """
+
+    def __init__(self, path, *, enabled: bool):
+        self.path = None if path is None else os.path.abspath(str(path))
+        self.enabled = enabled
+        self._seen = set()
+        self._closed = False
+        self._handlers = []
+        if not enabled:
+            return
+        from mlperf_logging.mllog.mllog import MLLogger
+
+        if self.path is not None:
+            self._handlers.append(_open_log(self.path))
+        self._handlers.append(logging.StreamHandler(sys.stdout))
+        logger = logging.Logger("ssd.mlperf", logging.INFO)  # not getLogger: that one would be global
+        for handler in self._handlers:
+            logger.addHandler(handler)
+        package_root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        # offset 3: the line that called our public method. root_dir is used as a regular expression.
+        self._mllogger = MLLogger(logger, default_stack_offset=3, root_dir=re.escape(package_root))
+
+    def close(self) -> None:
+        """Close the file. Standard output stays open. May be called twice."""
+        for handler in self._handlers:
+            handler.close()
+        self._handlers = []
+        self._closed = True
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def submission(self, org: str, platform: str, division: str, status: str) -> None:
+        """Who submits, and on what; once.
+
+        division: closed or open. status: cloud, onprem, preview or research. UserError for anything else.
+        """
+        for name, value in (("organisation", org), ("platform", platform)):
+            if not (isinstance(value, str) and value.strip()):
+                raise UserError("the MLPerf log needs the submission's %s, not %r" % (name, value))
+        for name, value, known in (("division", division, DIVISIONS), ("status", status, STATUSES)):
+            if value not in known:
+                raise UserError("the submission's %s must be one of %s, not %r" % (
+                    name, ", ".join(known), value))
+        self._event("submission_benchmark", "ssd")
+        self._event("submission_org", org)
+        self._event("submission_platform", platform)
+        self._event("submission_division", division)
+        self._event("submission_status", status)
+
+    def cache_clear(self, value) -> None:
+        """The file cache was dropped before the run. value: True, or what was dropped (see drop_caches)."""
+        assert value, "cache_clear is logged only when something was dropped"
+        assert "run_start" not in self._seen, "cache_clear after run_start"
+        self._event("cache_clear", value, once=False)
+
+    def init_start(self) -> None:
+        """Start of the program."""
+        assert "init_stop" not in self._seen, "init_start after init_stop"
+        self._event("init_start", kind="start", once=False)
+
+    def init_stop(self) -> None:
+        """End of the initialisation: at most 30 minutes after init_start, just before run_start; once."""
+        self._event("init_stop", kind="end", after="init_start")
+
+    def run_start(self) -> None:
+        """The clock starts; nothing of the data set was touched before; once."""
+        self._event("run_start", kind="start", after="init_stop")
+
+    def run_stop(self, status: str) -> None:
+        """The clock stops; once. status: "success" (the target is known to be reached) or "aborted"."""
+        assert status in ("success", "aborted"), status
+        self._event("run_stop", kind="end", after="run_start", metadata={"status": status})
+
+    def seed(self, n: int) -> None:
+        """The run's seed, a whole number; once."""
+        self._event("seed", _whole(n))
+
+    def hyperparameters(self, *, train_samples: int, eval_samples: int, global_batch_size: int,
+                        gradient_accumulation_steps: int, model_bn_span: int, opt_base_learning_rate: float,
+                        opt_weight_decay: float, opt_learning_rate_warmup_steps: int,
+                        opt_learning_rate_warmup_factor: float, opt_learning_rate_decay_boundary_epochs,
+                        max_samples: int) -> None:
+        """The settings that the rules want, each once.
+
+        train_samples, eval_samples: images, those trained on (with a box) and all those evaluated.
+        global_batch_size: images per step over all ranks. model_bn_span: images that share a BatchNorm's
+        statistics. opt_base_learning_rate: the scaled one (base * global batch / 32).
+        opt_learning_rate_warmup_steps: steps, at least 1 in the closed division.
+        opt_learning_rate_decay_boundary_epochs: epochs, [40, 50] * (1 + k/10) in the closed division.
+        max_samples: attempts at each random crop, 1 or 50 in the closed division.
+        """
+        for key, value in (("train_samples", train_samples), ("eval_samples", eval_samples),
+                           ("global_batch_size", global_batch_size),
+                           ("gradient_accumulation_steps", gradient_accumulation_steps),
+                           ("model_bn_span", model_bn_span), ("max_samples", max_samples),
+                           ("opt_learning_rate_warmup_steps", opt_learning_rate_warmup_steps)):
+            self._event(key, _whole(value))
+        for key, value in (("opt_base_learning_rate", opt_base_learning_rate),
+                           ("opt_weight_decay", opt_weight_decay),
+                           ("opt_learning_rate_warmup_factor", opt_learning_rate_warmup_factor)):
+            self._event(key, float(value))
+        self._event("opt_learning_rate_decay_boundary_epochs",
+                    [_plain(epoch) for epoch in opt_learning_rate_decay_boundary_epochs])
+
+    def weights_initialization(self, names) -> None:
+        """One event per tensor, each name once; the closed division wants the 119 of SSD-ResNet34."""
+        for name in names:
+            self._event("weights_initialization", which=name, metadata={"tensor": str(name)})
+
+    def epoch_start(self, epoch: int) -> None:
+        """Epoch `epoch` begins; epochs count from 1, each once."""
+        self._event("epoch_start", epoch=epoch, kind="start", after="run_start")
+
+    def epoch_stop(self, epoch: int) -> None:
+        """Epoch `epoch` ends."""
+        self._event("epoch_stop", epoch=epoch, kind="end", after=("epoch_start", epoch))
+
+    def block_start(self, first_epoch: int, count: int) -> None:
+        """The `count` epochs from `first_epoch` (from 1) up to the next evaluation begin."""
+        self._event("block_start", kind="start", which=first_epoch, after="run_start",
+                    metadata={"first_epoch_num": _whole(first_epoch), "epoch_count": _whole(count)})
+
+    def block_stop(self, first_epoch: int, count: int) -> None:
+        """The `count` epochs from `first_epoch` are done."""
+        self._event("block_stop", kind="end", which=first_epoch, after=("block_start", first_epoch),
+                    metadata={"first_epoch_num": _whole(first_epoch), "epoch_count": _whole(count)})
+
+    def eval_start(self, epoch: int) -> None:
+        """The evaluation after epoch `epoch` begins; once per epoch."""
+        self._event("eval_start", epoch=epoch, kind="start", after="run_start")
+
+    def eval_stop(self, epoch: int) -> None:
+        """The evaluation after epoch `epoch` ends."""
+        self._event("eval_stop", epoch=epoch, kind="end", after=("eval_start", epoch))
+
+    def eval_accuracy(self, epoch: int, value: float) -> None:
+        """The score after epoch `epoch`: COCO's AP as a fraction in [0, 1]; once per epoch."""
+        assert 0 <= value <= 1, "eval_accuracy %r is no fraction" % (value,)
+        self._event("eval_accuracy", float(value), epoch=epoch)
+
+    def eval_result(self, epoch: int, stats) -> None:
+        """COCO's twelve numbers after epoch `epoch` (name to fraction, -1 where undefined); once per epoch.
+
+        Informational: the rules know no such key, and the compliance checker passes over it.
+        """
+        self._event("eval_result", {name: float(value) for name, value in stats.items()}, epoch=epoch)
+
+    def _event(self, key, value=None, *, kind="event", once=True, which=None, epoch=None, after=None,
+               metadata=None):
+        """which: what of this key may be logged once. after: the mark of the event that must precede."""
+        if epoch is not None:
+            which, metadata = epoch, {"epoch_num": _whole(epoch)}
+        mark = key if which is None else (key, which)
+        assert not self._closed, "%s after close" % key
+        assert after is None or after in self._seen, "%s without %s" % (mark, after)
+        assert not once or mark not in self._seen, "%s twice" % (mark,)
+        self._seen.add(mark)
+        value = _plain(value)
+        if self.enabled:
+            getattr(self._mllogger, kind)(key, value=value, metadata=metadata)
+
+
+class _LogFile(logging.FileHandler):
+    def handleError(self, record):
+        """Raise where logging would print a traceback and lose the line: on a full disk, say."""
+        raise
+
+
+def _open_log(path):
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        handler = _LogFile(path, mode="a", encoding="utf-8")
+    except OSError as error:
+        raise UserError("%s: cannot write the MLPerf log: %s" % (path, error.strerror)) from None
+    if os.path.getsize(path):
+        handler.close()
+        raise UserError("%s: this log exists and is not empty; name another or move it away" % path)
+    return handler
+
+
+def _whole(value):
+    return operator.index(value)  # NumPy's whole numbers too; a float is a mistake
+
+
+def _plain(value):
+    """`value` as Python's own types: mllog writes what JSON cannot as the words "Failed to encode"."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    assert value is None or isinstance(value, (bool, int, float, str)), "cannot be logged: %r" % (value,)
+    assert not isinstance(value, float) or math.isfinite(value), "cannot be logged: %r" % (value,)
+    return value
+
+
+def check_log(path, ruleset: str = "1.1.0") -> tuple[bool, str]:
+    """The official compliance checker's verdict on the log at `path` (usage training), and its words.
+
+    True when it ends with status 0 and the line "SUCCESS"; anything else, a crash of its own too, is False.
+    Raises UserError where there is no such file or no checker.
+    """
+    if not os.path.isfile(path):
+        raise UserError("%s: no such log" % path)
+    if importlib.util.find_spec("mlperf_logging") is None:
+        raise UserError("the compliance checker is not installed: package mlperf-logging")
+    # a file of the checker's own is not wanted: it would be left in the current folder
+    checker = subprocess.run(
+        [sys.executable, "-m", "mlperf_logging.compliance_checker", "--usage", "training",
+         "--ruleset", ruleset, "--log_output", os.devnull, os.path.abspath(str(path))],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    lines = [line for line in checker.stdout.decode(errors="replace").splitlines()
+             if not line.startswith("** Logging output also at")]
+    success = checker.returncode == 0 and any(line.split()[-1:] == ["SUCCESS"] for line in lines)
+    return success, "\n".join(lines)

@@ -1,0 +1,272 @@
+"""The MLPerf log against the official compliance checker of the installed mlperf-logging."""
+from __future__ import annotations
+
+import ast
+import json
+import logging
+import os
+import subprocess
+import sys
+
+import numpy as np
+import psutil
+import pytest
+import yaml
+from mlperf_logging import compliance_checker
+from mlperf_logging.compliance_checker import mlp_compliance
+
+from ssd.errors import UserError
+from ssd.mlperf import MLPerfLog, check_log
+
+RULES = os.path.join(os.path.dirname(compliance_checker.__file__), "training_1.1.0", "closed_ssd.yaml")
+HYPERPARAMETERS = dict(
+    train_samples=117266, eval_samples=5000, global_batch_size=456, gradient_accumulation_steps=1,
+    model_bn_span=114, opt_base_learning_rate=0.003157 * 456 / 32, opt_weight_decay=1.3e-4,
+    opt_learning_rate_warmup_steps=771, opt_learning_rate_warmup_factor=0,
+    opt_learning_rate_decay_boundary_epochs=(44, 55), max_samples=1)
+STATS = {"AP": 0.2314, "AP50": 0.4, "APs": -1.0}
+
+
+def tensor_names():
+    """The 119 names, from the rule's own text: sorted(...) == sorted([ names ])."""
+    with open(RULES) as file:
+        rules = yaml.load(file, Loader=yaml.BaseLoader)
+    check = next(rule["END"]["CHECK"] for rule in rules if "END" in rule)
+    return ast.literal_eval(check[check.rindex("sorted(") + len("sorted("):check.rindex(")")])
+
+
+def write_run(log, *, names=None, accuracy=0.2314, status="success", blocks=False,
+              hyperparameters=HYPERPARAMETERS):
+    """A run of two epochs, each with an evaluation."""
+    log.submission("An organisation", "a 2-core machine", "closed", "onprem")
+    log.cache_clear("data set: pages of 5 files")
+    log.init_start()
+    log.seed(np.int64(17))
+    log.hyperparameters(**hyperparameters)
+    log.weights_initialization(tensor_names() if names is None else names)
+    log.init_stop()
+    log.run_start()
+    for epoch in (1, 2):
+        log.block_start(epoch, 1) if blocks else log.epoch_start(epoch)
+        log.block_stop(epoch, 1) if blocks else log.epoch_stop(epoch)
+        log.eval_start(epoch)
+        log.eval_stop(epoch)
+        log.eval_accuracy(epoch, np.float32(accuracy) if epoch == 2 else 0.1)
+        log.eval_result(epoch, STATS)
+    log.run_stop(status)
+
+
+def written(path, **run):
+    with MLPerfLog(path, enabled=True) as log:
+        write_run(log, **run)
+    return path
+
+
+def accepted(path):
+    """The checker's verdict, in this process: a subprocess for each of the many logs would take long."""
+    checker = mlp_compliance.make_checker("training", "1.1.0", False, False)
+    return mlp_compliance.main(str(path), "training_1.1.0/common.yaml", checker)[0]
+
+
+def parsed(text):
+    return [json.loads(line[len(":::MLLOG "):]) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_a_whole_log_is_accepted(tmp_path, blocks, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = written(tmp_path / "logs" / "result_0.txt", blocks=blocks)
+    verdict, words = check_log(path)
+    assert verdict and "SUCCESS" in words and "WARNING" not in words, words
+    assert accepted(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["logs"]  # no file of the checker's own
+
+
+def test_the_verdict_of_a_bad_log_is_false_with_the_reason(tmp_path):
+    path = written(tmp_path / "log", names=tensor_names()[:-1])
+    verdict, words = check_log(path)
+    assert not verdict and "FAILED" in words and "initialized_tensors" in words
+    (tmp_path / "crash").write_text(':::MLLOG {"time_ms": 1}\n')  # the checker itself raises KeyError here
+    verdict, words = check_log(tmp_path / "crash")
+    assert not verdict and "KeyError" in words
+    verdict, words = check_log(path, ruleset="9.9.9")
+    assert not verdict and "invalid choice" in words
+    with pytest.raises(UserError, match="absent: no such log"):
+        check_log(tmp_path / "absent")
+
+
+ONCE = ["submission_org", "submission_platform", "submission_division", "submission_status",
+        "submission_benchmark", "init_stop", "run_start", "run_stop"] + list(HYPERPARAMETERS)
+AT_LEAST_ONCE = ["cache_clear", "init_start", "eval_start", "eval_stop", "eval_accuracy", "epoch_start",
+                 "epoch_stop", "weights_initialization"]
+
+
+@pytest.mark.parametrize("blocks, key", [(False, key) for key in ONCE + AT_LEAST_ONCE]
+                         + [(True, "block_start"), (True, "block_stop")])
+def test_a_log_without_a_required_key_fails(tmp_path, blocks, key):
+    # with blocks the checker does without eval_start and eval_stop
+    lines = written(tmp_path / "log", blocks=blocks).read_text().splitlines(True)
+    kept = [line for line in lines if '"key": "%s"' % key not in line]
+    assert len(kept) < len(lines)
+    (tmp_path / "less").write_text("".join(kept))
+    assert not accepted(tmp_path / "less")
+
+
+def test_every_key_of_the_rules_is_written(tmp_path):
+    keys = {event["key"] for event in parsed(written(tmp_path / "log").read_text())}
+    folder, wanted = os.path.dirname(RULES), set()
+    for name in ("common.yaml", "closed_common.yaml", "closed_ssd.yaml"):
+        with open(os.path.join(folder, name)) as file:
+            rules = yaml.load(file, Loader=yaml.BaseLoader)
+        wanted |= {rule["KEY"]["NAME"] for rule in rules if "KEY" in rule}
+    assert keys - wanted == {"seed", "eval_result"}
+    assert wanted - keys == {"block_start", "block_stop"}
+
+
+def test_119_tensors_are_wanted(tmp_path):
+    names = tensor_names()
+    assert len(names) == 119
+    assert not accepted(written(tmp_path / "118", names=names[1:]))
+    assert not accepted(written(tmp_path / "120", names=names + ["ssd0_extra"]))
+    assert not accepted(written(tmp_path / "renamed", names=names[1:] + ["ssd0_extra"]))
+
+
+@pytest.mark.parametrize("run, verdict", [
+    ({"accuracy": 0.2299}, False), ({"accuracy": 0.23001}, True), ({"accuracy": 1.0}, False),
+    ({"accuracy": 0.12, "status": "aborted"}, False),
+    # the checker itself lets the status pass: the accuracy decides
+    ({"status": "aborted"}, True),
+    ({"hyperparameters": dict(HYPERPARAMETERS, max_samples=2)}, False),
+    ({"hyperparameters": dict(HYPERPARAMETERS, opt_learning_rate_decay_boundary_epochs=[48, 60])}, True),
+    ({"hyperparameters": dict(HYPERPARAMETERS, opt_learning_rate_decay_boundary_epochs=[44, 54])}, False),
+    ({"hyperparameters": dict(HYPERPARAMETERS, opt_learning_rate_warmup_steps=0)}, False),
+])
+def test_values_decide(tmp_path, run, verdict):
+    assert accepted(written(tmp_path / "log", **run)) is verdict
+
+
+def test_file_and_standard_output_have_the_same_lines_once(tmp_path, capsys):
+    text = written(tmp_path / "log").read_text()
+    printed = capsys.readouterr()
+    assert printed.out == text and printed.err == ""
+    submission, hyperparameters, tensors, epochs, others = 5, 11, 119, 2 * 6, 6
+    assert text.count("\n") == len(parsed(text)) == submission + hyperparameters + tensors + epochs + others
+    assert MLPerfLog(None, enabled=True).submission("o", "p", "open", "research") is None
+    assert len(parsed(capsys.readouterr().out)) == 5
+
+
+def test_events_are_what_the_rules_describe(tmp_path):
+    events = parsed(written(tmp_path / "log", blocks=True).read_text())
+    last = {event["key"]: event for event in events}
+
+    def value(key):
+        return last[key]["value"]
+
+    assert value("seed") == 17 and value("submission_benchmark") == "ssd" and value("cache_clear")
+    assert value("opt_base_learning_rate") == HYPERPARAMETERS["opt_base_learning_rate"]
+    assert value("opt_learning_rate_decay_boundary_epochs") == [44, 55]
+    assert value("eval_accuracy") == float(np.float32(0.2314)) and value("eval_result") == STATS
+    assert last["eval_accuracy"]["metadata"]["epoch_num"] == 2
+    assert last["run_stop"]["metadata"]["status"] == "success"
+    block = last["block_start"]["metadata"]
+    assert (block["first_epoch_num"], block["epoch_count"]) == (2, 1)
+    assert last["run_start"]["event_type"] == "INTERVAL_START"
+    assert last["run_stop"]["event_type"] == "INTERVAL_END"
+    # the line that logged, relative to the repository, not a line of mlperf.py
+    assert {event["metadata"]["file"] for event in events} == {"tests/test_mlperf.py"}
+
+
+def test_disabled_writes_nothing_and_still_checks(tmp_path, capsys):
+    path = tmp_path / "log"
+    with MLPerfLog(path, enabled=False) as log:
+        write_run(log)
+        with pytest.raises(AssertionError, match="run_start twice"):
+            log.run_start()
+    assert not path.exists() and capsys.readouterr().out == ""
+
+
+def test_an_existing_log_is_refused_and_kept(tmp_path):
+    path = tmp_path / "log"
+    path.write_text("another run\n")
+    with pytest.raises(UserError, match="log: this log exists and is not empty"):
+        MLPerfLog(path, enabled=True)
+    assert path.read_text() == "another run\n"
+    path.write_text("")
+    MLPerfLog(path, enabled=True).close()
+    with pytest.raises(UserError, match="cannot write the MLPerf log: Is a directory"):
+        MLPerfLog(tmp_path, enabled=True)
+    with pytest.raises(UserError, match="cannot write the MLPerf log: (Not a directory|File exists)"):
+        MLPerfLog(path / "log", enabled=True)
+
+
+def test_logs_of_one_process_do_not_mix(tmp_path, capsys):
+    handlers = list(logging.getLogger("mllog_default").handlers), list(logging.getLogger().handlers)
+    first, second = MLPerfLog(tmp_path / "1", enabled=True), MLPerfLog(tmp_path / "2", enabled=True)
+    first.seed(1)
+    second.seed(2)
+    first.close()
+    second.init_start()
+    second.close()
+    second.close()
+    assert [event["value"] for event in parsed((tmp_path / "1").read_text())] == [1]
+    assert [event["key"] for event in parsed((tmp_path / "2").read_text())] == ["seed", "init_start"]
+    assert len(parsed(capsys.readouterr().out)) == 3
+    assert handlers == (logging.getLogger("mllog_default").handlers, logging.getLogger().handlers)
+    assert not any(file.path.startswith(str(tmp_path)) for file in psutil.Process().open_files())
+
+
+@pytest.mark.parametrize("key", [
+    "submission", "init_stop", "run_start", "run_stop", "seed", "hyperparameters", "weights_initialization",
+    "epoch_start", "epoch_stop", "eval_start", "eval_stop", "eval_accuracy", "eval_result"])
+def test_once_is_once(tmp_path, key):
+    arguments = {"submission": ("o", "p", "closed", "onprem"), "run_stop": ("success",), "seed": (1,),
+                 "weights_initialization": (["ssd0_expand_conv0_bias"],), "eval_accuracy": (1, 0.3),
+                 "eval_result": (1, STATS), "init_stop": (), "run_start": (), "hyperparameters": ()}
+    with MLPerfLog(tmp_path / "log", enabled=True) as log:
+        write_run(log)
+        before = (tmp_path / "log").read_text()
+        with pytest.raises(AssertionError, match="twice"):
+            getattr(log, key)(*arguments.get(key, (1,)),
+                              **(HYPERPARAMETERS if key == "hyperparameters" else {}))
+    assert (tmp_path / "log").read_text() == before
+
+
+def test_our_own_mistakes_are_assertions(tmp_path):
+    log = MLPerfLog(tmp_path / "log", enabled=True)
+    nan = float("nan")
+    for mistake in (log.init_stop, log.run_start, lambda: log.run_stop("success"), lambda: log.epoch_start(1),
+                    lambda: log.eval_stop(1), lambda: log.cache_clear(None),
+                    lambda: log.eval_accuracy(1, 23.0), lambda: log.eval_accuracy(1, nan),
+                    lambda: log.eval_result(1, {"AP": nan})):
+        with pytest.raises(AssertionError):
+            mistake()
+    with pytest.raises(TypeError):
+        log.seed(1.5)
+    log.close()
+    with pytest.raises(AssertionError, match="after close"):
+        log.seed(1)
+    assert (tmp_path / "log").read_text() == ""
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"org": " "}, "organisation, not ' '"), ({"platform": None}, "platform, not None"),
+    ({"division": "Closed"}, "division must be one of closed, open, not 'Closed'"),
+    ({"status": "x"}, "status must"),
+])
+def test_a_bad_submission_is_the_users_mistake(tmp_path, changes, words):
+    with MLPerfLog(tmp_path / "log", enabled=True) as log, pytest.raises(UserError, match=words):
+        log.submission(**dict(dict(org="o", platform="p", division="closed", status="onprem"), **changes))
+    assert (tmp_path / "log").read_text() == ""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_line_that_cannot_be_written_raises():
+    log = MLPerfLog("/dev/full", enabled=True)
+    for action in (lambda: log.seed(1), log.close):  # what is buffered is lost only with an error, too
+        with pytest.raises(OSError, match="No space left"):
+            action()
+
+
+def test_import_is_light():
+    code = "import sys; sys.modules['mlperf_logging'] = sys.modules['mxnet'] = None; import ssd.mlperf"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=os.path.dirname(os.path.dirname(__file__)))
