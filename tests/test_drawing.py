@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ssd.errors import UserError
-from ssd.evaluation.drawing import draw_boxes, mosaic, save_image
+from ssd.drawing import draw_boxes, mosaic, save_image
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 GREY = 90

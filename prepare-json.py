@@ -1,0 +1,11 @@
+#!/usr/bin/env python3
+"""Reduces a COCO annotation file to what box detection reads; see --help."""
+
+from __future__ import annotations
+
+import sys
+
+from ssd.data.prepare import main
+
+if __name__ == "__main__":
+    sys.exit(main())

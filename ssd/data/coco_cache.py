@@ -1,0 +1,82 @@
+"""Checked data sets kept between runs, as .npz files that hold no pickles."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+
+import numpy as np
+
+from ssd.errors import UserError
+
+FORMAT = 1  # to be raised whenever the checks or the arrays change
+_ARRAYS = {"image_ids": (np.int64, 1), "sizes": (np.int64, 2), "boxes_ltrb": (np.float64, 2),
+           "box_classes": (np.int64, 1), "box_crowd": (np.bool_, 1), "box_image": (np.int64, 1)}
+_LISTS = ("file_names", "category_ids", "category_names")
+
+
+def dataset_fingerprint(annotation_file, image_folder, options) -> str:
+    """A hexadecimal name for a data set in its present state, from stat alone.
+
+    Changes with the path, size and modification time (ns) of the annotation file, the path and
+    modification time of the image folder, and `options` (anything that JSON holds). Raises UserError where
+    one of the two does not exist or is of the wrong kind.
+    """
+    annotation_file, image_folder = os.path.abspath(annotation_file), os.path.abspath(image_folder)
+    try:
+        file, folder = os.stat(annotation_file), os.stat(image_folder)
+    except FileNotFoundError as error:
+        what = "annotation file" if error.filename == annotation_file else "image folder"
+        raise UserError(f"{what} {error.filename} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"data set {annotation_file!r}, {image_folder!r}: {error}") from None
+    if not os.path.isdir(image_folder):
+        raise UserError(f"image folder {image_folder} is not a folder")
+    if not os.path.isfile(annotation_file):
+        raise UserError(f"annotation file {annotation_file} is not a file")
+    state = [FORMAT, annotation_file, file.st_size, file.st_mtime_ns, 
+             image_folder, folder.st_mtime_ns, options]
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _cache_path(cache_dir, fingerprint):
+    return os.path.join(os.fspath(cache_dir), f"coco-{fingerprint[:32]}.npz")
+
+
+def write_cache(cache_dir, fingerprint: str, fields: dict, lines: list, report=print) -> None:
+    """Keeps CocoDataset's fields and the report's lines. A cache that cannot be written costs one line."""
+    path = _cache_path(cache_dir, fingerprint)
+    text = json.dumps({"fingerprint": fingerprint, "lines": lines, **{key: fields[key] for key in _LISTS}})
+    arrays = {key: fields[key] for key in _ARRAYS}
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        os.makedirs(cache_dir, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                np.savez(file, text=np.frombuffer(text.encode(), np.uint8), **arrays)
+            os.replace(temporary, path)
+        finally:
+            if os.path.lexists(temporary):
+                os.unlink(temporary)
+    except OSError as error:
+        report(f"checked data set not kept in {os.fspath(cache_dir)}: {error.strerror}")
+
+
+def read_cache(cache_dir, fingerprint: str):
+    """(fields of CocoDataset, report's lines), or None where nothing whole is kept."""
+    path = _cache_path(cache_dir, fingerprint)
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            fields = {key: kept[key] for key in _ARRAYS}
+            text = json.loads(kept["text"].tobytes())
+        lines = [str(line) for line in text["lines"]]
+        fields.update({key: tuple(text[key]) for key in _LISTS})
+        whole = text["fingerprint"] == fingerprint and all(
+            fields[key].dtype == dtype and fields[key].ndim == ndim for key, (dtype, ndim) in _ARRAYS.items())
+        whole = whole and len(fields["image_ids"]) == len(fields["sizes"]) == len(fields["file_names"]) \
+            and len(fields["boxes_ltrb"]) == len(fields["box_classes"]) == len(fields["box_crowd"]) \
+            == len(fields["box_image"]) and len(fields["category_ids"]) == len(fields["category_names"])
+    except Exception:  # whatever is wrong with a cache file, checking again puts it right
+        return None
+    return (fields, lines) if whole else None

@@ -1,0 +1,47 @@
+"""The data set of a run: where it lies, and its checked content."""
+from __future__ import annotations
+
+import os
+import sys
+from typing import Tuple
+
+from ssd.config import Config
+from ssd.errors import UserError
+
+
+def dataset_paths(config: Config, split: str) -> Tuple[str, str]:
+    """(annotation file, image folder) of 'train' or 'val'; UserError naming the one that does not exist."""
+    data = config.data
+    if not os.path.isdir(data.data_dir):
+        raise UserError(f"--data-dir {data.data_dir}: no such folder")
+    annotations = os.path.join(data.data_dir, getattr(data, f"{split}_annotations"))
+    images = os.path.join(data.data_dir, getattr(data, f"{split}_images"))
+    if not os.path.isfile(annotations):
+        raise UserError(f"--{split}-annotations {annotations}: no such file")
+    if not os.path.isdir(images):
+        raise UserError(f"--{split}-images {images}: no such folder")
+    return annotations, images
+
+
+def cache_folder(config: Config) -> str:
+    """Where results of data set checks are kept."""
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return config.data.cache_dir or os.path.join(root, "ssd-benchmark", "annotations")
+
+
+def check_classes(dataset, config: Config, split: str) -> None:
+    if dataset.num_classes != config.model.num_classes:
+        raise UserError(f"{dataset.path}: {dataset.num_classes - 1} categories and the background are "
+                        f"{dataset.num_classes} classes, the recipe's num_classes is {config.model.num_classes}"
+                        f" (--num-classes {dataset.num_classes} would fit, {split} data)")
+
+
+def load_dataset(config: Config, split: str):
+    """The checked data set of 'train' or 'val', from the cache where it was checked before."""
+    from ssd.data.coco import load_coco
+    annotations, images = dataset_paths(config, split)
+    dataset = load_coco(annotations, images, check_images=config.data.check_images,
+                        skip_bad=config.data.skip_bad_annotations, require_boxes=split == "train",
+                        cache_dir=cache_folder(config), report=lambda line: print(line, file=sys.stderr))
+    check_classes(dataset, config, split)
+    return dataset

@@ -1,0 +1,63 @@
+"""The network over a data set: detections in COCO's terms."""
+from __future__ import annotations
+
+from typing import Iterable, Tuple
+
+import numpy as np
+from mxnet.gluon import HybridBlock
+
+from ssd.config import Config
+from ssd.model.boxes import ltrb_to_xywh
+from ssd.model.default_boxes import default_boxes
+from ssd.model.detections import Detections
+
+COLUMNS = 7    # image index, x, y, w, h, score, class
+
+
+class Inference(HybridBlock):
+    """Network and post-processing as one graph: images to detections (see ssd.model.detections)."""
+
+    def __init__(self, network: HybridBlock, detections: HybridBlock, **kwargs):
+        super().__init__(**kwargs)
+        self.network, self.detections = network, detections
+
+    def hybrid_forward(self, F, images):
+        return self.detections(*self.network(images))
+
+
+def build_inference(config: Config, network: HybridBlock, device) -> Tuple[Inference, np.ndarray]:
+    """The hybridized inference graph of an initialised network, and its default boxes, (N, 4) cxcywh in [0, 1]."""
+    boxes = default_boxes(network.feature_sizes(), config.default_boxes, config.model.image_size)
+    detections = Detections(boxes, config.model.num_classes, config.default_boxes, config.detection)
+    detections.initialize(ctx=device.context)
+    inference = Inference(network, detections)
+    inference.hybridize(static_alloc=True, static_shape=True)
+    return inference, boxes
+
+
+def detection_rows(outputs: np.ndarray, indices: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Outputs (B, K, 6) of images `indices` (n <= B; rows beyond are padding) to (m, 7) float64 rows: image index,
+    x, y, w, h in pixels of the original image (not clipped), score, class.
+
+    `sizes`: (images, 2) width and height of every image of the data set.
+    """
+    outputs = outputs[:len(indices)].astype(np.float64)
+    image, place = np.nonzero(outputs[:, :, 0] > 0)
+    label, score, ltrb = np.split(outputs[image, place], [1, 2], axis=1)
+    pixels = np.tile(sizes[indices[image]], 2).reshape(-1, 4)
+    boxes = ltrb_to_xywh(ltrb * pixels)
+    return np.concatenate([indices[image].reshape(-1, 1), boxes, score, label], axis=1)
+
+
+def detect(inference: HybridBlock, loader: Iterable, sizes: np.ndarray) -> np.ndarray:
+    """Detections of one pass of an evaluation loader, as `detection_rows`."""
+    parts = [np.empty((0, COLUMNS))]
+    waiting = None
+    for images, indices in loader:
+        outputs = inference(images)
+        if waiting is not None:    # read a batch only when the next one is under way
+            parts.append(detection_rows(waiting[0].asnumpy(), waiting[1], sizes))
+        waiting = outputs, indices
+    if waiting is not None:
+        parts.append(detection_rows(waiting[0].asnumpy(), waiting[1], sizes))
+    return np.concatenate(parts)

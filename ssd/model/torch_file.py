@@ -1,0 +1,143 @@
+"""Read a PyTorch state dict without PyTorch and without unpickling.
+
+A .pth file is a pickle, and unpickling runs whatever the file asks for; see torch_pickle.py for what is done
+here instead. Formats, after torch/serialization.py of PyTorch:
+- zip (1.6 and later): ARCHIVE/data.pkl, ARCHIVE/data/KEY (raw storages), stored uncompressed;
+- the older one: pickles of a magic number, a protocol number, system information, the object and the list of
+  storage keys, one after the other, then for each key an int64 count of elements and the raw storage.
+"""
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from reprlib import repr as short
+from typing import Any, BinaryIO, Dict
+
+import numpy as np
+
+from ssd.errors import UserError
+from ssd.model.torch_pickle import StorageRecord, TensorRecord, interpret
+
+MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+PROTOCOL_VERSION = 1001
+
+
+def _state_dict_of(value: Any) -> Dict[str, TensorRecord]:
+    if type(value) is not dict or not value:
+        raise UserError("no dict of tensors")
+    for name, tensor in value.items():
+        if type(name) is not str or not isinstance(tensor, TensorRecord):
+            raise UserError(f"the entry {short(name)}, which is a {type(tensor).__name__} and no tensor")
+    return value
+
+
+def _storages_of(tensors: Dict[str, TensorRecord]) -> Dict[str, StorageRecord]:
+    records: Dict[str, StorageRecord] = {}
+    for tensor in tensors.values():
+        record = records.setdefault(tensor.storage.key, tensor.storage)
+        if (record.dtype, record.whole) != (tensor.storage.dtype, tensor.storage.whole):
+            raise UserError(f"two descriptions of storage {record.key}")
+    return records
+
+
+def _to_arrays(tensors: Dict[str, TensorRecord], storages: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
+    arrays = {}
+    for name, tensor in tensors.items():
+        start, count = tensor.storage.start, tensor.storage.count
+        part = storages[tensor.storage.key][start:start + count]
+        strides = tuple(stride * part.itemsize for stride in tensor.strides)
+        # The bounds were checked when the record was read.
+        view = np.lib.stride_tricks.as_strided(part[tensor.offset:], tensor.shape, strides, writeable=False)
+        # In the machine's byte order, and a copy, so that no array keeps its whole storage alive.
+        arrays[name] = np.array(view, dtype=part.dtype.newbyteorder("="), order="C")
+    return arrays
+
+
+def _read_zip(file: BinaryIO) -> Dict[str, np.ndarray]:
+    with zipfile.ZipFile(file) as archive:
+        entries = {info.filename: info for info in archive.infolist()}
+        pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise UserError("a zip archive without a data.pkl")
+        folder = pickles[0].split("/")[0]
+
+        def read(name: str) -> bytes:
+            # PyTorch stores without compression, so that nothing here is larger than the file.
+            if name not in entries or entries[name].compress_type != zipfile.ZIP_STORED:
+                raise UserError(f"no uncompressed entry {name}")
+            return archive.read(name)
+
+        if f"{folder}/byteorder" in entries and read(f"{folder}/byteorder") != b"little":
+            raise UserError("a byte order other than little-endian")
+        tensors = _state_dict_of(interpret(io.BytesIO(read(pickles[0]))))
+        storages = {}
+        for key, record in _storages_of(tensors).items():
+            data = read(f"{folder}/data/{key}")
+            size = record.whole * record.dtype.itemsize
+            if len(data) != size:
+                raise UserError(f"storage {key} of {len(data)} bytes instead of {size}")
+            storages[key] = np.frombuffer(data, record.dtype)
+        return _to_arrays(tensors, storages)
+
+
+def _read_old(file: io.BytesIO) -> Dict[str, np.ndarray]:
+    if interpret(file) != MAGIC_NUMBER:
+        raise UserError("a pickle that is not PyTorch's")
+    version, system = interpret(file), interpret(file)
+    if version != PROTOCOL_VERSION:
+        raise UserError(f"protocol version {short(version)} instead of {PROTOCOL_VERSION}")
+    if type(system) is not dict or system.get("little_endian") is not True:
+        raise UserError("a byte order other than little-endian")
+    tensors = _state_dict_of(interpret(file))
+    keys = interpret(file)
+    records = _storages_of(tensors)
+    if type(keys) is not list or not all(type(key) is str for key in keys) or len(set(keys)) != len(keys):
+        raise UserError("a list of storage keys that is malformed")
+    file_size = file.getbuffer().nbytes
+    storages: Dict[str, np.ndarray] = {}
+    for key in keys:
+        if key not in records:  # without its type, its length in bytes is not known
+            raise UserError(f"storage {key}, which no tensor uses")
+        record = records[key]
+        header = file.read(8)
+        count = int.from_bytes(header, "little", signed=True)
+        if len(header) == 8 and count != record.whole:
+            raise UserError(f"storage {key} of {count} elements instead of {record.whole}")
+        size, left = record.whole * record.dtype.itemsize, file_size - file.tell()
+        if len(header) < 8 or left < size:
+            raise UserError(f"storage {key} cut off at {left} of {size} bytes")
+        storages[key] = np.frombuffer(file.read(size), record.dtype)
+    missing = sorted(set(records) - set(storages))
+    if missing:
+        raise UserError(f"no data for storage {missing[0]}")
+    return _to_arrays(tensors, storages)
+
+
+def read_state_dict(path: str) -> Dict[str, np.ndarray]:
+    """The tensors of a state dict saved by torch.save, in either of PyTorch's file formats.
+
+    Returns {name: array} in the file's order: contiguous copies in the machine's byte order, of the tensor's
+    shape and dtype (float16/32/64, int8/16/32/64, uint8 or bool). Shared storages, offsets and strides are
+    resolved.
+
+    Raises UserError, naming the file and what was found, for anything that is not a plain state dict of dense
+    tensors: other objects, other types, damage, a cut-off file, big-endian data. Nothing in it is executed.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4)
+            file.seek(0)
+            if start == b"PK\x03\x04":
+                return _read_zip(file)
+            if start[:1] == b"\x80":
+                # From memory, where a damaged length gets what is there; a file's read would allocate it first.
+                return _read_old(io.BytesIO(file.read()))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, struct.error) as error:
+        # All of them are zipfile's, for a damaged archive.
+        raise UserError(f"{path}: not a whole PyTorch file: {error}") from None
+    except UserError as error:
+        raise UserError(f"{path}: not a state dict that can be read: it holds {error}") from None
+    raise UserError(f"{path}: not a PyTorch file")

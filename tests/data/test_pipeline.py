@@ -1,0 +1,451 @@
+"""The DALI graphs and loaders against Pillow, the reference's numbers, images whose colours mark boxes."""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import pytest
+from nvidia.dali import fn
+from nvidia.dali.pipeline import Pipeline
+from PIL import Image
+
+from ssd.config import load_recipe
+from ssd.data.bridge import samples_to_numpy, to_numpy
+from ssd.data.coco import load_coco
+from ssd.data.pipeline import EvaluationLoader, TrainingLoader, encode_boxes, jitter_colour, steps_per_epoch
+from ssd.data.show import denormalise, show_batches
+from ssd.errors import UserError
+from tests.reference import vectors
+
+REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+REFERENCE = os.environ.get("SSD_REFERENCE_VECTORS") or os.path.join(
+    REPOSITORY, "tests", "reference", "ssd_reference_seed0.npz")
+RECIPE = load_recipe("ssd-resnet34-coco")
+ANCHORS = np.float32([[0, 0, .5, .5], [.5, 0, 1, .5], [0, .5, .5, 1], [.5, .5, 1, 1]])
+
+
+def settings(**values):
+    return RECIPE.with_values(**{**dict(batch_size=4, eval_batch_size=4, image_size=32), **values})
+
+
+def make_dataset(folder, images, boxes, extension="png"):
+    """A data set of Pillow images or byte strings; boxes: per image (left, top, right, bottom, class 1..3)."""
+    records, annotations = [], []
+    for index, (image, image_boxes) in enumerate(zip(images, boxes)):
+        name = f"image{index}.{extension}"
+        path = os.path.join(folder, name)
+        size = (40, 30)
+        if isinstance(image, bytes):
+            with open(path, "wb") as file:
+                file.write(image)
+        else:
+            image.save(path)
+            size = image.size
+        records.append(dict(id=1000 + index, file_name=name, width=size[0], height=size[1]))
+        annotations += [dict(id=len(annotations) + number, image_id=1000 + index, category_id=10 * kind,
+                             area=1, iscrowd=0, bbox=[left, top, right - left, bottom - top])
+                        for number, (left, top, right, bottom, kind) in enumerate(image_boxes)]
+    path = os.path.join(folder, "annotations.json")
+    with open(path, "w") as file:
+        json.dump(dict(images=records, annotations=annotations,
+                       categories=[dict(id=10 * kind, name=f"thing{kind}") for kind in (1, 2, 3)]), file)
+    return load_coco(path, str(folder), check_images="exists", require_boxes=False, report=lambda line: None)
+
+
+def grey_dataset(folder, count, without_box=()):
+    """Images of one grey level each, 10 times their index."""
+    images = [Image.new("RGB", (40, 30), (10 * index,) * 3) for index in range(count)]
+    boxes = [[] if index in without_box else [(4, 3, 20, 24, 1)] for index in range(count)]
+    return make_dataset(folder, images, boxes)
+
+
+# ---- encoding
+
+def test_encoding_is_the_references():
+    arrays = np.load(REFERENCE, allow_pickle=False)
+    samples = vectors.ground_truth(int(arrays["seed"]))
+    pipeline = Pipeline(batch_size=len(samples), num_threads=2, device_id=None)
+    with pipeline:
+        boxes = fn.external_source(source=lambda: [boxes for boxes, _ in samples])
+        labels = fn.external_source(source=lambda: [classes.astype(np.int32) for _, classes in samples])
+        pipeline.set_outputs(*encode_boxes(boxes, labels, arrays["default_boxes_ltrb"],
+                                           RECIPE.default_boxes, 300))
+    pipeline.build()
+    offsets, classes = [to_numpy(output) for output in pipeline.run()]
+    assert offsets.dtype == np.float32 and classes.dtype == np.int32
+    assert offsets.shape == (len(samples), len(arrays["default_boxes_ltrb"]), 4)
+    sample, index = np.nonzero(classes)
+    np.testing.assert_array_equal(np.bincount(sample, minlength=len(samples)), arrays["match_pos_count"])
+    np.testing.assert_array_equal(index, arrays["match_pos_index"])
+    np.testing.assert_array_equal(classes[sample, index], arrays["match_pos_label"])
+    np.testing.assert_allclose(offsets[sample, index], arrays["match_pos_offsets"], rtol=0, atol=1e-4)
+    assert not offsets[classes == 0].any()
+
+
+def test_equal_overlaps_are_settled_as_in_the_reference():
+    anchors = np.float32([[0, 0, .5, .5], [.5, 0, 1, .5], [0, .5, .5, 1], [.5, .5, 1, 1], [.02, 0, .5, .5]])
+    cases = [
+        # Inside all of it: the first of the four equal default boxes.
+        ([[0, 0, 1, 1]], [7], [7, 0, 0, 0, 0]),
+        # Two identical boxes claim box 0, which goes to the later one; box 4 takes the first.
+        ([[0, 0, .5, .5]] * 2, [7, 8], [8, 0, 0, 0, 7]),
+        ([[.5, 0, 1, .5], [0, 0, .5, .5], [0, 0, .5, .5]], [5, 8, 7], [7, 5, 0, 0, 8])]
+    pipeline = Pipeline(batch_size=len(cases), num_threads=1, device_id=None)
+    with pipeline:
+        boxes = fn.external_source(source=lambda: [np.float32(boxes) for boxes, _, _ in cases])
+        labels = fn.external_source(source=lambda: [np.int32(labels) for _, labels, _ in cases])
+        pipeline.set_outputs(encode_boxes(boxes, labels, anchors, RECIPE.default_boxes, 300)[1])
+    pipeline.build()
+    assert to_numpy(pipeline.run()[0]).tolist() == [classes for _, _, classes in cases]
+
+
+# ---- training
+
+def test_boxes_follow_the_pixels(tmp_path):
+    random = np.random.RandomState(0)
+    images, boxes = [], []
+    for _ in range(16):
+        # A red thing (class 1) on the left half, a green one (class 2) on the right, on blue. Large, so that
+        # the rounding of a crop to whole pixels is less than a pixel of the result.
+        pixels = np.full((750, 1000, 3), (40, 40, 200), np.uint8)
+        found = []
+        for kind in (1, 2):
+            width, height = random.randint(120, 420), random.randint(120, 600)
+            left, top = random.randint(0, 500 - width) + 500 * (kind - 1), random.randint(0, 750 - height)
+            pixels[top:top + height, left:left + width] = (200, 40, 40) if kind == 1 else (40, 200, 40)
+            found.append((left, top, left + width, top + height, kind))
+        images.append(Image.fromarray(pixels))
+        boxes.append(found)
+    dataset = make_dataset(tmp_path, images, boxes, "bmp")
+    config = settings(batch_size=16, image_size=300)
+    loader, seen, moved, errors = TrainingLoader(config, dataset, None, seed=3, raw_boxes=True), 0, 0, []
+    for _ in range(16):
+        batch = next(loader)
+        for image, index, found, labels in zip(denormalise(batch.images.asnumpy(), config), batch.indices,
+                                               batch.boxes, batch.labels):
+            assert found.dtype == np.float32 and found.shape == (len(labels), 4) and len(labels)
+            for box, label in zip(found, labels):
+                rows, columns = np.nonzero(image.argmax(2) == label - 1)
+                extent = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+                errors.append(np.abs(extent - 300 * box).max())
+                seen += 1
+                moved += np.abs(box * (1000, 750, 1000, 750) - boxes[index][label - 1][:4]).max() > 5
+    assert seen > 300 and moved > 0.7 * seen
+    assert max(errors) < 1.6
+
+
+def simulated_crops(box, count, seed):
+    """Boxes left by the random crop that the reference's SSDCropping describes; `box` where it keeps all."""
+    random, result = np.random.RandomState(seed), []
+    while len(result) < count:
+        choice = random.choice(["keep", 0, .1, .3, .5, .7, .9])
+        if choice == "keep":
+            result.append(box)
+            continue
+        width, height = random.uniform(.3, 1, 2)
+        if not .5 <= width / height <= 2:
+            continue
+        left, top = random.uniform(0, 1 - width), random.uniform(0, 1 - height)
+        crop = np.array([left, top, left + width, top + height])
+        clipped = np.concatenate([np.maximum(box[:2], crop[:2]), np.minimum(box[2:], crop[2:])])
+        overlap = np.prod(np.maximum(clipped[2:] - clipped[:2], 0))
+        iou = overlap / (np.prod(box[2:] - box[:2]) + width * height - overlap)
+        centre = (box[:2] + box[2:]) / 2
+        if iou > float(choice) and (centre > crop[:2]).all() and (centre < crop[2:]).all():
+            result.append((clipped - np.tile(crop[:2], 2)) / np.tile([width, height], 2))
+    return np.array(result)
+
+
+def test_crops_and_flips_are_drawn_as_in_the_reference(tmp_path):
+    box = np.array([.1, .3, .6, .8])
+    dataset = make_dataset(tmp_path, [Image.new("RGB", (40, 40))] * 8, [[(4, 12, 24, 32, 1)]] * 8)
+    boxes = {}
+    for probability in (0, .5, 1):
+        config = settings(batch_size=8, flip_probability=probability)
+        loader = TrainingLoader(config, dataset, None, raw_boxes=True)
+        boxes[probability] = np.concatenate([np.concatenate(next(loader).boxes)
+                                             for _ in range(250 if probability == .5 else 30)])
+    flipped = np.array([1 - box[2], box[1], 1 - box[0], box[3]])
+    whole = {p: np.abs(found - box).max(1) < 1e-5 for p, found in boxes.items()}
+    mirrored = {p: np.abs(found - flipped).max(1) < 1e-5 for p, found in boxes.items()}
+    assert whole[0].any() and not mirrored[0].any() and mirrored[1].any() and not whole[1].any()
+    kept = whole[.5] | mirrored[.5]
+    assert abs(mirrored[.5].sum() / kept.sum() - .5) < 4 * np.sqrt(.25 / kept.sum())
+    expected = simulated_crops(box, len(kept), 0)
+    share = (expected == box).all(1).mean()
+    assert share > 1 / 7 and abs(kept.mean() - share) < 4 * np.sqrt(2 * share * (1 - share) / len(kept))
+    # The sizes of the boxes left by the crop, which no flip changes: two-sample Kolmogorov-Smirnov statistic.
+    for side in (0, 1):
+        ours, theirs = [np.sort(found[:, 2 + side] - found[:, side]) for found in (boxes[.5], expected)]
+        grid = np.concatenate([ours, theirs]) + 1e-5
+        distance = np.abs(np.searchsorted(ours, grid) - np.searchsorted(theirs, grid)).max() / len(ours)
+        assert distance < 1.63 * np.sqrt(2 / len(ours))
+
+
+def jittered(image, count, **only):
+    """`count` results of the recipe's colour changes, all but `only` switched off."""
+    off = dict(brightness=0, contrast=0, saturation=0, hue=0)
+    augmentation = RECIPE.with_values(**dict(off, **only)).augmentation
+    pipeline = Pipeline(batch_size=count, num_threads=2, device_id=None)
+    with pipeline:
+        images = fn.external_source(source=lambda: [image] * count, layout="HWC")
+        pipeline.set_outputs(jitter_colour(images, augmentation, [11, 12, 13, 14]))
+    pipeline.build()
+    return to_numpy(pipeline.run()[0])
+
+
+def covers(values, low, high):
+    """Whether `values` lie in [low, high] (but for rounding) and come near both ends and the middle."""
+    slack = (high - low) * .03
+    return (low - slack < values.min() < low + 2 * slack and high - 2 * slack < values.max() < high + slack
+            and abs(np.mean(values) - (low + high) / 2) < (high - low) * .08)
+
+
+def test_colours_change_within_the_recipes_ranges():
+    random = np.random.RandomState(0)
+    image = random.randint(100, 150, (20, 30, 3)).astype(np.uint8)
+    image[:10, :, 0] += 40
+    exact = image.astype(np.float64)
+    to_yiq = np.array([[.299, .587, .114], [.596, -.274, -.321], [.211, -.523, .311]]).T
+
+    assert np.abs(jittered(image, 2) - exact).max() <= 1
+    bright = jittered(image, 200, brightness=RECIPE.augmentation.brightness) / exact
+    assert bright.std((1, 2, 3)).max() < .02 and covers(bright.mean((1, 2, 3)), 1 - .125, 1 + .125)
+    contrast = jittered(image, 200, contrast=RECIPE.augmentation.contrast)
+    assert np.abs(contrast.mean((1, 2, 3)) - exact.mean()).max() < 1
+    assert covers(contrast.std((1, 2, 3)) / exact.std(), 1 - .5, 1 + .5)
+
+    yiq = exact.mean((0, 1)) @ to_yiq
+    saturated = jittered(image, 200, saturation=RECIPE.augmentation.saturation).mean((1, 2)) @ to_yiq
+    assert np.abs(saturated[:, 0] - yiq[0]).max() < 1
+    assert covers(np.hypot(*saturated[:, 1:].T) / np.hypot(*yiq[1:]), 1 - .5, 1 + .5)
+    turned = jittered(image, 200, hue=RECIPE.augmentation.hue).mean((1, 2)) @ to_yiq
+    assert np.abs(turned[:, 0] - yiq[0]).max() < 1
+    assert np.abs(np.hypot(*turned[:, 1:].T) - np.hypot(*yiq[1:])).max() < 1
+    assert covers(np.degrees(np.arctan2(turned[:, 2], turned[:, 1]) - np.arctan2(yiq[2], yiq[1])), -18, 18)
+
+
+def photo(width=400, height=320, seed=0):
+    """A smooth colourful picture."""
+    small = np.random.RandomState(seed).randint(0, 256, (8, 10, 3)).astype(np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.BICUBIC)
+
+
+def test_without_augmentation_images_are_just_resized(tmp_path):
+    dataset = make_dataset(tmp_path, [photo(), photo(90, 200, 1)],
+                           [[(100, 80, 300, 160, 2)], [(9, 20, 90, 180, 3)]])
+    config = settings(batch_size=2, image_size=150, augment=False)
+    batch = next(TrainingLoader(config, dataset, ANCHORS, raw_boxes=True))
+    assert sorted(batch.indices) == [0, 1]
+    expected = [([.25, .25, .75, .5], 2), ([.1, .1, 1, .9], 3)]
+    for image, index, box, label in zip(denormalise(batch.images.asnumpy(), config), batch.indices,
+                                        batch.boxes, batch.labels):
+        with Image.open(tmp_path / dataset.file_names[index]) as original:
+            resized = np.asarray(original.resize((150, 150), Image.BILINEAR)).astype(int)
+        assert np.abs(image - resized).max() <= 2
+        np.testing.assert_allclose(box, [expected[index][0]], atol=1e-6)
+        assert label.tolist() == [expected[index][1]]
+    values = batch.images.asnumpy()[0].astype(np.float64)
+    pixels = denormalise(batch.images.asnumpy(), config)[0] / 255
+    expected = ((pixels - config.data.pixel_mean) / config.data.pixel_std).transpose(2, 0, 1)
+    np.testing.assert_allclose(values, expected, atol=.5 / 255 / .22)
+    assert batch.offsets.shape == (2, 4, 4) and batch.offsets.dtype == np.float32
+    assert batch.classes.shape == (2, 4) and batch.classes.dtype == np.int32
+    assert set(batch.classes.asnumpy()[list(batch.indices).index(0)]) == {0, 2}
+
+
+@pytest.mark.parametrize("pad_channels", [False, True])
+def test_nhwc_and_float16(tmp_path, pad_channels):
+    dataset = make_dataset(tmp_path, [photo(60, 50, 0)], [[(10, 10, 30, 30, 1)]])
+    half = settings(batch_size=1, eval_batch_size=1, augment=False, layout="NHWC", dtype="float16")
+    plain = settings(batch_size=1, eval_batch_size=1, augment=False)
+    for kind in ("training", "evaluation"):
+        images = []
+        for config, pad in ((half, pad_channels), (plain, False)):
+            batch = (next(TrainingLoader(config, dataset, ANCHORS, pad_channels=pad)) if kind == "training"
+                     else next(iter(EvaluationLoader(config, dataset, pad_channels=pad))))
+            images.append(batch[0].asnumpy())
+        assert images[0].dtype == np.float16 and images[0].shape == (1, 32, 32, 3 + pad_channels)
+        np.testing.assert_allclose(images[0][..., :3], images[1].transpose(0, 2, 3, 1), atol=3e-3)
+        assert not images[0][..., 3:].any()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_ranks_share_each_pass(tmp_path, size):
+    dataset = grey_dataset(tmp_path, 11, without_box=(4,))
+    loaders = [TrainingLoader(settings(batch_size=1), dataset, None, rank=rank, size=size, seed=5)
+               for rank in range(size)]
+    shares = [10 * (rank + 1) // size - 10 * rank // size for rank in range(size)]
+    passes = []
+    for _ in range(3):
+        found = [int(next(loader).indices[0]) for loader, share in zip(loaders, shares) for _ in range(share)]
+        assert sorted(found) == [0, 1, 2, 3, 5, 6, 7, 8, 9, 10]
+        passes.append(found)
+    assert passes[0] != sorted(passes[0]) and passes[0] != passes[1] != passes[2]
+
+
+def test_the_seed_decides(tmp_path):
+    images = [photo(60, 50, seed) for seed in range(12)]
+    dataset = make_dataset(tmp_path, images, [[(10, 10, 30, 30, 1)]] * 12)
+
+    def stream(**arguments):
+        loader = TrainingLoader(settings(), dataset, ANCHORS, **arguments)
+        batches = [next(loader) for _ in range(5)]
+        parts = [[batch.images.asnumpy(), batch.offsets.asnumpy(), batch.classes.asnumpy(), batch.indices]
+                 for batch in batches]
+        return [np.concatenate(part) for part in zip(*parts)]
+
+    first, again, other, rank = stream(seed=7), stream(seed=7), stream(seed=8), stream(seed=7, rank=1, size=2)
+    for ours, same, different in zip(first, again, other):
+        np.testing.assert_array_equal(ours, same)
+        assert not np.array_equal(ours, different)
+    assert not np.array_equal(first[0], rank[0])
+
+
+def test_a_batch_larger_than_the_share_is_refused(tmp_path):
+    dataset = grey_dataset(tmp_path, 9, without_box=(0,))
+    TrainingLoader(settings(batch_size=4), dataset, None, rank=1, size=2)
+    with pytest.raises(UserError, match=r"batch_size: 5 .* 4 \(8 images with boxes, ranks: 2\)"):
+        TrainingLoader(settings(batch_size=5), dataset, None, rank=1, size=2)
+
+
+@pytest.mark.parametrize("decode", ["gpu", "cache"])
+def test_gpu_decoding_on_the_cpu_is_refused(tmp_path, decode):
+    dataset = grey_dataset(tmp_path, 4)
+    for make in (lambda config: TrainingLoader(config, dataset, None),
+                 lambda config: EvaluationLoader(config, dataset)):
+        with pytest.raises(UserError, match=f"decode: '{decode}' needs a GPU"):
+            make(settings(decode=decode, cache_size=100))
+
+
+def test_steps_per_epoch():
+    assert [steps_per_epoch(images, 5) for images in (3, 5, 9, 10)] == [1, 1, 1, 2]
+    assert steps_per_epoch(117266, 456) == 257
+
+
+# ---- evaluation
+
+@pytest.mark.parametrize("images", [1, 5, 17])
+@pytest.mark.parametrize("batch", [1, 3, 8])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_every_image_is_evaluated_exactly_once(tmp_path, size, batch, images):
+    dataset = grey_dataset(tmp_path, images, without_box=(0, 2))
+    config = settings(eval_batch_size=batch)
+    found = []
+    for rank in range(size):
+        loader = EvaluationLoader(config, dataset, rank=rank, size=size)
+        passes = []
+        for number in range(3):
+            if number == 2 and len(loader) > 1:
+                next(iter(loader))  # a pass left early changes nothing
+            passes.append([])
+            for pixels, indices in loader:
+                assert pixels.shape == (batch, 3, 32, 32) and 1 <= len(indices) <= batch
+                levels = denormalise(pixels.asnumpy(), config)[:len(indices), 16, 16, 0]
+                np.testing.assert_array_equal(levels, 10 * indices)
+                passes[-1] += indices.tolist()
+        assert passes[0] == passes[1] == passes[2] == list(range(rank, images, size))
+        found += passes[0]
+        loader.close()
+    assert sorted(found) == list(range(images))
+
+
+# ---- files
+
+@pytest.mark.parametrize("mode, extension", [("L", "jpg"), ("CMYK", "jpg"), ("RGB", "jpg"), ("L", "png"),
+                                             ("P", "png"), ("RGBA", "png"), ("1", "png"), ("RGB", "png")])
+def test_kinds_of_images(tmp_path, mode, extension):
+    image = photo(90, 60).convert(mode)
+    dataset = make_dataset(tmp_path, [image], [[(10, 10, 50, 50, 1)]], extension)
+    config = settings(batch_size=1, eval_batch_size=1, image_size=48)
+    assert next(TrainingLoader(config, dataset, ANCHORS)).images.shape == (1, 3, 48, 48)
+    [(images, _)] = EvaluationLoader(config, dataset)
+    with Image.open(tmp_path / dataset.file_names[0]) as stored:
+        expected = np.asarray(stored.convert("RGB").resize((48, 48), Image.BILINEAR)).astype(int)
+    # Pillow and DALI turn CMYK into RGB with different formulas.
+    assert np.abs(denormalise(images.asnumpy(), config)[0] - expected).mean() < (40 if mode == "CMYK" else 2)
+
+
+def jpeg(path):
+    photo(40, 30).save(path)
+    with open(path, "rb") as file:
+        return file.read()
+
+
+@pytest.mark.parametrize("damage", ["text", "half", "empty", "gone"])
+def test_an_image_that_cannot_be_decoded_is_named(tmp_path, damage):
+    good = jpeg(tmp_path / "sample.jpg")
+    bad = dict(text=b"not an image", half=good[:len(good) // 2], empty=b"", gone=b"")[damage]
+    images = [bad if index == 11 else good for index in range(12)]
+    dataset = make_dataset(tmp_path, images, [[(2, 2, 20, 20, 1)]] * 12, "jpg")
+    if damage == "gone":
+        os.remove(tmp_path / "image11.jpg")
+    for make in (lambda: TrainingLoader(settings(), dataset, ANCHORS),
+                 lambda: EvaluationLoader(settings(), dataset)):
+        loader = make()
+        with pytest.raises(UserError, match=r"image11\.jpg cannot be decoded: .+") as caught:
+            for _ in range(4):
+                [_ for _, batch in zip(range(3), loader)]
+        assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+def test_a_process_ends_cleanly_after_a_bad_image(tmp_path):
+    good = jpeg(tmp_path / "sample.jpg")
+    make_dataset(tmp_path, [good, good, good[:200]], [[(2, 2, 20, 20, 1)]] * 3, "jpg")
+    code = f"""
+import sys
+from ssd.config import load_recipe
+from ssd.data.coco import load_coco
+from ssd.data.pipeline import TrainingLoader
+from ssd.errors import UserError
+dataset = load_coco({str(tmp_path / 'annotations.json')!r}, {str(tmp_path)!r}, check_images="exists")
+loader = TrainingLoader(load_recipe("ssd-resnet34-coco").with_values(batch_size=2), dataset, None)
+try:
+    while True:
+        next(loader)
+except UserError as error:
+    print(error)
+    sys.exit(3)
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, universal_newlines=True, timeout=120)
+    assert result.returncode == 3, result.stderr
+    assert "image2.jpg cannot be decoded" in result.stdout
+
+
+def test_nothing_is_left_behind(tmp_path, monkeypatch):
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    (tmp_path / "data").mkdir()
+    dataset = grey_dataset(tmp_path / "data", 8)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    loader = TrainingLoader(settings(), dataset, ANCHORS)
+    next(loader)
+    assert loader.wait_seconds > 0
+    loader.close()
+    loader.close()
+    EvaluationLoader(settings(), dataset).close()
+    assert not os.listdir(folder)
+    monkeypatch.setattr("ssd.data.pipeline.evaluation_pipeline", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        EvaluationLoader(settings(), dataset)
+    assert not os.listdir(folder)
+
+
+def test_pictures_of_batches(tmp_path):
+    dataset = make_dataset(tmp_path, [photo(60, 50, seed) for seed in range(5)], [[(6, 5, 54, 45, 1)]] * 5)
+    config = settings(batch_size=5, image_size=100, augment=False)
+    paths = show_batches(config, dataset, str(tmp_path / "pictures"), batches=2)
+    assert len(paths) == 2
+    batch = next(TrainingLoader(config, dataset, None))
+    plain = denormalise(batch.images.asnumpy(), config)
+    with Image.open(paths[0]) as picture:
+        pixels = np.asarray(picture).astype(int)
+    assert pixels.shape[0] == 2 * (pixels.shape[1] // 4)
+    for number in range(5):
+        tile = pixels[100 * (number // 4):, 100 * (number % 4):][:100, :100]
+        changed = np.argwhere((tile != plain[number]).any(2))
+        # the frame of .1 to .9
+        assert changed.min(0).tolist() == [10, 10] and changed.max(0).tolist() == [89, 89]

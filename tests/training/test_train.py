@@ -1,0 +1,178 @@
+"""Training through its real command line, on a tiny network and a tiny data set."""
+import json
+import os
+import shutil
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from tests.training.tiny import rows, ssd, tiny_data, train
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny_data(tmp_path_factory.mktemp("shapes") / "set")
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """A run of two epochs with an evaluation after each, which does not reach the target."""
+    folder = tmp_path_factory.mktemp("run") / "out"
+    result = train(data, folder, "--epochs", "2", "--eval-every", "1")
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def events(folder):
+    with open(folder / "mlperf.log") as file:
+        return [json.loads(line.split(":::MLLOG ")[1]) for line in file]
+
+
+def test_what_a_run_leaves(finished):
+    folder, result = finished
+    assert {"mlperf.log", "recipe.yaml", "summary.json", "train.csv", "evaluation.csv", "weights.params",
+            "detections-epoch-1.npz", "detections-epoch-2.npz"} == set(os.listdir(folder))
+    assert [row["step"] for row in rows(folder / "train.csv")] == [str(step) for step in range(1, 7)], \
+        "12 images with a box at most, batches of 4"
+    assert "target 0.23 not reached" in result.stdout
+    assert len(rows(folder / "evaluation.csv")[0]) == 13, "the epoch and COCO's twelve numbers"
+
+
+def test_order_of_the_log(finished):
+    keys = [event["key"] for event in events(finished[0])]
+    assert keys.index("init_start") < keys.index("weights_initialization") < keys.index("init_stop") \
+        < keys.index("run_start") < keys.index("epoch_start")
+    assert keys.count("weights_initialization") == 119
+    assert keys.count("eval_start") == keys.count("eval_accuracy") == keys.count("eval_stop") == 2
+    last = events(finished[0])[-1]
+    assert last["key"] == "run_stop" and last["metadata"]["status"] == "aborted"
+
+
+def test_evaluate_and_score_repeat_the_runs_last_score(finished, data, tmp_path):
+    folder, _ = finished
+    logged = {name: float(value) for name, value in rows(folder / "evaluation.csv")[-1].items() if name != "epoch"}
+    saved = tmp_path / "detections.json"
+    again = ssd("evaluate", "--weights", folder / "weights.params", "--data-dir", data, "--json", "--device", "cpu",
+                "--save-detections", saved, "--cache-dir", tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout) == pytest.approx(logged, abs=1e-6)
+    annotations = os.path.join(data, "annotations", "bbox_only_instances_val2017.json")
+    for detections in (saved, folder / "detections-epoch-2.npz"):
+        scored = ssd("score", "--annotations", annotations, "--detections", detections, "--json")
+        assert json.loads(scored.stdout) == pytest.approx(logged, abs=1e-6)
+
+
+def test_same_seed_same_run(finished, data, tmp_path):
+    folder, _ = finished
+    assert train(data, tmp_path / "again", "--epochs", "2", "--eval-every", "1").returncode == 0
+    assert train(data, tmp_path / "other", "--epochs", "2", "--eval-every", "1", "--seed", "4").returncode == 0
+    losses = [[(row["class_loss"], row["offset_loss"]) for row in rows(path / "train.csv")]
+              for path in (folder, tmp_path / "again", tmp_path / "other")]
+    assert losses[0] == losses[1] != losses[2]
+    weights = [mx.nd.load(str(path / "weights.params")) for path in (folder, tmp_path / "again")]
+    for name, value in weights[0].items():
+        np.testing.assert_array_equal(value.asnumpy(), weights[1][name].asnumpy())
+
+
+def test_stops_when_the_target_is_known(data, tmp_path):
+    result = train(data, tmp_path / "out", "--epochs", "9", "--eval-every", "2", "--target", "0")
+    assert result.returncode == 0, result.stderr
+    found = events(tmp_path / "out")
+    assert found[-1]["key"] == "run_stop" and found[-1]["metadata"]["status"] == "success"
+    assert max(event["metadata"]["epoch_num"] for event in found if event["key"] == "epoch_start") <= 4
+    assert "target 0.0 reached" in result.stdout
+
+
+def test_weights_start_a_run(finished, data, tmp_path):
+    result = train(data, tmp_path / "out", "--max-steps", "1", "--no-augment", "--weights",
+                   finished[0] / "weights.params")
+    assert result.returncode == 0, result.stderr
+    first = rows(tmp_path / "out" / "train.csv")[0]
+    before = rows(finished[0] / "train.csv")[0]
+    loss = [float(row["class_loss"]) + float(row["offset_loss"]) for row in (before, first)]
+    assert loss[1] < 0.8 * loss[0]
+
+
+def test_dry_run_leaves_no_trace():
+    from ssd.config import load_recipe
+    from ssd.evaluation.inference import build_inference
+    from ssd.model.device import Device
+    from ssd.model.initialization import initialize
+    from ssd.model.ssd import build_model
+    from ssd.training.ranks import Ranks
+    from ssd.training.step import TrainingStep, dry_run
+    config = load_recipe("ssd-resnet34-shapes").with_values(width=0.125, batch_size=2, eval_batch_size=2)
+    network = build_model(config)
+    initialize(network, 0, mx.cpu())
+    before = {name: parameter.data().asnumpy() for name, parameter in network.collect_params().items()}
+    step = TrainingStep(network, config, Ranks())
+    inference, boxes = build_inference(config, network, Device("cpu", 0, mx.cpu()))
+    dry_run(step, inference, network, config, len(boxes), mx.cpu())
+    for name, parameter in network.collect_params().items():
+        np.testing.assert_array_equal(parameter.data().asnumpy(), before[name], err_msg=name)
+    states = step.trainer._updaters[0].states
+    assert len(states) == len([name for name in before if "running" not in name])
+    for momentum in states.values():
+        assert not momentum.asnumpy().any()
+
+
+# ---- two ranks
+
+def horovodrun(ranks):
+    path = os.path.join(os.path.dirname(os.sys.executable), "horovodrun")
+    return [path, "-np", str(ranks), "--gloo"]
+
+
+def twin_data(folder):
+    """Eight images that are four, twice, and a seed at which both ranks' shares of the first step are the same four."""
+    source = tiny_data(folder / "source", train_images=8, val_images=2)
+    path = os.path.join(source, "annotations", "bbox_only_instances_train2017.json")
+    with open(path) as file:
+        content = json.load(file)
+    boxed = {row["image_id"] for row in content["annotations"]}
+    originals = [image for image in content["images"] if image["id"] in boxed][:4]
+    images, annotations = [], []
+    for copy in range(2):
+        for place, image in enumerate(originals):
+            number = copy * 4 + place + 1
+            name = f"twin{number}.jpg"
+            shutil.copy(os.path.join(source, "train2017", image["file_name"]), os.path.join(source, "train2017", name))
+            images.append(dict(image, id=number, file_name=name))
+            annotations += [dict(row, image_id=number, id=100 * number + row["id"])
+                            for row in content["annotations"] if row["image_id"] == image["id"]]
+    with open(path, "w") as file:
+        json.dump(dict(content, images=images, annotations=annotations), file)
+    seed = next(seed for seed in range(1000) if len(set(np.random.default_rng(seed).permutation(8)[:4] % 4)) == 4)
+    return source, seed
+
+
+def test_one_rank_and_two_ranks_take_the_same_first_step(tmp_path):
+    """Batch 8 on one rank, batch 4 on two, of images that give both the same BatchNorm statistics: equal losses, and
+    equal weights after the step."""
+    data, seed = twin_data(tmp_path)
+    flags = ["--max-steps", "1", "--warmup-epochs", "0", "--no-augment", "--seed", seed, "--eval-batch-size", "2"]
+    one = train(data, tmp_path / "one", *flags, "--batch-size", "8")
+    assert one.returncode == 0, one.stderr
+    two = train(data, tmp_path / "two", *flags, "--batch-size", "4", prefix=horovodrun(2))
+    assert two.returncode == 0, two.stdout + two.stderr
+    losses = [[float(row[name]) for name in ("class_loss", "offset_loss")]
+              for run in ("one", "two") for row in rows(tmp_path / run / "train.csv")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    weights = [mx.nd.load(str(tmp_path / run / "weights.params")) for run in ("one", "two")]
+    for name, value in weights[0].items():
+        ours, theirs = value.asnumpy(), weights[1][name].asnumpy()
+        np.testing.assert_allclose(ours, theirs, atol=1e-4 * max(1, np.abs(ours).max()), err_msg=name)
+    assert two.stdout.count("run_stop") == 1, "rank 0 alone writes the log"
+
+
+def test_two_ranks_train_and_score_every_image_once(data, tmp_path):
+    """Six validation images on two ranks in batches of 4; every one of them in the scored file, none twice."""
+    result = train(data, tmp_path / "out", "--max-steps", "1", "--batch-size", "2", "--score-threshold", "0",
+                   "--boxes-per-image", "3", prefix=horovodrun(2))
+    assert result.returncode == 0, result.stdout + result.stderr
+    with np.load(tmp_path / "out" / "detections-epoch-1.npz", allow_pickle=False) as arrays:
+        images, counts = np.unique(arrays["image_id"], return_counts=True)
+    with open(os.path.join(data, "annotations", "bbox_only_instances_val2017.json")) as file:
+        wanted = sorted(image["id"] for image in json.load(file)["images"])
+    assert images.tolist() == wanted and set(counts) == {3}

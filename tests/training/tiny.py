@@ -1,0 +1,33 @@
+"""A network and a data set that train in a second."""
+import csv
+import os
+import subprocess
+import sys
+
+from ssd.data.shapes import make_shapes
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+FLAGS = ["--recipe", "ssd-resnet34-shapes", "--device", "cpu", "--width", "0.125", "--batch-size", "4",
+         "--eval-batch-size", "4", "--data-threads", "1", "--log-interval", "1", "--seed", "3"]
+
+
+def tiny_data(folder, train_images=12, val_images=6):
+    return str(make_shapes(folder, train_images=train_images, val_images=val_images, seed=5, size_range=(64, 100),
+                           report=lambda line: None))
+
+
+def ssd(*arguments, env=None, prefix=(), timeout=300):
+    """`python -m ssd ARGUMENTS` as a user runs it."""
+    environment = dict(os.environ, PYTHONPATH=ROOT, PYTHONWARNINGS="ignore", **(env or {}))
+    return subprocess.run([*prefix, sys.executable, "-m", "ssd", *map(str, arguments)], cwd=ROOT, env=environment,
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
+
+
+def train(data, output, *flags, **options):
+    return ssd("train", *FLAGS, "--data-dir", data, "--cache-dir", os.path.join(os.path.dirname(str(output)), "cache"),
+               "--output", output, *flags, **options)
+
+
+def rows(path):
+    with open(path, encoding="utf-8") as file:
+        return list(csv.DictReader(file))
