@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# The benchmark in small, from nothing: set-up, a generated data set, training to the target through the same
+# run_and_time.sh as a real submission, the compliance checker, a picture of detections. Arguments go to
+# `python -m ssd train`, e.g. --seed 3.
+set -eu
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+"$root/scripts/setup.sh"
+# shellcheck source=config_quickstart.sh
+. "$root/config_quickstart.sh"
+
+export PYTHON="$root/.venv/bin/python"
+export DATADIR="${DATADIR:-$root/data/quickstart}"
+RUNDIR="${RUNDIR:-$root/runs/quickstart-$(date +%Y%m%d-%H%M%S)}"
+export RUNDIR
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+
+"$PYTHON" -m ssd make-shapes "$DATADIR" --train-images "${TRAIN_IMAGES:-480}" --val-images "${VAL_IMAGES:-120}"
+status=0
+"$root/run_and_time.sh" "$@" || status=$?
+[ "$status" = 0 ] || exit "$status"
+exec "$PYTHON" "$root/scripts/quickstart_summary.py" "$RUNDIR" "$DATADIR"

@@ -1,0 +1,93 @@
+"""The last lines of the quickstart: what was reached, what the official checker says, where everything lies.
+
+Usage: quickstart_summary.py RUN_FOLDER DATA_FOLDER. Exit status 0 if the target was reached and the log accepted.
+"""
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+
+import numpy as np
+
+from ssd.config import differences, load_recipe
+from ssd.mlperf import check_log
+
+SCORE_SHOWN = 0.3     # detections below are left out of the picture, unless nothing is above
+COLUMNS, ROWS, CELL = 4, 3, 320
+
+
+def last_evaluation(run_folder: str) -> int:
+    """The epoch whose detections were scored last."""
+    with open(os.path.join(run_folder, "evaluation.csv"), encoding="utf-8") as file:
+        return int(list(csv.DictReader(file))[-1]["epoch"])
+
+
+def training_speed(run_folder: str) -> float:
+    """Median images/s of training."""
+    with open(os.path.join(run_folder, "train.csv"), encoding="utf-8") as file:
+        return float(np.median([float(row["images_per_second"]) for row in csv.DictReader(file)][1:]))
+
+
+def draw_detections(run_folder: str, config, epoch: int) -> str:
+    """A page of validation images: ground truth and detections. Returns its path."""
+    import cv2
+    from ssd.data.coco import load_coco
+    from ssd.data.locate import dataset_paths
+    from ssd.evaluation.detections import Detections
+    from ssd.drawing import draw_boxes, mosaic, save_image
+    dataset = load_coco(*dataset_paths(config, "val"), check_images="exists", require_boxes=False,
+                        report=lambda line: None)
+    found = Detections.from_npz(os.path.join(run_folder, f"detections-epoch-{epoch}.npz"))
+    names = dict(zip(dataset.category_ids, dataset.category_names))
+    pictures = []
+    for index in range(min(COLUMNS * ROWS, dataset.num_images)):
+        path = os.path.join(dataset.image_folder, dataset.file_names[index])
+        image = np.ascontiguousarray(cv2.imread(path)[:, :, ::-1])
+        truth = dataset.box_image == index
+        image = draw_boxes(image, dataset.boxes_ltrb[truth],
+                           [dataset.category_names[label - 1] for label in dataset.box_classes[truth]])
+        chosen = (found.image_id == dataset.image_ids[index]) & (found.score >= SCORE_SHOWN)
+        boxes = found.boxes_xywh[chosen]
+        pictures.append(draw_boxes(image, np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1),
+                                   [names[category] for category in found.category_id[chosen]], found.score[chosen]))
+    path = os.path.join(run_folder, "detections.png")
+    save_image(path, mosaic(pictures, COLUMNS, CELL))
+    return path
+
+
+def main(run_folder: str, data_folder: str) -> int:
+    with open(os.path.join(run_folder, "summary.json"), encoding="utf-8") as file:
+        summary = json.load(file)
+    config = load_recipe(os.path.join(run_folder, "recipe.yaml")).with_values(data_dir=data_folder)
+    accepted, words = check_log(os.path.join(run_folder, "mlperf.log"))
+    picture = draw_detections(run_folder, config, last_evaluation(run_folder))
+    reached = summary["status"] == "success"
+    changes = differences(config, load_recipe("ssd-resnet34-coco"),
+                          ("model", "default_boxes", "loss", "detection", "augmentation", "training", "evaluation"))
+    minutes, seconds = divmod(round(summary["seconds"]), 60)
+    print()
+    print("Quickstart: the benchmark in small")
+    print("  smaller in: " + "; ".join(f"{name.split('.')[1]} {ours} instead of {theirs}"
+                                       for name, theirs, ours in changes))
+    print(f"  mAP              {summary['best_map']:.4f} (target {summary['target']}, "
+          f"{'reached' if reached else 'NOT reached'})")
+    print(f"  time to target   {minutes} min {seconds} s, {summary['steps']} steps of "
+          f"{summary['images'] // summary['steps']} images, evaluations included" if reached else
+          f"  time             {minutes} min {seconds} s")
+    print(f"  training speed   {training_speed(run_folder):.1f} images/s on {summary['ranks']} "
+          f"rank{'s' if summary['ranks'] > 1 else ''}")
+    print(f"  seed             {summary['seed']}")
+    print(f"  MLPerf checker   {'SUCCESS' if accepted else 'FAILURE'}")
+    for label, name in (("log", "mlperf.log"), ("weights", "weights.params"), ("detections", picture)):
+        print(f"  {label:<16} {os.path.join(run_folder, os.path.basename(name))}")
+    if not accepted:
+        print(words, file=sys.stderr)
+    return 0 if reached and accepted else 1
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    sys.exit(main(*sys.argv[1:]))
