@@ -1,12 +1,14 @@
 """A generated data set in COCO's format: drawn shapes on textured backgrounds.
 
-Made to be learnt from scratch in minutes on a CPU and still to need a detector: a class is its outline
-alone (colour, texture, size, rotation and place say nothing about it), shapes overlap a little, and some
-images hold none.
+Made to be learnt from scratch in minutes on a CPU and still to need a detector: a class has its outline and
+its family of hues (of any shade, on grey ground), while size, rotation, texture and place say nothing about
+it; shapes overlap a little, and some images hold none. With colours drawn freely, a quarter-width SSD-ResNet34
+had learnt nothing after 300 steps of 8 images.
 """
 
 from __future__ import annotations
 
+import colorsys
 import json
 import math
 import os
@@ -27,12 +29,12 @@ FIRST_ID = {"train2017": 1, "val2017": 500001}
 MAX_IMAGES = 100000
 SUPERSAMPLING = 4
 EMPTY_FRACTION = 0.07
-COUNT_CHANCES = (0.28, 0.27, 0.19, 0.12, 0.08, 0.06)  # of 1 to 6 objects
-# Chance, and range of the diameter as a part of the image's shorter side. Most are large in COCO's sense
-# (area above 96 x 96 pixels): those a detector learns first.
-DIAMETERS = ((0.55, 0.42, 0.72), (0.33, 0.25, 0.42), (0.12, 0.12, 0.25))
+COUNT_CHANCES = (0.1, 0.15, 0.2, 0.2, 0.2, 0.15)  # of 1 to 6 objects
+# Chance, and range of the diameter as a part of the image's shorter side. Most meet the default boxes of the two
+# finest feature maps, which are the nearest to the backbone and learn first.
+DIAMETERS = ((0.60, 0.16, 0.30), (0.25, 0.30, 0.45), (0.15, 0.10, 0.16))
 MAX_COVERED = 0.2  # of any object's pixels, by later objects
-MIN_CONTRAST = 110  # distance of an object's colour from the background's in RGB, of at most 441
+HUE_SPREAD = 0.08  # of the circle, about the class's own hue: families stay apart under colour jitter of 0.05
 
 
 def make_shapes(folder, *, train_images: int = 600, val_images: int = 120, seed: int = 0,
@@ -151,7 +153,7 @@ def draw_image(rng, size_range, empty: bool):
     from PIL import Image
 
     width, height = (int(side) for side in rng.integers(size_range[0], size_range[1] + 1, size=2))
-    background = rng.uniform(40, 216, size=3).astype(np.float32)
+    background = (rng.uniform(50, 205) + rng.uniform(-12, 12, size=3)).astype(np.float32)
     picture = _texture(rng, width, height, background, strength=rng.uniform(8, 28))
     owner = np.full((height, width), -1, np.int16)
     objects, pixels, covered = [], np.zeros(0), np.zeros(0)
@@ -172,7 +174,7 @@ def draw_image(rng, size_range, empty: bool):
         owner[window][alpha >= 0.5] = len(objects)
         objects.append(category)
         pixels, covered = np.append(pixels, rough.sum()), np.append(covered + hidden, 0)
-        colour = _contrasting_colour(rng, background)
+        colour = _colour_of(rng, category)
         surface = _texture(rng, alpha.shape[1], alpha.shape[0], colour, strength=rng.uniform(3, 16))
         picture[window] += alpha[..., None] * (surface - picture[window])
     found = []
@@ -224,11 +226,11 @@ def _outline(rng, name: str) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)], axis=1) * stretches
 
 
-def _contrasting_colour(rng, background):
-    while True:
-        colour = rng.uniform(10, 245, size=3)
-        if np.linalg.norm(colour - background) >= MIN_CONTRAST:
-            return colour.astype(np.float32)
+def _colour_of(rng, category: int) -> np.ndarray:
+    """A colour (3,) RGB, 0 to 255, of the class's family: its hue, more than half saturated, of any shade."""
+    hue = category / len(CATEGORIES) + rng.uniform(-HUE_SPREAD, HUE_SPREAD)
+    rgb = colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.65, 1), rng.uniform(0.55, 1))
+    return np.array(rgb, np.float32) * np.float32(255)
 
 
 def _texture(rng, width: int, height: int, colour, strength: float) -> np.ndarray:

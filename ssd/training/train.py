@@ -131,7 +131,7 @@ class Training:
         initialize(self.network, self.seed, self.device.context)
         if run.pretrained_backbone:
             from ssd.model.backbone_onnx import read_backbone
-            load_backbone(self.network, read_backbone(run.pretrained_backbone), run.pretrained_backbone)
+            load_backbone(self.network, read_backbone(run.pretrained_backbone, self.say), run.pretrained_backbone)
             self.say(f"backbone: {run.pretrained_backbone}")
         if run.weights:
             from ssd.model.weights import load_weights

@@ -70,7 +70,7 @@ def test_same_seed_same_bytes(shapes, tmp_path):
 def test_boxes_are_tight():
     """Told apart by colour, the object reaches each of its box's four sides and does not leave it."""
     found = 0
-    for key in range(40):
+    for key in range(120):
         image, objects = draw_image(np.random.default_rng(key), (200, 300), empty=False)
         if len(objects) != 1:
             continue
@@ -93,17 +93,19 @@ def test_boxes_are_tight():
     assert found >= 5
 
 
-def test_colour_does_not_tell_the_class():
-    means = {0: [], 1: [], 2: []}
-    for key in range(120):
+def test_colours_of_a_class_are_one_family_of_hues():
+    """Red, green and blue, each with its spread: families that colour jitter of 18 degrees keeps apart."""
+    hues = {0: [], 1: [], 2: []}
+    for key in range(60):
         image, objects = draw_image(np.random.default_rng(key), (100, 160), empty=False)
+        pixels = np.asarray(image.convert("HSV"), np.float64)[..., 0] * 360 / 255
         for category, (x, y, w, h), _ in objects:
-            means[category].append(np.asarray(image)[y + h // 2, x + w // 2].astype(float))
-    counts = [len(values) for values in means.values()]
-    assert min(counts) > 60
-    averages = np.array([np.mean(values, axis=0) for values in means.values()])
-    # Standard error of a mean of 60 colours of spread 70 is 9: 40 is beyond chance.
-    assert np.ptp(averages, axis=0).max() < 40
+            part = pixels[y + h * 3 // 8:y + h * 5 // 8 + 1, x + w * 3 // 8:x + w * 5 // 8 + 1]
+            hues[category].append((np.median((part - 120 * category + 180) % 360) - 180))
+    for category, found in hues.items():
+        assert len(found) > 30
+        # 0.08 of the circle is 29 degrees; texture and an object on top blur a few
+        assert np.percentile(np.abs(found), 95) < 36 and np.ptp(found) > 40, category
 
 
 def test_existing_folders(shapes, tmp_path):
