@@ -12,7 +12,7 @@ import math
 import os
 import typing
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Tuple
 
 from ssd.errors import UserError
 
@@ -352,10 +352,3 @@ def to_yaml(config: Config) -> str:
     import yaml
     return yaml.safe_dump(dict(recipe=config.recipe, **as_dict(config)), sort_keys=False, default_flow_style=None,
                           width=110)
-
-
-def parent_recipe(name: str) -> Optional[str]:
-    """The recipe that `name` extends, or None."""
-    import yaml
-    with open(recipe_path(name), encoding="utf-8") as file:
-        return (yaml.safe_load(file) or {}).get("extends")

@@ -1,7 +1,6 @@
 """A score that is on its way: computed in another process, told to every rank."""
 from __future__ import annotations
 
-import os
 import sys
 from typing import Dict, Optional, Tuple
 

@@ -36,6 +36,15 @@ def make_output(config: Config) -> str:
     return path
 
 
+def discard_output(path: str) -> None:
+    """Removes what a run that was refused before its start has written, so that its folder can be named again."""
+    for name in ("mlperf.log", "recipe.yaml"):
+        if os.path.exists(os.path.join(path, name)):
+            os.remove(os.path.join(path, name))
+    if not os.listdir(path):
+        os.rmdir(path)
+
+
 def save_recipe(config: Config, path: str) -> None:
     """Writes the settings as run; `load_recipe` reads them back."""
     with open(path, "w", encoding="utf-8") as file:

@@ -26,9 +26,14 @@ def train(config: Config) -> int:
             clear_cache(config, log)
         log.init_start()
         ranks = Ranks()
+        training = Training(config, ranks, log, output)
         try:
             assert ranks.is_first == first, "the launcher's rank and Horovod's differ"
-            Training(config, ranks, log, output).run()
+            training.run()
+        except UserError:
+            if first and training.started is None:
+                setup.discard_output(output)
+            raise
         finally:
             ranks.close()
     return 0
@@ -49,6 +54,7 @@ class Training:
     def __init__(self, config: Config, ranks: Ranks, log, output):
         self.config, self.ranks, self.log, self.output = config, ranks, log, output
         self.first = ranks.is_first
+        self.started = None    # when the clock started [seconds since the epoch]
 
     def say(self, text: str) -> None:
         if self.first:

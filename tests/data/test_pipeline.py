@@ -12,7 +12,7 @@ from nvidia.dali.pipeline import Pipeline
 from PIL import Image
 
 from ssd.config import load_recipe
-from ssd.data.bridge import samples_to_numpy, to_numpy
+from ssd.data.bridge import to_numpy
 from ssd.data.coco import load_coco
 from ssd.data.pipeline import EvaluationLoader, TrainingLoader, encode_boxes, jitter_colour, steps_per_epoch
 from ssd.data.show import denormalise, show_batches

@@ -85,7 +85,8 @@ def test_bad_box(data, tmp_path):
     rewrite(annotations(data), change)
     lines = refused(train(data, tmp_path / "out"), annotations(data))
     assert len(lines) == 1
-    skipped = train(data, tmp_path / "out2", "--skip-bad-annotations", "--max-steps", "1")
+    assert not os.path.exists(tmp_path / "out"), "the folder of a refused run can be named again"
+    skipped = train(data, tmp_path / "out", "--skip-bad-annotations", "--max-steps", "1")
     assert skipped.returncode == 0, skipped.stderr
 
 

@@ -1,0 +1,52 @@
+"""The floors of the package: nothing imports upwards, and files stay small enough to read at a sitting."""
+import ast
+import os
+
+import pytest
+
+ROOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "ssd")
+# The floor of each module, and of each folder where the module itself is not named.
+FLOORS = {"errors": 0, "config": 1, "commandline": 2, "drawing": 2, "page_cache": 2, "mlperf": 3, "model.boxes": 0,
+          "model": 3, "data": 4, "evaluation": 5, "training": 6, "__main__": 7}
+
+
+def floor(module):
+    """Floor of 'ssd.data.coco' and the like."""
+    name = module[len("ssd."):]
+    return FLOORS[name] if name in FLOORS else FLOORS[name.split(".")[0]]
+
+
+def modules():
+    for folder, _, files in os.walk(ROOT):
+        for name in sorted(files):
+            if name.endswith(".py") and name != "__init__.py":
+                path = os.path.join(folder, name)
+                yield "ssd." + os.path.relpath(path, ROOT)[:-3].replace(os.sep, "."), path
+
+
+def imports(path):
+    """Names of this package that a file imports, at the top or inside a function."""
+    with open(path, encoding="utf-8") as file:
+        tree = ast.parse(file.read())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("ssd."))
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ssd":
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                is_module = os.path.exists(os.path.join(ROOT, *full.split(".")[1:]) + ".py")
+                yield full if is_module else node.module
+
+
+@pytest.mark.parametrize("module, path", list(modules()))
+def test_nothing_imports_upwards(module, path):
+    for name in imports(path):
+        assert floor(name) <= floor(module), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module, path", list(modules()))
+def test_files_stay_readable(module, path):
+    with open(path, encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    assert len(lines) <= 360
+    assert max(map(len, lines), default=0) <= 120
