@@ -112,7 +112,7 @@ def test_a_users_mistake_in_the_child_keeps_its_line(annotations, tmp_path):
 
 def test_import_and_help_need_no_pycocotools():
     code = ("import sys; sys.modules['pycocotools'] = sys.modules['mxnet'] = sys.modules['cv2'] = None\n"
-            "from ssd.evaluation import drawing, score_command, scoring; score_command.main(['--help'])")
+            "from ssd import drawing; from ssd.evaluation import score_command, scoring; score_command.main(['--help'])")
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     helped = subprocess.run([sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, check=True)
     assert b"pixels of the original image" in helped.stdout

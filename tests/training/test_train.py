@@ -7,6 +7,11 @@ import mxnet as mx
 import numpy as np
 import pytest
 
+from ssd.config import load_recipe
+from ssd.data.coco import load_coco
+from ssd.data.pipeline import TrainingLoader
+from ssd.model.initialization import initialize
+from ssd.model.ssd import build_model
 from tests.training.tiny import rows, ssd, tiny_data, train
 
 
@@ -33,8 +38,8 @@ def test_what_a_run_leaves(finished):
     folder, result = finished
     assert {"mlperf.log", "recipe.yaml", "summary.json", "train.csv", "evaluation.csv", "weights.params",
             "detections-epoch-1.npz", "detections-epoch-2.npz"} == set(os.listdir(folder))
-    assert [row["step"] for row in rows(folder / "train.csv")] == [str(step) for step in range(1, 7)], \
-        "12 images with a box at most, batches of 4"
+    assert [row["step"] for row in rows(folder / "train.csv")] == ["1", "2", "3", "4"], \
+        "11 images with a box in batches of 4, two epochs"
     assert "target 0.23 not reached" in result.stdout
     assert len(rows(folder / "evaluation.csv")[0]) == 13, "the epoch and COCO's twelve numbers"
 
@@ -95,11 +100,8 @@ def test_weights_start_a_run(finished, data, tmp_path):
 
 
 def test_dry_run_leaves_no_trace():
-    from ssd.config import load_recipe
     from ssd.evaluation.inference import build_inference
     from ssd.model.device import Device
-    from ssd.model.initialization import initialize
-    from ssd.model.ssd import build_model
     from ssd.training.ranks import Ranks
     from ssd.training.step import TrainingStep, dry_run
     config = load_recipe("ssd-resnet34-shapes").with_values(width=0.125, batch_size=2, eval_batch_size=2)
@@ -143,7 +145,12 @@ def twin_data(folder):
                             for row in content["annotations"] if row["image_id"] == image["id"]]
     with open(path, "w") as file:
         json.dump(dict(content, images=images, annotations=annotations), file)
-    seed = next(seed for seed in range(1000) if len(set(np.random.default_rng(seed).permutation(8)[:4] % 4)) == 4)
+    dataset = load_coco(path, os.path.join(source, "train2017"))
+    config = load_recipe("ssd-resnet34-shapes").with_values(batch_size=4, augment=False)
+
+    def share(seed):
+        return set(next(TrainingLoader(config, dataset, None, rank=0, size=2, seed=seed)).indices % 4)
+    seed = next(seed for seed in range(1000) if len(share(seed)) == 4)
     return source, seed
 
 
@@ -159,10 +166,15 @@ def test_one_rank_and_two_ranks_take_the_same_first_step(tmp_path):
     losses = [[float(row[name]) for name in ("class_loss", "offset_loss")]
               for run in ("one", "two") for row in rows(tmp_path / run / "train.csv")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    start = build_model(load_recipe(str(tmp_path / "one" / "recipe.yaml")))
+    initialize(start, seed, mx.cpu())
     weights = [mx.nd.load(str(tmp_path / run / "weights.params")) for run in ("one", "two")]
-    for name, value in weights[0].items():
-        ours, theirs = value.asnumpy(), weights[1][name].asnumpy()
-        np.testing.assert_allclose(ours, theirs, atol=1e-4 * max(1, np.abs(ours).max()), err_msg=name)
+    for name, parameter in start._collect_params_with_prefix().items():
+        before = parameter.data().asnumpy()
+        one_step, two_step = (value[name].asnumpy() - before for value in weights)
+        # Rounding flips a ReLU or the choice of a hard negative here and there; a sum instead of a mean over ranks,
+        # or a rank left out, would be a difference of the size of the step itself.
+        assert np.linalg.norm(two_step - one_step) <= 0.05 * np.linalg.norm(one_step), name
     assert two.stdout.count("run_stop") == 1, "rank 0 alone writes the log"
 
 
