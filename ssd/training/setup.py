@@ -46,9 +46,9 @@ def discard_output(path: str) -> None:
 
 
 def save_recipe(config: Config, path: str) -> None:
-    """Writes the settings as run; `load_recipe` reads them back."""
+    """Writes the settings as run, but for the run's folder, which cannot be used again."""
     with open(path, "w", encoding="utf-8") as file:
-        file.write("# The settings of this run, flags included.\n" + to_yaml(config))
+        file.write("# The settings of this run, flags included.\n" + to_yaml(config.with_values(output="")))
 
 
 def describe(config: Config, device, ranks_size: int) -> str:

@@ -22,13 +22,13 @@ def train(config: Config) -> int:
     with MLPerfLog(os.path.join(output, "mlperf.log") if first else None, enabled=first) as log:
         run = config.run
         log.submission(run.submission_org, run.submission_platform, run.submission_division, run.submission_status)
-        if run.clear_cache and first:
-            clear_cache(config, log)
         log.init_start()
         ranks = Ranks()
         training = Training(config, ranks, log, output)
         try:
-            assert ranks.is_first == first, "the launcher's rank and Horovod's differ"
+            if ranks.is_first != first:
+                raise UserError(f"the launcher says rank {rank_from_environment()}, Horovod rank {ranks.rank} of "
+                                f"{ranks.size}: it was built without MPI, or another launcher's variables are set")
             training.run()
         except UserError:
             if first and training.started is None:
@@ -37,15 +37,6 @@ def train(config: Config) -> int:
         finally:
             ranks.close()
     return 0
-
-
-def clear_cache(config: Config, log) -> None:
-    from ssd.page_cache import drop_caches
-    dropped = drop_caches([config.data.data_dir])
-    if dropped:
-        log.cache_clear(dropped)
-    else:
-        print("file cache: nothing could be dropped, no cache_clear is logged", flush=True)
 
 
 class Training:
@@ -90,6 +81,7 @@ class Training:
 
         self.device = choose_device(config, ranks.local_rank)
         self.train_set, self.val_set = self.load_datasets()
+        self.clear_cache()
         self.global_batch = config.training.batch_size * ranks.size
         samples = len(self.train_set.images_with_boxes)
         if samples < self.global_batch:
@@ -131,6 +123,17 @@ class Training:
                 raise failure or UserError("another rank refused the data set")
         return sets
 
+    def clear_cache(self) -> None:
+        """Drops the file cache of every node, after the check above may have filled it, and logs what was dropped."""
+        if not self.config.run.clear_cache:
+            return
+        from ssd.page_cache import drop_caches
+        dropped = drop_caches([self.config.data.data_dir]) if self.ranks.local_rank == 0 else "by another rank"
+        if self.ranks.mean(np.array([bool(dropped)], float), "file cache dropped")[0] == 1:
+            self.log.cache_clear(dropped)
+        else:
+            self.say("file cache: nothing could be dropped on a node, no cache_clear is logged")
+
     def initialize_weights(self) -> None:
         from ssd.model.initialization import initialize, load_backbone
         run = self.config.run
@@ -143,6 +146,8 @@ class Training:
             from ssd.model.weights import load_weights
             load_weights(self.network, run.weights)
             self.say(f"weights: {run.weights}")
+        if not (run.pretrained_backbone or run.weights):
+            self.say("backbone: random weights, as no --pretrained-backbone is given")
         self.ranks.broadcast_parameters(self.network.collect_params())
 
     def log_hyperparameters(self, samples: int) -> None:
