@@ -5,17 +5,20 @@ import sys
 
 from ssd.commandline import Parser, add_settings, read_settings, run
 from ssd.config import nearest
+from ssd.threads import use_all_cores
 
 COMMANDS = ("train", "evaluate", "score", "make-shapes")
 DESCRIPTION = """Trains, evaluates and scores single-shot detectors: an MLPerf benchmark on MXNet, DALI and Horovod."""
 
 
 def _train(args) -> int:
+    use_all_cores()
     from ssd.training.train import train
     return train(read_settings(args))
 
 
 def _evaluate(args) -> int:
+    use_all_cores()
     from ssd.evaluation.evaluate_command import run as evaluate
     return evaluate(args)
 

@@ -1,0 +1,25 @@
+"""How many OpenMP threads MXNet's CPU operators get."""
+from __future__ import annotations
+
+import os
+
+# Processes of this run on this machine, as mpirun, horovodrun and srun say it.
+_LOCAL_SIZE_VARIABLES = ("HOROVOD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_NTASKS_PER_NODE")
+
+
+def use_all_cores() -> int:
+    """Sets OMP_NUM_THREADS, where the user has not, to the cores of this process's share; returns the value in force.
+
+    To be called before MXNet is imported. Left alone, MXNet takes half of the cores that it sees, whether they are
+    hyper-threads or not: of two real cores one stays idle (SSD-ResNet34, batch 4: 0.80 images/s with one thread, 1.42
+    with two). Several ranks on a machine share its cores.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdigit() and int(given) > 0:
+        return int(given)
+    cores = len(os.sched_getaffinity(0))
+    local_size = next((int(os.environ[name]) for name in _LOCAL_SIZE_VARIABLES
+                       if os.environ.get(name, "").isdigit()), 1)
+    threads = max(1, cores // max(1, local_size))
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    return threads
