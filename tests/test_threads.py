@@ -8,7 +8,8 @@ from ssd.threads import use_all_cores
 
 @pytest.fixture
 def machine(monkeypatch):
-    for name in ("OMP_NUM_THREADS", "HOROVOD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_NTASKS_PER_NODE"):
+    monkeypatch.setenv("OMP_NUM_THREADS", "")  # set, not deleted: only then is what the function sets taken back
+    for name in ("HOROVOD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_NTASKS_PER_NODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
     return monkeypatch
@@ -23,4 +24,3 @@ def test_a_ranks_share_of_the_cores(machine, variables, threads):
         machine.setenv(name, value)
     assert use_all_cores() == threads
     assert os.environ["OMP_NUM_THREADS"] == str(threads)
-    machine.setenv("OMP_NUM_THREADS", "")  # so that it is taken back at the end
