@@ -1,0 +1,41 @@
+"""Runs on each of the ranks of test_ranks.py; ends with status 0 and a line if everything was as it should be."""
+import mxnet as mx
+import numpy as np
+
+from ssd.training.ranks import Ranks, rank_from_environment
+
+ranks = Ranks()
+rank, size = ranks.rank, ranks.size
+assert rank_from_environment() == rank and ranks.is_first == (rank == 0)
+
+everyone = np.arange(size)
+assert np.array_equal(ranks.mean(np.array([rank, 10.0 * rank]), "mean"), [everyone.mean(), 10 * everyone.mean()])
+# 2^53 - 1: what float32 would round must survive
+assert ranks.from_first(2.0 ** 53 - 1 if rank == 0 else -1, "number") == 2.0 ** 53 - 1
+assert np.array_equal(ranks.all_from_first(np.array([rank, np.nan]), "array"), [0, np.nan], equal_nan=True)
+
+# Rank r has r rows, rank 0 none.
+rows = np.array([[100.0 * rank + row, 1 / 3] for row in range(rank)]).reshape(-1, 2)
+wanted = [[100.0 * other + row, 1 / 3] for other in range(size) for row in range(other)]
+for turn in range(2):
+    assert ranks.gather(rows, "rows").tolist() == wanted
+
+arrays = [mx.nd.full((3,), rank), mx.nd.full((2, 2), 2 * rank)]
+ranks.average_in_place(arrays, "statistics")
+assert (arrays[0].asnumpy() == everyone.mean()).all() and (arrays[1].asnumpy() == 2 * everyone.mean()).all()
+
+network = mx.gluon.nn.Dense(2, in_units=3)
+network.initialize(mx.init.Constant(rank + 1))
+ranks.broadcast_parameters(network.collect_params())
+assert (network.weight.data().asnumpy() == 1).all()
+
+# Rank r's gradient of each weight is r + 1, its batch 2: the mean over ranks and batch is what moves the weights.
+trainer = ranks.trainer(network.collect_params(), learning_rate=1.0, momentum=0.9, wd=0.0)
+with mx.autograd.record():
+    loss = network(mx.nd.full((2, 3), rank + 1))
+loss.backward()
+trainer.step(2)
+np.testing.assert_allclose(network.weight.data().asnumpy(), 1 - (everyone + 1).mean(), rtol=1e-6)
+
+print(f"rank {rank} of {size} is content", flush=True)
+ranks.close()
