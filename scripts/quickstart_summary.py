@@ -4,6 +4,7 @@ Usage: quickstart_summary.py RUN_FOLDER DATA_FOLDER. Exit status 0 if the target
 """
 from __future__ import annotations
 
+import colorsys
 import csv
 import json
 import os
@@ -41,17 +42,21 @@ def draw_detections(run_folder: str, config, epoch: int) -> str:
                         report=lambda line: None)
     found = Detections.from_npz(os.path.join(run_folder, f"detections-epoch-{epoch}.npz"))
     names = dict(zip(dataset.category_ids, dataset.category_names))
+    # Hues evenly apart; the first is yellow.
+    colors = {name: tuple(round(255 * part) for part in colorsys.hsv_to_rgb((1 / 6 + index / len(names)) % 1, 1, 1))
+              for index, name in enumerate(dataset.category_names)}
     pictures = []
     for index in range(min(COLUMNS * ROWS, dataset.num_images)):
         path = os.path.join(dataset.image_folder, dataset.file_names[index])
         image = np.ascontiguousarray(cv2.imread(path)[:, :, ::-1])
         truth = dataset.box_image == index
-        image = draw_boxes(image, dataset.boxes_ltrb[truth],
-                           [dataset.category_names[label - 1] for label in dataset.box_classes[truth]])
+        # Ground truth is dashed and has no name, to leave room for the detections' names.
+        image = draw_boxes(image, dataset.boxes_ltrb[truth], [""] * int(truth.sum()))
         chosen = (found.image_id == dataset.image_ids[index]) & (found.score >= SCORE_SHOWN)
         boxes = found.boxes_xywh[chosen]
         pictures.append(draw_boxes(image, np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1),
-                                   [names[category] for category in found.category_id[chosen]], found.score[chosen]))
+                                   [names[category] for category in found.category_id[chosen]], found.score[chosen],
+                                   colors))
     path = os.path.join(run_folder, "detections.png")
     save_image(path, mosaic(pictures, COLUMNS, CELL))
     return path
