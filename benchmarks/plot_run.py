@@ -33,7 +33,7 @@ def main(run_folder: str, out: str) -> None:
         right.set(ylabel="mAP", ylim=(0, None))
         more = right.get_legend_handles_labels()
         handles, labels = handles + more[0], labels + more[1]
-    axis.legend(handles, labels)
+    axis.legend(handles, labels, loc="lower left" if len(scores) > 1 else "upper right")
     figure.tight_layout()
     figure.savefig(out)
     print(out)
