@@ -47,7 +47,8 @@ def detect_all(config, weights: str):
     initialize(network, 0, device.context)
     load_weights(network, weights)
     inference, _ = build_inference(config, network, device)
-    loader = EvaluationLoader(config, dataset, rank=0, size=1, device=device.kind, device_id=device.index)
+    loader = EvaluationLoader(config, dataset, rank=0, size=1, device=device.kind, device_id=device.index,
+                              pad_channels=network.input_channels == 4)
     try:
         rows = detect(inference, loader, dataset.sizes)
     finally:

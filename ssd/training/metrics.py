@@ -1,4 +1,4 @@
-"""What a run measures: progress lines for people, metrics.csv and summary.json for programs."""
+"""What a run measures: progress lines for people, CSV files and summary.json for programs."""
 from __future__ import annotations
 
 import csv
