@@ -72,10 +72,15 @@ def add_settings(parser: argparse.ArgumentParser, sections: Iterable[str]) -> No
                 group.add_argument(flag, "--no-" + flag[2:], action=_OnOff, nargs=0, help=text, **options)
             else:
                 several = isinstance(default, tuple)
-                group.add_argument(flag, help=text, nargs="*" if several else None, metavar=(
-                    "{" + ",".join(field.metadata["choices"]) + "}" if field.metadata["choices"]
-                    else {int: "N", float: "X", tuple: "N"}.get(type(default), "PATH" if field.name.endswith(
-                        ("dir", "images", "annotations", "backbone", "weights", "output")) else "TEXT")), **options)
+                group.add_argument(flag, help=text, nargs="*" if several else None,
+                                   metavar=_metavar(field, default), **options)
+
+
+def _metavar(field, default) -> str:
+    if field.metadata["choices"]:
+        return "{" + ",".join(field.metadata["choices"]) + "}"
+    paths = ("dir", "images", "annotations", "backbone", "weights", "output", "resume")
+    return {int: "N", float: "X", tuple: "N"}.get(type(default), "PATH" if field.name.endswith(paths) else "TEXT")
 
 
 def read_settings(args: argparse.Namespace, recipe: str = None) -> settings.Config:

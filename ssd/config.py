@@ -1,6 +1,6 @@
 """The settings of a run: one tree of frozen dataclasses, read from a recipe file and then from flags.
 
-A recipe is a YAML file with one section per dataclass below. `extends: NAME` takes every value of another
+A recipe is a YAML file with one section per dataclass of ssd.sections. `extends: NAME` takes every value of another
 recipe first, so that a small recipe shows just what it changes. Later wins: recipe < flag. Every value is
 checked where it is read; an unknown name is refused with the nearest one that exists.
 """
@@ -15,139 +15,11 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Tuple
 
 from ssd.errors import UserError
+from ssd.sections import (
+    ModelConfig, DefaultBoxConfig, LossConfig, DetectionConfig, AugmentationConfig, DataConfig, TrainingConfig,
+    EvaluationConfig, RunConfig, RecoveryConfig)
 
 RECIPE_FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recipes")
-
-
-def _setting(help: str, *, choices=None, minimum=None, above=None, maximum=None, flag=True, **default):
-    """A field with its help text (with the unit), its allowed values, and whether it has a flag of its own."""
-    return dataclasses.field(metadata=dict(help=help, choices=choices, minimum=minimum, above=above,
-                                           maximum=maximum, flag=flag), **default)
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """What the network is. Channel counts are those of the full network; `width` scales them all."""
-    detector: str = _setting("detector family", choices=("ssd",))
-    backbone: str = _setting("backbone", choices=("resnet34",))
-    width: float = _setting("factor on every channel count of backbone and extra features", above=0, maximum=4)
-    image_size: int = _setting("side of the square input [pixels]", minimum=32)
-    num_classes: int = _setting("classes, background included", minimum=2)
-    layout: str = _setting("memory layout of activations (NHWC needs a GPU)", choices=("NCHW", "NHWC"))
-    dtype: str = _setting("type of weights and activations (float16 needs a GPU)", choices=("float32", "float16"))
-    batch_norm_epsilon: float = _setting("added to the variance in BatchNorm", above=0)
-    batch_norm_momentum: float = _setting("share of the old running statistics kept per step", minimum=0, maximum=1)
-    extra_channels: Tuple[Tuple[int, int], ...] = _setting(
-        "per extra block: channels of its 1x1 and of its 3x3 convolution", flag=False)
-    extra_strides: Tuple[int, ...] = _setting("per extra block: stride of its 3x3 convolution", flag=False)
-    extra_pads: Tuple[int, ...] = _setting("per extra block: padding of its 3x3 convolution", flag=False)
-
-
-@dataclass(frozen=True)
-class DefaultBoxConfig:
-    """Default boxes, their matching to ground truth, and the scale of encoded offsets."""
-    steps: Tuple[float, ...] = _setting("per feature map: distance of neighbouring centres [pixels]", flag=False)
-    scales: Tuple[float, ...] = _setting("per feature map and one more: side of the square box [pixels]", flag=False)
-    aspect_ratios: Tuple[Tuple[float, ...], ...] = _setting(
-        "per feature map: ratios a; each gives a box a:1 and a box 1:a", flag=False)
-    center_variance: float = _setting("unit of encoded centre offsets", above=0)
-    size_variance: float = _setting("unit of encoded log sizes", above=0)
-    matching_iou: float = _setting("a default box is positive above this IoU", above=0, maximum=1)
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    negatives_per_positive: float = _setting("hard negatives kept per positive box", minimum=0)
-
-
-@dataclass(frozen=True)
-class DetectionConfig:
-    """From the network's output to detections."""
-    score_threshold: float = _setting("boxes of at most this score are dropped", minimum=0, maximum=1)
-    boxes_per_class: int = _setting("best boxes of each class that enter suppression", minimum=1)
-    nms_iou: float = _setting("a box of at least this IoU with a better one of its class is dropped",
-                              above=0, maximum=1)
-    boxes_per_image: int = _setting("best detections of an image that are kept", minimum=1)
-
-
-@dataclass(frozen=True)
-class AugmentationConfig:
-    """Random changes of training images, in the order in which they are applied."""
-    augment: bool = _setting("apply the random changes of this section at all")
-    crop_min_iou: Tuple[float, ...] = _setting("choices of the least IoU of a box with the crop (0: any)", flag=False)
-    crop_scale: Tuple[float, float] = _setting("side of the crop, least and greatest share of the image's", flag=False)
-    crop_aspect: Tuple[float, float] = _setting("aspect ratio of the crop, least and greatest", flag=False)
-    crop_attempts: int = _setting("crops tried per choice (the log's max_samples: 1 or 50)", minimum=1)
-    flip_probability: float = _setting("probability of a horizontal flip", minimum=0, maximum=1)
-    brightness: float = _setting("brightness factor drawn from 1 +- this", minimum=0, maximum=1)
-    contrast: float = _setting("contrast factor drawn from 1 +- this", minimum=0, maximum=1)
-    saturation: float = _setting("saturation factor drawn from 1 +- this", minimum=0, maximum=1)
-    hue: float = _setting("hue turned by +- this [degrees]", minimum=0, maximum=180)
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where the data set lies (COCO's folder layout) and how it is read."""
-    train_annotations: str = _setting("training annotations [file, relative to --data-dir]")
-    train_images: str = _setting("training images [folder, relative to --data-dir]")
-    val_annotations: str = _setting("validation annotations [file, relative to --data-dir]")
-    val_images: str = _setting("validation images [folder, relative to --data-dir]")
-    pixel_mean: Tuple[float, float, float] = _setting("mean of R, G, B [0..1]", flag=False)
-    pixel_std: Tuple[float, float, float] = _setting("standard deviation of R, G, B [0..1]", flag=False)
-    decode: str = _setting("where JPEGs are decoded: cpu; gpu; cache = gpu, each image once, kept in GPU memory",
-                           choices=("cpu", "gpu", "cache"))
-    cache_size: int = _setting("decoded-image cache per GPU, with --decode cache [MiB]", minimum=0)
-    data_threads: int = _setting("CPU threads of the data pipeline per rank", minimum=1)
-    prefetch: int = _setting("batches the data pipeline works ahead", minimum=1)
-    check_images: str = _setting("how image files are checked before training: exists; header; decode them once",
-                                 choices=("exists", "header", "decode"))
-    skip_bad_annotations: bool = _setting("leave out bad annotations and images instead of refusing the data set")
-    data_dir: str = _setting("the data set [folder]", default="data/coco")
-    cache_dir: str = _setting("results of data set checks are kept here [folder]; default: the user's cache folder",
-                              default="")
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """SGD with momentum: m = momentum m + lr (gradient + weight_decay w); w -= m."""
-    batch_size: int = _setting("images per rank and step", minimum=1)
-    epochs: int = _setting("epochs at most", minimum=1)
-    base_lr: float = _setting("learning rate per `lr_batch` images of the global batch", above=0)
-    lr_batch: int = _setting("global batch at which the learning rate is base_lr [images]", minimum=1)
-    momentum: float = _setting("momentum", minimum=0, maximum=1)
-    weight_decay: float = _setting("weight decay, on every parameter", minimum=0)
-    warmup_epochs: float = _setting("linear warm-up [epochs]", minimum=0)
-    warmup_factor: float = _setting("warm-up starts at (1 - 2^-this) of the full rate", minimum=0)
-    decay_epochs: Tuple[int, ...] = _setting("the rate is multiplied after each of these epochs [epochs]")
-    decay_factor: float = _setting("factor on the rate at each decay", above=0, maximum=1)
-    loss_scale: float = _setting("static factor on the loss before backward, with float16", above=0)
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    target: float = _setting("training stops at this mAP [0..1]", minimum=0, maximum=1)
-    eval_every: int = _setting("epochs between evaluations, the first after as many", minimum=1)
-    eval_batch_size: int = _setting("images per rank and evaluation step", minimum=1)
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """What changes from run to run but not the result that is sought."""
-    seed: int = _setting("seed of everything random; -1: drawn at start and logged",
-                         minimum=-1, maximum=2 ** 31 - 1, default=-1)
-    device: str = _setting("where the network runs; auto: gpu where there is one",
-                           choices=("auto", "cpu", "gpu"), default="auto")
-    output: str = _setting("folder of the run, new or empty; default: runs/RECIPE-TIME", default="")
-    pretrained_backbone: str = _setting("ImageNet weights of the backbone [ONNX file]; default: random", default="")
-    weights: str = _setting("start from these weights of the whole network [.params file]", default="")
-    log_interval: int = _setting("steps between progress lines; the loss is read as often", minimum=1, default=20)
-    max_steps: int = _setting("end after so many steps, 0: no limit (for trials)", minimum=0, default=0)
-    clear_cache: bool = _setting("drop the file cache before the run and log it", default=False)
-    submission_org: str = _setting("organisation in the MLPerf log", default="unnamed")
-    submission_platform: str = _setting("system in the MLPerf log", default="unnamed")
-    submission_division: str = _setting("division in the MLPerf log", choices=("closed", "open"), default="closed")
-    submission_status: str = _setting("status in the MLPerf log", default="onprem",
-                                      choices=("cloud", "onprem", "preview", "research"))
 
 
 @dataclass(frozen=True)
@@ -163,6 +35,7 @@ class Config:
     training: TrainingConfig
     evaluation: EvaluationConfig
     run: RunConfig
+    recovery: RecoveryConfig
 
     def with_values(self, **values) -> "Config":
         """A copy with other settings, by their (unique) names; checked like a recipe's."""
