@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from PIL import Image
 from ssd.config import load_recipe
 from ssd.data.bridge import to_numpy
 from ssd.data.coco import load_coco
-from ssd.data.pipeline import EvaluationLoader, TrainingLoader, encode_boxes, jitter_colour, steps_per_epoch
+from ssd.data.graphs import encode_boxes, training_pipeline
+from ssd.data.pipeline import EvaluationLoader, TrainingLoader, steps_per_epoch
 from ssd.data.show import denormalise, show_batches
 from ssd.errors import UserError
 from tests.reference import vectors
@@ -184,16 +186,15 @@ def test_crops_and_flips_are_drawn_as_in_the_reference(tmp_path):
         assert distance < 1.63 * np.sqrt(2 / len(ours))
 
 
-def jittered(image, count, **only):
-    """`count` results of the recipe's colour changes, all but `only` switched off."""
-    off = dict(brightness=0, contrast=0, saturation=0, hue=0)
-    augmentation = RECIPE.with_values(**dict(off, **only)).augmentation
-    pipeline = Pipeline(batch_size=count, num_threads=2, device_id=None)
-    with pipeline:
-        images = fn.external_source(source=lambda: [image] * count, layout="HWC")
-        pipeline.set_outputs(jitter_colour(images, augmentation, [11, 12, 13, 14]))
-    pipeline.build()
-    return to_numpy(pipeline.run()[0])
+def jittered(folder, image, **only):
+    """200 results of the recipe's colour changes, all but `only` switched off, on images that nothing else changes."""
+    folder.mkdir()
+    dataset = make_dataset(folder, [Image.fromarray(image)] * 20, [[(4, 4, 20, 20, 1)]] * 20)
+    off = dict(brightness=0, contrast=0, saturation=0, hue=0, crop_min_iou=(), flip_probability=0)
+    config = settings(batch_size=20, **{**off, **only})
+    loader = TrainingLoader(config, dataset, None)
+    images = np.concatenate([next(loader).images.asnumpy() for _ in range(10)]).astype(np.float64)
+    return 255 * (images.transpose(0, 2, 3, 1) * config.data.pixel_std + config.data.pixel_mean)
 
 
 def covers(values, low, high):
@@ -203,25 +204,26 @@ def covers(values, low, high):
             and abs(np.mean(values) - (low + high) / 2) < (high - low) * .08)
 
 
-def test_colours_change_within_the_recipes_ranges():
+def test_colours_change_within_the_recipes_ranges(tmp_path):
     random = np.random.RandomState(0)
-    image = random.randint(100, 150, (20, 30, 3)).astype(np.uint8)
-    image[:10, :, 0] += 40
+    image = random.randint(100, 150, (32, 32, 3)).astype(np.uint8)
+    image[:16, :, 0] += 40
     exact = image.astype(np.float64)
     to_yiq = np.array([[.299, .587, .114], [.596, -.274, -.321], [.211, -.523, .311]]).T
 
-    assert np.abs(jittered(image, 2) - exact).max() <= 1
-    bright = jittered(image, 200, brightness=RECIPE.augmentation.brightness) / exact
+    assert np.abs(jittered(tmp_path / "none", image) - exact).max() <= 1
+    bright = jittered(tmp_path / "brightness", image, brightness=RECIPE.augmentation.brightness) / exact
     assert bright.std((1, 2, 3)).max() < .02 and covers(bright.mean((1, 2, 3)), 1 - .125, 1 + .125)
-    contrast = jittered(image, 200, contrast=RECIPE.augmentation.contrast)
+    contrast = jittered(tmp_path / "contrast", image, contrast=RECIPE.augmentation.contrast)
     assert np.abs(contrast.mean((1, 2, 3)) - exact.mean()).max() < 1
     assert covers(contrast.std((1, 2, 3)) / exact.std(), 1 - .5, 1 + .5)
 
     yiq = exact.mean((0, 1)) @ to_yiq
-    saturated = jittered(image, 200, saturation=RECIPE.augmentation.saturation).mean((1, 2)) @ to_yiq
+    saturated = jittered(tmp_path / "saturation", image, saturation=RECIPE.augmentation.saturation)
+    saturated = saturated.mean((1, 2)) @ to_yiq
     assert np.abs(saturated[:, 0] - yiq[0]).max() < 1
     assert covers(np.hypot(*saturated[:, 1:].T) / np.hypot(*yiq[1:]), 1 - .5, 1 + .5)
-    turned = jittered(image, 200, hue=RECIPE.augmentation.hue).mean((1, 2)) @ to_yiq
+    turned = jittered(tmp_path / "hue", image, hue=RECIPE.augmentation.hue).mean((1, 2)) @ to_yiq
     assert np.abs(turned[:, 0] - yiq[0]).max() < 1
     assert np.abs(np.hypot(*turned[:, 1:].T) - np.hypot(*yiq[1:])).max() < 1
     assert covers(np.degrees(np.arctan2(turned[:, 2], turned[:, 1]) - np.arctan2(yiq[2], yiq[1])), -18, 18)
@@ -273,35 +275,96 @@ def test_nhwc_and_float16(tmp_path, pad_channels):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_ranks_share_each_pass(tmp_path, size):
+def test_ranks_share_each_epoch(tmp_path, size):
     dataset = grey_dataset(tmp_path, 11, without_box=(4,))
     loaders = [TrainingLoader(settings(batch_size=1), dataset, None, rank=rank, size=size, seed=5)
                for rank in range(size)]
-    shares = [10 * (rank + 1) // size - 10 * rank // size for rank in range(size)]
-    passes = []
+    epochs = []
     for _ in range(3):
-        found = [int(next(loader).indices[0]) for loader, share in zip(loaders, shares) for _ in range(share)]
-        assert sorted(found) == [0, 1, 2, 3, 5, 6, 7, 8, 9, 10]
-        passes.append(found)
-    assert passes[0] != sorted(passes[0]) and passes[0] != passes[1] != passes[2]
+        found = [int(next(loader).indices[0]) for _ in range(10 // size) for loader in loaders]
+        assert len(found) == len(set(found)) == 10 // size * size and set(found) < set(range(11)) - {4} | {11}
+        epochs.append(found)
+    assert epochs[0] != sorted(epochs[0]) and epochs[0] != epochs[1] != epochs[2]
 
 
-def test_the_seed_decides(tmp_path):
-    images = [photo(60, 50, seed) for seed in range(12)]
-    dataset = make_dataset(tmp_path, images, [[(10, 10, 30, 30, 1)]] * 12)
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """13 pictures with one to three boxes each: three steps of 4 and one image left over."""
+    random, boxes = np.random.RandomState(2), []
+    for index in range(13):
+        corners = random.randint(0, 40, (1 + index % 3, 2)).tolist()
+        boxes.append([(left, top, left + 9 + index, top + 20 - index, 1 + index % 3)
+                      for left, top in corners])
+    return make_dataset(tmp_path_factory.mktemp("photos"), [photo(60, 60, seed) for seed in range(13)], boxes)
 
-    def stream(**arguments):
-        loader = TrainingLoader(settings(), dataset, ANCHORS, **arguments)
-        batches = [next(loader) for _ in range(5)]
-        parts = [[batch.images.asnumpy(), batch.offsets.asnumpy(), batch.classes.asnumpy(), batch.indices]
-                 for batch in batches]
-        return [np.concatenate(part) for part in zip(*parts)]
 
-    first, again, other, rank = stream(seed=7), stream(seed=7), stream(seed=8), stream(seed=7, rank=1, size=2)
-    for ours, same, different in zip(first, again, other):
-        np.testing.assert_array_equal(ours, same)
-        assert not np.array_equal(ours, different)
-    assert not np.array_equal(first[0], rank[0])
+def stream(dataset, steps, batch_size=4, device="cpu", values=(), **arguments):
+    """Per step: its number and (images, offsets, classes, indices)."""
+    config = settings(batch_size=batch_size, **dict(values))
+    loader = TrainingLoader(config, dataset, ANCHORS, device=device, **arguments)
+    result = []
+    for batch in (next(loader) for _ in range(steps)):
+        result.append((batch.step, [batch.images.asnumpy(), batch.offsets.asnumpy(), batch.classes.asnumpy(),
+                                    batch.indices]))
+    loader.close()
+    return result
+
+
+def assert_same(streams, others):
+    assert len(streams) == len(others)
+    for (step, ours), (other_step, theirs) in zip(streams, others):
+        assert step == other_step
+        for one, other in zip(ours, theirs):
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one, other)
+
+
+def test_the_seed_decides(photos):
+    first, other = stream(photos, 5, seed=7), stream(photos, 5, seed=8)
+    assert [step for step, _ in first] == list(range(5))
+    for (_, ours), (_, different) in zip(first, other):
+        assert not any(np.array_equal(one, another) for one, another in zip(ours, different))
+
+
+@pytest.mark.parametrize("values", [{}, dict(data_threads=1), dict(data_threads=4), dict(prefetch=1), dict(prefetch=4)])
+def test_threads_and_prefetch_change_nothing(photos, values):
+    assert_same(stream(photos, 5, seed=7, values=values), stream(photos, 5, seed=7))
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_any_step_can_be_the_first(photos, augment):
+    whole = stream(photos, 8, seed=7, values=dict(augment=augment))
+    for first in (1, 2, 3, 5):
+        assert_same(stream(photos, 8 - first, seed=7, first_step=first, values=dict(augment=augment)), whole[first:])
+    [(step, late)] = stream(photos, 1, seed=7, first_step=10 ** 9)
+    assert step == 10 ** 9 and not np.array_equal(late[0], whole[0][1][0])
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_the_number_of_ranks_changes_nothing(photos, size):
+    shares = [stream(photos, 5, batch_size=4 // size, rank=rank, size=size, seed=7, first_step=1)
+              for rank in range(size)]
+    together = [(steps[0][0], [np.concatenate(parts) for parts in zip(*[arrays for _, arrays in steps])])
+                for steps in zip(*shares)]
+    assert_same(together, stream(photos, 5, seed=7, first_step=1))
+
+
+def test_the_image_cache_has_a_stream_of_its_own(photos, monkeypatch):
+    # Its graph, on the CPU: DALI takes the cache's settings there and ignores them.
+    monkeypatch.setattr("ssd.data.pipeline.training_pipeline", lambda *positional, **named: training_pipeline(
+        *positional, **{**named, "device": "cpu"}))
+    cache = dict(device="gpu", values=dict(decode="cache", cache_size=100))
+    streams = [stream(photos, 6, batch_size=2, rank=rank, size=2, seed=7, **cache) for rank in (0, 1)]
+    assert_same(stream(photos, 6, batch_size=2, rank=0, size=2, seed=7, **cache), streams[0])
+    held = [set(np.concatenate([arrays[3] for _, arrays in steps])) for steps in streams]
+    assert held[0] | held[1] == set(range(13)) and len(held[0] & held[1]) <= 1  # each rank keeps its share
+    resumed = stream(photos, 3, batch_size=2, size=2, seed=7, first_step=3, **cache)
+    assert [step for step, _ in resumed] == [3, 4, 5]
+    assert not np.array_equal(resumed[0][1][0], streams[0][0][1][0])
+    assert not np.array_equal(resumed[0][1][0], streams[0][3][1][0])
+    for decode, exact in (("cache", False), ("gpu", True)):
+        config = settings(decode=decode, cache_size=100)
+        assert TrainingLoader(config, photos, None, device="gpu").exact is exact
 
 
 def test_a_batch_larger_than_the_share_is_refused(tmp_path):
@@ -368,6 +431,19 @@ def test_kinds_of_images(tmp_path, mode, extension):
     assert np.abs(denormalise(images.asnumpy(), config)[0] - expected).mean() < (40 if mode == "CMYK" else 2)
 
 
+def test_images_of_a_few_pixels(tmp_path):
+    """A window of less than a pixel is taken for the pixel that it touches."""
+    sizes = [(1, 1), (2, 1), (1, 3), (3, 3)]
+    boxes = [[(width * .8, height * .8, width, height, 1), (0, 0, width * .2, height * .2, 1)]
+             for width, height in sizes]
+    dataset = make_dataset(tmp_path, [Image.new("RGB", size, (200, 100, 50)) for size in sizes], boxes)
+    loader = TrainingLoader(settings(brightness=0, contrast=0, saturation=0, hue=0), dataset, ANCHORS)
+    for _ in range(60):
+        batch = next(loader)
+        assert np.abs(denormalise(batch.images.asnumpy(), settings()) - np.array([200, 100, 50])).max() <= 1
+        assert np.isfinite(batch.offsets.asnumpy()).all()
+
+
 def jpeg(path):
     photo(40, 30).save(path)
     with open(path, "rb") as file:
@@ -385,7 +461,7 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path, damage):
     for make in (lambda: TrainingLoader(settings(), dataset, ANCHORS),
                  lambda: EvaluationLoader(settings(), dataset)):
         loader = make()
-        with pytest.raises(UserError, match=r"image11\.jpg cannot be decoded: .+") as caught:
+        with pytest.raises(UserError, match=r"image11\.jpg cannot be (decoded|read): .+") as caught:
             for _ in range(4):
                 [_ for _, batch in zip(range(3), loader)]
         assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
@@ -413,6 +489,35 @@ except UserError as error:
                             stderr=subprocess.PIPE, universal_newlines=True, timeout=120)
     assert result.returncode == 3, result.stderr
     assert "image2.jpg cannot be decoded" in result.stdout
+
+
+@pytest.mark.parametrize("end", ["close", "forget"])
+def test_no_thread_outlives_its_loader(photos, end):
+    before = set(threading.enumerate())
+    loader = TrainingLoader(settings(data_threads=3), photos, ANCHORS)
+    next(loader)
+    started = set(threading.enumerate()) - before
+    assert started
+    if end == "close":
+        loader.close()
+    del loader  # no cycle keeps it alive, or this would be the garbage collector's
+    assert not any(thread.is_alive() for thread in started)
+
+
+def test_a_process_ends_with_a_loader_at_work():
+    code = f"""
+import sys
+sys.path.insert(0, {REPOSITORY!r})
+from tests.data.test_pipeline import ANCHORS, grey_dataset, settings, TrainingLoader
+import tempfile
+with tempfile.TemporaryDirectory() as folder:
+    loader = TrainingLoader(settings(), grey_dataset(folder, 8), ANCHORS)
+    next(loader)
+print("end")
+"""
+    result = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            universal_newlines=True, timeout=120)
+    assert (result.returncode, result.stdout) == (0, "end\n") and "Error" not in result.stderr, result.stderr
 
 
 def test_nothing_is_left_behind(tmp_path, monkeypatch):

@@ -1,0 +1,229 @@
+"""The DALI graphs for training and evaluation.
+
+Only operators and arguments that DALI 1.5, 1.53 and 2.x all have are used: docs/dali.md lists them. The order and
+the distributions of the augmentation are those of the MLPerf reference (single_stage_detector/ssd, utils.py:
+SSDTransformer).
+"""
+from __future__ import annotations
+
+from typing import Callable, Dict, List, Optional, Sequence
+
+import numpy as np
+from nvidia.dali import backend, fn, math, types
+from nvidia.dali.pipeline import DataNode, Pipeline
+
+from ssd.config import AugmentationConfig, Config, DefaultBoxConfig
+
+# Images that the reader's shuffle buffer holds where images are cached.
+CACHE_SHUFFLE_BUFFER = 4096
+
+Nodes = Dict[str, DataNode]
+
+
+# ---- where training samples come from: nodes by the names of ssd.data.samples' fields
+
+def fed_samples(feed: Callable[[], list], fields: Sequence[str]) -> Nodes:
+    """What `feed()` returns, batch after batch: an array or a list of arrays per field."""
+    return dict(zip(fields, fn.external_source(source=feed, num_outputs=len(fields))))
+
+
+def cached_samples(config: Config, annotations: str, image_folder: str, file_names: Sequence[str], rank: int,
+                   size: int, seeds: Sequence[int]) -> Nodes:
+    """Samples that DALI reads, shuffles and changes by itself, as its cache of decoded images wants it.
+
+    `annotations` is a COCO file whose image ids are indices into the data set; `file_names` are its images, in the
+    order of the first pass before shuffling, the same on every rank. Each rank keeps its share of them, and shuffles
+    it in a buffer. Seven `seeds`.
+    """
+    encoded, boxes, labels, index = fn.readers.coco(
+        file_root=image_folder, annotations_file=annotations, images=list(file_names), ltrb=True, ratio=True,
+        skip_empty=True, size_threshold=0.0, image_ids=True, shard_id=rank, num_shards=size, stick_to_shard=True,
+        random_shuffle=True, initial_fill=max(1, min(CACHE_SHUFFLE_BUFFER, len(file_names) // size)), seed=seeds[0],
+        name="reader")
+    nodes = dict(encoded=encoded, boxes=boxes, labels=labels, index=index)
+    return drawn_by_dali(nodes, config.augmentation, seeds[1:]) if config.augmentation.augment else nodes
+
+
+def drawn_by_dali(nodes: Nodes, augmentation: AugmentationConfig, seeds: Sequence[int]) -> Nodes:
+    """`nodes` with the augmented fields, drawn by DALI's random operators from six `seeds`."""
+    # (left + width) / image width may exceed 1 by rounding, which random_bbox_crop aborts on.
+    anchor, shape, boxes, labels = fn.random_bbox_crop(
+        math.clamp(nodes["boxes"], 0.0, 1.0), nodes["labels"], bbox_layout="xyXY", allow_no_crop=True,
+        thresholds=list(augmentation.crop_min_iou), scaling=list(augmentation.crop_scale),
+        aspect_ratio=list(augmentation.crop_aspect), num_attempts=augmentation.crop_attempts, seed=seeds[0])
+    flip = fn.random.coin_flip(probability=augmentation.flip_probability, seed=seeds[1])
+    return dict(nodes, anchor=anchor, shape=shape, flip=flip, boxes=fn.bb_flip(boxes, ltrb=True, horizontal=flip),
+                labels=labels, hue=_around(0, augmentation.hue, seeds[2]),
+                saturation=_around(1, augmentation.saturation, seeds[3]),
+                contrast=_around(1, augmentation.contrast, seeds[4]),
+                brightness=_around(1, augmentation.brightness, seeds[5]))
+
+
+def operator_seeds(*key: int, count: int) -> List[int]:
+    """`count` seeds in [0, 2^31), one per random operator, independent of each other and between keys."""
+    return [int(word) for word in np.random.SeedSequence(key).generate_state(count) >> 1]
+
+
+def _around(centre: float, spread: float, seed: int):
+    """Uniform over centre +- spread; a plain number where there is nothing to draw."""
+    return fn.random.uniform(range=[centre - spread, centre + spread], seed=seed) if spread else centre
+
+
+# ---- parts
+
+def _reversed(node, *row: int):
+    """The rows of a node of shape (n, *row), `row` empty or one number, in reverse."""
+    rows = fn.reshape(node, shape=[-1, 1, *(row or (1,))], layout="HWC")
+    return fn.reshape(fn.flip(rows, horizontal=0, vertical=1), shape=[-1, *row])
+
+
+def encode_boxes(boxes, labels, default_boxes_ltrb: np.ndarray, settings: DefaultBoxConfig, image_size: int):
+    """Graph nodes (offsets, classes) of ground truth matched to default boxes, with the reference's matching.
+
+    `boxes` (m, 4) float32 ltrb in [0, 1] and `labels` (m,) int32 from 1, m > 0, are nodes on either device;
+    `default_boxes_ltrb` is (N, 4) in units of the image, not clipped. Per sample, offsets are (N, 4) float32:
+    centre x and y, width and height, in units of the variances, 0 where unmatched; classes are (N,) int32, 0
+    where unmatched.
+    """
+    # Among equal IoUs box_encoder takes the last, of default boxes and of ground truth, where the reference
+    # takes the first; only where two boxes of the ground truth claim one default box, the reference takes the
+    # last. Equal IoUs are common: all default boxes inside a large object, or around a small one. So
+    # everything is handed over in reverse, but for the claims, which alone exceed an IoU of 1 in
+    # box_encoder's books. (With one plain box_encoder, 65 default boxes of the reference's 24 samples have
+    # another class than in the reference; like this, none.)
+    arguments = dict(anchors=np.asarray(default_boxes_ltrb, np.float32)[::-1].ravel().tolist(), offset=True,
+                     stds=[settings.center_variance] * 2 + [settings.size_variance] * 2,
+                     scale=float(image_size))  # cancels out but for rounding, where it follows the reference
+    claimed_offsets, claimed = fn.box_encoder(boxes, labels, criteria=1.0, **arguments)
+    offsets, classes = fn.box_encoder(_reversed(boxes, 4), _reversed(labels), criteria=settings.matching_iou,
+                                      **arguments)
+    free = fn.cast(claimed == 0, dtype=types.DALIDataType.INT32)
+    free_rows = fn.cast(fn.stack(free, free, free, free, axis=1), dtype=types.DALIDataType.FLOAT)
+    return _reversed(claimed_offsets + offsets * free_rows, 4), _reversed(claimed + classes * free)
+
+
+def jitter_colour(images, hue, saturation, contrast, brightness):
+    """torchvision's ColorJitter on images (height, width, 3) uint8 RGB, with the given factors (nodes in main memory,
+    a scalar per sample, or plain numbers; the turn of the hue in degrees).
+
+    The result is float32, [0, 255], not rounded. Hue and saturation change in YIQ, where torchvision takes
+    HSV.
+    """
+    # Contrast spreads values around the image's mean, as in torchvision. color_twist, and brightness_contrast
+    # in the submissions, spread them around mid-grey. On 160 COCO images with random factors, the mean
+    # distance to torchvision's result (Pillow backend, random order; levels of 255) was 15.3 for the
+    # unchanged image, 7.3 for color_twist, 7.3 for hsv + brightness_contrast, 3.0 for this. The whole
+    # pipeline took 2.9 ms of CPU an image without colour, 5.1 with color_twist, 7.2 with this;
+    # brightness_contrast with brightness_shift computed from the mean took 5.9, but takes that from main
+    # memory only, where the mean of an image on a GPU is not.
+    images = fn.hsv(images, hue=hue, saturation=saturation)
+    gain, constant = [factor.gpu() if isinstance(factor, DataNode) and images.device == "gpu" else factor
+                      for factor in (brightness * contrast, brightness * (1 - contrast))]
+    return math.clamp(images * gain + fn.reductions.mean(images) * constant, 0.0, 255.0)
+
+
+def _resize(images, size: int):
+    # Pillow's bilinear filter, the reference's, widens with the reduction; in DALI that is the triangular
+    # one.
+    return fn.resize(images, resize_x=size, resize_y=size, min_filter=types.DALIInterpType.INTERP_TRIANGULAR,
+                     mag_filter=types.DALIInterpType.INTERP_LINEAR)
+
+
+def _normalise(images, config: Config, pad_channels: bool, mirror=0):
+    model, data = config.model, config.data
+    return fn.crop_mirror_normalize(
+        images, crop=(model.image_size, model.image_size),
+        output_layout="CHW" if model.layout == "NCHW" else "HWC",
+        dtype=types.DALIDataType.FLOAT16 if model.dtype == "float16" else types.DALIDataType.FLOAT,
+        mean=[255 * value for value in data.pixel_mean], std=[255 * value for value in data.pixel_std],
+        pad_output=pad_channels, mirror=mirror)
+
+
+def decode_images(encoded, window, config: Config, device: str, cache: bool = False):
+    """Images (height, width, 3) uint8 RGB on `device`, cut to `window` (anchor, shape) or whole."""
+    place = "mixed" if device == "gpu" and config.data.decode != "cpu" else "cpu"
+    arguments = dict(device=place, output_type=types.DALIImageType.RGB)
+    if _turns_images():
+        arguments["adjust_orientation"] = False
+    if cache:
+        # Everything is cached, whole, until the memory is used up; the crop differs from epoch to epoch.
+        images = fn.decoders.image(encoded, cache_size=config.data.cache_size, cache_type="threshold",
+                                   cache_threshold=0, **arguments)
+        images = fn.slice(images, *window) if window else images
+    elif window:
+        images = fn.decoders.image_slice(encoded, *window, **arguments)
+    else:
+        images = fn.decoders.image(encoded, **arguments)
+    return images.gpu() if device == "gpu" and place == "cpu" else images
+
+
+def _turns_images() -> bool:
+    """Whether this DALI's decoders turn images as their EXIF data says (2.x does unless told not to; up to 1.53 the
+    CPU decoders cannot). Boxes belong to the pixels as they are stored."""
+    return "adjust_orientation" in backend.GetSchema("decoders__Image").GetArgumentNames()
+
+
+def decoding_pipeline(config: Config, feed: Callable[[], list], device: str, device_id: int) -> Pipeline:
+    """A built pipeline of batches of one image, decoded as in training; `feed()` returns [its bytes (k,) uint8]."""
+    pipeline = Pipeline(batch_size=1, num_threads=1, seed=0, device_id=device_id if device == "gpu" else None,
+                        prefetch_queue_depth=1)
+    with pipeline:
+        pipeline.set_outputs(decode_images(fn.external_source(source=feed), None, config, device))
+    pipeline.build()
+    return pipeline
+
+
+# ---- pipelines
+
+def _new_pipeline(config: Config, batch_size: int, device: str, device_id: int) -> Pipeline:
+    return Pipeline(batch_size=batch_size, num_threads=config.data.data_threads, seed=0,  # what is random has its own
+                    device_id=device_id if device == "gpu" else None,
+                    prefetch_queue_depth=config.data.prefetch)
+
+
+def training_pipeline(config: Config, samples: Callable[[], Nodes], *,
+                      default_boxes_ltrb: Optional[np.ndarray] = None, device: str = "cpu", device_id: int = 0,
+                      pad_channels: bool = False, raw_boxes: bool = False) -> Pipeline:
+    """A built pipeline that decodes, augments and encodes `samples()`, for ever.
+
+    Outputs: images (3, side, side) or (side, side, 3), normalised; with `default_boxes_ltrb` (N, 4) also
+    offsets and classes as of `encode_boxes`; image index (1,) int32; with `raw_boxes` also the boxes (m, 4)
+    float32 ltrb in [0, 1] and labels (m,) int32 that belong to the augmented image. Boxes, labels and index
+    are in main memory but for offsets and classes, which are on the device as the images are. `pad_channels`:
+    a fourth channel of zeros.
+    """
+    augment = config.augmentation.augment
+    pipeline = _new_pipeline(config, config.training.batch_size, device, device_id)
+    with pipeline:
+        nodes = samples()
+        window = (nodes["anchor"], nodes["shape"]) if augment else None
+        images = decode_images(nodes["encoded"], window, config, device, cache=config.data.decode == "cache")
+        images = _resize(images, config.model.image_size)
+        if augment:
+            images = jitter_colour(images, *[nodes[name] for name in ("hue", "saturation", "contrast", "brightness")])
+        outputs = [_normalise(images, config, pad_channels, mirror=nodes["flip"] if augment else 0)]
+        if default_boxes_ltrb is not None:
+            on_device = [nodes[name].gpu() if device == "gpu" else nodes[name] for name in ("boxes", "labels")]
+            outputs += encode_boxes(*on_device, default_boxes_ltrb, config.default_boxes,
+                                    config.model.image_size)
+        pipeline.set_outputs(*outputs, nodes["index"], *([nodes["boxes"], nodes["labels"]] if raw_boxes else []))
+    pipeline.build()
+    return pipeline
+
+
+def evaluation_pipeline(config: Config, annotations: str, image_folder: str, *, device: str = "cpu",
+                        device_id: int = 0, pad_channels: bool = False) -> Pipeline:
+    """A built pipeline over all images of the COCO file `annotations`, in the order of their ids, again and
+    again.
+
+    The last batch of each pass is filled up with its last image. Outputs: images as of `training_pipeline`,
+    resized without keeping their aspect ratio, and image id (1,) int32 in main memory.
+    """
+    pipeline = _new_pipeline(config, config.evaluation.eval_batch_size, device, device_id)
+    with pipeline:
+        encoded, _, _, index = fn.readers.coco(file_root=image_folder, annotations_file=annotations,
+                                               image_ids=True, pad_last_batch=True, name="reader")
+        images = _resize(decode_images(encoded, None, config, device), config.model.image_size)
+        pipeline.set_outputs(_normalise(images, config, pad_channels), index)
+    pipeline.build()
+    return pipeline

@@ -1,0 +1,174 @@
+"""Which images a step of training takes, and how each is changed: functions of the seed and the step alone.
+
+Every random number comes from a stream of its own, NumPy's Philox keyed by the seed and the epoch, with the purpose
+and the place in the epoch in the counter. So any step can be had without those before it, and an image's changes do
+not depend on the number of ranks, threads or resumptions.
+"""
+from __future__ import annotations
+
+import functools
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import Deque, List, Sequence, Tuple
+
+import numpy as np
+
+from ssd.config import Config
+from ssd.data.coco import CocoDataset
+from ssd.data.crops import RandomCrop
+from ssd.errors import UserError
+
+_ORDER, _SAMPLE = 0, 1  # purposes of a stream
+
+# What a sample is made of: the image file's bytes (k,); its place in the data set (1,); boxes (m, 4) ltrb in [0, 1],
+# cropped and flipped, and their labels (m,) from 1; ...
+PLAIN_FIELDS = dict(encoded=np.uint8, index=np.int32, boxes=np.float32, labels=np.int32)
+# ... the window, left and top (2,), width and height (2,), shares of the image; whether to flip it, 0 or 1; the turn
+# of the hue [degrees] and the factors of the other colour changes.
+AUGMENTED_FIELDS = dict(anchor=np.float32, shape=np.float32, flip=np.int32, hue=np.float32, saturation=np.float32,
+                        contrast=np.float32, brightness=np.float32)
+FIELDS = dict(PLAIN_FIELDS, **AUGMENTED_FIELDS)
+_RAGGED = ("encoded", "boxes", "labels")  # of another shape from sample to sample
+
+
+def steps_per_epoch(images: int, global_batch: int) -> int:
+    """Steps of `global_batch` images (all ranks) that make an epoch of `images`: whole batches, at least 1."""
+    return max(1, images // global_batch)
+
+
+def keyed_random(seed: int, epoch: int, purpose: int, position: int = 0) -> np.random.Generator:
+    """The stream of one purpose at one place of an epoch: 2^128 blocks of numbers that no other stream shares."""
+    counter = np.array([0, 0, purpose, position], np.uint64)  # the low words count the blocks drawn
+    return np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=counter))
+
+
+def epoch_order(indices: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """`indices` (n,) in the order of an epoch, counted from 1; the same on every rank."""
+    # By raw words, as NumPy may change its own permutation from one version to the next.
+    words = keyed_random(seed, epoch, _ORDER).bit_generator.random_raw(len(indices))
+    return indices[np.argsort(words, kind="stable")]
+
+
+def read_image(dataset: CocoDataset, index: int) -> np.ndarray:
+    """The bytes of an image file, (k,) uint8, k > 0. UserError where it cannot be read."""
+    path = os.path.join(dataset.image_folder, dataset.file_names[index])
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise UserError(f"image {path} cannot be read: {error.strerror}") from None
+    if not content:
+        raise UserError(f"image {path} cannot be decoded: the file is empty")
+    return np.frombuffer(content, np.uint8)
+
+
+class SampleMaker:
+    """Makes the sample at any place of any epoch: reads its file, draws its changes, changes its boxes."""
+
+    # Runs in Python, beside the training loop: what can be done once for the data set or the batch is not done here.
+
+    def __init__(self, config: Config, dataset: CocoDataset, seed: int):
+        self._dataset, self._seed, self._settings = dataset, seed, config.augmentation
+        self._crop = RandomCrop(config.augmentation)
+        self._boxes = dataset.boxes_ltrb / np.tile(dataset.sizes[dataset.box_image], 2)
+        self._labels = dataset.box_classes.astype(np.int32)
+        self._ends = np.cumsum(np.bincount(dataset.box_image, minlength=dataset.num_images))
+        # Images of a few pixels, where a window may be less than one.
+        self._tiny = (dataset.sizes * config.augmentation.crop_scale[0] < 1.01).any(1)
+
+    def __call__(self, epoch: int, position: int, index: int) -> dict:
+        """The sample of image `index` at `position` of the epoch's order: FIELDS, plain numbers not yet of their type.
+
+        UserError where the file cannot be read.
+        """
+        rows = slice(self._ends[index - 1] if index else 0, self._ends[index])
+        sample = dict(encoded=read_image(self._dataset, index), index=(index,))
+        boxes, sample["labels"] = self._boxes[rows], self._labels[rows]
+        if self._settings.augment:
+            boxes = self._augment(sample, index, boxes, keyed_random(self._seed, epoch, _SAMPLE, position))
+        sample["boxes"] = boxes = boxes.astype(np.float32)
+        # A box of less than float32's spacing would have no side left, and the logarithm of its size no value.
+        boxes[:, :2] = np.minimum(boxes[:, :2], np.nextafter(boxes[:, 2:], np.float32(-1)))
+        return sample
+
+    def _augment(self, sample: dict, index: int, boxes: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        settings = self._settings
+        flip, hue, saturation, contrast, brightness = random.random(5).tolist()
+        anchor, shape, kept, boxes = self._crop(boxes, random)
+        flip = flip < settings.flip_probability
+        if flip:
+            boxes = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], axis=1)
+        if self._tiny[index]:
+            # DALI rounds both ends to whole pixels and stops at an empty window: here the pixels that it touches.
+            size = self._dataset.sizes[index]
+            first, last = np.floor(anchor * size), np.ceil((anchor + shape) * size)
+            anchor, shape = first / size, (last - first) / size
+        sample.update(labels=sample["labels"][kept], anchor=anchor, shape=shape, flip=flip,
+                      hue=settings.hue * (2 * hue - 1), saturation=1 + settings.saturation * (2 * saturation - 1),
+                      contrast=1 + settings.contrast * (2 * contrast - 1),
+                      brightness=1 + settings.brightness * (2 * brightness - 1))
+        return boxes
+
+
+def _make_samples(make: SampleMaker, epoch: int, places: Sequence[Tuple[int, int]]) -> List[dict]:
+    return [make(epoch, position, image) for position, image in places]
+
+
+class SampleFeed:
+    """One rank's batches, step after step from `first_step`, made by `data_threads` threads up to `prefetch` batches
+    before they are asked for: `feed()`.
+
+    Steps count from 0 over the whole run, epochs from 1. Step s of an epoch is positions s G to s G + G - 1 of the
+    epoch's order, G = batch_size * size; the rank's share of them is the rank-th run of batch_size. What is left of an
+    epoch's order after its last whole step is not used.
+    """
+
+    def __init__(self, config: Config, dataset: CocoDataset, fields: Sequence[str], *, rank: int = 0, size: int = 1,
+                 seed: int = 0, first_step: int = 0):
+        self._fields, self._rank, self._batch_size = tuple(fields), rank, config.training.batch_size
+        self._global_batch = self._batch_size * size
+        indices = np.asarray(dataset.images_with_boxes)
+        assert self._global_batch <= len(indices), "an epoch holds at least one step"
+        self._steps_per_epoch = steps_per_epoch(len(indices), self._global_batch)
+        self._order = functools.lru_cache(maxsize=1)(functools.partial(epoch_order, indices, seed))
+        self._make = SampleMaker(config, dataset, seed)
+        self._step = first_step  # the next to be handed to the threads
+        self._ahead = config.data.prefetch
+        self._part = -(-self._batch_size // config.data.data_threads)  # samples of a batch that one thread makes
+        self._batches: Deque[List] = deque()
+        self._threads = ThreadPoolExecutor(config.data.data_threads, thread_name_prefix="ssd-samples")
+        self._schedule()
+
+    def places(self, step: int) -> Tuple[int, np.ndarray, np.ndarray]:
+        """Epoch, positions (batch_size,) in its order and images (batch_size,) of the rank's share of a step."""
+        epoch, step = 1 + step // self._steps_per_epoch, step % self._steps_per_epoch
+        positions = np.arange(self._batch_size) + step * self._global_batch + self._rank * self._batch_size
+        return epoch, positions, self._order(epoch)[positions]
+
+    def _schedule(self) -> None:
+        while len(self._batches) < self._ahead:
+            epoch, positions, images = self.places(self._step)
+            places = list(zip(positions.tolist(), images.tolist()))
+            parts = [places[start:start + self._part] for start in range(0, len(places), self._part)]
+            self._batches.append([self._threads.submit(_make_samples, self._make, epoch, part) for part in parts])
+            self._step += 1
+
+    def __call__(self) -> list:
+        """The next batch: per field one array (batch_size, ...), or a list of arrays where their shapes differ.
+
+        UserError where a file cannot be read.
+        """
+        batch = self._batches.popleft()
+        self._schedule()
+        samples = [sample for future in batch for sample in future.result()]
+        columns = {field: [sample[field] for sample in samples] for field in self._fields}
+        return [column if field in _RAGGED else np.array(column, FIELDS[field]) for field, column in columns.items()]
+
+    def close(self) -> None:
+        """Drops what is scheduled and waits for the files being read; may be called again."""
+        for batch in self._batches:
+            for future in batch:
+                future.cancel()
+        self._batches.clear()
+        self._threads.shutdown(wait=True)
