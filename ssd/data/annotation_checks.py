@@ -23,27 +23,29 @@ MIN_PART = 1e-6
 
 
 class Problems:
-    """Counts problems by kind and keeps the first of each; false where there are none."""
+    """Counts problems by kind and keeps the first `limit` of each; false where there are none."""
 
-    def __init__(self):
-        self.counts, self.first = {}, {}
+    def __init__(self, limit: int = 1):
+        self.limit, self.counts, self.examples = limit, {}, {}
 
-    def add(self, kind: str, example: str, count: int = 1) -> None:
+    def add(self, kind: str, *examples: str, count: int = 1) -> None:
+        """Adds `count` problems of a kind, of which `examples` are the first."""
         self.counts[kind] = self.counts.get(kind, 0) + count
-        self.first.setdefault(kind, example)
+        kept = self.examples.setdefault(kind, [])
+        kept += examples[:self.limit - len(kept)]
 
     def __len__(self) -> int:
         return len(self.counts)
 
     def lines(self) -> list:
         """One line per kind."""
-        return [f"{count} x {kind}; the first: {self.first[kind]}" for kind, count in self.counts.items()]
+        return [f"{count} x {kind}; the first: {self.examples[kind][0]}" for kind, count in self.counts.items()]
 
-    def summary(self) -> str:
-        """One line: the first problem, and the counts of all kinds."""
+    def summary(self, hint: str = "") -> str:
+        """One line: the first problem, `hint`, and the counts of all kinds."""
         kind = next(iter(self.counts))
         counts = ", ".join(f"{count} x {name}" for name, count in self.counts.items())
-        return f"{kind}: {self.first[kind]} (in all: {counts})"
+        return f"{kind}: {self.examples[kind][0]}{hint} (in all: {counts})"
 
 
 def _is_id(value) -> bool:
@@ -140,14 +142,14 @@ def _bad_file_name(name):
 @dataclass
 class Boxes:
     """ltrb: (m, 4) float64 pixels, clipped to the image; classes: (m,) int64, 1 to k; crowd: (m,) bool;
-    image: (m,) int64 position of the image; good: (m,) bool; clipped: boxes moved by the clipping."""
+    image: (m,) int64 position of the image; good: (m,) bool; clipped: (m,) bool, moved by the clipping."""
 
     ltrb: np.ndarray
     classes: np.ndarray
     crowd: np.ndarray
     image: np.ndarray
     good: np.ndarray
-    clipped: int
+    clipped: np.ndarray
 
 
 def read_boxes(entries: list, images: Images, category_ids: tuple, problems: Problems) -> Boxes:
@@ -159,9 +161,9 @@ def read_boxes(entries: list, images: Images, category_ids: tuple, problems: Pro
         """An annotation is counted once, under the first thing that is wrong with it."""
         mask = mask & good
         if mask.any():
-            index = int(np.argmax(mask))
-            problems.add(kind, _where(entries[index], index, images) + ": " + detail(entries[index]),
-                         int(mask.sum()))
+            first = np.flatnonzero(mask)[:problems.limit].tolist()
+            problems.add(kind, *(_where(entries[index], index, images) + ": " + detail(entries[index])
+                                 for index in first), count=int(mask.sum()))
             good[mask] = False
 
     if set(map(type, entries)) - {dict}:
@@ -211,7 +213,7 @@ def read_boxes(entries: list, images: Images, category_ids: tuple, problems: Pro
     clipped = np.clip(ltrb, 0, corner)
     reject(judged & (clipped[:, 2:] - clipped[:, :2] < MIN_PART * corner[:, 2:]).any(axis=1), "empty box",
            lambda entry: box_of(entry) + " has next to no area inside the image")
-    moved = int(((clipped != ltrb).any(axis=1) & good & judged).sum())
+    moved = (clipped != ltrb).any(axis=1) & good & judged
     return Boxes(clipped, classes, crowd.astype(bool), image, good, moved)
 
 

@@ -15,7 +15,8 @@ from ssd.data import annotation_checks as checks
 from ssd.data.annotation_file import read_annotation_file, show
 from ssd.data.coco_cache import dataset_fingerprint, read_cache, write_cache
 from ssd.data.dali_annotations import write_dali_annotations
-from ssd.data.image_checks import LEVELS, check_image_files
+from ssd.data.image_cache import ImageCache
+from ssd.data.image_checks import LEVELS, ImageReport, check_image_files
 from ssd.errors import UserError
 
 __all__ = ["CocoDataset", "load_coco", "dataset_fingerprint", "write_dali_annotations"]
@@ -60,7 +61,8 @@ class CocoDataset:
 
 
 def load_coco(annotation_file, image_folder, *, check_images: str = "decode", skip_bad: bool = False,
-              require_boxes: bool = True, report=print, cache_dir=None, threads: int = 0) -> CocoDataset:
+              require_boxes: bool = True, report=print, cache_dir=None, image_cache_dir=None,
+              threads: int = 0) -> CocoDataset:
     """Reads and checks a COCO data set.
 
     check_images: "exists", "header" (format and size) or "decode" (every byte, with `threads` threads, 0 for
@@ -72,12 +74,12 @@ def load_coco(annotation_file, image_folder, *, check_images: str = "decode", sk
 
     cache_dir: a folder for checked results, so that the next run only stats the annotation file and the
     folder. An image overwritten in place changes neither; nothing is kept where image files were bad, so
-    that repairing them is always noticed.
+    that repairing them is always noticed. image_cache_dir: a folder for what was found in each good image
+    file, by its size and time, shared with `python -m ssd check-data`: where the data set must be checked,
+    only new and changed images are read.
     """
-    assert check_images in LEVELS
     annotation_file, image_folder = os.fspath(annotation_file), os.fspath(image_folder)
-    fingerprint = dataset_fingerprint(annotation_file, image_folder, {
-        "check_images": check_images, "skip_bad": skip_bad, "require_boxes": require_boxes})
+    fingerprint = result_fingerprint(annotation_file, image_folder, check_images, skip_bad, require_boxes)
     cached = read_cache(cache_dir, fingerprint) if cache_dir is not None else None
     if cached is not None:
         fields, lines = cached
@@ -85,50 +87,114 @@ def load_coco(annotation_file, image_folder, *, check_images: str = "decode", sk
             report(line)
         return CocoDataset(annotation_file, image_folder, **fields)
 
+    image_cache = ImageCache(image_cache_dir, image_folder)
+    try:
+        found = inspect_coco(annotation_file, image_folder, check_images=check_images, threads=threads,
+                             image_cache=image_cache)
+    finally:
+        image_cache.save(report)
+    if found.problems and not skip_bad:
+        if len(found.problems) > 1:
+            for line in found.problems.lines():
+                report(f"{annotation_file}: {line}")
+        hint = "; `python -m ssd check-data` shows more" if sum(found.problems.counts.values()) > 1 else ""
+        raise UserError(f"{annotation_file}: {found.problems.summary(hint)}")
+    data, lines = select_good(found)
+    lacking = what_is_lacking(data, found, require_boxes)
+    if lacking:
+        raise UserError(lacking)
+    for line in lines:
+        report(line)
+    if cache_dir is not None:
+        keep_result(cache_dir, fingerprint, found, data, lines, report)
+    return data
+
+
+def result_fingerprint(annotation_file, image_folder, check_images: str, skip_bad: bool, require_boxes: bool) -> str:
+    """Under what name `load_coco` keeps its result in cache_dir."""
+    assert check_images in LEVELS
+    return dataset_fingerprint(annotation_file, image_folder, {
+        "check_images": check_images, "skip_bad": skip_bad, "require_boxes": require_boxes})
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """A data set as found, the bad entries included (good = False in images and boxes).
+
+    files: the report on the files of images[on_disk], on_disk being the positions of the images whose entries
+    are good, (n,) int64.
+    """
+
+    annotation_file: str
+    image_folder: str
+    images: checks.Images
+    boxes: checks.Boxes
+    category_ids: tuple
+    category_names: tuple
+    problems: checks.Problems
+    files: ImageReport
+    on_disk: np.ndarray
+
+
+def inspect_coco(annotation_file, image_folder, *, check_images: str = "decode", threads: int = 0,
+                 image_cache=None, examples: int = 1, progress=None) -> Inspection:
+    """Reads and checks everything, and counts what is wrong; `examples` of each kind are kept.
+
+    UserError: an annotation file that cannot be read, is not COCO, holds no image or has bad categories.
+    progress: called with (images done, images), a few times a second.
+    """
     content = read_annotation_file(annotation_file)
     if not content["images"]:
         raise UserError(f"annotation file {annotation_file} holds no image")
     category_ids, category_names = checks.read_categories(content["categories"], annotation_file)
-    problems = checks.Problems()
+    problems = checks.Problems(examples)
     images = checks.read_images(content["images"], problems)
     boxes = checks.read_boxes(content["annotations"], images, category_ids, problems)
     del content
 
     on_disk = np.flatnonzero(images.good)
-    bad_files = check_image_files(image_folder, [images.names[i] for i in on_disk], images.sizes[on_disk],
-                                  check_images, threads)
-    for position, (kind, detail) in bad_files.items():
+    files = check_image_files(image_folder, [images.names[i] for i in on_disk], images.sizes[on_disk],
+                              check_images, threads, image_cache,
+                              progress and (lambda done: progress(done, len(on_disk))))
+    for position, (kind, detail) in files.problems.items():
         index = on_disk[position]
         problems.add(kind, f"image {images.ids[index]} ({show(images.names[index])}): {detail}")
         images.good[index] = False
+    return Inspection(annotation_file, image_folder, images, boxes, category_ids, category_names, problems, files,
+                      on_disk)
 
-    if problems and not skip_bad:
-        if len(problems) > 1:
-            for line in problems.lines():
-                report(f"{annotation_file}: {line}")
-        raise UserError(f"{annotation_file}: {problems.summary()}")
-    lines = [f"{annotation_file}: left out: {line}" for line in problems.lines()]
+
+def select_good(found: Inspection):
+    """(CocoDataset of what passed the checks, lines that say what was left out and what is there)."""
+    path, images, boxes = found.annotation_file, found.images, found.boxes
+    lines = [f"{path}: left out: {line}" for line in found.problems.lines()]
     orphans = boxes.good & ~images.good[boxes.image]
     if orphans.any():
-        lines.append(f"{annotation_file}: left out: {orphans.sum()} x annotation of an image left out")
+        lines.append(f"{path}: left out: {orphans.sum()} x annotation of an image left out")
+    data = CocoDataset(path, found.image_folder, category_ids=found.category_ids,
+                       category_names=found.category_names, **_keep_good(images, boxes))
+    number = int(boxes.clipped.sum())
+    clipped = f", {number} of them clipped at the image's edge" if number else ""
+    lines.append(f"{path}: {data.num_images} images ({data.num_images - len(data.images_with_boxes)} without a box), "
+                 f"{len(data.boxes_ltrb)} boxes{clipped}, {len(data.category_ids)} categories")
+    return data, lines
 
-    fields = _keep_good(images, boxes)
-    fields.update(category_ids=category_ids, category_names=category_names)
-    data = CocoDataset(annotation_file, image_folder, **fields)
-    with_boxes = len(data.images_with_boxes)
-    if not data.num_images or (require_boxes and not with_boxes):
-        what = "image with a box" if data.num_images else "image"
-        raise UserError(f"annotation file {annotation_file} holds no {what}"
-                        + (f" once bad entries are left out ({problems.summary()})" if problems else ""))
-    clipped = f", {boxes.clipped} of them clipped at the image's edge" if boxes.clipped else ""
-    lines.append(f"{annotation_file}: {data.num_images} images"
-                 f" ({data.num_images - with_boxes} without a box), "
-                 f"{len(data.boxes_ltrb)} boxes{clipped}, {len(category_ids)} categories")
-    for line in lines:
-        report(line)
-    if cache_dir is not None and not bad_files:
+
+def what_is_lacking(data: CocoDataset, found: Inspection, require_boxes: bool):
+    """None, or one line about a data set in which nothing is left."""
+    if data.num_images and (len(data.box_image) or not require_boxes):
+        return None
+    what = "image with a box" if data.num_images else "image"
+    return (f"annotation file {data.path} holds no {what}"
+            + (f" once bad entries are left out ({found.problems.summary()})" if found.problems else ""))
+
+
+def keep_result(cache_dir, fingerprint: str, found: Inspection, data: CocoDataset, lines: list, report) -> None:
+    """Keeps a data set for the next `load_coco`, unless it has bad image files."""
+    if not found.files.problems:
+        fields = {name: getattr(data, name) for name in CocoDataset.__dataclass_fields__
+                  if name not in ("path", "image_folder")}
         write_cache(cache_dir, fingerprint, fields, lines, report)
-    return data
 
 
 def _keep_good(images, boxes) -> dict:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ssd.errors import UserError
 
-FORMAT = 1  # to be raised whenever the checks or the arrays change
+FORMAT = 2  # to be raised whenever the checks or the arrays change
 _ARRAYS = {"image_ids": (np.int64, 1), "sizes": (np.int64, 2), "boxes_ltrb": (np.float64, 2),
            "box_classes": (np.int64, 1), "box_crowd": (np.bool_, 1), "box_image": (np.int64, 1)}
 _LISTS = ("file_names", "category_ids", "category_names")
@@ -35,7 +35,7 @@ def dataset_fingerprint(annotation_file, image_folder, options) -> str:
         raise UserError(f"image folder {image_folder} is not a folder")
     if not os.path.isfile(annotation_file):
         raise UserError(f"annotation file {annotation_file} is not a file")
-    state = [FORMAT, annotation_file, file.st_size, file.st_mtime_ns, 
+    state = [FORMAT, annotation_file, file.st_size, file.st_mtime_ns,
              image_folder, folder.st_mtime_ns, options]
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
@@ -61,6 +61,14 @@ def write_cache(cache_dir, fingerprint: str, fields: dict, lines: list, report=p
                 os.unlink(temporary)
     except OSError as error:
         report(f"checked data set not kept in {os.fspath(cache_dir)}: {error.strerror}")
+
+
+def forget_cache(cache_dir, fingerprint: str) -> None:
+    """Removes what is kept under a fingerprint, if anything."""
+    try:
+        os.unlink(_cache_path(cache_dir, fingerprint))
+    except OSError:
+        pass
 
 
 def read_cache(cache_dir, fingerprint: str):

@@ -42,6 +42,7 @@ def load_dataset(config: Config, split: str):
     annotations, images = dataset_paths(config, split)
     dataset = load_coco(annotations, images, check_images=config.data.check_images,
                         skip_bad=config.data.skip_bad_annotations, require_boxes=split == "train",
-                        cache_dir=cache_folder(config), report=lambda line: print(line, file=sys.stderr))
+                        cache_dir=cache_folder(config), image_cache_dir=cache_folder(config),
+                        report=lambda line: print(line, file=sys.stderr))
     check_classes(dataset, config, split)
     return dataset

@@ -45,7 +45,10 @@ def _with_defaults(annotation):
     box = annotation.get("bbox")
     if "area" not in annotation and isinstance(box, list) and len(box) == 4 \
             and all(type(side) in (int, float) for side in box):
-        annotation["area"] = box[2] * box[3]
+        try:
+            annotation["area"] = box[2] * box[3]
+        except OverflowError:  # a whole number of hundreds of digits times a float
+            annotation["area"] = float("inf")
     return annotation
 
 

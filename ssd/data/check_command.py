@@ -1,0 +1,155 @@
+"""`python -m ssd check-data`: every image of a data set decoded once, every annotation checked."""
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import sys
+import time
+
+from ssd import config as settings
+
+SECONDS_PER_LINE = 10  # between two lines of progress where standard error is no terminal
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def add_arguments(parser) -> None:
+    help_of = {field.name: field.metadata["help"] for field in dataclasses.fields(settings.SECTIONS["data"])}
+    parser.add_argument("--recipe", default=None, metavar="NAME|FILE", help="settings to start from; if given, the "
+                        "number of categories must be the recipe's")
+    for name in ("data_dir", "cache_dir", "train_annotations", "train_images", "val_annotations", "val_images"):
+        parser.add_argument("--" + name.replace("_", "-"), dest="data." + name, default=argparse.SUPPRESS,
+                            metavar="PATH", help=help_of[name])
+    parser.add_argument("--split", choices=("train", "val", "both"), default="both",
+                        help="what to check [default: both]")
+    parser.add_argument("--skip-bad-annotations", dest="data.skip_bad_annotations", action="store_true",
+                        default=argparse.SUPPRESS, help="as in training: what is bad is left out, and is no error")
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
+    parser.add_argument("--examples", type=_count, default=5, metavar="N", help="examples per kind [default: 5]")
+    parser.add_argument("--jobs", type=_count, default=None, metavar="N",
+                        help="threads that decode [default: one per core]")
+    parser.add_argument("--no-cache", action="store_true",
+                        help="look at every image, and keep nothing [default: only new and changed ones]")
+
+
+class Progress:
+    """How far the images are, on standard error: a bar on a terminal, elsewhere a line now and then."""
+
+    def __init__(self, label: str):
+        self.label, self.bar, self.last = label, None, time.monotonic()
+
+    def __call__(self, done: int, images: int) -> None:
+        if sys.stderr.isatty():
+            if self.bar is None:
+                from tqdm import tqdm
+                tqdm.monitor_interval = 0  # its thread shares locks that an interrupt may leave taken
+                columns, lines = shutil.get_terminal_size()  # tqdm shows nothing on a terminal of unknown size
+                self.bar = tqdm(total=images, desc=self.label, unit="image", file=sys.stderr, leave=False,
+                                ncols=columns, nrows=lines)
+            self.bar.update(done - self.bar.n)
+        elif time.monotonic() - self.last >= SECONDS_PER_LINE:
+            self.last = time.monotonic()
+            print(f"{self.label}: {done} of {images} images", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def run(args) -> int:
+    """Exit status: 0 where training would take the data set, 1 where not; UserError where there is none to check."""
+    from ssd.commandline import read_settings
+    from ssd.data.check_report import format_split
+    from ssd.data.locate import cache_folder, dataset_paths
+
+    config = read_settings(args)
+    splits = ("train", "val") if args.split == "both" else (args.split,)
+    paths = {split: dataset_paths(config, split) for split in splits}
+    cache_dir = None if args.no_cache else cache_folder(config)
+    reports, sets = {}, {}
+    for split in splits:
+        reports[split], sets[split] = _check_split(config, split, *paths[split], cache_dir, args)
+    _check_categories(config, sets, reports, args.recipe)
+
+    skip = config.data.skip_bad_annotations
+    errors = sum(entry["count"] for report in reports.values() for entry in report["errors"])
+    refused = any(not (skip and entry["left_out"]) for report in reports.values() for entry in report["errors"])
+    if args.json:
+        print(json.dumps({"data_dir": config.data.data_dir, "skip_bad_annotations": skip, "errors": errors,
+                          "refused": refused, "splits": reports}))
+        return int(refused)
+    for split in splits:
+        print("\n".join(format_split(split, reports[split])))
+    count = f"{errors} error{'' if errors == 1 else 's'}" if errors else "no errors"
+    if refused:
+        count += ": training would refuse this data set"
+        if not skip and all(entry["left_out"] for report in reports.values() for entry in report["errors"]):
+            count += " (--skip-bad-annotations leaves out what is bad)"
+    elif errors:
+        count += ", left out in training with --skip-bad-annotations"
+    print(count)
+    return int(refused)
+
+
+def _check_split(config, split: str, annotations: str, images: str, cache_dir, args):
+    """(report of check_report, CocoDataset of what is good); keeps the result for training's start."""
+    from ssd.data import coco
+    from ssd.data.check_report import report_split
+    from ssd.data.coco_cache import forget_cache
+    from ssd.data.image_cache import ImageCache
+    from ssd.data.image_checks import LEVELS
+
+    def say(line):
+        print(line, file=sys.stderr)
+
+    skip, require_boxes = config.data.skip_bad_annotations, split == "train"
+    fingerprint = coco.result_fingerprint(annotations, images, config.data.check_images, skip, require_boxes)
+    image_cache, progress = ImageCache(cache_dir, images), Progress(split)
+    try:
+        found = coco.inspect_coco(annotations, images, check_images="decode", threads=args.jobs or 0,
+                                  image_cache=image_cache, examples=args.examples, progress=progress)
+    finally:
+        progress.close()
+        image_cache.save(say)
+    data, lines = coco.select_good(found)
+    report = report_split(found, data, args.examples)
+    for entry in report["errors"]:
+        entry["left_out"] = True
+    lacking = coco.what_is_lacking(data, found, require_boxes)
+    if lacking and (skip or not found.problems):
+        add_error(report, "nothing left to train on" if require_boxes else "nothing left to evaluate", lacking)
+    if cache_dir is not None:
+        if found.files.problems:  # a file overwritten in place is not seen by what load_coco keeps
+            for level in LEVELS:
+                for options in ((False, False), (False, True), (True, False), (True, True)):
+                    forget_cache(cache_dir, coco.result_fingerprint(annotations, images, level, *options))
+        elif not lacking and (skip or not found.problems):
+            coco.keep_result(cache_dir, fingerprint, found, data, lines, say)
+    return report, data
+
+
+def add_error(report: dict, kind: str, example: str) -> None:
+    """An error of the data set as a whole, which cannot be left out."""
+    report["errors"].append({"kind": kind, "count": 1, "examples": [example], "left_out": False})
+
+
+def _check_categories(config, sets: dict, reports: dict, recipe) -> None:
+    """What training refuses about classes: another number than the recipe's, train and val that differ."""
+    from ssd.data.locate import check_classes
+    from ssd.errors import UserError
+    for split, data in sets.items():
+        try:
+            if recipe is not None:  # else the user has not yet said what is to be trained
+                check_classes(data, config, split)
+        except UserError as error:
+            add_error(reports[split], "number of categories", str(error))
+    if len(sets) == 2 and (sets["train"].category_ids, sets["train"].category_names) != \
+            (sets["val"].category_ids, sets["val"].category_names):
+        add_error(reports["val"], "categories differ",
+                  f"{sets['val'].path}: its categories are not those of {sets['train'].path}")

@@ -1,0 +1,146 @@
+"""What `python -m ssd check-data` reports: errors, which training refuses, and oddities, which it handles.
+
+| kind | what happens |
+|---|---|
+| annotation file that is unreadable, not JSON, not COCO, without images or with bad categories | refused at once |
+| annotation with a missing or wrong id, image, category, iscrowd or box; box that is empty, negative, not finite or \
+more than a pixel outside its image | error |
+| image without a usable id, file name or size; a duplicate id or file name; a path that leaves the folder | error |
+| image file missing, unreadable, no regular file, empty, no image; a GIF | error |
+| image cut short, or damaged so that it does not decode | error |
+| width or height that differ from the file's stored pixels | error, both are named |
+| extended WebP; CMYK, LAB, YCbCr, LA or float TIFF; turned TIFF; CMYK JPEG 2000; odd PPM | error: DALI refuses them \
+or gets their colours wrong |
+| image of more than 178 million pixels (Pillow's limit) | error |
+| grey, CMYK (JPEG), 16-bit, palette, transparent images | handled: see HANDLED |
+| EXIF orientation (JPEG, PNG) | handled: not applied, boxes count in the stored pixels |
+| 1x1 and 10,000-pixel images | handled |
+| image without a box, with crowds only, with thousands of boxes; duplicate boxes; boxes a pixel outside | handled |
+| a JPEG whose middle is overwritten | decodes, to damaged pixels, in Pillow and DALI alike: not noticed |
+
+Each of these is tried, on the spot and through the real loaders, by tests/faults/test_odd_images.py.
+"""
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from ssd.data import image_checks
+from ssd.data.annotation_checks import Problems
+from ssd.data.annotation_file import show
+
+NO_BOX, CROWDS_ONLY, MANY = "image without a box", "image with crowds only", "image with 1000 boxes or more"
+CROWD, DUPLICATE, CLIPPED = "crowd box", "box given twice", "box clipped at the image's edge"
+UNUSED = "category without a box"
+MANY_BOXES = 1000
+#: What happens to what is odd and no error.
+HANDLED = {
+    image_checks.GREY: "three equal channels",
+    image_checks.CMYK: "converted to RGB without its colour profile",
+    image_checks.DEEP: "reduced to 8 bits",
+    image_checks.PALETTE: "converted to RGB",
+    image_checks.TRANSPARENT: "transparency is ignored: hidden colours show",
+    image_checks.ROTATED: "not turned: boxes count in the pixels as stored",
+    image_checks.TINY: f"a side below {image_checks.TINY_SIDE} pixels; enlarged like any image",
+    image_checks.HUGE: f"a side of {image_checks.HUGE_SIDE} pixels or more; decoded whole, 3 bytes a pixel",
+    image_checks.MISNAMED: "decoded by its content",
+    NO_BOX: "not trained on, evaluated",
+    CROWDS_ONLY: "trained on, evaluated",
+    MANY: "trained on with all of them",
+    CROWD: "trained on like any box, ignored in scoring",
+    DUPLICATE: "kept, counts twice",
+    CLIPPED: "it reached at most a pixel outside",
+    UNUSED: "keeps its class; left out of the mean in scoring",
+}
+
+
+def name_of(text: str) -> str:
+    """A file or category name as it is, or escaped where it would break a line."""
+    return text if text.isprintable() else show(text)
+
+
+def report_split(found, data, examples: int) -> dict:
+    """One split's report, ready for JSON, of an Inspection and the CocoDataset of its good entries.
+
+    `errors` and `handled` are lists of {kind, count, examples}; `unchanged_since` is the time of the oldest cached
+    look at an image (UTC), or None where every image was read now.
+    """
+    files, since = found.files, None
+    if files.reused:
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(files.since))
+    return {
+        "annotations": found.annotation_file, "image_folder": found.image_folder,
+        "images": len(found.images.ids), "boxes": len(found.boxes.good), "categories": len(found.category_ids),
+        "images_unchanged": files.reused, "unchanged_since": since,
+        "errors": as_list(found.problems),
+        "handled": (as_list(_image_notes(found, examples), HANDLED)
+                    + as_list(_box_notes(found, data, examples), HANDLED)),
+    }
+
+
+def as_list(problems: Problems, what=None) -> list:
+    """Problems as JSON holds them."""
+    return [dict({"kind": kind, "count": count, "examples": problems.examples[kind]},
+                 **({"what": what[kind]} if what else {})) for kind, count in problems.counts.items()]
+
+
+def _image_notes(found, examples) -> Problems:
+    notes = Problems(examples)
+    for kind in image_checks.ODD:
+        positions = found.on_disk[np.flatnonzero(found.files.notes & image_checks.bit(kind))]
+        positions = positions[found.images.good[positions]]
+        if len(positions):
+            notes.add(kind, *(name_of(found.images.names[index]) for index in positions[:examples]),
+                      count=len(positions))
+    return notes
+
+
+def _box_notes(found, data, examples) -> Problems:
+    notes = Problems(examples)
+
+    def note(kind, images, count=None):
+        """`images`: positions of images; the examples are the first of them."""
+        if len(images):
+            names = (name_of(data.file_names[index]) for index in np.unique(images)[:examples])
+            notes.add(kind, *names, count=len(images))
+
+    boxes = np.bincount(data.box_image, minlength=data.num_images)
+    crowds = np.bincount(data.box_image[data.box_crowd], minlength=data.num_images)
+    note(NO_BOX, np.flatnonzero(boxes == 0))
+    note(CROWDS_ONLY, np.flatnonzero((boxes > 0) & (crowds == boxes)))
+    note(MANY, np.flatnonzero(boxes >= MANY_BOXES))
+    note(CROWD, data.box_image[data.box_crowd])
+    # Rows sorted by everything that makes a box: equal ones lie beside each other.
+    rows = np.concatenate([data.boxes_ltrb, data.box_classes[:, None], data.box_image[:, None]], axis=1)
+    rows = rows[np.lexsort(rows.T)]
+    note(DUPLICATE, rows[1:][(rows[1:] == rows[:-1]).all(axis=1), 5].astype(np.int64))
+    moved = found.boxes.image[found.boxes.clipped & found.images.good[found.boxes.image]]
+    note(CLIPPED, (np.cumsum(found.images.good) - 1)[moved])
+    unused = np.flatnonzero(np.bincount(data.box_classes, minlength=data.num_classes)[1:] == 0)
+    if len(unused):
+        notes.add(UNUSED, *(name_of(data.category_names[index]) for index in unused[:examples]), count=len(unused))
+    return notes
+
+
+def format_split(split: str, report: dict) -> list:
+    """Lines for people."""
+    lines = [f"{split}: {report['images']} images, {report['boxes']} boxes, {report['categories']} categories in "
+             f"{report['annotations']}"]
+    if report["images_unchanged"]:
+        lines.append(f"  {report['images_unchanged']} images (unchanged since {report['unchanged_since']})")
+    width = max([len(entry["kind"]) for part in ("errors", "handled") for entry in report[part]], default=0)
+    if report["errors"]:
+        lines.append("  errors")
+    for entry in report["errors"]:
+        lines.append(f"    {entry['kind']:{width}}  {entry['count']:7}")
+        lines += [f"        {example}" for example in entry["examples"]]
+        if entry["count"] > len(entry["examples"]):
+            lines.append("        ...")
+    if report["handled"]:
+        lines.append("  handled")
+    for entry in report["handled"]:
+        more = ", ..." if entry["count"] > len(entry["examples"]) else ""
+        lines.append(f"    {entry['kind']:{width}}  {entry['count']:7}  ({entry['what']})  "
+                     f"{', '.join(entry['examples'])}{more}")
+    return lines

@@ -1,0 +1,70 @@
+"""What was found in image files, kept between runs by file size and time, in .npz files that hold no pickles."""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+
+import numpy as np
+
+from ssd.data.image_checks import LEVELS, Look
+
+FORMAT = 1  # to be raised whenever the checks of image files change
+_FIELDS = 7  # size [bytes], time [ns], level, width, height, notes, when looked at [s]
+
+
+class ImageCache:
+    """Looks at the good files of one image folder; bad ones are looked at again each time.
+
+    cache_dir: where it is kept, or None for one that keeps nothing. A cache that cannot be read counts as empty.
+    """
+
+    def __init__(self, cache_dir, folder):
+        self._dir, self._entries, self._changed = cache_dir, {}, False
+        if cache_dir is not None:
+            name = hashlib.sha256(json.dumps([FORMAT, os.path.abspath(folder)]).encode()).hexdigest()[:32]
+            self._path = os.path.join(os.fspath(cache_dir), f"images-{name}.npz")
+            self._entries = _read(self._path)
+
+    def find(self, name: str, status: os.stat_result, level: str):
+        """(Look, when [seconds since the epoch]) of an unchanged file looked at at this level or a deeper one."""
+        entry = self._entries.get(name)
+        if entry is None or entry[:2] != (status.st_size, status.st_mtime_ns) or entry[2] < LEVELS.index(level):
+            return None
+        return Look(None, entry[3:5], entry[5]), entry[6]
+
+    def keep(self, name: str, status: os.stat_result, level: str, look: Look, when: int) -> None:
+        """`status` is from before the look, so that a file written meanwhile counts as changed."""
+        self._entries[name] = (status.st_size, status.st_mtime_ns, LEVELS.index(level), *look.size, look.notes, when)
+        self._changed = True
+
+    def save(self, report=print) -> None:
+        """Writes what is new. A cache that cannot be written costs one line."""
+        if self._dir is None or not self._changed:
+            return
+        names = json.dumps(list(self._entries)).encode()
+        table = np.array(list(self._entries.values()), np.int64).reshape(-1, _FIELDS)
+        temporary = f"{self._path}.{os.getpid()}.tmp"
+        try:
+            os.makedirs(self._dir, exist_ok=True)
+            try:
+                with open(temporary, "wb") as file:
+                    np.savez(file, names=np.frombuffer(names, np.uint8), table=table)
+                os.replace(temporary, self._path)
+            finally:
+                if os.path.lexists(temporary):
+                    os.unlink(temporary)
+        except OSError as error:
+            report(f"checked images not kept in {os.fspath(self._dir)}: {error.strerror}")
+        self._changed = False
+
+
+def _read(path) -> dict:
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            names, table = json.loads(kept["names"].tobytes()), kept["table"]
+        if table.dtype == np.int64 and table.shape == (len(names), _FIELDS):
+            return dict(zip(names, map(tuple, table.tolist())))
+    except Exception:  # whatever is wrong with a cache file, looking again puts it right
+        pass
+    return {}
