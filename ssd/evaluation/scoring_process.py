@@ -1,11 +1,16 @@
-"""Scoring off the training loop's thread and process."""
+"""Scoring off the training loop's thread and process.
+
+Run as a module it is the scorer: the score command, which ends as soon as its parent does.
+"""
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import weakref
 
 from ssd.evaluation.detections import Detections
@@ -15,11 +20,12 @@ class ScoringProcess:
     """`score_detections` in a process of its own: the training loop neither waits nor shares its lock.
 
     Start, then poll now and then, or wait for the result; close in any case (a `with` block does). One object
-    runs one scoring. command: a list of strings that runs in place of ssd.evaluation.score_command.
+    runs one scoring. command: a list of strings that runs in place of this module; its standard input stays open, and
+    empty, for as long as this process lives.
     """
 
     def __init__(self, command=None):
-        self._command = list(command or (sys.executable, "-m", "ssd.evaluation.score_command"))
+        self._command = list(command or (sys.executable, "-m", "ssd.evaluation.scoring_process"))
         self._process = None
         self._stats = self._failure = None
         self._finalizer = None
@@ -43,7 +49,7 @@ class ScoringProcess:
         self._process = subprocess.Popen(
             self._command + ["--annotations", os.path.abspath(str(annotation_file)),
                              "--detections", path, "--json"],
-            stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._errors, env=environment,
+            stdin=subprocess.PIPE, stdout=self._output, stderr=self._errors, env=environment,
             start_new_session=True)
         # at the latest when this object or the interpreter goes
         self._finalizer = weakref.finalize(self, _kill_and_reap, self._process, self._output, self._errors)
@@ -83,8 +89,8 @@ class ScoringProcess:
         output, errors = (_read_all(file) for file in (self._output, self._errors))
         self.close()
         if status != 0:
-            last = errors.strip().splitlines()[-1] if errors.strip() else "(nothing on its standard error)"
-            self._failure = "the scorer died with status %d: %s" % (status, last)
+            last = errors.strip().splitlines()[-1].strip() if errors.strip() else "(nothing on its standard error)"
+            self._failure = "the scorer died with status %d%s: %s" % (status, _reason(status, last), last)
             return
         try:
             self._stats = {str(name): float(value) for name, value in json.loads(output).items()}
@@ -101,5 +107,36 @@ def _kill_and_reap(process, *files):
     if process.poll() is None:
         process.kill()
         process.wait()
-    for file in files:
+    for file in (process.stdin, *files):
         file.close()
+
+
+def _reason(status, last_line):
+    """What a status means, as far as it can be known; empty if the scorer's own last line says it."""
+    if status == -signal.SIGKILL:
+        return ", killed by signal 9 (SIGKILL), perhaps by the kernel for lack of memory"
+    if any(word in last_line for word in ("MemoryError", "bad_alloc", "Cannot allocate memory")):
+        return ", out of memory"
+    if status < 0:
+        known = {number.value: " (%s)" % number.name for number in signal.Signals}
+        return ", killed by signal %d%s" % (-status, known.get(-status, ""))
+    return ""
+
+
+def end_with_parent() -> None:
+    """Ends this process when the other end of its standard input closes: however the parent ends, kill -9 included.
+
+    Linux can send a signal at the parent's death (PR_SET_PDEATHSIG), but it takes the death of the thread that
+    started this process for that.
+    """
+    def wait():
+        while os.read(0, 1024):
+            pass
+        os._exit(1)
+    threading.Thread(target=wait, name="end with parent", daemon=True).start()
+
+
+if __name__ == "__main__":
+    from ssd.evaluation import score_command
+    end_with_parent()
+    sys.exit(score_command.main())

@@ -1,0 +1,151 @@
+"""The scoring process under faults: its trainer is killed, it is killed itself, it has no memory."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from ssd.evaluation.scoring import Detections, ScoringProcess
+from tests.training.tiny import ROOT
+
+SLOW_MACHINE = 20  # seconds
+DETECTIONS = Detections([1], [[10, 10, 20, 20]], [0.5], [1])
+
+# Starts a scoring of a named pipe, which nobody writes: it stays in the opening of its annotations. Says both pids.
+TRAINER = """
+import os, signal, sys
+from ssd.evaluation.scoring import Detections, ScoringProcess
+with ScoringProcess() as scoring:
+    scoring.start(sys.argv[1], Detections([1], [[10, 10, 20, 20]], [0.5], [1]), sys.argv[2])
+    print(scoring._process.pid, flush=True)
+    signal.pause()
+"""
+
+# The score command with 16 MiB more than it has after the start.
+SHORT_OF_MEMORY = """
+import resource, sys
+import numpy, pycocotools.cocoeval
+from ssd.evaluation import score_command, scoring
+have = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (have + 2 ** 24, have + 2 ** 24))
+sys.exit(score_command.main())
+"""
+
+
+@pytest.fixture
+def annotations(tmp_path):
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps({
+        "images": [{"id": 1}], "categories": [{"id": 1, "name": "disc"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20]}]}))
+    return path
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """The folder of temporary files; empty at the end."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    yield folder
+    assert os.listdir(folder) == []
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + SLOW_MACHINE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def runs(pid):
+    """Is there such a process (a zombie that nobody reaps in a container counts as gone)?"""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("moment", ["at once", "while it scores"])
+def test_the_scorer_dies_with_its_trainer(tmp_path, temporary, moment):
+    pipe = tmp_path / "annotations.json"
+    os.mkfifo(pipe)
+    trainer = subprocess.Popen([sys.executable, "-c", TRAINER, str(pipe), str(tmp_path / "run")], cwd=ROOT,
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    scorer = int(trainer.stdout.readline())
+    try:
+        if moment == "while it scores":
+            # only a reader lets the pipe be opened for writing without waiting
+            wait_until(lambda: opens_for_writing(pipe))
+        assert runs(scorer)
+        trainer.kill()
+        assert trainer.wait(SLOW_MACHINE) == -signal.SIGKILL
+        wait_until(lambda: not runs(scorer))
+    finally:
+        trainer.kill()
+        trainer.wait()
+        trainer.stdout.close()
+        if runs(scorer):
+            os.kill(scorer, signal.SIGKILL)
+    assert os.listdir(tmp_path / "run") == ["detections.npz"]
+
+
+opened = []
+
+
+def opens_for_writing(pipe):
+    try:
+        opened.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))  # kept open: its reader goes on waiting
+        return True
+    except OSError:
+        return False
+
+
+@pytest.fixture(autouse=True)
+def close_opened():
+    yield
+    while opened:
+        os.close(opened.pop())
+
+
+def test_a_killed_scorer_is_named_and_reaped(tmp_path, temporary):
+    pipe = tmp_path / "annotations.json"
+    os.mkfifo(pipe)
+    with ScoringProcess() as scoring:
+        scoring.start(pipe, DETECTIONS, tmp_path / "run")
+        pid = scoring._process.pid
+        wait_until(lambda: opens_for_writing(pipe))
+        assert scoring.poll() is None
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(RuntimeError, match=r"^the scorer died with status -9, killed by signal 9 \(SIGKILL\), "
+                                               "perhaps by the kernel for lack of memory: "):
+            scoring.result(SLOW_MACHINE)
+        assert not os.path.exists(f"/proc/{pid}"), "a zombie"
+    assert os.listdir(tmp_path / "run") == ["detections.npz"]
+
+
+def test_a_scorer_without_memory_is_named(annotations, tmp_path, temporary):
+    many = 10 ** 6
+    found = Detections(np.ones(many), np.ones((many, 4)), np.ones(many), np.ones(many))
+    with ScoringProcess(command=[sys.executable, "-c", SHORT_OF_MEMORY]) as scoring:
+        scoring.start(annotations, found, tmp_path / "run")
+        pid = scoring._process.pid
+        with pytest.raises(RuntimeError, match="^the scorer died with status 1, out of memory: .*MemoryError"):
+            scoring.result(SLOW_MACHINE)
+        assert not os.path.exists(f"/proc/{pid}"), "a zombie"
+    assert os.listdir(tmp_path / "run") == ["detections.npz"]
+
+
+def test_another_signal_is_named(tmp_path, temporary):
+    with ScoringProcess(command=[sys.executable, "-c", "import os; os.abort()"]) as scoring:
+        scoring.start("a.json", DETECTIONS, tmp_path)
+        with pytest.raises(RuntimeError, match=r"status -6, killed by signal 6 \(SIGABRT\): "):
+            scoring.result(SLOW_MACHINE)
