@@ -7,13 +7,13 @@ from ssd.commandline import Parser, add_settings, read_settings, run
 from ssd.config import nearest
 from ssd.threads import use_all_cores
 
-COMMANDS = ("train", "evaluate", "score", "make-shapes")
+COMMANDS = ("train", "evaluate", "score", "check-data", "make-shapes")
 DESCRIPTION = """Trains, evaluates and scores single-shot detectors: an MLPerf benchmark on MXNet, DALI and Horovod."""
 
 
 def _train(args) -> int:
     use_all_cores()
-    from ssd.training.train import train
+    from ssd.training.command import train
     return train(read_settings(args))
 
 
@@ -26,6 +26,11 @@ def _evaluate(args) -> int:
 def _score(args) -> int:
     from ssd.evaluation.score_command import run as score
     return score(args)
+
+
+def _check_data(args) -> int:
+    from ssd.data.check_command import run as check_data
+    return check_data(args)
 
 
 def _make_shapes(args) -> int:
@@ -47,8 +52,8 @@ def build_parser(commands=None) -> Parser:
             sub.set_defaults(known_flags=list(sub._option_string_actions))
 
     command("train", "train a detector until its target mAP, with an MLPerf log", _train,
-            lambda sub: add_settings(sub, ("run", "data", "training", "evaluation", "augmentation", "model",
-                                           "default_boxes", "loss", "detection")),
+            lambda sub: add_settings(sub, ("run", "recovery", "data", "training", "evaluation", "augmentation",
+                                           "model", "default_boxes", "loss", "detection")),
             usage="%(prog)s --data-dir DIR [--recipe NAME|FILE] [flags]")
 
     def evaluate_flags(sub):
@@ -63,6 +68,11 @@ def build_parser(commands=None) -> Parser:
         from ssd.evaluation.score_command import add_arguments
         add_arguments(sub)
     command("score", "score a file of detections against COCO annotations", _score, score_flags)
+
+    def check_flags(sub):
+        from ssd.data.check_command import add_arguments
+        add_arguments(sub)
+    command("check-data", "check a data set: every image decoded once, every annotation", _check_data, check_flags)
 
     def shapes_flags(sub):
         from ssd.data.shapes_command import add_arguments

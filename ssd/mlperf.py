@@ -56,6 +56,11 @@ class MLPerfLog:
         # offset 3: the line that called our public method. root_dir is used as a regular expression.
         self._mllogger = MLLogger(logger, default_stack_offset=3, root_dir=re.escape(package_root))
 
+    @property
+    def has_stopped(self) -> bool:
+        """Whether run_stop is logged."""
+        return "run_stop" in self._seen
+
     def close(self) -> None:
         """Close the file. Standard output stays open. May be called twice."""
         for handler in self._handlers:
@@ -92,6 +97,14 @@ class MLPerfLog:
         assert value, "cache_clear is logged only when something was dropped"
         assert "run_start" not in self._seen, "cache_clear after run_start"
         self._event("cache_clear", value, once=False)
+
+    def resumed(self, step: int, checkpoint: str) -> None:
+        """This log goes on where another left off: after `step` steps, from the checkpoint at `checkpoint`; once.
+
+        Our own event: the rules know no run of several parts, and the compliance checker passes over it. The caller
+        gives such a log to the open division.
+        """
+        self._event("resumed", _whole(step), metadata={"checkpoint": str(checkpoint)})
 
     def init_start(self) -> None:
         """Start of the program."""

@@ -1,7 +1,7 @@
 """The network over a data set: detections in COCO's terms."""
 from __future__ import annotations
 
-from typing import Iterable, Tuple
+from typing import Callable, Iterable, Tuple
 
 import numpy as np
 from mxnet.gluon import HybridBlock
@@ -49,11 +49,13 @@ def detection_rows(outputs: np.ndarray, indices: np.ndarray, sizes: np.ndarray) 
     return np.concatenate([indices[image].reshape(-1, 1), boxes, score, label], axis=1)
 
 
-def detect(inference: HybridBlock, loader: Iterable, sizes: np.ndarray) -> np.ndarray:
-    """Detections of one pass of an evaluation loader, as `detection_rows`."""
+def detect(inference: HybridBlock, loader: Iterable, sizes: np.ndarray,
+           before_batch: Callable[[], None] = lambda: None) -> np.ndarray:
+    """Detections of one pass of an evaluation loader, as `detection_rows`. `before_batch` is called so often."""
     parts = [np.empty((0, COLUMNS))]
     waiting = None
     for images, indices in loader:
+        before_batch()
         outputs = inference(images)
         if waiting is not None:    # read a batch only when the next one is under way
             parts.append(detection_rows(waiting[0].asnumpy(), waiting[1], sizes))

@@ -22,7 +22,8 @@ class Metrics:
         self._losses = []
         self._start = self._last = None
         self._waited = self._pause = 0.0
-        self._steps = 0
+        self._steps = 0      # made since the last report, here
+        self._carried = 0    # of the unread losses, those of another part of the run
 
     def step(self, losses) -> None:
         """`losses`: NDArrays of class and offset losses, (B,) each."""
@@ -30,10 +31,40 @@ class Metrics:
             self._start = self._last = time.time()
         self._losses.append([loss.mean() for loss in losses])
 
+    def unread_losses(self) -> np.ndarray:
+        """Mean class and offset loss of each step since `mean_losses`, (k, 2)."""
+        self._losses = [[float(loss.asscalar()) if hasattr(loss, "asscalar") else loss for loss in pair]
+                        for pair in self._losses]
+        return np.array(self._losses, np.float64).reshape(-1, 2)
+
+    def restore(self, losses: np.ndarray) -> None:
+        """Takes up `unread_losses` of a checkpoint."""
+        self._start = self._last = time.time()
+        self._losses = [list(map(float, pair)) for pair in losses]
+        self._carried = len(self._losses)
+
+    def set_aside(self, part: int, steps: int, epoch: int) -> None:
+        """Part `part` of a run starts after `steps` steps, all up to `epoch` being evaluated: later rows of the files
+        go to files of their own, since they come again."""
+        for name, column, last in (("train.csv", "step", steps), ("evaluation.csv", "epoch", epoch)):
+            path = os.path.join(self.folder, name)
+            if not os.path.exists(path):
+                continue
+            with open(path, newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                rows, columns = list(reader), reader.fieldnames
+            # A line that was cut short by the end of the part before is no row.
+            rows = [row for row in rows if None not in row.values() and (row[column] or "").isdigit()]
+            late = [row for row in rows if int(row[column]) > last]
+            if late:
+                _write_rows(path[:-4] + f"-undone-by-part-{part}.csv", columns, late)
+            _write_rows(path, columns, [row for row in rows if int(row[column]) <= last])
+
     def mean_losses(self) -> np.ndarray:
         """Mean class and offset loss of the steps since the last call, (2,)."""
-        steps, self._losses, self._steps = self._losses, [], len(self._losses)
-        return np.mean([[float(loss.asscalar()) for loss in pair] for pair in steps], axis=0)
+        losses, self._losses = self.unread_losses(), []
+        self._steps, self._carried = len(losses) - self._carried, 0
+        return losses.mean(0)
 
     def paused(self, seconds: float) -> None:
         """So many seconds went into something other than training."""
@@ -57,9 +88,28 @@ class Metrics:
         """COCO's twelve numbers of an epoch, to evaluation.csv."""
         self._append("evaluation.csv", ("epoch", *stats), (epoch, *(f"{value:.6f}" for value in stats.values())))
 
+    def result(self, training, status: str) -> str:
+        """The last line of a Training that came to its end, also written to summary.json."""
+        progress, target = training.progress, training.config.evaluation.target
+        seconds = time.time() - training.started
+        if self.folder is not None:
+            self.summary(dict(status=status, target=target, best_map=progress.best_score, seconds=round(seconds, 2),
+                              seconds_before=round(progress.seconds, 2), steps=progress.steps,
+                              images=progress.steps * training.global_batch, seed=training.seed,
+                              ranks=training.ranks.size, skipped_steps=training.step.scale.skipped))
+        word = "reached" if status == "success" else "not reached"
+        before = f" and {progress.seconds:.1f} s in the parts before" if progress.seconds else ""
+        return (f"target {target} {word}: best mAP {progress.best_score:.4f} after {progress.steps} steps of "
+                f"{training.global_batch}, {seconds:.1f} s{before}; run folder {self.folder}")
+
     def summary(self, values: Dict) -> None:
-        """The run in a few numbers, to summary.json."""
-        with open(os.path.join(self.folder, "summary.json"), "w", encoding="utf-8") as file:
+        """The run in a few numbers, to summary.json; that of a part before stays as summary-1.json."""
+        path, number = os.path.join(self.folder, "summary.json"), 1
+        if os.path.exists(path):
+            while os.path.exists(f"{path[:-5]}-{number}.json"):
+                number += 1
+            os.rename(path, f"{path[:-5]}-{number}.json")
+        with open(path, "w", encoding="utf-8") as file:
             json.dump(values, file, indent=1)
             file.write("\n")
 
@@ -73,3 +123,17 @@ class Metrics:
             if fresh:
                 writer.writerow(columns)
             writer.writerow(row)
+
+
+def _write_rows(path: str, columns, rows) -> None:
+    """A whole new CSV file in place of the one at `path`."""
+    partial = f"{path}.{os.getpid()}.partial"
+    try:
+        with open(partial, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)

@@ -2,9 +2,13 @@
 from __future__ import annotations
 
 import os
+import threading
+from concurrent.futures import Future, wait
 from typing import List
 
 import numpy as np
+
+from ssd.errors import UserError
 
 # Set by mpirun (Open MPI, PMIx), horovodrun and srun, in the order in which they are believed.
 _RANK_VARIABLES = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
@@ -30,13 +34,51 @@ def load_before_horovod() -> None:
     import nvidia.dali.pipeline  # noqa: F401
 
 
+def _run(future: Future, work) -> None:
+    try:
+        future.set_result(work())
+    except BaseException as error:
+        future.set_exception(error)
+
+
+class Agreement:
+    """What single ranks wish, and all must do at the same step: flags that are told a step ahead, so that no step
+    waits for them."""
+
+    def __init__(self, ranks: "Ranks", count: int):
+        self._ranks, self._count = ranks, count
+        self._under_way = None
+
+    def exchange(self, wishes) -> List[bool]:
+        """`wishes`: `count` flags of this rank. Returns for each whether any rank wished it at the last exchange
+        (alone: at this one). Collective."""
+        assert len(wishes) == self._count
+        if self._ranks.size == 1:
+            return [bool(wish) for wish in wishes]
+        # Read before the next one is started: one exchange of a name at a time.
+        told = [False] * self._count if self._under_way is None else [bool(x) for x in self._under_way.asnumpy()]
+        self._under_way = self._ranks.start_mean(np.array(wishes, float), "wishes")
+        return told
+
+    def settle(self, wishes) -> List[bool]:
+        """As `exchange`, but of these very wishes, which is waited for."""
+        before = self.exchange(wishes)
+        if self._ranks.size == 1:
+            return before
+        return [a or b for a, b in zip(before, self.exchange(wishes))]
+
+
 class Ranks:
     """The ranks of this run; all methods but `close` are collective: every rank calls them in the same order.
 
     Every exchange has a fixed name, so that Horovod refuses mixed-up orders instead of mixing the numbers.
     """
 
-    def __init__(self):
+    def __init__(self, stall_seconds: float = 600):
+        """`stall_seconds`: Horovod is asked to end the run when some ranks have waited so long for others. A last
+        resort, which was not seen to act with Gloo: ssd.training.watchdog acts earlier, and names the rank."""
+        os.environ.setdefault("HOROVOD_STALL_CHECK_TIME_SECONDS", str(max(1, int(stall_seconds / 2))))
+        os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(max(2, int(stall_seconds))))
         load_before_horovod()
         import horovod.mxnet as hvd
         self._hvd = hvd
@@ -64,12 +106,24 @@ class Ranks:
         array = mx.nd.array(np.atleast_1d(values), dtype="float64")
         return self._hvd.allreduce(array, average=True, name=name).asnumpy().reshape(np.shape(values))
 
+    def start_mean(self, values: np.ndarray, name: str):
+        """The mean over ranks of a small float array as an NDArray that is read when it is needed."""
+        import mxnet as mx
+        return self._hvd.allreduce(mx.nd.array(values, dtype="float64"), average=True, name=name)
+
     def average_in_place(self, arrays: List, name: str) -> None:
         """Replaces each of the NDArrays by its mean over the ranks."""
         if self.size == 1:
             return
         for index, array in enumerate(arrays):
             self._hvd.allreduce_(array, average=True, name=f"{name}.{index}")
+
+    def broadcast_in_place(self, arrays: List, name: str) -> None:
+        """Replaces each of the NDArrays by rank 0's."""
+        if self.size == 1:
+            return
+        for index, array in enumerate(arrays):
+            self._hvd.broadcast_(array, root_rank=0, name=f"{name}.{index}")
 
     def all_from_first(self, values: np.ndarray, name: str) -> np.ndarray:
         """Rank 0's small float64 array, on every rank."""
@@ -82,6 +136,52 @@ class Ranks:
     def from_first(self, value: float, name: str) -> float:
         """Rank 0's number, on every rank (float64)."""
         return float(self.all_from_first(np.array([value], np.float64), name)[0])
+
+    def first_then_others(self, work, name: str, look=lambda: None):
+        """`work()` on rank 0, then on the others, and its result; no rank is left waiting in one long exchange.
+
+        A UserError of one rank is raised on all, with `everywhere` set. `look` is called now and then, on all ranks
+        alike, in the main thread; the work runs in another one.
+        """
+        mine = None
+        for turn in ("first", "others"):
+            if self.is_first == (turn == "first"):
+                mine = Future()
+                threading.Thread(target=_run, args=(mine, work), name=name, daemon=True).start()
+            while True:
+                look()
+                if mine is not None:
+                    wait([mine], timeout=0.1)
+                if self.mean(np.array([mine is None or mine.done()], float), f"{name} by {turn}")[0] == 1:
+                    break
+            failure = mine.exception() if mine is not None else None
+            if failure is not None and not isinstance(failure, UserError):
+                raise failure
+            told = "".join(self.gather_texts("" if failure is None else str(failure), f"{name} refused by {turn}"))
+            if told:
+                error = UserError(told)
+                error.everywhere = True
+                raise error
+        return mine.result()
+
+    def bytes_from_first(self, content: bytes, name: str) -> bytes:
+        """Rank 0's bytes, on every rank."""
+        if self.size == 1:
+            return content
+        import mxnet as mx
+        length = int(self.from_first(len(content), f"{name} length"))
+        array = np.zeros(length + 1, np.uint8)    # MXNet has no arrays of size 0
+        if self.is_first:
+            array[1:] = np.frombuffer(content, np.uint8)
+        array = self._hvd.broadcast(mx.nd.array(array, dtype="uint8"), root_rank=0, name=name)
+        return array.asnumpy()[1:].tobytes()
+
+    def gather_texts(self, text: str, name: str) -> List[str]:
+        """Every rank's text, in the order of the ranks."""
+        content = np.frombuffer(text.encode(), np.uint8).astype(np.float64)
+        rows = np.stack([np.full(len(content), float(self.rank)), content], axis=1)
+        rows = self.gather(rows, name)
+        return [bytes(rows[rows[:, 0] == rank, 1].astype(np.uint8)).decode() for rank in range(self.size)]
 
     def gather(self, rows: np.ndarray, name: str) -> np.ndarray:
         """All ranks' rows, (n, k) float64 each, one below the other in the order of the ranks; n may differ."""

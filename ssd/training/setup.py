@@ -4,10 +4,14 @@ from __future__ import annotations
 import os
 import sys
 import time
+from typing import NamedTuple, Optional, Tuple
+
+import numpy as np
 
 from ssd.config import Config, to_yaml
-from ssd.data.locate import dataset_paths
+from ssd.data.locate import dataset_paths, load_dataset
 from ssd.errors import UserError
+from ssd.training.checkpoints import FOLDER, Checkpoint, find_checkpoint
 
 
 def check_files(config: Config) -> None:
@@ -20,12 +24,51 @@ def check_files(config: Config) -> None:
             raise UserError(f"--{flag.replace('_', '-')} {path}: no such file")
 
 
-def make_output(config: Config) -> str:
-    """The run's folder, made and empty; UserError if it holds something."""
-    path = config.run.output or os.path.join("runs", time.strftime(f"{config.recipe}-%Y%m%d-%H%M%S"))
+class RunFolder(NamedTuple):
+    """Where a run writes. A run that is resumed in its folder is there in several parts."""
+    path: str
+    part: int                           # from 1
+    checkpoint: Optional[Checkpoint]    # where it goes on
+
+    def file(self, name: str) -> str:
+        """Path of a file of this part: mlperf.log, mlperf-2.log."""
+        stem, extension = os.path.splitext(name)
+        return os.path.join(self.path, name if self.part == 1 else f"{stem}-{self.part}{extension}")
+
+    def discard(self) -> None:
+        """Removes what a part that was refused before its start has written, so that its folder can be named again."""
+        for name in ("mlperf.log", "recipe.yaml"):
+            if os.path.exists(self.file(name)):
+                os.remove(self.file(name))
+        folder = os.path.join(self.path, FOLDER)
+        if os.path.isdir(folder) and not os.listdir(folder):
+            os.rmdir(folder)
+        if not os.listdir(self.path):
+            os.rmdir(self.path)
+
+
+def open_folder(config: Config, report=print) -> RunFolder:
+    """The run's folder, made if need be, and the checkpoint that --resume names; UserError if it holds another run."""
+    resume, path = config.recovery.resume, config.run.output
+    checkpoint = None
+    if resume == "auto":
+        if not path:
+            raise UserError("--resume auto: needs --output, the folder of the run")
+        folder = os.path.join(path, FOLDER)
+        if os.path.isdir(folder) and any(name.startswith("step-") for name in os.listdir(folder)):
+            checkpoint = find_checkpoint(path, report)
+    elif resume:
+        checkpoint = find_checkpoint(resume, report)
+        own = os.path.dirname(os.path.dirname(os.path.abspath(checkpoint.path)))
+        path = path or own
+        if os.path.abspath(path) == own and find_checkpoint(own, report).step > checkpoint.step:
+            raise UserError(f"--resume {resume}: {own} has later checkpoints, which going on there would undo; name a "
+                            "new folder with --output")
+    path = path or os.path.join("runs", time.strftime(f"{config.recipe}-%Y%m%d-%H%M%S"))
     try:
         os.makedirs(path, exist_ok=True)
-        if os.listdir(path):
+        held = os.listdir(path)
+        if held and not (resume and "recipe.yaml" in held):
             raise UserError(f"--output {path}: holds files already; name a new folder")
         probe = os.path.join(path, ".probe")
         with open(probe, "w"):
@@ -33,22 +76,18 @@ def make_output(config: Config) -> str:
         os.remove(probe)
     except OSError as error:
         raise UserError(f"--output {path}: {error.strerror}") from None
-    return path
-
-
-def discard_output(path: str) -> None:
-    """Removes what a run that was refused before its start has written, so that its folder can be named again."""
-    for name in ("mlperf.log", "recipe.yaml"):
-        if os.path.exists(os.path.join(path, name)):
-            os.remove(os.path.join(path, name))
-    if not os.listdir(path):
-        os.rmdir(path)
+    part = 1
+    while os.path.exists(RunFolder(path, part, None).file("mlperf.log")) or \
+            os.path.exists(RunFolder(path, part, None).file("recipe.yaml")):
+        part += 1
+    return RunFolder(path, part, checkpoint)
 
 
 def save_recipe(config: Config, path: str) -> None:
     """Writes the settings as run, but for the run's folder, which cannot be used again."""
     with open(path, "w", encoding="utf-8") as file:
-        file.write("# The settings of this run, flags included.\n" + to_yaml(config.with_values(output="")))
+        file.write("# The settings of this run, flags included.\n"
+                   + to_yaml(config.with_values(output="", resume="")))
 
 
 def describe(config: Config, device, ranks_size: int) -> str:
@@ -64,3 +103,67 @@ def describe(config: Config, device, ranks_size: int) -> str:
     lines.append(to_yaml(config).rstrip())
     return "\n".join(lines)
 
+
+def load_datasets(config: Config, ranks, look) -> Tuple:
+    """Training and validation set. Rank 0 checks them, the others then read its result; a data set that is refused
+    ends every rank. `look` is called now and then, on all ranks alike."""
+    def load():
+        sets = load_dataset(config, "train"), load_dataset(config, "val")
+        if sets[0].category_names != sets[1].category_names or sets[0].category_ids != sets[1].category_ids:
+            raise UserError(f"{sets[1].path}: its categories are not those of {sets[0].path}")
+        return sets
+    return ranks.first_then_others(load, "data set", look)
+
+
+def clear_cache(config: Config, ranks, log, say) -> None:
+    """Drops the file cache of every node, after the data set's check may have filled it, and logs what was dropped."""
+    run = config.run
+    if run.cache_cleared:
+        log.cache_clear("by the launcher, on every node")
+    if run.cache_cleared or not run.clear_cache:
+        return
+    from ssd.page_cache import drop_caches
+    dropped = drop_caches([config.data.data_dir]) if ranks.local_rank == 0 else "by another rank"
+    if ranks.mean(np.array([bool(dropped)], float), "file cache dropped")[0] == 1:
+        log.cache_clear(dropped)
+    else:
+        say("file cache: nothing could be dropped on a node, no cache_clear is logged")
+
+
+def initialize_weights(network, config: Config, ranks, context, resumed: bool, say) -> None:
+    """The weights that a run starts from, equal on all ranks; a resumed one gets others later."""
+    from ssd.model.initialization import initialize, load_backbone
+    run = config.run
+    initialize(network, run.seed, context)
+    if resumed:
+        for flag in ("pretrained_backbone", "weights"):
+            if getattr(run, flag):
+                say(f"--{flag.replace('_', '-')} is not used: the weights are the checkpoint's")
+        return
+    if run.pretrained_backbone:
+        from ssd.model.backbone_onnx import read_backbone
+        load_backbone(network, read_backbone(run.pretrained_backbone, say), run.pretrained_backbone)
+        say(f"backbone: {run.pretrained_backbone}")
+    if run.weights:
+        from ssd.model.weights import load_weights
+        load_weights(network, run.weights)
+        say(f"weights: {run.weights}")
+    if not (run.pretrained_backbone or run.weights):
+        say("backbone: random weights, as no --pretrained-backbone is given")
+    ranks.broadcast_parameters(network.collect_params())
+
+
+def log_hyperparameters(log, config: Config, schedule, network, train_images: int, val_images: int,
+                        global_batch: int) -> None:
+    """What the MLPerf rules want to know of a run's settings; images trained on and evaluated."""
+    training = config.training
+    log.hyperparameters(
+        train_samples=train_images, eval_samples=val_images, global_batch_size=global_batch,
+        gradient_accumulation_steps=1, model_bn_span=training.batch_size,
+        opt_base_learning_rate=schedule.peak, opt_weight_decay=training.weight_decay,
+        opt_learning_rate_warmup_steps=schedule.warmup_steps,
+        opt_learning_rate_warmup_factor=schedule.warmup_factor,
+        opt_learning_rate_decay_boundary_epochs=list(training.decay_epochs),
+        max_samples=config.augmentation.crop_attempts)
+    log.weights_initialization(name for name, parameter in network.collect_params().items()
+                               if parameter.grad_req != "null")

@@ -1,51 +1,37 @@
-"""Training to the target, from the command line's settings to the last line of the log."""
+"""Training to the target, or until there is a reason to leave."""
 from __future__ import annotations
 
+import json
 import math
 import os
+import threading
 import time
 
 import numpy as np
 
 from ssd.config import Config
 from ssd.errors import UserError
-from ssd.training import setup
-from ssd.training.ranks import Ranks, rank_from_environment
-
-
-def train(config: Config) -> int:
-    """Runs `python -m ssd train`; returns the exit status: 0 when the run came to its end, target reached or not."""
-    from ssd.mlperf import MLPerfLog
-    setup.check_files(config)
-    first = rank_from_environment() == 0
-    output = setup.make_output(config) if first else None
-    with MLPerfLog(os.path.join(output, "mlperf.log") if first else None, enabled=first) as log:
-        run = config.run
-        log.submission(run.submission_org, run.submission_platform, run.submission_division, run.submission_status)
-        log.init_start()
-        ranks = Ranks()
-        training = Training(config, ranks, log, output)
-        try:
-            if ranks.is_first != first:
-                raise UserError(f"the launcher says rank {rank_from_environment()}, Horovod rank {ranks.rank} of "
-                                f"{ranks.size}: it was built without MPI, or another launcher's variables are set")
-            training.run()
-        except UserError:
-            if first and training.started is None:
-                setup.discard_output(output)
-            raise
-        finally:
-            ranks.close()
-    return 0
+from ssd.training import diagnosis, recovery, setup
+from ssd.training.outcome import NoScore, NotFinite, Stopped
+from ssd.training.ranks import Agreement, Ranks
+from ssd.training.saver import Saver
 
 
 class Training:
-    """A run. `run` reads from top to bottom; the other methods are its parts."""
+    """A run, or the part of one after a checkpoint. `run` reads from top to bottom; the other methods are its parts.
 
-    def __init__(self, config: Config, ranks: Ranks, log, output):
-        self.config, self.ranks, self.log, self.output = config, ranks, log, output
+    folder: a setup.RunFolder on rank 0, None on the others. signals: a StopSignals. watch: a Watchdog.
+    """
+
+    def __init__(self, config: Config, ranks: Ranks, log, folder, signals, watch):
+        self.config, self.ranks, self.log, self.folder = config, ranks, log, folder
+        self.signals, self.watch = signals, watch
         self.first = ranks.is_first
         self.started = None    # when the clock started [seconds since the epoch]
+        self._ending = threading.Lock()
+        self.progress = recovery.Progress()
+        self.agreement = Agreement(ranks, 3)
+        self.train_data = self.val_data = self.pending = self.saver = None
 
     def say(self, text: str) -> None:
         if self.first:
@@ -53,6 +39,7 @@ class Training:
 
     def run(self) -> None:
         self.prepare()
+        self.leave_if_asked()
         self.log.init_stop()
         self.log.run_start()
         self.started = time.time()
@@ -62,9 +49,10 @@ class Training:
             if self.train_epochs():
                 status = "success"
         finally:
-            self.log.run_stop(status)
+            self.end_log(status)
             self.close_data()
-        self.say_result(status)
+        self.saver.close()
+        self.say(self.metrics.result(self, status))
 
     # ---- before the clock
 
@@ -80,8 +68,9 @@ class Training:
         from ssd.training.step import TrainingStep, dry_run
 
         self.device = choose_device(config, ranks.local_rank)
-        self.train_set, self.val_set = self.load_datasets()
-        self.clear_cache()
+        self.watch.note("checking the data set", 0)
+        self.train_set, self.val_set = setup.load_datasets(config, ranks, self.leave_if_asked)
+        setup.clear_cache(config, ranks, self.log, self.say)
         self.global_batch = config.training.batch_size * ranks.size
         samples = len(self.train_set.images_with_boxes)
         if samples < self.global_batch:
@@ -89,80 +78,50 @@ class Training:
                             f"{self.global_batch} images a step, {self.train_set.path} has {samples} with a box")
         self.steps_per_epoch = steps_per_epoch(samples, self.global_batch)
         self.schedule = build_schedule(config.training, self.global_batch, samples)
+        self.samples = recovery.fingerprint(self.train_set)
+        resumed = self.read_state()
 
         seed = config.run.seed if config.run.seed >= 0 else int.from_bytes(os.urandom(3), "little")
-        self.seed = int(ranks.from_first(seed, "seed"))
+        self.seed = int(ranks.from_first(resumed["seed"] if resumed and config.run.seed < 0 else seed, "seed"))
         self.config = config = config.with_values(seed=self.seed)
         if self.first:
-            setup.save_recipe(config, os.path.join(self.output, "recipe.yaml"))
+            setup.save_recipe(config, self.folder.file("recipe.yaml"))
             self.say(setup.describe(config, self.device, ranks.size))
 
         self.network = build_model(config)
-        self.initialize_weights()
+        self.metrics = Metrics(self.folder.path if self.first else None)
+        self.watch.note("building the network", 0)
+        setup.initialize_weights(self.network, config, ranks, self.device.context, bool(resumed), self.say)
         self.step = TrainingStep(self.network, config, ranks)
         self.inference, self.boxes = build_inference(config, self.network, self.device)
-        self.metrics = Metrics(self.output if self.first else None)
         dry_run(self.step, self.inference, self.network, config, len(self.boxes), self.device.context)
-        self.log_hyperparameters(samples)
-
-    def load_datasets(self):
-        """Rank 0 checks, the others then read its result; a data set that is refused ends every rank."""
-        from ssd.data.locate import load_dataset
-        failure = None
-        for turn in ("first", "others"):
-            if self.first == (turn == "first") and failure is None:
-                try:
-                    sets = load_dataset(self.config, "train"), load_dataset(self.config, "val")
-                    if sets[0].category_names != sets[1].category_names or \
-                            sets[0].category_ids != sets[1].category_ids:
-                        raise UserError(f"{sets[1].path}: its categories are not those of {sets[0].path}")
-                except UserError as error:
-                    failure = error
-            failed = self.ranks.mean(np.array([failure is not None], float), f"data checked by {turn}")[0]
-            if failed:
-                raise failure or UserError("another rank refused the data set")
-        return sets
-
-    def clear_cache(self) -> None:
-        """Drops the file cache of every node, after the check above may have filled it, and logs what was dropped."""
-        if not self.config.run.clear_cache:
-            return
-        from ssd.page_cache import drop_caches
-        dropped = drop_caches([self.config.data.data_dir]) if self.ranks.local_rank == 0 else "by another rank"
-        if self.ranks.mean(np.array([bool(dropped)], float), "file cache dropped")[0] == 1:
-            self.log.cache_clear(dropped)
-        else:
-            self.say("file cache: nothing could be dropped on a node, no cache_clear is logged")
-
-    def initialize_weights(self) -> None:
-        from ssd.model.initialization import initialize, load_backbone
-        run = self.config.run
-        initialize(self.network, self.seed, self.device.context)
-        if run.pretrained_backbone:
-            from ssd.model.backbone_onnx import read_backbone
-            load_backbone(self.network, read_backbone(run.pretrained_backbone, self.say), run.pretrained_backbone)
-            self.say(f"backbone: {run.pretrained_backbone}")
-        if run.weights:
-            from ssd.model.weights import load_weights
-            load_weights(self.network, run.weights)
-            self.say(f"weights: {run.weights}")
-        if not (run.pretrained_backbone or run.weights):
-            self.say("backbone: random weights, as no --pretrained-backbone is given")
-        self.ranks.broadcast_parameters(self.network.collect_params())
-
-    def log_hyperparameters(self, samples: int) -> None:
-        training, schedule = self.config.training, self.schedule
+        if resumed:
+            self.take_up(resumed)
+        self.saver = Saver(self)
         self.log.seed(self.seed)
-        self.log.hyperparameters(
-            train_samples=samples, eval_samples=self.val_set.num_images, global_batch_size=self.global_batch,
-            gradient_accumulation_steps=1, model_bn_span=training.batch_size,
-            opt_base_learning_rate=schedule.peak, opt_weight_decay=training.weight_decay,
-            opt_learning_rate_warmup_steps=schedule.warmup_steps,
-            opt_learning_rate_warmup_factor=schedule.warmup_factor,
-            opt_learning_rate_decay_boundary_epochs=list(training.decay_epochs),
-            max_samples=self.config.augmentation.crop_attempts)
-        self.log.weights_initialization(name for name, parameter in self.network.collect_params().items()
-                                        if parameter.grad_req != "null")
+        setup.log_hyperparameters(self.log, config, self.schedule, self.network, samples, self.val_set.num_images,
+                                  self.global_batch)
+
+    def read_state(self):
+        """The state of the checkpoint to go on from, on every rank; None for a run from the start."""
+        state = None
+        if self.first and self.folder.checkpoint is not None:
+            state = self.folder.checkpoint.state
+            recovery.check(state, self.config, self.ranks.size, self.samples, self.folder.checkpoint.path)
+        return json.loads(self.ranks.bytes_from_first(json.dumps(state).encode(), "state"))
+
+    def take_up(self, resumed) -> None:
+        """Weights, momenta and progress of the checkpoint whose state is `resumed`."""
+        checkpoint = self.folder.checkpoint if self.first else None
+        recovery.restore(self, checkpoint.arrays if self.first else None, resumed)
+        self.progress = recovery.Progress(**resumed["progress"])
+        self.pending_place = resumed["pending"]
+        if self.first:
+            scored = (self.pending_place["epoch"] - 1 if self.pending_place
+                      else math.ceil(self.progress.evaluated / self.steps_per_epoch))
+            self.metrics.set_aside(self.folder.part, self.progress.steps, scored)
+            self.say(f"resumed after step {self.progress.steps} from {checkpoint.path}; part {self.folder.part} of the "
+                     "run, which the log gives to the open division")
 
     # ---- on the clock
 
@@ -170,56 +129,120 @@ class Training:
         from ssd.data.pipeline import EvaluationLoader, TrainingLoader
         from ssd.evaluation.pending import PendingScore
         from ssd.model.boxes import cxcywh_to_ltrb
-        self.train_data = self.val_data = self.pending = None
         place = dict(rank=self.ranks.rank, size=self.ranks.size, device=self.device.kind,
                      device_id=self.device.index, pad_channels=self.network.input_channels == 4)
-        self.train_data = TrainingLoader(self.config, self.train_set, cxcywh_to_ltrb(self.boxes),
-                                         seed=self.seed, **place)
+        self.watch.note("opening the data set", self.progress.steps)
+        self.train_data = TrainingLoader(self.config, self.train_set, cxcywh_to_ltrb(self.boxes), seed=self.seed,
+                                         first_step=self.progress.steps, **place)
+        if self.progress.steps and not self.train_data.exact:
+            self.say("decode cache: the order of images after a resume is another than without one")
         self.val_data = EvaluationLoader(self.config, self.val_set, **place)
-        self.pending = PendingScore(self.val_set, self.output, self.ranks)
+        self.pending = PendingScore(self.val_set, self.folder.path if self.first else None, self.ranks)
+        self.score_what_was_pending()
+
+    def score_what_was_pending(self) -> None:
+        place = getattr(self, "pending_place", None)
+        if place is not None:
+            self.log.eval_start(place["epoch"])
+            rows = self.folder.checkpoint.arrays["pending"]["rows"] if self.first else np.empty((0, 7))
+            self.pending.start(place["epoch"], place["step"], rows)
+            self.saver.hold(place["step"])
+
+    def close_scorer(self) -> None:
+        if self.pending is not None:
+            self.pending.close()
 
     def close_data(self) -> None:
         for part in (self.pending, self.train_data, self.val_data):
             if part is not None:
                 part.close()
 
+    def at_last_step(self) -> bool:
+        return bool(self.config.run.max_steps) and self.progress.steps >= self.config.run.max_steps
+
     def train_epochs(self) -> bool:
         """Trains until the target is known to be reached (True) or the epochs are done (False)."""
-        config = self.config
-        self.steps = 0
-        for epoch in range(1, config.training.epochs + 1):
-            self.log.epoch_start(epoch)
-            for _ in range(self.steps_per_epoch):
-                self.train_step(epoch)
-                if self.target_reached():
-                    self.log.epoch_stop(epoch)
-                    return True
-                if config.run.max_steps and self.steps >= config.run.max_steps:
-                    break
-            self.log.epoch_stop(epoch)
-            last = epoch == config.training.epochs or self.steps == config.run.max_steps
-            if epoch % config.evaluation.eval_every == 0 or last:
+        epochs, progress = self.config.training.epochs, self.progress
+        for epoch in range(max(1, math.ceil(progress.steps / self.steps_per_epoch)), epochs + 1):
+            end = epoch * self.steps_per_epoch
+            if progress.steps < end:    # else resumed where its epoch had ended
+                self.log.epoch_start(epoch)
+                while progress.steps < end and not self.at_last_step():
+                    if self.train_step(epoch):
+                        self.log.epoch_stop(epoch)
+                        return True
+                self.log.epoch_stop(epoch)
+            if self.evaluation_due(epoch) and progress.evaluated < progress.steps:
                 # One score at a time: the one before is known before the next is asked for.
-                if self.target_reached(wait=True):
+                if self.wait_for_score():
                     return True
                 self.evaluate(epoch)
-            if last:
+            if self.at_last_step():
                 break
-        return self.target_reached(wait=True)
+        return self.wait_for_score()
 
-    def train_step(self, epoch: int) -> None:
+    def evaluation_due(self, epoch: int) -> bool:
+        at_end = self.progress.steps == epoch * self.steps_per_epoch
+        return self.at_last_step() or at_end and (epoch % self.config.evaluation.eval_every == 0
+                                                  or epoch == self.config.training.epochs)
+
+    def train_step(self, epoch: int) -> bool:
+        """One step and what is due after it; whether the target is known to be reached."""
+        number = self.progress.steps + 1
+        place = f"epoch {epoch}, "
+        self.watch.note(place + "reading data", number)
         batch = next(self.train_data)
-        rate = self.schedule(epoch, self.steps)
-        losses = self.step(batch.images, batch.offsets, batch.classes, rate)
-        self.steps += 1
+        check = number % self.config.recovery.check_finite_every == 0 or self.step.scale.window > 0
+        self.watch.note(place + "training", number)
+        losses = self.step.gradients(batch.images, batch.offsets, batch.classes, check)
+        self.watch.note(place + "averaging gradients", number, waiting=True)
+        rate = self.schedule(epoch, self.progress.steps)
+        if not check or self.finite(epoch, losses, batch):
+            self.step.update(rate)
+        self.progress.steps = number
         self.metrics.step(losses)
-        interval = self.config.run.log_interval
-        if self.steps % interval == 0 or self.steps == 1:
-            mean = self.ranks.mean(self.metrics.mean_losses(), "loss")
-            if not all(math.isfinite(value) for value in mean):
-                raise FloatingPointError(f"loss {mean.sum()} at epoch {epoch}, step {self.steps}: not finite")
-            self.say(self.metrics.report(epoch, self.steps, self.steps_per_epoch, mean, rate, self.global_batch,
-                                         self.train_data.wait_seconds))
+        if number % self.config.run.log_interval == 0 or number == 1:
+            self.report(epoch, number, rate)
+        return self.after_step(epoch)
+
+    def finite(self, epoch: int, losses, batch) -> bool:
+        """Whether the update can be made. NotFinite where training cannot go on: the state before the step is saved
+        then."""
+        number, finite = self.progress.steps + 1, self.step.finite()
+        if self.step.scale.accepts(finite):
+            if not finite:
+                self.step.discard()
+                self.say(f"epoch {epoch} step {number}: gradients overflow, the step is skipped "
+                         f"({self.step.scale.skipped} so far); loss scale {self.step.scale.value:g} from here")
+            return finite
+        text, weights_good = diagnosis.explain(self, losses, batch, epoch, number)
+        self.step.discard()
+        if weights_good:
+            self.save()
+            text += self.saver.where()
+        raise NotFinite(text)
+
+    def report(self, epoch: int, number: int, rate: float) -> None:
+        mean = self.ranks.mean(self.metrics.mean_losses(), "loss")
+        if not np.isfinite(mean).all():    # seen here only where steps are not checked one by one
+            raise NotFinite(f"epoch {epoch}, step {number}: loss {mean.sum()}")
+        self.say(self.metrics.report(epoch, number, self.steps_per_epoch, mean, rate, self.global_batch,
+                                     self.train_data.wait_seconds))
+
+    def after_step(self, epoch: int) -> bool:
+        """Scores that have come, checkpoints, signals; whether the target is known to be reached."""
+        stop, save, scored = self.agreement.exchange(self.wishes())
+        if scored and self.take_score():
+            return True
+        if save or self.evaluation_due(epoch) or self.saver.interval.due_at(self.progress.steps, self.steps_per_epoch):
+            self.save()
+        if stop:
+            self.leave(epoch)
+        return False
+
+    def wishes(self):
+        save = self.first and self.saver is not None and self.saver.interval.due_now()
+        return self.signals.received is not None, save, self.pending is not None and self.pending.is_ready()
 
     def evaluate(self, epoch: int) -> None:
         """Detects on this rank's share of the validation images; the score comes later, off this thread."""
@@ -230,37 +253,87 @@ class Training:
         statistics = [parameter.data(self.device.context) for name, parameter in
                       sorted(self.network.collect_params().items()) if "_running_" in name]
         self.ranks.average_in_place(statistics, "batch norm")
-        rows = detect(self.inference, self.val_data, self.val_set.sizes)
+        share = math.ceil(self.val_set.num_images / self.ranks.size)
+        turns = iter(range(math.ceil(share / self.config.evaluation.eval_batch_size)))
+
+        def look_for_signal():
+            self.watch.note(f"epoch {epoch}, evaluating", self.progress.steps)
+            next(turns, None)
+            if self.agreement.exchange(self.wishes())[0]:
+                self.leave(epoch)
+        rows = detect(self.inference, self.val_data, self.val_set.sizes, look_for_signal)
+        for _ in turns:    # ranks with a batch less take part to the end
+            if self.agreement.exchange(self.wishes())[0]:
+                self.leave(epoch)
+        self.watch.note(f"epoch {epoch}, gathering detections", self.progress.steps, waiting=True)
         rows = self.ranks.gather(rows, "detections")
         if self.first:
-            save_weights(self.network, os.path.join(self.output, "weights.params"))
-        self.pending.start(epoch, rows)
+            save_weights(self.network, os.path.join(self.folder.path, "weights.params"))
+        self.pending.start(epoch, self.progress.steps, rows)
+        self.progress.evaluated = self.progress.steps
         self.metrics.paused(time.time() - start)
         self.say(f"epoch {epoch}: {len(rows)} detections on {self.val_set.num_images} images, "
                  f"{self.val_set.num_images / (time.time() - start):.1f} images/s")
 
-    def target_reached(self, wait: bool = False) -> bool:
-        """Whether a score of at least the target is known, on every rank alike."""
-        scored = self.pending.poll(wait)
+    def wait_for_score(self) -> bool:
+        """Waits for a score that is pending; whether it reaches the target."""
+        while self.pending.epoch is not None:
+            self.watch.note("waiting for the score", self.progress.steps, waiting=not self.first)
+            stop, _, scored = self.agreement.settle(self.wishes())
+            if scored:
+                if self.take_score():
+                    return True
+            elif stop:
+                self.leave(self.pending.epoch)
+            else:
+                time.sleep(0.05)
+        return False
+
+    def take_score(self) -> bool:
+        """Logs a score that has come; whether it reaches the target. NoScore if it cannot be had."""
+        scored = self.pending.take()
         if scored is None:
             return False
-        epoch, stats = scored
+        if scored.stats is None:
+            self.save()
+            raise NoScore(f"epoch {scored.epoch} could not be scored: {scored.failure}{self.saver.where()}")
+        epoch, stats, progress = scored.epoch, scored.stats, self.progress
         score = max(0.0, stats["AP"])
         self.log.eval_accuracy(epoch, score)
         self.log.eval_result(epoch, stats)
         self.log.eval_stop(epoch)
         self.metrics.evaluation(epoch, stats)
-        self.best = max(score, getattr(self, "best", 0.0))
+        best = score > progress.best_score or not progress.best_epoch
+        if best:
+            progress.best_score, progress.best_epoch = score, epoch
+        self.saver.scored(scored.step, score, best)
         self.say("epoch {}: ".format(epoch) + "  ".join(f"{name} {value:.4f}" for name, value in stats.items()))
         return score >= self.config.evaluation.target
 
-    def say_result(self, status: str) -> None:
-        seconds = time.time() - self.started
-        word = "reached" if status == "success" else "not reached"
-        self.say(f"target {self.config.evaluation.target} {word}: best mAP {getattr(self, 'best', 0.0):.4f} after "
-                 f"{self.steps} steps of {self.global_batch}, {seconds:.1f} s; run folder {self.output}")
-        if self.first:
-            self.metrics.summary(dict(status=status, target=self.config.evaluation.target,
-                                      best_map=getattr(self, "best", 0.0), seconds=round(seconds, 2),
-                                      steps=self.steps, images=self.steps * self.global_batch, seed=self.seed,
-                                      ranks=self.ranks.size))
+    # ---- saving and leaving
+
+    def save(self) -> None:
+        epoch = math.ceil(self.progress.steps / self.steps_per_epoch)
+        self.watch.note("saving a checkpoint", self.progress.steps)
+        self.saver.save(scored_later=self.evaluation_due(epoch))
+
+    def leave_if_asked(self) -> None:
+        """Before the clock starts, when there is nothing to save. Collective."""
+        self.watch.note("getting ready", self.progress.steps)
+        if self.agreement.settle(self.wishes())[0]:
+            self.leave(0)
+
+    def leave(self, epoch: int) -> None:
+        """Raises Stopped on every rank, after a checkpoint."""
+        names = self.ranks.gather_texts(self.signals.received or "", "signals")
+        text = " and ".join(f"{name} on rank {rank}" for rank, name in enumerate(names) if name)
+        if not self.progress.steps:
+            raise Stopped(f"{text}, before the first step; nothing is lost")
+        self.save()
+        raise Stopped(f"{text}, after step {self.progress.steps} (epoch {epoch}){self.saver.where()}")
+
+    def end_log(self, status: str) -> None:
+        """The log's last line; of the training loop, or of the watchdog when that will not come back."""
+        with self._ending:
+            if self.started is not None and not self.log.has_stopped:
+                self.log.run_stop(status)

@@ -1,4 +1,5 @@
 """From the network's output to COCO's terms."""
+import time
 import types
 
 import numpy as np
@@ -40,13 +41,17 @@ def test_ids_are_the_annotation_files_own():
     assert len(as_detections(np.empty((0, 7)), dataset())) == 0
 
 
-def test_a_scorer_that_dies_ends_the_run_with_its_reason(tmp_path, capfd):
-    """The annotation file is gone when the score is asked for: named, on every rank, and no process is left."""
+def test_a_scorer_that_dies_twice_is_a_failure_with_its_reason(tmp_path, capfd):
+    """The annotation file is gone when the score is asked for: named, and no process is left."""
     ranks = types.SimpleNamespace(rank=0, all_from_first=lambda values, name: values)
     pending = PendingScore(dataset(str(tmp_path / "gone.json")), str(tmp_path), ranks)
-    assert pending.poll() is None and pending.poll(wait=True) is None
-    pending.start(5, np.empty((0, 7)))
-    with pytest.raises(RuntimeError, match="scoring of epoch 5 failed"):
-        pending.poll(wait=True)
-    assert "gone.json" in capfd.readouterr().err
+    assert not pending.is_ready() and pending.detections() is None
+    pending.start(5, 70, np.empty((0, 7)))
+    assert pending.place() == dict(epoch=5, step=70) and len(pending.detections()) == 0
+    deadline = time.monotonic() + 60
+    score = None
+    while score is None and time.monotonic() < deadline:
+        score = pending.take()
+    assert score.stats is None and "gone.json" in score.failure and "detections-epoch-5.npz" in score.failure
+    assert "scored again" in capfd.readouterr().err
     pending.close()

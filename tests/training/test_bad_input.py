@@ -136,5 +136,5 @@ def test_nothing_is_overwritten(data, tmp_path):
 
 def test_loss_that_is_not_finite(data, tmp_path):
     result = train(data, tmp_path / "out", "--base-lr", "1e12", "--warmup-epochs", "0", "--epochs", "3")
-    refused(result, "stopped: loss", "not finite", status=3)
+    refused(result, "stopped: epoch ", "before the update", "not finite", status=3)
     assert '"aborted"' in result.stdout

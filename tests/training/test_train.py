@@ -37,7 +37,7 @@ def events(folder):
 def test_what_a_run_leaves(finished):
     folder, result = finished
     assert {"mlperf.log", "recipe.yaml", "summary.json", "train.csv", "evaluation.csv", "weights.params",
-            "detections-epoch-1.npz", "detections-epoch-2.npz"} == set(os.listdir(folder))
+            "checkpoints", "detections-epoch-1.npz", "detections-epoch-2.npz"} == set(os.listdir(folder))
     assert [row["step"] for row in rows(folder / "train.csv")] == ["1", "2", "3", "4"], \
         "11 images with a box in batches of 4, two epochs"
     assert "target 0.23 not reached" in result.stdout

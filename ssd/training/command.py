@@ -1,0 +1,106 @@
+"""`python -m ssd train`: a run from its folder to its exit status."""
+from __future__ import annotations
+
+import errno
+import shutil
+import sys
+import traceback
+
+from ssd.config import Config
+from ssd.errors import UserError
+from ssd.training import setup
+from ssd.training.interval import SaveInterval
+from ssd.training.outcome import Ended
+from ssd.training.ranks import Ranks, rank_from_environment
+from ssd.training.signals import StopSignals
+
+NAME = "python -m ssd train"
+
+
+def train(config: Config) -> int:
+    """Runs a training; returns the exit status: 0 when the run came to its end, target reached or not; else see
+    ssd.training.outcome."""
+    from ssd.mlperf import MLPerfLog
+    SaveInterval(config.recovery.save_interval)    # refuses a mistyped one
+    setup.check_files(config)
+    first = rank_from_environment() == 0
+    folder = setup.open_folder(config) if first else None
+    with StopSignals() as signals, MLPerfLog(folder.file("mlperf.log") if first else None, enabled=first) as log:
+        run = config.run
+        resumed = first and folder.checkpoint is not None
+        log.submission(run.submission_org, run.submission_platform,
+                       "open" if resumed else run.submission_division, run.submission_status)
+        log.init_start()
+        if resumed:
+            log.resumed(folder.checkpoint.step, folder.checkpoint.path)
+        return _run(config, folder, first, signals, log)
+
+
+def _run(config: Config, folder, first: bool, signals: StopSignals, log) -> int:
+    from ssd.training.train import Training
+    from ssd.training.watchdog import Watchdog
+    timeout = config.recovery.rank_timeout
+    ranks = Ranks(stall_seconds=20 * timeout)
+    training = None
+
+    def last_acts(cause: str) -> None:
+        if training is not None:
+            training.end_log("aborted")
+            training.close_scorer()
+    watch = Watchdog(ranks.rank, ranks.size, lambda content: ranks.bytes_from_first(content, "watchdog"), timeout,
+                     on_stop=last_acts, name=NAME)
+    training = Training(config, ranks, log, folder, signals, watch)
+    status = 0
+    try:
+        if ranks.is_first != first:
+            raise UserError(f"the launcher says rank {rank_from_environment()}, Horovod rank {ranks.rank} of "
+                            f"{ranks.size}: it was built without MPI, or another launcher's variables are set")
+        training.run()
+    except Ended as end:
+        if ranks.is_first:
+            print(f"{NAME}: stopped: {end}", file=sys.stderr, flush=True)
+        status, signals.leaving = end.status, True
+    except BaseException as error:
+        error = _plain(error, folder)
+        if first and training.started is None and isinstance(error, UserError):
+            folder.discard()
+        if ranks.size > 1 and not getattr(error, "everywhere", False):
+            _end_all(watch, error)
+        if not ranks.is_first and getattr(error, "everywhere", False):
+            status = 2    # rank 0 says it
+        else:
+            ranks.close()
+            watch.close()
+            raise error
+    ranks.close()
+    watch.close()
+    return status
+
+
+def _plain(error: BaseException, folder) -> BaseException:
+    """A full or unwritable disc as a UserError that names the run's folder; every other error as it is."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES) and folder:
+        free = shutil.disk_usage(folder.path).free
+        return UserError(f"run folder {folder.path}: {error.filename or 'a file'} cannot be written: {error.strerror} "
+                         f"({free} bytes free)")
+    return error
+
+
+def _end_all(watch, error: BaseException) -> None:
+    """This rank cannot go on: either it is at fault and all are told, or another one is and will be named."""
+    if _is_echo(error):
+        watch.verdict_expected(error)
+    if isinstance(error, UserError):
+        watch.failed(str(error))
+    elif isinstance(error, SystemExit):
+        watch.failed(f"it left early, by sys.exit({error.code!r})")
+    else:
+        traceback.print_exc()
+        watch.failed(f"{type(error).__name__}: {error}")
+
+
+def _is_echo(error: BaseException) -> bool:
+    """Whether Horovod says that it is another rank that has failed."""
+    words = ("horovod", "shut down", "connection", "gloo", "mpi", "nccl")
+    return type(error).__name__ in ("MXNetError", "HorovodInternalError") and \
+        any(word in str(error).lower() for word in words)

@@ -1,0 +1,139 @@
+"""What a checkpoint holds of a run, and a run made of it again.
+
+Arrays, by the structural names of the network's tensors: `parameters` (running statistics averaged over the ranks, so
+that the file serves as weights), `momenta`, `masters` (float32 weights behind float16 ones), `ranks` (what differs
+from rank to rank, a row each: running statistics, losses not yet reported) and `pending` (detections whose score is
+not known yet). Everything else is in the state, as JSON. The order of the images and their augmentation need
+no state: they are a function of seed, epoch and step (ssd.data.samples).
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, Dict, List, Optional, Tuple
+
+import numpy as np
+
+from ssd.config import Config, as_dict
+from ssd.errors import UserError
+from ssd.training.outcome import NotFinite
+
+# Settings that may differ from the checkpoint's: they change nothing that is computed.
+FREE = {"data.data_dir", "data.cache_dir", "data.data_threads", "data.prefetch", "data.check_images",
+        "data.cache_size"}
+FREE_SECTIONS = {"run", "recovery"}
+COMPARED = {"run.seed", "run.device"}
+
+
+@dataclass
+class Progress:
+    """How far a run is, the same on every rank. Steps and epochs count from 1; 0: none yet."""
+    steps: int = 0               # updates made
+    evaluated: int = 0           # step after which was evaluated last
+    best_score: float = 0.0      # mAP [0, 1]
+    best_epoch: int = 0
+    seconds: float = 0.0         # on the clock, in the parts of the run before this one
+
+
+def fingerprint(dataset) -> str:
+    """A hash of the images and boxes that a run trains on."""
+    digest = hashlib.sha256("\n".join(dataset.file_names).encode())
+    for array in (dataset.sizes, dataset.box_image, dataset.boxes_ltrb, dataset.box_classes):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def changes(saved: Dict[str, Dict[str, Any]], config: Config) -> List[str]:
+    """'name: 1 in the checkpoint, 2 now' for each setting that differs and changes the result."""
+    found = []
+    for section, values in as_dict(config).items():
+        for name, value in values.items():
+            full = f"{section}.{name}"
+            if (section in FREE_SECTIONS or full in FREE) and full not in COMPARED:
+                continue
+            old = saved.get(section, {}).get(name)
+            if full == "run.seed" and value < 0 or full == "run.device" and "auto" in (value, old):
+                continue
+            if value != old:
+                found.append(f"{full}: {json.dumps(old)} in the checkpoint, {json.dumps(value)} now")
+    return found
+
+
+def check(state: Dict[str, Any], config: Config, ranks: int, samples: str, path: str) -> None:
+    """UserError unless a run with these settings, ranks and images (`samples`: their fingerprint) is the one of the
+    checkpoint's state."""
+    found = changes(state["recipe"], config)
+    if state["global_batch"] != config.training.batch_size * ranks:
+        raise UserError(f"--resume {path}: its steps were of {state['global_batch']} images on {state['ranks']} ranks; "
+                        f"{ranks} ranks of {config.training.batch_size} make another global batch")
+    if state["ranks"] != ranks:
+        found.append(f"ranks: {state['ranks']} in the checkpoint, {ranks} now")
+    if state["samples"] != samples:
+        found.append("the training images or boxes are not the checkpoint's")
+    if found and not config.recovery.allow_changed_recipe:
+        raise UserError(f"--resume {path}: {'; '.join(found)} (--allow-changed-recipe goes on all the same)")
+
+
+def capture(training) -> Tuple[Dict[str, Dict[str, np.ndarray]], Dict[str, Any]]:
+    """(arrays, state) of a Training between two steps. Collective; the arrays are copies. NotFinite, on all ranks, if
+    a tensor is not finite."""
+    step, ranks = training.step, training.ranks
+    own = step.running_statistics()
+    losses = np.asarray(training.metrics.unread_losses(), np.float64).reshape(-1)
+    rows = ranks.gather(np.concatenate([own, losses])[np.newaxis].astype(np.float64), "state of the ranks")
+    statistics = rows[:, :len(own)].astype(np.float32)
+    parameters = {name: parameter.data(training.device.context).asnumpy()
+                  for name, parameter in step.parameters.items()}
+    parameters.update(step.split_statistics(statistics.astype(np.float64).mean(0)))
+    momenta, masters = step.optimizer_arrays()
+    for name, values in [*parameters.items(), *momenta.items()]:
+        if not np.isfinite(values).all():
+            raise NotFinite(f"{name} is not finite after step {training.progress.steps}: no checkpoint is made of it")
+    arrays = dict(parameters=parameters, momenta=momenta,
+                  ranks=dict(running_statistics=statistics,
+                             unread_losses=rows[:, len(own):].astype(np.float32).reshape(len(rows), -1, 2)))
+    if masters:
+        arrays["masters"] = masters
+    pending = training.pending.detections() if training.pending is not None else None
+    if pending is not None:
+        arrays["pending"] = dict(rows=pending)
+    progress = Progress(**asdict(training.progress))
+    progress.seconds += time.time() - training.started if training.started else 0.0
+    state = dict(progress=asdict(progress), seed=training.seed, ranks=ranks.size, global_batch=training.global_batch,
+                 samples=training.samples, steps_per_epoch=training.steps_per_epoch,
+                 loss_scale=step.scale.state(), pending=training.pending.place() if pending is not None else None,
+                 recipe=as_dict(training.config), python=sys.version.split()[0], numpy=np.__version__)
+    return arrays, state
+
+
+def restore(training, arrays: Optional[Dict[str, Dict[str, np.ndarray]]], state: Dict[str, Any]) -> None:
+    """Sets weights, momenta, statistics and loss scale of a Training whose network is initialised and whose optimizer
+    has run once. `arrays` on rank 0, which tells the others. Collective; the caller takes up the rest of `state`."""
+    step, ranks = training.step, training.ranks
+    shapes = None
+    if ranks.is_first:
+        _check_names(step, arrays)
+        shapes = [list(arrays["ranks"][name].shape) for name in ("running_statistics", "unread_losses")]
+    shapes = json.loads(ranks.bytes_from_first(json.dumps(shapes).encode(), "shapes"))
+    step.restore(*[arrays.get(part) if ranks.is_first else None for part in ("parameters", "momenta", "masters")])
+    statistics, losses = (ranks.all_from_first(
+        np.asarray(arrays["ranks"][name], np.float64) if ranks.is_first else np.zeros(shape), name)
+        if np.prod(shape) else np.zeros(shape)
+        for name, shape in zip(("running_statistics", "unread_losses"), shapes))
+    same = state["ranks"] == ranks.size
+    step.set_statistics(statistics[ranks.rank] if same else statistics.mean(0))
+    training.metrics.restore(losses[ranks.rank] if same else losses.mean(0))
+    step.scale.restore(state["loss_scale"])
+
+
+def _check_names(step, arrays) -> None:
+    wanted = {name: parameter.shape for name, parameter in step.parameters.items()}
+    for part in ("parameters", "momenta"):
+        for name, shape in wanted.items():
+            if name not in arrays[part] or arrays[part][name].shape != shape:
+                raise UserError(f"--resume: the checkpoint's {part} are another network's: {name} "
+                                + (f"has shape {arrays[part][name].shape}, not {shape}"
+                                   if name in arrays[part] else "is not there"))

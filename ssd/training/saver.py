@@ -1,0 +1,78 @@
+"""The checkpoints of a run: when they are saved, and what is said of them."""
+from __future__ import annotations
+
+import os
+import sys
+
+from ssd.errors import UserError
+from ssd.training import recovery
+from ssd.training.checkpoints import FOLDER, CheckpointStore
+from ssd.training.interval import SaveInterval
+
+
+class Saver:
+    """Saves checkpoints of a Training; on ranks other than 0 it only takes part in gathering what they hold.
+
+    A checkpoint that cannot be written is no reason to end a run that goes well: it is said aloud, and training goes
+    on.
+    """
+
+    def __init__(self, training):
+        self._training = training
+        settings = training.config.recovery
+        self.interval = SaveInterval(settings.save_interval)
+        self._store = None
+        self._saved = None    # step of the last checkpoint
+        if training.first and not self.interval.never:
+            self._store = CheckpointStore(os.path.join(training.folder.path, FOLDER), settings.keep_checkpoints)
+
+    def save(self, scored_later: bool) -> None:
+        """A checkpoint of this moment between two steps, written while training goes on; one of each step is enough.
+        Collective. `scored_later`: kept until `scored`."""
+        steps = self._training.progress.steps
+        if self.interval.never or self._saved == steps:
+            return
+        arrays, state = recovery.capture(self._training)
+        if self._store is not None:
+            if scored_later:
+                self.hold(steps)
+            # What is raised first may be the failure of the one before; this one is not handed over then.
+            self._warned(self._store.save, steps, arrays, state) or self._warned(self._store.save, steps, arrays, state)
+        self._saved = steps
+        self.interval.saved()
+
+    def hold(self, step: int) -> None:
+        """Keeps the checkpoint of `step` until `scored`."""
+        if self._store is not None:
+            self._store.held.add(step)
+
+    def scored(self, step: int, score: float, best: bool) -> None:
+        """The weights after `step` have this mAP."""
+        if self._store is not None:
+            if best:
+                self._warned(self._store.mark_best, step, score)
+            self._store.held.discard(step)
+
+    def where(self) -> str:
+        """The end of a last line: waits for the checkpoint, and says how to go on."""
+        if self.interval.never:
+            return "; no checkpoint, as --save-interval is never"
+        if self._store is None:
+            return ""
+        folder = self._training.folder.path
+        if not self._warned(self._store.wait):
+            return f"; no checkpoint of step {self._saved} could be saved, --resume {folder} goes on from an older one"
+        return f"; checkpoint of step {self._saved} saved, go on with --resume {folder}"
+
+    def close(self) -> None:
+        if self._store is not None:
+            self._warned(self._store.close)
+
+    def _warned(self, act, *arguments) -> bool:
+        try:
+            act(*arguments)
+            return True
+        except UserError as error:
+            print(f"warning: {error}; training goes on, older checkpoints are as they were", file=sys.stderr,
+                  flush=True)
+            return False

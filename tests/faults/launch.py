@@ -1,0 +1,66 @@
+"""Real runs with a fault in them, on one rank or several."""
+import os
+import re
+import subprocess
+import sys
+import time
+import uuid
+from typing import List, NamedTuple
+
+from tests.training.tiny import FLAGS, ROOT
+
+WORKER = os.path.join(ROOT, "tests", "faults", "train_worker.py")
+RANK_TIMEOUT = 5    # seconds without a sign of life, in these tests
+
+
+class Result(NamedTuple):
+    status: int
+    output: str         # of all ranks, and of the launcher
+    seconds: float
+    left: List[int]     # processes of the run that outlived its launcher
+
+    def last_line(self) -> str:
+        """The last line of a rank for people. horovodrun writes a report of its own after it, and brings the MLPerf log
+        by another pipe; its shells say what became of a rank."""
+        return [line for line in self.said().splitlines()
+                if line.strip() and not line.startswith(":::MLLOG") and line not in ("Killed", "Terminated")][-1]
+
+    def said(self) -> str:
+        """What the ranks wrote, without what horovodrun did."""
+        lines = [line for line in self.output.splitlines() if re.match(r"\[\d+\]<std", line)]
+        return "\n".join(re.sub(r"^\[\d+\]<std(out|err)>:", "", line) for line in lines) or self.output
+
+
+def run(fault: str, data, output, *flags, ranks: int = 1, limit: float = 300) -> Result:
+    """`train` with FAULT=`fault`; waits for the launcher, then for every process that it started, 5 seconds."""
+    token = uuid.uuid4().hex
+    launcher = [] if ranks == 1 else [os.path.join(os.path.dirname(sys.executable), "horovodrun"), "-np", str(ranks),
+                                      "--gloo"]
+    start = time.monotonic()
+    process = subprocess.run(
+        [*launcher, sys.executable, WORKER, *FLAGS, "--batch-size", "2", "--data-dir", data, "--cache-dir",
+         os.path.join(os.path.dirname(str(output)), "cache"), "--output", str(output), "--rank-timeout",
+         str(RANK_TIMEOUT), *map(str, flags)], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, timeout=limit,
+        env=dict(os.environ, PYTHONPATH=ROOT, PYTHONWARNINGS="ignore", FAULT=fault, SSD_TEST_TOKEN=token))
+    seconds = time.monotonic() - start
+    deadline = time.monotonic() + 5
+    while having(token) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return Result(process.returncode, process.stdout, seconds, having(token))
+
+
+def having(token: str) -> List[int]:
+    """Living processes with this token in their environment."""
+    found = []
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{entry}/environ", "rb") as file:
+                held = token.encode() in file.read()
+            with open(f"/proc/{entry}/stat") as file:
+                alive = file.read().rpartition(")")[2].split()[0] != "Z"
+        except OSError:
+            continue
+        if held and alive:
+            found.append(int(entry))
+    return found

@@ -1,0 +1,65 @@
+"""SIGTERM and Slurm's SIGUSR1: all ranks leave at one step, with a checkpoint, and go on later as if nothing had been."""
+import json
+import os
+
+import numpy as np
+import pytest
+
+from ssd.training.checkpoints import find_checkpoint
+from tests.faults.launch import run
+from tests.training.tiny import rows, tiny_data
+
+FLAGS = ["--max-steps", "6", "--eval-every", "1", "--score-threshold", "0", "--boxes-per-image", "5"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny_data(tmp_path_factory.mktemp("shapes") / "set")
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "out"
+    result = run("none:0:1", data, folder, *FLAGS)
+    assert result.status == 0, result.output[-2000:]
+    return folder
+
+
+@pytest.mark.parametrize("fault, name", [("term", "SIGTERM"), ("usr1", "SIGUSR1"), ("int", "SIGINT"),
+                                         ("term-in-evaluation", "SIGTERM")])
+def test_saved_left_and_taken_up_again(data, whole, tmp_path, fault, name):
+    first = run(f"{fault}:0:3", data, tmp_path / "out", *FLAGS)
+    assert first.status == 75, first.output[-2000:]
+    assert f"stopped: {name} on rank 0, after step " in first.last_line()
+    assert f"--resume {tmp_path / 'out'}" in first.last_line() and not first.left
+    with open(tmp_path / "out" / "mlperf.log") as file:
+        stop = json.loads(file.read().splitlines()[-1].split(":::MLLOG ")[1])
+    assert stop["key"] == "run_stop" and stop["metadata"]["status"] == "aborted"
+    done = find_checkpoint(tmp_path / "out").step
+    assert done < 6
+    second = run("none:0:1", data, tmp_path / "out", *FLAGS, "--resume", "auto")
+    assert second.status == 0 and f"resumed after step {done}" in second.output
+    ours = find_checkpoint(tmp_path / "out").arrays
+    for part, values in find_checkpoint(whole).arrays.items():
+        for key, value in values.items():
+            np.testing.assert_array_equal(ours[part][key], value, err_msg=f"{part} {key}")
+    for name in ("train.csv", "evaluation.csv"):
+        kept = [[{key: row[key] for key in row if key not in ("seconds", "images_per_second", "data_wait_share")}
+                 for row in rows(folder / name)] for folder in (whole, tmp_path / "out")]
+        assert kept[0] == kept[1], name
+
+
+@pytest.mark.parametrize("fault", ["term", "usr1"])
+def test_a_signal_to_one_of_two_ranks(data, tmp_path, fault):
+    result = run(f"{fault}:1:3", data, tmp_path / "out", *FLAGS, ranks=2)
+    lines = [line for line in result.output.splitlines() if "ssd train: stopped: " in line]
+    assert len(lines) == 1 and "on rank 1, after step " in lines[0] and "checkpoint of step" in lines[0]
+    assert result.output.count("exit with status code 75") == 2, "both ranks, at the same step"
+    assert not result.left and "Traceback" not in result.said()
+    assert find_checkpoint(tmp_path / "out").step in (3, 4), "told a step ahead"
+
+
+def test_nothing_is_saved_where_nothing_is_to_be_saved(data, tmp_path):
+    result = run("term:0:2", data, tmp_path / "out", *FLAGS, "--save-interval", "never")
+    assert result.status == 75 and "no checkpoint, as --save-interval is never" in result.last_line()
+    assert not os.path.exists(tmp_path / "out" / "checkpoints")

@@ -1,0 +1,78 @@
+"""`python -m ssd train` with a fault in it: FAULT=KIND:RANK:STEP in the environment, then the command's flags.
+
+Faults come just before the step, but for those of numbers, which come into its gradients, loss or weights.
+"""
+import os
+import signal
+import sys
+
+import numpy as np
+
+from ssd.__main__ import main
+from ssd.evaluation import inference
+from ssd.training.loss_scale import LossScale
+from ssd.training.train import Training
+
+kind, rank, step = os.environ["FAULT"].split(":")
+clean_step = Training.train_step
+
+
+def at(training):
+    return training.ranks.rank == int(rank) and training.progress.steps + 1 == int(step)
+
+
+def strike():
+    if kind == "raise":
+        raise ValueError("a fault in the program")
+    if kind == "exit":
+        sys.exit(0)
+    if kind == "leave":
+        os._exit(0)
+    os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM,
+                          "usr1": signal.SIGUSR1, "int": signal.SIGINT}[kind])
+
+
+def poison(step, images):
+    """Makes something of this rank's next gradients not finite"""
+    if kind == "nan-loss":
+        images[1] = np.nan
+    elif kind == "nan-weights":
+        weight = step.parameters["predictors.2.conv.weight"]
+        weight.set_data(weight.data() * np.inf)
+    else:
+        def backward(total):
+            total.backward()
+            step.parameters["backbone.conv1.weight"].list_grad()[0][0] = np.nan
+        step._backward = backward
+
+
+def train_step(training, epoch):
+    struck = at(training)
+    if kind == "nan-overflow" and not training.step.scale.window:
+        training.step.scale = LossScale(8, 2)
+    if struck and kind in ("raise", "exit", "leave", "kill", "stop", "term", "usr1", "int"):
+        strike()
+    elif struck and kind.startswith("nan"):
+        clean = training.step.gradients
+
+        def gradients(images, offsets, *rest, **options):
+            poison(training.step, offsets)
+            return clean(images, offsets, *rest, **options)
+        training.step.gradients = gradients
+    try:
+        return clean_step(training, epoch)
+    finally:
+        if struck:
+            for name in ("gradients", "_backward"):
+                vars(training.step).pop(name, None)
+
+
+def detect(*arguments, **options):
+    if kind == "term-in-evaluation" and int(rank) == int(os.environ.get("HOROVOD_RANK", 0)):
+        os.kill(os.getpid(), signal.SIGTERM)
+    return clean_detect(*arguments, **options)
+
+
+clean_detect, inference.detect = inference.detect, detect
+Training.train_step = train_step
+sys.exit(main(["train", *sys.argv[1:]]))
