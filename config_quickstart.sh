@@ -1,11 +1,21 @@
 #!/usr/bin/env bash
-# The quickstart: one process on the CPU, on generated data. Exports only; see README.md for every variable.
-# Sourced before run_and_time.sh (scripts/quickstart.sh does both).
+# The quickstart: one process on the CPU, on generated data. config_PG.sh explains every variable. Sourced before
+# run_and_time.sh (scripts/quickstart.sh does both), run_with_docker.sh or `sbatch run.sub`.
 
-export RECIPE=ssd-resnet34-shapes     # settings that are not named below
-export BATCHSIZE=4                    # images per rank and step
-export NUMEPOCHS=65                   # at most; training stops at the target
+export SYSTEM=quickstart
+export NNODES=1
+export WALLTIME=00:30:00
+export NEXP=1
+export NGPU=1                         # ranks of a node, here without GPUs
+export NSOCKET=0                      # any machine will do
+export SOCKETCORES=0
+export HT=0
+
+export RECIPE=ssd-resnet34-shapes
+export BATCHSIZE=4
+export NUMEPOCHS=65
 export EXTRA_PARAMS="--device cpu --log-interval 50 --clear-cache"
+export PRETRAINED_DIR="${PRETRAINED_DIR:-none}"    # the shapes are learned from random weights
 
-export SUBMISSION_ORG=unnamed         # stands in the MLPerf log
+export SUBMISSION_ORG=unnamed
 export SUBMISSION_PLATFORM="quickstart, CPU"

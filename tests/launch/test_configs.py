@@ -1,0 +1,73 @@
+"""The config_*.sh: exports only, complete, and flags that `python -m ssd train` has."""
+import glob
+import os
+import re
+import subprocess
+
+import pytest
+
+from ssd.__main__ import build_parser
+from ssd.commandline import read_settings
+from tests.training.tiny import ROOT
+
+CONFIGS = sorted(os.path.basename(path) for path in glob.glob(os.path.join(ROOT, "config_*.sh")))
+NAMES = ("SYSTEM NNODES WALLTIME NEXP NGPU NSOCKET SOCKETCORES HT RECIPE BATCHSIZE NUMEPOCHS EXTRA_PARAMS "
+         "SUBMISSION_ORG SUBMISSION_PLATFORM").split()
+# Nodes, GPUs of a node, batch, epochs, warm-up epochs, base rate, weight decay, decay epochs of the published systems.
+PUBLISHED = {
+    "config_PG.sh": (1, 4, 114, 65, 3, .003157, 1.3e-4, (44, 55)),
+    "config_DGXA100_001x08x114.sh": (1, 8, 114, 65, 5, .003157, 1.3e-4, (44, 55)),
+    "config_DGXA100_008x08x024.sh": (8, 8, 24, 70, 15, .004, 1.7e-4, (48, 60)),
+    "config_DGXA100_128x08x003.sh": (128, 8, 3, 90, 35, .004, 4e-5, (68, 85)),
+}
+
+
+def variables_of(config):
+    """What sourcing the config adds to an empty environment."""
+    shown = subprocess.run(["env", "-i", "bash", "-c", 'source "$1" && env -0', "bash", os.path.join(ROOT, config)],
+                           capture_output=True, text=True, check=True).stdout
+    values = dict(line.split("=", 1) for line in shown.rstrip("\0").split("\0"))
+    return {name: value for name, value in values.items() if name not in ("PWD", "SHLVL", "_", "OLDPWD", "PATH")}
+
+
+def settings_of(values):
+    """What `python -m ssd train` makes of the flags that run_and_time.sh builds."""
+    argv = ["train", "--recipe", values["RECIPE"], "--batch-size", values["BATCHSIZE"], "--epochs", values["NUMEPOCHS"],
+            "--data-dir", "/data", "--output", "/results/x", "--submission-org", values["SUBMISSION_ORG"],
+            "--submission-platform", values["SUBMISSION_PLATFORM"], *values["EXTRA_PARAMS"].split()]
+    return read_settings(build_parser(["train"]).parse_args(argv))
+
+
+def test_there_is_a_config_for_every_system():
+    assert set(CONFIGS) == set(PUBLISHED) | {"config_quickstart.sh"}
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_complete_and_exports_only(config):
+    values = variables_of(config)
+    assert set(NAMES) <= set(values) and all(values[name] for name in NAMES)
+    assert set(values) - set(NAMES) <= {"PGNNODES", "DGXNNODES", "PRETRAINED_DIR"}
+    with open(os.path.join(ROOT, config)) as file:
+        text = file.read().replace("\\\n", " ")
+    for line in text.splitlines():
+        assert not line.strip() or line.startswith("#") or re.match(r"export [A-Z_]+=", line), line
+    assert re.fullmatch(r"\d\d:\d\d:00", values["WALLTIME"])
+    assert values["NNODES"] == values.get("PGNNODES", values.get("DGXNNODES", "1"))
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_command_line_is_one_that_train_takes(config):
+    values = variables_of(config)
+    settings = settings_of(values)
+    assert settings.training.batch_size == int(values["BATCHSIZE"])
+    assert settings.run.submission_platform == values["SUBMISSION_PLATFORM"]
+    assert settings.run.clear_cache
+
+
+@pytest.mark.parametrize("config", sorted(PUBLISHED))
+def test_values_of_the_published_systems(config):
+    values, training = variables_of(config), settings_of(variables_of(config)).training
+    assert PUBLISHED[config] == (int(values["NNODES"]), int(values["NGPU"]), training.batch_size, training.epochs,
+                                 training.warmup_epochs, training.base_lr, training.weight_decay, training.decay_epochs)
+    closed = [epoch for k in range(11) for epoch in (40 + 4 * k, 50 + 5 * k)]
+    assert set(training.decay_epochs) <= set(closed), "[40, 50] * (1 + k/10) is what the closed division allows"
