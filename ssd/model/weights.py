@@ -5,6 +5,7 @@ MXNet's format is no pickle: names, shapes, types and raw numbers.
 from __future__ import annotations
 
 import os
+import shutil
 
 import mxnet as mx
 import numpy as np
@@ -14,11 +15,16 @@ from ssd.model.ssd import SSD
 
 
 def save_weights(network: SSD, path: str) -> None:
-    """Writes all parameters and running statistics; an older file at `path` is replaced only by a whole new one."""
+    """Writes all parameters and running statistics; an older file at `path` is replaced only by a whole new one.
+    UserError if it cannot be written."""
     partial = f"{path}.{os.getpid()}.partial"
     try:
         network.save_parameters(partial)
         os.replace(partial, path)
+    except (OSError, mx.MXNetError) as error:
+        reason = [line for line in str(error).splitlines() if line][-1]
+        free = shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free
+        raise UserError(f"weights {path} cannot be written ({free} bytes are free): {reason}") from None
     finally:
         if os.path.exists(partial):
             os.remove(partial)

@@ -37,7 +37,7 @@ class Saver:
             if scored_later:
                 self.hold(steps)
             # What is raised first may be the failure of the one before; this one is not handed over then.
-            self._warned(self._store.save, steps, arrays, state) or self._warned(self._store.save, steps, arrays, state)
+            self.warned(self._store.save, steps, arrays, state) or self.warned(self._store.save, steps, arrays, state)
         self._saved = steps
         self.interval.saved()
 
@@ -50,7 +50,7 @@ class Saver:
         """The weights after `step` have this mAP."""
         if self._store is not None:
             if best:
-                self._warned(self._store.mark_best, step, score)
+                self.warned(self._store.mark_best, step, score)
             self._store.held.discard(step)
 
     def where(self) -> str:
@@ -60,19 +60,20 @@ class Saver:
         if self._store is None:
             return ""
         folder = self._training.folder.path
-        if not self._warned(self._store.wait):
+        if not self.warned(self._store.wait):
             return f"; no checkpoint of step {self._saved} could be saved, --resume {folder} goes on from an older one"
         return f"; checkpoint of step {self._saved} saved, go on with --resume {folder}"
 
     def close(self) -> None:
         if self._store is not None:
-            self._warned(self._store.close)
+            self.warned(self._store.close)
 
-    def _warned(self, act, *arguments) -> bool:
+    def warned(self, act, *arguments) -> bool:
+        """Writes something; whether it could be written."""
         try:
             act(*arguments)
             return True
         except UserError as error:
-            print(f"warning: {error}; training goes on, older checkpoints are as they were", file=sys.stderr,
+            print(f"warning: {error}; training goes on, what was saved before stays as it is", file=sys.stderr,
                   flush=True)
             return False

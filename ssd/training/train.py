@@ -268,7 +268,7 @@ class Training:
         self.watch.note(f"epoch {epoch}, gathering detections", self.progress.steps, waiting=True)
         rows = self.ranks.gather(rows, "detections")
         if self.first:
-            save_weights(self.network, os.path.join(self.folder.path, "weights.params"))
+            self.saver.warned(save_weights, self.network, os.path.join(self.folder.path, "weights.params"))
         self.pending.start(epoch, self.progress.steps, rows)
         self.progress.evaluated = self.progress.steps
         self.metrics.paused(time.time() - start)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ssd.__main__ import main
 from ssd.evaluation import inference
+from ssd.evaluation.scoring_process import ScoringProcess
 from ssd.training.loss_scale import LossScale
 from ssd.training.train import Training
 
@@ -73,6 +74,16 @@ def detect(*arguments, **options):
     return clean_detect(*arguments, **options)
 
 
+def start_scorer(scoring, *arguments, **options):
+    """The scorer of the first `step` scorings is killed as soon as it is there."""
+    clean_start(scoring, *arguments, **options)
+    struck.append(scoring)
+    if kind == "kill-scorer" and len(struck) <= int(step):
+        os.kill(scoring._process.pid, signal.SIGKILL)
+
+
+struck = []
+clean_start, ScoringProcess.start = ScoringProcess.start, start_scorer
 clean_detect, inference.detect = inference.detect, detect
 Training.train_step = train_step
 sys.exit(main(["train", *sys.argv[1:]]))
