@@ -23,7 +23,8 @@ def data(tmp_path_factory):
     ("exit", "left early, by sys.exit(0)"),
 ])
 def test_a_rank_fails(data, tmp_path, fault, words, victim):
-    result = run(f"{fault}:{victim}:3", data, tmp_path / "out", "--max-steps", "50", "--save-interval", "1steps", ranks=2)
+    result = run(f"{fault}:{victim}:3", data, tmp_path / "out", "--max-steps", "50", "--save-interval", "1steps",
+                 ranks=2)
     last = result.last_line()
     assert "python -m ssd train: stopped: " in last and f"rank {victim} of 2" in last, result.output[-3000:]
     assert words in last and " step " in last

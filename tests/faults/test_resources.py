@@ -35,15 +35,16 @@ def small_disc(tmp_path):
 
 
 def test_a_full_disc_ends_no_run_that_only_cannot_save(data, small_disc):
-    """Room for one checkpoint and a bit: the first stays, the others are refused by name, training reaches its end."""
-    disc = small_disc("7m")
+    """Room for two checkpoints: no third one can be made beside them, nor weights; training reaches its end."""
+    disc = small_disc("5m")
     result = run("none:0:1", data, disc / "out", "--max-steps", "4", "--save-interval", "1steps", "--eval-every", "9",
                  "--boxes-per-image", "5")
     assert result.status == 0, result.output[-2000:]
     assert "warning: checkpoint folder" in result.output and "is full" in result.output
     assert "training goes on" in result.output
     assert len(rows(disc / "out" / "train.csv")) == 4
-    assert find_checkpoint(disc / "out").step >= 1
+    assert find_checkpoint(disc / "out").step == 2
+    assert "warning: weights" in result.output
     assert not [name for name in os.listdir(disc / "out" / "checkpoints") if name.startswith(".")], "nothing half made"
 
 

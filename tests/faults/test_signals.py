@@ -1,4 +1,4 @@
-"""SIGTERM and Slurm's SIGUSR1: all ranks leave at one step, with a checkpoint, and go on later as if nothing had been."""
+"""SIGTERM and Slurm's SIGUSR1: all ranks leave at one step, with a checkpoint, and go on as if nothing had been."""
 import json
 import os
 

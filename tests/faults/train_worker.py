@@ -5,6 +5,7 @@ Faults come just before the step, but for those of numbers, which come into its 
 import os
 import signal
 import sys
+import time
 
 import numpy as np
 
@@ -23,6 +24,7 @@ def at(training):
 
 
 def strike():
+    print(f"fault at {time.time():.3f}", file=sys.stderr, flush=True)
     if kind == "raise":
         raise ValueError("a fault in the program")
     if kind == "exit":
