@@ -7,7 +7,7 @@ from ssd.commandline import Parser, add_settings, read_settings, run
 from ssd.config import nearest
 from ssd.threads import use_all_cores
 
-COMMANDS = ("train", "evaluate", "score", "check-data", "make-shapes")
+COMMANDS = ("train", "evaluate", "score", "check-data", "plan", "make-shapes")
 DESCRIPTION = """Trains, evaluates and scores single-shot detectors: an MLPerf benchmark on MXNet, DALI and Horovod."""
 
 
@@ -31,6 +31,11 @@ def _score(args) -> int:
 def _check_data(args) -> int:
     from ssd.data.check_command import run as check_data
     return check_data(args)
+
+
+def _plan(args) -> int:
+    from ssd.training.plan_command import run as plan
+    return plan(args)
 
 
 def _make_shapes(args) -> int:
@@ -73,6 +78,12 @@ def build_parser(commands=None) -> Parser:
         from ssd.data.check_command import add_arguments
         add_arguments(sub)
     command("check-data", "check a data set: every image decoded once, every annotation", _check_data, check_flags)
+
+    def plan_flags(sub):
+        from ssd.training.plan_command import add_arguments
+        add_arguments(sub)
+    command("plan", "what a run on so many nodes and GPUs will do", _plan, plan_flags,
+            usage="%(prog)s --nodes N --gpus G [flags]")
 
     def shapes_flags(sub):
         from ssd.data.shapes_command import add_arguments

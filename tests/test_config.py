@@ -106,7 +106,7 @@ def test_one_line_for_a_mistake(arguments, words):
     assert result.stderr.count("\n") == 1 and not result.stdout
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "score", "make-shapes"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "score", "check-data", "plan", "make-shapes"])
 def test_help_names_every_flag_without_the_heavy_libraries(name):
     """Each command's help text, with the libraries that take seconds to import made unimportable."""
     block = "import sys\nfor name in ('mxnet', 'horovod', 'nvidia', 'gluoncv', 'cv2', 'pycocotools', 'matplotlib'):\n" \

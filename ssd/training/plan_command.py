@@ -1,0 +1,181 @@
+"""`python -m ssd plan`: what a run on so many nodes and GPUs will do, before anyone waits for it."""
+from __future__ import annotations
+
+import argparse
+import glob
+import json
+import math
+import os
+import subprocess
+from typing import Any, Dict, List, NamedTuple, Optional
+
+from ssd.commandline import DEFAULT_RECIPE, Parser, add_settings, read_settings
+from ssd.config import SECTIONS, SETTINGS, Config
+from ssd.errors import UserError
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes [default: 1]")
+    parser.add_argument("--gpus", type=int, metavar="G", help="GPUs of a node, one rank each")
+    parser.add_argument("--batch", dest="training.batch_size", default=argparse.SUPPRESS, metavar="B",
+                        help="as --batch-size: images per GPU and step [default: of the config_*.sh with so many "
+                             "nodes and GPUs, else the recipe's]")
+    parser.add_argument("--images-per-second", type=float, metavar="X",
+                        help="training speed of the whole run [default: of a published result, by the GPU]")
+    parser.add_argument("--json", action="store_true", help="print the numbers as one JSON object")
+    parser.add_argument("--check", action="store_true",
+                        help="print expected and published epochs and minutes of the published results instead")
+    add_settings(parser, ("training", "model", "evaluation"))
+    group = parser.add_argument_group("data, on which main memory and reading depend")
+    for name in ("decode", "cache_size", "prefetch"):
+        group.add_argument("--" + name.replace("_", "-"), dest="data." + name, default=argparse.SUPPRESS, metavar="X",
+                           help=SETTINGS[name][1].metadata["help"])
+
+
+class SystemConfig(NamedTuple):
+    """A config_*.sh."""
+    name: str
+    nodes: int
+    gpus: int
+    batch: int
+    flags: List[str]    # as run_and_time.sh gives them to `python -m ssd train`
+
+    @property
+    def global_batch(self) -> int:
+        return self.nodes * self.gpus * self.batch
+
+
+def read_config(path: str) -> Optional[SystemConfig]:
+    """What a config_*.sh exports; None where it is not for the benchmark's recipe, or cannot be read."""
+    try:
+        shown = subprocess.run(["env", "-i", "bash", "-c", 'source "$1" && env -0', "bash", path],
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, timeout=60)
+        values: Dict[str, str] = dict(line.split("=", 1) for line in shown.stdout.decode().rstrip("\0").split("\0"))
+        if values["RECIPE"] != DEFAULT_RECIPE:
+            return None
+        flags = ["--batch-size", values["BATCHSIZE"], "--epochs", values["NUMEPOCHS"],
+                 *values["EXTRA_PARAMS"].split()]
+        return SystemConfig(os.path.basename(path), int(values["NNODES"]), int(values["NGPU"]),
+                            int(values["BATCHSIZE"]), flags)
+    except (OSError, subprocess.SubprocessError, KeyError, ValueError):
+        return None
+
+
+def system_configs() -> List[SystemConfig]:
+    """Every config_*.sh of this copy of the repository, for the benchmark's recipe."""
+    found = (read_config(path) for path in sorted(glob.glob(os.path.join(glob.escape(ROOT), "config_*.sh"))))
+    return [config for config in found if config is not None]
+
+
+def settings_with(config: SystemConfig, flags: Dict[str, Any]) -> Config:
+    """The recipe, the flags of a config_*.sh over it, and `flags` ('section.name' -> value) over those."""
+    parser = Parser(prog=config.name)
+    add_settings(parser, SECTIONS)
+    args = parser.parse_args(config.flags)
+    vars(args).update(flags)
+    return read_settings(args)
+
+
+def run(args) -> int:
+    from ssd.training.plan import check_published, make_plan
+    if args.check:
+        rows = check_published()
+        print(json.dumps(rows) if args.json else format_check(rows))
+        return 0
+    if args.gpus is None:
+        raise UserError("--gpus: the number of GPUs of a node is needed")
+    flags = {name: value for name, value in vars(args).items() if "." in name}
+    batch = str(flags.get("training.batch_size", ""))
+    configs = system_configs()
+    fitting = [config for config in configs
+               if (config.nodes, config.gpus) == (args.nodes, args.gpus) and batch in ("", str(config.batch))]
+    used = fitting[0] if fitting and args.recipe is None else None
+    config = settings_with(used, flags) if used else read_settings(args)
+    plan = make_plan(config, args.nodes, args.gpus, args.images_per_second)
+    plan["config"] = fitting[0].name if fitting else None
+    plan["notes"] = notes_on(plan, used, configs)
+    print(json.dumps(plan) if args.json else format_plan(plan))
+    return 0
+
+
+def notes_on(plan: dict, used: Optional[SystemConfig], configs: List[SystemConfig]) -> List[str]:
+    """What the numbers do not say: which config_*.sh fits, and where published runs differ."""
+    from ssd.training.plan import SMALLEST_BATCH_NORM
+    notes = []
+    if used:
+        notes.append(f"{used.name} is for this system; its settings are used")
+    elif plan["config"]:
+        notes.append(f"{plan['config']} is for this system; as --recipe is given, its settings are not used")
+    elif configs:
+        nearest = min(configs, key=lambda config: abs(math.log(config.global_batch / plan["global_batch"])))
+        notes.append(f"no config_*.sh fits; by global batch {nearest.name} is nearest ({nearest.global_batch:,}). "
+                     "Learning rate, warm-up and decay are the recipe's and the flags', which no published run "
+                     "had at this batch")
+    if plan["batch_size"] < SMALLEST_BATCH_NORM:
+        notes.append(f"BatchNorm sees the {plan['batch_size']} images of one GPU; published runs with fewer than "
+                     f"{SMALLEST_BATCH_NORM} a GPU joined groups of GPUs, which is not there: expect more epochs, or "
+                     "that the target is missed")
+    if plan["decode"] == "cache":
+        notes.append("with --decode cache each rank writes the annotations of all images for DALI first: about 0.8 GB "
+                     "more for a while, and 12 s on two busy cores, on the clock, that are not in the minutes above")
+    notes.append("the wait for the last score is that of a published log; its length here depends on the detections")
+    return notes
+
+
+def _size(number: float) -> str:
+    """Bytes, in the unit that fits."""
+    for unit in ("bytes", "kB", "MB"):
+        if number < 1000:
+            break
+        number /= 1000
+    else:
+        unit = "GB"
+    return f"{number:.3g} {unit}" if number < 1000 else f"{number:,.0f} {unit}"
+
+
+def format_plan(plan: dict) -> str:
+    """The plan for people: one line for each thing, then notes."""
+    decays = ", ".join(f"{epoch} (step {step:,})" for epoch, step in zip(plan["decay_epochs"], plan["decay_steps"]))
+    lines = [
+        ("system", f"{plan['nodes']} x {plan['gpus_per_node']} GPUs, batch {plan['batch_size']} each"),
+        ("global batch", f"{plan['global_batch']:,}"),
+        ("config", plan["config"] or "none"),
+        ("learning rate", f"{plan['peak_learning_rate']:.6g} at its peak ({plan['base_learning_rate']:g} scaled), "
+                          f"weight decay {plan['weight_decay']:g}"),
+        ("warm-up", f"{plan['warmup_epochs']:g} epochs, {plan['warmup_steps']:,} steps"),
+        ("decay after epochs", decays or "never"),
+        ("steps per epoch", f"{plan['steps_per_epoch']:,}"),
+        ("epochs to target", f"{plan['expected_epochs']:.1f} of at most {plan['max_epochs']} "
+                             f"({plan['expected_steps']:,} steps): {plan['expected_epochs_source']}"),
+        ("evaluations", f"{plan['evaluations']}"),
+        ("throughput", f"{plan['images_per_second']:,.0f} images/s: {plan['images_per_second_source']}"),
+        ("minutes to target", f"{plan['expected_minutes']:.3g}" + (
+            f" (published: {plan['published_minutes']:g})" if plan["published_minutes"] else "")),
+        ("gradients", f"{_size(plan['gradient_bytes'])} a step; each GPU sends "
+                      f"{_size(plan['allreduce_bytes_per_gpu_and_step'])} in a ring, "
+                      f"{_size(plan['allreduce_bytes_per_gpu_and_second'])}/s"),
+        ("files read", f"{_size(plan['file_bytes_per_image'])} an image, {_size(plan['read_bytes_per_second'])}/s, "
+                       f"{_size(plan['read_bytes_per_node_and_second'])}/s a node"
+                       + (f"; after epoch 1, {100 * (1 - plan['cached_share']):.0f}% of that (cache)"
+                          if plan["cached_share"] else "")),
+        ("host memory, data", f"{_size(plan['host_memory_per_rank'])} a rank, "
+                              f"{_size(plan['host_memory_per_node'])} a node"),
+    ]
+    return "\n".join([f"{name:<20}{text}" for name, text in lines] + [f"note: {note}" for note in plan["notes"]])
+
+
+def format_check(rows: List[dict]) -> str:
+    """Expected and published, one line for each result, and where the epochs come from."""
+    lines = [f"{'':38}{'global':>7}{'epochs to target':>29}{'minutes':>32}",
+             f"{'':38}{'batch':>7}" + 2 * f"{'expected':>12}{'published':>11}{'error':>8}"]
+    for row in rows:
+        lines.append(f"{row['system']:<38}{row['global_batch']:>7,}"
+                     f"{row['expected_epochs']:>12.1f}{row['published_epochs']:>11.1f}{row['epochs_error']:>+7.1f}%"
+                     f"{row['expected_minutes']:>12.3f}{row['published_minutes']:>11.3f}{row['minutes_error']:>+7.1f}%")
+    return "\n".join(lines + [
+        "Minutes are expected from the images/s of the same result, with its program's way to stop at the end of an "
+        "epoch: they check",
+        "epochs, evaluations and the last score, not throughput. The cost of an evaluation was taken from a log of the "
+        "first row."])
