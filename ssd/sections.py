@@ -129,7 +129,8 @@ class RunConfig:
                            choices=("auto", "cpu", "gpu"), default="auto")
     output: str = _setting("folder of the run, new or empty; default: runs/RECIPE-TIME", default="")
     pretrained_backbone: str = _setting("ImageNet weights of the backbone [ONNX file]; default: random", default="")
-    weights: str = _setting("start from these weights of the whole network [.params file]", default="")
+    weights: str = _setting("start from these weights of the whole network [.params file, or a "
+                            "checkpoint's parameters.npz]", default="")
     log_interval: int = _setting("steps between progress lines; the loss is read as often", minimum=1, default=20)
     max_steps: int = _setting("end after so many steps, 0: no limit (for trials)", minimum=0, default=0)
     clear_cache: bool = _setting("drop the file cache before the run and log it", default=False)

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import zipfile
+from typing import Dict
 
 import mxnet as mx
 import numpy as np
@@ -31,15 +33,11 @@ def save_weights(network: SSD, path: str) -> None:
 
 
 def load_weights(network: SSD, path: str) -> None:
-    """Sets all parameters of an initialised network; UserError if the file is of another network."""
+    """Sets all parameters of an initialised network, from a .params file or a checkpoint's parameters.npz; UserError
+    if the file is of another network."""
     if not os.path.isfile(path):
         raise UserError(f"weights {path}: no such file")
-    try:
-        tensors = mx.nd.load(path)
-    except mx.MXNetError:
-        raise UserError(f"weights {path}: not a file of MXNet arrays, or cut short") from None
-    if not isinstance(tensors, dict):
-        raise UserError(f"weights {path}: its arrays have no names")
+    tensors = _read_npz(path) if str(path).endswith(".npz") else _read_params(path)
     parameters = network._collect_params_with_prefix()
     for word, names in (("lacks", set(parameters) - set(tensors)),
                         ("holds the unexpected", set(tensors) - set(parameters))):
@@ -53,3 +51,21 @@ def load_weights(network: SSD, path: str) -> None:
             raise UserError(f"weights {path}: {name} is not finite")
     for name, parameter in parameters.items():
         parameter.set_data(tensors[name].astype(parameter.dtype))
+
+
+def _read_params(path: str) -> Dict[str, mx.nd.NDArray]:
+    try:
+        tensors = mx.nd.load(path)
+    except mx.MXNetError:
+        raise UserError(f"weights {path}: not a file of MXNet arrays, or cut short") from None
+    if not isinstance(tensors, dict):
+        raise UserError(f"weights {path}: its arrays have no names")
+    return tensors
+
+
+def _read_npz(path: str) -> Dict[str, mx.nd.NDArray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: mx.nd.array(file[name], dtype=file[name].dtype) for name in file.files}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        raise UserError(f"weights {path}: not an .npz of arrays, or cut short") from None

@@ -109,6 +109,24 @@ def test_another_recipe_is_allowed_by_flag(data, saved, tmp_path):
     assert refused.returncode == 2 and "another network's" in refused.stderr.strip().splitlines()[-1]
 
 
+def test_another_number_of_ranks_goes_on_by_flag(data, tmp_path):
+    """Two ranks of 2 go on as one of 4: the same images and augmentation, statistics averaged. BatchNorm sees other
+    batches, so the losses are close, not equal."""
+    launcher = [os.path.join(os.path.dirname(sys.executable), "horovodrun"), "-np", "2", "--gloo"]
+    flags = ["--save-interval", "1steps", "--eval-every", "9"]
+    two = train(data, tmp_path / "two", *flags, "--batch-size", "2", "--max-steps", "2", prefix=launcher)
+    assert two.returncode == 0, two.stdout + two.stderr
+    refused = train(data, tmp_path / "one", *flags, "--resume", tmp_path / "two")
+    assert refused.returncode == 2 and "ranks: 2 in the checkpoint, 1 now" in refused.stderr.splitlines()[-1]
+    one = train(data, tmp_path / "one", *flags, "--max-steps", "3", "--resume", tmp_path / "two",
+                "--allow-changed-recipe")
+    assert one.returncode == 0, one.stderr
+    whole = train(data, tmp_path / "whole", *flags, "--batch-size", "2", "--max-steps", "3", prefix=launcher)
+    assert whole.returncode == 0, whole.stderr
+    losses = [float(rows(tmp_path / name / "train.csv")[-1]["offset_loss"]) for name in ("one", "whole")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.5)
+
+
 def test_other_images_are_refused(saved, tmp_path):
     other = tiny_data(tmp_path / "set", train_images=16)
     result = train(other, tmp_path / "out", "--resume", saved / "out")

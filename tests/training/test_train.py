@@ -54,11 +54,12 @@ def test_order_of_the_log(finished):
     assert last["key"] == "run_stop" and last["metadata"]["status"] == "aborted"
 
 
-def test_evaluate_and_score_repeat_the_runs_last_score(finished, data, tmp_path):
+@pytest.mark.parametrize("weights", ["weights.params", "checkpoints/step-00000004/parameters.npz"])
+def test_evaluate_and_score_repeat_the_runs_last_score(finished, data, tmp_path, weights):
     folder, _ = finished
     logged = {name: float(value) for name, value in rows(folder / "evaluation.csv")[-1].items() if name != "epoch"}
     saved = tmp_path / "detections.json"
-    again = ssd("evaluate", "--weights", folder / "weights.params", "--data-dir", data, "--json", "--device", "cpu",
+    again = ssd("evaluate", "--weights", folder / weights, "--data-dir", data, "--json", "--device", "cpu",
                 "--save-detections", saved, "--cache-dir", tmp_path)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout) == pytest.approx(logged, abs=1e-6)
