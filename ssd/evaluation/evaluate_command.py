@@ -10,10 +10,12 @@ from ssd.errors import UserError
 
 
 def run(args) -> int:
-    """Prints the twelve numbers; the recipe is the one saved beside the weights unless --recipe names another."""
+    """Prints the twelve numbers; the recipe is the one saved in the weights' run unless --recipe names another."""
     from ssd.data.locate import dataset_paths
-    beside = os.path.join(os.path.dirname(getattr(args, "run.weights", "")), "recipe.yaml")
-    config = read_settings(args, beside if os.path.isfile(beside) else None)
+    folder = os.path.dirname(os.path.abspath(getattr(args, "run.weights", "")))
+    # runs/mine/weights.params, or runs/mine/checkpoints/step-00000123/parameters.npz
+    recipes = [os.path.join(folder, *up, "recipe.yaml") for up in ((), (os.pardir, os.pardir))]
+    config = read_settings(args, next(filter(os.path.isfile, recipes), None))
     weights = config.run.weights
     if "run.weights" not in vars(args):
         raise UserError("--weights: name the file of saved weights")

@@ -20,14 +20,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true",
                         help="print one line of JSON, all digits, fractions from 0 to 1, -1 where undefined "
                              "(default: COCO's table, three decimals)")
+    parser.add_argument("--scorer", metavar="NAME",
+                        help="the library that counts: hotcoco, faster-coco-eval or pycocotools, fastest first; all "
+                             "give the same numbers (default: the first that is installed; standard error names it)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Score and print to standard output; returns the exit status 0. Raises UserError for bad input."""
     from ssd.evaluation.scoring import STAT_NAMES, Detections, format_table, score_detections
+    from ssd.evaluation.scoring_backends import load_scorer
 
+    scorer = load_scorer(args.scorer)
     read = Detections.from_npz if args.detections.lower().endswith(".npz") else Detections.from_json
-    stats = score_detections(args.annotations, read(args.detections), per_class=args.per_class)
+    stats = score_detections(args.annotations, read(args.detections), per_class=args.per_class, scorer=scorer.name)
+    print("scored by %s" % scorer, file=sys.stderr)
     if args.json:
         print(json.dumps(stats))
         return 0

@@ -1,15 +1,16 @@
-"""COCO's twelve box numbers by pycocotools.
+"""COCO's twelve box numbers, by the libraries of scoring_backends.py.
 
 Detections (from detections.py) and ScoringProcess (from scoring_process.py) can be had here too.
 """
 from __future__ import annotations
 
-import contextlib
+import math
 
 import numpy as np
 
 from ssd.errors import UserError
 from ssd.evaluation.detections import Detections, is_box, is_number, kind, read_json, whole_number
+from ssd.evaluation.scoring_backends import GroundTruth, load_scorer
 from ssd.evaluation.scoring_process import ScoringProcess
 
 __all__ = ["STAT_NAMES", "STAT_SENTENCES", "Detections", "ScoringProcess", "format_table", "score_detections"]
@@ -42,59 +43,47 @@ def format_table(stats) -> str:
     return "\n".join("{} = {:0.3f}".format(STAT_SENTENCES[name], stats[name]) for name in STAT_NAMES)
 
 
-def score_detections(annotation_file, detections: Detections, *, per_class: bool = False) -> dict[str, float]:
-    """COCO's twelve box numbers of `detections` over all images of `annotation_file`, by pycocotools.
+def score_detections(annotation_file, detections: Detections, *, per_class: bool = False,
+                     scorer: str | None = None) -> dict[str, float]:
+    """COCO's twelve box numbers of `detections` over all images of `annotation_file`, as pycocotools counts them.
 
     annotation_file: path of a COCO instances file. Its images without boxes are scored too. An annotation
-        without `area` counts as width * height (px^2), one without `iscrowd` as no crowd.
+        without `area` counts as width * height (px^2), one without `iscrowd` as no crowd; one of an image or
+        category that the file does not list is no part of the score.
     per_class: add "AP/<category name>" for every category (-1 where it has no ground truth).
+    scorer: the library that counts, one of scoring_backends.SCORERS; None for the fastest that is installed.
 
     Returns float64 in [0, 1] by STAT_NAMES; -1 where undefined (no ground truth of that size), COCO's
-    convention. With no detections at all AP and AR are 0. Raises UserError for a file that is not COCO and
-    for a detection of an image or category that the file does not have.
-
-    Annotations are renumbered from 1: pycocotools counts one whose id is 0 as never found.
+    convention. With no detections at all AP and AR are 0. Raises UserError for a file that is not COCO,
+    for a detection of an image or category that the file does not have, and for a scorer that is not there.
     """
-    from pycocotools import coco, cocoeval
-
-    dataset = _read_annotations(annotation_file)
-    for name, known in (("image_id", dataset["images"]), ("category_id", dataset["categories"])):
-        ids = getattr(detections, name)
-        unknown = ~np.isin(ids, [entry["id"] for entry in known])
-        if unknown.any():
-            row = int(np.argmax(unknown))
-            raise UserError("%s: row %d: %s %d is not in %s" % (
-                detections.source, row, name, ids[row], annotation_file))
-    # plain Python numbers, in the order given, as COCO.loadRes makes them; it cannot take an empty list
-    rows = [{"id": number, "image_id": image, "category_id": category, "bbox": box, "score": score,
-             "area": box[2] * box[3], "iscrowd": 0}
-            for number, (image, category, box, score) in enumerate(
-                zip(detections.image_id.tolist(), detections.category_id.tolist(),
-                    detections.boxes_xywh.tolist(), detections.score.tolist()), start=1)]
-    with _quiet(coco, cocoeval):
-        truth, found = coco.COCO(), coco.COCO()
-        truth.dataset = dataset
-        found.dataset = dict(dataset, annotations=rows)
-        truth.createIndex()
-        found.createIndex()
-        evaluation = cocoeval.COCOeval(truth, found, "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    stats = {name: float(value) for name, value in zip(STAT_NAMES, evaluation.stats)}
+    score = load_scorer(scorer).score
+    truth, images, categories = _read_annotations(annotation_file)
+    image, category = (_places(name, known, detections, annotation_file)
+                       for name, known in (("image_id", images), ("category_id", list(categories))))
+    rows = np.column_stack([image, detections.boxes_xywh, detections.score, category])
+    numbers, class_precision = score(truth, rows)
+    stats = dict(zip(STAT_NAMES, numbers.tolist()))
     if per_class:
-        names = {category["id"]: category["name"] for category in dataset["categories"]}
-        for index, category in enumerate(evaluation.params.catIds):
-            # precision: (IoU thresholds, recall thresholds, classes, areas, detections per image)
-            precision = evaluation.eval["precision"][:, :, index, 0, -1]
-            key = "AP/" + names[category]
-            key = "%s (%d)" % (key, category) if key in stats else key
-            stats[key] = float(precision[precision > -1].mean()) if (precision > -1).any() else -1.0
+        for (category, name), precision in zip(categories.items(), class_precision.tolist()):
+            key = "AP/" + name
+            stats["%s (%d)" % (key, category) if key in stats else key] = precision
     return stats
 
 
+def _places(name, known, detections, annotation_file):
+    """Where each detection's id stands in the sorted list `known`."""
+    ids, known = getattr(detections, name), np.array(known, np.int64)
+    places = np.minimum(np.searchsorted(known, ids), max(len(known) - 1, 0))
+    unknown = known[places] != ids if len(known) else np.ones(len(ids), bool)
+    if unknown.any():
+        row = int(np.argmax(unknown))
+        raise UserError("%s: row %d: %s %d is not in %s" % (detections.source, row, name, ids[row], annotation_file))
+    return places
+
+
 def _read_annotations(path):
-    """The three lists of a COCO file, with what box scoring reads of them and no more (masks are large)."""
+    """GroundTruth of a COCO file, its sorted image ids, and its categories' names by their sorted ids."""
     dataset = read_json(path)
     if not isinstance(dataset, dict):
         raise UserError("%s: not a COCO annotation file but %s" % (path, kind(dataset)))
@@ -108,37 +97,37 @@ def _read_annotations(path):
             if whole_number(row.get("id")) is None:
                 raise UserError("%s: %s: row %d: id %r is not a whole number" % (
                     path, name, number, row.get("id")))
-    annotations = []
+    images = sorted({whole_number(row["id"]) for row in dataset["images"]})
+    names = {whole_number(row["id"]): str(row.get("name", row["id"])) for row in dataset["categories"]}
+    categories = {category: names[category] for category in sorted(names)}
+    places = [{known: place for place, known in enumerate(ids)} for ids in (images, categories)]
+    columns = [], [], [], [], []
     for number, row in enumerate(dataset["annotations"]):
-        image, category = whole_number(row.get("image_id")), whole_number(row.get("category_id"))
-        box = row.get("bbox")
-        where = "%s: annotations: row %d (id %r)" % (path, number, row.get("id"))
-        if image is None or category is None:
-            raise UserError("%s: image_id %r, category_id %r: both must be whole numbers" % (
-                where, row.get("image_id"), row.get("category_id")))
-        if not (is_box(box) and np.isfinite(box).all()):
-            raise UserError("%s: bbox %r: four finite numbers are needed" % (where, box))
-        area, crowd = row.get("area"), row.get("iscrowd")
-        area = box[2] * box[3] if area is None else area
-        if not is_number(area):
-            raise UserError("%s: area %r is not a number" % (where, area))
-        if crowd not in (None, 0, 1):
-            raise UserError("%s: iscrowd %r is neither 0 nor 1" % (where, crowd))
-        annotations.append({"id": number + 1, "image_id": image, "category_id": category, "bbox": box,
-                            "area": area, "iscrowd": int(crowd or 0)})
-    return {"images": [{"id": whole_number(row["id"])} for row in dataset["images"]],
-            "categories": [{"id": whole_number(row["id"]), "name": str(row.get("name", row["id"]))}
-                           for row in dataset["categories"]],
-            "annotations": annotations}
+        try:
+            image, category, *values = _read_annotation(row)
+        except UserError as error:
+            raise UserError("%s: annotations: row %d (id %r): %s" % (path, number, row.get("id"), error)) from None
+        if image in places[0] and category in places[1]:
+            for column, value in zip(columns, (places[0][image], places[1][category], *values)):
+                column.append(value)
+    image, category, boxes, area, crowd = columns
+    truth = GroundTruth(len(images), len(categories), np.array(image, np.int64), np.array(category, np.int64),
+                        np.array(boxes, np.float64).reshape(-1, 4), np.array(area, np.float64),
+                        np.array(crowd, np.int64))
+    return truth, images, categories
 
 
-@contextlib.contextmanager
-def _quiet(*modules):
-    """Silence `print` in these modules alone: redirecting sys.stdout would swallow other threads' lines."""
-    for module in modules:
-        module.print = lambda *_, **__: None
-    try:
-        yield
-    finally:
-        for module in modules:
-            vars(module).pop("print", None)
+def _read_annotation(row):
+    image, category = whole_number(row.get("image_id")), whole_number(row.get("category_id"))
+    if image is None or category is None:
+        raise UserError("image_id %r, category_id %r: both must be whole numbers" % (
+            row.get("image_id"), row.get("category_id")))
+    box, area, crowd = row.get("bbox"), row.get("area"), row.get("iscrowd")
+    if not (is_box(box) and all(map(math.isfinite, box))):
+        raise UserError("bbox %r: four finite numbers are needed" % (box,))
+    area = box[2] * box[3] if area is None else area
+    if not (is_number(area) and math.isfinite(area)):
+        raise UserError("area %r is not a finite number" % (area,))
+    if crowd not in (None, 0, 1):
+        raise UserError("iscrowd %r is neither 0 nor 1" % (crowd,))
+    return image, category, box, area, int(crowd or 0)

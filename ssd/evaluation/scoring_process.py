@@ -42,7 +42,8 @@ class ScoringProcess:
         search = (package_root, os.environ.get("PYTHONPATH"))
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, search))
         # the cores belong to the training
-        environment.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
+        environment.update(dict.fromkeys(
+            ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1"))
         # files, not pipes: a full pipe would stop the child while nobody reads it
         self._output, self._errors = tempfile.TemporaryFile(), tempfile.TemporaryFile()
         # A session of its own: a signal to the trainer's group (which may save and leave) spares the child.
@@ -89,7 +90,10 @@ class ScoringProcess:
         output, errors = (_read_all(file) for file in (self._output, self._errors))
         self.close()
         if status != 0:
-            last = errors.strip().splitlines()[-1].strip() if errors.strip() else "(nothing on its standard error)"
+            lines = [line.strip() for line in errors.splitlines() if line.strip()]
+            # A library in Rust says this, then aborts with a backtrace.
+            told = [line for line in lines if line.startswith("memory allocation of")] or lines
+            last = told[-1] if told else "(nothing on its standard error)"
             self._failure = "the scorer died with status %d%s: %s" % (status, _reason(status, last), last)
             return
         try:
@@ -115,7 +119,8 @@ def _reason(status, last_line):
     """What a status means, as far as it can be known; empty if the scorer's own last line says it."""
     if status == -signal.SIGKILL:
         return ", killed by signal 9 (SIGKILL), perhaps by the kernel for lack of memory"
-    if any(word in last_line for word in ("MemoryError", "bad_alloc", "Cannot allocate memory")):
+    if any(word in last_line for word in ("MemoryError", "bad_alloc", "Cannot allocate memory",
+                                              "memory allocation of")):
         return ", out of memory"
     if status < 0:
         known = {number.value: " (%s)" % number.name for number in signal.Signals}

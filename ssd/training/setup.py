@@ -95,8 +95,9 @@ def describe(config: Config, device, ranks_size: int) -> str:
     import horovod
     import mxnet
     import nvidia.dali
+    from ssd.evaluation.scoring_backends import load_scorer
     lines = [f"MXNet {mxnet.__version__}, Horovod {horovod.__version__}, DALI {nvidia.dali.__version__}, "
-             f"Python {sys.version.split()[0]}",
+             f"Python {sys.version.split()[0]}, scores by {load_scorer()}",
              f"{ranks_size} rank{'s' if ranks_size > 1 else ''} on {device.kind}, layout {config.model.layout}, "
              f"{config.model.dtype}, decoding on {config.data.decode}, "
              f"{os.environ.get('OMP_NUM_THREADS', 'no')} OpenMP threads per rank set"]

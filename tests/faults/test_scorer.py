@@ -30,10 +30,10 @@ with ScoringProcess() as scoring:
 # The score command with 16 MiB more than it has after the start.
 SHORT_OF_MEMORY = """
 import resource, sys
-import numpy, pycocotools.cocoeval
+import numpy, {library}
 from ssd.evaluation import score_command, scoring
 have = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (have + 2 ** 24, have + 2 ** 24))
+resource.setrlimit(resource.RLIMIT_AS, (have + {spare}, have + {spare}))
 sys.exit(score_command.main())
 """
 
@@ -132,13 +132,18 @@ def test_a_killed_scorer_is_named_and_reaped(tmp_path, temporary):
     assert os.listdir(tmp_path / "run") == ["detections.npz"]
 
 
-def test_a_scorer_without_memory_is_named(annotations, tmp_path, temporary):
+@pytest.mark.parametrize("library, spare", [("pycocotools.cocoeval", 2 ** 24), ("hotcoco", 2 ** 24),
+                                            ("hotcoco", 5 * 2 ** 26)])
+def test_a_scorer_without_memory_is_named(annotations, tmp_path, temporary, library, spare):
+    """Python's own error, and hotcoco's, which aborts."""
+    pytest.importorskip(library.split(".")[0])
     many = 10 ** 6
     found = Detections(np.ones(many), np.ones((many, 4)), np.ones(many), np.ones(many))
-    with ScoringProcess(command=[sys.executable, "-c", SHORT_OF_MEMORY]) as scoring:
+    code = SHORT_OF_MEMORY.format(library=library, spare=spare)
+    with ScoringProcess(command=[sys.executable, "-c", code]) as scoring:
         scoring.start(annotations, found, tmp_path / "run")
         pid = scoring._process.pid
-        with pytest.raises(RuntimeError, match="^the scorer died with status 1, out of memory: .*MemoryError"):
+        with pytest.raises(RuntimeError, match="^the scorer died with status (1|-6), out of memory: .*[mM]emory"):
             scoring.result(SLOW_MACHINE)
         assert not os.path.exists(f"/proc/{pid}"), "a zombie"
     assert os.listdir(tmp_path / "run") == ["detections.npz"]

@@ -1,0 +1,160 @@
+"""The libraries that count COCO's twelve box numbers, behind one function each; the fastest that is there is taken.
+
+Every one gives pycocotools' numbers (tests/evaluation/test_fast_scoring.py: equal to 1e-9); they differ in time and
+memory alone (benchmarks/scoring.md). hotcoco takes arrays, but has no wheel for Python below 3.10; faster-coco-eval
+has one for the Python 3.8 of NVIDIA's container; pycocotools is the reference itself, and always there.
+"""
+from __future__ import annotations
+
+import contextlib
+import importlib
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Callable, NamedTuple
+
+import numpy as np
+
+from ssd.errors import UserError
+
+STATS = 12
+
+
+class GroundTruth(NamedTuple):
+    """Boxes of an annotation file, in its order. Images and categories are numbered from 0 by their ids' order."""
+    images: int
+    categories: int
+    image: np.ndarray       # int64 (n,), 0 to images - 1
+    category: np.ndarray    # int64 (n,), 0 to categories - 1
+    boxes_xywh: np.ndarray  # float64 (n, 4), pixels
+    area: np.ndarray        # float64 (n,), px^2: the object's, which need not be width * height
+    crowd: np.ndarray       # int64 (n,), 0 or 1
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A library that scores. score(truth, found): see score_by_hotcoco."""
+    name: str
+    version: str
+    score: Callable
+
+    def __str__(self):
+        return f"{self.name} {self.version}"
+
+
+def load_scorer(name: str | None = None) -> Scorer:
+    """The scorer of that name (one of SCORERS), or without a name the fastest that can be imported.
+
+    Raises UserError if `name` is unknown or cannot be imported.
+    """
+    if name is not None and name not in SCORERS:
+        raise UserError(f"scorer {name}: not one of {', '.join(SCORERS)}")
+    lacking = []
+    for one in (name,) if name else SCORERS:
+        module, score = SCORERS[one]
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            lacking.append(f"{one} cannot be imported ({str(error).splitlines()[0]})")
+            continue
+        return Scorer(one, _version(one), score)
+    raise UserError(f"no scorer: {'; '.join(lacking)}")
+
+
+def _version(name):
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "(version unknown)"
+
+
+def score_by_hotcoco(truth: GroundTruth, found: np.ndarray):
+    """COCO's numbers of the detections `found` on `truth`.
+
+    found: float64 (n, 7) of image (as truth's), left, top, width, height in pixels, score, category (as truth's).
+
+    Returns the twelve numbers, float64 (12,), in pycocotools' order, and the average precision of every category,
+    float64 (categories,); -1 where undefined.
+    """
+    import hotcoco
+
+    boxes = hotcoco.COCO.from_arrays(*_images_and_categories(truth), truth.image, truth.category, truth.boxes_xywh,
+                                     area=truth.area, iscrowd=truth.crowd)
+    evaluation = hotcoco.COCOeval(boxes, boxes.load_res(found), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summary_lines()  # what summarize() does, but nothing is printed
+    return _numbers(evaluation)
+
+
+def score_by_faster_coco_eval(truth: GroundTruth, found: np.ndarray):
+    """As score_by_hotcoco."""
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    def evaluation_of(truth, found):
+        return COCOeval_faster(truth, found, "bbox", print_function=lambda *_, **__: None)
+
+    return _score_by_dicts(truth, found, COCO, evaluation_of)
+
+
+def score_by_pycocotools(truth: GroundTruth, found: np.ndarray):
+    """As score_by_hotcoco."""
+    from pycocotools import coco, cocoeval
+
+    with _quiet(coco, cocoeval):
+        return _score_by_dicts(truth, found, coco.COCO, lambda *sides: cocoeval.COCOeval(*sides, "bbox"))
+
+
+# name of the project to what is imported and what scores; fastest first
+SCORERS = {
+    "hotcoco": ("hotcoco", score_by_hotcoco),
+    "faster-coco-eval": ("faster_coco_eval", score_by_faster_coco_eval),
+    "pycocotools": ("pycocotools.cocoeval", score_by_pycocotools),
+}
+
+
+def _score_by_dicts(truth, found, make_coco, make_evaluation):
+    """By a library with pycocotools' interface: a dict per box."""
+    images, categories = _images_and_categories(truth)
+    # Numbered from 1: pycocotools counts a box whose id is 0 as never found.
+    boxes = [{"id": number, "image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": crowd}
+             for number, (image, category, box, area, crowd) in enumerate(
+                 zip(*(column.tolist() for column in truth[2:])), start=1)]
+    rows = [{"id": number, "image_id": int(image), "category_id": int(category), "bbox": box, "score": score,
+             "area": box[2] * box[3], "iscrowd": 0}
+            for number, (image, *box, score, category) in enumerate(found.tolist(), start=1)]
+    sides = []
+    for annotations in (boxes, rows):
+        side = make_coco()
+        side.dataset = {"images": images, "categories": categories, "annotations": annotations}
+        side.createIndex()  # loadRes cannot take an empty list
+        sides.append(side)
+    evaluation = make_evaluation(*sides)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return _numbers(evaluation)
+
+
+def _images_and_categories(truth):
+    return ([{"id": number} for number in range(truth.images)],
+            [{"id": number, "name": str(number)} for number in range(truth.categories)])
+
+
+def _numbers(evaluation):
+    stats = np.asarray(evaluation.stats, np.float64)[:STATS]
+    assert stats.shape == (STATS,), stats.shape
+    # precision: (IoU thresholds, recall thresholds, categories, areas, detections per image)
+    precision = np.moveaxis(np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1], 2, 0)
+    return stats, np.array([one[one > -1].mean() if (one > -1).any() else -1.0 for one in precision])
+
+
+@contextlib.contextmanager
+def _quiet(*modules):
+    """Silence `print` in these modules alone: redirecting sys.stdout would swallow other threads' lines."""
+    for module in modules:
+        module.print = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        for module in modules:
+            vars(module).pop("print", None)
