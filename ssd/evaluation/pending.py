@@ -64,7 +64,9 @@ class PendingScore:
 
         A scorer that died is started again, once; the score of one that died again is a failure.
         """
-        values = np.full(1 + len(STAT_NAMES), np.nan)
+        if self.epoch is None:
+            return None
+        values = np.array([_UNKNOWN] + [np.nan] * len(STAT_NAMES))
         failure = ""
         if self._process is not None:
             try:

@@ -21,7 +21,7 @@ class SaveInterval:
             self.unit = match.group(2)[:3] if match else ""
             if self.every <= 0 or self.unit != "min" and self.every != int(self.every):
                 raise UserError(f"--save-interval {text}: not like 100steps, 2epochs, 10minutes or never")
-        self._last = clock()
+        self._last, self._asked = clock(), False
 
     @property
     def never(self) -> bool:
@@ -33,8 +33,10 @@ class SaveInterval:
         return steps is not None and step % int(self.every * steps) == 0
 
     def due_now(self) -> bool:
-        """By minutes, on this rank's clock."""
-        return self.unit == "min" and self._clock() - self._last >= 60 * self.every
+        """By minutes, on this rank's clock; once until `saved`."""
+        due = self.unit == "min" and not self._asked and self._clock() - self._last >= 60 * self.every
+        self._asked = self._asked or due
+        return due
 
     def saved(self) -> None:
-        self._last = self._clock()
+        self._last, self._asked = self._clock(), False

@@ -43,7 +43,7 @@ def _run(future: Future, work) -> None:
 
 class Agreement:
     """What single ranks wish, and all must do at the same step: flags that are told a step ahead, so that no step
-    waits for them."""
+    waits for them. A wish that is still there when it is told is told once more."""
 
     def __init__(self, ranks: "Ranks", count: int):
         self._ranks, self._count = ranks, count

@@ -7,6 +7,7 @@ import pytest
 
 from ssd.evaluation.inference import detection_rows
 from ssd.evaluation.pending import PendingScore, as_detections
+from ssd.evaluation.scoring import STAT_NAMES
 
 SIZES = np.array([[100, 50], [640, 480], [10, 20]])
 
@@ -55,3 +56,14 @@ def test_a_scorer_that_dies_twice_is_a_failure_with_its_reason(tmp_path, capfd):
     assert score.stats is None and "gone.json" in score.failure and "detections-epoch-5.npz" in score.failure
     assert "scored again" in capfd.readouterr().err
     pending.close()
+
+
+def test_a_score_is_taken_once(tmp_path):
+    """Ranks may be told of it twice, or too early."""
+    ranks = types.SimpleNamespace(rank=0, all_from_first=lambda values, name: values)
+    pending = PendingScore(dataset(), str(tmp_path), ranks)
+    assert pending.take() is None
+    pending.epoch, pending.step = 5, 70
+    assert pending.take() is None, "rank 0 has not started it"
+    pending._process = types.SimpleNamespace(poll=lambda: dict.fromkeys(STAT_NAMES, 0.5), close=lambda: None)
+    assert pending.take().stats["AP"] == 0.5 and pending.take() is None

@@ -82,11 +82,17 @@ def test_loss_scale():
 
 
 def test_save_interval():
-    clock = iter([0.0, 59.0, 61.0, 61.0, 70.0])
-    minutes = SaveInterval("1min", clock=lambda: next(clock))
-    assert not minutes.due_now() and minutes.due_now() and not minutes.due_at(7, 7)
+    now = [0.0]
+    minutes = SaveInterval("1min", clock=lambda: now[0])
+    now[0] = 59.0
+    assert not minutes.due_now() and not minutes.due_at(7, 7)
+    now[0] = 61.0
+    assert minutes.due_now() and not minutes.due_now(), "asked once: the other ranks hear of it a step later"
     minutes.saved()
+    now[0] = 120.0
     assert not minutes.due_now()
+    now[0] = 121.0
+    assert minutes.due_now()
     assert [step for step in range(1, 13) if SaveInterval("2epochs").due_at(step, 3)] == [6, 12]
     assert [step for step in range(1, 13) if SaveInterval("5 steps").due_at(step, 3)] == [5, 10]
     assert SaveInterval("never").never and not SaveInterval("never").due_at(1, 1)

@@ -2,7 +2,13 @@
 import mxnet as mx
 import numpy as np
 
-from ssd.training.ranks import Ranks, rank_from_environment
+from ssd.errors import UserError
+from ssd.training.ranks import Agreement, Ranks, rank_from_environment
+
+
+def refuse():
+    raise UserError("no such thing")
+
 
 ranks = Ranks()
 rank, size = ranks.rank, ranks.size
@@ -36,6 +42,24 @@ with mx.autograd.record():
 loss.backward()
 trainer.step(2)
 np.testing.assert_allclose(network.weight.data().asnumpy(), 1 - (everyone + 1).mean(), rtol=1e-6)
+
+# The last rank's wish is told to all a step later (alone: at once), an unspoken one never.
+agreement = Agreement(ranks, 2)
+told = [agreement.exchange([step == 1 and rank == size - 1, False]) for step in range(4)]
+assert [flags[0] for flags in told] == ([False, True, False, False] if size == 1 else [False, False, True, False])
+assert not any(flags[1] for flags in told)
+assert agreement.settle([False, rank == size - 1]) == [False, True] and agreement.settle([False, False])[0] is False
+
+# Work is done by rank 0 first; a refusal of one rank is everyone's.
+order = ranks.first_then_others(lambda: rank, "work")
+assert order == rank
+try:
+    ranks.first_then_others(lambda: refuse() if rank == size - 1 else None, "refused")
+    raise AssertionError("not refused")
+except UserError as error:
+    assert str(error) == "no such thing" and error.everywhere
+assert ranks.bytes_from_first(b"\x00abc" if rank == 0 else b"", "bytes") == b"\x00abc"
+assert ranks.gather_texts("\u00fc" * rank, "texts") == ["\u00fc" * other for other in everyone]
 
 print(f"rank {rank} of {size} is content", flush=True)
 ranks.close()

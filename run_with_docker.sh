@@ -1,0 +1,196 @@
+#!/usr/bin/env bash
+# All trials of one system on this machine, in one Docker container:
+#
+#   source config_PG.sh
+#   CONT=<image> DATADIR=<dir> LOGDIR=<dir> PRETRAINED_DIR=<dir> ./run_with_docker.sh
+#
+# CONT: an image with the project in /workspace/ssd, here or in a registry. DATADIR: the data set, mounted read-only.
+# LOGDIR: what is kept, made if need be: SYSTEM_DATE_TRIAL.log and the run's folder SYSTEM_DATE_TRIAL. PRETRAINED_DIR:
+# the folder with resnet34-*.onnx, or the word none. Optional: SEED; BIND=no; HOROVOD_*, MXNET_*, NCCL_* and OMP_*,
+# which go over the image's own; STOP_SECONDS, how long a stopped training may take to save [120].
+#
+# On TERM or INT training saves and leaves, and no trial follows; a second signal ends it at once. The container is
+# removed in every case. The status is 0 if every trial ended well, else that of the first that did not (a failed trial
+# does not keep the next from running), 143 or 130 after a signal. 2: a mistake in the settings, found before training.
+set -u
+
+say() { printf 'run_with_docker.sh: %s\n' "$*"; }
+fail() {
+    printf 'run_with_docker.sh: %s\n' "$*" >&2
+    exit 2
+}
+
+# ---- checks
+
+missing=()
+for name in SYSTEM NNODES NEXP NGPU NSOCKET SOCKETCORES HT RECIPE BATCHSIZE NUMEPOCHS EXTRA_PARAMS SUBMISSION_ORG \
+    SUBMISSION_PLATFORM; do
+    [ -n "${!name:-}" ] || missing+=("$name")
+done
+[ "${#missing[@]}" = 0 ] || fail "${missing[*]} is not set; source a config_*.sh first"
+for name in CONT DATADIR LOGDIR PRETRAINED_DIR; do
+    [ -n "${!name:-}" ] || missing+=("$name")
+done
+[ "${#missing[@]}" = 0 ] || fail "${missing[*]} is not set; call it as ${missing[0]}=... ./run_with_docker.sh"
+STOP_SECONDS=${STOP_SECONDS:-120}
+for name in NNODES NEXP NGPU BATCHSIZE NUMEPOCHS STOP_SECONDS; do
+    [[ ${!name} =~ ^[1-9][0-9]*$ ]] || fail "$name=${!name}: a whole number of at least 1 is needed"
+done
+[[ $SYSTEM =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] || fail "SYSTEM=$SYSTEM: letters, digits, . - and _ alone: it names files"
+[ "$NNODES" = 1 ] || fail "NNODES=$NNODES: this script is for one machine; run.sub is for several"
+
+[ -d "$DATADIR" ] || fail "DATADIR=$DATADIR: no such folder"
+mkdir -p -- "$LOGDIR" 2>/dev/null || fail "LOGDIR=$LOGDIR: cannot be made"
+file=$(mktemp "$LOGDIR/.run_with_docker.XXXXXX" 2>/dev/null) || fail "LOGDIR=$LOGDIR: user $(id -un) cannot write there"
+rm -f -- "$file"
+backbone=
+if [ "$PRETRAINED_DIR" != none ]; then
+    [ -d "$PRETRAINED_DIR" ] || fail "PRETRAINED_DIR=$PRETRAINED_DIR: no such folder"
+    files=("$PRETRAINED_DIR"/resnet34-*.onnx)
+    # shellcheck disable=SC2015  # both, or it fails
+    [ "${#files[@]}" = 1 ] && [ -f "${files[0]}" ] ||
+        fail "PRETRAINED_DIR=$PRETRAINED_DIR: needed is one file resnet34-*.onnx" \
+            "(scripts/get_resnet34_backbone.sh makes it); or the word none, for random weights"
+    backbone=${files[0]##*/}
+    PRETRAINED_DIR=$(cd -- "$PRETRAINED_DIR" && pwd) || exit 2
+fi
+DATADIR=$(cd -- "$DATADIR" && pwd) && LOGDIR=$(cd -- "$LOGDIR" && pwd) || exit 2
+
+[[ " $EXTRA_PARAMS " == *" --device cpu "* ]] && device=cpu || device=gpu
+if [ "$device" = gpu ]; then
+    gpus=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU')
+    [ "$gpus" -ge "$NGPU" ] || fail "NGPU=$NGPU: this machine has $gpus GPUs (nvidia-smi --list-gpus);" \
+        "a run without GPUs has --device cpu in EXTRA_PARAMS"
+else
+    [ "$(nproc)" -ge "$NGPU" ] || fail "NGPU=$NGPU: more ranks than the $(nproc) CPUs of this machine"
+fi
+
+command -v docker >/dev/null 2>&1 || fail "docker is not installed"
+answer=$(timeout 60 docker version --format '{{.Server.Version}}' 2>&1) ||
+    fail "Docker does not answer: $(tail -n 1 <<<"$answer")"
+docker image inspect "$CONT" >/dev/null 2>&1 || {
+    say "CONT=$CONT: not on this machine, pulling it"
+    answer=$(docker pull --quiet "$CONT" 2>&1) ||
+        fail "CONT=$CONT: no such image here, nor in a registry: $(tail -n 1 <<<"$answer")"
+}
+
+# ---- the container
+
+run_name=${SYSTEM}_$(date +%y%m%d%H%M%S)
+container=ssd_$run_name
+stopped=''
+
+# shellcheck disable=SC2317  # called by the trap
+cleanup() { docker rm --force "$container" >/dev/null 2>&1; }
+
+# Training gets USR1, which mpirun passes on to every rank (TERM would have mpirun kill them), saves and leaves.
+# shellcheck disable=SC2317  # called by the traps
+stop() { # signal, exit status
+    [ -z "$stopped" ] || exit "$2"
+    stopped=$2
+    say "SIG$1: training saves and leaves, within $STOP_SECONDS s; a second signal ends it at once" >&2
+    # shellcheck disable=SC2016  # expanded in the container
+    docker exec --detach "$container" bash -c '
+        for ((tenths = 0; tenths < 100; tenths++)); do
+            [ ! -s /tmp/trial.pid ] || break
+            sleep 0.1
+        done
+        kill -USR1 "$(cat /tmp/trial.pid)"
+        sleep "$0"
+        kill -KILL -1' "$STOP_SECONDS" >/dev/null 2>&1
+}
+trap cleanup EXIT
+trap 'stop TERM 143' TERM
+trap 'stop INT 130' INT
+trap 'stop HUP 129' HUP
+
+# One field of --mount, which is CSV: with quotes around it, a path may hold commas and blanks.
+mount_from() { printf '"source=%s"' "${1//\"/\"\"}"; }
+
+options=(
+    --mount "type=bind,$(mount_from "$DATADIR"),target=/data,readonly"
+    --mount "type=bind,$(mount_from "$LOGDIR"),target=/results"
+    --network=host             # ranks talk by local sockets and shared memory, a virtual network is of no use
+    --ipc=host                 # NCCL and DALI share memory among processes; Docker's own /dev/shm has 64 MB
+    --ulimit stack=67108864    # MXNet walks its graphs recursively
+    --cap-add SYS_NICE         # numactl may bind memory to a socket
+)
+[ -z "$backbone" ] || options+=(--mount "type=bind,$(mount_from "$PRETRAINED_DIR"),target=/pretrained,readonly")
+if [ "$device" = gpu ]; then
+    options+=(--gpus "$NGPU" --ulimit memlock=-1) # pinned buffers count as locked memory
+else
+    OMP_NUM_THREADS=${OMP_NUM_THREADS:-} # the image's value is for GPUs; empty: each rank takes its share of the cores
+    export OMP_NUM_THREADS
+fi
+for name in RECIPE BATCHSIZE NUMEPOCHS EXTRA_PARAMS SUBMISSION_ORG SUBMISSION_PLATFORM NSOCKET SOCKETCORES HT SEED \
+    BIND $(compgen -e | grep -E '^(HOROVOD|MXNET|NCCL|OMP)_'); do
+    [ -z "${!name+set}" ] || options+=(--env "$name") # without a value: docker takes it from this environment
+done
+options+=(--env DATADIR=/data --env CACHEDIR=/results/cache)
+[ -z "$backbone" ] || options+=(--env "PRETRAINED_BACKBONE=/pretrained/$backbone")
+
+answer=$(docker run --detach --name "$container" "${options[@]}" "$CONT" sleep infinity 2>&1 >/dev/null) ||
+    fail "CONT=$CONT: the container does not start: $(grep -m 1 . <<<"$answer")"
+# Root in the container is not always allowed what this user is: on NFS that squashes root, for example.
+docker exec "$container" ls /data/. >/dev/null 2>&1 || fail "DATADIR=$DATADIR: root in the container may not read it"
+docker exec "$container" bash -c 'file=$(mktemp /results/.run_with_docker.XXXXXX) && rm "$file"' >/dev/null 2>&1 ||
+    fail "LOGDIR=$LOGDIR: root in the container cannot write there"
+docker exec "$container" test -x /workspace/ssd/run_and_time.sh ||
+    fail "CONT=$CONT: no /workspace/ssd/run_and_time.sh in this image; the Dockerfile puts it there"
+
+# ---- the trials
+
+drop_file_cache() {
+    sync
+    { echo 3 >/proc/sys/vm/drop_caches; } 2>/dev/null ||
+        echo 3 | sudo -n tee /proc/sys/vm/drop_caches >/dev/null 2>&1
+}
+
+# --bind-to none: run_and_time.sh binds the ranks. odls_base_sigkill_timeout: when a rank has left with a failure, or
+# stopped by a signal, the others have twice these 10 s to come to their own end, then mpirun kills them (it waits them
+# out in any case). The last: Docker forbids processes to read each other's memory, which Open MPI would else try.
+launch=()
+[ "$NGPU" = 1 ] || launch=(mpirun --allow-run-as-root --bind-to none -np "$NGPU" --mca odls_base_sigkill_timeout 10
+    --mca btl_vader_single_copy_mechanism none)
+
+run_trial() { # number; returns training's status
+    local base=${run_name}_$1 dropped='' child status
+    if drop_file_cache; then
+        dropped="system: page cache, dentries and inodes"
+    else
+        say "trial $1: the file cache could not be dropped (it takes root or passwordless sudo), so that this script" \
+            "claims no cache_clear" | tee -a "$LOGDIR/$base.log" >&2
+    fi
+    # A session of its own: Ctrl-C at a terminal must reach this script alone. The pid is for `stop`.
+    # shellcheck disable=SC2016  # expanded in the container
+    setsid docker exec --env "RUNDIR=/results/$base" --env "CACHE_CLEARED=$dropped" --workdir /workspace/ssd \
+        "$container" bash -c 'echo $$ >/tmp/trial.pid; exec "$@"' bash \
+        ${launch[@]+"${launch[@]}"} ./run_and_time.sh </dev/null >>"$LOGDIR/$base.log" 2>&1 &
+    child=$!
+    wait "$child"
+    status=$?
+    while kill -0 "$child" 2>/dev/null; do # a signal ends `wait` too, with a status of its own
+        wait "$child"
+        status=$?
+    done
+    return "$status"
+}
+
+say "container $container from $CONT, $NGPU rank(s), $device"
+worst=0
+for ((trial = 1; trial <= NEXP; trial++)); do
+    [ -z "$stopped" ] || break
+    seconds=$SECONDS
+    docker exec "$container" rm -f /tmp/trial.pid
+    run_trial "$trial"
+    status=$?
+    file=$LOGDIR/${run_name}_$trial
+    say "trial $trial of $NEXP: status $status after $((SECONDS - seconds)) s: $file.log"
+    [ "$status" = 0 ] || tail -n 3 -- "$file.log" | sed 's/^/    /' >&2
+    [ "$worst" != 0 ] || worst=$status
+done
+if [ -n "$stopped" ]; then
+    say "stopped by a signal; logs, and what training saved, are kept: $LOGDIR/$run_name*" >&2
+    exit "$stopped"
+fi
+exit "$worst"
