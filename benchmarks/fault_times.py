@@ -16,7 +16,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from tests.faults.launch import RANK_TIMEOUT, run  # noqa: E402
 from tests.training.tiny import tiny_data  # noqa: E402
 
-FAULTS = ("raise", "kill", "stop", "leave", "exit", "term", "usr1")
+FAULTS = ("raise", "kill", "stop", "leave", "exit", "hang", "term", "usr1")
 
 
 def main(trials: int) -> None:

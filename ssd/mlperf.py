@@ -61,6 +61,10 @@ class MLPerfLog:
         """Whether run_stop is logged."""
         return "run_stop" in self._seen
 
+    def mute(self) -> None:
+        """Nothing more is written: another thread has logged run_stop, and the one that trains may not know it yet."""
+        self.enabled = False
+
     def close(self) -> None:
         """Close the file. Standard output stays open. May be called twice."""
         for handler in self._handlers:

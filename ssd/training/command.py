@@ -46,6 +46,7 @@ def _run(config: Config, folder, first: bool, signals: StopSignals, log) -> int:
     def last_acts(cause: str) -> None:
         if training is not None:
             training.end_log("aborted")
+            log.mute()
             training.close_scorer()
     watch = Watchdog(ranks.rank, ranks.size, lambda content: ranks.bytes_from_first(content, "watchdog"), timeout,
                      on_stop=last_acts, name=NAME)

@@ -198,6 +198,7 @@ class Training:
         self.watch.note(place + "averaging gradients", number, waiting=True)
         rate = self.schedule(epoch, self.progress.steps)
         if not check or self.finite(epoch, losses, batch):
+            self.watch.note(place + "updating", number)
             self.step.update(rate)
         self.progress.steps = number
         self.metrics.step(losses)

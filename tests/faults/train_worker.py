@@ -19,6 +19,12 @@ kind, rank, step = os.environ["FAULT"].split(":")
 clean_step = Training.train_step
 
 
+def hanging():
+    """Data that never comes."""
+    print(f"fault at {time.time():.3f}", file=sys.stderr, flush=True)
+    time.sleep(1e6)
+
+
 def at(training):
     return training.ranks.rank == int(rank) and training.progress.steps + 1 == int(step)
 
@@ -53,6 +59,8 @@ def train_step(training, epoch):
     struck = at(training)
     if kind == "nan-overflow" and not training.step.scale.window:
         training.step.scale = LossScale(8, 2)
+    if struck and kind == "hang":
+        training.train_data = iter(hanging, None)
     if struck and kind in ("raise", "exit", "leave", "kill", "stop", "term", "usr1", "int"):
         strike()
     elif struck and kind.startswith("nan"):

@@ -133,7 +133,7 @@ KillWait=15
     def _spawn(self, *command, **variables):
         with open(self.path(command[0] + ".out"), "ab") as log:
             self.processes.append(subprocess.Popen(command, env=dict(self.environment, **variables),
-                                                   stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+                                                   stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/"))
 
     def stop(self):
         try:
