@@ -1,10 +1,12 @@
 """Real runs with a fault in them, on one rank or several."""
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 import uuid
+import warnings
 from typing import List, NamedTuple
 
 from tests.training.tiny import FLAGS, ROOT
@@ -32,7 +34,20 @@ class Result(NamedTuple):
 
 
 def run(fault: str, data, output, *flags, ranks: int = 1, limit: float = 300) -> Result:
-    """`train` with FAULT=`fault`; waits for the launcher, then for every process that it started, 5 seconds."""
+    """`train` with FAULT=`fault`; waits for the launcher, then for every process that it started, 5 seconds.
+
+    Seen once in some hundred starts of two ranks, with Horovod built with MPI: a segmentation fault inside Horovod's
+    first broadcast (docs/reliability.md). Such a start, which no test here is about, is tried once more.
+    """
+    result = _run(fault, data, output, flags, ranks, limit)
+    if ranks > 1 and "Segmentation fault" in result.output and '"run_start"' not in result.output:
+        warnings.warn(f"a rank crashed before its start, tried again: {result.last_line()}")
+        shutil.rmtree(output, ignore_errors=True)
+        result = _run(fault, data, output, flags, ranks, limit)
+    return result
+
+
+def _run(fault, data, output, flags, ranks, limit) -> Result:
     token = uuid.uuid4().hex
     launcher = [] if ranks == 1 else [os.path.join(os.path.dirname(sys.executable), "horovodrun"), "-np", str(ranks),
                                       "--gloo"]
