@@ -36,8 +36,8 @@ class Result(NamedTuple):
 def run(fault: str, data, output, *flags, ranks: int = 1, limit: float = 300) -> Result:
     """`train` with FAULT=`fault`; waits for the launcher, then for every process that it started, 5 seconds.
 
-    Seen once in some hundred starts of two ranks, with Horovod built with MPI: a segmentation fault inside Horovod's
-    first broadcast (docs/reliability.md). Such a start, which no test here is about, is tried once more.
+    Seen once in some hundred starts of two ranks: a segmentation fault about Horovod's first broadcast
+    (docs/reliability.md). Such a start, which no test here is about, is tried once more.
     """
     result = _run(fault, data, output, flags, ranks, limit)
     if ranks > 1 and "Segmentation fault" in result.output and '"run_start"' not in result.output:
