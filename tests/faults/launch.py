@@ -6,10 +6,9 @@ import subprocess
 import sys
 import time
 import uuid
-import warnings
 from typing import List, NamedTuple
 
-from tests.training.tiny import FLAGS, ROOT
+from tests.training.tiny import FLAGS, ROOT, crashed_at_start
 
 WORKER = os.path.join(ROOT, "tests", "faults", "train_worker.py")
 RANK_TIMEOUT = 5    # seconds without a sign of life, in these tests
@@ -34,14 +33,9 @@ class Result(NamedTuple):
 
 
 def run(fault: str, data, output, *flags, ranks: int = 1, limit: float = 300) -> Result:
-    """`train` with FAULT=`fault`; waits for the launcher, then for every process that it started, 5 seconds.
-
-    Seen once in some hundred starts of two ranks: a segmentation fault about Horovod's first broadcast
-    (docs/reliability.md). Such a start, which no test here is about, is tried once more.
-    """
+    """`train` with FAULT=`fault`; waits for the launcher, then for every process that it started, 5 seconds."""
     result = _run(fault, data, output, flags, ranks, limit)
-    if ranks > 1 and "Segmentation fault" in result.output and '"run_start"' not in result.output:
-        warnings.warn(f"a rank crashed before its start, tried again: {result.last_line()}")
+    if ranks > 1 and crashed_at_start(result.output):
         shutil.rmtree(output, ignore_errors=True)
         result = _run(fault, data, output, flags, ranks, limit)
     return result
