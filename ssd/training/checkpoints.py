@@ -103,7 +103,7 @@ class CheckpointStore:
         """
         assert math.isfinite(score), score
         self.wait()
-        if step not in [saved.step for saved in _saved(self.folder)]:
+        if not self.has(step):
             self.report(f"checkpoint of step {step}, with the best score, {score:g}, is not in {self.folder}")
             return
         try:
@@ -111,6 +111,10 @@ class CheckpointStore:
         except OSError as error:
             raise self._failure("best.json", 4096, error) from None
         self._best = (step, float(score))
+
+    def has(self, step: int) -> bool:
+        """Whether a checkpoint of `step` is there; not whether it is whole."""
+        return step in [saved.step for saved in _saved(self.folder)]
 
     def best(self) -> Optional[Tuple[int, float]]:
         """(step, score) as last marked, by an earlier process too; None without one."""

@@ -60,7 +60,8 @@ class Saver:
         if self._store is None:
             return ""
         folder = self._training.folder.path
-        if not self.warned(self._store.wait):
+        # A failure may have been said before, when nothing more was saved after it: what counts is what is there.
+        if not (self.warned(self._store.wait) and self._store.has(self._saved)):
             return f"; no checkpoint of step {self._saved} could be saved, --resume {folder} goes on from an older one"
         return f"; checkpoint of step {self._saved} saved, go on with --resume {folder}"
 
