@@ -21,12 +21,11 @@ except ImportError:
     from pip._vendor.packaging.requirements import Requirement
 
 FROM_BASE = ("mxnet", "numpy", "horovod", "nvidia-dali-cuda120")
-# Of no use to training, evaluation and scoring: cv2 draws the quickstart's picture, matplotlib the benchmarks' curves,
-# and the last four are GluonCV's.
-NOT_NEEDED = ("opencv-python-headless", "matplotlib", "gluoncv", "autocfg", "portalocker", "yacs")
+# Of no use to training, evaluation, scoring and their report: videos, export, and GluonCV with its own requirements.
+NOT_NEEDED = ("av", "onnxruntime", "gluoncv", "autocfg", "portalocker", "yacs")
 # What counts and checks the score is taken at the pinned version; for the others the image's own version will do.
 EXACT = ("pycocotools", "mlperf-logging", "hotcoco", "faster-coco-eval")
-MODULES = {"nvidia-dali-cuda120": "nvidia.dali", "pillow": "PIL", "pyyaml": "yaml"}
+MODULES = {"nvidia-dali-cuda120": "nvidia.dali", "pillow": "PIL", "pyyaml": "yaml", "opencv-python-headless": "cv2"}
 # onnx 1.17.0 wants NumPy 1.20; which one NVIDIA's image has is not written in its release notes.
 FOR_OLD_NUMPY = {"onnx": "onnx==1.12.0"}
 
