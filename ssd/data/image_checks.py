@@ -114,6 +114,8 @@ def check_image_files(folder, names, sizes, level: str, threads: int = 0, cache=
                 time.sleep(0.01)
     for error in filter(None, ended):
         raise error
+    if progress is not None:    # threads that were quicker than the first look at them have not been told of
+        progress(len(found))
     report.problems = {index: found[index] for index in range(len(names)) if found[index]}
     report.reused, report.since = len(cached), min(cached, default=0)
     return report
