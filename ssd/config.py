@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Tuple
 
 from ssd.errors import UserError
+from ssd.model import geometry
 from ssd.sections import (
     ModelConfig, DefaultBoxConfig, LossConfig, DetectionConfig, AugmentationConfig, DataConfig, TrainingConfig,
     EvaluationConfig, RunConfig, RecoveryConfig)
@@ -107,21 +108,73 @@ def checked(name: str, value: Any, where: str) -> Any:
 
 def apply_values(config: Config, values: Dict[str, Any], source: str) -> Config:
     """`config` with `values` ('section.name' -> value) set; errors name `source`."""
-    sections: Dict[str, Dict[str, Any]] = {}
-    for name, value in values.items():
+    for name in values:
         section, _, key = name.partition(".")
         if (section, key) not in _TYPES:
             raise UserError(f"{source}: unknown setting {name!r}{nearest(key or section, SETTINGS)}")
-        sections.setdefault(section, {})[key] = checked(name, value, f"{source} {key}")
-    changed = {section: dataclasses.replace(getattr(config, section), **part) for section, part in sections.items()}
-    result = dataclasses.replace(config, **changed)
-    _check_together(result, source)
+    values = {name: checked(name, value, f"{source} {name.partition('.')[2]}") for name, value in values.items()}
+    values = _follow_size({name: _get(config, name) for name in _SIZED}, values, source)
+    return _finished(_replace(config, values), source)
+
+
+def _get(config: Config, name: str) -> Any:
+    section, _, key = name.partition(".")
+    return getattr(getattr(config, section), key)
+
+
+def _replace(config: Config, values: Dict[str, Any]) -> Config:
+    """`config` with `values` ('section.name' -> value, checked) set."""
+    sections: Dict[str, Dict[str, Any]] = {}
+    for name, value in values.items():
+        section, _, key = name.partition(".")
+        sections.setdefault(section, {})[key] = value
+    return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **part)
+                                          for section, part in sections.items()})
+
+
+# ---- what follows from the image's size
+
+_SIZED = ("model.image_size",) + geometry.SETTINGS
+
+
+def _follow_size(values: Dict[str, Any], changes: Dict[str, Any], source: str) -> Dict[str, Any]:
+    """`changes` and, where they change the image's size, empty values for what was computed from the old one, so that
+    it is computed from the new one. UserError where something was set by hand for the old size.
+
+    values: the settings before, as far as they are known.
+    """
+    old, new = values.get("model.image_size"), changes.get("model.image_size")
+    result = dict(changes)
+    if None in (old, new) or old == new:
+        return result
+    computed = geometry.complete(old, {})
+    for name in geometry.SETTINGS:
+        if name in changes or not values.get(name):
+            continue
+        if values[name] != computed[name]:
+            raise UserError(f"{source} image_size: {new}, but {name.partition('.')[2]} is set by hand, for {old}: name "
+                            "it for the new size too, or leave it empty to have it computed")
+        result[name] = ()
     return result
+
+
+def _finished(config: Config, source: str) -> Config:
+    """`config` with what is left empty computed from the image's size, once the rules that span settings are kept."""
+    given = {name: _get(config, name) for name in geometry.SETTINGS if _get(config, name)}
+    if len(given) < len(geometry.SETTINGS):
+        try:
+            config = _replace(config, geometry.complete(config.model.image_size, given))
+        except UserError as error:
+            raise UserError(f"{source} {error}") from None
+    _check_together(config, source)
+    return config
 
 
 def _check_together(config: Config, source: str) -> None:
     """Rules that span several settings."""
     model, boxes = config.model, config.default_boxes
+    if model.num_classes == 1:
+        raise UserError(f"{source} num_classes: 1 is the background alone; 2 at least, or 0 to have them counted")
     maps = len(model.extra_channels) + 1
     for name, length, wanted in (("extra_strides", len(model.extra_strides), maps - 1),
                                  ("extra_pads", len(model.extra_pads), maps - 1),
@@ -155,7 +208,7 @@ def recipe_path(name: str) -> str:
 
 
 def _read_values(name: str, seen: Tuple[str, ...] = ()) -> Dict[str, Any]:
-    """'section.name' -> value of a recipe and of those that it extends."""
+    """'section.name' -> value of a recipe and of those that it extends; 'recipe' -> the name that a run's copy says."""
     import yaml
     path = recipe_path(name)
     if path in seen:
@@ -167,12 +220,13 @@ def _read_values(name: str, seen: Tuple[str, ...] = ()) -> Dict[str, Any]:
         raise UserError(f"recipe {path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"recipe {path}: sections are needed, not {type(content).__name__}")
-    values = {}
+    values, own = {}, {}
     parent = content.pop("extends", None)
-    content.pop("recipe", None)  # written into the saved copy of a run
+    saved_as = content.pop("recipe", None)  # written into the saved copy of a run
     if parent is not None:
         beside = os.path.join(os.path.dirname(path), str(parent))
         values.update(_read_values(beside if os.path.isfile(beside) else str(parent), seen + (path,)))
+    values["recipe"] = saved_as if isinstance(saved_as, str) else os.path.splitext(os.path.basename(path))[0]
     for section, part in content.items():
         if section not in SECTIONS:
             raise UserError(f"recipe {path}: unknown section {section!r}{nearest(str(section), SECTIONS)}")
@@ -182,8 +236,11 @@ def _read_values(name: str, seen: Tuple[str, ...] = ()) -> Dict[str, Any]:
             if (section, key) not in _TYPES:
                 keys = [field.name for field in dataclasses.fields(SECTIONS[section])]
                 raise UserError(f"recipe {path}: unknown key {section}.{key}{nearest(str(key), keys)}")
-            values[f"{section}.{key}"] = value
-    return values
+            own[f"{section}.{key}"] = value
+    where = f"recipe {path}:"
+    typed = [{name: checked(name, part[name], f"{where} {name}") for name in _SIZED if name in part}
+             for part in (values, own)]
+    return {**values, **own, **_follow_size(*typed, where)}
 
 
 def load_recipe(name: str) -> Config:
@@ -198,10 +255,9 @@ def load_recipe(name: str) -> Config:
                 sections[section][field.name] = checked(full, values[full], f"recipe {path}: {full}")
             elif field.default is dataclasses.MISSING:
                 raise UserError(f"recipe {path}: {full} is missing")
-    config = Config(recipe=os.path.splitext(os.path.basename(path))[0],
+    config = Config(recipe=values["recipe"],
                     **{section: kind(**sections[section]) for section, kind in SECTIONS.items()})
-    _check_together(config, f"recipe {path}:")
-    return config
+    return _finished(config, f"recipe {path}:")
 
 
 def as_dict(config: Config) -> Dict[str, Any]:

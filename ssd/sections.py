@@ -5,6 +5,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Tuple
 
+from ssd.model import geometry
+
 
 def _setting(help: str, *, choices=None, minimum=None, above=None, maximum=None, flag=True, **default):
     """A field with its help text (with the unit), its allowed values, and whether it has a flag of its own."""
@@ -18,25 +20,30 @@ class ModelConfig:
     detector: str = _setting("detector family", choices=("ssd",))
     backbone: str = _setting("backbone", choices=("resnet34",))
     width: float = _setting("factor on every channel count of backbone and extra features", above=0, maximum=4)
-    image_size: int = _setting("side of the square input [pixels]", minimum=32)
-    num_classes: int = _setting("classes, background included", minimum=2)
+    image_size: int = _setting("side of the square input [pixels]; feature maps and default boxes follow from it",
+                               minimum=geometry.SMALLEST, maximum=geometry.LARGEST)
+    num_classes: int = _setting("classes, background included; 0: counted from the training annotations", minimum=0)
     layout: str = _setting("memory layout of activations (NHWC needs a GPU)", choices=("NCHW", "NHWC"))
     dtype: str = _setting("type of weights and activations (float16 needs a GPU)", choices=("float32", "float16"))
     batch_norm_epsilon: float = _setting("added to the variance in BatchNorm", above=0)
     batch_norm_momentum: float = _setting("share of the old running statistics kept per step", minimum=0, maximum=1)
     extra_channels: Tuple[Tuple[int, int], ...] = _setting(
-        "per extra block: channels of its 1x1 and of its 3x3 convolution", flag=False)
-    extra_strides: Tuple[int, ...] = _setting("per extra block: stride of its 3x3 convolution", flag=False)
-    extra_pads: Tuple[int, ...] = _setting("per extra block: padding of its 3x3 convolution", flag=False)
+        "per extra block: channels of its 1x1 and of its 3x3 convolution; empty: as the image's size asks", flag=False)
+    extra_strides: Tuple[int, ...] = _setting(
+        "per extra block: stride of its 3x3 convolution; empty: as the image's size asks", flag=False)
+    extra_pads: Tuple[int, ...] = _setting(
+        "per extra block: padding of its 3x3 convolution; empty: as the image's size asks", flag=False)
 
 
 @dataclass(frozen=True)
 class DefaultBoxConfig:
     """Default boxes, their matching to ground truth, and the scale of encoded offsets."""
-    steps: Tuple[float, ...] = _setting("per feature map: distance of neighbouring centres [pixels]", flag=False)
-    scales: Tuple[float, ...] = _setting("per feature map and one more: side of the square box [pixels]", flag=False)
+    steps: Tuple[float, ...] = _setting(
+        "per feature map: distance of neighbouring centres [pixels]; empty: as the image's size asks", flag=False)
+    scales: Tuple[float, ...] = _setting("per feature map and one more: side of the square box [pixels]; empty: as "
+                                         "the image's size asks", flag=False)
     aspect_ratios: Tuple[Tuple[float, ...], ...] = _setting(
-        "per feature map: ratios a; each gives a box a:1 and a box 1:a", flag=False)
+        "per feature map: ratios a; each gives a box a:1 and a box 1:a; empty: as the image's size asks", flag=False)
     center_variance: float = _setting("unit of encoded centre offsets", above=0)
     size_variance: float = _setting("unit of encoded log sizes", above=0)
     matching_iou: float = _setting("a default box is positive above this IoU", above=0, maximum=1)
@@ -131,7 +138,13 @@ class RunConfig:
     pretrained_backbone: str = _setting("ImageNet weights of the backbone [ONNX file]; default: random", default="")
     weights: str = _setting("start from these weights of the whole network [.params file, or a "
                             "checkpoint's parameters.npz]", default="")
+    fine_tune: bool = _setting("let --weights be those of other classes or another image size: what fits is taken, "
+                               "the rest starts anew, and the log goes to the open division", default=False)
     log_interval: int = _setting("steps between progress lines; the loss is read as often", minimum=1, default=20)
+    progress: str = _setting("progress of training: live display; plain lines; auto: live on a terminal",
+                             choices=("auto", "plain", "live"), default="auto")
+    tensorboard: bool = _setting("write TensorBoard events to the run's folder (needs tensorboardX)", default=False)
+    report: bool = _setting("draw curves.png and write report.html when the run has ended", default=True)
     max_steps: int = _setting("end after so many steps, 0: no limit (for trials)", minimum=0, default=0)
     clear_cache: bool = _setting("drop the file cache before the run and log it", default=False)
     cache_cleared: bool = _setting("log that the launcher has dropped every node's file cache before the run",
@@ -154,6 +167,8 @@ class RecoveryConfig:
     allow_changed_recipe: bool = _setting("let --resume go on with other settings than the checkpoint's",
                                           default=False)
     check_finite_every: int = _setting("steps between checks that loss and gradients are finite, made before the "
-                                       "update", minimum=1, default=1)
+                                       "update; 0: every step on a CPU, every --log-interval steps on a GPU, which a "
+                                       "check keeps waiting; a loss scale that changes is checked at every step",
+                                       minimum=0, default=0)
     rank_timeout: float = _setting("a rank without a sign of life for so long ends the run [seconds]; one that "
                                    "makes no progress, after ten times as long", above=0, default=60.0)

@@ -12,12 +12,14 @@ from ssd.errors import UserError
 def dataset_paths(config: Config, split: str) -> Tuple[str, str]:
     """(annotation file, image folder) of 'train' or 'val'; UserError naming the one that does not exist."""
     data = config.data
-    if not os.path.isdir(data.data_dir):
+    names = getattr(data, f"{split}_annotations"), getattr(data, f"{split}_images")
+    if not all(map(os.path.isabs, names)) and not os.path.isdir(data.data_dir):
         raise UserError(f"--data-dir {data.data_dir}: no such folder")
-    annotations = os.path.join(data.data_dir, getattr(data, f"{split}_annotations"))
-    images = os.path.join(data.data_dir, getattr(data, f"{split}_images"))
+    annotations, images = (os.path.join(data.data_dir, name) for name in names)
     if not os.path.isfile(annotations):
-        raise UserError(f"--{split}-annotations {annotations}: no such file")
+        own = os.path.basename(annotations) in ("train.json", "val.json")
+        raise UserError(f"--{split}-annotations {annotations}: no such file"
+                        + ("; `python -m ssd split-data` makes train.json and val.json of one file" if own else ""))
     if not os.path.isdir(images):
         raise UserError(f"--{split}-images {images}: no such folder")
     return annotations, images
@@ -30,10 +32,10 @@ def cache_folder(config: Config) -> str:
 
 
 def check_classes(dataset, config: Config, split: str) -> None:
-    if dataset.num_classes != config.model.num_classes:
+    if config.model.num_classes not in (0, dataset.num_classes):
         raise UserError(f"{dataset.path}: {dataset.num_classes - 1} categories and the background are "
                         f"{dataset.num_classes} classes, the recipe's num_classes is {config.model.num_classes}"
-                        f" (--num-classes {dataset.num_classes} would fit, {split} data)")
+                        f" (--num-classes {dataset.num_classes} would fit, 0 has them counted; {split} data)")
 
 
 def load_dataset(config: Config, split: str):

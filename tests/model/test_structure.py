@@ -91,7 +91,8 @@ def test_default_boxes_agree_with_the_networks_output(size):
 
 def test_an_image_too_small_is_refused():
     with pytest.raises(UserError, match="image_size 32: too small for 6 feature maps"):
-        build_model(CONFIG.with_values(image_size=32)).feature_sizes()
+        build_model(CONFIG.with_values(image_size=32, extra_strides=(2, 2, 2, 1, 1), extra_pads=(1, 1, 1, 0, 0),
+                                       extra_channels=CONFIG.model.extra_channels)).feature_sizes()
 
 
 def test_predictions_are_listed_cell_by_cell():
