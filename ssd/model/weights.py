@@ -1,27 +1,36 @@
 """Weight files: MXNet's .params of the whole network, by structural names (`backbone.conv1.weight`).
 
-MXNet's format is no pickle: names, shapes, types and raw numbers.
+MXNet's format is no pickle: names, shapes, types and raw numbers. Beside the tensors lies one more array, `metadata`,
+with what is needed to use them: see ssd.model.weights_info. Gluon's own `network.load_parameters(path,
+ignore_extra=True)` reads the tensors, and so does a file without that array here.
 """
 from __future__ import annotations
 
 import os
 import shutil
 import zipfile
-from typing import Dict
+from typing import Dict, Optional
 
 import mxnet as mx
 import numpy as np
 
 from ssd.errors import UserError
 from ssd.model.ssd import SSD
+from ssd.model.weights_info import METADATA, WeightsInfo, pack_info, unpack_info
+
+__all__ = ["WeightsInfo", "load_weights", "pack_info", "read_info", "read_tensors", "save_weights"]
 
 
-def save_weights(network: SSD, path: str) -> None:
-    """Writes all parameters and running statistics; an older file at `path` is replaced only by a whole new one.
-    UserError if it cannot be written."""
+def save_weights(network: SSD, path: str, info: Optional[WeightsInfo] = None) -> None:
+    """Writes all parameters and running statistics, and `info`; an older file at `path` is replaced only by a whole
+    new one. UserError if it cannot be written."""
     partial = f"{path}.{os.getpid()}.partial"
+    tensors = {name: parameter.data().copyto(mx.cpu())
+               for name, parameter in network._collect_params_with_prefix().items()}
+    if info is not None:
+        tensors[METADATA] = mx.nd.array(pack_info(info), ctx=mx.cpu(), dtype=np.uint8)
     try:
-        network.save_parameters(partial)
+        mx.nd.save(partial, tensors)
         os.replace(partial, path)
     except (OSError, mx.MXNetError) as error:
         reason = [line for line in str(error).splitlines() if line][-1]
@@ -34,11 +43,14 @@ def save_weights(network: SSD, path: str) -> None:
 
 def load_weights(network: SSD, path: str) -> None:
     """Sets all parameters of an initialised network, from a .params file or a checkpoint's parameters.npz; UserError
-    if the file is of another network."""
-    if not os.path.isfile(path):
-        raise UserError(f"weights {path}: no such file")
-    tensors = _read_npz(path) if str(path).endswith(".npz") else _read_params(path)
+    if the file is of another network. Weights of layout NHWC, if they say so, fit a network of layout NCHW."""
+    tensors = read_tensors(path)
     parameters = network._collect_params_with_prefix()
+    if network.layout == "NCHW" and any(tensor.ndim == 4 for tensor in tensors.values()):
+        info = read_info(path)
+        if info is not None and info.config.model.layout == "NHWC":
+            tensors = {name: _channels_first(name, tensor, parameters[name].shape) if name in parameters else tensor
+                       for name, tensor in tensors.items()}
     for word, names in (("lacks", set(parameters) - set(tensors)),
                         ("holds the unexpected", set(tensors) - set(parameters))):
         if names:
@@ -51,6 +63,41 @@ def load_weights(network: SSD, path: str) -> None:
             raise UserError(f"weights {path}: {name} is not finite")
     for name, parameter in parameters.items():
         parameter.set_data(tensors[name].astype(parameter.dtype))
+
+
+def _channels_first(name: str, tensor: mx.nd.NDArray, shape) -> mx.nd.NDArray:
+    """A tensor of layout NHWC for a parameter of `shape` in NCHW: OHWI becomes OIHW, without what was padded for tensor
+    cores (see ConvPredictor and input_channels)."""
+    tensor = tensor.transpose((0, 3, 1, 2)) if tensor.ndim == 4 else tensor
+    if name.startswith("predictors.") and tensor.shape[0] == -(-shape[0] // 8) * 8:
+        return tensor[:shape[0]]
+    if tensor.shape[1:2] == (4,) and shape[1:2] == (3,):
+        return tensor[:, :3]
+    return tensor
+
+
+def read_tensors(path: str) -> Dict[str, mx.nd.NDArray]:
+    """The tensors of a .params file or a checkpoint's parameters.npz by structural name, of any network, in main
+    memory. UserError if it is no such file."""
+    tensors = _read(path)
+    tensors.pop(METADATA, None)
+    return tensors
+
+
+def read_info(path: str) -> Optional[WeightsInfo]:
+    """What the file's weights were trained as; None for a file that does not say. UserError if it is no file of
+    weights, or says what cannot be."""
+    content = _read(path).get(METADATA)
+    return None if content is None else unpack_info(content.asnumpy(), path)
+
+
+def _read(path: str) -> Dict[str, mx.nd.NDArray]:
+    path = os.fspath(path)
+    if os.path.isdir(path):
+        raise UserError(f"weights {path}: a folder; name a file in it, such as weights.params")
+    if not os.path.isfile(path):
+        raise UserError(f"weights {path}: no such file")
+    return _read_npz(path) if path.endswith(".npz") else _read_params(path)
 
 
 def _read_params(path: str) -> Dict[str, mx.nd.NDArray]:

@@ -1,10 +1,10 @@
 """What a checkpoint holds of a run, and a run made of it again.
 
-Arrays, by the structural names of the network's tensors: `parameters` (running statistics averaged over the ranks, so
-that the file serves as weights), `momenta`, `masters` (float32 weights behind float16 ones), `ranks` (what differs
-from rank to rank, a row each: running statistics, losses not yet reported) and `pending` (detections whose score is
-not known yet). Everything else is in the state, as JSON. The order of the images and their augmentation need
-no state: they are a function of seed, epoch and step (ssd.data.samples).
+Arrays, by the structural names of the network's tensors: `parameters` (running statistics averaged over the ranks,
+and `metadata` beside, so that the file serves as weights), `momenta`, `masters` (float32 weights behind float16 ones),
+`ranks` (what differs from rank to rank, a row each: running statistics, losses not yet reported) and `pending`
+(detections whose score is not known yet). Everything else is in the state, as JSON. The order of the images and their
+augmentation need no state: they are a function of seed, epoch and step (ssd.data.samples).
 """
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from ssd.config import Config, as_dict
 from ssd.errors import UserError
+from ssd.model.weights_info import METADATA, pack_info
 from ssd.training.outcome import NotFinite
 
 # Settings that may differ from the checkpoint's: they change nothing that is computed.
@@ -26,6 +27,12 @@ FREE = {"data.data_dir", "data.cache_dir", "data.data_threads", "data.prefetch",
         "data.cache_size"}
 FREE_SECTIONS = {"run", "recovery"}
 COMPARED = {"run.seed", "run.device"}
+
+
+def finite_interval(config: Config, device_kind: str) -> int:
+    """Steps between checks of loss and gradients. Each waits for its step's gradients: a CPU computes on, but a GPU
+    would stand still until the next step is handed to it."""
+    return config.recovery.check_finite_every or (1 if device_kind == "cpu" else config.run.log_interval)
 
 
 @dataclass
@@ -92,6 +99,7 @@ def capture(training) -> Tuple[Dict[str, Dict[str, np.ndarray]], Dict[str, Any]]
     for name, values in [*parameters.items(), *momenta.items()]:
         if not np.isfinite(values).all():
             raise NotFinite(f"{name} is not finite after step {training.progress.steps}: no checkpoint is made of it")
+    parameters[METADATA] = pack_info(training.info)
     arrays = dict(parameters=parameters, momenta=momenta,
                   ranks=dict(running_statistics=statistics,
                              unread_losses=rows[:, len(own):].astype(np.float32).reshape(len(rows), -1, 2)))

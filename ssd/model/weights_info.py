@@ -1,0 +1,93 @@
+"""What a file of weights says of itself: the network's settings, the normalisation of its input, its classes.
+
+It lies in the file as one uint8 array named `metadata`, which holds JSON in UTF-8:
+
+    {"format": 1, "recipe": NAME, "settings": {section: {name: value}}, "category_ids": [...], "category_names": [...]}
+"""
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, Tuple
+
+import numpy as np
+
+from ssd.config import Config, apply_values, as_dict, builtin_recipes, load_recipe
+from ssd.errors import UserError
+
+METADATA = "metadata"   # no tensor is called so: their names have a dot
+FORMAT = 1              # to be raised whenever an older program could misread a file
+SECTIONS = ("model", "default_boxes", "detection")
+NORMALISATION = ("pixel_mean", "pixel_std")     # of section data
+BASE_RECIPE = "ssd-resnet34-coco"
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """What weights were trained as.
+
+    config: the run's settings; read from a file, those beyond model, default_boxes, detection and the normalisation
+    are its recipe's where that is a built-in one, else ssd-resnet34-coco's. category_ids, category_names: of classes
+    1 to num_classes - 1, in this order, as in the training annotations.
+    """
+    config: Config
+    category_ids: Tuple[int, ...]
+    category_names: Tuple[str, ...]
+
+    def __post_init__(self):
+        classes = self.config.model.num_classes - 1
+        assert len(self.category_ids) == len(self.category_names) == classes, \
+            f"{len(self.category_ids)} category ids, {len(self.category_names)} names, {classes} classes"
+
+
+def pack_info(info: WeightsInfo) -> np.ndarray:
+    """The array `metadata`: (bytes,) uint8; the same for the same info."""
+    settings = as_dict(info.config)
+    kept = {section: settings[section] for section in SECTIONS}
+    kept["data"] = {name: settings["data"][name] for name in NORMALISATION}
+    content = dict(format=FORMAT, recipe=info.config.recipe, settings=kept,
+                   category_ids=[int(number) for number in info.category_ids],
+                   category_names=[str(name) for name in info.category_names])
+    return np.frombuffer(json.dumps(content, separators=(",", ":")).encode(), np.uint8)
+
+
+def unpack_info(array: np.ndarray, path: str) -> WeightsInfo:
+    """What `pack_info` packed. UserError naming the file `path` and what is wrong."""
+    where = f"weights {path}: metadata"
+    if array.dtype != np.uint8 or array.ndim != 1:
+        raise UserError(f"{where}: not bytes but {array.dtype} of shape {array.shape}")
+    try:
+        content = json.loads(array.tobytes().decode())
+    except (ValueError, RecursionError):
+        raise UserError(f"{where}: not JSON, the file was changed or is another program's") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: {content!r:.60} instead of an object")
+    if content.get("format") != FORMAT:
+        raise UserError(f"{where}: format {content.get('format')!r:.60}; this program knows {FORMAT}")
+    config = _config(content, where)
+    ids, names = (content.get(name) for name in ("category_ids", "category_names"))
+    for name, values, kind in (("category_ids", ids, int), ("category_names", names, str)):
+        if not isinstance(values, list) or any(type(value) is not kind for value in values):
+            raise UserError(f"{where}: {name}: {values!r:.60} is no list of {kind.__name__}")
+        if len(values) != config.model.num_classes - 1:
+            raise UserError(f"{where}: {len(values)} {name} for {config.model.num_classes} classes with the "
+                            "background")
+    if len(set(ids)) != len(ids):
+        raise UserError(f"{where}: category_ids: {min(n for n in ids if ids.count(n) > 1)} is there twice")
+    return WeightsInfo(config, tuple(ids), tuple(names))
+
+
+def _config(content: Any, where: str) -> Config:
+    recipe, settings = content.get("recipe"), content.get("settings")
+    if not isinstance(recipe, str) or not isinstance(settings, dict) \
+            or any(not isinstance(part, dict) for part in settings.values()):
+        raise UserError(f"{where}: no recipe's name and settings by section")
+    base = load_recipe(recipe if recipe in builtin_recipes() else BASE_RECIPE)
+    values = {f"{section}.{name}": value for section, part in settings.items() for name, value in part.items()}
+    wanted = [f"{section}.{field.name}" for section in SECTIONS
+              for field in dataclasses.fields(getattr(base, section)) if field.default is dataclasses.MISSING]
+    missing = [name for name in wanted + [f"data.{name}" for name in NORMALISATION] if name not in values]
+    if missing:
+        raise UserError(f"{where}: {missing[0]} is missing")
+    return dataclasses.replace(apply_values(base, values, where), recipe=recipe)
