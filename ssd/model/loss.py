@@ -30,6 +30,7 @@ class SSDLoss(HybridBlock):
         cross_entropy = -F.pick(F.log_softmax(logits, axis=-1), target_classes, axis=-1)
         # Below every cross-entropy, so that positives rank last and none is counted as a negative too.
         hardness = F.where(positive, -F.ones_like(positive), F.BlockGrad(cross_entropy))
+        # Two sorts, so that the number kept is right among equal ones too, whose order MXNet's argsort leaves open.
         rank = F.argsort(F.argsort(hardness, axis=1, is_ascend=False), axis=1)
         kept = F.broadcast_lesser(rank, F.reshape(self.negatives_per_positive * positives, (-1, 1)))
         chosen = F.BlockGrad(F.broadcast_maximum(positive, kept * (1 - positive)))

@@ -13,7 +13,7 @@ from mxnet.gluon import HybridBlock, nn
 from ssd.config import Config, ModelConfig
 from ssd.errors import UserError
 from ssd.model.default_boxes import boxes_per_cell
-from ssd.model.layers import convolution, input_channels, scaled
+from ssd.model.layers import PaddedConv2D, convolution, input_channels, scaled
 from ssd.model.resnet import ResNet34
 
 BACKBONES = {"resnet34": (ResNet34, "resnetmlperf0_")}
@@ -23,7 +23,7 @@ class ConvPredictor(HybridBlock):
     """The fused head of one feature map: offsets and class logits of the `boxes` default boxes of each cell.
 
     The convolution's channels are offsets (shape, coordinate), logits (shape, class), then unused ones up to a
-    multiple of 8 in NHWC, for tensor cores.
+    multiple of 8: part of the weights in NHWC, for tensor cores, and made on the way in NCHW (PaddedConv2D).
     """
 
     def __init__(self, config: ModelConfig, in_channels: int, boxes: int, **kwargs):
@@ -32,7 +32,7 @@ class ConvPredictor(HybridBlock):
         used = boxes * (4 + config.num_classes)
         with self.name_scope():
             self.conv = convolution(config, in_channels, -(-used // 8) * 8 if config.layout == "NHWC" else used,
-                                    3, pad=1, bias=True, prefix="conv0_")
+                                    3, pad=1, bias=True, prefix="conv0_", kind=PaddedConv2D)
 
     def hybrid_forward(self, F, x):
         """(B, C, H, W) or (B, H, W, C) to offsets (B, H * W * boxes, 4), logits (B, H * W * boxes, classes)."""
@@ -106,7 +106,10 @@ class SSD(HybridBlock):
 
 
 def build_model(config: Config) -> SSD:
-    """The detector of a recipe, not yet initialised; cast to the recipe's dtype."""
+    """The detector of a recipe, not yet initialised; cast to the recipe's dtype. UserError where the number of classes
+    is still to be counted."""
+    if not config.model.num_classes:
+        raise UserError("num_classes is 0, to be counted from a data set, and there is none here: name --num-classes")
     network = SSD(config)
     network.cast(config.model.dtype)
     return network

@@ -1,0 +1,110 @@
+"""The numbers of training do not change by accident: 20 steps and an evaluation, against those stored in trace.npz.
+
+`python -m tests.training.test_trace` in the repository's root writes the file anew: only after a change that is meant
+to change the numbers. What is there was computed by the first version, before any work on its speed.
+"""
+import os
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from ssd.config import load_recipe
+from ssd.evaluation.inference import build_inference
+from ssd.model.device import choose_device
+from ssd.model.initialization import initialize
+from ssd.model.ssd import build_model
+from ssd.training.step import TrainingStep
+
+PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "trace.npz")
+CONFIG = load_recipe("ssd-resnet34-shapes").with_values(width=0.125, batch_size=2, device="cpu", eval_batch_size=2)
+STEPS, BOXES = 20, 8732
+BACKGROUND = 3.0    # added to the background's bias before detections: some boxes over the threshold, not all
+
+
+class OneRank:
+    """The part of ssd.training.ranks.Ranks that a step needs, without Horovod."""
+    rank, size = 0, 1
+
+    def trainer(self, parameters, **optimizer):
+        return mx.gluon.Trainer(parameters, "sgd", optimizer)
+
+    def average_in_place(self, arrays, name):
+        pass
+
+
+def batches():
+    """Four fixed batches; one image has no box, one of the others three hundred."""
+    rng = np.random.default_rng(11)
+    for number in range(4):
+        images = rng.standard_normal((2, 3, 300, 300)).astype(np.float32)
+        offsets, classes = np.zeros((2, BOXES, 4), np.float32), np.zeros((2, BOXES), np.int32)
+        for image, count in enumerate((0, 300) if number == 2 else (15, 40)):
+            chosen = rng.choice(BOXES, count, replace=False)
+            offsets[image, chosen] = rng.standard_normal((count, 4))
+            classes[image, chosen] = rng.integers(1, CONFIG.model.num_classes, count)
+        yield mx.nd.array(images), mx.nd.array(offsets), mx.nd.array(classes, dtype="int32")
+
+
+def run():
+    """Losses (STEPS, 2, 2): step, class or offsets, image; detections (2, K, 6) of the trained network; sums of the
+    trained tensors' magnitudes."""
+    device = choose_device(CONFIG)
+    network = build_model(CONFIG)
+    initialize(network, 7, device.context)
+    step = TrainingStep(network, CONFIG, OneRank())
+    data = list(batches())
+    losses = []
+    for number in range(STEPS):
+        losses.append([part.asnumpy() for part in step.gradients(*data[number % 4], check=True)])
+        assert step.finite()
+        step.update(0.001)
+    sums = {name: np.abs(parameter.data().asnumpy().astype(np.float64)).sum()
+            for name, parameter in network._collect_params_with_prefix().items()}
+    for head in network.predictors:
+        bias = head.conv.bias.data().asnumpy()
+        bias[head.boxes * 4:].reshape(head.boxes, -1)[:, 0] += BACKGROUND
+        head.conv.bias.set_data(mx.nd.array(bias))
+    inference, _ = build_inference(CONFIG, network, device)
+    return np.array(losses), inference(data[0][0]).asnumpy(), sums
+
+
+@pytest.fixture(scope="module")
+def now():
+    return run()
+
+
+@pytest.fixture(scope="module")
+def before():
+    with np.load(PATH, allow_pickle=False) as file:
+        return dict(file)
+
+
+def test_losses_of_twenty_steps(now, before):
+    """Rounding alone: on one machine most versions agree to 1e-6. A sum in another order is one part in 1e7 apart,
+    and 20 steps let that grow a hundredfold; a lost negative of one image changes the loss by 1e-3."""
+    np.testing.assert_allclose(now[0], before["losses"], rtol=2e-5, atol=1e-6)
+
+
+def test_every_tensor_after_twenty_steps(now, before):
+    names = list(now[2])
+    assert names == before["names"].tolist()
+    np.testing.assert_allclose(list(now[2].values()), before["sums"], rtol=1e-4, atol=1e-4)
+
+
+def test_detections_after_twenty_steps(now, before):
+    """As sets of (class, score, box): rounding may swap two of nearly equal score."""
+    for ours, theirs in zip(now[1], before["detections"]):
+        ours, theirs = ours[ours[:, 0] > 0], theirs[theirs[:, 0] > 0]
+        assert len(ours) == len(theirs) > 20
+        distance = np.abs(ours[:, None] - theirs[None]).max(axis=2)
+        assert (distance.min(axis=1) < 1e-3).all() and (distance.min(axis=0) < 1e-3).all()
+        np.testing.assert_allclose(ours[:, 1], theirs[:, 1], rtol=1e-3)
+
+
+if __name__ == "__main__":
+    losses, detections, sums = run()
+    print(losses.mean(2))
+    print((detections[:, :, 0] > 0).sum(1), detections[:, :3])
+    np.savez_compressed(PATH, losses=losses, detections=detections, names=np.array(list(sums)),
+                        sums=np.array(list(sums.values())))
