@@ -60,7 +60,7 @@ class TrainingStep:
             # A rank's loss that is not finite must reach all, even where its gradient is finite.
             self._total = total.sum()
             if self.ranks.size > 1:
-                self._own = _all_finite([self._total, *self._gradients()])
+                self._own = _sums_of_squares([self._total, *self._gradients()])
             self.ranks.average_in_place([self._total], "total loss")
         self.trainer.allreduce_grads()
         return losses
@@ -71,11 +71,12 @@ class TrainingStep:
     def finite(self) -> bool:
         """Whether the loss and all averaged gradients of the step are finite: the same answer on every rank. Waits
         for them."""
-        return bool(_all_finite([self._total, *self._gradients()]).asscalar())
+        arrays = [self._total, *self._gradients()]
+        return _finite(_sums_of_squares(arrays)) or _all_finite(arrays)
 
     def own_finite(self) -> bool:
         """Whether this rank's loss and gradients were finite before they were averaged."""
-        return self.finite() if self._own is None else bool(self._own.asscalar())
+        return self.finite() if self._own is None else _finite(self._own)
 
     def update(self, learning_rate: float) -> None:
         """The step itself."""
@@ -139,9 +140,30 @@ class TrainingStep:
                 master[:] = told(masters and masters[name], master, f"master {name}")
 
 
-def _all_finite(arrays):
-    """(1,) NDArray, 1 where all elements of all arrays are finite."""
-    return mx.nd.multi_all_finite(*arrays, num_arrays=len(arrays), init_output=True)
+def _by_type(arrays) -> List[List]:
+    """The arrays in lists of one type each, as MXNet's operators on many arrays want them."""
+    groups: Dict[type, List] = {}
+    for array in arrays:
+        groups.setdefault(array.dtype, []).append(array)
+    return list(groups.values())
+
+
+def _sums_of_squares(arrays) -> List:
+    """Finite where all elements of all arrays are, unless an element's square is above 3e38; nothing waits here.
+
+    On a CPU it takes a tenth of the time of MXNet's own check (docs/performance-log.md).
+    """
+    return [mx.nd.multi_sum_sq(*group, num_arrays=len(group)) for group in _by_type(arrays)]
+
+
+def _finite(sums) -> bool:
+    return all(np.isfinite(part.asnumpy()).all() for part in sums)
+
+
+def _all_finite(arrays) -> bool:
+    """Whether all elements of all arrays are finite, exactly."""
+    return all(mx.nd.multi_all_finite(*group, num_arrays=len(group), init_output=True).asscalar()
+               for group in _by_type(arrays))
 
 
 def dry_run(step: TrainingStep, inference, network, config: Config, boxes: int, context) -> None:
