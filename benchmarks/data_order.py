@@ -61,7 +61,7 @@ def spread(values):
 def compare(config, dataset, default_boxes, rounds, steps):
     dali = by_dali(config, dataset, default_boxes)
     loader = TrainingLoader(config, dataset, default_boxes)
-    ways = {"readers.coco, random_bbox_crop": dali.run, "external_source, samples.py": loader._run}
+    ways = {"readers.coco, random_bbox_crop": dali.run, "external_source, samples.py": loader._batches._run}
     rates = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, run in ways.items():

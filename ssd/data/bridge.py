@@ -38,6 +38,21 @@ def batch_dtype(batch) -> np.dtype:
     return np.dtype(dtype())  # in DALI 1.5, dtype is a method that answers with a format string
 
 
+def new_array(shape: Tuple[int, ...], dtype) -> Tuple[mx.nd.NDArray, np.ndarray]:
+    """A new NDArray in main memory, and its memory to be filled before anything is done with the array."""
+    array = mx.nd.empty(shape, ctx=mx.cpu(), dtype=dtype)
+    dtype = np.dtype(dtype)
+    size = dtype.itemsize * int(np.prod(shape))
+    memory = (ctypes.c_uint8 * size).from_address(_address(array).value)
+    return array, np.frombuffer(memory, dtype).reshape(shape)
+
+
+def _address(array: mx.nd.NDArray) -> ctypes.c_void_p:
+    address = ctypes.c_void_p()
+    mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(address)))
+    return address
+
+
 def to_mxnet(batch, device_id: int = 0, out: Optional[mx.nd.NDArray] = None) -> mx.nd.NDArray:
     """A dense DALI TensorList as an NDArray of the same shape (samples, ...) and type, on the same device.
 
@@ -58,9 +73,7 @@ def to_mxnet(batch, device_id: int = 0, out: Optional[mx.nd.NDArray] = None) -> 
     # batch, and with non_blocking=False, the default, waits for that stream. The wait costs next to nothing
     # for a fresh array.
     mx.base.check_call(mx.base._LIB.MXNDArrayWaitToWrite(out.handle))
-    address = ctypes.c_void_p()
-    mx.base.check_call(mx.base._LIB.MXNDArrayGetData(out.handle, ctypes.byref(address)))
-    batch.copy_to_external(address)
+    batch.copy_to_external(_address(out))
     return out
 
 

@@ -9,6 +9,8 @@ import numpy as np
 
 from ssd.errors import UserError
 
+ENTRIES = 4096  # images or boxes of the file that are in memory at a time
+
 
 def write_dali_annotations(dataset, indices, path) -> None:
     """Writes the images `indices` of a CocoDataset and their boxes as a minimal COCO file for DALI.
@@ -30,31 +32,50 @@ def write_dali_annotations(dataset, indices, path) -> None:
     """
     indices = np.unique(np.asarray(indices, np.int64))
     assert not len(indices) or 0 <= indices[0] <= indices[-1] < dataset.num_images
-    chosen = np.zeros(dataset.num_images, bool)
-    chosen[indices] = True
-    rows = np.flatnonzero(chosen[dataset.box_image])
-    xywh = float32_xywh(dataset.boxes_ltrb[rows], dataset.sizes[dataset.box_image[rows]])
-    content = {
-        "images": [{"id": index, "file_name": dataset.file_names[index], "width": width, "height": height}
-                   for index, (width, height) in zip(indices.tolist(), dataset.sizes[indices].tolist())],
-        "annotations": [{"id": row, "image_id": image, "category_id": label, "bbox": box, "iscrowd": 0}
-                        for row, image, label, box in zip(
-                            rows.tolist(), dataset.box_image[rows].tolist(),
-                            dataset.box_classes[rows].tolist(), xywh.astype(np.float64).tolist())],
-        "categories": [{"id": 1 + index, "name": name} for index, name in enumerate(dataset.category_names)],
-    }
     temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
     try:
         try:
             with open(temporary, "w", encoding="utf-8") as file:
-                # C's encoder; escapes are safe: DALI 1.53 reads them, quotes and umlauts in names too
-                file.write(json.dumps(content, separators=(",", ":")))
+                file.writelines(_json(dataset, indices))
             os.replace(temporary, path)
         finally:
             if os.path.lexists(temporary):
                 os.unlink(temporary)
     except OSError as error:
         raise UserError(f"{os.fspath(path)} cannot be written: {error.strerror}") from None
+
+
+def _json(dataset, indices: np.ndarray):
+    """The file's content in pieces, with few of its entries in memory at a time: json.dumps of COCO's 860,000 boxes in
+    one takes four times as long, and 0.8 GB."""
+    chosen = np.zeros(dataset.num_images, bool)
+    chosen[indices] = True
+    rows = np.flatnonzero(chosen[dataset.box_image])
+    images, labels = dataset.box_image[rows], dataset.box_classes[rows]
+    xywh = float32_xywh(dataset.boxes_ltrb[rows], dataset.sizes[images])
+    # Escapes are safe: DALI 1.53 reads them, quotes and umlauts in names too.
+    yield '{"images":['
+    for part in _parts(len(indices)):
+        names = [json.dumps(dataset.file_names[index]) for index in indices[part].tolist()]
+        yield _entries('{"id":%d,"file_name":%s,"width":%d,"height":%d}', part,
+                       indices[part], names, *dataset.sizes[indices[part]].T)
+    yield '],"annotations":['
+    for part in _parts(len(rows)):  # nine digits are enough for a float32
+        yield _entries('{"id":%d,"image_id":%d,"category_id":%d,"bbox":[%.9g,%.9g,%.9g,%.9g],"iscrowd":0}', part,
+                       rows[part], images[part], labels[part], *xywh[part].T)
+    categories = [{"id": 1 + index, "name": name} for index, name in enumerate(dataset.category_names)]
+    yield '],"categories":%s}' % json.dumps(categories)
+
+
+def _parts(count: int):
+    return [slice(start, min(start + ENTRIES, count)) for start in range(0, count, ENTRIES)]
+
+
+def _entries(form: str, part: slice, *columns) -> str:
+    """One entry of `form` per row of `columns`, after a comma but for the first part."""
+    columns = [column if isinstance(column, list) else column.tolist() for column in columns]
+    text = ",".join([form] * len(columns[0])) % tuple(value for row in zip(*columns) for value in row)
+    return "," * (part.start > 0) + text
 
 
 def float32_xywh(ltrb: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -5,8 +5,9 @@ import os
 import tempfile
 import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Deque, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Deque, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from nvidia.dali.pipeline import Pipeline
@@ -15,7 +16,8 @@ from ssd.config import Config
 from ssd.data.coco import CocoDataset, write_dali_annotations
 from ssd.data.graphs import (cached_samples, decoding_pipeline, evaluation_pipeline, fed_samples, operator_seeds,
                              training_pipeline)
-from ssd.data.samples import AUGMENTED_FIELDS, PLAIN_FIELDS, SampleFeed, read_image, steps_per_epoch
+from ssd.data.matching import Matcher, Matches, dense_targets
+from ssd.data.samples import AUGMENTED_FIELDS, MATCHES, PLAIN_FIELDS, SampleFeed, read_image, steps_per_epoch
 from ssd.errors import UserError
 
 __all__ = ["EvaluationLoader", "TrainingBatch", "TrainingLoader", "steps_per_epoch"]
@@ -36,6 +38,12 @@ class TrainingBatch(NamedTuple):
     labels: Optional[List[np.ndarray]] = None
 
 
+class _Given(NamedTuple):
+    """What is known of a batch without DALI: its images (batch,), matched default boxes where DALI is not to match."""
+    indices: Optional[np.ndarray]
+    matches: Sequence[Matches] = ()
+
+
 def _own_words(error: Exception) -> str:
     """What DALI says after its traceback of the graph."""
     return str(error).split("encountered:")[-1].strip()
@@ -47,14 +55,13 @@ def _reason(line: str) -> str:
 
 
 class _Loader:
-    """What both loaders share: a pipeline, its errors, the time that it makes its caller wait."""
+    """What both loaders share: a pipeline and its errors."""
 
     _pipeline: Optional[Pipeline] = None
 
     def __init__(self, config: Config, dataset: CocoDataset, device: str, device_id: int):
         if device == "cpu" and config.data.decode != "cpu":
             raise UserError(f"decode: {config.data.decode!r} needs a GPU, and the run is on the CPU")
-        self.wait_seconds = 0.0  #: time spent in waiting for DALI so far [s]
         self._config, self._dataset, self._device, self._device_id = config, dataset, device, device_id
 
     def _build_from_annotations(self, make, indices: np.ndarray) -> None:
@@ -66,7 +73,6 @@ class _Loader:
 
     def _run(self):
         assert self._pipeline is not None, "the loader is closed"
-        start = time.perf_counter()
         try:
             return self._pipeline.run()
         except UserError:
@@ -75,8 +81,6 @@ class _Loader:
         except RuntimeError as error:
             self.close()
             raise self._explain(error) from None
-        finally:
-            self.wait_seconds += time.perf_counter() - start
 
     def _explain(self, error: RuntimeError) -> Exception:
         """DALI's error as a UserError that names the image file, if it is about one; else DALI's error itself."""
@@ -106,18 +110,8 @@ class _Loader:
         self._pipeline = None
 
 
-class TrainingLoader(_Loader):
-    """An endless stream of `TrainingBatch`es of one rank, from step `first_step` on: `next(loader)`. The data set is
-    read from on construction.
-
-    What a step holds depends on config, data set and `seed` alone, be it the first of a loader or a later one; and
-    over all ranks together it does not depend on their number, as long as their batches add up to the same. See
-    `ssd.data.samples`. With decode "cache" neither is so: `exact`.
-
-    `default_boxes_ltrb` is (N, 4) in units of the image; without it nothing is encoded. All ranks must be
-    given the same `seed` [0, 2^63) and `first_step`. `device` is "cpu" or "gpu", the place of the batches. UserError:
-    a batch larger than the rank's share of images, an image that cannot be read or decoded.
-    """
+class _TrainingBatches(_Loader):
+    """What is behind a TrainingLoader: `make()` is its next batch."""
 
     _feed: Optional[SampleFeed] = None
 
@@ -133,23 +127,28 @@ class TrainingLoader(_Loader):
             raise UserError(f"batch_size: {config.training.batch_size} images are more than a rank's share "
                             f"of {len(indices) // size} ({len(indices)} images with boxes, ranks: {size})")
         self._encoded, self._step = default_boxes_ltrb is not None, first_step
-        self._given: Deque[np.ndarray] = deque()  # images of the batches that DALI was given and has not returned
-        build = partial(training_pipeline, config, default_boxes_ltrb=default_boxes_ltrb, device=device,
-                        device_id=device_id, pad_channels=pad_channels, raw_boxes=raw_boxes)
+        self._given: Deque[_Given] = deque()  # of the batches that DALI was given and has not returned
+        # The feed's threads match boxes on a CPU; DALI does on a GPU, where the result is wanted.
+        matcher = Matcher(default_boxes_ltrb, config.default_boxes) if self._encoded and device == "cpu" else None
+        self._boxes = len(default_boxes_ltrb) if matcher else 0
+        build = partial(training_pipeline, config, default_boxes_ltrb=None if matcher else default_boxes_ltrb,
+                        device=device, device_id=device_id, pad_channels=pad_channels, raw_boxes=raw_boxes)
         if self.exact:
             # DALI 1.5 may refuse input for a node that nothing uses.
-            fields = [name for name in PLAIN_FIELDS if name in ("encoded", "index") or self._encoded or raw_boxes]
+            in_dali = raw_boxes or self._encoded and not matcher
+            fields = [name for name in PLAIN_FIELDS if name in ("encoded", "index") or in_dali]
             fields += AUGMENTED_FIELDS if config.augmentation.augment else ()
-            self._feed = SampleFeed(config, dataset, fields, rank=rank, size=size, seed=seed, first_step=first_step)
-            self._pipeline = build(partial(fed_samples, self._noting(self._feed, self._given), fields))
+            self._feed = SampleFeed(config, dataset, [*fields, MATCHES] if matcher else fields, rank=rank, size=size,
+                                    seed=seed, first_step=first_step, matcher=matcher)
+            self._pipeline = build(partial(fed_samples, self._noting(self._feed, self._given, len(fields)), fields))
         else:
-            # The order of the files is the same on all ranks; DALI's shuffling in each rank has seeds of its own.
+            # Shares of one order, the same on all ranks; DALI's shuffling in each rank has seeds of its own.
             order = np.random.default_rng((seed, first_step)).permutation(indices)
-            names = [dataset.file_names[index] for index in order]
+            share = order[len(order) * rank // size:len(order) * (rank + 1) // size]
+            names = [dataset.file_names[index] for index in share]
             seeds = operator_seeds(seed, rank, first_step, count=7)
             self._build_from_annotations(
-                lambda path, folder: build(partial(cached_samples, config, path, folder, names, rank, size, seeds)),
-                indices)
+                lambda path, folder: build(partial(cached_samples, config, path, folder, names, seeds)), share)
 
     @property
     def exact(self) -> bool:
@@ -157,41 +156,95 @@ class TrainingLoader(_Loader):
         # The cache knows images by the names that DALI's reader gives them, and that reader keeps its own state.
         return self._config.data.decode != "cache"
 
-    def __iter__(self) -> "TrainingLoader":
-        return self
-
-    def __next__(self) -> TrainingBatch:
+    def make(self) -> TrainingBatch:
+        """The next batch, handed over to MXNet."""
         from ssd.data.bridge import samples_to_numpy, to_mxnet, to_numpy
         outputs = iter(self._run())
+        given = self._given.popleft() if self.exact else _Given(None)
         images = to_mxnet(next(outputs), self._device_id)
-        offsets, classes = [to_mxnet(next(outputs), self._device_id) if self._encoded else None
-                            for _ in range(2)]
+        offsets = classes = None
+        if given.matches:
+            offsets, classes = dense_targets(given.matches, self._boxes)
+        elif self._encoded:
+            offsets, classes = [to_mxnet(next(outputs), self._device_id) for _ in range(2)]
         indices = to_numpy(next(outputs)).ravel()
+        assert given.indices is None or np.array_equal(indices, given.indices), \
+            "DALI returned another batch than it was given"
         batch = TrainingBatch(images, offsets, classes, indices, self._step,
                               *[samples_to_numpy(output) for output in outputs])
-        if self.exact:
-            expected = self._given.popleft()
-            assert np.array_equal(indices, expected), "DALI returned another batch than it was given"
         self._step += 1
         return batch
 
     @staticmethod
-    def _noting(feed: SampleFeed, given: Deque[np.ndarray]):
-        """`feed`, noting the images of each batch. It does not know the loader, which DALI would else keep alive."""
+    def _noting(feed: SampleFeed, given: Deque[_Given], count: int):
+        """The first `count` columns of `feed`, noting what DALI is not given. It does not know the loader, which DALI
+        would else keep alive."""
         def next_samples() -> list:
             columns = feed()
-            given.append(columns[1].ravel())
-            return columns
+            given.append(_Given(columns[1].ravel(), *columns[count:]))
+            return columns[:count]
         return next_samples
 
     def _in_dali(self) -> np.ndarray:
-        return np.concatenate([np.zeros(0, int), *self._given])
+        return np.concatenate([np.zeros(0, int), *[given.indices for given in self._given]])
 
     def close(self) -> None:
         """Stops DALI's threads and those that read ahead, and frees their memory; may be called again."""
         super().close()
         if self._feed is not None:
             self._feed.close()
+
+    def __del__(self):
+        self.close()
+
+
+class TrainingLoader:
+    """An endless stream of `TrainingBatch`es of one rank, from step `first_step` on: `next(loader)`. The data set is
+    read from on construction; from the first batch on, a thread hands over the next one while the last is in use.
+
+    What a step holds depends on config, data set and `seed` alone, be it the first of a loader or a later one; and
+    over all ranks together it does not depend on their number, as long as their batches add up to the same. See
+    `ssd.data.samples`. With decode "cache" neither is so: `exact`.
+
+    `default_boxes_ltrb` is (N, 4) in units of the image; without it nothing is encoded. All ranks must be
+    given the same `seed` [0, 2^63) and `first_step`. `device` is "cpu" or "gpu", the place of the batches. UserError:
+    a batch larger than the rank's share of images, an image that cannot be read or decoded.
+    """
+
+    _batches: Optional[_TrainingBatches] = None
+
+    def __init__(self, config: Config, dataset: CocoDataset, default_boxes_ltrb: Optional[np.ndarray], *,
+                 rank: int = 0, size: int = 1, seed: int = 0, first_step: int = 0, device: str = "cpu",
+                 device_id: int = 0, pad_channels: bool = False, raw_boxes: bool = False):
+        self.wait_seconds = 0.0  #: time that the caller has spent in waiting for batches so far [s]
+        self._batches = _TrainingBatches(
+            config, dataset, default_boxes_ltrb, rank=rank, size=size, seed=seed, first_step=first_step, device=device,
+            device_id=device_id, pad_channels=pad_channels, raw_boxes=raw_boxes)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ssd-batches")  # it does not know this loader
+        self._next = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether a loader that starts at a step gives the very batches of one that has come there."""
+        return self._batches.exact
+
+    def __iter__(self) -> "TrainingLoader":
+        return self
+
+    def __next__(self) -> TrainingBatch:
+        start = time.perf_counter()
+        try:
+            batch = (self._next or self._thread.submit(self._batches.make)).result()
+            self._next = self._thread.submit(self._batches.make)
+            return batch
+        finally:
+            self.wait_seconds += time.perf_counter() - start
+
+    def close(self) -> None:
+        """Stops all threads, DALI's and those that read ahead, and frees their memory; may be called again."""
+        if self._batches is not None:
+            self._thread.shutdown(wait=True)
+            self._batches.close()
 
     def __del__(self):
         self.close()

@@ -10,7 +10,7 @@ import functools
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import Deque, List, Sequence, Tuple
+from typing import Callable, Deque, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -29,7 +29,8 @@ PLAIN_FIELDS = dict(encoded=np.uint8, index=np.int32, boxes=np.float32, labels=n
 AUGMENTED_FIELDS = dict(anchor=np.float32, shape=np.float32, flip=np.int32, hue=np.float32, saturation=np.float32,
                         contrast=np.float32, brightness=np.float32)
 FIELDS = dict(PLAIN_FIELDS, **AUGMENTED_FIELDS)
-_RAGGED = ("encoded", "boxes", "labels")  # of another shape from sample to sample
+MATCHES = "matches"  # one more field where the feed has a matcher: ssd.data.matching.Matches
+_RAGGED = ("encoded", "boxes", "labels", MATCHES)  # of another shape from sample to sample
 
 
 def steps_per_epoch(images: int, global_batch: int) -> int:
@@ -68,8 +69,8 @@ class SampleMaker:
 
     # Runs in Python, beside the training loop: what can be done once for the data set or the batch is not done here.
 
-    def __init__(self, config: Config, dataset: CocoDataset, seed: int):
-        self._dataset, self._seed, self._settings = dataset, seed, config.augmentation
+    def __init__(self, config: Config, dataset: CocoDataset, seed: int, matcher: Optional[Callable] = None):
+        self._dataset, self._seed, self._settings, self._matcher = dataset, seed, config.augmentation, matcher
         self._crop = RandomCrop(config.augmentation)
         self._boxes = dataset.boxes_ltrb / np.tile(dataset.sizes[dataset.box_image], 2)
         self._labels = dataset.box_classes.astype(np.int32)
@@ -78,7 +79,8 @@ class SampleMaker:
         self._tiny = (dataset.sizes * config.augmentation.crop_scale[0] < 1.01).any(1)
 
     def __call__(self, epoch: int, position: int, index: int) -> dict:
-        """The sample of image `index` at `position` of the epoch's order: FIELDS, plain numbers not yet of their type.
+        """The sample of image `index` at `position` of the epoch's order: FIELDS, plain numbers not yet of their type,
+        and with a matcher MATCHES.
 
         UserError where the file cannot be read.
         """
@@ -90,6 +92,8 @@ class SampleMaker:
         sample["boxes"] = boxes = boxes.astype(np.float32)
         # A box of less than float32's spacing would have no side left, and the logarithm of its size no value.
         boxes[:, :2] = np.minimum(boxes[:, :2], np.nextafter(boxes[:, 2:], np.float32(-1)))
+        if self._matcher is not None:
+            sample[MATCHES] = self._matcher(boxes, sample["labels"])
         return sample
 
     def _augment(self, sample: dict, index: int, boxes: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -125,14 +129,14 @@ class SampleFeed:
     """
 
     def __init__(self, config: Config, dataset: CocoDataset, fields: Sequence[str], *, rank: int = 0, size: int = 1,
-                 seed: int = 0, first_step: int = 0):
+                 seed: int = 0, first_step: int = 0, matcher: Optional[Callable] = None):
         self._fields, self._rank, self._batch_size = tuple(fields), rank, config.training.batch_size
         self._global_batch = self._batch_size * size
         indices = np.asarray(dataset.images_with_boxes)
         assert self._global_batch <= len(indices), "an epoch holds at least one step"
         self._steps_per_epoch = steps_per_epoch(len(indices), self._global_batch)
         self._order = functools.lru_cache(maxsize=1)(functools.partial(epoch_order, indices, seed))
-        self._make = SampleMaker(config, dataset, seed)
+        self._make = SampleMaker(config, dataset, seed, matcher)
         self._step = first_step  # the next to be handed to the threads
         self._ahead = config.data.prefetch
         self._part = -(-self._batch_size // config.data.data_threads)  # samples of a batch that one thread makes
@@ -155,7 +159,8 @@ class SampleFeed:
             self._step += 1
 
     def __call__(self) -> list:
-        """The next batch: per field one array (batch_size, ...), or a list of arrays where their shapes differ.
+        """The next batch: per field one array (batch_size, ...), or a list of arrays where their shapes differ (of
+        Matches for MATCHES).
 
         UserError where a file cannot be read.
         """

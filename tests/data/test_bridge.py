@@ -5,7 +5,7 @@ import pytest
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
-from ssd.data.bridge import batch_dtype, batch_shape, samples_to_numpy, to_mxnet, to_numpy
+from ssd.data.bridge import batch_dtype, batch_shape, new_array, samples_to_numpy, to_mxnet, to_numpy
 
 BATCH, SHAPE = 3, (4, 5)
 
@@ -68,6 +68,14 @@ def test_the_array_is_not_written_while_the_engine_reads_it(pipeline):
 def test_an_array_that_does_not_fit_is_refused(pipeline, shape, dtype):
     with pytest.raises(AssertionError, match="does not fit"):
         to_mxnet(pipeline.run()[0], out=mx.nd.zeros(shape, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_a_new_array_is_its_memory(dtype):
+    array, memory = new_array((3, 5, 2), dtype)
+    memory[:] = np.arange(30).reshape(3, 5, 2)
+    assert memory.dtype == array.dtype == dtype and array.context == mx.cpu()
+    np.testing.assert_array_equal((array + 1).asnumpy(), np.arange(1, 31).reshape(3, 5, 2))
 
 
 def test_a_ragged_batch_is_refused(pipeline):

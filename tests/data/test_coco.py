@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ssd.data import dali_annotations
 from ssd.data.coco import dataset_fingerprint, load_coco, write_dali_annotations
 from ssd.data.dali_annotations import float32_xywh
 from ssd.errors import UserError
@@ -488,6 +489,24 @@ def test_dali_file_holds_the_images_asked_for(make, tmp_path):
     assert content["categories"] == [dict(id=1, name="cat"), dict(id=2, name="dog")]
     with pytest.raises(UserError, match="cannot be written"):
         write_dali_annotations(data, [0], tmp_path / "none" / "d.json")
+
+
+def test_dali_file_is_whole_in_any_number_of_pieces(make, tmp_path, monkeypatch):
+    names = ['a "quoted" 100 %d.jpg', "b\u00fc.jpg", "c.jpg", "d.jpg", "e.jpg"]
+    paths = make([image(key, name) for key, name in enumerate(names)],
+                 [box(key, key % 4, bbox=(.1 + key / 7, 2, 10, 20)) for key in range(11)])
+    for name in names:
+        (paths[1] / name).touch()
+    data = load_coco(*paths, check_images="exists", report=quiet)
+    contents = []
+    for entries in (1, 4, 4096):
+        monkeypatch.setattr(dali_annotations, "ENTRIES", entries)
+        write_dali_annotations(data, range(5), tmp_path / f"{entries}.json")
+        contents.append(json.loads((tmp_path / f"{entries}.json").read_text()))
+    assert contents[0] == contents[1] == contents[2]
+    assert [one["file_name"] for one in contents[0]["images"]] == names and len(contents[0]["annotations"]) == 11
+    written = np.float32([one["bbox"] for one in contents[0]["annotations"]])
+    np.testing.assert_array_equal(written, float32_xywh(data.boxes_ltrb, data.sizes[data.box_image]))
 
 
 def test_float32_boxes_stay_inside():

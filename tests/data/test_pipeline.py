@@ -14,10 +14,12 @@ from PIL import Image
 
 from ssd.config import load_recipe
 from ssd.data.bridge import to_numpy
-from ssd.data.coco import load_coco
+from ssd.data.coco import load_coco, write_dali_annotations
 from ssd.data.graphs import encode_boxes, training_pipeline
+from ssd.data.matching import Matcher
 from ssd.data.pipeline import EvaluationLoader, TrainingLoader, steps_per_epoch
-from ssd.data.show import denormalise, show_batches
+from ssd.data.samples import epoch_order
+from ssd.data.show import denormalise
 from ssd.errors import UserError
 from tests.reference import vectors
 
@@ -353,11 +355,15 @@ def test_the_image_cache_has_a_stream_of_its_own(photos, monkeypatch):
     # Its graph, on the CPU: DALI takes the cache's settings there and ignores them.
     monkeypatch.setattr("ssd.data.pipeline.training_pipeline", lambda *positional, **named: training_pipeline(
         *positional, **{**named, "device": "cpu"}))
+    written = []
+    monkeypatch.setattr("ssd.data.pipeline.write_dali_annotations", lambda dataset, indices, path: (
+        written.append(indices), write_dali_annotations(dataset, indices, path)))
     cache = dict(device="gpu", values=dict(decode="cache", cache_size=100))
     streams = [stream(photos, 6, batch_size=2, rank=rank, size=2, seed=7, **cache) for rank in (0, 1)]
     assert_same(stream(photos, 6, batch_size=2, rank=0, size=2, seed=7, **cache), streams[0])
     held = [set(np.concatenate([arrays[3] for _, arrays in steps])) for steps in streams]
-    assert held[0] | held[1] == set(range(13)) and len(held[0] & held[1]) <= 1  # each rank keeps its share
+    assert held[0] | held[1] == set(range(13)) and not held[0] & held[1]  # each rank keeps its share
+    assert [len(images) for images in written] == [6, 7, 6] and set(written[0]) == held[0]  # and writes that alone
     resumed = stream(photos, 3, batch_size=2, size=2, seed=7, first_step=3, **cache)
     assert [step for step, _ in resumed] == [3, 4, 5]
     assert not np.array_equal(resumed[0][1][0], streams[0][0][1][0])
@@ -365,6 +371,20 @@ def test_the_image_cache_has_a_stream_of_its_own(photos, monkeypatch):
     for decode, exact in (("cache", False), ("gpu", True)):
         config = settings(decode=decode, cache_size=100)
         assert TrainingLoader(config, photos, None, device="gpu").exact is exact
+
+
+def test_targets_belong_to_the_boxes(photos):
+    """On a CPU, offsets and classes do not go through DALI: they must be those of the batch's own boxes."""
+    matcher = Matcher(ANCHORS, RECIPE.default_boxes)
+    loader = TrainingLoader(settings(), photos, ANCHORS, seed=3, raw_boxes=True)
+    for batch in (next(loader) for _ in range(6)):
+        for boxes, labels, offsets, classes in zip(batch.boxes, batch.labels, batch.offsets.asnumpy(),
+                                                   batch.classes.asnumpy()):
+            found = matcher(boxes, labels.ravel())
+            assert np.flatnonzero(classes).tolist() == found.positions.tolist() and len(found.positions)
+            np.testing.assert_array_equal(classes[found.positions], found.classes)
+            np.testing.assert_array_equal(offsets[found.positions], found.offsets)
+            assert not np.delete(offsets, found.positions, 0).any()
 
 
 def test_a_batch_larger_than_the_share_is_refused(tmp_path):
@@ -504,6 +524,26 @@ def test_no_thread_outlives_its_loader(photos, end):
     assert not any(thread.is_alive() for thread in started)
 
 
+def test_the_next_batch_is_ready_before_it_is_asked_for(photos):
+    loader = TrainingLoader(settings(), photos, ANCHORS)
+    next(loader)
+    ahead = loader._next.result(60)
+    assert ahead.step == 1
+    assert next(loader) is ahead
+    loader.close()
+
+
+def test_a_bad_image_is_told_in_its_turn(tmp_path):
+    good = jpeg(tmp_path / "sample.jpg")
+    dataset = make_dataset(tmp_path, [good, good, good[:200]], [[(2, 2, 20, 20, 1)]] * 3, "jpg")
+    seed = next(seed for seed in range(99) if epoch_order(np.arange(3), seed, 1)[2] == 2)
+    loader = TrainingLoader(settings(batch_size=1, prefetch=1), dataset, ANCHORS, seed=seed)
+    assert [next(loader).step for _ in range(2)] == [0, 1]
+    for _ in range(2):
+        with pytest.raises(UserError, match="image2.jpg cannot be decoded"):
+            next(loader)
+
+
 def test_a_process_ends_with_a_loader_at_work():
     code = f"""
 import sys
@@ -537,20 +577,3 @@ def test_nothing_is_left_behind(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         EvaluationLoader(settings(), dataset)
     assert not os.listdir(folder)
-
-
-def test_pictures_of_batches(tmp_path):
-    dataset = make_dataset(tmp_path, [photo(60, 50, seed) for seed in range(5)], [[(6, 5, 54, 45, 1)]] * 5)
-    config = settings(batch_size=5, image_size=100, augment=False)
-    paths = show_batches(config, dataset, str(tmp_path / "pictures"), batches=2)
-    assert len(paths) == 2
-    batch = next(TrainingLoader(config, dataset, None))
-    plain = denormalise(batch.images.asnumpy(), config)
-    with Image.open(paths[0]) as picture:
-        pixels = np.asarray(picture).astype(int)
-    assert pixels.shape[0] == 2 * (pixels.shape[1] // 4)
-    for number in range(5):
-        tile = pixels[100 * (number // 4):, 100 * (number % 4):][:100, :100]
-        changed = np.argwhere((tile != plain[number]).any(2))
-        # the frame of .1 to .9
-        assert changed.min(0).tolist() == [10, 10] and changed.max(0).tolist() == [89, 89]

@@ -1,0 +1,87 @@
+"""Matching in NumPy against the reference's numbers and against DALI's box_encoder, ties included."""
+import numpy as np
+import pytest
+from nvidia.dali import fn
+from nvidia.dali.pipeline import Pipeline
+
+from ssd.config import load_recipe
+from ssd.data import matching
+from ssd.data.bridge import to_numpy
+from ssd.data.graphs import encode_boxes
+from ssd.data.matching import Matcher, dense_targets
+from tests.data.test_pipeline import REFERENCE
+from tests.reference import vectors
+
+SETTINGS = load_recipe("ssd-resnet34-coco").default_boxes
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return np.load(REFERENCE, allow_pickle=False)
+
+
+def test_matching_is_the_references(reference):
+    samples = vectors.ground_truth(int(reference["seed"]))
+    matcher = Matcher(reference["default_boxes_ltrb"], SETTINGS)
+    found = [matcher(boxes, classes) for boxes, classes in samples]
+    assert [len(one.positions) for one in found] == reference["match_pos_count"].tolist()
+    np.testing.assert_array_equal(np.concatenate([one.positions for one in found]), reference["match_pos_index"])
+    np.testing.assert_array_equal(np.concatenate([one.classes for one in found]), reference["match_pos_label"])
+    np.testing.assert_allclose(np.concatenate([one.offsets for one in found]), reference["match_pos_offsets"],
+                               rtol=0, atol=1e-4)
+    assert all((one.offsets.dtype, one.classes.dtype) == (np.float32, np.int32) for one in found)
+
+
+def random_boxes(random, count):
+    """Anywhere, or on a coarse grid, where equal overlaps and equal boxes are common; float32 ltrb in [0, 1]."""
+    if random.rand() < .5:
+        low = random.uniform(0, .9, (count, 2))
+        return np.concatenate([low, low + random.uniform(.02, 1, (count, 2)) * (1 - low)], 1).astype(np.float32)
+    low = random.randint(0, 6, (count, 2))
+    return np.concatenate([low, low + 1 + random.randint(0, 6 - low)], 1).astype(np.float32) / 6
+
+
+def test_it_is_that_of_dali(reference):
+    random = np.random.RandomState(1)
+    samples = [(boxes, random.randint(1, 81, len(boxes)).astype(np.int32))
+               for boxes in (random_boxes(random, 1 + number % 20) for number in range(120))]
+    default_boxes = reference["default_boxes_ltrb"]
+    pipeline = Pipeline(batch_size=len(samples), num_threads=2, device_id=None, prefetch_queue_depth=1)
+    with pipeline:
+        boxes = fn.external_source(source=lambda: [boxes for boxes, _ in samples])
+        labels = fn.external_source(source=lambda: [labels for _, labels in samples])
+        pipeline.set_outputs(*encode_boxes(boxes, labels, default_boxes, SETTINGS, 300))
+    pipeline.build()
+    offsets, classes = [to_numpy(output) for output in pipeline.run()]
+    matcher = Matcher(default_boxes, SETTINGS)
+    ours = dense_targets([matcher(*sample) for sample in samples], len(default_boxes))
+    np.testing.assert_array_equal(ours[1].asnumpy(), classes)
+    np.testing.assert_allclose(ours[0].asnumpy(), offsets, rtol=0, atol=2e-4)
+    assert ours[0].dtype == np.float32 and ours[1].dtype == np.int32 and (classes > 0).sum() > 2000
+
+
+@pytest.mark.parametrize("block", [1, 3])
+def test_blocks_change_nothing(reference, monkeypatch, block):
+    random = np.random.RandomState(2)
+    samples = [(random_boxes(random, 7), np.arange(1, 8)) for _ in range(10)]
+    matcher = Matcher(reference["default_boxes_ltrb"], SETTINGS)
+    whole = [matcher(*sample) for sample in samples]
+    monkeypatch.setattr(matching, "BLOCK", block)
+    for sample, expected in zip(samples, whole):
+        for one, other in zip(matcher(*sample), expected):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_equal_overlaps():
+    anchors = np.float32([[0, 0, .5, .5], [.5, 0, 1, .5], [0, .5, .5, 1], [.5, .5, 1, 1], [.02, 0, .5, .5]])
+    matcher = Matcher(anchors, SETTINGS)
+    for boxes, labels, expected in [
+            # Inside all of it: the first of the four equal default boxes.
+            ([[0, 0, 1, 1]], [7], [7, 0, 0, 0, 0]),
+            # Two identical boxes claim box 0, which goes to the later one; box 4 takes the first.
+            ([[0, 0, .5, .5]] * 2, [7, 8], [8, 0, 0, 0, 7]),
+            ([[.5, 0, 1, .5], [0, 0, .5, .5], [0, 0, .5, .5]], [5, 8, 7], [7, 5, 0, 0, 8])]:
+        found = matcher(np.float32(boxes), np.int32(labels))
+        classes = np.zeros(5, int)
+        classes[found.positions] = found.classes
+        assert classes.tolist() == expected
