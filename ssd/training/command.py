@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import sys
 import traceback
@@ -11,8 +12,10 @@ from ssd.errors import UserError
 from ssd.training import setup
 from ssd.training.interval import SaveInterval
 from ssd.training.outcome import Ended
+from ssd.training.progress_display import Display, choose_terminal
 from ssd.training.ranks import Ranks, rank_from_environment
 from ssd.training.signals import StopSignals
+from ssd.training.tensorboard import check_installed
 
 NAME = "python -m ssd train"
 
@@ -20,23 +23,34 @@ NAME = "python -m ssd train"
 def train(config: Config) -> int:
     """Runs a training; returns the exit status: 0 when the run came to its end, target reached or not; else see
     ssd.training.outcome."""
-    from ssd.mlperf import MLPerfLog
     SaveInterval(config.recovery.save_interval)    # refuses a mistyped one
     setup.check_files(config)
+    if config.run.tensorboard:
+        check_installed()
     first = rank_from_environment() == 0
+    terminal = choose_terminal(config.run.progress, os.environ, sys.stdout, sys.stderr) if first else None
     folder = setup.open_folder(config) if first else None
-    with StopSignals() as signals, MLPerfLog(folder.file("mlperf.log") if first else None, enabled=first) as log:
+    status = _train(config, folder, first, terminal)
+    if first and status == 0 and config.run.report:
+        leave_report(folder.path)
+    return status
+
+
+def _train(config: Config, folder, first: bool, terminal) -> int:
+    from ssd.mlperf import MLPerfLog
+    with Display(terminal) as display, StopSignals() as signals, \
+            MLPerfLog(folder.file("mlperf.log") if first else None, enabled=first) as log:
         run = config.run
         resumed = first and folder.checkpoint is not None
         log.submission(run.submission_org, run.submission_platform,
-                       "open" if resumed else run.submission_division, run.submission_status)
+                       "open" if resumed or run.fine_tune else run.submission_division, run.submission_status)
         log.init_start()
         if resumed:
             log.resumed(folder.checkpoint.step, folder.checkpoint.path)
-        return _run(config, folder, first, signals, log)
+        return _run(config, folder, first, signals, log, display)
 
 
-def _run(config: Config, folder, first: bool, signals: StopSignals, log) -> int:
+def _run(config: Config, folder, first: bool, signals: StopSignals, log, display: Display) -> int:
     from ssd.training.train import Training
     from ssd.training.watchdog import Watchdog
     timeout = config.recovery.rank_timeout
@@ -47,10 +61,11 @@ def _run(config: Config, folder, first: bool, signals: StopSignals, log) -> int:
         if training is not None:
             training.end_log("aborted")
             log.mute()
+            display.close()
             training.close_scorer()
     watch = Watchdog(ranks.rank, ranks.size, lambda content: ranks.bytes_from_first(content, "watchdog"), timeout,
                      on_stop=last_acts, name=NAME)
-    training = Training(config, ranks, log, folder, signals, watch)
+    training = Training(config, ranks, log, folder, signals, watch, display)
     status = 0
     try:
         if ranks.is_first != first:
@@ -76,6 +91,25 @@ def _run(config: Config, folder, first: bool, signals: StopSignals, log) -> int:
     ranks.close()
     watch.close()
     return status
+
+
+def leave_report(run_folder: str) -> None:
+    """curves.png and report.html of a run that has ended; what fails there is a warning, and no failure of the run."""
+    def curves():
+        from ssd.report.curves import draw_curves
+        return draw_curves(run_folder, os.path.join(run_folder, "curves.png"))
+
+    def report():
+        from ssd.report.run_report import report_run
+        return report_run(run_folder, lambda line: print(line, flush=True))
+    for name, work in (("curves.png", curves), ("report.html", report)):
+        try:
+            work()
+        except KeyboardInterrupt:
+            print(f"warning: {name} of {run_folder} is left out: interrupted", file=sys.stderr, flush=True)
+        except Exception as error:
+            text = " ".join(str(error).split()) or type(error).__name__
+            print(f"warning: {name} of {run_folder} could not be made: {text}", file=sys.stderr, flush=True)
 
 
 def _plain(error: BaseException, folder) -> BaseException:

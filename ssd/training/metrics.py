@@ -9,16 +9,31 @@ from typing import Dict, Optional
 
 import numpy as np
 
+from ssd.training.estimates import Pace
+
+# The seconds are on the clock of this part of the run, from its first step on; the two last ones are parts of them.
 TRAIN_COLUMNS = ("epoch", "step", "images", "seconds", "class_loss", "offset_loss", "learning_rate",
-                 "images_per_second", "data_wait_share")
+                 "images_per_second", "data_wait_share", "data_wait_seconds", "evaluation_seconds")
 
 
 class Metrics:
-    """Losses are kept as NDArrays and read every few steps, so that no step waits for its loss."""
+    """Losses are kept as NDArrays and read every few steps, so that no step waits for its loss.
 
-    def __init__(self, folder: Optional[str]):
-        """`folder`: where train.csv, evaluation.csv and summary.json go; None writes nothing."""
-        self.folder = folder
+    What the progress display reads: `last`, the newest row of train.csv (numbers by column), or None; `scores`, the
+    (epoch, mAP) known so far, those of parts before included; `split`, seconds since the first step, and of these
+    waiting for data and evaluating, as of the last change.
+    """
+
+    def __init__(self, folder: Optional[str], events=None):
+        """`folder`: where train.csv, evaluation.csv and summary.json go; None writes nothing. `events`: an
+        ssd.training.tensorboard.Events that is told too, or None."""
+        self.folder, self._events = folder, events
+        self.last: Optional[Dict[str, float]] = None
+        self.scores = []
+        self.split = (0.0, 0.0, 0.0)
+        self._evaluations = 0
+        self._counted, self._training_seconds = 0, 0.0    # steps between reports, and what they took
+        self._waited_before = None    # for the first batch, which is no part of a step's time
         self._losses = []
         self._start = self._last = None
         self._waited = self._pause = 0.0
@@ -52,13 +67,18 @@ class Metrics:
                 continue
             with open(path, newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
-                rows, columns = list(reader), reader.fieldnames
+                rows, columns = list(reader), list(reader.fieldnames)
             # A line that was cut short by the end of the part before is no row.
             rows = [row for row in rows if None not in row.values() and (row[column] or "").isdigit()]
             late = [row for row in rows if int(row[column]) > last]
             if late:
                 _write_rows(path[:-4] + f"-undone-by-part-{part}.csv", columns, late)
-            _write_rows(path, columns, [row for row in rows if int(row[column]) <= last])
+            rows = [row for row in rows if int(row[column]) <= last]
+            if columns == list(TRAIN_COLUMNS[:len(columns)]):    # an older version has left the first ones alone
+                columns = list(TRAIN_COLUMNS)
+            if name == "evaluation.csv":
+                self.scores = [(int(row["epoch"]), max(0.0, float(row["AP"]))) for row in rows]
+            _write_rows(path, columns, rows)
 
     def mean_losses(self) -> np.ndarray:
         """Mean class and offset loss of the steps since the last call, (2,)."""
@@ -66,9 +86,17 @@ class Metrics:
         self._steps, self._carried = len(losses) - self._carried, 0
         return losses.mean(0)
 
-    def paused(self, seconds: float) -> None:
-        """So many seconds went into something other than training."""
+    def evaluated(self, seconds: float, again: bool = False) -> None:
+        """So many seconds of the training loop went into an evaluation; `again`: one that was counted before."""
         self._pause += seconds
+        self._evaluations += not again
+        if self._start is not None:
+            self.split = time.time() - self._start, self.split[1], self.split[2] + seconds
+
+    def pace(self) -> Pace:
+        """Mean seconds of a step and of an evaluation since the start of this part."""
+        return Pace(self._training_seconds / self._counted if self._counted else None,
+                    self.split[2] / self._evaluations if self._evaluations else None)
 
     def report(self, epoch, step, steps_per_epoch, losses, rate, global_batch, wait_seconds) -> str:
         """The progress line; also written to train.csv. `wait_seconds`: spent waiting for data since the start."""
@@ -77,16 +105,32 @@ class Metrics:
         speed = self._steps * global_batch / seconds if seconds > 0 and step > 1 else 0.0
         waiting = (wait_seconds - self._waited) / seconds if seconds > 0 and step > 1 else 0.0
         self._last, self._waited, self._pause = now, wait_seconds, 0.0
+        if self._waited_before is None:
+            self._waited_before = wait_seconds if self._steps == 1 else 0.0
+        if step > 1:
+            self._counted, self._training_seconds = self._counted + self._steps, self._training_seconds + seconds
+        self.split = now - self._start, wait_seconds - self._waited_before, self.split[2]
         self._append("train.csv", TRAIN_COLUMNS, (
             epoch, step, step * global_batch, f"{now - self._start:.2f}", f"{losses[0]:.6f}", f"{losses[1]:.6f}",
-            f"{rate:.8g}", f"{speed:.3f}", f"{waiting:.5f}"))
+            f"{rate:.8g}", f"{speed:.3f}", f"{waiting:.5f}", f"{self.split[1]:.2f}", f"{self.split[2]:.2f}"))
+        self.last = dict(zip(TRAIN_COLUMNS, (epoch, step, step * global_batch, self.split[0], *map(float, losses), rate,
+                                             speed, waiting, *self.split[1:])))
+        if self._events is not None:
+            self._events.trained(step, self.last)
         return (f"epoch {epoch} step {step - (epoch - 1) * steps_per_epoch}/{steps_per_epoch}  "
                 f"loss {losses.sum():.4f} (class {losses[0]:.4f}, offsets {losses[1]:.4f})  lr {rate:.3g}  "
                 f"{speed:.2f} images/s  waiting for data {100 * waiting:.1f} %")
 
-    def evaluation(self, epoch: int, stats: Dict[str, float]) -> None:
-        """COCO's twelve numbers of an epoch, to evaluation.csv."""
+    def evaluation(self, epoch: int, step: int, stats: Dict[str, float]) -> None:
+        """COCO's twelve numbers of an epoch, which ended after `step`, to evaluation.csv."""
+        self.scores.append((epoch, max(0.0, stats["AP"])))
         self._append("evaluation.csv", ("epoch", *stats), (epoch, *(f"{value:.6f}" for value in stats.values())))
+        if self._events is not None:
+            self._events.evaluated(step, stats)
+
+    def close(self) -> None:
+        if self._events is not None:
+            self._events.close()
 
     def result(self, training, status: str) -> str:
         """The last line of a Training that came to its end, also written to summary.json."""

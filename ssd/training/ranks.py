@@ -11,12 +11,12 @@ import numpy as np
 from ssd.errors import UserError
 
 # Set by mpirun (Open MPI, PMIx), horovodrun and srun, in the order in which they are believed.
-_RANK_VARIABLES = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
+RANK_VARIABLES = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
 
 
 def rank_from_environment() -> int:
     """This process's rank as the launcher says it, 0 without one; for what happens before Horovod is up."""
-    for name in _RANK_VARIABLES:
+    for name in RANK_VARIABLES:
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
     return 0

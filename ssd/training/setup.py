@@ -11,6 +11,7 @@ import numpy as np
 from ssd.config import Config, to_yaml
 from ssd.data.locate import dataset_paths, load_dataset
 from ssd.errors import UserError
+from ssd.training import versions
 from ssd.training.checkpoints import FOLDER, Checkpoint, find_checkpoint
 
 
@@ -22,6 +23,8 @@ def check_files(config: Config) -> None:
         path = getattr(config.run, flag)
         if path and not os.path.isfile(path):
             raise UserError(f"--{flag.replace('_', '-')} {path}: no such file")
+    if config.run.fine_tune and not config.run.weights:
+        raise UserError("--fine-tune: needs --weights, the file to start from")
 
 
 class RunFolder(NamedTuple):
@@ -37,7 +40,7 @@ class RunFolder(NamedTuple):
 
     def discard(self) -> None:
         """Removes what a part that was refused before its start has written, so that its folder can be named again."""
-        for name in ("mlperf.log", "recipe.yaml"):
+        for name in ("mlperf.log", "recipe.yaml", "versions.json"):
             if os.path.exists(self.file(name)):
                 os.remove(self.file(name))
         folder = os.path.join(self.path, FOLDER)
@@ -83,11 +86,25 @@ def open_folder(config: Config, report=print) -> RunFolder:
     return RunFolder(path, part, checkpoint)
 
 
-def save_recipe(config: Config, path: str) -> None:
-    """Writes the settings as run, but for the run's folder, which cannot be used again."""
-    with open(path, "w", encoding="utf-8") as file:
+def save_recipe(config: Config, folder: RunFolder, ranks_size: int) -> None:
+    """Writes the settings as run, but for the run's folder, which cannot be used again; and versions.json."""
+    versions.save(folder.file("versions.json"), ranks_size)
+    with open(folder.file("recipe.yaml"), "w", encoding="utf-8") as file:
         file.write("# The settings of this run, flags included.\n"
                    + to_yaml(config.with_values(output="", resume="")))
+
+
+def open_metrics(config: Config, folder: Optional[RunFolder], resumed):
+    """The Metrics of a run; `folder`: None on ranks other than 0. `resumed`: the state that it goes on from, or
+    None."""
+    from ssd.training.metrics import Metrics
+    if folder is None:
+        return Metrics(None)
+    events = None
+    if config.run.tensorboard:
+        from ssd.training.tensorboard import Events
+        events = Events(folder.path, first_step=1 + (resumed["progress"]["steps"] if resumed else 0))
+    return Metrics(folder.path, events)
 
 
 def describe(config: Config, device, ranks_size: int) -> str:
@@ -131,8 +148,9 @@ def clear_cache(config: Config, ranks, log, say) -> None:
         say("file cache: nothing could be dropped on a node, no cache_clear is logged")
 
 
-def initialize_weights(network, config: Config, ranks, context, resumed: bool, say) -> None:
-    """The weights that a run starts from, equal on all ranks; a resumed one gets others later."""
+def initialize_weights(network, config: Config, ranks, context, resumed: bool, names, say) -> None:
+    """The weights that a run starts from, equal on all ranks; a resumed one gets others later. names: of the classes,
+    without the background."""
     from ssd.model.initialization import initialize, load_backbone
     run = config.run
     initialize(network, run.seed, context)
@@ -146,12 +164,27 @@ def initialize_weights(network, config: Config, ranks, context, resumed: bool, s
         load_backbone(network, read_backbone(run.pretrained_backbone, say), run.pretrained_backbone)
         say(f"backbone: {run.pretrained_backbone}")
     if run.weights:
-        from ssd.model.weights import load_weights
-        load_weights(network, run.weights)
-        say(f"weights: {run.weights}")
+        take_weights(network, run.weights, run.fine_tune, names, say)
     if not (run.pretrained_backbone or run.weights):
         say("backbone: random weights, as no --pretrained-backbone is given")
     ranks.broadcast_parameters(network.collect_params())
+
+
+def take_weights(network, path: str, fine_tune: bool, names, say) -> None:
+    """Sets the weights of an initialised network from a file; with fine_tune, what fits of them. names: as above."""
+    from ssd.model.fine_tuning import fits, load_matching
+    from ssd.model.weights import load_weights, read_info
+    if fine_tune:
+        say(f"fine-tuning from {path}: {load_matching(network, path, names)}")
+        return
+    try:
+        load_weights(network, path)
+    except UserError as error:
+        raise UserError(f"{error}" + ("; --fine-tune takes what fits" if fits(network, path, names) else "")) from None
+    info = read_info(path)
+    other = info is not None and tuple(info.category_names) != tuple(names)
+    say(f"weights: {path}" + (f"; their classes have other names ({', '.join(info.category_names)}) and are taken by "
+                              "number: --fine-tune would go by the names" if other else ""))
 
 
 def log_hyperparameters(log, config: Config, schedule, network, train_images: int, val_images: int,

@@ -13,6 +13,7 @@ from ssd.config import Config
 from ssd.errors import UserError
 from ssd.training import diagnosis, recovery, setup
 from ssd.training.outcome import NoScore, NotFinite, Stopped
+from ssd.training.progress_display import Display
 from ssd.training.ranks import Agreement, Ranks
 from ssd.training.saver import Saver
 
@@ -20,13 +21,14 @@ from ssd.training.saver import Saver
 class Training:
     """A run, or the part of one after a checkpoint. `run` reads from top to bottom; the other methods are its parts.
 
-    folder: a setup.RunFolder on rank 0, None on the others. signals: a StopSignals. watch: a Watchdog.
+    folder: a setup.RunFolder on rank 0, None on the others. signals: a StopSignals. watch: a Watchdog. display: a
+    Display that whoever made it closes; default: plain lines.
     """
 
-    def __init__(self, config: Config, ranks: Ranks, log, folder, signals, watch):
+    def __init__(self, config: Config, ranks: Ranks, log, folder, signals, watch, display=None):
         self.config, self.ranks, self.log, self.folder = config, ranks, log, folder
         self.signals, self.watch = signals, watch
-        self.first = ranks.is_first
+        self.first, self.display = ranks.is_first, display or Display()
         self.started = None    # when the clock started [seconds since the epoch]
         self._ending = threading.Lock()
         self.progress = recovery.Progress()
@@ -43,6 +45,7 @@ class Training:
         self.log.init_stop()
         self.log.run_start()
         self.started = time.time()
+        self.display.begin(self)
         status = "aborted"
         try:
             self.open_data()
@@ -50,6 +53,7 @@ class Training:
                 status = "success"
         finally:
             self.end_log(status)
+            self.display.close()
             self.close_data()
         self.saver.close()
         self.say(self.metrics.result(self, status))
@@ -60,16 +64,19 @@ class Training:
         """Everything that does not touch the data set, and its one-off check (cached beside the user's files)."""
         config, ranks = self.config, self.ranks
         from ssd.data.pipeline import steps_per_epoch
+        from ssd.data.resolve import describe, resolve
         from ssd.evaluation.inference import build_inference
         from ssd.model.device import choose_device
         from ssd.model.ssd import build_model
-        from ssd.training.metrics import Metrics
+        from ssd.model.weights_info import WeightsInfo
         from ssd.training.schedule import build_schedule
         from ssd.training.step import TrainingStep, dry_run
 
         self.device = choose_device(config, ranks.local_rank)
+        self.check_every = recovery.finite_interval(config, self.device.kind)
         self.watch.note("checking the data set", 0)
         self.train_set, self.val_set = setup.load_datasets(config, ranks, self.leave_if_asked)
+        self.config = config = resolve(config, self.train_set)
         setup.clear_cache(config, ranks, self.log, self.say)
         self.global_batch = config.training.batch_size * ranks.size
         samples = len(self.train_set.images_with_boxes)
@@ -85,13 +92,15 @@ class Training:
         self.seed = int(ranks.from_first(resumed["seed"] if resumed and config.run.seed < 0 else seed, "seed"))
         self.config = config = config.with_values(seed=self.seed)
         if self.first:
-            setup.save_recipe(config, self.folder.file("recipe.yaml"))
-            self.say(setup.describe(config, self.device, ranks.size))
+            setup.save_recipe(config, self.folder, ranks.size)
+            self.say(setup.describe(config, self.device, ranks.size) + "\n" + describe(config))
 
         self.network = build_model(config)
-        self.metrics = Metrics(self.folder.path if self.first else None)
+        self.info = WeightsInfo(config, self.train_set.category_ids, self.train_set.category_names)
+        self.metrics = setup.open_metrics(config, self.folder if self.first else None, resumed)
         self.watch.note("building the network", 0)
-        setup.initialize_weights(self.network, config, ranks, self.device.context, bool(resumed), self.say)
+        setup.initialize_weights(self.network, config, ranks, self.device.context, bool(resumed),
+                                 self.train_set.category_names, self.say)
         self.step = TrainingStep(self.network, config, ranks)
         self.inference, self.boxes = build_inference(config, self.network, self.device)
         dry_run(self.step, self.inference, self.network, config, len(self.boxes), self.device.context)
@@ -153,7 +162,7 @@ class Training:
             self.pending.close()
 
     def close_data(self) -> None:
-        for part in (self.pending, self.train_data, self.val_data):
+        for part in (self.pending, self.train_data, self.val_data, self.metrics):
             if part is not None:
                 part.close()
 
@@ -192,7 +201,7 @@ class Training:
         place = f"epoch {epoch}, "
         self.watch.note(place + "reading data", number)
         batch = next(self.train_data)
-        check = number % self.config.recovery.check_finite_every == 0 or self.step.scale.window > 0
+        check = number % self.check_every == 0 or self.step.scale.window > 0
         self.watch.note(place + "training", number)
         losses = self.step.gradients(batch.images, batch.offsets, batch.classes, check)
         self.watch.note(place + "averaging gradients", number, waiting=True)
@@ -227,8 +236,10 @@ class Training:
         mean = self.ranks.mean(self.metrics.mean_losses(), "loss")
         if not np.isfinite(mean).all():    # seen here only where steps are not checked one by one
             raise NotFinite(f"epoch {epoch}, step {number}: loss {mean.sum()}")
-        self.say(self.metrics.report(epoch, number, self.steps_per_epoch, mean, rate, self.global_batch,
-                                     self.train_data.wait_seconds))
+        line = self.metrics.report(epoch, number, self.steps_per_epoch, mean, rate, self.global_batch,
+                                   self.train_data.wait_seconds)
+        if not self.display.shows_steps:
+            self.say(line)
 
     def after_step(self, epoch: int) -> bool:
         """Scores that have come, checkpoints, signals; whether the target is known to be reached."""
@@ -262,6 +273,7 @@ class Training:
             next(turns, None)
             if self.agreement.exchange(self.wishes())[0]:
                 self.leave(epoch)
+        self.inference.build()
         rows = detect(self.inference, self.val_data, self.val_set.sizes, look_for_signal)
         for _ in turns:    # ranks with a batch less take part to the end
             if self.agreement.exchange(self.wishes())[0]:
@@ -269,16 +281,18 @@ class Training:
         self.watch.note(f"epoch {epoch}, gathering detections", self.progress.steps, waiting=True)
         rows = self.ranks.gather(rows, "detections")
         if self.first:
-            self.saver.warned(save_weights, self.network, os.path.join(self.folder.path, "weights.params"))
+            self.saver.warned(save_weights, self.network, os.path.join(self.folder.path, "weights.params"),
+                              self.info)
         self.pending.start(epoch, self.progress.steps, rows)
         self.progress.evaluated = self.progress.steps
-        self.metrics.paused(time.time() - start)
+        self.metrics.evaluated(time.time() - start)
         self.say(f"epoch {epoch}: {len(rows)} detections on {self.val_set.num_images} images, "
                  f"{self.val_set.num_images / (time.time() - start):.1f} images/s")
 
     def wait_for_score(self) -> bool:
         """Waits for a score that is pending; whether it reaches the target."""
         while self.pending.epoch is not None:
+            start = time.time()
             self.watch.note("waiting for the score", self.progress.steps, waiting=not self.first)
             stop, _, scored = self.agreement.settle(self.wishes())
             if scored:
@@ -288,6 +302,7 @@ class Training:
                 self.leave(self.pending.epoch)
             else:
                 time.sleep(0.05)
+                self.metrics.evaluated(time.time() - start, again=True)
         return False
 
     def take_score(self) -> bool:
@@ -303,7 +318,7 @@ class Training:
         self.log.eval_accuracy(epoch, score)
         self.log.eval_result(epoch, stats)
         self.log.eval_stop(epoch)
-        self.metrics.evaluation(epoch, stats)
+        self.metrics.evaluation(epoch, scored.step, stats)
         best = score > progress.best_score or not progress.best_epoch
         if best:
             progress.best_score, progress.best_epoch = score, epoch

@@ -82,6 +82,11 @@ class Watchdog:
         self._note = (phase, step, waiting)
         self._notes += 1
 
+    @property
+    def phase(self) -> str:
+        """What was noted last."""
+        return self._note[0]
+
     def failed(self, error_text: str) -> None:
         """This rank goes down with an error (its traceback is printed): all ranks are told, and this process ends.
 

@@ -12,6 +12,7 @@ from ssd.data.coco import load_coco
 from ssd.data.pipeline import TrainingLoader
 from ssd.model.initialization import initialize
 from ssd.model.ssd import build_model
+from ssd.model.weights import read_info
 from tests.training.tiny import rows, ssd, tiny_data, train
 
 
@@ -36,8 +37,9 @@ def events(folder):
 
 def test_what_a_run_leaves(finished):
     folder, result = finished
-    assert {"mlperf.log", "recipe.yaml", "summary.json", "train.csv", "evaluation.csv", "weights.params",
-            "checkpoints", "detections-epoch-1.npz", "detections-epoch-2.npz"} == set(os.listdir(folder))
+    assert {"mlperf.log", "recipe.yaml", "versions.json", "summary.json", "train.csv", "evaluation.csv",
+            "weights.params", "checkpoints", "detections-epoch-1.npz",
+            "detections-epoch-2.npz"} == set(os.listdir(folder))
     assert [row["step"] for row in rows(folder / "train.csv")] == ["1", "2", "3", "4"], \
         "11 images with a box in batches of 4, two epochs"
     assert "target 0.23 not reached" in result.stdout
@@ -62,11 +64,21 @@ def test_evaluate_and_score_repeat_the_runs_last_score(finished, data, tmp_path,
     again = ssd("evaluate", "--weights", folder / weights, "--data-dir", data, "--json", "--device", "cpu",
                 "--save-detections", saved, "--cache-dir", tmp_path)
     assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout) == pytest.approx(logged, abs=1e-6)
+    result = json.loads(again.stdout)
+    assert {name: result[name] for name in logged} == pytest.approx(logged, abs=1e-6)
     annotations = os.path.join(data, "annotations", "bbox_only_instances_val2017.json")
     for detections in (saved, folder / "detections-epoch-2.npz"):
         scored = ssd("score", "--annotations", annotations, "--detections", detections, "--json")
         assert json.loads(scored.stdout) == pytest.approx(logged, abs=1e-6)
+
+
+@pytest.mark.parametrize("weights", ["weights.params", "checkpoints/step-00000004/parameters.npz"])
+def test_weights_know_their_network_and_classes(finished, weights):
+    folder, _ = finished
+    info, config = read_info(folder / weights), load_recipe(str(folder / "recipe.yaml"))
+    assert info.category_names == ("circle", "square", "triangle") and info.category_ids == (3, 7, 11)
+    assert (info.config.model, info.config.default_boxes, info.config.detection) == (
+        config.model, config.default_boxes, config.detection)
 
 
 def test_same_seed_same_run(finished, data, tmp_path):

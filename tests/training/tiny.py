@@ -10,7 +10,8 @@ from ssd.data.shapes import make_shapes
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FLAGS = ["--recipe", "ssd-resnet34-shapes", "--device", "cpu", "--width", "0.125", "--batch-size", "4",
-         "--eval-batch-size", "4", "--data-threads", "1", "--log-interval", "1", "--seed", "3"]
+         "--eval-batch-size", "4", "--data-threads", "1", "--log-interval", "1", "--seed", "3",
+         "--no-report"]
 
 
 def tiny_data(folder, train_images=12, val_images=6):

@@ -1,0 +1,116 @@
+"""What the progress display says of a Training, as text."""
+from __future__ import annotations
+
+import math
+from typing import List, Optional, Tuple
+
+from ssd.report.published import is_same_task
+from ssd.training.estimates import Course, Pace, about, seconds_until, target_epoch
+
+STEP_PHASES = ("reading data", "training", "averaging gradients", "updating")    # the watchdog's notes within a step
+
+
+def course_of(training) -> Course:
+    config = training.config
+    return Course(training.steps_per_epoch, config.training.epochs, config.evaluation.eval_every,
+                  config.run.max_steps)
+
+
+def clock(seconds: float) -> str:
+    """12:05 or 1:02:05"""
+    hours, rest = divmod(int(seconds), 3600)
+    return (f"{hours}:{rest // 60:02d}" if hours else f"{rest // 60}") + f":{rest % 60:02d}"
+
+
+def phase_of(training) -> str:
+    """What the training loop does at this moment."""
+    phase = getattr(training.watch, "phase", "training").split(", ")[-1]
+    return "training" if phase in STEP_PHASES else phase
+
+
+def progress_rows(training, now: float) -> List[Tuple[str, str]]:
+    """(name, text) of each row below the progress bar. Takes what is known already: nothing waits for the network.
+
+    now: seconds since the epoch.
+    """
+    metrics, target = training.metrics, training.config.evaluation.target
+    course, step, pace = course_of(training), training.progress.steps, metrics.pace()
+    return [(f"loss at step {metrics.last['step']}" if metrics.last else "loss", _losses(metrics)),
+            ("speed", _speed(metrics)), ("time", _split(metrics)), ("mAP", _scores(training)),
+            ("next evaluation", _next_evaluation(course, pace, step)),
+            (f"target {target:g}", _target(training, course, pace, step)), ("end", _end(course, pace, step))]
+
+
+def _losses(metrics) -> str:
+    last = metrics.last
+    if last is None:
+        return "after the first steps"
+    total = last["class_loss"] + last["offset_loss"]
+    return (f"{total:.3f} = classes {last['class_loss']:.3f} + offsets {last['offset_loss']:.3f}   "
+            f"learning rate {last['learning_rate']:.3g}")
+
+
+def _speed(metrics) -> str:
+    if metrics.last is None or not metrics.last["images_per_second"]:
+        return "not measured yet"
+    return f"{metrics.last['images_per_second']:.1f} images/s"
+
+
+def _split(metrics) -> str:
+    total, waiting, evaluating = metrics.split
+    if metrics.pace().step is None:
+        return "not measured yet"
+    shares = ("training", total - waiting - evaluating), ("waiting for data", waiting), ("evaluation", evaluating)
+    return "   ".join(f"{name} {100 * max(0.0, part) / total:.0f} %" for name, part in shares)
+
+
+def _scores(training) -> str:
+    scores, progress = training.metrics.scores, training.progress
+    pending = training.pending.epoch if training.pending is not None else None
+    parts = []
+    if scores:
+        is_best = scores[-1][0] == progress.best_epoch
+        parts.append(f"{scores[-1][1]:.4f} (epoch {scores[-1][0]})" + (", the best so far" if is_best else ""))
+    if progress.best_epoch and not (scores and is_best):
+        parts.append(f"best {progress.best_score:.4f} (epoch {progress.best_epoch})")
+    if pending is not None:
+        parts.append(f"epoch {pending} is being scored")
+    return "   ".join(parts) or "none yet"
+
+
+def _next_evaluation(course: Course, pace: Pace, step: int) -> str:
+    if step >= course.last_step:
+        return "none"
+    epoch = course.next_evaluation(step)
+    steps = course.step_of(epoch) - step
+    when = f"in {about(steps * pace.step)}" if pace.step is not None else f"in {steps} steps"
+    return f"{when}, after epoch {epoch}"
+
+
+def _target(training, course: Course, pace: Pace, step: int) -> str:
+    config = training.config
+    if training.metrics.scores and training.progress.best_score >= config.evaluation.target:
+        return "reached"
+    same = is_same_task(config, len(training.train_set.images_with_boxes))
+    epoch, basis = target_epoch(course, training.metrics.scores, config.evaluation.target, same)
+    seconds = _seconds(course, pace, step, epoch)
+    if seconds is None:
+        return basis if epoch is None else f"after epoch {epoch}, {basis}"
+    return f"in about {about(seconds)} (epoch {epoch}), {basis}"
+
+
+def _seconds(course: Course, pace: Pace, step: int, epoch: Optional[int]) -> Optional[float]:
+    return None if epoch is None else seconds_until(course, pace, step, course.step_of(epoch))
+
+
+def _end(course: Course, pace: Pace, step: int) -> str:
+    epoch = math.ceil(course.last_step / course.steps_per_epoch)
+    where = f"step {course.last_step}" if course.max_steps == course.last_step else f"epoch {epoch}"
+    if pace.step is None:
+        return f"at the latest after {where}"
+    seconds = seconds_until(course, pace, step, course.last_step)
+    if seconds is None:
+        count = course.evaluations(step, course.last_step)
+        return (f"at the latest in {about((course.last_step - step) * pace.step)} ({where}) and {count} "
+                f"evaluation{'s' if count != 1 else ''}")
+    return f"at the latest in {about(seconds)} ({where})"
