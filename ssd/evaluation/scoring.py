@@ -13,7 +13,8 @@ from ssd.evaluation.detections import Detections, is_box, is_number, kind, read_
 from ssd.evaluation.scoring_backends import GroundTruth, load_scorer
 from ssd.evaluation.scoring_process import ScoringProcess
 
-__all__ = ["STAT_NAMES", "STAT_SENTENCES", "Detections", "ScoringProcess", "format_table", "score_detections"]
+__all__ = ["STAT_NAMES", "STAT_SENTENCES", "Detections", "ScoringProcess", "scored_rows", "format_table",
+           "read_ground_truth", "score_detections"]
 
 # name, then what pycocotools prints of it: title, type, IoU, area, detections per image
 _STATS = (
@@ -58,17 +59,24 @@ def score_detections(annotation_file, detections: Detections, *, per_class: bool
     for a detection of an image or category that the file does not have, and for a scorer that is not there.
     """
     score = load_scorer(scorer).score
-    truth, images, categories = _read_annotations(annotation_file)
-    image, category = (_places(name, known, detections, annotation_file)
-                       for name, known in (("image_id", images), ("category_id", list(categories))))
-    rows = np.column_stack([image, detections.boxes_xywh, detections.score, category])
-    numbers, class_precision = score(truth, rows)
-    stats = dict(zip(STAT_NAMES, numbers.tolist()))
+    truth, images, categories = read_ground_truth(annotation_file)
+    numbers = score(truth, scored_rows(detections, images, categories, annotation_file))
+    stats = dict(zip(STAT_NAMES, numbers.stats.tolist()))
     if per_class:
-        for (category, name), precision in zip(categories.items(), class_precision.tolist()):
+        for (category, name), precision in zip(categories.items(), numbers.class_precision.tolist()):
             key = "AP/" + name
             stats["%s (%d)" % (key, category) if key in stats else key] = precision
     return stats
+
+
+def scored_rows(detections: Detections, images, categories, annotation_file):
+    """What a scorer takes: float64 (n, 7), see scoring_backends.score_by_hotcoco.
+
+    images, categories: sorted ids, as read_ground_truth gives them. UserError for an id that is not among them.
+    """
+    image, category = (_places(name, known, detections, annotation_file)
+                       for name, known in (("image_id", images), ("category_id", list(categories))))
+    return np.column_stack([image, detections.boxes_xywh, detections.score, category])
 
 
 def _places(name, known, detections, annotation_file):
@@ -82,8 +90,11 @@ def _places(name, known, detections, annotation_file):
     return places
 
 
-def _read_annotations(path):
-    """GroundTruth of a COCO file, its sorted image ids, and its categories' names by their sorted ids."""
+def read_ground_truth(path):
+    """GroundTruth of a COCO file, its sorted image ids, and its categories' names by their sorted ids.
+
+    Raises UserError for a file that is not COCO.
+    """
     dataset = read_json(path)
     if not isinstance(dataset, dict):
         raise UserError("%s: not a COCO annotation file but %s" % (path, kind(dataset)))

@@ -30,6 +30,13 @@ class GroundTruth(NamedTuple):
     crowd: np.ndarray       # int64 (n,), 0 or 1
 
 
+class Numbers(NamedTuple):
+    """What a scorer counts. -1 where undefined: no ground truth of that size or category."""
+    stats: np.ndarray            # float64 (12,), in pycocotools' order
+    class_precision: np.ndarray  # float64 (categories,): average precision of each
+    precision: np.ndarray        # float64 (10, 101, categories): IoU .50 to .95, recall 0 to 1; sizes all, 100 boxes
+
+
 @dataclass(frozen=True)
 class Scorer:
     """A library that scores. score(truth, found): see score_by_hotcoco."""
@@ -72,8 +79,7 @@ def score_by_hotcoco(truth: GroundTruth, found: np.ndarray):
 
     found: float64 (n, 7) of image (as truth's), left, top, width, height in pixels, score, category (as truth's).
 
-    Returns the twelve numbers, float64 (12,), in pycocotools' order, and the average precision of every category,
-    float64 (categories,); -1 where undefined.
+    Returns Numbers.
     """
     import hotcoco
 
@@ -143,9 +149,14 @@ def _images_and_categories(truth):
 def _numbers(evaluation):
     stats = np.asarray(evaluation.stats, np.float64)[:STATS]
     assert stats.shape == (STATS,), stats.shape
-    # precision: (IoU thresholds, recall thresholds, categories, areas, detections per image)
-    precision = np.moveaxis(np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1], 2, 0)
-    return stats, np.array([one[one > -1].mean() if (one > -1).any() else -1.0 for one in precision])
+    # (IoU thresholds, recall thresholds, categories, areas, detections per image); a copy, as the whole is 12 times it
+    precision = np.array(np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1], np.float64)
+    return Numbers(stats, mean_defined(np.moveaxis(precision, 2, 0)), precision)
+
+
+def mean_defined(values):
+    """COCO's mean of each of `values`, (n, ...): of what is defined (above -1); -1 where nothing is. float64 (n,)."""
+    return np.array([one[one > -1].mean() if (one > -1).any() else -1.0 for one in values])
 
 
 @contextlib.contextmanager

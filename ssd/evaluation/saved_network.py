@@ -1,0 +1,124 @@
+"""Saved weights on a data set that need not be the one of their training."""
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from typing import List, Optional, Tuple
+
+import numpy as np
+
+from ssd.commandline import read_settings
+from ssd.config import Config, load_recipe
+from ssd.errors import UserError
+
+
+def settings_of(args, path: str) -> Tuple[Config, Optional[object]]:
+    """(settings, WeightsInfo or None) for the weights at `path`: --recipe's if given; else the weights' own, else the
+    recipe.yaml of their run; flags over them. Where the data lies comes from recipe.yaml or flags alone."""
+    from ssd.model.weights import read_info
+    info = read_info(path)
+    folder = os.path.dirname(os.path.abspath(path))
+    # runs/mine/weights.params, or runs/mine/checkpoints/step-00000123/parameters.npz
+    beside = [os.path.join(folder, *up, "recipe.yaml") for up in ((), (os.pardir, os.pardir))]
+    recipe = next(filter(os.path.isfile, beside), None)
+    if args.recipe or info is None:
+        config = read_settings(args, recipe)
+        if not config.model.num_classes and info is not None:    # counted from the data set in training
+            config = config.with_values(num_classes=info.config.model.num_classes)
+        return config, info
+    own = info.config
+    try:
+        base = load_recipe(recipe) if recipe else own
+    except UserError as error:    # of another version of this program: it says where the data lay, and no more
+        print(f"not used: {error}", file=sys.stderr)
+        base = own
+    network = dataclasses.replace(
+        base, recipe=own.recipe, model=own.model, default_boxes=own.default_boxes, detection=own.detection,
+        data=dataclasses.replace(base.data, pixel_mean=own.data.pixel_mean, pixel_std=own.data.pixel_std))
+    return read_settings(args, base=network), info
+
+
+def category_of_class(config: Config, info, names: tuple, ids: tuple, weights: str, annotations: str) -> np.ndarray:
+    """The data set's category id of each class of the network, (num_classes - 1,) int64.
+
+    names, ids: of the data set's categories, in the order of its file. Weights that know their classes are mapped by
+    name; of others, class c is the file's category number c. UserError where they do not fit.
+    """
+    classes = config.model.num_classes - 1
+    known = tuple(info.category_names) if info is not None else None
+    if known is None or len(known) != classes or known == tuple(names):
+        if classes != len(ids):
+            raise UserError(f"--weights {weights}: a network of {classes} classes; {annotations} has {len(ids)} "
+                            "categories")
+        return np.array(ids, np.int64)
+    for word, lacking in (("has no", [name for name in known if name not in names]),
+                          ("also has", [name for name in names if name not in known])):
+        if lacking:
+            more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+            raise UserError(f"--weights {weights}: its {classes} classes are not those of the data set: {annotations} "
+                            f"{word} {', '.join(map(repr, lacking[:3]))}{more}")
+    if len(set(known)) < len(known) or len(set(names)) < len(names):
+        raise UserError(f"--weights {weights}: a class name is there twice, in the weights or in {annotations}, and "
+                        "their order differs")
+    by_name = dict(zip(names, ids))
+    return np.array([by_name[name] for name in known], np.int64)
+
+
+def load_images(config: Config, annotations: str, images: str, recheck: bool = False):
+    """(CocoDataset of the images that can be read, file names of those that cannot). recheck: nothing that was found
+    before is taken for granted. UserError if no image is left."""
+    from ssd.data.annotation_file import read_annotation_file
+    from ssd.data.coco import load_coco
+    from ssd.data.locate import cache_folder
+    folder = None if recheck else cache_folder(config)
+    dataset = load_coco(annotations, images, check_images="decode" if recheck else config.data.check_images,
+                        skip_bad=True, require_boxes=False, cache_dir=folder, image_cache_dir=folder,
+                        report=lambda line: print(line, file=sys.stderr))
+    kept = set(dataset.image_ids.tolist())
+    left_out = [row for row in read_annotation_file(annotations)["images"] if row.get("id") not in kept]
+    return dataset, left_out
+
+
+def detect_all(config: Config, weights: str, dataset, category_ids: np.ndarray, progress=None):
+    """Detections (ssd.evaluation.detections) of the network of `config` with `weights` on all images of a CocoDataset.
+
+    category_ids: of the network's classes, see category_of_class. progress: called with (images done, images).
+    """
+    from ssd.data.pipeline import EvaluationLoader
+    from ssd.evaluation.inference import build_inference, detect
+    from ssd.evaluation.pending import as_detections
+    from ssd.model.device import choose_device
+    from ssd.model.initialization import initialize
+    from ssd.model.ssd import build_model
+    from ssd.model.weights import load_weights
+    device = choose_device(config)
+    network = build_model(config)
+    initialize(network, 0, device.context)
+    load_weights(network, weights)
+    inference, _ = build_inference(config, network, device)
+    loader = EvaluationLoader(config, dataset, rank=0, size=1, device=device.kind, device_id=device.index,
+                              pad_channels=network.input_channels == 4)
+    done = [0]
+
+    def before_batch():
+        if progress is not None:
+            progress(min(done[0], dataset.num_images), dataset.num_images)
+        done[0] += config.evaluation.eval_batch_size
+    try:
+        rows = detect(inference, loader, dataset.sizes, before_batch)
+    finally:
+        loader.close()
+    return as_detections(rows, dataclasses.replace(dataset, category_ids=tuple(category_ids.tolist())))
+
+
+def categories_of(annotations: str) -> Tuple[tuple, tuple]:
+    """(ids, names) of an annotation file's categories, in its order."""
+    from ssd.data.annotation_checks import read_categories
+    from ssd.data.annotation_file import read_annotation_file
+    return read_categories(read_annotation_file(annotations)["categories"], annotations)
+
+
+def file_names(rows: List[dict]) -> List[str]:
+    """What images of an annotation file are called."""
+    return [str(row.get("file_name", row.get("id"))) for row in rows]

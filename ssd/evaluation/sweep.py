@@ -1,0 +1,83 @@
+"""Several weights on one data set: a table, a CSV file and a curve."""
+from __future__ import annotations
+
+import csv
+import os
+from typing import List
+
+from ssd.errors import UserError
+from ssd.evaluation.scoring import STAT_NAMES
+
+SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
+
+
+def names_of(results: List[dict]) -> List[str]:
+    """What to call each result in a table: step and epoch where all have them, else the path's last parts that
+    differ. results: dicts with weights (a path), perhaps step and epoch, and COCO's twelve numbers."""
+    if all("step" in result for result in results):
+        return [f"step {result['step']}" + (f" (epoch {result['epoch']:.4g})" if result["epoch"] is not None else "")
+                for result in results]
+    parts = [os.path.normpath(result["weights"]).split(os.sep) for result in results]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = [os.sep.join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def format_table(results: List[dict]) -> str:
+    """One line per result, the best AP marked; "-" where undefined."""
+    names = names_of(results)
+    width, best = max([len("weights")] + [len(name) for name in names]), max(result["AP"] for result in results)
+    lines = [f"{'weights':<{width}}" + "".join(f"{name:>8}" for name in SHOWN)]
+    for name, result in zip(names, results):
+        numbers = "".join(f"{'-' if result[one] < 0 else format(result[one], '.4f'):>8}" for one in SHOWN)
+        lines.append(f"{name:<{width}}{numbers}" + ("  best" if result["AP"] == best else ""))
+    return "\n".join(lines)
+
+
+def write(folder: str, results: List[dict]) -> None:
+    """sweep.csv and sweep.png into a new or empty folder. UserError if it cannot be written."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        path = os.path.join(folder, "sweep.csv")
+        with open(path + ".partial", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(("weights", "step", "epoch", "images", *STAT_NAMES))
+            for result in results:
+                writer.writerow([result["weights"], result.get("step"), result.get("epoch"), result["images"]]
+                                + [f"{result[name]:.6f}" for name in STAT_NAMES])
+        os.replace(path + ".partial", path)
+        draw(os.path.join(folder, "sweep.png"), results)
+    except OSError as error:
+        raise UserError(f"--sweep-output {folder}: cannot be written: {error.strerror}") from None
+
+
+def draw(path: str, results: List[dict]) -> None:
+    """AP, AP50 and AP75 over epochs (else steps, else the files) as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    column = next((name for name in ("epoch", "step") if all(one.get(name) is not None for one in results)), None)
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    places = [result[column] for result in results] if column else range(len(results))
+    for name, color in (("AP50", "#8fb8de"), ("AP75", "#e0a458"), ("AP", "#1b4965")):
+        axes.plot(places, [max(0.0, result[name]) for result in results], "o-", color=color, markersize=4,
+                  linewidth=2.2 if name == "AP" else 1.4, label="AP (IoU .50:.95)" if name == "AP" else name)
+    best = max(range(len(results)), key=lambda index: results[index]["AP"])
+    axes.annotate(f"{results[best]['AP']:.4f}", (places[best], results[best]["AP"]), xytext=(0, 8),
+                  textcoords="offset points", ha="center", color="#1b4965", weight="bold")
+    if column and all(float(place).is_integer() for place in places):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    if column is None:
+        axes.set_xticks(list(places), names_of(results), rotation=30, ha="right")
+    axes.set_xlabel(column or "")
+    axes.set_ylabel("average precision")
+    axes.set_ylim(bottom=0)
+    axes.margins(y=0.15)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path + ".partial", format="png")
+    os.replace(path + ".partial", path)

@@ -1,0 +1,73 @@
+"""A page of HTML that needs nothing beside it: style, script, charts and pictures are in the file."""
+from __future__ import annotations
+
+import os
+from html import escape
+from typing import NamedTuple, Sequence, Tuple
+
+from ssd.errors import UserError
+from ssd.report.style import SCRIPT, STYLE
+
+GENERATOR = "ssd report"    # marks files of ours, which may be replaced
+
+
+class Section(NamedTuple):
+    """name: its anchor; heading and html: shown; an empty html leaves it out."""
+    name: str
+    heading: str
+    html: str
+
+
+def page(title: str, subtitle: str, tiles: Sequence[Tuple[str, str, str]], sections: Sequence[Section]) -> str:
+    """The whole page. tiles: (value, what it is, CSS class good, bad or "") of the numbers on top."""
+    shown = [section for section in sections if section.html]
+    boxes = "".join(f'<div class="tile"><b class="{style}">{escape(value)}</b><span>{escape(what)}</span></div>'
+                    for value, what, style in tiles)
+    links = "".join(f'<a href="#{section.name}">{escape(section.heading)}</a>' for section in shown)
+    body = "".join(f'<section id="{section.name}"><h2>{escape(section.heading)}</h2>{section.html}</section>\n'
+                   for section in shown)
+    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+            f'<meta name="generator" content="{GENERATOR}">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            '<link rel="icon" href="data:,">'
+            f'<style>{STYLE}</style></head>\n<body><main><header><h1>{escape(title)}</h1>'
+            f'<p class="soft">{escape(subtitle)}</p></header>\n<div class="tiles">{boxes}</div>\n<nav>{links}</nav>\n'
+            f'{body}</main><script>{SCRIPT}</script></body></html>\n')
+
+
+def write_page(path: str, text: str) -> None:
+    """Writes `text` to `path`; replaces a report of ours, atomically. UserError for any other file that is there, and
+    where it cannot be written."""
+    if os.path.lexists(path) and not is_report(path):
+        raise UserError(f"{path}: exists already, and is no report")
+    partial = f"{path}.{os.getpid()}.partial"
+    try:
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        with open(partial, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"report {path}: cannot be written: {error.strerror}") from None
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
+
+
+def is_report(path: str) -> bool:
+    """Whether the file is a page that `page` made."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return f'name="generator" content="{GENERATOR}"' in file.read(2000)
+    except OSError:
+        return False
+
+
+def facts(rows: Sequence[Tuple[str, str]]) -> str:
+    """A table of names and values, without those that are empty."""
+    return "<table>" + "".join(f'<tr><td class="key">{escape(name)}</td><td class="value">{escape(value)}</td></tr>'
+                               for name, value in rows if value) + "</table>"
+
+
+def share(value: float, digits: int = 3) -> str:
+    """A number in [0, 1], or COCO's -1 for undefined."""
+    return "–" if value < 0 else f"{value:.{digits}f}"

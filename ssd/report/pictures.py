@@ -1,0 +1,101 @@
+"""Images with their ground truth beside the detections, as parts of a page."""
+from __future__ import annotations
+
+import base64
+import os
+from html import escape
+from typing import List, Optional, Sequence, Tuple
+
+import numpy as np
+
+SIDE = 420       # pixels: the longer side of a picture in the report
+QUALITY = 80     # of its JPEG
+
+
+class Pictures:
+    """Makes pictures of a data set's images. truth, rows: of an ssd.evaluation.per_class.Evaluation."""
+
+    def __init__(self, evaluation, file_names: Sequence[str], image_folder: str, threshold: float):
+        """file_names: of evaluation.image_ids; threshold: detections of at least this score are drawn."""
+        self.evaluation, self.file_names, self.folder, self.threshold = evaluation, file_names, image_folder, threshold
+        from ssd.drawing import class_colors
+        self.colors = class_colors(evaluation.category_names)
+
+    def figure(self, image: int, note: str = "") -> str:
+        """A figure of an image (its place in the evaluation): ground truth left, detections right."""
+        pixels = read_image(os.path.join(self.folder, self.file_names[image]))
+        name = self.file_names[image]
+        if pixels is None:
+            return f"<figure><figcaption>{escape(name)}: cannot be read</figcaption></figure>"
+        scale = SIDE / max(pixels.shape[:2])
+        pixels = _resized(pixels, scale)
+        panels = "".join(f'<img alt="{escape(f"{what} of {name}")}" width="{pixels.shape[1]}" '
+                         f'height="{pixels.shape[0]}" src="{jpeg(panel)}">'
+                         for what, panel in (("ground truth", self._truth(image, pixels, scale)),
+                                             ("detections", self._found(image, pixels, scale))))
+        return (f'<figure><div class="pair">{panels}</div><figcaption>{escape(name)}{escape(note and ": " + note)}'
+                '</figcaption></figure>')
+
+    def _truth(self, image, pixels, scale):
+        from ssd.drawing import draw_boxes
+        truth, names = self.evaluation.truth, self.evaluation.category_names
+        chosen = np.flatnonzero(truth.image == image)
+        labels = [names[truth.category[place]] + (" (crowd)" if truth.crowd[place] else "") for place in chosen]
+        return draw_boxes(pixels, _ltrb(truth.boxes_xywh[chosen]) * scale, labels)
+
+    def _found(self, image, pixels, scale):
+        from ssd.drawing import draw_boxes
+        rows, names = self.evaluation.rows, self.evaluation.category_names
+        chosen = rows[(rows[:, 0] == image) & (rows[:, 5] >= self.threshold)]
+        return draw_boxes(pixels, _ltrb(chosen[:, 1:5]) * scale, [names[int(label)] for label in chosen[:, 6]],
+                          chosen[:, 5], self.colors)
+
+
+def examples(evaluation, count: int) -> List[int]:
+    """Images to show, without a choice of ours: evenly over the images that hold an object (else over all)."""
+    truth = evaluation.truth
+    images = np.unique(truth.image[truth.crowd == 0]) if (truth.crowd == 0).any() else np.arange(truth.images)
+    return images[np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int))].tolist()
+
+
+def worst(counts, number: int) -> List[Tuple[int, str]]:
+    """(image, what is wrong) of the images with the most mistakes, see ssd.evaluation.confusion.Counts."""
+    order = np.argsort(-counts.errors, kind="stable")[:number]
+    return [(int(image), _mistakes(int(counts.missed[image]), int(counts.confused[image]),
+                                   int(counts.spurious[image])))
+            for image in order if counts.errors[image]]
+
+
+def _mistakes(missed: int, confused: int, spurious: int) -> str:
+    words = ((missed, "not found"), (confused, "of the wrong class"),
+             (spurious, "detection without an object" if spurious == 1 else "detections without an object"))
+    return ", ".join(f"{number} {what}" for number, what in words if number)
+
+
+def read_image(path: str) -> Optional[np.ndarray]:
+    """uint8 (height, width, 3) RGB as stored, without EXIF's turn, as annotations and training take it; None if it
+    cannot be read."""
+    import cv2
+    try:
+        content = np.fromfile(path, np.uint8)
+    except OSError:
+        return None
+    pixels = cv2.imdecode(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if len(content) else None
+    return None if pixels is None else np.ascontiguousarray(pixels[:, :, ::-1])
+
+
+def jpeg(pixels: np.ndarray) -> str:
+    """A picture as a data URI. pixels: uint8 (height, width, 3) RGB."""
+    import cv2
+    encoded = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
+
+
+def _resized(pixels, scale):
+    import cv2
+    height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+
+
+def _ltrb(boxes_xywh):
+    return np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)

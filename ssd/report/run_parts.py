@@ -1,0 +1,143 @@
+"""The parts of a report that show a run's folder: outcome, curves, MLPerf verdict."""
+from __future__ import annotations
+
+import base64
+import csv
+import glob
+import json
+import os
+import re
+from html import escape
+from typing import Dict, List, NamedTuple, Optional, Tuple
+
+from ssd.errors import UserError
+from ssd.report.page import Section, facts
+
+
+class RunParts(NamedTuple):
+    """tiles: numbers on top of the page, see page.page; summary: HTML; curves, verdict: at most one Section each."""
+    tiles: List[Tuple[str, str, str]]
+    summary: str
+    curves: List[Section]
+    verdict: List[Section]
+
+
+def read_run(folder: str) -> RunParts:
+    """What a run's folder tells; what it lacks is left out."""
+    outcome = _read_json(os.path.join(folder, "summary.json"))
+    scores = read_evaluations(folder)
+    return RunParts(_tiles(outcome), _summary(folder, outcome, scores), _curves(folder), _verdict(folder))
+
+
+def read_evaluations(folder: str) -> List[Dict[str, float]]:
+    """The rows of evaluation.csv: epoch and COCO's twelve numbers; [] where there is none, whole rows alone."""
+    try:
+        with open(os.path.join(folder, "evaluation.csv"), newline="", encoding="utf-8") as file:
+            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
+                    if None not in row.values() and "" not in row.values()]
+    except (OSError, ValueError, AttributeError):
+        return []
+
+
+def newest_part(folder: str, name: str) -> Optional[str]:
+    """Path of the newest of NAME.EXT, NAME-2.EXT, ... that the parts of a run have left; None without any."""
+    stem, extension = os.path.splitext(name)
+    found = {1: os.path.join(folder, name)} if os.path.isfile(os.path.join(folder, name)) else {}
+    for path in glob.glob(os.path.join(glob.escape(folder), f"{stem}-*{extension}")):
+        number = re.fullmatch(re.escape(stem) + r"-(\d+)" + re.escape(extension), os.path.basename(path))
+        if number:
+            found[int(number.group(1))] = path
+    return found[max(found)] if found else None
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: 45 s, 2 min 5 s, 3 h 7 min."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, rest = divmod(seconds, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _tiles(outcome: dict) -> list:
+    if not outcome:
+        return [("unfinished", "this run has not come to its end", "bad")]
+    reached = outcome.get("status") == "success"
+    seconds = float(outcome.get("seconds", 0)) + float(outcome.get("seconds_before", 0))
+    verdict = ("reached", "good") if reached else ("not reached", "bad")
+    return [(verdict[0], f"target mAP {outcome.get('target')}", verdict[1]),
+            (duration(seconds), "time to target" if reached else "time", "")]
+
+
+def _summary(folder: str, outcome: dict, scores) -> str:
+    best = max(scores, key=lambda row: row["AP"]) if scores else None
+    rows = [("run", folder), ("seed", str(outcome.get("seed", ""))), ("ranks", str(outcome.get("ranks", "")))]
+    if outcome.get("steps"):
+        rows.append(("trained", f"{outcome['steps']:,} steps, {outcome.get('images', 0):,} images"))
+    if best:
+        last = scores[-1]["epoch"]
+        rows.append(("best", f"mAP {best['AP']:.4f} after epoch {best['epoch']:.0f}" + (
+            "" if last == best["epoch"] else f"; the last evaluation, shown here, is of epoch {last:.0f}")))
+    if outcome.get("skipped_steps"):
+        rows.append(("skipped", f"{outcome['skipped_steps']} steps, for overflow of float16"))
+    return facts(rows) + _versions(_read_json(newest_part(folder, "versions.json") or ""))
+
+
+def _versions(content: dict) -> str:
+    """versions.json: what ran and where in the summary, every installed package folded away."""
+    def words(value):
+        if isinstance(value, dict):
+            return ", ".join(f"{name} {words(part)}" for name, part in value.items() if part not in (None, "", {}, []))
+        return " ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
+
+    def table(names):
+        return facts([(label, words(content.get(name))) for label, name in names])
+    if not content:
+        return ""
+    more = table([("packages", "packages"), ("environment", "environment"), ("kernel", "kernel")])
+    return (table([("software", "loaded"), ("Python", "python"), ("code", "code"), ("command", "command_line"),
+                   ("machine", "cpu"), ("GPUs", "gpus"), ("system", "os")])
+            + f"<details><summary>every package and variable</summary>{more}</details>")
+
+
+def _curves(folder: str) -> List[Section]:
+    from ssd.report.curves import curve_figures
+    try:
+        drawn = curve_figures(folder)
+    except UserError:    # a run that has not made a step
+        drawn = []
+    figures = "".join(f'<figure><h3>{escape(title)}</h3><img alt="{escape(title)}" src="{_as_uri(svg)}"></figure>'
+                      for title, svg in drawn)
+    return [Section("curves", "Training", f'<div class="curves">{figures}</div>')] if figures else []
+
+
+def _as_uri(svg: str) -> str:
+    """An SVG as a picture of its own, so that its ids and styles are not the page's."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+
+
+def _verdict(folder: str) -> List[Section]:
+    """The official compliance checker on each log of the run."""
+    from ssd.mlperf import check_log
+    parts = []
+    for path in sorted(glob.glob(os.path.join(glob.escape(folder), "mlperf*.log"))):
+        name = os.path.basename(path)
+        try:
+            accepted, words = check_log(path)
+        except UserError as error:
+            parts.append(f"<p>{escape(name)}: not checked: {escape(str(error))}</p>")
+            continue
+        verdict = "accepted" if accepted else "not accepted"
+        parts.append(f'<p><b class="{"good" if accepted else "bad"}">{verdict}</b>: {escape(name)}, by the official '
+                     f'compliance checker (training, rules 1.1.0)</p><details><summary>what the checker says</summary>'
+                     f'<pre>{escape(words[-6000:])}</pre></details>')
+    return [Section("mlperf", "MLPerf", "".join(parts))] if parts else []
+
+
+def _read_json(path: str) -> dict:
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+        return content if isinstance(content, dict) else {}
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,101 @@
+"""The report of a run's folder, made at its end or again later."""
+from __future__ import annotations
+
+import glob
+import os
+from html import escape
+from typing import Callable, Optional, Tuple
+
+from ssd.config import Config, load_recipe
+from ssd.data.locate import dataset_paths
+from ssd.errors import UserError
+from ssd.evaluation.detections import Detections
+from ssd.report import sections
+from ssd.report.page import Section, page, write_page
+from ssd.report.report import write_report
+from ssd.report.run_parts import newest_part, read_evaluations, read_run
+
+
+def report_run(run_folder: str, say: Callable[[str], None], *, output: Optional[str] = None,
+               data_dir: Optional[str] = None) -> str:
+    """Writes the report of a run and returns its path.
+
+    run_folder: where train wrote. say: is given lines to print. output: the file, report.html in the run's folder
+    if None; a report there is made again. data_dir: where the data set lies now, if not where recipe.yaml says. What
+    is gone meanwhile is left out of the report, which says so. UserError for a folder of no run.
+    """
+    run_folder = os.fspath(run_folder)
+    recipe = newest_part(run_folder, "recipe.yaml")
+    if recipe is None:
+        raise UserError(f"{run_folder}: no run's folder (no recipe.yaml)")
+    output = output or os.path.join(run_folder, "report.html")
+    title = f"Run {os.path.basename(os.path.normpath(run_folder))}"
+    try:
+        config = _settings(recipe, data_dir)
+        annotations, images, detections = _scored(run_folder, config)
+        path = write_report(os.path.dirname(output) or ".", annotations=annotations, detections=detections,
+                            image_folder=images, config=config, run_folder=run_folder, title=title,
+                            name=os.path.basename(output))
+    except Lacking as reason:
+        path = _write_without_data(output, title, run_folder, str(reason))
+        say(f"report without the validation set: {reason}")
+    say(f"report: {path}")
+    return path
+
+
+class Lacking(Exception):
+    """Something of a run that is not there any more, or not yet."""
+
+
+def _settings(recipe: str, data_dir: Optional[str]) -> Config:
+    try:
+        config = load_recipe(recipe)
+    except UserError as error:    # of another version of this program, or edited
+        raise Lacking(str(error)) from None
+    return config if data_dir is None else config.with_values(data_dir=data_dir)
+
+
+def _scored(run_folder: str, config: Config) -> Tuple[str, str, Detections]:
+    """(annotation file, image folder, detections) of the run's last evaluation. Lacking if one cannot be had."""
+    from ssd.evaluation.scoring import read_ground_truth, scored_rows
+    found = last_detections(run_folder)
+    if found is None:
+        raise Lacking("no evaluation has left its detections")
+    try:
+        annotations, images = _paths(config)
+        detections = Detections.from_npz(found)
+        scored_rows(detections, *read_ground_truth(annotations)[1:], annotations)    # of other images: refused
+    except UserError as error:
+        raise Lacking(str(error)) from None
+    return annotations, images, detections
+
+
+def _paths(config: Config) -> Tuple[str, str]:
+    """Annotations and images of the validation set; images that are gone alone do not matter yet."""
+    data = config.data
+    annotations = os.path.join(data.data_dir, data.val_annotations)
+    if os.path.isfile(annotations):
+        return annotations, os.path.join(data.data_dir, data.val_images)
+    return dataset_paths(config, "val")
+
+
+def last_detections(run_folder: str) -> Optional[str]:
+    """The detections file of the last epoch that was scored; of a resumed run, the newest of that epoch."""
+    for row in reversed(read_evaluations(run_folder)):
+        stem = os.path.join(glob.escape(run_folder), f"detections-epoch-{row['epoch']:.0f}")
+        found = glob.glob(stem + ".npz") + glob.glob(stem + "-again-at-step-*.npz")
+        if found:
+            return max(found, key=os.path.getmtime)
+    return None
+
+
+def _write_without_data(path: str, title: str, run_folder: str, reason: str) -> str:
+    run, scores = read_run(run_folder), read_evaluations(run_folder)
+    parts = [Section("summary", "Summary", f'<p class="bad">What depends on the validation set is missing here: '
+                     f'{escape(reason)}</p>{run.summary}'), *run.curves]
+    if scores:
+        stats = {name: value for name, value in scores[-1].items() if name in sections.SENTENCES}
+        if len(stats) == len(sections.SENTENCES):
+            parts.append(Section("numbers", "The twelve numbers", sections.numbers(stats)))
+    write_page(path, page(title, "without its validation set", run.tiles, parts + run.verdict))
+    return path

@@ -1,0 +1,107 @@
+"""Average precision by class, and precision-recall curves, against pycocotools' own arrays."""
+import contextlib
+import io
+import json
+
+import numpy as np
+import pytest
+
+from ssd.errors import UserError
+from ssd.evaluation.detections import Detections
+from ssd.evaluation.per_class import IOU_THRESHOLDS, RECALLS, evaluate, format_classes
+from ssd.evaluation.scoring import STAT_NAMES, score_detections
+from ssd.evaluation.scoring_backends import SCORERS, load_scorer
+from tests.evaluation.odd_sets import random_set
+
+SEEDS = range(12)
+
+
+def precision_directly(path, rows):
+    """pycocotools' array for all sizes and 100 boxes: (10, 101, categories)."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth, found = COCO(str(path)), COCO()
+        found.dataset = dict(truth.dataset, annotations=[
+            dict(row, id=number, area=row["bbox"][2] * row["bbox"][3], iscrowd=0)
+            for number, row in enumerate(rows, start=1)])
+        found.createIndex()
+        evaluation = COCOeval(truth, found, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation.eval["precision"][:, :, :, 0, -1]
+
+
+def detections(rows):
+    return Detections(*([row[name] for row in rows] for name in ("image_id", "bbox", "score", "category_id")))
+
+
+def mean(values):
+    return values[values > -1].mean() if (values > -1).any() else -1
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_equal_to_pycocotools(scorer, tmp_path):
+    try:
+        load_scorer(scorer)
+    except UserError as error:
+        pytest.skip(str(error))
+    for seed in SEEDS:
+        dataset, rows = random_set(seed)
+        path = tmp_path / f"{seed}.json"
+        path.write_text(json.dumps(dataset))
+        expected = precision_directly(path, rows)
+        got = evaluate(path, detections(rows), scorer=scorer)
+        np.testing.assert_allclose(got.precision, expected, atol=1e-9, rtol=0, err_msg=f"seed {seed}")
+        assert got.category_ids == tuple(sorted(row["id"] for row in dataset["categories"]))
+        for place, category in enumerate(got.category_ids):
+            assert got.ap[place] == pytest.approx(mean(expected[:, :, place]), abs=1e-9)
+            assert got.ap50[place] == pytest.approx(mean(expected[0, :, place]), abs=1e-9)
+            assert got.ap75[place] == pytest.approx(mean(expected[5, :, place]), abs=1e-9)
+            ids = {row["id"] for row in dataset["images"]}
+            assert got.objects[place] == sum(row["category_id"] == category and not row["iscrowd"]
+                                             and row["image_id"] in ids for row in dataset["annotations"])
+            assert got.found[place] == sum(row["category_id"] == category for row in rows)
+        assert got.stats == score_detections(path, detections(rows), scorer=scorer)
+
+
+def test_curves_have_their_average_precision_as_area(tmp_path):
+    dataset, rows = next(pair for pair in map(random_set, range(100))
+                         if len(pair[0]["categories"]) > 1 and len(pair[1]) > 100 and pair[0]["annotations"])
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps(dataset))
+    got = evaluate(path, detections(rows))
+    assert got.mean_curve().shape == RECALLS.shape
+    assert got.mean_curve().mean() == pytest.approx(got.stats["AP"], abs=1e-9)
+    assert got.mean_curve(0.75).mean() == pytest.approx(got.stats["AP75"], abs=1e-9)
+    known = int(np.argmax(got.ap))
+    assert got.mean_curve(0.5, known).mean() == pytest.approx(got.ap50[known], abs=1e-9)
+    assert len(IOU_THRESHOLDS) == got.precision.shape[0]
+
+
+def test_images_left_out_are_no_part_of_the_score(tmp_path):
+    """The same as a file without them."""
+    dataset, rows = next(pair for pair in map(random_set, range(100)) if len(pair[0]["images"]) > 3 and pair[1])
+    gone = [dataset["images"][0]["id"], dataset["images"][2]["id"]]
+    rest = [row for row in rows if row["image_id"] not in gone]
+    whole, part = tmp_path / "whole.json", tmp_path / "part.json"
+    whole.write_text(json.dumps(dataset))
+    part.write_text(json.dumps(dict(dataset, images=[row for row in dataset["images"] if row["id"] not in gone])))
+    left, expected = evaluate(whole, detections(rest), left_out=gone), evaluate(part, detections(rest))
+    assert left.stats == expected.stats and left.per_class() == expected.per_class()
+    assert left.image_ids.tolist() == expected.image_ids.tolist()
+    with pytest.raises(UserError, match="no image is left"):
+        evaluate(whole, detections([]), left_out=[row["id"] for row in dataset["images"]])
+
+
+def test_table_of_classes(tmp_path):
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps({
+        "images": [{"id": 1}], "categories": [{"id": 4, "name": "disc"}, {"id": 2, "name": "star"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 4, "bbox": [10, 10, 20, 20]}]}))
+    got = evaluate(path, Detections([1], [[10, 10, 20, 20]], [0.5], [4]))
+    assert format_classes(got).splitlines()[1:] == [
+        "disc   1.000  1.000  1.000        1           1", "(1 more without objects and detections)"]
+    got = evaluate(path, Detections([1, 1], [[10, 10, 20, 20]] * 2, [0.5, 0.5], [4, 2]))
+    assert format_classes(got).splitlines()[2:] == ["star       -      -      -        0           1"]
+    assert [row["AP"] for row in got.per_class()] == pytest.approx([-1, 1]) and list(got.stats) == list(STAT_NAMES)
