@@ -51,17 +51,19 @@ def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def add_settings(parser: argparse.ArgumentParser, sections: Iterable[str]) -> None:
-    """Adds --recipe and one flag per setting of the sections; a flag that is not given leaves no trace."""
+def add_settings(parser: argparse.ArgumentParser, sections: Iterable[str], leave_out: Iterable[str] = (),
+                 default_recipe: str = DEFAULT_RECIPE) -> None:
+    """Adds --recipe and one flag per setting of the sections, but for those named in `leave_out`; a flag that is not
+    given leaves no trace. default_recipe: the words of its help for what is taken without --recipe."""
     base = settings.load_recipe(DEFAULT_RECIPE)
     parser.add_argument("--recipe", default=None, metavar="NAME|FILE",
                         help=f"settings to start from: {', '.join(settings.builtin_recipes())}, or a YAML file "
-                             f"[default: {DEFAULT_RECIPE}]")
+                             f"[default: {default_recipe}]")
     for section in sections:
         kind = settings.SECTIONS[section]
         group = parser.add_argument_group(f"{section} (defaults: {DEFAULT_RECIPE}'s)")
         for field in dataclasses.fields(kind):
-            if not field.metadata["flag"]:
+            if not field.metadata["flag"] or field.name in leave_out:
                 continue
             flag, default = "--" + field.name.replace("_", "-"), getattr(getattr(base, section), field.name)
             text = field.metadata["help"].replace("%", "%%")
@@ -83,9 +85,9 @@ def _metavar(field, default) -> str:
     return {int: "N", float: "X", tuple: "N"}.get(type(default), "PATH" if field.name.endswith(paths) else "TEXT")
 
 
-def read_settings(args: argparse.Namespace, recipe: str = None) -> settings.Config:
-    """The recipe with the flags of `args` over it; UserError naming the flag."""
-    config = settings.load_recipe(args.recipe or recipe or DEFAULT_RECIPE)
+def read_settings(args: argparse.Namespace, recipe: str = None, base: settings.Config = None) -> settings.Config:
+    """The recipe, or `base` in its place, with the flags of `args` over it; UserError naming the flag."""
+    config = base or settings.load_recipe(args.recipe or recipe or DEFAULT_RECIPE)
     values = {name: value for name, value in vars(args).items() if "." in name}
     for name, value in values.items():
         flag = "--" + name.split(".")[1].replace("_", "-")

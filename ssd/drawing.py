@@ -15,7 +15,7 @@ _DASH = 4  # pixels of white, then as many of black
 _PAD = 2  # pixels between a label's text and its border
 
 
-def draw_boxes(image, boxes_ltrb, labels, scores=None, colors=None):
+def draw_boxes(image, boxes_ltrb, labels, scores=None, colors=None, caption="{name} {score:.2f}"):
     """A copy of `image` with boxes and their labels drawn on it.
 
     image: uint8 (height, width, 3), RGB, at least 1x1.
@@ -28,6 +28,7 @@ def draw_boxes(image, boxes_ltrb, labels, scores=None, colors=None):
         surest on top. None: this is ground truth, drawn with thin edges dashed in black and white.
     colors: mapping from class name to (red, green, blue), 0 to 255; a class that it lacks gets a colour that
         depends on nothing but its name. Ignored for ground truth.
+    caption: what a label of a detection says, of its name and score; "" for none.
 
     Returns uint8 (height, width, 3). AssertionError for other shapes or types (grey images have no third
     dimension) and for boxes that are not finite.
@@ -57,7 +58,7 @@ def draw_boxes(image, boxes_ltrb, labels, scores=None, colors=None):
             _dashed_edges(canvas, left, top, right, bottom)
         else:
             color = tuple((colors or {}).get(name) or _class_color(name))
-            text = "%s %.2f" % (name, scores[index])
+            text = caption.format(name=name, score=scores[index])
             _solid_edges(canvas, left, top, right, bottom, color, 1 + (min(height, width) >= 200))
         found = _place_label(text, (left, top, right, bottom), canvas.shape) if text else None
         if found:
@@ -71,6 +72,16 @@ def draw_boxes(image, boxes_ltrb, labels, scores=None, colors=None):
     for strip in reversed(strips):
         _draw_label(canvas, *strip)
     return canvas
+
+
+def class_colors(names):
+    """(red, green, blue), 0 to 255, of each class name: hues a golden section apart, so that neighbours in the list
+    differ; the first is yellow."""
+    import colorsys
+
+    hues = [(1 / 6 + 0.618034 * place) % 1 for place in range(len(names))]
+    return {name: tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.95, 1.0))
+            for name, hue in zip(names, hues)}
 
 
 def mosaic(images, columns: int, cell: int):

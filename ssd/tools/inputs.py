@@ -1,0 +1,90 @@
+"""What a command line names: pictures and videos, and what is made of each is called."""
+from __future__ import annotations
+
+import glob
+import os
+from typing import Iterable, List, NamedTuple, Tuple
+
+from ssd.errors import UserError
+from ssd.tools import pictures, videos
+
+
+class Input(NamedTuple):
+    """path: as it was named. inside: the path below the named folder, or the file's name. video: or else a picture."""
+    path: str
+    inside: str
+    video: bool
+
+
+def find_inputs(names: Iterable[str]) -> Tuple[List[Input], int]:
+    """(pictures and videos, each once, in the order named; files in folders that are neither).
+
+    A name is a file; a folder, searched with all folders below it for files with a picture's or a video's ending
+    (hidden ones are passed by); or a pattern with * ? or [, ** being any folders. UserError for a name that gives
+    nothing.
+    """
+    found, seen, others = [], set(), 0
+
+    def add(path: str, inside: str) -> None:
+        real = os.path.realpath(path)
+        if real not in seen:
+            seen.add(real)
+            found.append(Input(path, inside, _has_ending(path, videos.ENDINGS)))
+
+    for name in names:
+        matching = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
+        if not matching:
+            raise UserError(f"{name}: no such file or folder" + (" matches" if glob.has_magic(name) else ""))
+        for one in matching:
+            if os.path.isdir(one):
+                if "**" in name and one != name:
+                    continue    # its files match too
+                inside, rest = _walk(one)
+                others += rest
+                for path in inside:
+                    add(os.path.join(one, path), path)
+                if not inside and one == name:
+                    raise UserError(f"{name}: a folder without a picture or a video")
+            elif os.path.isfile(one):
+                add(one, os.path.basename(one))
+            else:
+                raise UserError(f"{one}: neither a file nor a folder")
+    if not found:
+        raise UserError("no picture and no video in what was named")
+    return found, others
+
+
+def _walk(folder: str) -> Tuple[List[str], int]:
+    """(paths below `folder` of pictures and videos, sorted; number of other files)."""
+    inside, others = [], 0
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if name.startswith("."):
+                continue
+            if _has_ending(name, pictures.ENDINGS + videos.ENDINGS):
+                inside.append(os.path.relpath(os.path.join(place, name), folder))
+            else:
+                others += 1
+    return inside, others
+
+
+def _has_ending(path: str, endings: Tuple[str, ...]) -> bool:
+    return os.path.splitext(path)[1].lower() in endings
+
+
+class OutputNames:
+    """Names in one folder, none given twice: a.jpg, a-2.jpg, ..."""
+
+    def __init__(self):
+        self._taken = set()
+
+    def new(self, inside: str, ending: str) -> str:
+        """A path for what is made of the input `inside`, with another ending."""
+        stem, number = os.path.splitext(inside)[0], 1
+        path = stem + ending
+        while path.lower() in self._taken:
+            number += 1
+            path = f"{stem}-{number}{ending}"
+        self._taken.add(path.lower())
+        return path

@@ -1,0 +1,162 @@
+"""`python -m ssd predict`: detections on pictures and videos, drawn and as COCO's JSON."""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import time
+from typing import Dict, List, Optional
+
+from ssd.errors import UserError
+
+DRAWN = 0.3     # least score of a drawn detection, where nothing else is asked for
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds this command's flags to `parser`."""
+    from ssd.commandline import add_settings
+    parser.add_argument("inputs", nargs="+", metavar="INPUT",
+                        help="a picture, a video, a folder (and all below it), or a pattern such as 'a/*.jpg'")
+    parser.add_argument("--weights", required=True, metavar="PATH",
+                        help="a run's weights.params or a checkpoint's parameters.npz; settings and class names come "
+                             "with it (required)")
+    parser.add_argument("--output", metavar="PATH", default="",
+                        help="where everything is written [folder, new or empty; default: predictions/TIME]")
+    parser.add_argument("--no-draw", action="store_true", help="write no pictures and videos, only the JSON files")
+    parser.add_argument("--draw-threshold", type=_share, metavar="X",
+                        help=f"detections of at most this score are not drawn [0..1; default: --score-threshold, or "
+                             f"{DRAWN} where that is not given]")
+    parser.add_argument("--batch-size", type=_count, default=8, metavar="N",
+                        help="pictures that go through the network at once [default: 8]")
+    parser.add_argument("--device", dest="run.device", default=argparse.SUPPRESS, metavar="{auto,cpu,gpu}",
+                        help="where the network runs; auto: gpu where there is one [default: auto]")
+    parser.add_argument("--classes", metavar="PATH", default="",
+                        help="class names for older weights that do not know theirs [COCO annotation file]")
+    parser.add_argument("--annotations", metavar="PATH", default="",
+                        help="take image and category ids from this COCO annotation file, so that `score` can score "
+                             "detections.json against it; pictures are then not turned by their EXIF data")
+    add_settings(parser, ("detection",))
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return value
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return int(text)
+
+
+_share.__name__, _count.__name__ = "number", "whole number"    # what argparse calls them in its messages
+
+
+def run(args) -> int:
+    """Predicts; returns 0, or 1 where some input could not be read. UserError for what is refused before."""
+    from ssd.tools.detector import load_detector
+    from ssd.tools.inputs import find_inputs
+    from ssd.tools.prediction import Prediction
+    inputs, others = find_inputs(args.inputs)
+    folder = args.output or os.path.join("predictions", time.strftime("%Y%m%d-%H%M%S"))
+    if os.path.lexists(folder) and not (os.path.isdir(folder) and not os.listdir(folder)):
+        raise UserError(f"--output {folder}: " + ("holds files already; name a new folder" if os.path.isdir(folder)
+                                                  else "is no folder"))
+    scheme = Scheme(args.annotations, inputs) if args.annotations else None
+    detector = load_detector(args.weights, args, args.classes, args.batch_size)
+    if scheme is not None:
+        scheme.map_classes(detector, args.weights)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {folder}: {error.strerror}") from None
+
+    least = args.draw_threshold
+    if least is None:
+        least = DRAWN if "detection.score_threshold" not in vars(args) else 0.0
+    prediction = Prediction(detector, folder, scheme, None if args.no_draw else least)
+    with progress_bars() as bar:
+        found = [one for one in inputs if not one.video]
+        if found:
+            prediction.pictures(found, bar("pictures", len(found)))
+        for one in inputs:
+            if one.video:
+                predict_video(prediction, one, bar)
+    prediction.write()
+    prediction.report(others)
+    return 1 if prediction.failures else 0
+
+
+def predict_video(prediction, one, bar) -> None:
+    """A video that cannot be opened is noted."""
+    from ssd.tools.videos import VideoReader
+    try:
+        reader = VideoReader(one.path)
+    except UserError as error:
+        prediction.failures.append(str(error))
+        return
+    try:
+        prediction.video(reader, one, bar(os.path.basename(one.path), reader.frames))
+    finally:
+        reader.close()
+
+
+class Scheme:
+    """The ids of an annotation file, for pictures found by their paths."""
+
+    def __init__(self, annotations: str, inputs):
+        """UserError for a video, and for a picture that the file does not have or has more than once."""
+        from ssd.data.annotation_file import read_annotation_file
+        from ssd.evaluation.saved_network import categories_of
+        self.path = annotations
+        self.categories, self.names = categories_of(annotations)
+        by_name: Dict[str, List[dict]] = {}
+        self.rows = read_annotation_file(annotations)["images"]
+        for row in self.rows:
+            by_name.setdefault(os.path.basename(str(row.get("file_name"))), []).append(row)
+        self._of: Dict[str, dict] = {}
+        for one in inputs:
+            if one.video:
+                raise UserError(f"--annotations {annotations}: {one.path} is a video, and has no image id")
+            parts = "/" + os.path.abspath(one.path)
+            fitting = [row for row in by_name.get(os.path.basename(one.path), ())
+                       if parts.endswith("/" + str(row["file_name"]))]
+            if len(fitting) != 1:
+                raise UserError(f"--annotations {annotations}: {one.path} is "
+                                + ("there more than once" if fitting else "not among its images"))
+            self._of[one.path] = fitting[0]
+
+    def map_classes(self, detector, weights: str) -> None:
+        """Sets the detector's category ids to the file's. UserError where the classes are others."""
+        from ssd.evaluation.saved_network import category_of_class
+        from ssd.model.weights import read_info
+        ids = category_of_class(detector.config, read_info(weights), self.names, self.categories, weights, self.path)
+        detector.category_ids = tuple(ids.tolist())
+
+    def names_of(self, path: str) -> dict:
+        """The file's id and file_name of a picture."""
+        return {key: self._of[path][key] for key in ("id", "file_name")}
+
+
+@contextlib.contextmanager
+def progress_bars():
+    """A function (description, total or None) -> function that advances that bar by one; bars are on a terminal's
+    standard error alone."""
+    if not sys.stderr.isatty():
+        yield lambda description, total: lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    with Progress(TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+                  TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+        def new(description: str, total: Optional[int]):
+            task, start = bars.add_task(description, total=total, rate=""), time.time()
+
+            def advance():
+                done = bars.tasks[task].completed + 1
+                bars.update(task, advance=1, rate=f"{done / max(1e-3, time.time() - start):.1f}/s")
+            return advance
+        yield new

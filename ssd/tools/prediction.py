@@ -1,0 +1,180 @@
+"""Pictures and videos through a detector: what is found is drawn, kept and counted."""
+from __future__ import annotations
+
+import collections
+import json
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Dict, Iterable, Iterator, List, Optional, Tuple
+
+import numpy as np
+
+from ssd.drawing import class_colors, draw_boxes, save_image
+from ssd.errors import UserError
+from ssd.evaluation.detections import Detections
+from ssd.files import replace_file
+from ssd.tools.inputs import Input, OutputNames
+from ssd.tools.pictures import read_picture
+from ssd.tools.videos import VideoReader, VideoWriter
+
+
+class Prediction:
+    """What has been found so far.
+
+    images: what images.json says of each, COCO's `images`; failures: a line for each input that was not done, or not
+    to its end.
+    """
+
+    def __init__(self, detector, folder: str, scheme, least: Optional[float]):
+        """scheme: the ids of an annotation file (predict_command.Scheme), or None: images are counted from 1. least:
+        score above which detections are drawn; None: nothing is drawn."""
+        self.detector, self.folder, self.scheme, self.least = detector, folder, scheme, least
+        self.images: List[dict] = []
+        self.failures: List[str] = []
+        self.counts = collections.Counter()     # pictures, videos, frames, drawn detections
+        self._found: List[Tuple[int, object]] = []    # (image id, Detected)
+        self._names = OutputNames()
+        self._colors = class_colors(detector.class_names)
+
+    def pictures(self, inputs: List[Input], advance) -> None:
+        """Detects on picture files; those that cannot be read are noted and left out. `advance()` after each."""
+        for (one, picture), detected in self._detect(self._readable(inputs, advance)):
+            image = dict(file_name=one.path, width=picture.shape[1], height=picture.shape[0])
+            if self.least is not None:
+                jpeg = os.path.splitext(one.path)[1].lower() in (".jpg", ".jpeg", ".jpe")
+                image["drawn"] = self._names.new(one.inside, ".jpg" if jpeg else ".png")
+                save_image(os.path.join(self.folder, image["drawn"]), self._drawn(picture, detected))
+            if self.scheme is not None:
+                image.update(self.scheme.names_of(one.path))
+            self._keep(image, detected)
+            self.counts["pictures"] += 1
+            advance()
+
+    def video(self, reader: VideoReader, one: Input, advance) -> None:
+        """Detects on every frame of a video; what cannot be read is noted. `advance()` after each frame."""
+        name, writer, done = None, None, 0
+        if self.least is not None:
+            name = self._names.new(one.inside, ".mp4")
+            path = os.path.join(self.folder, name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            writer = VideoWriter(path, reader.rate)
+        try:
+            for (seconds, pixels), detected in self._detect(self._until_broken(reader)):
+                done += 1
+                image = dict(file_name=one.path, width=pixels.shape[1], height=pixels.shape[0], frame=done,
+                             seconds=round(seconds, 6))
+                if writer is not None:
+                    image["drawn"] = name
+                    writer.add(self._drawn(pixels, detected), seconds)
+                self._keep(image, detected)
+                advance()
+            if writer is not None and done:
+                writer.finish()
+        finally:
+            if writer is not None:
+                writer.close()
+        self.counts["videos"] += done > 0
+        self.counts["frames"] += done
+
+    def _detect(self, items: Iterable[tuple]) -> Iterator[tuple]:
+        """(item, Detected) of each item, whose last part is its pixels."""
+        waiting = collections.deque()
+
+        def batches():
+            batch = []
+            for item in items:
+                batch.append(item)
+                if len(batch) == self.detector.batch_size:
+                    waiting.append(batch)
+                    yield [item[-1] for item in batch]
+                    batch = []
+            if batch:
+                waiting.append(batch)
+                yield [item[-1] for item in batch]
+        for results in self.detector.stream(batches()):
+            yield from zip(waiting.popleft(), results)
+
+    def _readable(self, inputs: List[Input], advance) -> Iterator[Tuple[Input, np.ndarray]]:
+        """The pictures that can be read, by threads, a batch ahead."""
+        with ThreadPoolExecutor(2) as pool:
+            ahead = collections.deque()
+            for place in range(len(inputs) + self.detector.batch_size):
+                if place < len(inputs):
+                    one = inputs[place]
+                    ahead.append((one, pool.submit(read_picture, one.path, upright=self.scheme is None)))
+                if place >= self.detector.batch_size and ahead:
+                    one, future = ahead.popleft()
+                    try:
+                        yield one, future.result()
+                    except UserError as error:
+                        self.failures.append(str(error))
+                        advance()
+
+    def _until_broken(self, reader: VideoReader) -> Iterator[tuple]:
+        try:
+            for frame in reader:
+                yield frame
+        except UserError as error:
+            self.failures.append(str(error))
+
+    def _drawn(self, picture: np.ndarray, detected) -> np.ndarray:
+        shown = detected.scores[:, 0] > self.least
+        self.counts["drawn"] += int(shown.sum())
+        return draw_boxes(picture, detected.boxes[shown], [name for name, kept in zip(detected.names, shown) if kept],
+                          detected.scores[shown, 0], self._colors)
+
+    def _keep(self, image: dict, detected) -> None:
+        image = dict(id=image.pop("id", len(self.images) + 1), **image)
+        self.images.append(image)
+        self._found.append((image["id"], detected))
+
+    # ---- the end
+
+    def write(self) -> None:
+        """detections.json, COCO's results, and images.json, what their ids mean, in the folder."""
+        ids = self.detector.category_ids
+        images, boxes, scores, categories = [], [np.zeros((0, 4))], [np.zeros(0)], []
+        for image, detected in self._found:
+            images += [image] * len(detected.ids)
+            categories += [ids[place] for place in detected.ids[:, 0]]
+            boxes.append(detected.boxes)
+            scores.append(detected.scores[:, 0])
+        ltrb = np.concatenate(boxes)
+        xywh = np.concatenate([ltrb[:, :2], ltrb[:, 2:] - ltrb[:, :2]], axis=1)
+        Detections(images, np.round(xywh, 3), np.round(np.concatenate(scores), 6), categories).to_json(
+            os.path.join(self.folder, "detections.json"))
+        content = dict(images=self.images, annotations=[],
+                       categories=[dict(id=number, name=name) for number, name in zip(ids, self.detector.class_names)])
+        path = os.path.join(self.folder, "images.json")
+        try:
+            replace_file(path, json.dumps(content).encode())
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+
+    def report(self, others: int) -> None:
+        """The summary on standard output, what was not done on standard error. others: files that were passed by."""
+        counts, threshold = self.counts, self.detector.config.detection.score_threshold
+        done = [_number(counts["pictures"], "picture")] if counts["pictures"] or not counts["videos"] else []
+        if counts["videos"]:
+            done.append(f"{_number(counts['videos'], 'video')} of {_number(counts['frames'], 'frame')}")
+        classes = collections.Counter(name for _, detected in self._found for name in detected.names)
+        total = sum(classes.values())
+        of = [f"{name} {count}" for name, count in classes.most_common(8)] + ["..."] * (len(classes) > 8)
+        print(f"{' and '.join(done)}: {_number(total, 'detection') if total else 'no detection'} above {threshold:g}"
+              + (f" ({', '.join(of)})" if total else ""))
+        drawn = "" if self.least is None else f", drawn those above {max(self.least, threshold):g} ({counts['drawn']})"
+        print(f"in {self.folder}: detections.json, images.json{drawn}")
+        if self.scheme is not None and len(self.images) < len(self.scheme.rows):
+            print(f"{len(self.scheme.rows) - len(self.images)} of the {len(self.scheme.rows)} images of "
+                  f"{self.scheme.path} were not among the pictures; `score` counts their objects as missed")
+        if others:
+            print(f"passed by: {_number(others, 'other file')} in the folders")
+        if self.failures:
+            print(f"not done, or not to the end: {len(self.failures)} (exit status 1)")
+        for line in self.failures:
+            print(f"python -m ssd predict: not done: {line}", file=sys.stderr, flush=True)
+
+
+def _number(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"

@@ -1,0 +1,138 @@
+"""Videos read and written frame by frame, by PyAV (FFmpeg)."""
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+from typing import Iterator, NamedTuple, Optional
+
+import numpy as np
+
+from ssd.errors import UserError
+from ssd.files import temporary_path
+
+ENDINGS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv", ".3gp",
+           ".gif")
+_USUAL_RATE = 25    # frames per second where a video does not say
+
+
+class Frame(NamedTuple):
+    """seconds: since the start of the video; pixels: uint8 (height, width, 3) RGB, upright."""
+    seconds: float
+    pixels: np.ndarray
+
+
+class VideoReader:
+    """A video's frames in order. rate: frames per second, a Fraction; frames: their number, None where unknown."""
+
+    def __init__(self, path):
+        """Raises UserError naming the file if it is no video."""
+        import av
+        self._path, self.read = os.fspath(path), 0
+        try:
+            self._container = av.open(self._path)
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file") from None
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise UserError(f"{path}: not a video that can be read ({_reason(error)})") from None
+        streams = self._container.streams.video
+        # FFmpeg takes a single picture for a video, whatever its name.
+        if not streams or self._container.format.name.endswith("_pipe") or "image2" in self._container.format.name:
+            self.close()
+            raise UserError(f"{path}: " + ("a picture, not a video" if streams else "holds no moving pictures"))
+        self._stream = streams[0]
+        self._stream.thread_type = "AUTO"
+        self.rate = Fraction(self._stream.average_rate or self._stream.guessed_rate or _USUAL_RATE)
+        seconds = self._seconds()
+        self.frames = self._stream.frames or (max(1, round(seconds * self.rate)) if seconds else None)
+        # Phones store a video as the sensor lies and say how it is to be turned, in degrees against the clock.
+        self._turns = round(self._stream.side_data.get("DISPLAYMATRIX", 0) / 90) % 4
+
+    def _seconds(self) -> Optional[float]:
+        """The length that the file claims, where it is that of the pictures."""
+        if self._stream.duration:
+            return float(self._stream.duration * self._stream.time_base)
+        if self._container.duration and len(self._container.streams) == 1:
+            return self._container.duration / 1e6
+        return None
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Raises UserError where the file cannot be decoded any further; `read` frames are done then."""
+        import av
+        start, end, claimed = None, 0.0, self._seconds()
+        try:
+            for frame in self._container.decode(self._stream):
+                time = frame.time if frame.time is not None else float(self.read / self.rate)
+                start = time if start is None else start
+                pixels = np.rot90(frame.to_ndarray(format="rgb24"), self._turns)
+                self.read += 1
+                end = time - start + float(1 / self.rate)
+                yield Frame(time - start, np.ascontiguousarray(pixels))
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise UserError(f"{self._path}: does not decode after frame {self.read} ({_reason(error)})") from None
+        if not self.read:
+            raise UserError(f"{self._path}: holds no frame")
+        if claimed is not None and end < 0.9 * claimed - 0.5:    # FFmpeg says nothing of a file that was cut short
+            raise UserError(f"{self._path}: is cut short, {end:.1f} of {claimed:.1f} seconds are there")
+
+    def close(self) -> None:
+        self._container.close()
+
+
+class VideoWriter:
+    """An .mp4 without sound: H.264 where this FFmpeg can write it, else MPEG-4. It is at its place only after
+    `finish`."""
+
+    def __init__(self, path: str, rate: Fraction):
+        """rate: frames per second. UserError if it cannot be written."""
+        import av
+        self._path, self._partial = path, temporary_path(path)
+        self._rate, self._last = rate.limit_denominator(65535), -1
+        self._codec = next((name for name in ("libx264", "libopenh264") if name in av.codecs_available), "mpeg4")
+        self._stream = None
+        try:
+            self._container = av.open(self._partial, "w", format="mp4")
+        except (av.error.FFmpegError, OSError) as error:
+            raise UserError(f"{path}: cannot be written ({_reason(error)})") from None
+
+    def add(self, pixels: np.ndarray, seconds: float) -> None:
+        """A frame, uint8 (height, width, 3) RGB, all of one size; `seconds` since the start, rising."""
+        import av
+        try:
+            if self._stream is None:
+                self._open(*pixels.shape[:2])
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            self._last = max(self._last + 1, round(seconds / self._tick))
+            frame.pts, frame.time_base = self._last, self._tick
+            self._container.mux(self._stream.encode(frame))
+        except (av.error.FFmpegError, OSError) as error:
+            raise UserError(f"{self._path}: cannot be written ({_reason(error)})") from None
+
+    def _open(self, height: int, width: int) -> None:
+        # Half of the colour is left out as usual, but for odd sizes, where H.264 cannot.
+        self._stream = self._container.add_stream(self._codec, rate=self._rate)
+        self._stream.width, self._stream.height = width, height
+        self._stream.pix_fmt = "yuv444p" if (width % 2 or height % 2) and self._codec == "libx264" else "yuv420p"
+        # Frames may stand at any time, as in videos of phones and in GIFs. MPEG-4 knows 65,535 ticks a second at most.
+        times = max(1, min(100, 65535 // self._rate.numerator))
+        self._tick = 1 / (self._rate * times)
+        self._stream.codec_context.time_base = self._tick
+
+    def finish(self) -> None:
+        """Ends the file and puts it at its place."""
+        import av
+        try:
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+            os.replace(self._partial, self._path)
+        except (av.error.FFmpegError, OSError) as error:
+            raise UserError(f"{self._path}: cannot be written ({_reason(error)})") from None
+
+    def close(self) -> None:
+        """Drops what was not finished; after `finish` it does nothing."""
+        self._container.close()
+        if os.path.exists(self._partial):
+            os.remove(self._partial)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
