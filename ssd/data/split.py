@@ -1,0 +1,109 @@
+"""A COCO annotation file split into training and validation, reproducibly; no image is touched."""
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections import Counter
+from typing import Any, Dict, List, Optional, Sequence
+
+from ssd.config import nearest
+from ssd.data.annotation_file import read_annotation_file, show
+from ssd.errors import UserError
+from ssd.files import replace_file
+
+FILES = ("train.json", "val.json")
+
+
+def split_file(path: str, folder: str, val_fraction: float, seed: int = 0,
+               categories: Optional[Sequence[str]] = None) -> List[str]:
+    """Writes FILES to `folder`, new or empty of them; returns lines that say what they hold. UserError."""
+    if not 0 < val_fraction < 1:
+        raise UserError(f"--val-fraction {val_fraction:g}: must be between 0 and 1")
+    targets = [os.path.join(folder, name) for name in FILES]
+    for target in targets:
+        if os.path.lexists(target):
+            raise UserError(f"--output {folder}: {target} exists already")
+    parts = split(read_annotation_file(path), val_fraction, seed, path)
+    if categories:    # afterwards, so that no image changes sides with the categories that are asked for
+        parts = [keep_categories(part, categories, path) for part in parts]
+        for part, target in zip(parts, targets):
+            if not part["images"]:
+                raise UserError(f"--categories {' '.join(categories)}: no image of {target} would hold one; try "
+                                "another --seed or a larger --val-fraction")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        for target, part in zip(targets, parts):
+            replace_file(target, (json.dumps(part, separators=(",", ":")) + "\n").encode("ascii"))
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot be written: {error.strerror}") from None
+    return [f"{target}: {_count(part)}" for target, part in zip(targets, parts)] + _lacking(parts, targets)
+
+
+def keep_categories(content: Dict[str, Any], names: Sequence[str], path: str) -> Dict[str, Any]:
+    """The categories of these names alone, in the file's order, their annotations, and the images that hold one."""
+    known = [entry.get("name") for entry in content["categories"] if isinstance(entry, dict)]
+    for name in names:
+        if name not in known:
+            raise UserError(f"--categories {name}: not a category of {path}{nearest(name, map(str, known))}")
+    categories = [entry for entry in content["categories"] if entry.get("name") in names]
+    ids = [entry.get("id") for entry in categories]
+    annotations = [entry for entry in content["annotations"]
+                   if isinstance(entry, dict) and entry.get("category_id") in ids]
+    images = {_key(entry.get("image_id")) for entry in annotations}
+    return dict(content, categories=categories, annotations=annotations,
+                images=[entry for entry in content["images"] if _key(_id_of(entry)) in images])
+
+
+def split(content: Dict[str, Any], val_fraction: float, seed: int, path: str) -> List[Dict[str, Any]]:
+    """[training, validation]: val_fraction of the images, to the nearest one, and their annotations go to the second.
+    Everything else is in both; order is kept.
+
+    Which images these are depends on their ids and the seed alone, not on their order in the file.
+    """
+    keys = [_key(_id_of(image)) for image in content["images"]]
+    if len(set(keys)) < len(keys):
+        raise UserError(f"annotation file {path}: image id {Counter(keys).most_common(1)[0][0]} is there twice")
+    wanted = math.floor(val_fraction * len(keys) + 0.5)
+    if not 0 < wanted < len(keys):
+        raise UserError(f"--val-fraction {val_fraction:g}: of the {len(keys)} images of {path}, {wanted} would be for "
+                        "validation and the rest for training; both need one")
+    chosen = set(sorted(keys, key=lambda key: hashlib.sha256(f"{seed} {key}".encode()).digest())[:wanted])
+    parts = []
+    for validation in (False, True):
+        images = [image for image, key in zip(content["images"], keys) if (key in chosen) == validation]
+        annotations = [entry for entry in content["annotations"]
+                       if (_key(entry.get("image_id") if isinstance(entry, dict) else None) in chosen) == validation]
+        parts.append(dict(content, images=images, annotations=annotations))
+    return parts
+
+
+def _id_of(entry) -> Any:
+    return entry.get("id") if isinstance(entry, dict) else None
+
+
+def _key(value) -> str:
+    """An id as text: JSON's ids may be anything, also what is no key of a dict."""
+    return json.dumps(value)
+
+
+def _count(part: Dict[str, Any]) -> str:
+    names = {_key(_id_of(entry)): entry.get("name") for entry in part["categories"] if isinstance(entry, dict)}
+    boxes = Counter(_key(entry.get("category_id")) for entry in part["annotations"] if isinstance(entry, dict))
+    shown = ", ".join(f"{show(name)} {boxes[key]}" for key, name in list(names.items())[:8])
+    more = f", {len(names) - 8} categories more" if len(names) > 8 else ""
+    return f"{len(part['images'])} images, {len(part['annotations'])} boxes ({shown}{more})"
+
+
+def _lacking(parts, targets) -> List[str]:
+    """A warning for each part in which categories have no box."""
+    lines = []
+    for part, target in zip(parts, targets):
+        found = {_key(entry.get("category_id")) for entry in part["annotations"] if isinstance(entry, dict)}
+        names = [str(entry.get("name")) for entry in part["categories"]
+                 if isinstance(entry, dict) and _key(_id_of(entry)) not in found]
+        if names:
+            lines.append(f"warning: {target}: no box of {', '.join(names[:5])}"
+                         + (f" and {len(names) - 5} categories more" if len(names) > 5 else ""))
+    return lines

@@ -1,0 +1,137 @@
+"""Weights of another network of the same family as a start: other classes, another image size.
+
+A fused head's channels are offsets, then logits, class by class (see ssd.model.ssd): the offsets do not know of
+classes and are kept, the logits of a class are kept where the weights know a class of that name.
+"""
+from __future__ import annotations
+
+from typing import Dict, List, NamedTuple, Sequence, Tuple
+
+import mxnet as mx
+import numpy as np
+
+from ssd.errors import UserError
+from ssd.model.default_boxes import boxes_per_cell
+from ssd.model.ssd import SSD
+from ssd.model.weights import read_info, read_tensors
+
+HEAD = "predictors."
+EXTRA = "expand_"
+
+
+class Head(NamedTuple):
+    """Default boxes per cell and classes (background included) of a fused head."""
+    boxes: int
+    classes: int
+
+    def logits(self, label: int) -> List[int]:
+        """The channels that hold the logits of class `label`, one per default box."""
+        return [4 * self.boxes + self.classes * box + label for box in range(self.boxes)]
+
+
+def load_matching(network: SSD, path: str, names: Sequence[str]) -> str:
+    """Sets what fits of an initialised network from a .params file or a checkpoint's parameters.npz; the rest stays as
+    it is. Returns what was taken and what was not, in one line.
+
+    names: of the network's classes 1 to num_classes - 1. UserError if the file is of another architecture (backbone,
+    width, layout), naming the tensor; nothing is changed then.
+    """
+    values, kept, unused = _plan(network, path, names)
+    parameters = network._collect_params_with_prefix()
+    for name, value in values.items():
+        parameters[name].set_data(mx.nd.array(value, dtype=parameters[name].dtype))
+    return _in_words(parameters, values, kept, names) + (f"; not used: {_some(unused)}" if unused else "")
+
+
+def fits(network: SSD, path: str, names: Sequence[str]) -> bool:
+    """Whether `load_matching` would take the file."""
+    try:
+        _plan(network, path, names)
+    except UserError:
+        return False
+    return True
+
+
+def _plan(network: SSD, path: str, names: Sequence[str]) -> Tuple[Dict[str, np.ndarray], Dict[int, int], List[str]]:
+    """New values by tensor name, the classes that are kept (class of the network -> class of the file), and the file's
+    tensors that are of no use."""
+    tensors = {name: tensor.asnumpy() for name, tensor in read_tensors(path).items()}
+    parameters = network._collect_params_with_prefix()
+    values = {}
+    for name, parameter in parameters.items():
+        if name.startswith(HEAD) or name.startswith(EXTRA) and name not in tensors:
+            continue
+        if name not in tensors:
+            raise UserError(f"weights {path}: another network's: lacks {name}")
+        if tensors[name].shape != parameter.shape:
+            raise UserError(f"weights {path}: another architecture's: {name} has shape {tensors[name].shape}, not "
+                            f"{parameter.shape}")
+        values[name] = tensors[name]
+    for name, value in tensors.items():
+        if name not in parameters and not name.startswith((HEAD, EXTRA)):
+            raise UserError(f"weights {path}: another network's: holds the unexpected {name}")
+        if not np.isfinite(value).all():
+            raise UserError(f"weights {path}: {name} is not finite")
+
+    info = read_info(path)
+    heads = [Head(head.boxes, head.classes) for head in network.predictors]
+    old_heads = _described_heads(info) if info else _guessed_heads(tensors, heads, path)
+    if info:
+        kept = _classes_in_common(info.category_names, names)
+    else:
+        same = old_heads[0].classes == heads[0].classes
+        kept = {label: label for label in range(heads[0].classes if same else 1)}
+    for index, (new, old) in enumerate(zip(heads, old_heads)):
+        for name in (f"{HEAD}{index}.conv.{kind}" for kind in ("weight", "bias")):
+            tensor, start = tensors.get(name), parameters[name].data().asnumpy()
+            if tensor is not None and new.boxes == old.boxes and tensor.shape[1:] == start.shape[1:]:
+                start[:4 * new.boxes] = tensor[:4 * new.boxes]
+                for label, old_label in kept.items():
+                    start[new.logits(label)] = tensor[old.logits(old_label)]
+                values[name] = start
+    return values, kept, sorted(set(tensors) - set(values))
+
+
+def _described_heads(info) -> List[Head]:
+    return [Head(boxes, info.config.model.num_classes) for boxes in boxes_per_cell(info.config.default_boxes)]
+
+
+def _guessed_heads(tensors, heads: List[Head], path: str) -> List[Head]:
+    """The heads of a file that does not describe itself: as many default boxes as the network's, so many classes."""
+    biases = [tensors.get(f"{HEAD}{index}.conv.bias") for index in range(len(heads))]
+    found = [Head(head.boxes, len(bias) // head.boxes - 4) for head, bias in zip(heads, biases) if bias is not None]
+    if not found or len({head.classes for head in found}) > 1 or found[0].classes < 2:
+        raise UserError(f"weights {path}: they do not say of which classes they are, nor does the size of their heads")
+    return found
+
+
+def _classes_in_common(old_names: Sequence[str], new_names: Sequence[str]) -> Dict[int, int]:
+    """Class of the network -> class of the file: the background, and each name that stands once in both (but for
+    upper and lower case)."""
+    old, new = ([name.strip().casefold() for name in names] for names in (old_names, new_names))
+    return {0: 0, **{1 + place: 1 + old.index(name) for place, name in enumerate(new)
+                     if new.count(name) == old.count(name) == 1}}
+
+
+def _in_words(parameters, values, kept: Dict[int, int], names: Sequence[str]) -> str:
+    heads = [name for name in parameters if name.startswith(HEAD)]
+    others = [name for name in parameters if name not in heads]
+    taken = [name for name in heads if name in values]
+    missing = [name for name in parameters if name not in values]
+    text = f"{sum(name in values for name in others)} of {len(others)} tensors of backbone and extra features are taken"
+    if taken:
+        known = ["background"] + [names[label - 1] for label in kept if label]
+        text += (f"; of {len(taken)} of {len(heads)} tensors of the heads ({taken[0]} to {taken[-1]}) the offsets and "
+                 f"the logits of {_some(known)}")
+    new = [name for label, name in enumerate(names, start=1) if label not in kept]
+    if taken and new:
+        text += f", while those of {_some(new)} start anew"
+    if missing:
+        text += f"; wholly anew: {_some(missing)}"
+    return text
+
+
+def _some(words: Sequence[str]) -> str:
+    """The first few, and how many more."""
+    shown = list(words[:4]) if len(words) > 5 else list(words)
+    return ", ".join(shown) + (f" and {len(words) - 4} more" if len(words) > 5 else "")

@@ -1,0 +1,114 @@
+"""What a detector is: its layers and their cost, its default boxes, and how these cover a data set."""
+from __future__ import annotations
+
+import re
+from typing import Any, Dict, List, NamedTuple, Tuple
+
+import numpy as np
+
+from ssd.config import Config
+from ssd.data import annotation_checks as checks
+from ssd.data.annotation_file import read_annotation_file
+from ssd.data.coverage import SIZES, coverage
+from ssd.errors import UserError
+from ssd.model.default_boxes import box_shapes
+from ssd.model.geometry import feature_sizes
+
+# Part of the network by the names of its operators, in the order in which they are shown.
+BLOCKS = ((r"resnetmlperf0_(conv|batchnorm|pool)", "backbone stem"), (r"resnetmlperf0_stage(\d+)", "backbone stage {}"),
+          (r"expand_(?:trans_)?conv(\d+)", "extra block {}"), (r"convpredictor(\d+)", "head {}"))
+
+
+class GroundTruth(NamedTuple):
+    """Boxes of an annotation file: where, and how large. The boxes of an image lie together."""
+    path: str
+    categories: Tuple[str, ...]
+    images: int
+    left_out: int           # annotations that are wrong in some way
+    ltrb: np.ndarray        # (m, 4) in shares of the image
+    areas: np.ndarray       # (m,) pixels^2 of the image's file
+    image: np.ndarray       # (m,) position of the image, ascending
+
+    @property
+    def num_classes(self) -> int:
+        return 1 + len(self.categories)
+
+
+def read_ground_truth(path: str) -> GroundTruth:
+    """The boxes of a COCO annotation file; no image is looked at. UserError if it is not COCO or holds no box."""
+    content, problems = read_annotation_file(path), checks.Problems()
+    ids, names = checks.read_categories(content["categories"], path)
+    images = checks.read_images(content["images"], problems)
+    boxes = checks.read_boxes(content["annotations"], images, ids, problems)
+    kept = np.flatnonzero(boxes.good & images.good[boxes.image])
+    kept = kept[np.argsort(boxes.image[kept], kind="stable")]
+    if not len(kept):
+        raise UserError(f"annotation file {path} holds no box that can be used")
+    image, ltrb = boxes.image[kept], boxes.ltrb[kept]
+    return GroundTruth(path, names, len(images.ids), len(boxes.good) - len(kept),
+                       ltrb / np.tile(images.sizes[image], 2), (ltrb[:, 2:] - ltrb[:, :2]).prod(1), image)
+
+
+def summarise(config: Config, truth: GroundTruth = None) -> Dict[str, Any]:
+    """Everything about the network of a recipe, in plain values: see docs/summary.md for the keys."""
+    from ssd.model.operations import operations, training_multiply_adds
+    from ssd.model.ssd import build_model
+    model = config.model
+    network = build_model(config)
+    layers = operations(network)
+    maps = _maps(config)
+    result = dict(
+        recipe=config.recipe, detector=model.detector, backbone=model.backbone, width=model.width,
+        image_size=model.image_size, num_classes=model.num_classes,
+        parameters=sum(layer.parameters for layer in layers),
+        multiply_adds=sum(layer.multiply_adds for layer in layers),
+        training_multiply_adds=training_multiply_adds(network),
+        default_boxes=sum(entry["boxes"] for entry in maps), blocks=_blocks(layers, model.layout), maps=maps,
+        layers=[dict(name=layer.name, op=layer.op, output_shape=list(layer.output_shape), parameters=layer.parameters,
+                     multiply_adds=layer.multiply_adds) for layer in layers])
+    if truth is not None:
+        result["coverage"] = _coverage(config, truth)
+    return result
+
+
+def _blocks(layers, layout: str) -> List[Dict[str, Any]]:
+    """Parameters and multiply-adds by part of the network; output: channels, height, width."""
+    found: Dict[Tuple[int, int], Dict[str, Any]] = {}
+    for layer in layers:
+        for kind, (pattern, title) in enumerate(BLOCKS):
+            match = re.search(pattern, layer.name)
+            if match:
+                number = match.group(1)
+                place = (kind, int(number) if number.isdigit() else 0)
+                block = found.setdefault(place, dict(name=title.format(number), parameters=0, multiply_adds=0))
+                block["parameters"] += layer.parameters
+                block["multiply_adds"] += layer.multiply_adds
+                if layer.op in ("Convolution", "Pooling"):
+                    shape = layer.output_shape
+                    block["output"] = list(shape[1:] if layout == "NCHW" else (shape[3], shape[1], shape[2]))
+    return [found[place] for place in sorted(found)]
+
+
+def _maps(config: Config) -> List[Dict[str, Any]]:
+    model, boxes = config.model, config.default_boxes
+    sizes = feature_sizes(model.image_size, model.extra_strides, model.extra_pads)
+    return [dict(cells=size, step=step, boxes=size * size * len(shapes),
+                 shapes=[[round(min(side, 1.0) * model.image_size, 2) for side in shape] for shape in shapes])
+            for size, step, shapes in zip(sizes, boxes.steps, box_shapes(boxes, model.image_size))]
+
+
+def _coverage(config: Config, truth: GroundTruth) -> Dict[str, Any]:
+    best, matched = coverage(config, truth.ltrb, truth.image)
+    threshold = config.default_boxes.matching_iou
+    result: Dict[str, Any] = dict(annotations=truth.path, images=truth.images, left_out=truth.left_out,
+                                  iou=threshold, sizes={})
+    for name, low, high in (("all", 0, np.inf),) + SIZES:
+        chosen = (truth.areas >= low) & (truth.areas < high)
+        count = int(chosen.sum())
+        result["sizes"][name] = dict(
+            boxes=count, covered=int((best[chosen] > threshold).sum()),
+            mean_iou=round(float(best[chosen].mean()), 4) if count else None,
+            matched_mean=round(float(matched[chosen].mean()), 3) if count else None,
+            matched_median=float(np.median(matched[chosen])) if count else None,
+            unmatched=int((matched[chosen] == 0).sum()))
+    return result
