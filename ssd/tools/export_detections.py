@@ -1,0 +1,69 @@
+"""ssd.model.detections in ONNX: softmax, decoding, suppression per class, the best of the image."""
+from __future__ import annotations
+
+from typing import Tuple
+
+import numpy as np
+
+from ssd.config import Config
+from ssd.model.detections import MAX_LOG_SIZE
+from ssd.tools.export_onnx import GraphBuilder
+
+
+def add_detections(builder: GraphBuilder, offsets: str, logits: str, default_boxes_cxcywh: np.ndarray,
+                   config: Config) -> Tuple[str, str, str]:
+    """Adds what turns offsets (B, N, 4) and logits (B, N, classes) into detections, best score first.
+
+    Returns the names of ids (B, K, 1), scores (B, K, 1) and boxes (B, K, 4) ltrb in pixels of the network's square
+    input; ids count from 0; rows without a detection are -1 throughout.
+    """
+    add, settings = builder.add, config.detection
+    count, classes = len(default_boxes_cxcywh), config.model.num_classes - 1
+    per_class = min(settings.boxes_per_class, count)
+    per_image = min(settings.boxes_per_image, per_class * classes)
+    boxes = _decode(builder, offsets, default_boxes_cxcywh, config)
+
+    scores = add("Transpose", add("Slice", add("Softmax", logits, axis=-1), builder.integers(1),
+                                  builder.integers(classes + 1), builder.integers(2)), perm=(0, 2, 1))
+    # Only the best of each class enter suppression. Equals of the last of them do too, where MXNet draws a line.
+    best, _ = builder.add_several("TopK", 2, scores, builder.integers(per_class), axis=2, largest=1, sorted=1)
+    last = add("Slice", best, builder.integers(per_class - 1), builder.integers(per_class), builder.integers(2))
+    nothing = builder.number(-1)
+    entering = add("Where", add("GreaterOrEqual", scores, last), scores, nothing)
+    # ONNX drops IoU > threshold; the reference drops IoU >= threshold. Boxes may be given as any two corners.
+    threshold = float(np.nextafter(np.float32(settings.nms_iou), np.float32(0)))
+    chosen = add("NonMaxSuppression", boxes, entering, builder.integers(per_class), builder.number([threshold]),
+                 builder.number([settings.score_threshold]))                          # (M, 3) image, class, box
+    kept = add("ScatterND", add("ConstantOfShape", add("Shape", scores), value=_tensor(-1)), chosen,
+               add("GatherND", scores, chosen))                                        # (B, classes, N)
+    best, place = builder.add_several("TopK", 2, add("Reshape", kept, builder.integers(0, -1)),
+                                      builder.integers(per_image), axis=1, largest=1, sorted=1)
+    place = add("Unsqueeze", place, builder.integers(2))                               # (B, K, 1)
+    best = add("Unsqueeze", best, builder.integers(2))
+    found = add("Greater", best, builder.number(0))
+    all_boxes = builder.integers(count)
+    ids = add("Cast", add("Div", place, all_boxes), to=1)
+    index = add("Sub", place, add("Mul", add("Div", place, all_boxes), all_boxes))
+    pixels = add("Mul", add("GatherND", boxes, index, batch_dims=1), builder.number(config.model.image_size))
+    return tuple(add("Where", found, part, nothing) for part in (ids, best, pixels))
+
+
+def _decode(builder: GraphBuilder, offsets: str, default_boxes_cxcywh: np.ndarray, config: Config) -> str:
+    """Encoded offsets (B, N, 4) to ltrb (B, N, 4) in shares of the image."""
+    add, boxes = builder.add, config.default_boxes
+
+    def columns(name, begin, end):
+        return add("Slice", name, builder.integers(begin), builder.integers(end), builder.integers(2))
+    centers = builder.constant(default_boxes_cxcywh[None, :, :2], np.float32, "default_box_centers")
+    sizes = builder.constant(default_boxes_cxcywh[None, :, 2:], np.float32, "default_box_sizes")
+    moved = add("Mul", columns(offsets, 0, 2), builder.number(boxes.center_variance))
+    center = add("Add", add("Mul", moved, sizes), centers)
+    grown = add("Exp", add("Min", add("Mul", columns(offsets, 2, 4), builder.number(boxes.size_variance)),
+                           builder.number(MAX_LOG_SIZE)))
+    half = add("Mul", add("Mul", grown, sizes), builder.number(0.5))
+    return add("Concat", add("Sub", center, half), add("Add", center, half), axis=2)
+
+
+def _tensor(value: float):
+    from onnx import TensorProto, helper
+    return helper.make_tensor("value", TensorProto.FLOAT, [1], [value])

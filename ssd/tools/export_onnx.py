@@ -1,0 +1,164 @@
+"""A Gluon network's graph as ONNX nodes, parameters included.
+
+MXNet's own exporter (mx.onnx) asks for parts of the onnx package that its newer versions no longer have.
+"""
+from __future__ import annotations
+
+import ast
+import json
+from typing import Dict, List
+
+import numpy as np
+
+from ssd.errors import UserError
+
+OPSET = 13
+IR_VERSION = 8     # onnx 1.12 to 1.15, and every onnxruntime since 1.12
+
+
+class GraphBuilder:
+    """The nodes and constants of an ONNX graph under construction."""
+
+    def __init__(self):
+        self.nodes, self.constants = [], {}
+
+    def add(self, op: str, *inputs: str, **attributes) -> str:
+        """A node of one output, whose name is returned."""
+        return self.add_several(op, 1, *inputs, **attributes)[0]
+
+    def add_several(self, op: str, outputs: int, *inputs: str, **attributes) -> List[str]:
+        from onnx import helper
+        number = len(self.nodes)
+        names = [f"{op.lower()}_{number}" + (f"_{index}" if outputs > 1 else "") for index in range(outputs)]
+        self.nodes.append(helper.make_node(op, list(inputs), names, name=f"{op}_{number}", **attributes))
+        return names
+
+    def constant(self, value, dtype, name: str = "") -> str:
+        """The name of a constant array; equal ones are kept once."""
+        array = np.asarray(value, dtype)
+        if not name:
+            name = next((known for known, other in self.constants.items() if other.dtype == array.dtype
+                         and other.shape == array.shape and array.size < 64 and np.array_equal(other, array)),
+                        f"constant_{len(self.constants)}")
+        self.constants[name] = array
+        return name
+
+    def integers(self, *values: int) -> str:
+        return self.constant(values, np.int64)
+
+    def number(self, value: float) -> str:
+        return self.constant(value, np.float32)
+
+
+def add_network(builder: GraphBuilder, network, images: str) -> List[str]:
+    """Adds a Gluon network (NCHW, float32, in evaluation) on the input called `images`; returns its outputs' names.
+
+    What does not depend on the images is computed here and becomes a constant. UserError for an operator that is not
+    known.
+    """
+    import mxnet as mx
+    outputs = network(mx.sym.var("images"))
+    symbol = mx.sym.Group(list(outputs)) if isinstance(outputs, (list, tuple)) else outputs
+    graph = json.loads(symbol.tojson())
+    nodes = graph["nodes"]
+    live = set()
+    for index, node in enumerate(nodes):
+        if node["name"] == "images" or any(source[0] in live for source in node["inputs"]):
+            live.add(index)
+    constants = _constants(symbol, network, nodes, live)
+    names = {}
+    for index, node in enumerate(nodes):
+        if node["name"] == "images":
+            names[index] = images
+        elif index in live:
+            assert all(source[1] == 0 for source in node["inputs"]), "a second output is used"
+            inputs = [names[source] if source in live else constants[source]
+                      for source, *_ in node["inputs"]]
+            names[index] = _convert(builder, node, inputs)
+    return [names[head[0]] for head in graph["heads"]]
+
+
+def _constants(symbol, network, nodes, live) -> Dict[int, np.ndarray]:
+    """The value of every node beside the live ones that a live one takes."""
+    import mxnet as mx
+    wanted = sorted({source[0] for index in live for source in nodes[index]["inputs"]} - live)
+    parameters = {name: parameter.data().as_in_context(mx.cpu()) for name, parameter
+                  in network.collect_params().items()}
+    internals, values = symbol.get_internals(), {}
+    for index in wanted:
+        name = nodes[index]["name"]
+        if nodes[index]["op"] == "null":
+            values[index] = parameters[name].asnumpy()
+        else:
+            part = internals[name + "_output"]
+            values[index] = part.eval(mx.cpu(), **{key: parameters[key] for key in part.list_inputs()})[0].asnumpy()
+    return values
+
+
+def _convert(builder: GraphBuilder, node, inputs) -> str:
+    """One MXNet node; inputs are names of tensors, or arrays."""
+    op, attributes = node["op"], {key: _value(text) for key, text in node.get("attrs", {}).items()}
+    convert = _CONVERTERS.get(op)
+    if convert is None:
+        raise UserError(f"export: no ONNX form of MXNet's operator {op} (node {node['name']}) is known")
+    inputs = [source if isinstance(source, str) else builder.constant(source, source.dtype, f"{node['name']}_{place}")
+              for place, source in enumerate(inputs)]
+    return convert(builder, attributes, *inputs)
+
+
+def _value(text: str):
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _convolution(builder, attributes, images, weight, *bias):
+    kernel = attributes["kernel"]
+    return builder.add("Conv", images, weight, *bias, kernel_shape=kernel, strides=attributes.get("stride") or (1, 1),
+                       pads=2 * tuple(attributes.get("pad") or (0, 0)), group=attributes.get("num_group", 1),
+                       dilations=attributes.get("dilate") or (1, 1))
+
+
+def _batch_norm(builder, attributes, images, gamma, *others):
+    assert attributes.get("axis", 1) == 1
+    if attributes.get("fix_gamma", True):
+        gamma = builder.constant(np.ones_like(builder.constants[gamma]), np.float32, gamma + "_fixed")
+    return builder.add("BatchNormalization", images, gamma, *others, epsilon=float(attributes.get("eps", 1e-3)))
+
+
+def _pooling(builder, attributes, images):
+    assert attributes.get("pool_type", "max") == "max" and not attributes.get("global_pool", False)
+    return builder.add("MaxPool", images, kernel_shape=attributes["kernel"],
+                       strides=attributes.get("stride") or (1, 1), pads=2 * tuple(attributes.get("pad") or (0, 0)),
+                       ceil_mode=int(attributes.get("pooling_convention", "valid") == "full"))
+
+
+def _activation(builder, attributes, x):
+    assert attributes["act_type"] == "relu", attributes
+    return builder.add("Relu", x)
+
+
+def _slice_axis(builder, attributes, x):
+    end = attributes["end"]
+    return builder.add("Slice", x, builder.integers(attributes["begin"]),
+                       builder.integers(np.iinfo(np.int64).max if end is None else end),
+                       builder.integers(attributes["axis"]))
+
+
+def _reshape(builder, attributes, x):
+    shape = attributes["shape"]
+    assert not attributes.get("reverse", False) and all(size >= -1 for size in shape), shape    # others differ in ONNX
+    return builder.add("Reshape", x, builder.integers(*shape))
+
+
+_CONVERTERS = {
+    "Convolution": _convolution, "BatchNorm": _batch_norm, "Pooling": _pooling, "Activation": _activation,
+    "slice_axis": _slice_axis, "Reshape": _reshape, "reshape": _reshape,
+    "relu": lambda builder, attributes, x: builder.add("Relu", x),
+    "elemwise_add": lambda builder, attributes, x, y: builder.add("Add", x, y),
+    "_plus": lambda builder, attributes, x, y: builder.add("Add", x, y),
+    "broadcast_add": lambda builder, attributes, x, y: builder.add("Add", x, y),
+    "transpose": lambda builder, attributes, x: builder.add("Transpose", x, perm=attributes["axes"]),
+    "Concat": lambda builder, attributes, *xs: builder.add("Concat", *xs, axis=attributes.get("dim", 1)),
+}
