@@ -4,7 +4,6 @@ Usage: quickstart_summary.py RUN_FOLDER DATA_FOLDER. Exit status 0 if the target
 """
 from __future__ import annotations
 
-import colorsys
 import csv
 import json
 import os
@@ -37,14 +36,12 @@ def draw_detections(run_folder: str, config, epoch: int) -> str:
     from ssd.data.coco import load_coco
     from ssd.data.locate import dataset_paths
     from ssd.evaluation.detections import Detections
-    from ssd.drawing import draw_boxes, mosaic, save_image
+    from ssd.drawing import class_colors, draw_boxes, mosaic, save_image
     dataset = load_coco(*dataset_paths(config, "val"), check_images="exists", require_boxes=False,
                         report=lambda line: None)
     found = Detections.from_npz(os.path.join(run_folder, f"detections-epoch-{epoch}.npz"))
     names = dict(zip(dataset.category_ids, dataset.category_names))
-    # Hues evenly apart; the first is yellow.
-    colors = {name: tuple(round(255 * part) for part in colorsys.hsv_to_rgb((1 / 6 + index / len(names)) % 1, 1, 1))
-              for index, name in enumerate(dataset.category_names)}
+    colors = class_colors(dataset.category_names)
     pictures = []
     for index in range(min(COLUMNS * ROWS, dataset.num_images)):
         path = os.path.join(dataset.image_folder, dataset.file_names[index])

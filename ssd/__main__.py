@@ -7,7 +7,8 @@ from ssd.commandline import Parser, add_settings, read_settings, run
 from ssd.config import nearest
 from ssd.threads import use_all_cores
 
-COMMANDS = ("train", "evaluate", "score", "check-data", "plan", "make-shapes")
+COMMANDS = ("train", "evaluate", "predict", "export", "report", "score", "check-data", "plan", "summary", "show-data",
+            "split-data", "make-shapes", "benchmark")
 DESCRIPTION = """Trains, evaluates and scores single-shot detectors: an MLPerf benchmark on MXNet, DALI and Horovod."""
 
 
@@ -21,6 +22,21 @@ def _evaluate(args) -> int:
     use_all_cores()
     from ssd.evaluation.evaluate_command import run as evaluate
     return evaluate(args)
+
+
+def _predict(args) -> int:
+    from ssd.tools.predict_command import run as predict
+    return predict(args)
+
+
+def _export(args) -> int:
+    from ssd.tools.export_command import run as export
+    return export(args)
+
+
+def _report(args) -> int:
+    from ssd.report.command import run as report
+    return report(args)
 
 
 def _score(args) -> int:
@@ -38,9 +54,30 @@ def _plan(args) -> int:
     return plan(args)
 
 
+def _summary(args) -> int:
+    from ssd.tools.summary_command import run as summary
+    return summary(args)
+
+
+def _show_data(args) -> int:
+    from ssd.tools.show_data_command import run as show_data
+    return show_data(args)
+
+
+def _split_data(args) -> int:
+    from ssd.data.split_command import run as split_data
+    return split_data(args)
+
+
 def _make_shapes(args) -> int:
     from ssd.data.shapes_command import run as make_shapes
     return make_shapes(args)
+
+
+def _benchmark(args) -> int:
+    use_all_cores()
+    from ssd.benchmark.command import run as benchmark
+    return benchmark(args)
 
 
 def build_parser(commands=None) -> Parser:
@@ -62,12 +99,28 @@ def build_parser(commands=None) -> Parser:
             usage="%(prog)s --data-dir DIR [--recipe NAME|FILE] [flags]")
 
     def evaluate_flags(sub):
-        sub.add_argument("--save-detections", metavar="PATH", default="",
-                         help="write the detections as COCO results [.json file]")
-        sub.add_argument("--json", action="store_true", help="print the numbers as one JSON object")
-        add_settings(sub, ("run", "data", "evaluation", "model", "detection"))
-    command("evaluate", "detect with saved weights on a validation set and print COCO's twelve numbers", _evaluate,
-            evaluate_flags, usage="%(prog)s --weights FILE --data-dir DIR [flags]")
+        from ssd.evaluation.evaluate_command import add_arguments
+        add_arguments(sub)
+    command("evaluate", "detect with saved weights on a data set: COCO's twelve numbers, AP per class, a report",
+            _evaluate, evaluate_flags,
+            usage="%(prog)s --weights PATH [PATH ...] (--data-dir DIR | --annotations FILE --images FOLDER) [flags]")
+
+    def predict_flags(sub):
+        from ssd.tools.predict_command import add_arguments
+        add_arguments(sub)
+    command("predict", "detect objects in pictures and videos: drawn, and as COCO's JSON", _predict, predict_flags,
+            usage="%(prog)s INPUT [INPUT ...] --weights PATH [flags]")
+
+    def export_flags(sub):
+        from ssd.tools.export_command import add_arguments
+        add_arguments(sub)
+    command("export", "write trained weights as ONNX and Gluon symbol, checked against the live network", _export,
+            export_flags, usage="%(prog)s --weights PATH --output FOLDER [flags]")
+
+    def report_flags(sub):
+        from ssd.report.command import add_arguments
+        add_arguments(sub)
+    command("report", "make the report of a run (report.html) again", _report, report_flags)
 
     def score_flags(sub):
         from ssd.evaluation.score_command import add_arguments
@@ -85,11 +138,34 @@ def build_parser(commands=None) -> Parser:
     command("plan", "what a run on so many nodes and GPUs will do", _plan, plan_flags,
             usage="%(prog)s --nodes N --gpus G [flags]")
 
+    def summary_flags(sub):
+        from ssd.tools.summary_command import add_arguments
+        add_arguments(sub)
+    command("summary", "a network's layers, cost and default boxes, and how these cover a data set", _summary,
+            summary_flags, usage="%(prog)s [--recipe NAME|FILE] [--annotations FILE] [flags]")
+
+    def show_flags(sub):
+        from ssd.tools.show_data_command import add_arguments
+        add_arguments(sub)
+    command("show-data", "draw augmented training images, and the default boxes matched to their objects", _show_data,
+            show_flags, usage="%(prog)s --data-dir DIR --output FOLDER [flags]")
+
+    def split_flags(sub):
+        from ssd.data.split_command import add_arguments
+        add_arguments(sub)
+    command("split-data", "split an annotation file into training and validation", _split_data, split_flags)
+
     def shapes_flags(sub):
         from ssd.data.shapes_command import add_arguments
         add_arguments(sub)
     command("make-shapes", "draw a small COCO-format data set of shapes, to try everything on", _make_shapes,
             shapes_flags)
+
+    def benchmark_flags(sub):
+        from ssd.benchmark.command import add_arguments
+        add_arguments(sub)
+    command("benchmark", "how fast training, inference, data, scoring and allreduce are here, and could be", _benchmark,
+            benchmark_flags, usage="%(prog)s MODE [--data-dir DIR] [--recipe NAME|FILE] [flags]")
     return parser
 
 

@@ -1,13 +1,27 @@
-"""Pictures of augmented training batches with their boxes, to look at what the network really gets."""
+"""Pictures of augmented training images with their boxes, to look at what the network really gets."""
 from __future__ import annotations
 
 import os
-from typing import List
+from typing import List, NamedTuple, Tuple
 
 import numpy as np
 
 from ssd.config import Config
 from ssd.data.coco import CocoDataset
+
+LEAST_SIDE = 320     # smaller images are drawn enlarged, so that labels have room [pixels]
+
+
+class Sample(NamedTuple):
+    """A training image as the network gets it. image: (side, side, 3) uint8 RGB, the network's input turned back into
+    colours; boxes: (m, 4) ltrb in [0, 1]; labels: (m,) from 1; classes: (N,) of the default boxes, 0 background;
+    default_boxes: (N, 4) ltrb in [0, 1] and beyond; index: of the image in the data set."""
+    image: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    classes: np.ndarray
+    default_boxes: np.ndarray
+    index: int
 
 
 def denormalise(images: np.ndarray, config: Config) -> np.ndarray:
@@ -18,26 +32,69 @@ def denormalise(images: np.ndarray, config: Config) -> np.ndarray:
     return np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
 
 
-def show_batches(config: Config, dataset: CocoDataset, folder: str, batches: int = 2, seed: int = 0,
-                 columns: int = 4) -> List[str]:
-    """Writes `batches` training batches, read on the CPU, as PNG mosaics with boxes and class names into
-    `folder`.
-
-    Returns the files' paths. The pixels are the network's input, turned back into colours. UserError as of
-    `TrainingLoader`.
-    """
-    from ssd.data.pipeline import TrainingLoader
-    from ssd.drawing import draw_boxes, mosaic, save_image
-    os.makedirs(folder, exist_ok=True)
-    loader = TrainingLoader(config.with_values(decode="cpu"), dataset, None, seed=seed, raw_boxes=True)
-    paths = []
-    for number in range(batches):
-        batch = next(loader)
-        images = denormalise(batch.images.asnumpy(), config)
-        side = images.shape[1]
-        tiles = [draw_boxes(image, boxes * side, [dataset.category_names[label - 1] for label in labels.ravel()])
-                 for image, boxes, labels in zip(images, batch.boxes, batch.labels)]
-        paths.append(os.path.join(folder, f"batch{number}.png"))
-        save_image(paths[-1], mosaic(tiles, columns, side))
+def take_samples(config: Config, dataset: CocoDataset, *, count: int, epoch: int = 1, seed: int = 0) -> List[Sample]:
+    """The first `count` images of an epoch (from 1), read on the CPU by the training loader itself. UserError as of
+    `TrainingLoader`."""
+    from ssd.data.pipeline import TrainingLoader, steps_per_epoch
+    from ssd.model.boxes import cxcywh_to_ltrb
+    from ssd.model.default_boxes import default_boxes
+    from ssd.model.ssd import build_model
+    batch = min(count, config.training.batch_size)
+    config = config.with_values(decode="cpu", batch_size=batch)
+    boxes = cxcywh_to_ltrb(default_boxes(build_model(config).feature_sizes(), config.default_boxes,
+                                         config.model.image_size))
+    first = (epoch - 1) * steps_per_epoch(len(dataset.images_with_boxes), batch)
+    loader = TrainingLoader(config, dataset, boxes, seed=seed, first_step=first, raw_boxes=True)
+    samples = []
+    while len(samples) < count:
+        got = next(loader)
+        images, classes = denormalise(got.images.asnumpy(), config), got.classes.asnumpy()
+        samples += [Sample(image, own.reshape(-1, 4), labels.ravel(), chosen, boxes, int(index))
+                    for image, own, labels, chosen, index
+                    in zip(images, got.boxes, got.labels, classes, got.indices)]
     loader.close()
-    return paths
+    return samples[:count]
+
+
+def draw_samples(config: Config, dataset: CocoDataset, samples: List[Sample]) -> List[Tuple[np.ndarray, np.ndarray]]:
+    """Per sample two square tiles of one size, uint8 RGB, captioned: its objects; the default boxes matched to them,
+    in their class's colour, over the objects' dashed boxes."""
+    from ssd.drawing import class_colors, draw_boxes
+    names = dataset.category_names
+    colors = class_colors(names)
+    side = config.model.image_size
+    scale = -(-LEAST_SIDE // side)
+    tiles = []
+    for sample in samples:
+        image = np.repeat(np.repeat(sample.image, scale, axis=0), scale, axis=1)
+        size = image.shape[0]
+        labels = [names[label - 1] for label in sample.labels]
+        width, height = dataset.sizes[sample.index]
+        objects = draw_boxes(image, sample.boxes * size, labels, np.ones(len(labels)), colors, caption="{name}")
+        positive = np.flatnonzero(sample.classes > 0)
+        matched = draw_boxes(image, sample.default_boxes[positive] * size,
+                             [names[label - 1] for label in sample.classes[positive]], np.ones(len(positive)), colors,
+                             caption="")
+        matched = draw_boxes(matched, sample.boxes * size, [""] * len(labels))
+        name = os.path.basename(dataset.file_names[sample.index])
+        tiles.append((_captioned(objects, f"{name}  {width}x{height}  {_count(len(labels), 'object')}"),
+                      _captioned(matched, f"{name}  {_count(len(positive), 'default box', 'es')} for "
+                                          f"{_count(len(labels), 'object')}")))
+    return tiles
+
+
+def _count(number: int, thing: str, plural: str = "s") -> str:
+    return f"{number} {thing}{'' if number == 1 else plural}"
+
+
+def _captioned(image: np.ndarray, text: str) -> np.ndarray:
+    """The image, framed to stand apart from its neighbours, over a line of text; square."""
+    import cv2
+    high, margin = 22, 3
+    side = image.shape[0] + high + margin
+    tile = np.full((side, side, 3), 255, np.uint8)
+    left = (side - image.shape[1]) // 2
+    tile[margin:margin + image.shape[0], left:left + image.shape[1]] = image
+    cv2.putText(tile, text.encode("ascii", "replace").decode(), (left, side - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.4,
+                (0, 0, 0), 1, cv2.LINE_AA)
+    return tile
