@@ -22,4 +22,19 @@ def use_all_cores() -> int:
                        if os.environ.get(name, "").isdigit()), 1)
     threads = max(1, cores // max(1, local_size))
     os.environ["OMP_NUM_THREADS"] = str(threads)
+    # With one team (below) a thread that waits for the next loop spins, by default for milliseconds. That is too long
+    # where other work (the data pipeline's, another job's) wants the core.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     return threads
+
+
+def one_openmp_team() -> None:
+    """Leaves OpenMP's threads to MXNet's own thread, which does the network's work. To be called once MXNet is
+    imported, in the main thread.
+
+    Else the main thread gets a team of its own with its first large copy. GNU's OpenMP then counts more threads than
+    cores and lets a thread that waits for the next loop sleep at once: 1285 context switches in a step of the
+    quickstart's network instead of 33, and 234 ms instead of 184 (docs/performance-log.md).
+    """
+    import mxnet as mx
+    mx.base.check_call(mx.base._LIB.MXSetNumOMPThreads(1))
