@@ -82,8 +82,11 @@ def main(run_folder: str, data_folder: str) -> int:
           f"rank{'s' if summary['ranks'] > 1 else ''}")
     print(f"  seed             {summary['seed']}")
     print(f"  MLPerf checker   {'SUCCESS' if accepted else 'FAILURE'}")
-    for label, name in (("log", "mlperf.log"), ("weights", "weights.params"), ("detections", picture)):
-        print(f"  {label:<16} {os.path.join(run_folder, os.path.basename(name))}")
+    for label, name in (("log", "mlperf.log"), ("weights", "weights.params"), ("detections", picture),
+                        ("curves", "curves.png"), ("report", "report.html")):
+        path = os.path.join(run_folder, os.path.basename(name))
+        if os.path.exists(path):    # --no-report leaves two of them out
+            print(f"  {label:<16} {path}")
     if not accepted:
         print(words, file=sys.stderr)
     return 0 if reached and accepted else 1

@@ -64,6 +64,6 @@ def test_quickstart_script(tmp_path):
     # Reached, but no log of a run that ends below .23 is accepted: the verdict is the checker's own.
     assert "reached)" in summary and "MLPerf checker   FAILURE" in summary
     assert result.returncode == 1 and "eval_accuracy" in result.stderr
-    for name in ("mlperf.log", "weights.params", "detections.png"):
+    for name in ("mlperf.log", "weights.params", "detections.png", "curves.png", "report.html"):
         assert str(tmp_path / "run" / name) in summary and (tmp_path / "run" / name).stat().st_size > 1000
     assert (tmp_path / "data" / "val2017").is_dir()
