@@ -1,0 +1,64 @@
+"""Mode allreduce: the gradients of the network through Horovod, as a training step averages them."""
+from __future__ import annotations
+
+import contextlib
+import math
+
+import numpy as np
+
+from ssd.benchmark.machine import describe_machine
+from ssd.benchmark.request import TRACE_STEPS, Request
+from ssd.benchmark.timing import peak_memory, spread, times_of
+
+
+def measure(request: Request) -> dict:
+    """See docs/benchmarking.md for what it holds; on every rank alike."""
+    from ssd.training.ranks import Ranks
+    ranks = Ranks()
+    try:
+        return _measure(request, ranks)
+    finally:
+        ranks.close()
+
+
+def _measure(request: Request, ranks) -> dict:
+    import mxnet as mx
+    from ssd.benchmark.trace import traced
+    from ssd.model.device import choose_device
+    from ssd.model.initialization import initialize
+    from ssd.model.ssd import build_model
+
+    config = request.config
+    device = choose_device(config, ranks.local_rank)
+    network = build_model(config)
+    initialize(network, request.seed, device.context)
+    parameters = network.collect_params()
+    trained = [parameter for parameter in parameters.values() if parameter.grad_req != "null"]
+    size = sum(math.prod(parameter.shape) * np.dtype(parameter.dtype).itemsize for parameter in trained)
+    trainer = ranks.trainer(parameters, learning_rate=1e-6)
+    steps, warmup = request.counts(20, 3)
+    result = dict(recipe=config.recipe, device=device.kind, ranks=ranks.size, gradient_bytes=size, tensors=len(trained),
+                  warmup=warmup, steps=steps, rank=ranks.rank)
+    if ranks.size == 1:
+        return dict(result, note="one rank: there is nothing to reduce; start it under horovodrun or mpirun",
+                    memory=dict(peak_rss_bytes=peak_memory()), machine=describe_machine())
+
+    def reduce() -> None:
+        trainer.allreduce_grads()
+        mx.nd.waitall()
+
+    def one() -> float:
+        # All begin together, so that none counts its waiting for another one's start.
+        ranks.mean(np.zeros(1), "start")
+        return times_of(reduce, 1)[0]
+
+    rows = np.array([one() for _ in range(warmup + steps)])[warmup:]
+    with traced(request.trace) if request.trace and ranks.is_first else contextlib.nullcontext():
+        for _ in range(TRACE_STEPS if request.trace else 0):
+            reduce()
+    seconds = ranks.gather(rows.reshape(1, -1), "seconds").max(0)
+    sent = 2 * (ranks.size - 1) / ranks.size * size
+    return dict(result, step_seconds=spread(seconds), bytes_per_second=spread(size / seconds),
+                bus_bytes_per_second=spread(sent / seconds),
+                memory=dict(peak_rss_bytes=int(ranks.gather(np.array([[peak_memory()]], float), "memory").max())),
+                machine=describe_machine())
