@@ -1,0 +1,153 @@
+"""Our side of the comparisons: the network, training step and inference of `python -m ssd`, on made-up batches."""
+from __future__ import annotations
+
+from typing import Dict, Tuple
+
+import numpy as np
+
+POSITIVES = (5, 60)    # default boxes with an object, per image: drawn from this range
+CANDIDATES = 400       # (box, class) pairs per image over the score threshold, about as a trained network has
+
+
+class OneRank:
+    """What a TrainingStep asks of ssd.training.ranks.Ranks, without Horovod (which PyTorch does not stand)."""
+    rank, size, local_rank, is_first = 0, 1, 0, True
+
+    def trainer(self, parameters, **optimizer):
+        import mxnet as mx
+        return mx.gluon.Trainer(parameters, "sgd", optimizer, kvstore=None)
+
+    def average_in_place(self, arrays, name) -> None:
+        pass
+
+    def broadcast_in_place(self, arrays, name) -> None:
+        pass
+
+
+def recipe(name: str, **values):
+    """A recipe's settings, with single ones replaced."""
+    from ssd.config import load_recipe
+    return load_recipe(name).with_values(device="cpu", **values)
+
+
+def made_up_batch(config, boxes: int, batch_size: int) -> Dict[str, np.ndarray]:
+    """images (B, 3, S, S) float32, normalised; offsets (B, boxes, 4) float32 and classes (B, boxes) int32, the targets
+    of some boxes of each image, 0 elsewhere."""
+    random = np.random.default_rng(0)
+    size = config.model.image_size
+    images = random.standard_normal((batch_size, 3, size, size)).astype(np.float32)
+    offsets = np.zeros((batch_size, boxes, 4), np.float32)
+    classes = np.zeros((batch_size, boxes), np.int32)
+    for image in range(batch_size):
+        chosen = random.choice(boxes, random.integers(*POSITIVES), replace=False)
+        offsets[image, chosen] = random.standard_normal((len(chosen), 4))
+        classes[image, chosen] = random.integers(1, config.model.num_classes, len(chosen))
+    return dict(images=images, offsets=offsets, classes=classes)
+
+
+def build(config) -> Tuple[object, np.ndarray]:
+    """The network with random weights, and its default boxes, (N, 4) cxcywh in [0, 1]."""
+    from ssd.model.default_boxes import default_boxes
+    from ssd.model.device import choose_device
+    from ssd.model.initialization import initialize
+    from ssd.model.ssd import build_model
+    device = choose_device(config)    # which also settles MXNet's threads, as in every command
+    network = build_model(config)
+    initialize(network, 0, device.context)
+    return network, default_boxes(network.feature_sizes(), config.default_boxes, config.model.image_size)
+
+
+def scores_to_scatter(logits: np.ndarray, threshold: float) -> Tuple[float, float]:
+    """(factor, background) for logits (B, N, classes) of random weights, which find nothing and leave nothing for
+    post-processing to do: times `factor`, and with `background` added to class 0, about CANDIDATES scores per image
+    pass the threshold."""
+    logits = logits.astype(np.float64)
+    factor = 3 / (logits - logits.mean(axis=(0, 1))).std()
+    odds = np.exp(factor * (logits - logits.max(axis=2, keepdims=True)))
+    objects, background = odds[:, :, 1:], odds[:, :, :1]
+
+    def passing(bias):
+        return (objects / (objects.sum(axis=2, keepdims=True) + np.exp(bias) * background) > threshold).sum()
+    low, high = 0.0, 40.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if passing(middle) > CANDIDATES * len(logits) else (low, middle)
+    return factor, low
+
+
+def change_rows(convolution, rows: slice, factor: float, added: float = 0.0, every: int = 1) -> None:
+    """Multiplies output channels `rows` of a convolution, and adds to the bias of every `every`-th of them."""
+    import mxnet as mx
+    weight, bias = convolution.weight.data().asnumpy(), convolution.bias.data().asnumpy()
+    weight[rows] *= factor
+    bias[rows] *= factor
+    bias[rows][::every] += added
+    convolution.weight.set_data(mx.nd.array(weight))
+    convolution.bias.set_data(mx.nd.array(bias))
+
+
+def scatter_scores(network, images, config) -> None:
+    """Changes the heads as `scores_to_scatter` says, and offsets to a deviation of 1."""
+    import mxnet as mx
+    offsets, logits = (array.asnumpy() for array in network(mx.nd.array(images)))
+    factor, background = scores_to_scatter(logits, config.detection.score_threshold)
+    for head in network.predictors:
+        change_rows(head.conv, slice(0, head.boxes * 4), 1 / offsets.std())
+        change_rows(head.conv, slice(head.boxes * 4, None), factor, background, every=head.classes)
+
+
+def training(network, config, batch, ranks=None):
+    """(step, function of no arguments that makes one whole step as `train` makes it and waits for its end)."""
+    import mxnet as mx
+    from ssd.training.step import TrainingStep
+    step = TrainingStep(network, config, ranks or OneRank())
+    arrays = [mx.nd.array(batch[name], dtype=batch[name].dtype) for name in ("images", "offsets", "classes")]
+
+    def one_step():
+        losses = step.gradients(*arrays, check=True)
+        assert step.finite()
+        step.update(1e-4)
+        losses[0].wait_to_read()
+        mx.nd.waitall()
+    return step, one_step
+
+
+def inference(network, config, images):
+    """Two functions of no arguments: images to detections (B, K, 6), and the network alone, (offsets, logits), in the
+    same kind of graph; as NumPy arrays, and as they come."""
+    import mxnet as mx
+    from ssd.evaluation.inference import Inference, build_inference
+    from ssd.model.device import Device
+
+    class Outputs(mx.gluon.HybridBlock):
+        def hybrid_forward(self, F, offsets, logits):
+            return offsets, logits
+    whole, _ = build_inference(config, network, Device("cpu", 0, mx.cpu()))
+    part = Inference(network, Outputs(), "cpu")
+    images = mx.nd.array(images)
+
+    def alone():
+        outputs = part(images)
+        mx.nd.waitall()
+        return outputs
+    return lambda: whole(images).asnumpy(), alone
+
+
+def convolution_peak(batch_size: int, channels: int = 256, side: int = 38) -> Tuple[float, object]:
+    """(floating-point operations, function of no arguments) of a 3x3 convolution as most of the network's are, with
+    weights and data in oneDNN's own order: three in a row, so that its reorders count a third."""
+    import mxnet as mx
+    block = mx.gluon.nn.HybridSequential()
+    for _ in range(3):
+        block.add(mx.gluon.nn.Conv2D(channels, 3, padding=1, use_bias=False, in_channels=channels))
+    block.initialize()
+    block.hybridize(static_alloc=True, static_shape=True)
+    data = mx.nd.random.normal(shape=(batch_size, channels, side, side))
+    block(data).wait_to_read()
+    return 3 * 2 * 9 * channels ** 2 * side ** 2 * batch_size, lambda: block(data).wait_to_read()
+
+
+def gflop_per_image(network) -> Tuple[float, float]:
+    """10^9 floating-point operations of an image's forward pass, and of its training step, by the graph."""
+    from ssd.model import operations
+    return 2e-9 * operations.forward_multiply_adds(network), 2e-9 * operations.training_multiply_adds(network)
