@@ -7,6 +7,7 @@ import glob
 import json
 import os
 import re
+import shlex
 from html import escape
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
@@ -94,6 +95,14 @@ def _versions(content: dict) -> str:
         return facts([(label, words(content.get(name))) for label, name in names])
     if not content:
         return ""
+    content = dict(content)
+    code, cpu, line = (content.get(name) for name in ("code", "cpu", "command_line"))
+    if isinstance(code, dict) and code.get("commit"):
+        content["code"] = f"commit {code['commit']}" + (", with changes" if code.get("changed") else "")
+    if isinstance(cpu, dict) and cpu.get("model"):
+        content["cpu"] = f"{cpu['model']}, {cpu.get('usable_cores', cpu.get('cores'))} cores"
+    if isinstance(line, list):
+        content["command_line"] = " ".join(shlex.quote(str(part)) for part in line)
     more = table([("packages", "packages"), ("environment", "environment"), ("kernel", "kernel")])
     return (table([("software", "loaded"), ("Python", "python"), ("code", "code"), ("command", "command_line"),
                    ("machine", "cpu"), ("GPUs", "gpus"), ("system", "os")])
