@@ -56,7 +56,7 @@ def test_status_of_a_failing_run(settings):
 
 def test_quickstart_script(tmp_path):
     """The whole script with one step and a target of 0: the data set, the run, the checker, picture, summary."""
-    flags = TINY + " --batch-size 4 --max-steps 1 --target 0"
+    flags = TINY + " --batch-size 4 --max-steps 1 --target 0 --report"
     result = shell(f"scripts/quickstart.sh {flags}", DATADIR=tmp_path / "data", RUNDIR=tmp_path / "run",
                    TRAIN_IMAGES=10, VAL_IMAGES=3, XDG_CACHE_HOME=tmp_path)
     summary = result.stdout[result.stdout.index("Quickstart:"):]

@@ -70,6 +70,7 @@ def test_onnx_tells_what_it_needs_and_takes_any_batch(exported):
     assert ((ids >= 0) == (scores > 0.05)).all() and (boxes[ids[:, :, 0] < 0] == -1).all()
 
 
+@pytest.mark.filterwarnings("ignore:Cannot decide type")
 def test_gluon_files_load_without_this_package(exported):
     import mxnet as mx
     block = mx.gluon.SymbolBlock.imports(os.path.join(exported, "shapes-symbol.json"), ["data"],
