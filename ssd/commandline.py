@@ -51,6 +51,17 @@ def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def size_in_words(number: float) -> str:
+    """Bytes, in the unit that fits."""
+    for unit in ("bytes", "kB", "MB"):
+        if number < 1000:
+            break
+        number /= 1000
+    else:
+        unit = "GB"
+    return f"{number:.3g} {unit}" if number < 1000 else f"{number:,.0f} {unit}"
+
+
 def add_settings(parser: argparse.ArgumentParser, sections: Iterable[str], leave_out: Iterable[str] = (),
                  default_recipe: str = DEFAULT_RECIPE) -> None:
     """Adds --recipe and one flag per setting of the sections, but for those named in `leave_out`; a flag that is not

@@ -14,11 +14,8 @@ from ssd.benchmark.timing import peak_memory, spread, times_of
 def measure(request: Request) -> dict:
     """See docs/benchmarking.md for what it holds; on every rank alike."""
     from ssd.training.ranks import Ranks
-    ranks = Ranks()
-    try:
+    with contextlib.closing(Ranks()) as ranks:
         return _measure(request, ranks)
-    finally:
-        ranks.close()
 
 
 def _measure(request: Request, ranks) -> dict:

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 from typing import Dict, List, Tuple
 
+from ssd.commandline import size_in_words
+
 Lines = List[Tuple[str, str]]
 
 
@@ -13,8 +15,8 @@ def format_result(result: Dict) -> str:
     of_mode = dict(train=_network, infer=_network, data=_data, score=_score, allreduce=_allreduce)
     lines += of_mode[result["mode"]](result)
     memory = result["memory"]
-    gpu = f", {_bytes(memory['gpu_bytes'])} of the GPU's in use" if memory.get("gpu_bytes") else ""
-    lines.append(("peak memory", f"{_bytes(memory['peak_rss_bytes'])}"
+    gpu = f", {size_in_words(memory['gpu_bytes'])} of the GPU's in use" if memory.get("gpu_bytes") else ""
+    lines.append(("peak memory", f"{size_in_words(memory['peak_rss_bytes'])}"
                                  f"{' of a rank' if result.get('ranks', 1) > 1 else ''}{gpu}"))
     return "\n".join(f"{name:<20}{text}" for name, text in lines)
 
@@ -33,7 +35,7 @@ def _what(result: Dict) -> str:
 def _machine(machine: Dict) -> str:
     gpus = f", {_count(machine['gpus'], 'GPU')}" if machine["gpus"] else ""
     return (f"{machine['processor']}, {_count(machine['cores'], 'core')}, OMP_NUM_THREADS "
-            f"{machine['openmp_threads']}, {_bytes(machine['memory_bytes'])}{gpus}, {machine['system']}")
+            f"{machine['openmp_threads']}, {size_in_words(machine['memory_bytes'])}{gpus}, {machine['system']}")
 
 
 def _network(result: Dict) -> Lines:
@@ -74,7 +76,7 @@ def _data(result: Dict) -> Lines:
                        f"{result['warmup']}, {_count(result['data_threads'], 'thread')}, {result['prefetch']} ahead)"),
              ("images/s", f"{_number(speed['overall'])} over all"),
              ("decoding alone", f"{_number(alone['images_per_second'])} images/s by {alone['by']} with as many "
-                                f"threads, {_bytes(alone['bytes_per_image'])} an image; reached "
+                                f"threads, {size_in_words(alone['bytes_per_image'])} an image; reached "
                                 f"{100 * result['share_of_decoding']:.1f} %"),
              ("stages", "each with those above, images/s")]
     return lines + [("", f"{_number(stage['images_per_second']):>7}  {stage['name']}") for stage in result["stages"]]
@@ -89,7 +91,7 @@ def _score(result: Dict) -> Lines:
 
 
 def _allreduce(result: Dict) -> Lines:
-    lines = [("gradients", f"{_bytes(result['gradient_bytes'])} in {result['tensors']} tensors")]
+    lines = [("gradients", f"{size_in_words(result['gradient_bytes'])} in {result['tensors']} tensors")]
     if result["ranks"] == 1:
         return lines + [("nothing to do", result["note"])]
     return lines + [
@@ -111,13 +113,3 @@ def _number(value: float) -> str:
 
 def _count(number: int, word: str, words: str = "") -> str:
     return f"{number:,} {word if number == 1 else words or word + 's'}"
-
-
-def _bytes(number: float) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if number < 1000:
-            break
-        number /= 1000
-    else:
-        unit = "GB"
-    return f"{number:.3g} {unit}" if number < 1000 else f"{number:,.0f} {unit}"

@@ -19,11 +19,8 @@ RATE = 1e-6    # weights hardly move, so that no number of steps makes numbers t
 def measure(request: Request) -> dict:
     """See docs/benchmarking.md for what it holds; on every rank alike."""
     from ssd.training.ranks import Ranks
-    ranks = Ranks()
-    try:
+    with contextlib.closing(Ranks()) as ranks:
         return _measure(request, ranks)
-    finally:
-        ranks.close()
 
 
 def _measure(request: Request, ranks) -> dict:

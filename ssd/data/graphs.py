@@ -121,14 +121,17 @@ def jitter_colour(images, hue, saturation, contrast, brightness):
     return math.max(math.min(images * gain + fn.reductions.mean(images) * constant, 255.0), 0.0)
 
 
-def _resize(images, size: int):
+def resize(images, size: int):
+    """Images of any sizes, channels last, to size x size [pixels], without keeping the aspect ratio."""
     # Pillow's bilinear filter, the reference's, widens with the reduction; in DALI that is the triangular
     # one.
     return fn.resize(images, resize_x=size, resize_y=size, min_filter=types.DALIInterpType.INTERP_TRIANGULAR,
                      mag_filter=types.DALIInterpType.INTERP_LINEAR)
 
 
-def _normalise(images, config: Config, pad_channels: bool, mirror=0):
+def normalise(images, config: Config, pad_channels: bool, mirror=0):
+    """uint8 or float images of 0 to 255 to the network's layout and type, mean and deviation taken out; flipped where
+    `mirror` is 1. `pad_channels`: a fourth channel of zeros."""
     model, data = config.model, config.data
     return fn.crop_mirror_normalize(
         images, crop=(model.image_size, model.image_size),
@@ -197,10 +200,10 @@ def training_pipeline(config: Config, samples: Callable[[], Nodes], *,
         nodes = samples()
         window = (nodes["anchor"], nodes["shape"]) if augment else None
         images = decode_images(nodes["encoded"], window, config, device, cache=config.data.decode == "cache")
-        images = _resize(images, config.model.image_size)
+        images = resize(images, config.model.image_size)
         if augment:
             images = jitter_colour(images, *[nodes[name] for name in ("hue", "saturation", "contrast", "brightness")])
-        outputs = [_normalise(images, config, pad_channels, mirror=nodes["flip"] if augment else 0)]
+        outputs = [normalise(images, config, pad_channels, mirror=nodes["flip"] if augment else 0)]
         if default_boxes_ltrb is not None:
             on_device = [nodes[name].gpu() if device == "gpu" else nodes[name] for name in ("boxes", "labels")]
             outputs += encode_boxes(*on_device, default_boxes_ltrb, config.default_boxes,
@@ -222,7 +225,7 @@ def evaluation_pipeline(config: Config, annotations: str, image_folder: str, *, 
     with pipeline:
         encoded, _, _, index = fn.readers.coco(file_root=image_folder, annotations_file=annotations,
                                                image_ids=True, pad_last_batch=True, name="reader")
-        images = _resize(decode_images(encoded, None, config, device), config.model.image_size)
-        pipeline.set_outputs(_normalise(images, config, pad_channels), index)
+        images = resize(decode_images(encoded, None, config, device), config.model.image_size)
+        pipeline.set_outputs(normalise(images, config, pad_channels), index)
     pipeline.build()
     return pipeline

@@ -12,6 +12,7 @@ from ssd.commandline import add_settings
 from ssd.config import SETTINGS, Config
 from ssd.errors import UserError
 from ssd.evaluation.weight_files import WeightFile, find_weights
+from ssd.files import replace_file
 
 SECTIONS = ("data", "evaluation", "model", "detection")
 TRAINING_ALONE = ("train_annotations", "train_images", "target", "eval_every", "batch_norm_momentum",
@@ -204,14 +205,7 @@ def _save(detections, path: str) -> None:
 
 
 def _write_json(path: str, content: dict) -> None:
-    partial = f"{path}.{os.getpid()}.partial"
     try:
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-            file.write("\n")
-        os.replace(partial, path)
+        replace_file(path, (json.dumps(content, indent=1) + "\n").encode())
     except OSError as error:
         raise UserError(f"--json-output {path}: cannot be written: {error.strerror}") from None
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)

@@ -89,13 +89,9 @@ def detect_all(config: Config, weights: str, dataset, category_ids: np.ndarray, 
     from ssd.evaluation.inference import build_inference, detect
     from ssd.evaluation.pending import as_detections
     from ssd.model.device import choose_device
-    from ssd.model.initialization import initialize
-    from ssd.model.ssd import build_model
-    from ssd.model.weights import load_weights
+    from ssd.model.weights import load_network
     device = choose_device(config)
-    network = build_model(config)
-    initialize(network, 0, device.context)
-    load_weights(network, weights)
+    network = load_network(config, weights, device.context)
     inference, _ = build_inference(config, network, device)
     loader = EvaluationLoader(config, dataset, rank=0, size=1, device=device.kind, device_id=device.index,
                               pad_channels=network.input_channels == 4)

@@ -14,11 +14,13 @@ from typing import Dict, Optional
 import mxnet as mx
 import numpy as np
 
+from ssd.config import Config
 from ssd.errors import UserError
-from ssd.model.ssd import SSD
+from ssd.model.initialization import initialize
+from ssd.model.ssd import SSD, build_model
 from ssd.model.weights_info import METADATA, WeightsInfo, pack_info, unpack_info
 
-__all__ = ["WeightsInfo", "load_weights", "pack_info", "read_info", "read_tensors", "save_weights"]
+__all__ = ["WeightsInfo", "load_network", "load_weights", "pack_info", "read_info", "read_tensors", "save_weights"]
 
 
 def save_weights(network: SSD, path: str, info: Optional[WeightsInfo] = None) -> None:
@@ -63,6 +65,14 @@ def load_weights(network: SSD, path: str) -> None:
             raise UserError(f"weights {path}: {name} is not finite")
     for name, parameter in parameters.items():
         parameter.set_data(tensors[name].astype(parameter.dtype))
+
+
+def load_network(config: Config, path: str, context) -> SSD:
+    """The network of `config` with the weights at `path`, on an MXNet context. UserError as of `load_weights`."""
+    network = build_model(config)
+    initialize(network, 0, context)
+    load_weights(network, path)
+    return network
 
 
 def _channels_first(name: str, tensor: mx.nd.NDArray, shape) -> mx.nd.NDArray:

@@ -6,6 +6,7 @@ from html import escape
 from typing import NamedTuple, Sequence, Tuple
 
 from ssd.errors import UserError
+from ssd.files import replace_file
 from ssd.report.style import SCRIPT, STYLE
 
 GENERATOR = "ssd report"    # marks files of ours, which may be replaced
@@ -40,17 +41,11 @@ def write_page(path: str, text: str) -> None:
     where it cannot be written."""
     if os.path.lexists(path) and not is_report(path):
         raise UserError(f"{path}: exists already, and is no report")
-    partial = f"{path}.{os.getpid()}.partial"
     try:
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(partial, path)
+        replace_file(path, text.encode())
     except OSError as error:
         raise UserError(f"report {path}: cannot be written: {error.strerror}") from None
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
 
 
 def is_report(path: str) -> bool:

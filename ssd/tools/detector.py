@@ -54,9 +54,7 @@ class Detector:
         import nvidia.dali.fn  # noqa: F401
         from ssd.evaluation.inference import build_inference
         from ssd.model.device import choose_device
-        from ssd.model.initialization import initialize
-        from ssd.model.ssd import build_model
-        from ssd.model.weights import load_weights
+        from ssd.model.weights import load_network
         import mxnet as mx
         if batch_size < 1:
             raise UserError(f"batch_size: {batch_size} is less than 1")
@@ -65,9 +63,7 @@ class Detector:
         self.config, self.batch_size = config, batch_size
         self.class_names, self.category_ids = tuple(class_names), tuple(category_ids)
         device = choose_device(config)
-        network = build_model(config)
-        initialize(network, 0, device.context)
-        load_weights(network, path)
+        network = load_network(config, path, device.context)
         self._inference, _ = build_inference(config, network, device)
         self._input = NetworkInput(config, batch_size, device.kind, device.index, network.input_channels == 4)
 
@@ -115,11 +111,11 @@ def load_detector(path, args, classes: Optional[str] = None, batch_size: int = B
     import nvidia.dali.fn  # noqa: F401
     from ssd.evaluation.saved_network import settings_of
     config, info = settings_of(args, path)
-    names, ids = _classes(config, info, path, classes)
+    names, ids = classes_of(config, info, path, classes)
     return Detector(config, path, names, ids, batch_size)
 
 
-def _classes(config: Config, info, path, classes: Optional[str]) -> Tuple[tuple, tuple]:
+def classes_of(config: Config, info, path, classes: Optional[str]) -> Tuple[tuple, tuple]:
     """(names, category ids) of the network's classes."""
     count = config.model.num_classes - 1
     if classes:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import shutil
 import sys
@@ -48,7 +49,7 @@ class Difference(NamedTuple):
 
 def run(args) -> int:
     """Exports; returns 0, or 1 where a file did not give the live network's detections, and nothing is kept."""
-    import onnxruntime  # noqa: F401  before any long work
+    check_installed(args.format)
     folder, stem_name = args.output, args.name
     if os.path.lexists(folder) and not (os.path.isdir(folder) and not os.listdir(folder)):
         raise UserError(f"--output {folder}: " + ("holds files already; name a new folder" if os.path.isdir(folder)
@@ -89,6 +90,13 @@ def run(args) -> int:
     return 0
 
 
+def check_installed(formats: List[str]) -> None:
+    """UserError where what writes and checks a format is not there, as in the training container."""
+    for name in ("onnx", "onnxruntime") if "onnx" in formats else ():
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"--format onnx: the package {name} is not installed (pip install {name})")
+
+
 def _pictures(names: List[str]) -> Tuple[List[np.ndarray], str]:
     """(uint8 (height, width, 3) RGB each, what they are)."""
     if names:
@@ -116,19 +124,15 @@ class _Exporter:
         import PIL._imaging  # noqa: F401  before mxnet: see ssd.training.ranks.load_before_horovod
         import nvidia.dali.fn  # noqa: F401
         from ssd.evaluation.saved_network import settings_of
-        from ssd.tools.detector import _classes
+        from ssd.tools.detector import classes_of
         config, info = settings_of(args, args.weights)
-        self.names, self.ids = _classes(config, info, args.weights, args.classes)
+        self.names, self.ids = classes_of(config, info, args.weights, args.classes)
         self.config = config = config.with_values(layout="NCHW", dtype="float32", device="cpu", decode="cpu")
         import mxnet as mx
         from ssd.model.default_boxes import default_boxes
         from ssd.model.detections import Detections
-        from ssd.model.initialization import initialize
-        from ssd.model.ssd import build_model
-        from ssd.model.weights import load_weights
-        self.network = build_model(config)
-        initialize(self.network, 0, mx.cpu())
-        load_weights(self.network, args.weights)
+        from ssd.model.weights import load_network
+        self.network = load_network(config, args.weights, mx.cpu())
         self.boxes = default_boxes(self.network.feature_sizes(), config.default_boxes, config.model.image_size)
         self.detections = Detections(self.boxes, config.model.num_classes, config.default_boxes, config.detection)
         self.detections.initialize(ctx=mx.cpu())

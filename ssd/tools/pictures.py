@@ -100,8 +100,8 @@ class NetworkInput:
             pictures = self._pictures
             images = fn.external_source(source=lambda: list(pictures), batch=True, layout="HWC")
             images = images.gpu() if device == "gpu" else images
-            images = graphs._resize(images, config.model.image_size)
-            self._pipeline.set_outputs(graphs._normalise(images, config, pad_channels))
+            images = graphs.resize(images, config.model.image_size)
+            self._pipeline.set_outputs(graphs.normalise(images, config, pad_channels))
         self._pipeline.build()
 
     def __call__(self, pictures: List[np.ndarray]):

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import sys
 import time
@@ -61,6 +62,9 @@ def run(args) -> int:
     from ssd.tools.inputs import find_inputs
     from ssd.tools.prediction import Prediction
     inputs, others = find_inputs(args.inputs)
+    videos = [one.path for one in inputs if one.video]
+    if videos and importlib.util.find_spec("av") is None:
+        raise UserError(f"{videos[0]}: a video, and the package av is not installed (pip install av)")
     folder = args.output or os.path.join("predictions", time.strftime("%Y%m%d-%H%M%S"))
     if os.path.lexists(folder) and not (os.path.isdir(folder) and not os.listdir(folder)):
         raise UserError(f"--output {folder}: " + ("holds files already; name a new folder" if os.path.isdir(folder)

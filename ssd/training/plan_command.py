@@ -9,7 +9,7 @@ import os
 import subprocess
 from typing import Any, Dict, List, NamedTuple, Optional
 
-from ssd.commandline import DEFAULT_RECIPE, Parser, add_settings, read_settings
+from ssd.commandline import DEFAULT_RECIPE, Parser, add_settings, read_settings, size_in_words
 from ssd.config import SECTIONS, SETTINGS, Config
 from ssd.errors import UserError
 
@@ -118,21 +118,10 @@ def notes_on(plan: dict, used: Optional[SystemConfig], configs: List[SystemConfi
                      f"{SMALLEST_BATCH_NORM} a GPU joined groups of GPUs, which is not there: expect more epochs, or "
                      "that the target is missed")
     if plan["decode"] == "cache":
-        notes.append("with --decode cache each rank writes the annotations of all images for DALI first: about 0.8 GB "
-                     "more for a while, and 12 s on two busy cores, on the clock, that are not in the minutes above")
+        notes.append("with --decode cache each rank writes its share of the annotations for DALI first, on the clock: "
+                     "94 MB more for a while and 1.7 s if there is one rank, not in the minutes above")
     notes.append("the wait for the last score is that of a published log; its length here depends on the detections")
     return notes
-
-
-def _size(number: float) -> str:
-    """Bytes, in the unit that fits."""
-    for unit in ("bytes", "kB", "MB"):
-        if number < 1000:
-            break
-        number /= 1000
-    else:
-        unit = "GB"
-    return f"{number:.3g} {unit}" if number < 1000 else f"{number:,.0f} {unit}"
 
 
 def format_plan(plan: dict) -> str:
@@ -153,15 +142,16 @@ def format_plan(plan: dict) -> str:
         ("throughput", f"{plan['images_per_second']:,.0f} images/s: {plan['images_per_second_source']}"),
         ("minutes to target", f"{plan['expected_minutes']:.3g}" + (
             f" (published: {plan['published_minutes']:g})" if plan["published_minutes"] else "")),
-        ("gradients", f"{_size(plan['gradient_bytes'])} a step; each GPU sends "
-                      f"{_size(plan['allreduce_bytes_per_gpu_and_step'])} in a ring, "
-                      f"{_size(plan['allreduce_bytes_per_gpu_and_second'])}/s"),
-        ("files read", f"{_size(plan['file_bytes_per_image'])} an image, {_size(plan['read_bytes_per_second'])}/s, "
-                       f"{_size(plan['read_bytes_per_node_and_second'])}/s a node"
+        ("gradients", f"{size_in_words(plan['gradient_bytes'])} a step; each GPU sends "
+                      f"{size_in_words(plan['allreduce_bytes_per_gpu_and_step'])} in a ring, "
+                      f"{size_in_words(plan['allreduce_bytes_per_gpu_and_second'])}/s"),
+        ("files read", f"{size_in_words(plan['file_bytes_per_image'])} an image, "
+                       f"{size_in_words(plan['read_bytes_per_second'])}/s, "
+                       f"{size_in_words(plan['read_bytes_per_node_and_second'])}/s a node"
                        + (f"; after epoch 1, {100 * (1 - plan['cached_share']):.0f}% of that (cache)"
                           if plan["cached_share"] else "")),
-        ("host memory, data", f"{_size(plan['host_memory_per_rank'])} a rank, "
-                              f"{_size(plan['host_memory_per_node'])} a node"),
+        ("host memory, data", f"{size_in_words(plan['host_memory_per_rank'])} a rank, "
+                              f"{size_in_words(plan['host_memory_per_node'])} a node"),
     ]
     return "\n".join([f"{name:<20}{text}" for name, text in lines] + [f"note: {note}" for note in plan["notes"]])
 

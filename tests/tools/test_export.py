@@ -119,6 +119,18 @@ def test_detections_without_a_counterpart_are_counted():
     assert accepted(at_threshold)
 
 
+@pytest.mark.parametrize("command, package", [("export", "onnxruntime"), ("predict", "av")])
+def test_a_package_that_is_not_there_is_one_line(weights, tmp_path, monkeypatch, capsys, command, package):
+    import importlib.util
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == package else found(name, *rest))
+    (tmp_path / "clip.mp4").write_bytes(b"video")
+    inputs = [str(tmp_path / "clip.mp4")] if command == "predict" else []
+    assert main([command, *inputs, "--weights", weights, "--output", str(tmp_path / "new")]) == 2
+    assert f"the package {package} is not installed" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("flags, words", [
     (["--weights", "{tmp}/nothing.params", "--output", "{tmp}/new"], "nothing.params"),
     (["--weights", "{weights}", "--output", "{full}"], "holds files already"),
