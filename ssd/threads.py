@@ -22,8 +22,9 @@ def use_all_cores() -> int:
                        if os.environ.get(name, "").isdigit()), 1)
     threads = max(1, cores // max(1, local_size))
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    # With one team (below) a thread that waits for the next loop spins, by default for milliseconds. That is too long
-    # where other work (the data pipeline's, another job's) wants the core.
+    # With one team (below) a thread that waits for the next loop spins, by default for milliseconds: four times slower
+    # where another job wants the core. With 20000 it is 1.3 times faster than without this on a machine of its own,
+    # and 0.7 times beside a busy process; with 2000 it is 1.2 and 1.05 times (docs/performance-log.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     return threads
 
