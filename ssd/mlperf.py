@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 
 from ssd.errors import UserError
 from ssd.page_cache import drop_caches
@@ -32,14 +33,15 @@ class MLPerfLog:
         all the same, so that a mistake of ours stops every rank and not one of them.
 
     Events that the rules want once can be logged once: anything else is an AssertionError, as is an end
-    without its start. Close it when done (a `with` block does). Needs nothing of, and leaves nothing in, the
-    state that mlperf_logging.mllog shares between its users.
+    without its start. Close it when done (a `with` block does). Any thread may log. Needs nothing of, and leaves
+    nothing in, the state that mlperf_logging.mllog shares between its users.
     """
 
     def __init__(self, path, *, enabled: bool):
         self.path = None if path is None else os.path.abspath(str(path))
         self.enabled = enabled
         self._seen = set()
+        self._lock = threading.RLock()    # held from an event's checks to the end of its line
         self._closed = False
         self._handlers = []
         if not enabled:
@@ -55,15 +57,6 @@ class MLPerfLog:
         package_root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         # offset 3: the line that called our public method. root_dir is used as a regular expression.
         self._mllogger = MLLogger(logger, default_stack_offset=3, root_dir=re.escape(package_root))
-
-    @property
-    def has_stopped(self) -> bool:
-        """Whether run_stop is logged."""
-        return "run_stop" in self._seen
-
-    def mute(self) -> None:
-        """Nothing more is written: another thread has logged run_stop, and the one that trains may not know it yet."""
-        self.enabled = False
 
     def close(self) -> None:
         """Close the file. Standard output stays open. May be called twice."""
@@ -127,6 +120,30 @@ class MLPerfLog:
         """The clock stops; once. status: "success" (the target is known to be reached) or "aborted"."""
         assert status in ("success", "aborted"), status
         self._event("run_stop", kind="end", after="run_start", metadata={"status": status})
+
+    def end(self, status: str) -> None:
+        """run_stop, unless the clock has not started or has stopped already; so it may be called for every way out."""
+        with self._lock:
+            if self._clock_runs():
+                self.run_stop(status)
+
+    def abort(self, patience: float = 0.5) -> None:
+        """end("aborted") as the log's last line: what other threads log after it is not written.
+
+        patience: seconds for a line that another thread is writing; if that hangs (a full pipe), it is not waited for.
+        """
+        if not self._lock.acquire(timeout=patience):
+            self._lock = threading.RLock()
+            self._lock.acquire()
+        try:
+            if self._clock_runs():
+                self.run_stop("aborted")
+            self.enabled = False
+        finally:
+            self._lock.release()
+
+    def _clock_runs(self) -> bool:
+        return "run_start" in self._seen and "run_stop" not in self._seen
 
     def seed(self, n: int) -> None:
         """The run's seed, a whole number; once."""
@@ -208,13 +225,14 @@ class MLPerfLog:
         if epoch is not None:
             which, metadata = epoch, {"epoch_num": _whole(epoch)}
         mark = key if which is None else (key, which)
-        assert not self._closed, "%s after close" % key
-        assert after is None or after in self._seen, "%s without %s" % (mark, after)
-        assert not once or mark not in self._seen, "%s twice" % (mark,)
-        self._seen.add(mark)
-        value = _plain(value)
-        if self.enabled:
-            getattr(self._mllogger, kind)(key, value=value, metadata=metadata)
+        with self._lock:
+            assert not self._closed, "%s after close" % key
+            assert after is None or after in self._seen, "%s without %s" % (mark, after)
+            assert not once or mark not in self._seen, "%s twice" % (mark,)
+            self._seen.add(mark)
+            value = _plain(value)
+            if self.enabled:
+                getattr(self._mllogger, kind)(key, value=value, metadata=metadata)
 
 
 class _LogFile(logging.FileHandler):

@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import psutil
@@ -257,6 +258,69 @@ def test_a_bad_submission_is_the_users_mistake(tmp_path, changes, words):
     with MLPerfLog(tmp_path / "log", enabled=True) as log, pytest.raises(UserError, match=words):
         log.submission(**dict(dict(org="o", platform="p", division="closed", status="onprem"), **changes))
     assert (tmp_path / "log").read_text() == ""
+
+
+def slow_line(log, entered, leave):
+    """A thread that is writing epoch_start(2), not before `leave`."""
+    write = log._mllogger.start
+
+    def slowly(*arguments, **options):
+        entered.set()
+        leave.wait(20)
+        write(*arguments, **options)
+    log._mllogger.start = slowly
+    thread = threading.Thread(target=log.epoch_start, args=(2,))
+    thread.start()
+    assert entered.wait(20)
+    return thread
+
+
+def test_an_abort_is_the_last_line_whatever_other_threads_log(tmp_path):
+    """The watchdog's thread ends the log of a training loop that runs on: seen was an epoch_start after run_stop."""
+    with MLPerfLog(tmp_path / "log", enabled=True) as log:
+        log.submission("o", "p", "closed", "onprem")
+        log.init_start()
+        log.init_stop()
+        log.run_start()
+        leave = threading.Event()
+        thread = slow_line(log, threading.Event(), leave)
+        threading.Timer(0.2, leave.set).start()
+        log.abort(patience=20)
+        thread.join()
+        log.epoch_stop(2)
+        log.end("success")
+    keys = [event["key"] for event in parsed((tmp_path / "log").read_text())]
+    assert keys[-3:] == ["run_start", "epoch_start", "run_stop"] and keys.count("run_stop") == 1
+    assert '"aborted"' in (tmp_path / "log").read_text().splitlines()[-1]
+
+
+def test_an_abort_does_not_wait_for_a_line_that_hangs(tmp_path):
+    with MLPerfLog(tmp_path / "log", enabled=True) as log:
+        log.init_start()
+        log.init_stop()
+        log.run_start()
+        leave = threading.Event()
+        thread = slow_line(log, threading.Event(), leave)
+        log.abort(patience=0.1)
+        assert '"aborted"' in (tmp_path / "log").read_text().splitlines()[-1]
+        leave.set()
+        thread.join()
+
+
+def test_the_end_is_logged_once_and_only_where_the_clock_runs(tmp_path):
+    with MLPerfLog(tmp_path / "log", enabled=True) as log:
+        log.end("success")
+        log.abort()
+    assert (tmp_path / "log").read_text() == ""
+    with MLPerfLog(tmp_path / "log", enabled=True) as log:
+        log.init_start()
+        log.init_stop()
+        log.run_start()
+        log.end("success")
+        log.end("aborted")
+        log.abort()
+    stops = [event for event in parsed((tmp_path / "log").read_text()) if event["key"] == "run_stop"]
+    assert [event["metadata"]["status"] for event in stops] == ["success"]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")

@@ -58,9 +58,8 @@ def _run(config: Config, folder, first: bool, signals: StopSignals, log, display
     training = None
 
     def last_acts(cause: str) -> None:
+        log.abort()
         if training is not None:
-            training.end_log("aborted")
-            log.mute()
             display.close()
             training.close_scorer()
     watch = Watchdog(ranks.rank, ranks.size, lambda content: ranks.bytes_from_first(content, "watchdog"), timeout,

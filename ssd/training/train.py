@@ -4,7 +4,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import threading
 import time
 
 import numpy as np
@@ -30,7 +29,6 @@ class Training:
         self.signals, self.watch = signals, watch
         self.first, self.display = ranks.is_first, display or Display()
         self.started = None    # when the clock started [seconds since the epoch]
-        self._ending = threading.Lock()
         self.progress = recovery.Progress()
         self.agreement = Agreement(ranks, 3)
         self.train_data = self.val_data = self.pending = self.saver = None
@@ -52,7 +50,7 @@ class Training:
             if self.train_epochs():
                 status = "success"
         finally:
-            self.end_log(status)
+            self.log.end(status)
             self.display.close()
             self.close_data()
         self.saver.close()
@@ -347,9 +345,3 @@ class Training:
             raise Stopped(f"{text}, before the first step; nothing is lost")
         self.save()
         raise Stopped(f"{text}, after step {self.progress.steps} (epoch {epoch}){self.saver.where()}")
-
-    def end_log(self, status: str) -> None:
-        """The log's last line; of the training loop, or of the watchdog when that will not come back."""
-        with self._ending:
-            if self.started is not None and not self.log.has_stopped:
-                self.log.run_stop(status)
