@@ -55,7 +55,9 @@ def main():
     if args.serve:
         work(args)
         return
-    if args.ranks < 2 or args.batch_size % args.ranks:
+    if args.ranks < 2:
+        parser.error(f"--ranks {args.ranks}: at least 2 are needed")
+    if args.batch_size % args.ranks:
         parser.error(f"--batch-size {args.batch_size}: not a multiple of {args.ranks} ranks")
     turns.end_workers_with_us()
     print(turns.machine(), time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), sep="; ", flush=True)

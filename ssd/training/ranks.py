@@ -81,6 +81,11 @@ class Ranks:
         os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(max(2, int(stall_seconds))))
         load_before_horovod()
         import horovod.mxnet as hvd
+        import mxnet as mx
+        if not mx.context.num_gpus():
+            # Horovod's thread compares notes with the other ranks so often [ms], whether there is something to reduce
+            # or not. At its 1 ms that takes a tenth of a core and more from the network (benchmarks/ranks.md).
+            os.environ.setdefault("HOROVOD_CYCLE_TIME", "10")
         self._hvd = hvd
         hvd.init()
         self.rank, self.size, self.local_rank = hvd.rank(), hvd.size(), hvd.local_rank()
@@ -90,9 +95,10 @@ class Ranks:
         return self.rank == 0
 
     def broadcast_parameters(self, parameters) -> None:
-        """Rank 0's values of a Gluon ParameterDict to all ranks."""
+        """Rank 0's values of a Gluon ParameterDict, initialised, to all ranks."""
         if self.size > 1:
-            self._hvd.broadcast_parameters(parameters, root_rank=0)
+            for name, parameter in parameters.items():
+                self._broadcast(parameter.data(), name)
 
     def trainer(self, parameters, **optimizer):
         """A Gluon trainer (SGD) whose gradients are averaged over the ranks."""
@@ -123,7 +129,17 @@ class Ranks:
         if self.size == 1:
             return
         for index, array in enumerate(arrays):
-            self._hvd.broadcast_(array, root_rank=0, name=f"{name}.{index}")
+            self._broadcast(array, f"{name}.{index}")
+
+    def _broadcast(self, array, name: str) -> None:
+        """Makes the NDArray rank 0's: a sum to which the other ranks add nothing.
+
+        Not Horovod's own broadcast, which crashes now and then with MXNet (docs/reliability.md). Nothing is -0.0 and
+        not 0: only that leaves every number as it is, -0.0 too. It comes from NumPy: MXNet takes the scalar for 0.
+        """
+        if not self.is_first:
+            array[:] = np.full(array.shape, -0.0, array.dtype)
+        self._hvd.allreduce_(array, average=False, name=name)
 
     def all_from_first(self, values: np.ndarray, name: str) -> np.ndarray:
         """Rank 0's small float64 array, on every rank."""
@@ -131,7 +147,8 @@ class Ranks:
             return np.asarray(values, np.float64)
         import mxnet as mx
         array = mx.nd.array(values, dtype="float64")
-        return self._hvd.broadcast(array, root_rank=0, name=name).asnumpy()
+        self._broadcast(array, name)
+        return array.asnumpy()
 
     def from_first(self, value: float, name: str) -> float:
         """Rank 0's number, on every rank (float64)."""
@@ -173,7 +190,8 @@ class Ranks:
         array = np.zeros(length + 1, np.uint8)    # MXNet has no arrays of size 0
         if self.is_first:
             array[1:] = np.frombuffer(content, np.uint8)
-        array = self._hvd.broadcast(mx.nd.array(array, dtype="uint8"), root_rank=0, name=name)
+        array = mx.nd.array(array, dtype="uint8")
+        self._broadcast(array, name)
         return array.asnumpy()[1:].tobytes()
 
     def gather_texts(self, text: str, name: str) -> List[str]:

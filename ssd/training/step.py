@@ -134,6 +134,7 @@ class TrainingStep:
         for name, parameter in self.parameters.items():
             like = parameter.list_data()[0]
             parameter.set_data(told(parameters and parameters[name], like, f"weight {name}"))
+        masters = masters or parameters    # of a checkpoint in float32 there are no others
         for name, momentum, master in self._states():
             momentum[:] = told(momenta and momenta[name], momentum, f"momentum {name}")
             if master is not None:
@@ -172,7 +173,9 @@ def dry_run(step: TrainingStep, inference, network, config: Config, boxes: int, 
 
     Targets without a positive box make loss and gradients exactly 0, and the learning rate is 0.
     """
-    before = {name: parameter.data(context).copy() for name, parameter in network.collect_params().items()}
+    # The statistics alone: with a learning rate and momenta of 0 an update adds 0 to the weights.
+    before = {name: parameter.data(context).copy() for name, parameter in network.collect_params().items()
+              if parameter.grad_req == "null"}
     batch = config.training.batch_size
     noise = np.random.default_rng(0)
 
@@ -184,6 +187,7 @@ def dry_run(step: TrainingStep, inference, network, config: Config, boxes: int, 
     step.finite()
     step.update(0.0)
     inference(images(config.evaluation.eval_batch_size)).wait_to_read()
-    for name, parameter in network.collect_params().items():
-        parameter.set_data(before[name])
+    parameters = network.collect_params()
+    for name, values in before.items():
+        parameters[name].set_data(values)
     mx.nd.waitall()

@@ -13,12 +13,22 @@ def refuse():
 ranks = Ranks()
 rank, size = ranks.rank, ranks.size
 assert rank_from_environment() == rank and ranks.is_first == (rank == 0)
+# Nothing here may use Horovod's broadcast: see Ranks._broadcast.
+ranks._hvd.broadcast = ranks._hvd.broadcast_ = ranks._hvd.broadcast_parameters = None
 
 everyone = np.arange(size)
 assert np.array_equal(ranks.mean(np.array([rank, 10.0 * rank]), "mean"), [everyone.mean(), 10 * everyone.mean()])
 # 2^53 - 1: what float32 would round must survive
 assert ranks.from_first(2.0 ** 53 - 1 if rank == 0 else -1, "number") == 2.0 ** 53 - 1
 assert np.array_equal(ranks.all_from_first(np.array([rank, np.nan]), "array"), [0, np.nan], equal_nan=True)
+
+# What rank 0 tells comes bit by bit: signed zeros and the smallest and largest numbers too.
+for dtype in (np.float16, np.float32, np.float64):
+    info = np.finfo(dtype)
+    values = np.array([-0.0, 0.0, info.tiny, info.tiny / 4, -info.max, np.inf, -np.inf, 1 / 3], dtype)
+    array = mx.nd.array(values if rank == 0 else np.full_like(values, rank), dtype=dtype)
+    ranks.broadcast_in_place([array], f"bits of {dtype.__name__}")
+    assert array.asnumpy().tobytes() == values.tobytes(), (dtype, values, array)
 
 # Rank r has r rows, rank 0 none.
 rows = np.array([[100.0 * rank + row, 1 / 3] for row in range(rank)]).reshape(-1, 2)

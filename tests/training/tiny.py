@@ -1,10 +1,8 @@
 """A network and a data set that train in a second."""
 import csv
 import os
-import shutil
 import subprocess
 import sys
-import warnings
 
 from ssd.data.shapes import make_shapes
 
@@ -28,23 +26,8 @@ def ssd(*arguments, env=None, prefix=(), timeout=300):
 
 def train(data, output, *flags, **options):
     """A run in a new folder `output`, or one that goes on."""
-    def once():
-        return ssd("train", *FLAGS, "--data-dir", data, "--cache-dir",
-                   os.path.join(os.path.dirname(str(output)), "cache"), "--output", output, *flags, **options)
-    result = once()
-    if options.get("prefix") and crashed_at_start(result.stdout + result.stderr):
-        shutil.rmtree(output, ignore_errors=True)
-        result = once()
-    return result
-
-
-def crashed_at_start(output: str) -> bool:
-    """Seen once in some hundred starts of two ranks: a segmentation fault about Horovod's first broadcast, before
-    training (docs/reliability.md). No test is about such a start: it is tried once more, with a warning."""
-    crashed = "Segmentation fault" in output and '"run_start"' not in output
-    if crashed:
-        warnings.warn("a rank crashed before its start; tried again")
-    return crashed
+    return ssd("train", *FLAGS, "--data-dir", data, "--cache-dir", os.path.join(os.path.dirname(str(output)), "cache"),
+               "--output", output, *flags, **options)
 
 
 def rows(path):
