@@ -96,14 +96,20 @@ def _metavar(field, default) -> str:
     return {int: "N", float: "X", tuple: "N"}.get(type(default), "PATH" if field.name.endswith(paths) else "TEXT")
 
 
-def read_settings(args: argparse.Namespace, recipe: str = None, base: settings.Config = None) -> settings.Config:
-    """The recipe, or `base` in its place, with the flags of `args` over it; UserError naming the flag."""
-    config = base or settings.load_recipe(args.recipe or recipe or DEFAULT_RECIPE)
+def read_settings(args: argparse.Namespace, recipe: str = None, base: settings.Config = None,
+                  report=None) -> settings.Config:
+    """The recipe, or `base` in its place, with the flags of `args` over it; UserError naming the flag. report: is given
+    what load_recipe has to say, in place of standard error."""
+    config = base or settings.load_recipe(args.recipe or recipe or DEFAULT_RECIPE, report or say)
     values = {name: value for name, value in vars(args).items() if "." in name}
     for name, value in values.items():
         flag = "--" + name.split(".")[1].replace("_", "-")
         values[name] = settings.checked(name, value, flag)
     return settings.apply_values(config, values, "flags")
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def run(parser: argparse.ArgumentParser, argv=None) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 import os
 import typing
@@ -55,9 +56,9 @@ def sectioned(name: str) -> str:
     return f"{SETTINGS[name][0]}.{name}" if name in SETTINGS else name
 
 
-def nearest(name: str, known) -> str:
-    """'; did you mean X?' for the known name that is most like `name`, or ''."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+def nearest(name: str, known, cutoff: float = 0.5) -> str:
+    """'; did you mean X?' for the known name that is most like `name`, or ''. cutoff: least likeness [0..1]."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f"; did you mean {close[0]}?" if close else ""
 
 
@@ -78,7 +79,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if kind in (int, float) and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:  # YAML 1.1 reads 1e-4 as a string
             number = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             number = math.nan
         if math.isfinite(number) and (kind is float or number == int(number)):
             return kind(number)
@@ -208,7 +209,8 @@ def recipe_path(name: str) -> str:
 
 
 def _read_values(name: str, seen: Tuple[str, ...] = ()) -> Dict[str, Any]:
-    """'section.name' -> value of a recipe and of those that it extends; 'recipe' -> the name that a run's copy says."""
+    """'section.name' -> value of a recipe and of those that it extends; 'recipe' -> the name that a run's copy says;
+    'lacking' -> the settings that such a copy, of an older version, takes from the built-in recipe of that name."""
     import yaml
     path = recipe_path(name)
     if path in seen:
@@ -216,13 +218,18 @@ def _read_values(name: str, seen: Tuple[str, ...] = ()) -> Dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
             content = yaml.safe_load(file)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"recipe {path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:    # ValueError: not UTF-8, or 2020-13-45 for a date
         raise UserError(f"recipe {path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"recipe {path}: sections are needed, not {type(content).__name__}")
     values, own = {}, {}
     parent = content.pop("extends", None)
-    saved_as = content.pop("recipe", None)  # written into the saved copy of a run
+    saved_as = content.pop("recipe", None)  # written into the saved copy of a run, which holds all settings
+    is_copy = parent is None and isinstance(saved_as, str)
+    if is_copy and saved_as in builtin_recipes():
+        parent = saved_as
     if parent is not None:
         beside = os.path.join(os.path.dirname(path), str(parent))
         values.update(_read_values(beside if os.path.isfile(beside) else str(parent), seen + (path,)))
@@ -237,14 +244,20 @@ def _read_values(name: str, seen: Tuple[str, ...] = ()) -> Dict[str, Any]:
                 keys = [field.name for field in dataclasses.fields(SECTIONS[section])]
                 raise UserError(f"recipe {path}: unknown key {section}.{key}{nearest(str(key), keys)}")
             own[f"{section}.{key}"] = value
+    if is_copy and parent is not None:
+        values["lacking"] = [f"{section}.{key}" for section, key in _TYPES if f"{section}.{key}" not in own]
     where = f"recipe {path}:"
     typed = [{name: checked(name, part[name], f"{where} {name}") for name in _SIZED if name in part}
              for part in (values, own)]
     return {**values, **own, **_follow_size(*typed, where)}
 
 
-def load_recipe(name: str) -> Config:
-    """The settings of a built-in recipe or of a recipe file; UserError naming the file and the key."""
+def load_recipe(name: str, report=lambda line: None) -> Config:
+    """The settings of a built-in recipe or of a recipe file; UserError naming the file and the key.
+
+    What a run's recipe.yaml lacks, being of an older version, is that of the built-in recipe of its name: `report` is
+    given one line that says what.
+    """
     path = recipe_path(name)
     values = _read_values(name)
     sections: Dict[str, Dict[str, Any]] = {section: {} for section in SECTIONS}
@@ -257,7 +270,11 @@ def load_recipe(name: str) -> Config:
                 raise UserError(f"recipe {path}: {full} is missing")
     config = Config(recipe=values["recipe"],
                     **{section: kind(**sections[section]) for section, kind in SECTIONS.items()})
-    return _finished(config, f"recipe {path}:")
+    config = _finished(config, f"recipe {path}:")
+    if values.get("lacking"):
+        report(f"recipe {path}: of an older version; what it lacks is as in {config.recipe}: "
+               + ", ".join(f"{full} {json.dumps(_get(config, full))}" for full in values["lacking"]))
+    return config
 
 
 def as_dict(config: Config) -> Dict[str, Any]:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from ssd import config as settings
 from ssd.config import load_recipe
@@ -27,6 +28,25 @@ def test_a_saved_recipe_reads_back_equal(tmp_path):
     config = load_recipe("ssd-resnet34-shapes").with_values(seed=7, base_lr=1e-7, decay_epochs=[])
     again = load_recipe(recipe(tmp_path, settings.to_yaml(config)))
     assert settings.as_dict(again) == settings.as_dict(config)
+
+
+def test_a_copy_of_an_older_version(tmp_path):
+    """What a run's recipe.yaml lacks is the built-in recipe's of its name, and said; a recipe of one's own must be
+    whole."""
+    config = load_recipe("ssd-resnet34-shapes").with_values(image_size=512, batch_size=7)
+    content = yaml.safe_load(settings.to_yaml(config))
+    del content["training"]["base_lr"], content["run"]["report"], content["recovery"]
+    lines = []
+    again = load_recipe(recipe(tmp_path, yaml.safe_dump(content)), lines.append)
+    assert settings.as_dict(again) == settings.as_dict(config) and again.recipe == "ssd-resnet34-shapes"
+    assert len(lines) == 1
+    assert "as in ssd-resnet34-shapes: training.base_lr 0.06, run.report true, recovery.save_interval " in lines[0]
+    load_recipe(recipe(tmp_path, "extends: " + recipe(tmp_path, settings.to_yaml(config), "whole.yaml")), lines.append)
+    load_recipe("ssd-resnet34-shapes", lines.append)
+    assert len(lines) == 1
+    content["recipe"] = "mine"
+    with pytest.raises(UserError, match="training.base_lr is missing"):
+        load_recipe(recipe(tmp_path, yaml.safe_dump(content)))
 
 
 def test_extending_changes_only_what_is_named(tmp_path):
@@ -58,6 +78,8 @@ def test_extending_a_file_beside(tmp_path):
     ("training: {batch_size: 5}", "is missing"),
     ("extends: ssd-resnet34-coco\ntraining: 5", "section training holds no settings"),
     ("a: [", "not YAML"),
+    ("a: 2020-13-45", "not YAML: month must be"),
+    ("extends: ssd-resnet34-coco\ntraining: {epochs: 1" + 400 * "0" + "}", "a whole number is needed"),
     ("just words", "sections are needed"),
     ("", "sections are needed"),
 ])

@@ -48,14 +48,15 @@ class Candidate(NamedTuple):
     """Weights to evaluate, with their settings and the data set's category id of each of their classes."""
     file: WeightFile
     config: Config
-    category_ids: object    # (num_classes - 1,) int64
+    category_ids: tuple     # num_classes - 1, see saved_network.category_of_class
+    left_out: list          # names of the classes that the data set lacks
 
 
-class Found(NamedTuple):
-    """What was detected: Detections, of so many images, and the annotation file's rows of images that were not read."""
-    detections: object
-    images: int
-    left_out: list
+class DataSet(NamedTuple):
+    """What every one of the weights is evaluated on. ground_truth: see scoring.read_ground_truth."""
+    annotations: str
+    images: str
+    ground_truth: tuple
 
 
 def run(args) -> int:
@@ -64,37 +65,40 @@ def run(args) -> int:
     from ssd.evaluation.per_class import evaluate
     from ssd.evaluation.scoring_backends import load_scorer
     scorer = load_scorer(args.scorer)
-    candidates, annotations, images = _prepare(args)
+    candidates, data = _prepare(args)
     say(f"evaluating {candidates[0].file.path if len(candidates) == 1 else f'{len(candidates)} weights'} on "
-        f"{annotations}, scored by {scorer}")
+        f"{data.annotations}, scored by {scorer}")
+    _say_left_out(candidates)
+    pictures = Pictures(candidates[0].config, data)
     results, unread = [], []
     for candidate in candidates:
-        found = _detect(candidate, annotations, images)
-        unread = unread or saved_network.file_names(found.left_out)
-        evaluation = evaluate(annotations, found.detections, scorer=scorer.name,
-                              left_out=[row["id"] for row in found.left_out])
-        results.append(_as_dict(candidate, annotations, found, evaluation))
+        detections = pictures.detect(candidate)
+        unread = saved_network.file_names(pictures.left_out)
+        evaluation = evaluate(data.annotations, detections, scorer=scorer.name, ground_truth=data.ground_truth,
+                              left_out=[row["id"] for row in pictures.left_out])
+        results.append(_as_dict(candidate, pictures, detections, evaluation))
         if len(candidates) > 1:
             say(f"{candidate.file.name}: AP {evaluation.stats['AP']:.4f}, AP50 {evaluation.stats['AP50']:.4f}")
-    result = results[0] if len(results) == 1 else dict(annotations=annotations, results=results)
+    result = results[0] if len(results) == 1 else dict(annotations=data.annotations, results=results)
     if args.json:    # before files, which a full disc may prevent
         print(json.dumps(result), flush=True)
     else:
         print(_format(evaluation) if len(results) == 1 else sweep.format_table(results), flush=True)
     if args.save_detections:
-        _save(found.detections, args.save_detections)
+        _save(detections, args.save_detections)
     if args.json_output:
         _write_json(args.json_output, result)
     if args.sweep_output:
         sweep.write(args.sweep_output, results)
     if args.report:
         from ssd.report.report import write_report
-        path = write_report(args.report, annotations=annotations, detections=found.detections, image_folder=images,
-                            config=candidates[0].config, title=f"Evaluation of {candidates[0].file.path}",
-                            evaluation=evaluation, left_out=unread)
+        path = write_report(args.report, annotations=data.annotations, detections=detections,
+                            image_folder=data.images, config=candidate.config,
+                            title=f"Evaluation of {candidate.file.path}", evaluation=evaluation, left_out=unread,
+                            classes=_words(candidate))
         say(f"report: {path}")
     if unread:
-        say(f"{len(unread)} of {len(unread) + found.images} images could not be used ({', '.join(unread[:3])}"
+        say(f"{len(unread)} of {len(unread) + pictures.count} images could not be used ({', '.join(unread[:3])}"
             f"{', ...' if len(unread) > 3 else ''}); the numbers are of the others")
     return 1 if unread else 0
 
@@ -104,7 +108,7 @@ def say(text: str) -> None:
 
 
 def _prepare(args):
-    """(candidates, annotation file, image folder): everything of the user's that can be refused before long work."""
+    """(candidates, DataSet): everything of the user's that can be refused before long work."""
     from ssd.evaluation import saved_network
     from ssd.evaluation.scoring import read_ground_truth
     if not args.weights:
@@ -114,14 +118,25 @@ def _prepare(args):
     settings = [saved_network.settings_of(args, file.path) for file in files]
     annotations, images = _data_set(args, settings[0][0])
     ids, names = saved_network.categories_of(annotations)
-    read_ground_truth(annotations)    # refuses what could not be scored later
+    ground_truth = read_ground_truth(annotations)    # refuses what could not be scored later
     candidates = []
     for file, (config, info) in zip(files, settings):
         if not config.model.num_classes:    # a recipe's "as many as the data set has"
             config = config.with_values(num_classes=len(ids) + 1)
         category_ids = saved_network.category_of_class(config, info, names, ids, file.path, annotations)
-        candidates.append(Candidate(file, config, category_ids))
-    return candidates, annotations, images
+        candidates.append(Candidate(file, config, category_ids, saved_network.left_out_classes(category_ids, info)))
+    return candidates, DataSet(annotations, images, ground_truth)
+
+
+def _words(candidate: Candidate) -> str:
+    from ssd.evaluation.saved_network import describe_left_out
+    return describe_left_out(candidate.left_out, len(candidate.category_ids))
+
+
+def _say_left_out(candidates) -> None:
+    """Of weights of the same classes once."""
+    for line in dict.fromkeys(filter(None, map(_words, candidates))):
+        say(line)
 
 
 def _data_set(args, config: Config):
@@ -153,19 +168,31 @@ def _check_outputs(args, weights: int) -> None:
             raise UserError(f"{flag} {path}: is made of one file of weights, --weights names {weights}")
 
 
-def _detect(candidate: Candidate, annotations: str, images: str) -> Found:
-    from ssd.evaluation import saved_network
-    dataset, left_out = saved_network.load_images(candidate.config, annotations, images)
-    try:
-        detections = _detect_shown(candidate, dataset)
-    except UserError:
-        # An image that was good when it was checked, or was not decoded then, may be bad: find all that are.
-        again, left_out = saved_network.load_images(candidate.config, annotations, images, recheck=True)
-        if again.num_images == dataset.num_images:
-            raise
-        dataset = again
-        detections = _detect_shown(candidate, dataset)
-    return Found(detections, dataset.num_images, left_out)
+class Pictures:
+    """The data set's images, loaded and checked once for all weights. count: how many could be read; left_out: the
+    annotation file's rows of the others."""
+
+    def __init__(self, config: Config, data: DataSet):
+        """config: says how they are checked."""
+        self._config, self._data, self.annotations = config, data, data.annotations
+        self._load()
+
+    def _load(self, recheck: bool = False) -> None:
+        from ssd.evaluation.saved_network import load_images
+        self._loaded, self.left_out = load_images(self._config, self._data.annotations, self._data.images, recheck)
+        self.count = self._loaded.num_images
+
+    def detect(self, candidate: Candidate):
+        """Detections of a candidate on all images that can be read."""
+        try:
+            return _detect_shown(candidate, self._loaded)
+        except UserError:
+            # An image that was good when it was checked, or was not decoded then, may be bad: find all that are.
+            before = self.count
+            self._load(recheck=True)
+            if self.count == before:
+                raise
+            return _detect_shown(candidate, self._loaded)
 
 
 def _detect_shown(candidate: Candidate, dataset):
@@ -181,14 +208,15 @@ def _detect_shown(candidate: Candidate, dataset):
     return detections
 
 
-def _as_dict(candidate: Candidate, annotations: str, found: Found, evaluation) -> dict:
+def _as_dict(candidate: Candidate, pictures: Pictures, detections, evaluation) -> dict:
     """The result as plain values: see docs/evaluation.md."""
     from ssd.evaluation.saved_network import file_names
     file = candidate.file
     place = {} if file.step is None else dict(step=file.step, epoch=file.epoch)
-    return dict(weights=file.path, **place, annotations=annotations, images=found.images,
-                left_out=file_names(found.left_out), detections=len(found.detections), scorer=evaluation.scorer,
-                **evaluation.stats, per_class=evaluation.per_class())
+    classes = dict(classes_left_out=candidate.left_out) if candidate.left_out else {}
+    return dict(weights=file.path, **place, annotations=pictures.annotations, images=pictures.count,
+                left_out=file_names(pictures.left_out), **classes, detections=len(detections),
+                scorer=evaluation.scorer, **evaluation.stats, per_class=evaluation.per_class())
 
 
 def _format(evaluation) -> str:

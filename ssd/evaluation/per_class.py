@@ -47,14 +47,14 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(annotation_file, detections: Detections, *, scorer: Optional[str] = None,
-             left_out=()) -> Evaluation:
+             left_out=(), ground_truth: Optional[tuple] = None) -> Evaluation:
     """COCO's judgement of `detections` on the images of `annotation_file`, but for those with ids `left_out`.
 
-    scorer: see scoring.score_detections, which gives the same twelve numbers. UserError as there, and where no image
-    is left.
+    scorer: see scoring.score_detections, which gives the same twelve numbers. ground_truth: what read_ground_truth
+    gives of the file, where it was read before. UserError as there, and where no image is left.
     """
     counted_by = load_scorer(scorer)
-    truth, images, names = read_ground_truth(annotation_file)
+    truth, images, names = ground_truth or read_ground_truth(annotation_file)
     if len(left_out):
         truth, images = without_images(truth, images, left_out)
         if not images:

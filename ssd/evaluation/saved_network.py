@@ -8,8 +8,8 @@ from typing import List, Optional, Tuple
 
 import numpy as np
 
-from ssd.commandline import read_settings
-from ssd.config import Config, load_recipe
+from ssd.commandline import read_settings, say
+from ssd.config import Config, load_recipe, nearest
 from ssd.errors import UserError
 
 
@@ -29,7 +29,7 @@ def settings_of(args, path: str) -> Tuple[Config, Optional[object]]:
         return config, info
     own = info.config
     try:
-        base = load_recipe(recipe) if recipe else own
+        base = load_recipe(recipe, say) if recipe else own
     except UserError as error:    # of another version of this program: it says where the data lay, and no more
         print(f"not used: {error}", file=sys.stderr)
         base = own
@@ -39,11 +39,14 @@ def settings_of(args, path: str) -> Tuple[Config, Optional[object]]:
     return read_settings(args, base=network), info
 
 
-def category_of_class(config: Config, info, names: tuple, ids: tuple, weights: str, annotations: str) -> np.ndarray:
-    """The data set's category id of each class of the network, (num_classes - 1,) int64.
+def category_of_class(config: Config, info, names: tuple, ids: tuple, weights: str,
+                      annotations: str) -> Tuple[Optional[int], ...]:
+    """The data set's category id of each class of the network, num_classes - 1; None of a class that it lacks.
 
     names, ids: of the data set's categories, in the order of its file. Weights that know their classes are mapped by
-    name; of others, class c is the file's category number c. UserError where they do not fit.
+    name, and may know more than the data set has; of others, class c is the file's category number c. UserError where
+    they do not fit: a category that is no class of the weights could not be found, and as an AP of 0 it would spoil the
+    mean without a word, be it only misspelt.
     """
     classes = config.model.num_classes - 1
     known = tuple(info.category_names) if info is not None else None
@@ -51,18 +54,34 @@ def category_of_class(config: Config, info, names: tuple, ids: tuple, weights: s
         if classes != len(ids):
             raise UserError(f"--weights {weights}: a network of {classes} classes; {annotations} has {len(ids)} "
                             "categories")
-        return np.array(ids, np.int64)
-    for word, lacking in (("has no", [name for name in known if name not in names]),
-                          ("also has", [name for name in names if name not in known])):
-        if lacking:
-            more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
-            raise UserError(f"--weights {weights}: its {classes} classes are not those of the data set: {annotations} "
-                            f"{word} {', '.join(map(repr, lacking[:3]))}{more}")
-    if len(set(known)) < len(known) or len(set(names)) < len(names):
-        raise UserError(f"--weights {weights}: a class name is there twice, in the weights or in {annotations}, and "
-                        "their order differs")
-    by_name = dict(zip(names, ids))
-    return np.array([by_name[name] for name in known], np.int64)
+        return tuple(map(int, ids))
+    foreign = [name for name in names if name not in known]
+    if foreign:
+        hint = nearest(foreign[0], known, 0.75) or "; leave out of the file what the weights cannot know"
+        raise UserError(f"--weights {weights}: its {classes} classes lack {some(foreign, 3)} of {annotations}{hint}")
+    twice = [name for name in names if names.count(name) > 1 or known.count(name) > 1]
+    if twice:
+        raise UserError(f"--weights {weights}: the class {twice[0]!r} is there twice, in the weights or in "
+                        f"{annotations}, and their lists differ")
+    by_name = dict(zip(names, map(int, ids)))
+    return tuple(by_name.get(name) for name in known)
+
+
+def some(names, count: int) -> str:
+    """Names in quotes; of more than `count` the rest as a number."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(map(repr, names[:count])) + more
+
+
+def left_out_classes(category_ids: Tuple[Optional[int], ...], info) -> List[str]:
+    """Names of the classes that have no category id, see category_of_class."""
+    return [name for name, number in zip(info.category_names, category_ids) if number is None] if info else []
+
+
+def describe_left_out(names: List[str], classes: int) -> str:
+    """One line on classes whose detections are left out; "" where there are none. classes: of the network."""
+    return f"left out: detections of {len(names)} of the weights' {classes} classes, which the data set does not " \
+        f"have ({some(names, 5)})" if names else ""
 
 
 def load_images(config: Config, annotations: str, images: str, recheck: bool = False):
@@ -80,10 +99,11 @@ def load_images(config: Config, annotations: str, images: str, recheck: bool = F
     return dataset, left_out
 
 
-def detect_all(config: Config, weights: str, dataset, category_ids: np.ndarray, progress=None):
+def detect_all(config: Config, weights: str, dataset, category_ids: Tuple[Optional[int], ...], progress=None):
     """Detections (ssd.evaluation.detections) of the network of `config` with `weights` on all images of a CocoDataset.
 
-    category_ids: of the network's classes, see category_of_class. progress: called with (images done, images).
+    category_ids: of the network's classes, see category_of_class; what is found of a class without one is left out.
+    progress: called with (images done, images).
     """
     from ssd.data.pipeline import EvaluationLoader
     from ssd.evaluation.inference import build_inference, detect
@@ -105,7 +125,10 @@ def detect_all(config: Config, weights: str, dataset, category_ids: np.ndarray, 
         rows = detect(inference, loader, dataset.sizes, before_batch)
     finally:
         loader.close()
-    return as_detections(rows, dataclasses.replace(dataset, category_ids=tuple(category_ids.tolist())))
+    if None in category_ids:
+        has_category = np.array([number is not None for number in category_ids])
+        rows = rows[has_category[rows[:, 6].astype(np.int64) - 1]]
+    return as_detections(rows, dataclasses.replace(dataset, category_ids=tuple(one or 0 for one in category_ids)))
 
 
 def categories_of(annotations: str) -> Tuple[tuple, tuple]:

@@ -13,13 +13,14 @@ from ssd.report.pictures import Pictures
 
 
 def write_report(folder, *, annotations, detections: Detections, image_folder, config=None, run_folder=None,
-                 title: str, evaluation: Optional[Evaluation] = None, left_out: Sequence[str] = (),
+                 title: str, evaluation: Optional[Evaluation] = None, left_out: Sequence[str] = (), classes: str = "",
                  name: str = "report.html") -> str:
     """Writes `folder`/`name` and returns its path.
 
     annotations: COCO instances file; detections: on its images; image_folder: where those are. config: the network's
     settings; run_folder: a run, of which its curves, outcome and MLPerf verdict are shown too. evaluation: the scorers'
-    judgement of these detections, if it is known already; left_out: file names of images that could not be used.
+    judgement of these detections, if it is known already; left_out: file names of images that could not be used;
+    classes: a sentence on classes of the network that were left out.
     UserError for bad input, and for a file of that name that is no report.
     """
     from ssd.report.run_parts import read_run
@@ -27,7 +28,7 @@ def write_report(folder, *, annotations, detections: Detections, image_folder, c
     evaluation = evaluation or evaluate(annotations, detections)
     run = read_run(os.fspath(run_folder)) if run_folder is not None else None
     tiles = (run.tiles if run else []) + data_tiles(evaluation)
-    parts = [Section("summary", "Summary", summary(annotations, evaluation, config, left_out)
+    parts = [Section("summary", "Summary", summary(annotations, evaluation, config, left_out, classes)
                      + (run.summary if run else ""))]
     parts += run.curves if run else []
     parts += data_sections(evaluation, annotations, image_folder)
@@ -43,7 +44,7 @@ def data_tiles(evaluation: Evaluation) -> list:
             (f"{len(evaluation.image_ids):,}", "images", ""), (f"{int(evaluation.objects.sum()):,}", "objects", "")]
 
 
-def summary(annotations, evaluation: Evaluation, config, left_out: Sequence[str]) -> str:
+def summary(annotations, evaluation: Evaluation, config, left_out: Sequence[str], classes: str = "") -> str:
     """What was evaluated, on what, by whom."""
     network = ""
     if config is not None:
@@ -57,7 +58,7 @@ def summary(annotations, evaluation: Evaluation, config, left_out: Sequence[str]
         missing = f"{len(left_out)} images could not be used: {names}. Every number here is of the others."
     return facts([("network", network), ("annotations", os.fspath(annotations)),
                   ("detections", f"{len(evaluation.rows):,} on {len(evaluation.image_ids):,} images"),
-                  ("scored by", evaluation.scorer), ("left out", missing)])
+                  ("scored by", evaluation.scorer), ("classes", classes), ("left out", missing)])
 
 
 def data_sections(evaluation: Evaluation, annotations, image_folder) -> List[Section]:

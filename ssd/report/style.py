@@ -4,9 +4,9 @@ from __future__ import annotations
 STYLE = """
 :root { --text: #1c2733; --soft: #5c6b7a; --line: #dfe5ea; --ground: #f6f8f9; --card: #ffffff; --accent: #1f6f9f;
   --accent2: #6aa9c9; --accent3: #b9c6d0; --warm: #c8642b; --good: #2c7a4b; --bad: #b3432f; }
-@media (prefers-color-scheme: dark) { :root { --text: #e3e8ec; --soft: #98a6b3; --line: #2d3943; --ground: #12181d;
-  --card: #1a2229; --accent: #5fb0dd; --accent2: #3f7f9f; --accent3: #566673; --warm: #e08a54; --good: #63bd86;
-  --bad: #e5806b; } }
+@media screen and (prefers-color-scheme: dark) { :root { --text: #e3e8ec; --soft: #98a6b3; --line: #2d3943;
+  --ground: #12181d; --card: #1a2229; --accent: #5fb0dd; --accent2: #3f7f9f; --accent3: #566673; --warm: #e08a54;
+  --good: #63bd86; --bad: #e5806b; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--text);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
@@ -30,7 +30,7 @@ table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th, td { text-align: left; padding: 5px 10px 5px 0; border-bottom: 1px solid var(--line); }
 tr:last-child td { border-bottom: 0; }
 th { color: var(--soft); font-weight: 600; white-space: nowrap; }
-th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid var(--accent); }
+th.sorts { cursor: pointer; } th button { all: unset; } th button:focus-visible { outline: 2px solid var(--accent); }
 th button::after { content: " \\2195"; opacity: .4; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.wide { width: 34%; min-width: 90px; }
@@ -59,12 +59,21 @@ polyline { fill: none; stroke-width: 2; stroke-linejoin: round; }
 pre { font-size: .8rem; overflow-x: auto; background: var(--ground); padding: 10px 12px; border-radius: 6px;
   margin: 8px 0 0; }
 summary { cursor: pointer; color: var(--accent); }
-@media (max-width: 640px) { main { padding: 18px 10px 40px; } section { padding: 14px 12px; } h1 { font-size: 1.35rem; }
-  td.key { width: 7.5rem; } td, th { padding-right: 7px; } td.wide { min-width: 50px; }
+@media screen and (max-width: 640px) { main { padding: 18px 10px 40px; } section { padding: 14px 12px; }
+  h1 { font-size: 1.35rem; } td.key { width: 7.5rem; } td, th { padding-right: 7px; } td.wide { min-width: 50px; }
   .sentence, .extra { display: none; } }
-@media print { body { background: #fff; font-size: 11pt; } nav { display: none; } .tall { max-height: none; }
-  section { border: 0; padding: 0 0 12px; } section, .tile { background: none; }
-  figure, tr, svg { break-inside: avoid; } h2 { break-after: avoid; } }
+@page { margin: 14mm; }
+@media print { * { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
+  body { background: #fff; font-size: 10.5pt; } main { max-width: none; padding: 0; }
+  nav, details:not([open]), th button { display: none; }
+  .scroll, .tall { max-height: none; overflow: visible; } .tall thead th { position: static; }
+  section { border: 0; padding: 0; margin: 0 0 22px; } section, .tile, pre { background: none; }
+  figure, tr, svg, img, .tile, p, section > table, .scroll:not(.tall) table { break-inside: avoid; }
+  h2, h3, h2 + p, h3 + p { break-after: avoid; } p { max-width: none; }
+  svg { min-width: 0 !important; max-height: 23cm; } .chart { max-width: 15cm !important; }
+  .multiples { grid-template-columns: repeat(5, 1fr); } .pictures, .curves { grid-template-columns: 1fr; }
+  .pictures figure { max-width: 15cm; } .curves figure { max-width: 13cm; }
+  pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: 0; } a { color: inherit; } }
 """
 
 SCRIPT = """
@@ -72,11 +81,12 @@ document.querySelectorAll("table.sortable").forEach(function (table) {
   var body = table.tBodies[0];
   Array.prototype.forEach.call(table.tHead.rows[0].cells, function (head, column) {
     if (!head.textContent) { return; }
+    // The text stays outside the button: browsers do not print buttons in a head that comes again on the next page.
     var button = document.createElement("button"), rising = head.className.indexOf("number") < 0;
-    button.textContent = head.textContent;
-    head.textContent = "";
+    button.setAttribute("aria-label", "sort by " + head.textContent);
     head.appendChild(button);
-    button.addEventListener("click", function () {
+    head.classList.add("sorts");
+    head.addEventListener("click", function () {
       var sign = rising ? 1 : -1;
       rising = !rising;
       Array.prototype.slice.call(body.rows).sort(function (one, other) {

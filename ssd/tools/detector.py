@@ -25,11 +25,17 @@ class Detected(NamedTuple):
     boxes: np.ndarray
     names: Tuple[str, ...]
 
+    def select(self, chosen: np.ndarray) -> "Detected":
+        """Those detections alone; chosen: (n,) bool."""
+        return Detected(self.ids[chosen], self.scores[chosen], self.boxes[chosen],
+                        tuple(name for name, one in zip(self.names, chosen) if one))
+
 
 class Detector:
     """A network with its weights, settings and class names, on its device.
 
-    class_names: of the ids 0, 1, ...; category_ids: the same classes' ids in COCO-format files; config: the settings.
+    class_names: of the ids 0, 1, ...; category_ids: the same classes' ids in COCO-format files, None of a class that
+    such a file lacks; config: the settings.
     """
 
     @classmethod

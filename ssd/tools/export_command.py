@@ -75,7 +75,8 @@ def run(args) -> int:
                   f"scores within {difference.score:.1e}, boxes within {difference.box:.1e} of the image")
         if failed:
             print(f"python -m ssd export: the files do not give the network's detections to {TOLERANCE:g}; none is "
-                  "kept", file=sys.stderr, flush=True)
+                  "kept (a network that has hardly learnt gives many boxes one score, and rounding chooses among them)",
+                  file=sys.stderr, flush=True)
             return 1
         if os.path.isdir(folder):
             os.rmdir(folder)

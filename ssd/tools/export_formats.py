@@ -7,7 +7,6 @@ Both take normalised images, float32 (B, 3, S, S) for any B, and give ids (B, K,
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from typing import Dict, List
 
@@ -106,9 +105,3 @@ def run_gluon(stem: str, images: np.ndarray) -> List[np.ndarray]:
         warnings.simplefilter("ignore")
         block = mx.gluon.SymbolBlock.imports(stem + "-symbol.json", ["data"], stem + "-0000.params", ctx=mx.cpu())
     return [output.asnumpy() for output in block(mx.nd.array(images))]
-
-
-def files_of(stem: str, formats) -> List[str]:
-    endings = dict(onnx=(".onnx",), gluon=("-symbol.json", "-0000.params"))
-    return [os.path.basename(stem) + ending for name in formats for ending in endings[name]] + [
-        os.path.basename(stem) + ".json"]

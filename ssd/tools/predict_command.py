@@ -5,7 +5,9 @@ import argparse
 import contextlib
 import importlib.util
 import os
+import signal
 import sys
+import threading
 import time
 from typing import Dict, List, Optional
 
@@ -57,7 +59,8 @@ _share.__name__, _count.__name__ = "number", "whole number"    # what argparse c
 
 
 def run(args) -> int:
-    """Predicts; returns 0, or 1 where some input could not be read. UserError for what is refused before."""
+    """Predicts; returns 0, 1 where some input could not be read, or 130 after a Ctrl-C, when what is done has been
+    written. UserError for what is refused before."""
     from ssd.tools.detector import load_detector
     from ssd.tools.inputs import find_inputs
     from ssd.tools.prediction import Prediction
@@ -81,17 +84,36 @@ def run(args) -> int:
     least = args.draw_threshold
     if least is None:
         least = DRAWN if "detection.score_threshold" not in vars(args) else 0.0
-    prediction = Prediction(detector, folder, scheme, None if args.no_draw else least)
-    with progress_bars() as bar:
+    with interrupt_sets_event() as stop, progress_bars() as bar:
+        prediction = Prediction(detector, folder, scheme, None if args.no_draw else least, stop)
         found = [one for one in inputs if not one.video]
         if found:
             prediction.pictures(found, bar("pictures", len(found)))
         for one in inputs:
-            if one.video:
+            if one.video and not stop.is_set():
                 predict_video(prediction, one, bar)
     prediction.write()
     prediction.report(others)
+    if stop.is_set():
+        print(f"python -m ssd predict: interrupted: {prediction.finished} of {len(inputs)} inputs were done"
+              + (f", and {prediction.broken_off}" if prediction.broken_off else ""), file=sys.stderr, flush=True)
+        return 130
     return 1 if prediction.failures else 0
+
+
+@contextlib.contextmanager
+def interrupt_sets_event():
+    """An Event that the first Ctrl-C sets, so that what was done can be written; a second one interrupts at once."""
+    stop = threading.Event()
+
+    def note(number, frame):
+        signal.signal(signal.SIGINT, before)
+        stop.set()
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def predict_video(prediction, one, bar) -> None:
@@ -134,11 +156,14 @@ class Scheme:
             self._of[one.path] = fitting[0]
 
     def map_classes(self, detector, weights: str) -> None:
-        """Sets the detector's category ids to the file's. UserError where the classes are others."""
-        from ssd.evaluation.saved_network import category_of_class
+        """Sets the detector's category ids to the file's, None for a class that it lacks. UserError where the file
+        has classes that are not the detector's."""
+        from ssd.evaluation.saved_network import category_of_class, describe_left_out, left_out_classes
         from ssd.model.weights import read_info
-        ids = category_of_class(detector.config, read_info(weights), self.names, self.categories, weights, self.path)
-        detector.category_ids = tuple(ids.tolist())
+        info = read_info(weights)
+        ids = category_of_class(detector.config, info, self.names, self.categories, weights, self.path)
+        detector.category_ids = ids
+        self.left_out = describe_left_out(left_out_classes(ids, info), len(ids))
 
     def names_of(self, path: str) -> dict:
         """The file's id and file_name of a picture."""

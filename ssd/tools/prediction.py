@@ -5,8 +5,9 @@ import collections
 import json
 import os
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Iterable, Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -23,16 +24,21 @@ class Prediction:
     """What has been found so far.
 
     images: what images.json says of each, COCO's `images`; failures: a line for each input that was not done, or not
-    to its end.
+    to its end; notes: other lines about inputs; finished: inputs that were done to their end; broken_off: the video
+    that `stop` has ended before its end, in words.
     """
 
-    def __init__(self, detector, folder: str, scheme, least: Optional[float]):
+    def __init__(self, detector, folder: str, scheme, least: Optional[float], stop: threading.Event):
         """scheme: the ids of an annotation file (predict_command.Scheme), or None: images are counted from 1. least:
-        score above which detections are drawn; None: nothing is drawn."""
-        self.detector, self.folder, self.scheme, self.least = detector, folder, scheme, least
+        score above which detections are drawn; None: nothing is drawn. stop: is set when the picture or frame at hand
+        is to be the last."""
+        self.detector, self.folder, self.scheme, self.least, self.stop = detector, folder, scheme, least, stop
         self.images: List[dict] = []
         self.failures: List[str] = []
+        self.notes: List[str] = []
+        self.finished, self.broken_off = 0, ""
         self.counts = collections.Counter()     # pictures, videos, frames, drawn detections
+        self._has_category = np.array([number is not None for number in detector.category_ids])
         self._found: List[Tuple[int, object]] = []    # (image id, Detected)
         self._names = OutputNames()
         self._colors = class_colors(detector.class_names)
@@ -49,16 +55,20 @@ class Prediction:
                 image.update(self.scheme.names_of(one.path))
             self._keep(image, detected)
             self.counts["pictures"] += 1
+            self.finished += 1
             advance()
+            if self.stop.is_set():
+                break
 
     def video(self, reader: VideoReader, one: Input, advance) -> None:
         """Detects on every frame of a video; what cannot be read is noted. `advance()` after each frame."""
-        name, writer, done = None, None, 0
+        name, writer, sound, done, failures = None, None, None, 0, len(self.failures)
         if self.least is not None:
             name = self._names.new(one.inside, ".mp4")
             path = os.path.join(self.folder, name)
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            writer = VideoWriter(path, reader.rate)
+            sound = reader.sound()
+            writer = VideoWriter(path, reader.rate, sound)
         try:
             for (seconds, pixels), detected in self._detect(self._until_broken(reader)):
                 done += 1
@@ -66,14 +76,21 @@ class Prediction:
                              seconds=round(seconds, 6))
                 if writer is not None:
                     image["drawn"] = name
-                    writer.add(self._drawn(pixels, detected), seconds)
+                    writer.add(self._drawn(pixels, detected), seconds, reader.start)
                 self._keep(image, detected)
                 advance()
+                if self.stop.is_set():
+                    self.broken_off = f"{_number(done, 'frame')} of {one.path}"
+                    break
+            whole = len(self.failures) == failures and not self.broken_off
             if writer is not None and done:
-                writer.finish()
+                writer.finish(whole)
+                if sound is not None and sound.missing:
+                    self.notes.append(f"{one.path}: {sound.missing}")
         finally:
             if writer is not None:
                 writer.close()
+        self.finished += whole
         self.counts["videos"] += done > 0
         self.counts["frames"] += done
 
@@ -93,7 +110,12 @@ class Prediction:
                 waiting.append(batch)
                 yield [item[-1] for item in batch]
         for results in self.detector.stream(batches()):
-            yield from zip(waiting.popleft(), results)
+            yield from zip(waiting.popleft(), map(self._of_categories, results))
+
+    def _of_categories(self, detected):
+        """Without classes that the annotation file of the scheme lacks."""
+        kept = self._has_category[detected.ids[:, 0]]
+        return detected if kept.all() else detected.select(kept)
 
     def _readable(self, inputs: List[Input], advance) -> Iterator[Tuple[Input, np.ndarray]]:
         """The pictures that can be read, by threads, a batch ahead."""
@@ -145,7 +167,8 @@ class Prediction:
         Detections(images, np.round(xywh, 3), np.round(np.concatenate(scores), 6), categories).to_json(
             os.path.join(self.folder, "detections.json"))
         content = dict(images=self.images, annotations=[],
-                       categories=[dict(id=number, name=name) for number, name in zip(ids, self.detector.class_names)])
+                       categories=[dict(id=number, name=name) for number, name in zip(ids, self.detector.class_names)
+                                   if number is not None])
         path = os.path.join(self.folder, "images.json")
         try:
             replace_file(path, json.dumps(content).encode())
@@ -165,6 +188,8 @@ class Prediction:
               + (f" ({', '.join(of)})" if total else ""))
         drawn = "" if self.least is None else f", drawn those above {max(self.least, threshold):g} ({counts['drawn']})"
         print(f"in {self.folder}: detections.json, images.json{drawn}")
+        if self.scheme is not None and self.scheme.left_out:
+            print(self.scheme.left_out)
         if self.scheme is not None and len(self.images) < len(self.scheme.rows):
             print(f"{len(self.scheme.rows) - len(self.images)} of the {len(self.scheme.rows)} images of "
                   f"{self.scheme.path} were not among the pictures; `score` counts their objects as missed")
@@ -172,8 +197,8 @@ class Prediction:
             print(f"passed by: {_number(others, 'other file')} in the folders")
         if self.failures:
             print(f"not done, or not to the end: {len(self.failures)} (exit status 1)")
-        for line in self.failures:
-            print(f"python -m ssd predict: not done: {line}", file=sys.stderr, flush=True)
+        for line in self.notes + [f"not done: {line}" for line in self.failures]:
+            print(f"python -m ssd predict: {line}", file=sys.stderr, flush=True)
 
 
 def _number(count: int, word: str) -> str:

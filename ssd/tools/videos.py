@@ -9,6 +9,7 @@ import numpy as np
 
 from ssd.errors import UserError
 from ssd.files import temporary_path
+from ssd.tools.sound import Sound
 
 ENDINGS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv", ".3gp",
            ".gif")
@@ -22,12 +23,13 @@ class Frame(NamedTuple):
 
 
 class VideoReader:
-    """A video's frames in order. rate: frames per second, a Fraction; frames: their number, None where unknown."""
+    """A video's frames in order. rate: frames per second, a Fraction; frames: their number, None where unknown;
+    start: of the first one in the file [seconds], None before it is read."""
 
     def __init__(self, path):
         """Raises UserError naming the file if it is no video."""
         import av
-        self._path, self.read = os.fspath(path), 0
+        self._path, self.read, self.start = os.fspath(path), 0, None
         try:
             self._container = av.open(self._path)
         except FileNotFoundError:
@@ -58,11 +60,11 @@ class VideoReader:
     def __iter__(self) -> Iterator[Frame]:
         """Raises UserError where the file cannot be decoded any further; `read` frames are done then."""
         import av
-        start, end, claimed = None, 0.0, self._seconds()
+        end, claimed = 0.0, self._seconds()
         try:
             for frame in self._container.decode(self._stream):
                 time = frame.time if frame.time is not None else float(self.read / self.rate)
-                start = time if start is None else start
+                self.start = start = time if self.start is None else self.start
                 pixels = np.rot90(frame.to_ndarray(format="rgb24"), self._turns)
                 self.read += 1
                 end = time - start + float(1 / self.rate)
@@ -74,18 +76,22 @@ class VideoReader:
         if claimed is not None and end < 0.9 * claimed - 0.5:    # FFmpeg says nothing of a file that was cut short
             raise UserError(f"{self._path}: is cut short, {end:.1f} of {claimed:.1f} seconds are there")
 
+    def sound(self) -> Optional[Sound]:
+        """What is heard beside it, None without any."""
+        return Sound(self._path) if self._container.streams.audio else None
+
     def close(self) -> None:
         self._container.close()
 
 
 class VideoWriter:
-    """An .mp4 without sound: H.264 where this FFmpeg can write it, else MPEG-4. It is at its place only after
-    `finish`."""
+    """An .mp4: H.264 where this FFmpeg can write it, else MPEG-4. It is at its place only after `finish`."""
 
-    def __init__(self, path: str, rate: Fraction):
-        """rate: frames per second. UserError if it cannot be written."""
+    def __init__(self, path: str, rate: Fraction, sound: Optional[Sound] = None):
+        """rate: frames per second; sound: is copied beside them, as far as they are. UserError if it cannot be
+        written."""
         import av
-        self._path, self._partial = path, temporary_path(path)
+        self._path, self._partial, self._sound = path, temporary_path(path), sound
         self._rate, self._last = rate.limit_denominator(65535), -1
         self._codec = next((name for name in ("libx264", "libopenh264") if name in av.codecs_available), "mpeg4")
         self._stream = None
@@ -94,16 +100,21 @@ class VideoWriter:
         except (av.error.FFmpegError, OSError) as error:
             raise UserError(f"{path}: cannot be written ({_reason(error)})") from None
 
-    def add(self, pixels: np.ndarray, seconds: float) -> None:
-        """A frame, uint8 (height, width, 3) RGB, all of one size; `seconds` since the start, rising."""
+    def add(self, pixels: np.ndarray, seconds: float, start: float = 0.0) -> None:
+        """A frame, uint8 (height, width, 3) RGB, all of one size; `seconds` since the start, rising. start: of the
+        first one in the file of the sound [seconds]."""
         import av
         try:
             if self._stream is None:
                 self._open(*pixels.shape[:2])
+                if self._sound is not None:
+                    self._sound.open(self._container, start)
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             self._last = max(self._last + 1, round(seconds / self._tick))
             frame.pts, frame.time_base = self._last, self._tick
             self._container.mux(self._stream.encode(frame))
+            if self._sound is not None:
+                self._sound.copy(seconds)
         except (av.error.FFmpegError, OSError) as error:
             raise UserError(f"{self._path}: cannot be written ({_reason(error)})") from None
 
@@ -117,11 +128,13 @@ class VideoWriter:
         self._tick = 1 / (self._rate * times)
         self._stream.codec_context.time_base = self._tick
 
-    def finish(self) -> None:
-        """Ends the file and puts it at its place."""
+    def finish(self, whole: bool = True) -> None:
+        """Ends the file and puts it at its place. whole: with the sound beyond the last frame."""
         import av
         try:
             self._container.mux(self._stream.encode(None))
+            if self._sound is not None and whole:
+                self._sound.copy()
             self._container.close()
             os.replace(self._partial, self._path)
         except (av.error.FFmpegError, OSError) as error:
@@ -130,6 +143,8 @@ class VideoWriter:
     def close(self) -> None:
         """Drops what was not finished; after `finish` it does nothing."""
         self._container.close()
+        if self._sound is not None:
+            self._sound.close()
         if os.path.exists(self._partial):
             os.remove(self._partial)
 

@@ -17,7 +17,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from ssd.config import Config, as_dict
+from ssd.config import Config, as_dict, builtin_recipes, load_recipe
 from ssd.errors import UserError
 from ssd.model.weights_info import METADATA, pack_info
 from ssd.training.outcome import NotFinite
@@ -55,24 +55,40 @@ def fingerprint(dataset) -> str:
 
 def changes(saved: Dict[str, Dict[str, Any]], config: Config) -> List[str]:
     """'name: 1 in the checkpoint, 2 now' for each setting that differs and changes the result."""
-    found = []
+    found, unsaid = [], lacking(saved, config)
     for section, values in as_dict(config).items():
         for name, value in values.items():
             full = f"{section}.{name}"
-            if (section in FREE_SECTIONS or full in FREE) and full not in COMPARED:
+            if not _counts(full):
                 continue
-            old = saved.get(section, {}).get(name)
+            old = saved.get(section, {}).get(name, unsaid.get(full))
             if full == "run.seed" and value < 0 or full == "run.device" and "auto" in (value, old):
                 continue
             if value != old:
-                found.append(f"{full}: {json.dumps(old)} in the checkpoint, {json.dumps(value)} now")
+                where = f"not in the checkpoint, {json.dumps(old)} in {config.recipe}" if full in unsaid \
+                    else f"{json.dumps(old)} in the checkpoint"
+                found.append(f"{full}: {where}, {json.dumps(value)} now")
     return found
 
 
-def check(state: Dict[str, Any], config: Config, ranks: int, samples: str, path: str) -> None:
+def _counts(full: str) -> bool:
+    """Whether a setting changes the result."""
+    return full in COMPARED or not (full.partition(".")[0] in FREE_SECTIONS or full in FREE)
+
+
+def lacking(saved: Dict[str, Dict[str, Any]], config: Config) -> Dict[str, Any]:
+    """'section.name' -> value of each setting that changes the result and that a checkpoint of an older version lacks:
+    the value of the built-in recipe of the run's name; {} where there is no such recipe."""
+    if config.recipe not in builtin_recipes():
+        return {}
+    return {f"{section}.{name}": value for section, values in as_dict(load_recipe(config.recipe)).items()
+            for name, value in values.items() if _counts(f"{section}.{name}") and name not in saved.get(section, {})}
+
+
+def check(state: Dict[str, Any], config: Config, ranks: int, samples: str, path: str) -> str:
     """UserError unless a run with these settings, ranks and images (`samples`: their fingerprint) is the one of the
-    checkpoint's state."""
-    found = changes(state["recipe"], config)
+    checkpoint's state. Returns a line on the settings that an older version's checkpoint lacks, "" without any."""
+    found, unsaid = changes(state["recipe"], config), lacking(state["recipe"], config)
     if state["global_batch"] != config.training.batch_size * ranks:
         raise UserError(f"--resume {path}: its steps were of {state['global_batch']} images on {state['ranks']} ranks; "
                         f"{ranks} ranks of {config.training.batch_size} make another global batch")
@@ -82,6 +98,8 @@ def check(state: Dict[str, Any], config: Config, ranks: int, samples: str, path:
         found.append("the training images or boxes are not the checkpoint's")
     if found and not config.recovery.allow_changed_recipe:
         raise UserError(f"--resume {path}: {'; '.join(found)} (--allow-changed-recipe goes on all the same)")
+    return f"checkpoint {path}: of an older version; what it lacks is taken to have been as in {config.recipe}: " + \
+        ", ".join(f"{full} {json.dumps(value)}" for full, value in unsaid.items()) if unsaid else ""
 
 
 def capture(training) -> Tuple[Dict[str, Dict[str, np.ndarray]], Dict[str, Any]]:

@@ -11,6 +11,7 @@ mx = pytest.importorskip("mxnet")
 
 from ssd.__main__ import main  # noqa: E402
 from ssd.config import load_recipe  # noqa: E402
+from ssd.data.coco import load_coco  # noqa: E402
 from ssd.evaluation.detections import Detections  # noqa: E402
 from ssd.evaluation.scoring import STAT_NAMES, score_detections  # noqa: E402
 from ssd.model.initialization import initialize  # noqa: E402
@@ -108,13 +109,59 @@ def test_classes_are_mapped_by_name(first, place, tmp_path, capsys):
     content["categories"][0]["name"] = "star"
     other.write_text(json.dumps(content))
     assert evaluate(place, *flags, data=False) == 2
-    assert "has no 'triangle'" in capsys.readouterr().err
+    assert "its 3 classes lack 'star' of" in capsys.readouterr().err
+    content["categories"][0]["name"] = "Triangle"    # misspelt is no class with an AP of 0
+    other.write_text(json.dumps(content))
+    assert evaluate(place, *flags, data=False) == 2
+    assert f"its 3 classes lack 'Triangle' of {other}; did you mean triangle?" in capsys.readouterr().err
     content["categories"].append({"id": 8, "name": "hexagon"})
     other.write_text(json.dumps(content))
     # weights that do not know their classes
     settings = ["--recipe", "ssd-resnet34-shapes", "--width", "0.125"]
     assert evaluate(place, *flags, *settings, weights="bare.params", data=False) == 2
     assert "a network of 3 classes" in capsys.readouterr().err
+
+
+def test_a_data_set_of_fewer_classes(first, place, tmp_path, capsys):
+    """Triangles are not asked for, the others stand in another order with other ids: the numbers of pycocotools on the
+    file, with the detections of all classes filtered by hand."""
+    with open(place / "data" / ANNOTATIONS) as file:
+        content = json.load(file)
+    ids = {7: 90, 3: 5}
+    content["categories"] = [{"id": 90, "name": "square"}, {"id": 5, "name": "circle"}]
+    rows = json.loads((first[1] / "found.json").read_text())
+    filtered = [dict(row, category_id=ids[row["category_id"]]) for row in rows if row["category_id"] in ids]
+    assert 0 < len(filtered) < len(rows)
+    # Objects where the untrained network sees some, so that there is something to score.
+    content["annotations"] = [dict(id=number, image_id=row["image_id"], category_id=row["category_id"],
+                                   bbox=row["bbox"], area=row["bbox"][2] * row["bbox"][3], iscrowd=0)
+                              for number, row in enumerate(filtered[::3], start=1)]
+    (tmp_path / "few.json").write_text(json.dumps(content))
+    (tmp_path / "filtered.json").write_text(json.dumps(filtered))
+    expected = score_detections(tmp_path / "few.json", Detections.from_json(tmp_path / "filtered.json"),
+                                per_class=True, scorer="pycocotools")
+
+    flags = ["--annotations", tmp_path / "few.json", "--images", place / "data" / "val2017"]
+    assert evaluate(place, *flags, "--json", "--save-detections", tmp_path / "found.json", "--report",
+                    tmp_path / "report", data=False) == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    line = "left out: detections of 1 of the weights' 3 classes, which the data set does not have ('triangle')"
+    assert json.loads((tmp_path / "found.json").read_text()) == filtered and result["detections"] == len(filtered)
+    assert result["AP"] > 0 and {name: result[name] for name in STAT_NAMES} == pytest.approx(
+        {name: expected[name] for name in STAT_NAMES}, abs=1e-9)
+    assert {row["name"]: row["AP"] for row in result["per_class"]} == pytest.approx(
+        {name: expected["AP/" + name] for name in ("circle", "square")}, abs=1e-9)
+    assert result["classes_left_out"] == ["triangle"] and err.splitlines().count(line) == 1
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert page.count("triangle") == 1 and "detections of 1 of the weights" in page
+
+    assert evaluate(place, *flags, "--json-output", tmp_path / "all.json", weights="run", data=False) == 0
+    err = capsys.readouterr().err
+    same = json.loads((tmp_path / "all.json").read_text())["results"][1]
+    assert {name: same[name] for name in STAT_NAMES} == {name: result[name] for name in STAT_NAMES}
+    assert same["per_class"] == result["per_class"]
+    assert err.splitlines().count(line) == 1
 
 
 def test_weights_without_metadata_take_the_recipe(first, place, capsys):
@@ -124,10 +171,16 @@ def test_weights_without_metadata_take_the_recipe(first, place, capsys):
     assert [result[name] for name in STAT_NAMES] == [first[0][name] for name in STAT_NAMES]
 
 
-def test_a_table_of_several(first, place, tmp_path, capsys):
+def test_a_table_of_several(first, place, tmp_path, capsys, monkeypatch):
+    """The data set is loaded, and described, once for all."""
+    loads = []
+    monkeypatch.setattr("ssd.data.coco.load_coco", lambda *args, **options: loads.append(args) or load_coco(
+        *args, **options))
     assert evaluate(place, "--sweep-output", tmp_path / "sweep", "--json-output", tmp_path / "all.json",
                     weights="run") == 0
-    lines = capsys.readouterr().out.splitlines()
+    out, err = capsys.readouterr()
+    assert len(loads) == 1 and sum("boxes, 3 categories" in line for line in err.splitlines()) == 1
+    lines = out.splitlines()
     assert [line.split("  ")[0] for line in lines[1:]] == ["step 10 (epoch 2)", "step 20 (epoch 4)"]
     with open(tmp_path / "sweep" / "sweep.csv") as file:
         rows = list(csv.DictReader(file))

@@ -130,7 +130,7 @@ def test_settings(weights, data):
         Detector.load(weights, device="cpu", batch_size=0)
 
 
-def test_weights_that_know_no_classes(weights, data, tmp_path):
+def test_weights_that_know_no_classes(weights, data, tmp_path, capsys):
     """Older files: the settings are those of recipe.yaml beside, names are given or counted."""
     network = build_model(CONFIG)
     network.load_parameters(weights, ignore_extra=True)
@@ -141,6 +141,15 @@ def test_weights_that_know_no_classes(weights, data, tmp_path):
     assert old.class_names == ("class 1", "class 2", "class 3") and old.category_ids == (1, 2, 3)
     assert_same(old(paths(data)[0]), Detector.load(weights, device="cpu")(paths(data)[0]))
     assert Detector.load(path, device="cpu", classes=data.path).class_names == data.category_names
+    older = to_yaml(CONFIG).replace(", nms_iou: 0.5", "")
+    assert older != to_yaml(CONFIG)
+    (tmp_path / "recipe.yaml").write_text(older)
+    capsys.readouterr()
+    assert_same(Detector.load(path, device="cpu")(paths(data)[0]), old(paths(data)[0]))
+    assert "what it lacks is as in ssd-resnet34-shapes: detection.nms_iou 0.5\n" in capsys.readouterr().err
+    (tmp_path / "recipe.yaml").write_text(older.replace("recipe: ssd-resnet34-shapes", "recipe: mine"))
+    with pytest.raises(UserError, match="detection.nms_iou is missing"):
+        Detector.load(path, device="cpu")
     os.remove(tmp_path / "recipe.yaml")
     with pytest.raises(UserError, match="has shape"):
         Detector.load(path, device="cpu")

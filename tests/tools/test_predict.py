@@ -165,18 +165,45 @@ def test_results_can_be_scored(predict, data, capsys):
     assert status == 2 and "another.jpg is not among its images" in err
 
 
+def test_classes_that_the_annotation_file_lacks(predict, data, tmp_path):
+    """Their detections are left out, everywhere."""
+    with open(os.path.join(data, "annotations", "bbox_only_instances_val2017.json")) as file:
+        content = json.load(file)
+    content["categories"] = [{"id": 50, "name": NAMES[2]}, {"id": 60, "name": NAMES[0]}]
+    content["annotations"] = []
+    (tmp_path / "few.json").write_text(json.dumps(content))
+    every = read(predict(*pictures(data), "--no-draw", output="all")[3])[0]
+    status, out, err, folder = predict(*pictures(data), "--annotations", tmp_path / "few.json")
+    rows, few = read(folder)
+    ids = {IDS[2]: 50, IDS[0]: 60}
+    wanted = [(ids[row["category_id"]], row["bbox"]) for row in every if row["category_id"] in ids]
+    assert status == 0 and 0 < len(wanted) < len(every)
+    assert [(row["category_id"], row["bbox"]) for row in rows] == wanted
+    assert {row["id"]: row["name"] for row in few["categories"]} == {50: NAMES[2], 60: NAMES[0]}
+    assert out.startswith(f"5 pictures: {len(wanted)} detections") and f"does not have ({NAMES[1]!r})\n" in out
+
+
 # ---- videos
 
-def make_video(path, codec="libx264", size=(96, 64), frames=12, rate=Fraction(10), **options):
-    """A square that wanders over a grey ground."""
+def make_video(path, codec="libx264", size=(96, 64), frames=12, rate=Fraction(10), sound=None, **options):
+    """A square that wanders over a grey ground; sound: the codec of a tone beside it, of the same length."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
+        audio = container.add_stream(sound, rate=48000, layout="mono") if sound else None
         stream.width, stream.height, stream.pix_fmt = *size, options.get("pixels", "yuv420p")
         for number in range(frames):
             pixels = np.full((size[1], size[0], 3), 90, np.uint8)
             pixels[10:30, 4 * number:4 * number + 20] = (220, 40, 40)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode(None))
+        if sound:
+            tone = 9000 * np.sin(np.arange(int(48000 * frames / rate)) * 0.06)
+            frame = av.AudioFrame.from_ndarray(tone.astype(np.int16).reshape(1, -1), format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = 48000, 0, Fraction(1, 48000)
+            coder = audio.codec_context
+            resampler = av.AudioResampler(coder.format, coder.layout, 48000, coder.frame_size or None)
+            for part in [*resampler.resample(frame), *resampler.resample(None), None]:
+                container.mux(audio.encode(part))
     return path
 
 
