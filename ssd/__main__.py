@@ -15,7 +15,8 @@ DESCRIPTION = """Trains, evaluates and scores single-shot detectors: an MLPerf b
 def _train(args) -> int:
     use_all_cores()
     from ssd.training.command import train
-    return train(read_settings(args))
+    from ssd.training.ranks import rank_from_environment
+    return train(read_settings(args, report=(lambda line: None) if rank_from_environment() else None))
 
 
 def _evaluate(args) -> int:
@@ -103,7 +104,8 @@ def build_parser(commands=None) -> Parser:
         add_arguments(sub)
     command("evaluate", "detect with saved weights on a data set: COCO's twelve numbers, AP per class, a report",
             _evaluate, evaluate_flags,
-            usage="%(prog)s --weights PATH [PATH ...] (--data-dir DIR | --annotations FILE --images FOLDER) [flags]")
+            usage="%(prog)s --weights PATH [PATH ...]\n"
+                  "           (--data-dir DIR | --annotations FILE --images FOLDER) [flags]")
 
     def predict_flags(sub):
         from ssd.tools.predict_command import add_arguments
@@ -165,7 +167,7 @@ def build_parser(commands=None) -> Parser:
         from ssd.benchmark.command import add_arguments
         add_arguments(sub)
     command("benchmark", "how fast training, inference, data, scoring and allreduce are here, and could be", _benchmark,
-            benchmark_flags, usage="%(prog)s MODE [--data-dir DIR] [--recipe NAME|FILE] [flags]")
+            benchmark_flags, usage="%(prog)s MODE [--data-dir DIR] [--recipe NAME] [flags]")
     return parser
 
 

@@ -66,7 +66,7 @@ def _memory_devices():
     """st_dev of the file systems whose files are nowhere but in memory."""
     try:
         # "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw": proc_pid_mountinfo(5)
-        with open("/proc/self/mountinfo") as file:
+        with open("/proc/self/mountinfo", errors="surrogateescape") as file:
             mounts = [line.split() for line in file]
     except OSError:
         return set()

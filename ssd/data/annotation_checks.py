@@ -130,9 +130,9 @@ def _bad_file_name(name):
     if not isinstance(name, str) or not name.strip("/.") or name.endswith("/"):
         return "image without a usable file name"
     try:
-        if b"\0" in os.fsencode(name):
+        if b"\0" in os.fsencode(name) + name.encode():
             return "image without a usable file name"
-    except UnicodeEncodeError:  # a lone surrogate, legal in JSON
+    except UnicodeEncodeError:  # a lone surrogate, legal in JSON: of a name that is no UTF-8, which DALI cannot be told
         return "image without a usable file name"
     if os.path.isabs(name) or ".." in name.split("/"):
         return "file name leaves the image folder"

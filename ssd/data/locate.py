@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Tuple
+from typing import Optional, Tuple
 
 from ssd.config import Config
 from ssd.errors import UserError
@@ -25,10 +25,12 @@ def dataset_paths(config: Config, split: str) -> Tuple[str, str]:
     return annotations, images
 
 
-def cache_folder(config: Config) -> str:
-    """Where results of data set checks are kept."""
+def cache_folder(config: Config) -> Optional[str]:
+    """Where results of data set checks are kept; None, nowhere, for a user without a home (docker run --user)."""
+    if config.data.cache_dir:
+        return config.data.cache_dir
     root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return config.data.cache_dir or os.path.join(root, "ssd-benchmark", "annotations")
+    return os.path.join(root, "ssd-benchmark", "annotations") if os.path.isabs(root) else None
 
 
 def check_classes(dataset, config: Config, split: str) -> None:

@@ -47,7 +47,7 @@ def keep_categories(content: Dict[str, Any], names: Sequence[str], path: str) ->
     for name in names:
         if name not in known:
             raise UserError(f"--categories {name}: not a category of {path}{nearest(name, map(str, known))}")
-    categories = [entry for entry in content["categories"] if entry.get("name") in names]
+    categories = [entry for entry in content["categories"] if isinstance(entry, dict) and entry.get("name") in names]
     ids = [entry.get("id") for entry in categories]
     annotations = [entry for entry in content["annotations"]
                    if isinstance(entry, dict) and entry.get("category_id") in ids]

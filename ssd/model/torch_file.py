@@ -135,7 +135,7 @@ def read_state_dict(path: str) -> Dict[str, np.ndarray]:
                 return _read_old(io.BytesIO(file.read()))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, struct.error) as error:
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError, struct.error) as error:
         # All of them are zipfile's, for a damaged archive.
         raise UserError(f"{path}: not a whole PyTorch file: {error}") from None
     except UserError as error:

@@ -113,7 +113,7 @@ def _read(path: str) -> Dict[str, mx.nd.NDArray]:
 def _read_params(path: str) -> Dict[str, mx.nd.NDArray]:
     try:
         tensors = mx.nd.load(path)
-    except mx.MXNetError:
+    except (mx.MXNetError, UnicodeDecodeError):    # the latter for a damaged name
         raise UserError(f"weights {path}: not a file of MXNet arrays, or cut short") from None
     if not isinstance(tensors, dict):
         raise UserError(f"weights {path}: its arrays have no names")

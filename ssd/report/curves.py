@@ -98,6 +98,9 @@ def _title(run: Run) -> str:
 def _draw(axis, draw, run: Run) -> None:
     from matplotlib.ticker import MaxNLocator
     draw(axis, run)
+    for line in axis.lines:
+        if len(line.get_xdata()) == 1:    # of a short run: a line of one point is not seen
+            line.set_marker(".")
     axis.set(xlabel="epoch", xlim=(0, None))
     axis.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=(1, 2, 5, 10)))
 
@@ -138,6 +141,8 @@ def _draw_scores(axis, run: Run) -> None:
 def _draw_speed(axis, run: Run) -> None:
     rows = run.training
     measured = [place for place, speed in enumerate(rows["images_per_second"]) if speed > 0]
+    if not measured:
+        axis.text(.5, .5, "not measured yet", transform=axis.transAxes, ha="center", color="#777")
     axis.plot([rows["position"][place] for place in measured], [rows["images_per_second"][place] for place in measured],
               color=OURS, label="images/s")
     axis.set(ylabel="images/s in training", ylim=(0, None))

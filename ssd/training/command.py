@@ -62,6 +62,8 @@ def _run(config: Config, folder, first: bool, signals: StopSignals, log, display
         if training is not None:
             display.close()
             training.close_scorer()
+            if first and training.started is None:
+                folder.discard()
     watch = Watchdog(ranks.rank, ranks.size, lambda content: ranks.bytes_from_first(content, "watchdog"), timeout,
                      on_stop=last_acts, name=NAME)
     training = Training(config, ranks, log, folder, signals, watch, display)
@@ -74,6 +76,8 @@ def _run(config: Config, folder, first: bool, signals: StopSignals, log, display
     except Ended as end:
         if ranks.is_first:
             print(f"{NAME}: stopped: {end}", file=sys.stderr, flush=True)
+        if first and training.started is None:
+            folder.discard()    # so that the same command starts again, or --resume auto
         status, signals.leaving = end.status, True
     except BaseException as error:
         error = _plain(error, folder)

@@ -65,7 +65,8 @@ def target_epoch(course: Course, scores: Sequence[Tuple[int, float]], target: fl
         epoch = published.epoch_reaching(target)
         if epoch is not None and course.evaluation_at(epoch) > done:
             return course.evaluation_at(epoch), "as in the published run"
-    if len(scores) < 2:
+    # A run that ended in an epoch and went on has two scores of it.
+    if len(scores) < 2 or scores[-2][0] == scores[-1][0]:
         return None, "unknown before the second evaluation"
     (before, low), (last, high) = scores[-2:]
     slope = (high - low) / (last - before)

@@ -67,7 +67,10 @@ class Metrics:
                 continue
             with open(path, newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
-                rows, columns = list(reader), list(reader.fieldnames)
+                rows, columns = list(reader), list(reader.fieldnames or ())
+            if not columns:    # made on a full disc, or just before a power cut
+                os.remove(path)
+                continue
             # A line that was cut short by the end of the part before is no row.
             rows = [row for row in rows if None not in row.values() and (row[column] or "").isdigit()]
             late = [row for row in rows if int(row[column]) > last]

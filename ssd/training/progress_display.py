@@ -7,7 +7,7 @@ import stat
 import sys
 import threading
 import time
-from typing import Mapping, Optional
+from typing import Mapping
 
 from ssd.errors import UserError
 from ssd.training.progress_rows import clock, course_of, phase_of, progress_rows
@@ -30,6 +30,8 @@ def choose_terminal(mode: str, environ: Mapping[str, str], stdout, stderr):
     if mode == "live":
         if terminal is None:
             raise UserError("--progress live: neither standard output nor standard error is a terminal")
+        if importlib.util.find_spec("rich") is None:
+            raise UserError("--progress live: the package rich is not installed (pip install rich)")
         return terminal
     if terminal is None or environ.get("TERM", "dumb") in ("dumb", "unknown") or \
             any(name in environ for name in RANK_VARIABLES) or importlib.util.find_spec("rich") is None:

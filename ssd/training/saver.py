@@ -26,16 +26,14 @@ class Saver:
         if training.first and not self.interval.never:
             self._store = CheckpointStore(os.path.join(training.folder.path, FOLDER), settings.keep_checkpoints)
 
-    def save(self, scored_later: bool) -> None:
+    def save(self) -> None:
         """A checkpoint of this moment between two steps, written while training goes on; one of each step is enough.
-        Collective. `scored_later`: kept until `scored`."""
+        Collective."""
         steps = self._training.progress.steps
         if self.interval.never or self._saved == steps:
             return
         arrays, state = recovery.capture(self._training)
         if self._store is not None:
-            if scored_later:
-                self.hold(steps)
             # What is raised first may be the failure of the one before; this one is not handed over then.
             self.warned(self._store.save, steps, arrays, state) or self.warned(self._store.save, steps, arrays, state)
         self._saved = steps

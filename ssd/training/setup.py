@@ -23,6 +23,9 @@ def check_files(config: Config) -> None:
         path = getattr(config.run, flag)
         if path and not os.path.isfile(path):
             raise UserError(f"--{flag.replace('_', '-')} {path}: no such file")
+    for flag in ("submission_org", "submission_platform"):
+        if not getattr(config.run, flag).strip():
+            raise UserError(f"--{flag.replace('_', '-')} {getattr(config.run, flag)!r}: the MLPerf log needs a name")
     if config.run.fine_tune and not config.run.weights:
         raise UserError("--fine-tune: needs --weights, the file to start from")
 
@@ -64,14 +67,15 @@ def open_folder(config: Config, report=print) -> RunFolder:
         checkpoint = find_checkpoint(resume, report)
         own = os.path.dirname(os.path.dirname(os.path.abspath(checkpoint.path)))
         path = path or own
-        if os.path.abspath(path) == own and find_checkpoint(own, report).step > checkpoint.step:
+        if os.path.realpath(path) == os.path.realpath(own) and find_checkpoint(own, report).step > checkpoint.step:
             raise UserError(f"--resume {resume}: {own} has later checkpoints, which going on there would undo; name a "
                             "new folder with --output")
-    path = path or os.path.join("runs", time.strftime(f"{config.recipe}-%Y%m%d-%H%M%S"))
+    path = path or os.path.join("runs", config.recipe + time.strftime("-%Y%m%d-%H%M%S"))
     try:
         os.makedirs(path, exist_ok=True)
         held = os.listdir(path)
-        if held and not (resume and "recipe.yaml" in held):
+        # A run that was killed while it checked its data set has left no more than a log.
+        if held and not (resume and ("recipe.yaml" in held or "mlperf.log" in held)):
             raise UserError(f"--output {path}: holds files already; name a new folder")
         probe = os.path.join(path, ".probe")
         with open(probe, "w"):
@@ -141,7 +145,8 @@ def clear_cache(config: Config, ranks, log, say) -> None:
     if run.cache_cleared or not run.clear_cache:
         return
     from ssd.page_cache import drop_caches
-    dropped = drop_caches([config.data.data_dir]) if ranks.local_rank == 0 else "by another rank"
+    paths = [path for split in ("train", "val") for path in dataset_paths(config, split)]
+    dropped = drop_caches(paths) if ranks.local_rank == 0 else "by another rank"
     if ranks.mean(np.array([bool(dropped)], float), "file cache dropped")[0] == 1:
         log.cache_clear(dropped)
     else:

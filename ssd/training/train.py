@@ -43,9 +43,9 @@ class Training:
         self.log.init_stop()
         self.log.run_start()
         self.started = time.time()
-        self.display.begin(self)
         status = "aborted"
         try:
+            self.display.begin(self)
             self.open_data()
             if self.train_epochs():
                 status = "success"
@@ -95,15 +95,17 @@ class Training:
 
         self.network = build_model(config)
         self.info = WeightsInfo(config, self.train_set.category_ids, self.train_set.category_names)
-        self.metrics = setup.open_metrics(config, self.folder if self.first else None, resumed)
         self.watch.note("building the network", 0)
         setup.initialize_weights(self.network, config, ranks, self.device.context, bool(resumed),
                                  self.train_set.category_names, self.say)
         self.step = TrainingStep(self.network, config, ranks)
         self.inference, self.boxes = build_inference(config, self.network, self.device)
         dry_run(self.step, self.inference, self.network, config, len(self.boxes), self.device.context)
+        self.metrics = setup.open_metrics(config, self.folder if self.first else None, resumed)
         if resumed:
             self.take_up(resumed)
+        elif self.first and self.folder.part > 1:    # the part before was gone before its first checkpoint
+            self.metrics.set_aside(self.folder.part, 0, 0)
         self.saver = Saver(self)
         self.log.seed(self.seed)
         setup.log_hyperparameters(self.log, config, self.schedule, self.network, samples, self.val_set.num_images,
@@ -114,7 +116,9 @@ class Training:
         state = None
         if self.first and self.folder.checkpoint is not None:
             state = self.folder.checkpoint.state
-            recovery.check(state, self.config, self.ranks.size, self.samples, self.folder.checkpoint.path)
+            line = recovery.check(state, self.config, self.ranks.size, self.samples, self.folder.checkpoint.path)
+            if line:
+                self.say(line)
         return json.loads(self.ranks.bytes_from_first(json.dumps(state).encode(), "state"))
 
     def take_up(self, resumed) -> None:
@@ -232,7 +236,8 @@ class Training:
 
     def report(self, epoch: int, number: int, rate: float) -> None:
         mean = self.ranks.mean(self.metrics.mean_losses(), "loss")
-        if not np.isfinite(mean).all():    # seen here only where steps are not checked one by one
+        # Seen here where steps are not checked one by one. With a loss scale that changes they are.
+        if not np.isfinite(mean).all() and not self.step.scale.window:
             raise NotFinite(f"epoch {epoch}, step {number}: loss {mean.sum()}")
         line = self.metrics.report(epoch, number, self.steps_per_epoch, mean, rate, self.global_batch,
                                    self.train_data.wait_seconds)
@@ -241,7 +246,7 @@ class Training:
 
     def after_step(self, epoch: int) -> bool:
         """Scores that have come, checkpoints, signals; whether the target is known to be reached."""
-        stop, save, scored = self.agreement.exchange(self.wishes())
+        stop, save, scored = self.agreement.exchange(self.wishes(may_save=True))
         if scored and self.take_score():
             return True
         if save or self.evaluation_due(epoch) or self.saver.interval.due_at(self.progress.steps, self.steps_per_epoch):
@@ -250,8 +255,9 @@ class Training:
             self.leave(epoch)
         return False
 
-    def wishes(self):
-        save = self.first and self.saver is not None and self.saver.interval.due_now()
+    def wishes(self, may_save: bool = False):
+        # That minutes are over is said once: only where the caller saves then.
+        save = may_save and self.first and self.saver.interval.due_now()
         return self.signals.received is not None, save, self.pending is not None and self.pending.is_ready()
 
     def evaluate(self, epoch: int) -> None:
@@ -282,6 +288,7 @@ class Training:
             self.saver.warned(save_weights, self.network, os.path.join(self.folder.path, "weights.params"),
                               self.info)
         self.pending.start(epoch, self.progress.steps, rows)
+        self.saver.hold(self.progress.steps)
         self.progress.evaluated = self.progress.steps
         self.metrics.evaluated(time.time() - start)
         self.say(f"epoch {epoch}: {len(rows)} detections on {self.val_set.num_images} images, "
@@ -327,9 +334,8 @@ class Training:
     # ---- saving and leaving
 
     def save(self) -> None:
-        epoch = math.ceil(self.progress.steps / self.steps_per_epoch)
         self.watch.note("saving a checkpoint", self.progress.steps)
-        self.saver.save(scored_later=self.evaluation_due(epoch))
+        self.saver.save()
 
     def leave_if_asked(self) -> None:
         """Before the clock starts, when there is nothing to save. Collective."""
@@ -341,7 +347,7 @@ class Training:
         """Raises Stopped on every rank, after a checkpoint."""
         names = self.ranks.gather_texts(self.signals.received or "", "signals")
         text = " and ".join(f"{name} on rank {rank}" for rank, name in enumerate(names) if name)
-        if not self.progress.steps:
+        if self.started is None:    # of a resumed run its checkpoint holds more: the score that is pending
             raise Stopped(f"{text}, before the first step; nothing is lost")
         self.save()
         raise Stopped(f"{text}, after step {self.progress.steps} (epoch {epoch}){self.saver.where()}")

@@ -7,9 +7,10 @@ import pytest
 from ssd.__main__ import main
 from ssd.config import load_recipe
 from ssd.data.coco import load_coco
-from ssd.data.locate import check_classes, dataset_paths
+from ssd.data.locate import cache_folder, check_classes, dataset_paths
 from ssd.data.resolve import describe, resolve
 from ssd.data.shapes import make_shapes
+from ssd.data.split import keep_categories
 from ssd.errors import UserError
 
 OWN = load_recipe("ssd-resnet34-own")
@@ -28,6 +29,21 @@ def annotations(folder):
 def read(path):
     with open(path, encoding="utf-8") as file:
         return json.load(file)
+
+
+def test_where_checks_are_kept(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert cache_folder(OWN) == "/cache/ssd-benchmark/annotations"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert cache_folder(OWN) == "/home/me/.cache/ssd-benchmark/annotations"
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)    # so it answers for a user without a home
+    assert cache_folder(OWN) is None and cache_folder(OWN.with_values(cache_dir="here")) == "here"
+
+
+def test_a_category_that_is_none_is_left_out():
+    content = dict(categories=[3, {"id": 1, "name": "cup"}], annotations=[], images=[])
+    assert keep_categories(content, ["cup"], "all.json")["categories"] == [{"id": 1, "name": "cup"}]
 
 
 def test_classes_are_counted(shapes):

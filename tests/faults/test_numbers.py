@@ -1,5 +1,7 @@
 """Losses, gradients and weights that are not finite."""
+import contextlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ from tests.training.tiny import rows, tiny_data
 from ssd.training.checkpoints import load_checkpoint
 from ssd.training.interval import SaveInterval
 from ssd.training.loss_scale import LossScale
+from ssd.training.outcome import NotFinite
+from ssd.training.train import Training
 from ssd.errors import UserError
 
 
@@ -67,6 +71,18 @@ def test_float16s_overflow_skips_the_step(data, tmp_path):
             saved[3].arrays["momenta"]["backbone.conv1.weight"]).any()
     assert [checkpoint.state["loss_scale"]["value"] for checkpoint in saved] == [8, 16, 8, 8]
     assert [row["step"] for row in rows(tmp_path / "out" / "train.csv")] == ["1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("scale, ends", [(LossScale(8, 2), False), (LossScale(1, 0), True)])
+def test_a_bad_loss_of_a_skipped_step_is_reported_and_ends_no_run(scale, ends):
+    """Where the loss scale changes, the check of every step decides."""
+    training = object.__new__(Training)
+    vars(training).update(
+        ranks=SimpleNamespace(mean=lambda values, name: values), step=SimpleNamespace(scale=scale), global_batch=4,
+        steps_per_epoch=2, train_data=SimpleNamespace(wait_seconds=0.0), display=SimpleNamespace(shows_steps=True),
+        metrics=SimpleNamespace(mean_losses=lambda: np.array([np.nan, 1.0]), report=lambda *_: "line"))
+    with pytest.raises(NotFinite) if ends else contextlib.nullcontext():
+        training.report(1, 1, 0.1)
 
 
 def test_loss_scale():

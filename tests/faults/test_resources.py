@@ -31,7 +31,7 @@ def small_disc(tmp_path):
         return folder
     yield mount
     for folder in mounted:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_a_full_disc_ends_no_run_that_only_cannot_save(data, small_disc):

@@ -1,15 +1,25 @@
 """A run that goes on from a checkpoint is the run that was never interrupted."""
 import csv
+import dataclasses
 import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import mxnet as mx
+import numpy as np
 import pytest
 
+from ssd.config import load_recipe
+from ssd.errors import UserError
+from ssd.training import setup
+from ssd.training.metrics import Metrics
+from ssd.training.step import TrainingStep
 from tests.training.tiny import FLAGS, ROOT, rows, tiny_data, train
 
 WORKER = os.path.join(ROOT, "tests", "faults", "resume_worker.py")
+RECIPE = load_recipe("ssd-resnet34-shapes")
 STEPS = 5    # of 2 an epoch, with an evaluation after each epoch and at the end
 
 
@@ -134,8 +144,15 @@ def test_other_images_are_refused(saved, tmp_path):
 
 
 def test_auto_starts_where_there_is_nothing_to_go_on_from(data, tmp_path):
+    """In a folder that holds what a run leaves that was killed before its first checkpoint."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mlperf.log").write_text("killed\n")
+    (tmp_path / "out" / "train.csv").write_text("epoch,step\n1,1\n1,2\n")
     result = train(data, tmp_path / "out", "--resume", "auto", "--max-steps", "1")
     assert result.returncode == 0 and "resumed" not in result.stdout
+    files = [rows(tmp_path / "out" / name) for name in ("train.csv", "train-undone-by-part-2.csv")]
+    assert [[row["step"] for row in file] for file in files] == [["1"], ["1", "2"]]
+    assert (tmp_path / "out" / "mlperf.log").read_text() == "killed\n"
     nowhere = train(data, tmp_path / "other", "--resume", tmp_path / "out" / "nothing")
     assert nowhere.returncode == 2 and "nothing: no such folder" in nowhere.stderr
 
@@ -146,12 +163,40 @@ def test_later_checkpoints_are_not_undone(data, saved, tmp_path):
     flags = ["--resume", older, "--max-steps", "2", "--save-interval", "1steps"]
     refused = train(data, saved / "out", *flags)
     assert refused.returncode == 2 and "later checkpoints" in refused.stderr
+    (tmp_path / "link").symlink_to(saved / "out")
+    with pytest.raises(UserError, match="later checkpoints"):
+        setup.open_folder(RECIPE.with_values(resume=str(older), output=str(tmp_path / "link")))
     assert train(data, tmp_path / "branch", *flags).returncode == 0
     assert sorted(os.listdir(saved / "out" / "checkpoints")) == before
 
 
+def test_a_folder_of_its_own_is_named_by_recipe_and_time(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = setup.open_folder(dataclasses.replace(RECIPE, recipe="50%-data"))
+    assert os.path.isdir(folder.path) and folder.path.startswith(os.path.join("runs", "50%-data-2"))
+
+
+def test_a_float32_checkpoint_taken_up_in_float16_keeps_its_weights():
+    """By --allow-changed-recipe: the float32 weights behind float16 ones are those of the checkpoint."""
+    arrays = [mx.nd.zeros(2, dtype=dtype) for dtype in ("float16", "float32", "float32")]
+    step = object.__new__(TrainingStep)
+    step.ranks = SimpleNamespace(broadcast_in_place=lambda arrays, name: None)
+    step.parameters = {"w": SimpleNamespace(list_data=lambda: arrays[:1], set_data=lambda value: None)}
+    step._states = lambda: [("w", arrays[1], arrays[2])]
+    step.restore({"w": np.array([1.5, -2.5], np.float32)}, {"w": np.ones(2, np.float32)}, None)
+    assert arrays[1].asnumpy().tolist() == [1, 1] and arrays[2].asnumpy().tolist() == [1.5, -2.5]
+
+
+def test_an_empty_file_of_rows_is_written_anew(tmp_path):
+    """What a power cut, or a full disc, leaves of a file that has just been made."""
+    (tmp_path / "evaluation.csv").touch()
+    metrics = Metrics(str(tmp_path))
+    metrics.set_aside(2, 1, 0)
+    metrics.evaluation(1, 2, {"AP": 0.5})
+    assert rows(tmp_path / "evaluation.csv") == [{"epoch": "1", "AP": "0.500000"}]
+
+
 def test_rows_cut_short_are_no_rows(tmp_path):
-    from ssd.training.metrics import Metrics
     path = tmp_path / "train.csv"
     path.write_text("epoch,step,class_loss\n1,1,0.5\n1,2,0.4\n1,3\n")
     Metrics(str(tmp_path)).set_aside(2, 1, 0)

@@ -1,11 +1,16 @@
 """SIGTERM and Slurm's SIGUSR1: all ranks leave at one step, with a checkpoint, and go on as if nothing had been."""
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from ssd.training.checkpoints import find_checkpoint
+from ssd.training.interval import SaveInterval
+from ssd.training.outcome import Stopped
+from ssd.training.recovery import Progress
+from ssd.training.train import Training
 from tests.faults.launch import run
 from tests.training.tiny import rows, tiny_data
 
@@ -37,8 +42,10 @@ def test_saved_left_and_taken_up_again(data, whole, tmp_path, fault, name):
     assert stop["key"] == "run_stop" and stop["metadata"]["status"] == "aborted"
     done = find_checkpoint(tmp_path / "out").step
     assert done < 6
-    second = run("none:0:1", data, tmp_path / "out", *FLAGS, "--resume", "auto")
+    second = run("none:0:1", data, tmp_path / "out", *FLAGS, "--resume", "auto", "--keep-checkpoints", "1",
+                 "--save-interval", "1steps")
     assert second.status == 0 and f"resumed after step {done}" in second.output
+    assert "with the best score" not in second.output, "a checkpoint is kept until its score is known"
     ours = find_checkpoint(tmp_path / "out").arrays
     for part, values in find_checkpoint(whole).arrays.items():
         for key, value in values.items():
@@ -57,6 +64,35 @@ def test_a_signal_to_one_of_two_ranks(data, tmp_path, fault):
     assert result.output.count("exit with status code 75") == 2, "both ranks, at the same step"
     assert not result.left and "Traceback" not in result.said()
     assert find_checkpoint(tmp_path / "out").step in (3, 4), "told a step ahead"
+
+
+def test_a_signal_before_the_start_leaves_a_folder_that_can_be_named_again(data, tmp_path):
+    result = run("term-at-start:0:0", data, tmp_path / "out", *FLAGS, "--resume", "auto")
+    assert result.status == 75 and "on rank 0, before the first step; nothing is lost" in result.output
+    assert not os.path.exists(tmp_path / "out")
+
+
+def half_made(**parts):
+    training = object.__new__(Training)
+    vars(training).update(parts, first=True, pending=None)
+    return training
+
+
+def test_a_signal_before_the_start_of_a_resumed_run_saves_nothing():
+    """A checkpoint of that moment would lack the detections that wait for their score, and take the place of theirs."""
+    training = half_made(started=None, progress=Progress(steps=3, evaluated=2), signals=SimpleNamespace(
+        received="SIGTERM"), ranks=SimpleNamespace(gather_texts=lambda text, name: [text]))
+    with pytest.raises(Stopped, match="SIGTERM on rank 0, before the first step"):
+        training.leave(0)
+
+
+def test_minutes_that_are_over_in_an_evaluation_are_told_to_the_step_after_it():
+    now = [0.0]
+    training = half_made(signals=SimpleNamespace(received=None),
+                         saver=SimpleNamespace(interval=SaveInterval("1min", clock=lambda: now[0])))
+    now[0] = 61.0
+    assert training.wishes() == (False, False, False), "here nobody saves"
+    assert training.wishes(may_save=True) == (False, True, False)
 
 
 def test_nothing_is_saved_where_nothing_is_to_be_saved(data, tmp_path):

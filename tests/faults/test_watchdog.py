@@ -146,6 +146,7 @@ def test_a_run_that_is_stopped_as_a_whole_goes_on_when_it_is_continued(tmp_path)
 def test_a_single_rank_opens_nothing():
     before = len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
     watchdog = Watchdog(0, 1, exchange=None, timeout=1)
+    assert watchdog._stall == 10, "ten times --rank-timeout"
     watchdog.note("training", 1)
     watchdog.verdict_expected(RuntimeError())
     watchdog.failed("nothing to tell")

@@ -2,6 +2,7 @@
 
 Faults come just before the step, but for those of numbers, which come into its gradients, loss or weights.
 """
+import functools
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 from ssd.__main__ import main
 from ssd.evaluation import inference
 from ssd.evaluation.scoring_process import ScoringProcess
+from ssd.training import setup, watchdog
 from ssd.training.loss_scale import LossScale
 from ssd.training.train import Training
 
@@ -92,7 +94,16 @@ def start_scorer(scoring, *arguments, **options):
         os.kill(scoring._process.pid, signal.SIGKILL)
 
 
+def load_datasets(*arguments):
+    if kind == "term-at-start":
+        os.kill(os.getpid(), signal.SIGTERM)
+    return clean_load(*arguments)
+
+
 struck = []
+if kind == "hang":    # noticed after less than ten times --rank-timeout
+    watchdog.Watchdog = functools.partial(watchdog.Watchdog, stall=15)
+clean_load, setup.load_datasets = setup.load_datasets, load_datasets
 clean_start, ScoringProcess.start = ScoringProcess.start, start_scorer
 clean_detect, inference.detect = inference.detect, detect
 Training.train_step = train_step

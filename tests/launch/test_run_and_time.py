@@ -43,12 +43,12 @@ def test_every_missing_variable_is_named_in_one_line(environment):
 
 def test_optional_variables_become_flags(environment):
     result = run(dict(environment, SEED="7", CACHEDIR="/c d", PRETRAINED_BACKBONE="/w.onnx", RESUME="auto",
-                      CACHE_CLEARED="all of it", SUBMISSION_ORG="my org", EXTRA_PARAMS="--max-steps 3"),
+                      CACHE_CLEARED="all of it", SUBMISSION_ORG="my org", EXTRA_PARAMS="--max-steps 3\n  --no-report"),
                  arguments=["--target", "0"])
     assert result.returncode == 0, result.stderr
     assert (f"--recipe ssd-resnet34-shapes --batch-size 4 --epochs 1 --data-dir /a data set --output "
             f"{environment['RUNDIR']} --seed 7 --pretrained-backbone /w.onnx --cache-dir /c d --submission-org my org "
-            f"--resume auto --cache-cleared --max-steps 3 --target 0\n") in result.stdout
+            f"--resume auto --cache-cleared --max-steps 3 --no-report --target 0\n") in result.stdout
 
 
 @pytest.mark.parametrize("status, last", [

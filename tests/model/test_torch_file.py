@@ -239,5 +239,10 @@ def test_what_is_no_pytorch_file(tmp_path):
         path.write_bytes(content)
         with pytest.raises(UserError, match=rf"a\.pth: .*{reason}"):
             read_state_dict(str(path))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("\u00e9/data.pkl", b"")
+    path.write_bytes(path.read_bytes().replace("\u00e9".encode(), b"\xff\xff"))    # a name that is no UTF-8
+    with pytest.raises(UserError, match="a.pth: not a whole PyTorch file"):
+        read_state_dict(str(path))
     with pytest.raises(UserError, match="missing.pth: cannot be read: No such file"):
         read_state_dict(str(tmp_path / "missing.pth"))

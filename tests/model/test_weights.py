@@ -135,6 +135,10 @@ def test_what_is_no_weights_file(tmp_path):
     path.write_bytes(b"not a weight file")
     with pytest.raises(UserError, match="not a file of MXNet arrays"):
         read_info(path)
+    mx.nd.save(str(path), {"name": mx.nd.ones(1)})
+    path.write_bytes(path.read_bytes().replace(b"name", b"n\xe1me"))    # a flipped bit
+    with pytest.raises(UserError, match="not a file of MXNet arrays"):
+        read_info(path)
 
 
 def test_a_file_is_replaced_as_a_whole(network, tmp_path):

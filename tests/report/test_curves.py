@@ -81,6 +81,13 @@ def test_figures_stand_together_in_one_page(tmp_path):
     assert figures == curve_figures(str(tmp_path / "run")), "the same twice"
 
 
+def test_a_run_of_one_row(tmp_path):
+    figures = dict(curve_figures(str(run_folder(tmp_path / "run", recipe="ssd-resnet34-shapes", steps=1))))
+    points = {title: len(re.findall(f'<use [^>]*fill: {OURS}', text)) for title, text in figures.items()}
+    assert points["Loss"] == points["Learning rate"] == 1, "a line of one point is not seen"
+    assert "not measured yet" in figures["Speed"]
+
+
 @pytest.mark.parametrize("log", [True, False])
 def test_positions_in_epochs(tmp_path, log):
     run = read_run(str(run_folder(tmp_path / "run", samples=1003, batch=10, steps=300, every=7, log=log)))

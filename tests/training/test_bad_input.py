@@ -124,7 +124,13 @@ def test_weights_that_are_none(data, tmp_path, flag):
 def test_another_networks_weights(data, tmp_path):
     wrong = str(tmp_path / "wrong.params")
     mx.nd.save(wrong, {"x": mx.nd.array(np.ones(3))})
-    refused(train(data, tmp_path / "out", "--weights", wrong), wrong, "another network's")
+    refused(train(data, tmp_path / "out", "--weights", wrong, "--tensorboard"), wrong, "another network's")
+    assert not os.path.exists(tmp_path / "out"), "the folder of a refused run can be named again"
+
+
+def test_a_log_without_a_submitter(data, tmp_path):
+    refused(train(data, tmp_path / "out", "--submission-org", " "), "--submission-org ' '")
+    assert not os.path.exists(tmp_path / "out")
 
 
 def test_nothing_is_overwritten(data, tmp_path):

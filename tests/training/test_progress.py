@@ -44,6 +44,7 @@ def test_seconds_until():
 @pytest.mark.parametrize("scores, epoch, words", [
     ([], None, "unknown before the second evaluation"),
     ([(5, .1)], None, "unknown before the second evaluation"),
+    ([(3, .1), (3, .2)], None, "unknown before the second evaluation"),    # ended in epoch 3 and went on
     ([(1, .05), (2, .10)], 5, "if mAP rises"),         # at epoch 4.6, seen at the next evaluation
     ([(4, .22), (5, .225)], 10, "if mAP rises"),       # at epoch 6
     ([(5, .10), (10, .10)], None, "no gain"),
@@ -81,7 +82,7 @@ def pipe():
         yield stream
 
 
-def test_where_the_display_goes(pipe, tmp_path):
+def test_where_the_display_goes(pipe, tmp_path, monkeypatch):
     terminal, other = Terminal(), Terminal()
     env = {"TERM": "xterm"}
     with open(tmp_path / "file", "w") as file:
@@ -95,6 +96,10 @@ def test_where_the_display_goes(pipe, tmp_path):
         assert choose_terminal("auto", dict(env, OMPI_COMM_WORLD_RANK="0"), terminal, other) is None, "a launcher"
         with pytest.raises(UserError, match="--progress live"):
             choose_terminal("live", env, file, pipe)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert choose_terminal("auto", env, terminal, other) is None
+    with pytest.raises(UserError, match="--progress live: the package rich"):
+        choose_terminal("live", env, terminal, other)
 
 
 def test_lines_stay_whole_between_threads():
@@ -132,7 +137,8 @@ def drawn(training, width):
 
 
 @pytest.mark.parametrize("width", [120, 60])
-def test_what_the_display_says(width):
+def test_what_the_display_says(width, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")    # a dumb one is 80 wide
     training = fake_training()
     nothing_yet = " ".join(drawn(training, width).split())
     assert "epoch 1 of 12" in nothing_yet and "step 0/100" in nothing_yet and "1:02:05" in nothing_yet
@@ -160,6 +166,7 @@ def test_the_display_leaves_no_trace(monkeypatch):
     """Lines of any length above it, and nothing of it, nor of the replaced streams, after its end."""
     terminal = Terminal()
     monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")    # rich draws nothing on a dumb one
     monkeypatch.setattr(sys, "stdout", terminal)
     long_line = ":::MLLOG " + json.dumps({"key": "x" * 200})
     with Display(terminal) as display:
@@ -179,6 +186,7 @@ def test_the_display_leaves_no_trace(monkeypatch):
 def test_a_reader_of_the_pipe_finds_room(pipe, monkeypatch):
     """`| tee` with --progress live: before a line leaves by the pipe the display has gone from the terminal."""
     terminal = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stdout", pipe)
     monkeypatch.setattr(sys, "stderr", terminal)
     with Display(terminal) as display:
@@ -216,22 +224,22 @@ def test_on_a_terminal(tmp_path):
     command = [sys.executable, "-m", "ssd", "train", *FLAGS, "--data-dir", data, "--cache-dir", tmp_path / "cache",
                "--output", run, "--epochs", "10000", "--eval-every", "2", "--target", "1", "--save-interval", "never"]
     script = tmp_path / "script.sh"
-    script.write_text("stty -a > before; " + " ".join(shlex.quote(str(part)) for part in command)
-                      + f"; echo $? > {status}.partial; stty -a > after; mv {status}.partial {status};"
+    script.write_text("stty -g > before; " + " ".join(shlex.quote(str(part)) for part in command)
+                      + f"; echo $? > {status}.partial; stty -g > after; mv {status}.partial {status};"
                        + " exec sleep 300\n")
     variables = [f"-e{name}={value}" for name, value in (("PYTHONPATH", ROOT), ("PYTHONWARNINGS", "ignore"))]
-    started = tmux("-f", os.devnull, "new-session", "-d", "-x", "100", "-y", "40", "-c", str(tmp_path), *variables,
+    settings = tmp_path / "tmux.conf"
+    settings.write_text("set-option -g history-limit 50000\n")    # holds for windows that are made after it
+    started = tmux("-f", str(settings), "new-session", "-d", "-x", "100", "-y", "40", "-c", str(tmp_path), *variables,
                    "bash", str(script))
     assert started.returncode == 0, started.stderr
     try:
-        tmux("set-option", "history-limit", "50000")
-
         def screen(*more):
             return tmux("capture-pane", "-p", *more).stdout
 
         def shown():
             text = screen()
-            wanted = ("epoch ", "step ", "images/s", "loss", "classes", "best so far", "at the latest in", "target 1")
+            wanted = ("epoch ", "step ", "images/s", "loss", "classes", "best", "at the latest in", "target 1")
             return text if all(words in text for words in wanted) else None
         wait_for(shown, 120, screen)
         tmux("send-keys", "C-c")

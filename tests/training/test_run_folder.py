@@ -6,10 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from ssd.training import versions
+from ssd.config import load_recipe
+from ssd.training import setup, versions
 from ssd.training.metrics import TRAIN_COLUMNS, Metrics
 from tests.training.tiny import FLAGS, ROOT, rows, ssd, tiny_data
 
@@ -111,6 +113,21 @@ def read_events(path):
                 scalars.append((value.tag, event.step, value.simple_value))
 
 
+def test_the_file_cache_is_dropped_of_the_data_set_wherever_it_lies(tmp_path, monkeypatch):
+    for name in ("boxes.json", "images/x"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    annotations, images = str(tmp_path / "boxes.json"), str(tmp_path / "images")
+    config = load_recipe("ssd-resnet34-coco").with_values(
+        data_dir="/no/such", train_annotations=annotations, val_annotations=annotations, train_images=images,
+        val_images=images, clear_cache=True)
+    dropped, logged = [], []
+    monkeypatch.setattr("ssd.page_cache.drop_caches", lambda folders: dropped.extend(folders) or "all")
+    setup.clear_cache(config, SimpleNamespace(local_rank=0, mean=lambda values, name: values),
+                      SimpleNamespace(cache_clear=logged.append), print)
+    assert set(dropped) == {annotations, images} and logged == ["all"]
+
+
 def test_tensorboard_is_missed_before_the_run(tmp_path):
     code = ("import sys; sys.modules['tensorboardX'] = None; from ssd.__main__ import main; "
             "sys.exit(main(sys.argv[1:]))")
@@ -125,7 +142,9 @@ def test_tensorboard_is_missed_before_the_run(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_code_version_of_a_checkout_and_elsewhere(tmp_path):
+def test_code_version_of_a_checkout_and_elsewhere(tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)    # of a hook that runs the tests: git would take its repository for this one
     assert versions._code(str(tmp_path)) is None
 
     def git(*arguments):
