@@ -12,9 +12,10 @@ WORKDIR /workspace/ssd
 #   pycocotools      COCO's twelve numbers
 #   mlperf-logging   the MLPerf log and its compliance checker
 #   onnx             reads the converted ImageNet weights
-# and pillow (checks the images), pyyaml (recipes), tqdm (progress bars), packaging, cloudpickle and psutil (Horovod)
-# where they are not there already. MXNet, NumPy, Horovod and DALI of the image are never replaced. These two files
-# alone decide this layer: a change of the code leaves it as it is.
+#   faster-coco-eval counts the score sooner
+# and pillow (checks the images), pyyaml (recipes), tqdm and rich (progress), OpenCV and matplotlib (pictures, curves),
+# packaging, cloudpickle and psutil (Horovod) where they are not there already. MXNet, NumPy, Horovod and DALI of the
+# image are never replaced. These two files alone decide this layer: a change of the code leaves it as it is.
 COPY pyproject.toml scripts/container_packages.py /opt/ssd-packages/
 RUN cd /opt/ssd-packages \
  && python3 container_packages.py pyproject.toml requirements.txt constraints.txt \

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fujitsu PRIMERGY GX2460 M1: one node, 4 x A100 40 GB (PCIe). Exports only: `source config_PG.sh`, then sbatch run.sub
 # or ./run_with_docker.sh. Every variable is explained here; the other configs give values alone. All are required: what
-# is missing is named before anything starts. README.md has the table of what comes from the environment besides.
+# is missing is named before anything starts. docs/launch.md has the table of what comes from the environment besides.
 
 # The system and the job
 export SYSTEM=PG                # short name: logs are called SYSTEM_<job>_<trial>.log

@@ -43,8 +43,8 @@ if [ -z "${PYTHON:-}" ]; then
     [ ! -x "$here/.venv/bin/python" ] || PYTHON=$here/.venv/bin/python
 fi
 
-# EXTRA_PARAMS is a list of flags in one variable: it is split at blanks on purpose.
-read -r -a extra <<<"${EXTRA_PARAMS:-}"
+# EXTRA_PARAMS is a list of flags in one variable: it is split at blanks and line breaks on purpose.
+read -r -d '' -a extra <<<"${EXTRA_PARAMS:-}"
 flags=(--recipe "$RECIPE" --batch-size "$BATCHSIZE" --epochs "$NUMEPOCHS" --data-dir "$DATADIR" --output "$RUNDIR")
 optional() { [ -z "$2" ] || flags+=("$1" "$2"); }
 optional --seed "${SEED:-}"

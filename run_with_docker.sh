@@ -56,7 +56,7 @@ if [ "$PRETRAINED_DIR" != none ]; then
 fi
 DATADIR=$(cd -- "$DATADIR" && pwd) && LOGDIR=$(cd -- "$LOGDIR" && pwd) || exit 2
 
-[[ " $EXTRA_PARAMS " == *" --device cpu "* ]] && device=cpu || device=gpu
+[[ " $EXTRA_PARAMS " =~ [[:space:]]--device[[:space:]=]+cpu[[:space:]] ]] && device=cpu || device=gpu
 if [ "$device" = gpu ]; then
     gpus=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU')
     [ "$gpus" -ge "$NGPU" ] || fail "NGPU=$NGPU: this machine has $gpus GPUs (nvidia-smi --list-gpus);" \

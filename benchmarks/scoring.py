@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,6 +21,7 @@ import numpy as np
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+from benchmarks.turns import peak_megabytes, ratios, spread  # noqa: E402
 from ssd.evaluation.scoring import STAT_NAMES, Detections, score_detections  # noqa: E402
 from ssd.evaluation.scoring_backends import load_scorer  # noqa: E402
 
@@ -72,22 +71,17 @@ def measure_here(scorer, folder):
     """In the child: one line of JSON about one scoring."""
     found = Detections.from_npz(os.path.join(folder, "detections.npz"))
     load_scorer(scorer)
-    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = peak_megabytes()
     start, processor = time.perf_counter(), time.process_time()
     stats = score_detections(os.path.join(folder, "annotations.json"), found, scorer=scorer)
     print(json.dumps({"seconds": time.perf_counter() - start, "processor": time.process_time() - processor,
-                      "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "before": megabytes,
-                      "stats": [stats[name] for name in STAT_NAMES]}))
+                      "megabytes": peak_megabytes(), "before": before, "stats": [stats[name] for name in STAT_NAMES]}))
 
 
 def measure(scorer, folder):
     child = subprocess.run([sys.executable, os.path.abspath(__file__), "--child", folder, "--scorers", scorer],
                            stdout=subprocess.PIPE, check=True)
     return json.loads(child.stdout)
-
-
-def spread(values, form="%.2f"):
-    return "%s (%s to %s)" % tuple(form % one for one in (statistics.median(values), min(values), max(values)))
 
 
 def main():
@@ -115,10 +109,10 @@ def main():
             max(run["megabytes"] for run in runs), min(run["before"] for run in runs)))
     first, *others = results
     for scorer in others:
-        ratios = [slow["seconds"] / fast["seconds"] for fast, slow in zip(results[first], results[scorer])]
+        fast, slow = ([run["seconds"] for run in results[name]] for name in (first, scorer))
         apart = np.abs(np.subtract(results[first][0]["stats"], results[scorer][0]["stats"])).max()
         print("%s / %s, round by round: %s; the twelve numbers differ by %.1g at most" % (
-            scorer, first, spread(ratios, "%.1f"), apart))
+            scorer, first, spread(ratios(slow, fast), "%.1f"), apart))
 
 
 if __name__ == "__main__":

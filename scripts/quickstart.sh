@@ -1,8 +1,18 @@
 #!/usr/bin/env bash
 # The benchmark in small, from nothing: set-up, a generated data set, training to the target through the same
 # run_and_time.sh as a real submission, the compliance checker, a picture of detections. Arguments go to
-# `python -m ssd train`, e.g. --seed 3.
+# `python -m ssd train`, e.g. --seed 3; DATADIR names another data set folder than data/quickstart, RUNDIR another one
+# for the run than runs/quickstart-TIME.
 set -eu
+
+for argument in "$@"; do
+    case $argument in
+        --data-dir | --data-dir=* | --output | --output=*)
+            echo "quickstart.sh: ${argument%%=*}: set DATADIR (the data set) or RUNDIR (the run's folder) instead" >&2
+            exit 2
+            ;;
+    esac
+done
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 "$root/scripts/setup.sh"

@@ -24,10 +24,11 @@ def last_evaluation(run_folder: str) -> int:
         return int(list(csv.DictReader(file))[-1]["epoch"])
 
 
-def training_speed(run_folder: str) -> float:
-    """Median images/s of training."""
+def training_speed(run_folder: str) -> str:
+    """Median images/s of training, in words; the first row of train.csv has none yet."""
     with open(os.path.join(run_folder, "train.csv"), encoding="utf-8") as file:
-        return float(np.median([float(row["images_per_second"]) for row in csv.DictReader(file)][1:]))
+        speeds = [float(row["images_per_second"]) for row in csv.DictReader(file)][1:]
+    return f"{np.median(speeds):.1f} images/s" if speeds else "not measured in so few steps,"
 
 
 def draw_detections(run_folder: str, config, epoch: int) -> str:
@@ -78,7 +79,7 @@ def main(run_folder: str, data_folder: str) -> int:
     print(f"  time to target   {minutes} min {seconds} s, {summary['steps']} steps of "
           f"{summary['images'] // summary['steps']} images, evaluations included" if reached else
           f"  time             {minutes} min {seconds} s")
-    print(f"  training speed   {training_speed(run_folder):.1f} images/s on {summary['ranks']} "
+    print(f"  training speed   {training_speed(run_folder)} on {summary['ranks']} "
           f"rank{'s' if summary['ranks'] > 1 else ''}")
     print(f"  seed             {summary['seed']}")
     print(f"  MLPerf checker   {'SUCCESS' if accepted else 'FAILURE'}")

@@ -161,7 +161,8 @@ build_horovod() {
     # Without MAKEFLAGS Horovod runs 8 compilers at once, whatever the cores and the memory.
     quietly "building Horovod" env MAKEFLAGS="${MAKEFLAGS:--j$(nproc)}" HOROVOD_WITH_MXNET=1 \
         HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITH_GLOO=1 "$with_mpi" \
-        "$python" -m pip wheel -v --no-build-isolation --no-deps --no-cache-dir --no-binary horovod -w "$scratch" "horovod==$("$python" "$root/scripts/pins.py" version horovod)"
+        "$python" -m pip wheel -v --no-build-isolation --no-deps --no-cache-dir --no-binary horovod -w "$scratch" \
+        "horovod==$("$python" "$root/scripts/pins.py" version horovod)"
     # A rename within one folder: a wheel under its final name is always whole.
     mv -- "$scratch"/horovod-*.whl "$folder/"
     cleanup

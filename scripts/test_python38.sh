@@ -12,8 +12,6 @@ set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 copy=${XDG_CACHE_HOME:-$HOME/.cache}/ssd-benchmark/python3.8/copy
-# Not launch, scripts and faults: those start programs around the package, which are the same for every Python.
-tests=(tests/test_*.py tests/model tests/data tests/evaluation tests/training)
 
 die() {
     printf 'test_python38: %s\n' "$*" >&2
@@ -35,7 +33,7 @@ find_python38() {
             return
         fi
     done
-    return 1
+    die "no Python 3.8 here; PYTHON38 can name one"
 }
 
 case ${1:-} in
@@ -44,7 +42,7 @@ case ${1:-} in
         exit 0
         ;;
     --ready)
-        if ! find_python38 >/dev/null; then
+        if ! (find_python38) >/dev/null 2>&1; then
             echo "no Python 3.8"
             exit 1
         elif ! grep -qsx tests "$copy/.venv/setup.stamp"; then
@@ -56,7 +54,7 @@ case ${1:-} in
         ;;
 esac
 
-python=$(find_python38) || die "no Python 3.8 here; PYTHON38 can name one"
+python=$(find_python38)
 mkdir -p -- "$copy"
 exec 9>"${copy%/*}/lock"
 flock -n 9 || die "another run of it is on in $copy"
@@ -70,6 +68,8 @@ if [ -d "$root/../shared" ]; then ln -sfn -- "$(cd -- "$root/../shared" && pwd -
 cd -- "$copy"
 "$python" -m compileall -q -f ssd scripts tests benchmarks prepare-json.py || die "not everything compiles"
 PYTHON=$python scripts/setup.sh --test
+# Not launch, scripts and faults: those start programs around the package, which are the same for every Python.
+tests=(tests/test_*.py tests/model tests/data tests/evaluation tests/training)
 for argument in "$@"; do
     [[ $argument == -* ]] || tests=()
 done
