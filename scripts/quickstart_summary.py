@@ -60,6 +60,12 @@ def draw_detections(run_folder: str, config, epoch: int) -> str:
     return path
 
 
+def from_here(path: str) -> str:
+    """A path below the current folder without that folder's name; another as it is."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith(os.pardir) else relative
+
+
 def main(run_folder: str, data_folder: str) -> int:
     with open(os.path.join(run_folder, "summary.json"), encoding="utf-8") as file:
         summary = json.load(file)
@@ -87,7 +93,7 @@ def main(run_folder: str, data_folder: str) -> int:
                         ("curves", "curves.png"), ("report", "report.html")):
         path = os.path.join(run_folder, os.path.basename(name))
         if os.path.exists(path):    # --no-report leaves two of them out
-            print(f"  {label:<16} {path}")
+            print(f"  {label:<16} {from_here(path)}")
     if not accepted:
         print(words, file=sys.stderr)
     return 0 if reached and accepted else 1

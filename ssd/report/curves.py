@@ -99,7 +99,8 @@ def _draw(axis, draw, run: Run) -> None:
     from matplotlib.ticker import MaxNLocator
     draw(axis, run)
     for line in axis.lines:
-        if len(line.get_xdata()) == 1:    # of a short run: a line of one point is not seen
+        # Of a short run: a line of one point is not seen.
+        if len(line.get_xdata()) == 1 and line.get_marker() in ("", "None", None):
             line.set_marker(".")
     axis.set(xlabel="epoch", xlim=(0, None))
     axis.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=(1, 2, 5, 10)))
