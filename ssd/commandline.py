@@ -109,6 +109,7 @@ def read_settings(args: argparse.Namespace, recipe: str = None, base: settings.C
 
 
 def say(line: str) -> None:
+    """A line for people, on standard error: standard output is for results."""
     print(line, file=sys.stderr, flush=True)
 
 

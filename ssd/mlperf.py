@@ -124,7 +124,7 @@ class MLPerfLog:
     def end(self, status: str) -> None:
         """run_stop, unless the clock has not started or has stopped already; so it may be called for every way out."""
         with self._lock:
-            if self._clock_runs():
+            if "run_start" in self._seen and "run_stop" not in self._seen:
                 self.run_stop(status)
 
     def abort(self, patience: float = 0.5) -> None:
@@ -136,14 +136,10 @@ class MLPerfLog:
             self._lock = threading.RLock()
             self._lock.acquire()
         try:
-            if self._clock_runs():
-                self.run_stop("aborted")
+            self.end("aborted")
             self.enabled = False
         finally:
             self._lock.release()
-
-    def _clock_runs(self) -> bool:
-        return "run_start" in self._seen and "run_stop" not in self._seen
 
     def seed(self, n: int) -> None:
         """The run's seed, a whole number; once."""

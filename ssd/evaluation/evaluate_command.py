@@ -4,11 +4,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from typing import NamedTuple
 
-from ssd.commandline import add_settings
+from ssd.commandline import add_settings, say
 from ssd.config import SETTINGS, Config
 from ssd.errors import UserError
 from ssd.evaluation.weight_files import WeightFile, find_weights
@@ -101,10 +100,6 @@ def run(args) -> int:
         say(f"{len(unread)} of {len(unread) + pictures.count} images could not be used ({', '.join(unread[:3])}"
             f"{', ...' if len(unread) > 3 else ''}); the numbers are of the others")
     return 1 if unread else 0
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _prepare(args):

@@ -228,7 +228,7 @@ def gpus(tmp_path):
     folder.mkdir()
     stand_in(folder, "nvidia-smi", 'for i in 0 1; do echo "GPU $i: A100 (UUID: $i)"; done\n')
     stand_in(folder, "docker", f'printf "%s\\n" "$@" "" >>"{tmp_path}/calls"\n')
-    # A command that another test has called in this process may have left its number of threads.
+    # Variables of these names, from the developer's shell, would go into the containers.
     own = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     return dict(own, PATH=f"{folder}:{os.environ['PATH']}")
 
