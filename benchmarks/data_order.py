@@ -29,7 +29,7 @@ from ssd.data.pipeline import TrainingLoader  # noqa: E402
 from ssd.data.samples import SampleMaker, epoch_order  # noqa: E402
 
 
-def by_dali(config, dataset, default_boxes):
+def by_dali(config, dataset, matcher):
     """Runs of the graph with readers.coco and random_bbox_crop; its shuffle of each pass, as before samples.py."""
     def samples(path):
         encoded, boxes, labels, index = graphs.fn.readers.coco(
@@ -42,7 +42,7 @@ def by_dali(config, dataset, default_boxes):
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "annotations.json")
         write_dali_annotations(dataset, dataset.images_with_boxes, path)
-        return graphs.training_pipeline(config, lambda: samples(path), default_boxes_ltrb=default_boxes)
+        return graphs.training_pipeline(config, lambda: samples(path), matcher=matcher)
 
 
 def rate(run, steps, batch_size):
@@ -58,9 +58,9 @@ def spread(values):
     return f"{statistics.median(values):7.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def compare(config, dataset, default_boxes, rounds, steps):
-    dali = by_dali(config, dataset, default_boxes)
-    loader = TrainingLoader(config, dataset, default_boxes)
+def compare(config, dataset, matcher, rounds, steps):
+    dali = by_dali(config, dataset, matcher)
+    loader = TrainingLoader(config, dataset, matcher)
     ways = {"readers.coco, random_bbox_crop": dali.run, "external_source, samples.py": loader._batches._run}
     rates = {name: [] for name in ways}
     for number in range(rounds + 1):
@@ -105,17 +105,17 @@ def cost_of_parts(config, dataset, passes=3):
         loader.close()
 
 
-def try_checkpoints(config, dataset, default_boxes, steps=130):
+def try_checkpoints(config, dataset, matcher, steps=130):
     """Whether a pipeline restored from DALI's own checkpoint goes on as the one that made it."""
     plain = graphs.Pipeline
     graphs.Pipeline = functools.partial(plain, enable_checkpointing=True)
-    pipeline = by_dali(config, dataset, default_boxes)
+    pipeline = by_dali(config, dataset, matcher)
     for _ in range(steps):
         pipeline.run()
     checkpoint = pipeline.checkpoint()
     ahead = [to_numpy(pipeline.run()[0]) for _ in range(6)]
     graphs.Pipeline = functools.partial(plain, enable_checkpointing=True, checkpoint=checkpoint)
-    restored = by_dali(config, dataset, default_boxes)
+    restored = by_dali(config, dataset, matcher)
     same = [np.array_equal(images, to_numpy(restored.run()[0])) for images in ahead]
     print(f"DALI {nvidia.dali.__version__}: {len(checkpoint)} bytes after {steps} steps; then bitwise equal: {same}")
 
@@ -129,16 +129,16 @@ def main():
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--checkpoint", action="store_true", help="try DALI's own checkpoints instead")
     arguments = parser.parse_args()
-    from ssd.model.boxes import cxcywh_to_ltrb
+    from ssd.data.matching import build_matcher
     from ssd.model.default_boxes import default_boxes
     config = load_recipe("ssd-resnet34-coco").with_values(batch_size=arguments.batch_size, data_threads=2)
     dataset = load_coco(arguments.annotations, arguments.images, check_images="exists")
     sizes = [(side, side) for side in (38, 19, 10, 5, 3, 1)]
-    boxes = cxcywh_to_ltrb(default_boxes(sizes, config.default_boxes, config.model.image_size))
+    matcher = build_matcher(config, default_boxes(sizes, config.default_boxes, config.model.image_size), sizes)
     if arguments.checkpoint:
-        try_checkpoints(config, dataset, boxes)
+        try_checkpoints(config, dataset, matcher)
         return
-    compare(config, dataset, boxes, arguments.rounds, arguments.steps)
+    compare(config, dataset, matcher, arguments.rounds, arguments.steps)
     cost_of_parts(config, dataset)
 
 

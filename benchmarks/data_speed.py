@@ -29,10 +29,10 @@ SIDES = ("ours", "pillow", "decode")
 
 
 def load(arguments):
-    """(config, data set, default boxes (N, 4) ltrb)."""
+    """(config, data set, matcher)."""
     from ssd.config import load_recipe
     from ssd.data.coco import load_coco
-    from ssd.model.boxes import cxcywh_to_ltrb
+    from ssd.data.matching import build_matcher
     from ssd.model.default_boxes import default_boxes
     dataset = load_coco(arguments.annotations, arguments.images, check_images="exists", skip_bad=True,
                         report=lambda line: None)
@@ -40,7 +40,8 @@ def load(arguments):
         batch_size=arguments.batch_size, num_classes=dataset.num_classes,
         data_threads=arguments.threads, prefetch=arguments.prefetch)
     sizes = [(side, side) for side in (38, 19, 10, 5, 3, 1)]
-    return config, dataset, cxcywh_to_ltrb(default_boxes(sizes, config.default_boxes, config.model.image_size))
+    boxes = default_boxes(sizes, config.default_boxes, config.model.image_size)
+    return config, dataset, build_matcher(config, boxes, sizes)
 
 
 def paced(batch, batch_size):
@@ -62,8 +63,8 @@ def paced(batch, batch_size):
 def ours(arguments):
     from ssd.data import bridge  # noqa: F401  imports MXNet, off the clock
     from ssd.data.pipeline import TrainingLoader
-    config, dataset, boxes = load(arguments)
-    loader = TrainingLoader(config, dataset, boxes, seed=1)
+    config, dataset, matcher = load(arguments)
+    loader = TrainingLoader(config, dataset, matcher, seed=1)
 
     def batch():
         for array in next(loader)[:3]:
@@ -88,9 +89,9 @@ def decode(arguments):
 def pillow(arguments):
     import numpy as np
     from PIL import Image
-    config, dataset, default_ltrb = load(arguments)
+    config, dataset, matcher = load(arguments)
     random, settings, side = np.random.RandomState(os.getpid()), config.augmentation, config.model.image_size
-    default_ltrb = default_ltrb.astype(np.float32)
+    default_ltrb = matcher.default_boxes_ltrb
     mean, std = [np.float32(values)[:, None, None] for values in (config.data.pixel_mean, config.data.pixel_std)]
     samples = [(os.path.join(dataset.image_folder, dataset.file_names[index]),
                 (dataset.boxes_ltrb[rows] / np.tile(dataset.sizes[index], 2)).astype(np.float32),

@@ -15,8 +15,8 @@ from ssd.errors import UserError
 def measure(request: Request) -> dict:
     """See docs/benchmarking.md for what it holds."""
     import cv2    # before MXNet, see ssd.training.ranks.load_before_horovod
+    from ssd.data.matching import build_matcher
     from ssd.data.samples import FIELDS, PLAIN_FIELDS, SampleFeed, read_image
-    from ssd.model.boxes import cxcywh_to_ltrb
     from ssd.model.default_boxes import default_boxes
     from ssd.model.device import choose_device
     from ssd.model.layers import input_channels
@@ -29,19 +29,20 @@ def measure(request: Request) -> dict:
     steps, warmup = request.counts(50, config.data.prefetch + 2)
     dataset, config, steps = request.open_data("train", 1, batch, steps, warmup, 0)
     sizes = build_model(config).feature_sizes()
-    boxes = cxcywh_to_ltrb(default_boxes(sizes, config.default_boxes, config.model.image_size))
+    boxes = default_boxes(sizes, config.default_boxes, config.model.image_size)
+    matcher = build_matcher(config, boxes, sizes)
     place = dict(seed=request.seed, device=device.kind, device_id=device.index,
                  pad_channels=input_channels(config.model) == 4)
 
-    def of_loader(settings, default_boxes_ltrb) -> np.ndarray:
+    def of_loader(settings, matcher) -> np.ndarray:
         from ssd.data.pipeline import TrainingLoader
-        loader = TrainingLoader(settings, dataset, default_boxes_ltrb, **place)
+        loader = TrainingLoader(settings, dataset, matcher, **place)
         try:
             return times_of(lambda: next(loader), steps, warmup)
         finally:
             loader.close()
 
-    whole = of_loader(config, boxes)
+    whole = of_loader(config, matcher)
     memory = dict(peak_rss_bytes=peak_memory())
     plain = config.with_values(augment=False)
     feed = SampleFeed(config, dataset, list(FIELDS if config.augmentation.augment else PLAIN_FIELDS), seed=request.seed)

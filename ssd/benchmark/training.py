@@ -99,8 +99,9 @@ def open_batches(config: Config, dataset, network, boxes: np.ndarray, device, ra
     if dataset is None:
         return MadeUpBatches(config, network, len(boxes), device, seed + ranks.rank)
     from ssd.data.pipeline import TrainingLoader
-    from ssd.model.boxes import cxcywh_to_ltrb
-    return TrainingLoader(config, dataset, cxcywh_to_ltrb(boxes), rank=ranks.rank, size=ranks.size, seed=seed,
+    from ssd.data.matching import build_matcher
+    matcher = build_matcher(config, boxes, network.feature_sizes())
+    return TrainingLoader(config, dataset, matcher, rank=ranks.rank, size=ranks.size, seed=seed,
                           device=device.kind, device_id=device.index, pad_channels=network.input_channels == 4)
 
 

@@ -1,7 +1,8 @@
 """How well default boxes cover the ground truth of a data set, before anything is trained.
 
 A default box at some cell overlaps a ground truth most where both its row and its column are the nearest: the overlaps
-in x and in y are independent of each other. So each ground truth is compared with few boxes of each shape.
+in x and in y are independent of each other. So each ground truth is compared with few boxes of each shape, chosen in
+float64; what is chosen is then compared as in training (ssd.data.matching), ties included.
 """
 from __future__ import annotations
 
@@ -10,32 +11,35 @@ from typing import Iterator, NamedTuple, Sequence, Tuple
 import numpy as np
 
 from ssd.config import Config
-from ssd.model.default_boxes import box_shapes
+from ssd.data.matching import Matcher, build_matcher, iou_of_pairs, shapes_first
+from ssd.model.default_boxes import box_shapes, default_boxes
 from ssd.model.geometry import feature_sizes
 
-CHUNK = 20000    # ground truths at a time: some 100 MB
+CHUNK = 20000           # ground truths at a time: some 100 MB
+COMPARED = 4_000_000    # pairs of a ground truth and a default box at a time: as much
+ROUNDING = 1e-5         # more than IoUs in float32 and float64 differ by
 SIZES = (("small", 0, 32 ** 2), ("medium", 32 ** 2, 96 ** 2), ("large", 96 ** 2, np.inf))    # COCO's, in pixels^2
 
 
 class Grid(NamedTuple):
-    """The default boxes of one shape of a feature map, in shares of the image's side."""
-    width: float
-    height: float
-    step: float
-    centers: np.ndarray     # (n,) of the columns, and of the rows
-    first: int              # number of its box at row 0, column 0
-    apart: int              # from one column to the next
+    """The default boxes of one shape of a feature map, in shares of the image's sides."""
+    size: np.ndarray                        # (2,) width, height
+    step: Tuple[float, float]               # between columns, between rows
+    centers: Tuple[np.ndarray, np.ndarray]  # of the columns, of the rows
+    first: int                              # position of its box at row 0, column 0
+    spacing: int                            # from one column to the next
 
 
 def grids(config: Config) -> Iterator[Grid]:
-    """The default boxes of a recipe; their numbers are those of ssd.model.default_boxes."""
+    """The default boxes of a recipe; their positions are those of ssd.model.default_boxes."""
     model, boxes = config.model, config.default_boxes
     first = 0
     for size, step, shapes in zip(feature_sizes(model.image_size, model.extra_strides, model.extra_pads), boxes.steps,
                                   box_shapes(boxes, model.image_size)):
-        centers = np.clip((np.arange(size) + 0.5) * step / model.image_size, 0, 1)
-        for place, (width, height) in enumerate(shapes):
-            yield Grid(min(width, 1.0), min(height, 1.0), step / model.image_size, centers, first + place, len(shapes))
+        step = step / model.image_size
+        centers = np.clip((np.arange(size) + 0.5) * step, 0, 1)
+        for index, shape in enumerate(shapes):
+            yield Grid(np.minimum(shape, 1.0), (step, step), (centers, centers), first + index, len(shapes))
         first += size * size * len(shapes)
 
 
@@ -45,74 +49,122 @@ def coverage(config: Config, boxes_ltrb: np.ndarray, image: np.ndarray) -> Tuple
 
     boxes_ltrb: (m, 4) in shares of the image. image: (m,) whole numbers, ascending; the boxes of one image compete. A
     default box goes to the ground truth of its highest IoU above matching_iou, and each ground truth has its best
-    default box in any case.
+    default box in any case: see ssd.data.matching.Matcher.
     """
     all_grids = list(grids(config))
+    sides = feature_sizes(config.model.image_size, config.model.extra_strides, config.model.extra_pads)
+    sizes = [(side, side) for side in sides]
+    matcher = build_matcher(config, default_boxes(sizes, config.default_boxes, config.model.image_size), sizes)
     best, matched = np.zeros(len(image)), np.zeros(len(image), np.int64)
     start = 0
     while start < len(image):
         end = min(start + CHUNK, len(image))
         end = int(np.searchsorted(image, image[end - 1], side="right"))    # whole images
         part = slice(start, end)
-        best[part], matched[part] = _cover(all_grids, boxes_ltrb[part], image[part] - image[start],
-                                           config.default_boxes.matching_iou)
+        best[part], matched[part] = _cover(all_grids, matcher, boxes_ltrb[part].astype(np.float32),
+                                           image[part] - image[start])
         start = end
     return best, matched
 
 
-def _cover(all_grids: Sequence[Grid], truths: np.ndarray, image: np.ndarray, threshold: float):
-    m = len(truths)
-    size = truths[:, 2:] - truths[:, :2]
-    best, best_box = np.full(m, -1.0), np.zeros(m, np.int64)
-    pairs = []    # (ground truth, default box, IoU above the threshold)
+def _cover(all_grids: Sequence[Grid], matcher: Matcher, truths: np.ndarray, image: np.ndarray):
+    owner, box = _candidates(all_grids, truths.astype(np.float64), matcher.settings.matching_iou)
+    iou = iou_of_pairs(truths[owner], matcher.default_boxes_ltrb[box])
+    best = np.zeros(len(truths), np.float32)
+    np.maximum.at(best, owner, iou)
+    # Each ground truth claims its best box, of equals the first in the matcher's order.
+    order = shapes_first(matcher.maps)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    claim = np.full(len(truths), len(order))
+    equal = (iou == best[owner]) & (iou > 0)
+    np.minimum.at(claim, owner[equal], rank[box[equal]])
+    claim = order[np.where(best > 0, claim, 0)]    # one that meets no box claims the first of all
+    above = iou > matcher.settings.matching_iou
+    # A box goes to the last claim; without one to the highest IoU, of equals to the first ground truth.
+    count = np.arange(len(truths))
+    owner, box = np.concatenate([owner[above], count]), np.concatenate([box[above], claim])
+    priority = np.concatenate([iou[above].astype(np.float64), 2.0 + count])
+    key = image[owner] * len(order) + box
+    winners = np.lexsort((-owner, priority, key))
+    last = np.append(key[winners][1:] != key[winners][:-1], True)
+    return best, np.bincount(owner[winners[last]], minlength=len(truths))
+
+
+def _candidates(all_grids: Sequence[Grid], truths: np.ndarray, threshold: float):
+    """(ground truths, positions of default boxes), (p,) each: all pairs that may be above the threshold or a ground
+    truth's best; pairs may be there twice."""
+    best = np.zeros(len(truths))
+    nearest = []
     for grid in all_grids:
-        nearest = _cells(grid, truths, 0)
-        iou = _iou(grid, truths, nearest)[:, 0, 0]
-        better = iou > best
-        best[better] = iou[better]
-        best_box[better] = _numbers(grid, nearest)[better, 0, 0]
-        # The overlap at the best place is no less than at any; most shapes are out by that.
-        most = np.minimum(size, (grid.width, grid.height)).prod(1)
-        near = np.flatnonzero(most > threshold * (size.prod(1) + grid.width * grid.height - most))
-        # At an IoU above t the centres are nearer than (w + w') (1 - t) / (1 + t) / 2, and w' is below w / t.
-        reach = max(grid.width, grid.height) * (1 - threshold) / threshold / 2
-        cells = _cells(grid, truths[near], int(reach / grid.step) + 1)
-        iou = _iou(grid, truths[near], cells)
-        found = np.nonzero(iou > threshold)
-        pairs.append((near[found[0]], _numbers(grid, cells)[found], iou[found]))
-    owner, box, priority = (np.concatenate(column) for column in zip(*pairs))
-    # Each claims its best box, the later one where two claim the same.
-    owner, box = np.concatenate([owner, np.arange(m)]), np.concatenate([box, best_box])
-    priority = np.concatenate([priority, 2.0 + np.arange(m)])
-    key = image[owner] * (1 + int(box.max())) + box
-    order = np.lexsort((priority, key))
-    last = np.append(key[order][1:] != key[order][:-1], True)
-    return best, np.bincount(owner[order[last]], minlength=m)
+        nearest.append(_iou(grid, truths, _cells(grid, truths, (0, 0)))[:, 0, 0])
+        best = np.maximum(best, nearest[-1])
+    size = truths[:, 2:] - truths[:, :2]
+    pairs = []
+    for grid, iou in zip(all_grids, nearest):
+        # Above the threshold: the overlap at the nearest cell is no less than at any; most shapes are out by that.
+        most = np.minimum(size, grid.size).prod(1)
+        limit = threshold - ROUNDING
+        near = np.flatnonzero(most > limit * (size.prod(1) + grid.size.prod() - most))
+        pairs += _pairs(grid, truths, near, np.full(len(near), limit))
+        # The best of a ground truth that is nowhere above it.
+        near = np.flatnonzero((best < threshold) & (iou > best - ROUNDING))
+        pairs += _pairs(grid, truths, near, np.maximum(best[near] - ROUNDING, 0))
+    owner, box = (np.concatenate(column) for column in zip(*pairs)) if pairs else (np.zeros(0, np.int64),) * 2
+    return owner, box
 
 
-def _cells(grid: Grid, truths: np.ndarray, reach: int) -> np.ndarray:
-    """(2, m, 2 reach + 1): columns and rows from the nearest one to `reach` to both sides; -1 where there is none."""
-    count = len(grid.centers)
-    middle = (truths[:, :2] + truths[:, 2:]).T / 2
-    nearest = np.clip(np.rint(middle / grid.step - 0.5).astype(np.int64), 0, count - 1)
-    cells = nearest[:, :, None] + np.arange(-reach, reach + 1)
-    return np.where((cells < 0) | (cells >= count), -1, cells)
+def _pairs(grid: Grid, truths: np.ndarray, chosen: np.ndarray, limits: np.ndarray):
+    """[(ground truths, positions)] of IoUs of at least `limits` (n,) between truths[chosen] (n,) and the grid."""
+    found, start = [], 0
+    size = (truths[:, 2:] - truths[:, :2])[chosen]
+    # At an IoU of t the centres are no farther apart than (w + w') (1 - t) / (1 + t) / 2, and than (w + w') / 2.
+    reach = ((size + grid.size) / 2 * ((1 - limits) / (1 + limits))[:, None] / grid.step).astype(np.int64) + 1
+    reach = np.minimum(reach, [len(centers) for centers in grid.centers])
+    by_reach = np.argsort(reach.prod(1), kind="stable")    # ground truths of like reach together
+    while start < len(chosen):
+        end = len(chosen)
+        while end - start > 1:
+            widest = reach[by_reach[start:end]].max(0)
+            if (end - start) * (2 * widest + 1).prod() <= COMPARED:
+                break
+            end = start + (end - start) // 2
+        rows = by_reach[start:end]
+        cells = _cells(grid, truths[chosen[rows]], reach[rows].max(0))
+        iou = _iou(grid, truths[chosen[rows]], cells)
+        hits = np.nonzero((iou >= limits[rows][:, None, None]) & (iou > 0))
+        found.append((chosen[rows][hits[0]], _positions(grid, cells, hits)))
+        start = end
+    return found
 
 
-def _iou(grid: Grid, truths: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """(m, rows, columns)."""
+def _cells(grid: Grid, truths: np.ndarray, reach: Sequence[int]):
+    """(columns (m, 2 reach[0] + 1), rows (m, 2 reach[1] + 1)): those from the nearest one to `reach` to both sides; -1
+    where there is none."""
+    result = []
+    for axis, (step, centers) in enumerate(zip(grid.step, grid.centers)):
+        middle = (truths[:, axis] + truths[:, axis + 2]) / 2
+        nearest = np.clip(np.rint(middle / step - 0.5).astype(np.int64), 0, len(centers) - 1)
+        cells = nearest[:, None] + np.arange(-reach[axis], reach[axis] + 1)
+        result.append(np.where((cells < 0) | (cells >= len(centers)), -1, cells))
+    return result
+
+
+def _iou(grid: Grid, truths: np.ndarray, cells) -> np.ndarray:
+    """(m, rows, columns); 0 where there is no cell."""
     overlaps = []
-    for axis, side in ((0, grid.width), (1, grid.height)):
-        center = grid.centers[cells[axis]]
+    for axis, side in enumerate(grid.size):
+        center = grid.centers[axis][cells[axis]]
         low, high = truths[:, axis, None], truths[:, axis + 2, None]
         overlap = np.minimum(center + side / 2, high) - np.maximum(center - side / 2, low)
         overlaps.append(np.where(cells[axis] < 0, 0, np.maximum(overlap, 0)))
     common = overlaps[1][:, :, None] * overlaps[0][:, None, :]
     area = (truths[:, 2:] - truths[:, :2]).prod(1)[:, None, None]
-    return common / (area + grid.width * grid.height - common)
+    return common / (area + grid.size.prod() - common)
 
 
-def _numbers(grid: Grid, cells: np.ndarray) -> np.ndarray:
-    """(m, rows, columns): numbers of the default boxes."""
+def _positions(grid: Grid, cells, hits) -> np.ndarray:
+    """(p,) positions of the default boxes at the hits (ground truth, row, column) among `cells`; no hit is outside."""
     columns, rows = cells
-    return grid.first + grid.apart * (rows[:, :, None] * len(grid.centers) + columns[:, None, :])
+    column, row = columns[hits[0], hits[2]], rows[hits[0], hits[1]]
+    return grid.first + grid.spacing * (row * len(grid.centers[0]) + column)

@@ -12,7 +12,8 @@ import numpy as np
 from nvidia.dali import backend, fn, math, types
 from nvidia.dali.pipeline import DataNode, Pipeline
 
-from ssd.config import AugmentationConfig, Config, DefaultBoxConfig
+from ssd.config import AugmentationConfig, Config
+from ssd.data.matching import Matcher, shapes_first
 
 # Images that the reader's shuffle buffer holds where images are cached.
 CACHE_SHUFFLE_BUFFER = 4096
@@ -75,21 +76,35 @@ def _reversed(node, *row: int):
     return fn.reshape(fn.flip(rows, horizontal=0, vertical=1), shape=[-1, *row])
 
 
-def encode_boxes(boxes, labels, default_boxes_ltrb: np.ndarray, settings: DefaultBoxConfig, image_size: int):
-    """Graph nodes (offsets, classes) of ground truth matched to default boxes, with the reference's matching.
+def _cells_first(node, maps, *row: int):
+    """The rows of a node of shape (N, *row), listed map, shape, cell, in the order map, cell, shape."""
+    parts, start = [], 0
+    for cells, shapes in maps:
+        size = [cells * shapes, *row]
+        part = fn.slice(node, start=[start] + [0] * len(row), shape=size, axes=list(range(len(size))))
+        part = fn.transpose(fn.reshape(part, shape=[shapes, cells, *(row or (1,))]), perm=[1, 0, 2])
+        parts.append(fn.reshape(part, shape=size))
+        start += cells * shapes
+    return fn.cat(*parts, axis=0)
 
-    `boxes` (m, 4) float32 ltrb in [0, 1] and `labels` (m,) int32 from 1, m > 0, are nodes on either device;
-    `default_boxes_ltrb` is (N, 4) in units of the image, not clipped. Per sample, offsets are (N, 4) float32:
-    centre x and y, width and height, in units of the variances, 0 where unmatched; classes are (N,) int32, 0
-    where unmatched.
+
+def encode_boxes(boxes, labels, matcher: Matcher, image_size: int):
+    """Graph nodes (offsets, classes) of ground truth matched to default boxes as `matcher` does it.
+
+    `boxes` (m, 4) float32 ltrb in [0, 1] and `labels` (m,) int32 from 1, m > 0, are nodes on either device.
+    Per sample, offsets are (N, 4) float32: centre x and y, width and height, in units of the variances, 0
+    where unmatched; classes are (N,) int32, 0 where unmatched.
     """
     # Among equal IoUs box_encoder takes the last, of default boxes and of ground truth, where the reference
-    # takes the first; only where two boxes of the ground truth claim one default box, the reference takes the
-    # last. Equal IoUs are common: all default boxes inside a large object, or around a small one. So
-    # everything is handed over in reverse, but for the claims, which alone exceed an IoU of 1 in
-    # box_encoder's books. (With one plain box_encoder, 65 default boxes of the reference's 24 samples have
-    # another class than in the reference; like this, none.)
-    arguments = dict(anchors=np.asarray(default_boxes_ltrb, np.float32)[::-1].ravel().tolist(), offset=True,
+    # takes the first (of default boxes in its own order: map, shape, cell); only where two boxes of the ground
+    # truth claim one default box, the reference takes the last. Equal IoUs are common: all default boxes inside
+    # a large object, or around a small one. So everything is handed over in reverse and in the reference's
+    # order, but for the claims, which alone exceed an IoU of 1 in box_encoder's books. (With one plain
+    # box_encoder, 65 default boxes of the reference's 24 samples have another class than in the reference;
+    # like this, none.)
+    settings = matcher.settings
+    anchors = matcher.default_boxes_ltrb[shapes_first(matcher.maps)][::-1]
+    arguments = dict(anchors=anchors.ravel().tolist(), offset=True,
                      stds=[settings.center_variance] * 2 + [settings.size_variance] * 2,
                      scale=float(image_size))  # cancels out but for rounding, where it follows the reference
     claimed_offsets, claimed = fn.box_encoder(boxes, labels, criteria=1.0, **arguments)
@@ -97,7 +112,8 @@ def encode_boxes(boxes, labels, default_boxes_ltrb: np.ndarray, settings: Defaul
                                       **arguments)
     free = fn.cast(claimed == 0, dtype=types.DALIDataType.INT32)
     free_rows = fn.cast(fn.stack(free, free, free, free, axis=1), dtype=types.DALIDataType.FLOAT)
-    return _reversed(claimed_offsets + offsets * free_rows, 4), _reversed(claimed + classes * free)
+    return (_cells_first(_reversed(claimed_offsets + offsets * free_rows, 4), matcher.maps, 4),
+            _cells_first(_reversed(claimed + classes * free), matcher.maps))
 
 
 def jitter_colour(images, hue, saturation, contrast, brightness):
@@ -184,11 +200,11 @@ def _new_pipeline(config: Config, batch_size: int, device: str, device_id: int) 
 
 
 def training_pipeline(config: Config, samples: Callable[[], Nodes], *,
-                      default_boxes_ltrb: Optional[np.ndarray] = None, device: str = "cpu", device_id: int = 0,
+                      matcher: Optional[Matcher] = None, device: str = "cpu", device_id: int = 0,
                       pad_channels: bool = False, raw_boxes: bool = False) -> Pipeline:
     """A built pipeline that decodes, augments and encodes `samples()`, for ever.
 
-    Outputs: images (3, side, side) or (side, side, 3), normalised; with `default_boxes_ltrb` (N, 4) also
+    Outputs: images (3, side, side) or (side, side, 3), normalised; with a `matcher` also
     offsets and classes as of `encode_boxes`; image index (1,) int32; with `raw_boxes` also the boxes (m, 4)
     float32 ltrb in [0, 1] and labels (m,) int32 that belong to the augmented image. Boxes, labels and index
     are in main memory but for offsets and classes, which are on the device as the images are. `pad_channels`:
@@ -204,10 +220,9 @@ def training_pipeline(config: Config, samples: Callable[[], Nodes], *,
         if augment:
             images = jitter_colour(images, *[nodes[name] for name in ("hue", "saturation", "contrast", "brightness")])
         outputs = [normalise(images, config, pad_channels, mirror=nodes["flip"] if augment else 0)]
-        if default_boxes_ltrb is not None:
+        if matcher is not None:
             on_device = [nodes[name].gpu() if device == "gpu" else nodes[name] for name in ("boxes", "labels")]
-            outputs += encode_boxes(*on_device, default_boxes_ltrb, config.default_boxes,
-                                    config.model.image_size)
+            outputs += encode_boxes(*on_device, matcher, config.model.image_size)
         pipeline.set_outputs(*outputs, nodes["index"], *([nodes["boxes"], nodes["labels"]] if raw_boxes else []))
     pipeline.build()
     return pipeline

@@ -6,11 +6,13 @@ Encoder.encode, calc_iou_tensor).
 """
 from __future__ import annotations
 
-from typing import NamedTuple, Sequence
+from typing import NamedTuple, Sequence, Tuple
 
 import numpy as np
 
-from ssd.config import DefaultBoxConfig
+from ssd.config import Config, DefaultBoxConfig
+from ssd.model.boxes import cxcywh_to_ltrb
+from ssd.model.default_boxes import boxes_per_map
 
 # Boxes of the ground truth that are compared with all default boxes in one go: more would leave the processor's cache.
 BLOCK = 8
@@ -26,18 +28,27 @@ class Matches(NamedTuple):
 
 class Matcher:
     """`matcher(boxes, labels)`: each default box takes the ground truth of the highest IoU, if that is above
-    `matching_iou`, among equals the first; but each ground truth has its own best default box, among equals the first,
-    and where two have the same, the later one gets it.
+    `matching_iou`, among equals the first; but each ground truth has its own best default box, and where two have the
+    same, the later one gets it.
 
-    `default_boxes_ltrb` is (N, 4) in units of the image, not clipped.
+    Among default boxes of equal IoU the best is the first in the reference's order: map, shape, row, column. Such ties
+    are common: a small object lies inside several default boxes, and a map's square, 2:1 and 1:2 boxes have one area.
+
+    default_boxes_ltrb: (N, 4) in units of the image, not clipped, in this project's order: map, row, column, shape.
+    maps: per feature map its cells and the default boxes of each; they add up to N. settings: matching_iou and the
+    variances.
     """
 
-    def __init__(self, default_boxes_ltrb: np.ndarray, settings: DefaultBoxConfig):
-        default_boxes_ltrb = np.asarray(default_boxes_ltrb, np.float32)
-        self._sides = np.ascontiguousarray(default_boxes_ltrb.T)
+    def __init__(self, default_boxes_ltrb: np.ndarray, settings: DefaultBoxConfig, maps: Sequence[Tuple[int, int]]):
+        self.default_boxes_ltrb = np.asarray(default_boxes_ltrb, np.float32)
+        self.settings, self.maps = settings, tuple((int(cells), int(shapes)) for cells, shapes in maps)
+        # Kept in the order that breaks ties, so that the first of equals is the right one.
+        self._positions = shapes_first(self.maps)
+        assert len(self._positions) == len(self.default_boxes_ltrb), "the maps do not add up to the default boxes"
+        own = self.default_boxes_ltrb[self._positions]
+        self._sides = np.ascontiguousarray(own.T)
         self._area = _area(self._sides)
-        self._centres, self._sizes = _centres_and_sizes(default_boxes_ltrb)
-        self._settings = settings
+        self._centres, self._sizes = _centres_and_sizes(own)
 
     def __call__(self, boxes: np.ndarray, labels: np.ndarray) -> Matches:
         """`boxes`: (m, 4) float32 ltrb in [0, 1], m > 0; `labels`: (m,) from 1."""
@@ -48,31 +59,39 @@ class Matcher:
             overlaps = self._overlaps(boxes[first:first + BLOCK])
             claims.append(overlaps.argmax(1))
             higher = overlaps.max(0)
-            [better] = np.nonzero(higher > np.maximum(best, self._settings.matching_iou))
+            [better] = np.nonzero(higher > np.maximum(best, self.settings.matching_iou))
             owner[better] = first + overlaps[:, better].argmax(0)
             best[better] = higher[better]
         owner[np.concatenate(claims)] = np.arange(len(boxes))  # of equal positions NumPy keeps the last
-        [positions] = np.nonzero(owner >= 0)
-        owner = owner[positions]
+        [found] = np.nonzero(owner >= 0)
+        found = found[np.argsort(self._positions[found])]
+        owner = owner[found]
         centres, sizes = _centres_and_sizes(boxes[owner])
-        own_sizes, settings = self._sizes[positions], self._settings
-        offsets = np.concatenate([(centres - self._centres[positions]) / own_sizes / settings.center_variance,
+        own_sizes, settings = self._sizes[found], self.settings
+        offsets = np.concatenate([(centres - self._centres[found]) / own_sizes / settings.center_variance,
                                   np.log(sizes / own_sizes) / settings.size_variance], axis=1)
-        return Matches(positions, offsets.astype(np.float32), labels[owner].astype(np.int32))
+        return Matches(self._positions[found], offsets.astype(np.float32), labels[owner].astype(np.int32))
 
     def _overlaps(self, boxes: np.ndarray) -> np.ndarray:
         """IoU of (m, 4) boxes with all default boxes, (m, N) float32."""
-        left, top, right, bottom = boxes.T[:, :, None]
-        own_left, own_top, own_right, own_bottom = self._sides
-        width = np.minimum(right, own_right)
-        width -= np.maximum(left, own_left)
-        height = np.minimum(bottom, own_bottom)
-        height -= np.maximum(top, own_top)
-        common = np.maximum(width, 0, out=width)
-        common *= np.maximum(height, 0, out=height)
-        union = np.add(_area(boxes.T)[:, None], self._area, out=height)
-        union -= common
-        return np.divide(common, union, out=common)
+        return _iou(boxes.T[:, :, None], self._sides, self._area)
+
+
+def build_matcher(config: Config, default_boxes_cxcywh: np.ndarray,
+                  feature_sizes: Sequence[Tuple[int, int]]) -> Matcher:
+    """The matcher of a recipe. default_boxes_cxcywh: (N, 4); feature_sizes: (height, width) of each feature map."""
+    return Matcher(cxcywh_to_ltrb(default_boxes_cxcywh), config.default_boxes,
+                   boxes_per_map(feature_sizes, config.default_boxes))
+
+
+def shapes_first(maps: Sequence[Tuple[int, int]]) -> np.ndarray:
+    """Positions (N,) int64 of default boxes listed map, cell, shape, in the order map, shape, cell. maps: per feature
+    map its cells and the default boxes of each."""
+    parts, start = [], 0
+    for cells, shapes in maps:
+        parts.append(start + np.arange(cells * shapes).reshape(cells, shapes).T.ravel())
+        start += cells * shapes
+    return np.concatenate(parts)
 
 
 def dense_targets(matches: Sequence[Matches], boxes: int):
@@ -89,8 +108,30 @@ def dense_targets(matches: Sequence[Matches], boxes: int):
     return arrays
 
 
+def iou_of_pairs(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """IoU of (p, 4) ltrb with (p, 4), row by row, (p,) float32: to the last bit what a Matcher compares, if `others`
+    are its default boxes."""
+    others = np.ascontiguousarray(np.asarray(others, np.float32).T)
+    return _iou(np.asarray(boxes, np.float32).T, others, _area(others))
+
+
+def _iou(boxes, others, area_of_others) -> np.ndarray:
+    """IoU of boxes and others, each left, top, right, bottom of shapes that broadcast."""
+    left, top, right, bottom = boxes
+    other_left, other_top, other_right, other_bottom = others
+    width = np.minimum(right, other_right)
+    width -= np.maximum(left, other_left)
+    height = np.minimum(bottom, other_bottom)
+    height -= np.maximum(top, other_top)
+    common = np.maximum(width, 0, out=width)
+    common *= np.maximum(height, 0, out=height)
+    union = np.add(_area(boxes), area_of_others, out=height)
+    union -= common
+    return np.divide(common, union, out=common)
+
+
 def _area(sides: np.ndarray) -> np.ndarray:
-    """(n,) of boxes given as (4, n) left, top, right, bottom."""
+    """(n,) of boxes given as (4, n) left, top, right, bottom, or of any other shape after the four."""
     return (sides[2] - sides[0]) * (sides[3] - sides[1])
 
 

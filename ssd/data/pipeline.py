@@ -115,7 +115,7 @@ class _TrainingBatches(_Loader):
 
     _feed: Optional[SampleFeed] = None
 
-    def __init__(self, config: Config, dataset: CocoDataset, default_boxes_ltrb: Optional[np.ndarray], *,
+    def __init__(self, config: Config, dataset: CocoDataset, matcher: Optional[Matcher], *,
                  rank: int = 0, size: int = 1, seed: int = 0, first_step: int = 0, device: str = "cpu",
                  device_id: int = 0, pad_channels: bool = False, raw_boxes: bool = False):
         super().__init__(config, dataset, device, device_id)
@@ -126,20 +126,20 @@ class _TrainingBatches(_Loader):
         if config.training.batch_size > len(indices) // size:
             raise UserError(f"batch_size: {config.training.batch_size} images are more than a rank's share "
                             f"of {len(indices) // size} ({len(indices)} images with boxes, ranks: {size})")
-        self._encoded, self._step = default_boxes_ltrb is not None, first_step
+        self._encoded, self._step = matcher is not None, first_step
         self._given: Deque[_Given] = deque()  # of the batches that DALI was given and has not returned
         # The feed's threads match boxes on a CPU; DALI does on a GPU, where the result is wanted.
-        matcher = Matcher(default_boxes_ltrb, config.default_boxes) if self._encoded and device == "cpu" else None
-        self._boxes = len(default_boxes_ltrb) if matcher else 0
-        build = partial(training_pipeline, config, default_boxes_ltrb=None if matcher else default_boxes_ltrb,
-                        device=device, device_id=device_id, pad_channels=pad_channels, raw_boxes=raw_boxes)
+        in_feed, in_graph = (matcher, None) if device == "cpu" else (None, matcher)
+        self._boxes = len(in_feed.default_boxes_ltrb) if in_feed else 0
+        build = partial(training_pipeline, config, matcher=in_graph, device=device, device_id=device_id,
+                        pad_channels=pad_channels, raw_boxes=raw_boxes)
         if self.exact:
             # DALI 1.5 may refuse input for a node that nothing uses.
-            in_dali = raw_boxes or self._encoded and not matcher
+            in_dali = raw_boxes or in_graph is not None
             fields = [name for name in PLAIN_FIELDS if name in ("encoded", "index") or in_dali]
             fields += AUGMENTED_FIELDS if config.augmentation.augment else ()
-            self._feed = SampleFeed(config, dataset, [*fields, MATCHES] if matcher else fields, rank=rank, size=size,
-                                    seed=seed, first_step=first_step, matcher=matcher)
+            self._feed = SampleFeed(config, dataset, [*fields, MATCHES] if in_feed else fields, rank=rank, size=size,
+                                    seed=seed, first_step=first_step, matcher=in_feed)
             self._pipeline = build(partial(fed_samples, self._noting(self._feed, self._given, len(fields)), fields))
         else:
             # Shares of one order, the same on all ranks; DALI's shuffling in each rank has seeds of its own.
@@ -206,19 +206,19 @@ class TrainingLoader:
     over all ranks together it does not depend on their number, as long as their batches add up to the same. See
     `ssd.data.samples`. With decode "cache" neither is so: `exact`.
 
-    `default_boxes_ltrb` is (N, 4) in units of the image; without it nothing is encoded. All ranks must be
+    `matcher` matches default boxes to the ground truth; without it nothing is encoded. All ranks must be
     given the same `seed` [0, 2^63) and `first_step`. `device` is "cpu" or "gpu", the place of the batches. UserError:
     a batch larger than the rank's share of images, an image that cannot be read or decoded.
     """
 
     _batches: Optional[_TrainingBatches] = None
 
-    def __init__(self, config: Config, dataset: CocoDataset, default_boxes_ltrb: Optional[np.ndarray], *,
+    def __init__(self, config: Config, dataset: CocoDataset, matcher: Optional[Matcher], *,
                  rank: int = 0, size: int = 1, seed: int = 0, first_step: int = 0, device: str = "cpu",
                  device_id: int = 0, pad_channels: bool = False, raw_boxes: bool = False):
         self.wait_seconds = 0.0  #: time that the caller has spent in waiting for batches so far [s]
         self._batches = _TrainingBatches(
-            config, dataset, default_boxes_ltrb, rank=rank, size=size, seed=seed, first_step=first_step, device=device,
+            config, dataset, matcher, rank=rank, size=size, seed=seed, first_step=first_step, device=device,
             device_id=device_id, pad_channels=pad_channels, raw_boxes=raw_boxes)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ssd-batches")  # it does not know this loader
         self._next = None

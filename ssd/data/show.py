@@ -36,15 +36,16 @@ def take_samples(config: Config, dataset: CocoDataset, *, count: int, epoch: int
     """The first `count` images of an epoch (from 1), read on the CPU by the training loader itself. UserError as of
     `TrainingLoader`."""
     from ssd.data.pipeline import TrainingLoader, steps_per_epoch
-    from ssd.model.boxes import cxcywh_to_ltrb
+    from ssd.data.matching import build_matcher
     from ssd.model.default_boxes import default_boxes
     from ssd.model.ssd import build_model
     batch = min(count, config.training.batch_size)
     config = config.with_values(decode="cpu", batch_size=batch)
-    boxes = cxcywh_to_ltrb(default_boxes(build_model(config).feature_sizes(), config.default_boxes,
-                                         config.model.image_size))
+    sizes = build_model(config).feature_sizes()
+    matcher = build_matcher(config, default_boxes(sizes, config.default_boxes, config.model.image_size), sizes)
+    boxes = matcher.default_boxes_ltrb
     first = (epoch - 1) * steps_per_epoch(len(dataset.images_with_boxes), batch)
-    loader = TrainingLoader(config, dataset, boxes, seed=seed, first_step=first, raw_boxes=True)
+    loader = TrainingLoader(config, dataset, matcher, seed=seed, first_step=first, raw_boxes=True)
     samples = []
     while len(samples) < count:
         got = next(loader)

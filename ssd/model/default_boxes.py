@@ -33,6 +33,11 @@ def boxes_per_cell(config: DefaultBoxConfig) -> List[int]:
     return [2 + 2 * len(ratios) for ratios in config.aspect_ratios]
 
 
+def boxes_per_map(feature_sizes: Sequence[Tuple[int, int]], config: DefaultBoxConfig) -> List[Tuple[int, int]]:
+    """Per feature map its cells and the default boxes of each. feature_sizes: (height, width) of each map."""
+    return [(height * width, shapes) for (height, width), shapes in zip(feature_sizes, boxes_per_cell(config))]
+
+
 def default_boxes(feature_sizes: Sequence[Tuple[int, int]], config: DefaultBoxConfig, image_size: int) -> np.ndarray:
     """All default boxes, (N, 4) float32 cxcywh in [0, 1].
 

@@ -137,13 +137,14 @@ class Training:
     # ---- on the clock
 
     def open_data(self) -> None:
+        from ssd.data.matching import build_matcher
         from ssd.data.pipeline import EvaluationLoader, TrainingLoader
         from ssd.evaluation.pending import PendingScore
-        from ssd.model.boxes import cxcywh_to_ltrb
         place = dict(rank=self.ranks.rank, size=self.ranks.size, device=self.device.kind,
                      device_id=self.device.index, pad_channels=self.network.input_channels == 4)
         self.watch.note("opening the data set", self.progress.steps)
-        self.train_data = TrainingLoader(self.config, self.train_set, cxcywh_to_ltrb(self.boxes), seed=self.seed,
+        matcher = build_matcher(self.config, self.boxes, self.network.feature_sizes())
+        self.train_data = TrainingLoader(self.config, self.train_set, matcher, seed=self.seed,
                                          first_step=self.progress.steps, **place)
         if self.progress.steps and not self.train_data.exact:
             self.say("decode cache: the order of images after a resume is another than without one")

@@ -5,6 +5,7 @@ import pytest
 from ssd.config import load_recipe
 from ssd.data import coverage as module
 from ssd.data.coverage import coverage
+from ssd.data.matching import build_matcher
 from ssd.model.boxes import cxcywh_to_ltrb
 from ssd.model.default_boxes import default_boxes
 from ssd.model.geometry import feature_sizes
@@ -42,7 +43,28 @@ def test_coverage_is_that_of_all_pairs(size, threshold, monkeypatch):
     best, matched = coverage(config, truths, image)
     expected, counts, tied = all_pairs(config, truths, image)
     np.testing.assert_allclose(best, expected, atol=1e-5)
-    # Of equally good boxes either may be claimed: images without such are compared.
+    # Of equally good boxes either may be claimed here: images without such are compared.
     clear = ~np.isin(image, image[tied])
     assert clear.sum() > 150 and counts[clear].max() > 5
     np.testing.assert_array_equal(matched[clear], counts[clear])
+
+
+@pytest.mark.parametrize("size", [96, 300])
+def test_ties_are_broken_as_in_training(size, monkeypatch):
+    """Tiny objects, whole cells and equal boxes, where ties are the rule; the smallest meets no box's centre."""
+    config = load_recipe("ssd-resnet34-coco").with_values(image_size=size)
+    random = np.random.default_rng(size)
+    low = random.integers(0, 60, (600, 2)) / 64
+    side = random.choice([1, 2, 4, 8, 32], (600, 2), p=[.4, .3, .1, .1, .1]) / 64
+    truths = np.clip(np.concatenate([low, low + side], axis=1), 0, 1)
+    truths[random.integers(0, 600, 60)] = truths[0]
+    image = np.sort(random.integers(0, 120, len(truths)))
+    cells = [(n, n) for n in feature_sizes(size, config.model.extra_strides, config.model.extra_pads)]
+    matcher = build_matcher(config, default_boxes(cells, config.default_boxes, size), cells)
+    expected = []
+    for number in np.unique(image):
+        boxes = truths[image == number].astype(np.float32)
+        found = matcher(boxes, np.arange(1, len(boxes) + 1))
+        expected.append(np.bincount(found.classes - 1, minlength=len(boxes)))
+    monkeypatch.setattr(module, "COMPARED", 20000)    # several blocks
+    np.testing.assert_array_equal(coverage(config, truths, image)[1], np.concatenate(expected))

@@ -9,7 +9,7 @@ from ssd.data import matching
 from ssd.data.bridge import to_numpy
 from ssd.data.graphs import encode_boxes
 from ssd.data.matching import Matcher, dense_targets
-from tests.data.test_pipeline import REFERENCE
+from tests.data.test_pipeline import REFERENCE, reference_matcher
 from tests.reference import vectors
 
 SETTINGS = load_recipe("ssd-resnet34-coco").default_boxes
@@ -22,7 +22,7 @@ def reference():
 
 def test_matching_is_the_references(reference):
     samples = vectors.ground_truth(int(reference["seed"]))
-    matcher = Matcher(reference["default_boxes_ltrb"], SETTINGS)
+    matcher = reference_matcher(reference["default_boxes_ltrb"])
     found = [matcher(boxes, classes) for boxes, classes in samples]
     assert [len(one.positions) for one in found] == reference["match_pos_count"].tolist()
     np.testing.assert_array_equal(np.concatenate([one.positions for one in found]), reference["match_pos_index"])
@@ -50,10 +50,10 @@ def test_it_is_that_of_dali(reference):
     with pipeline:
         boxes = fn.external_source(source=lambda: [boxes for boxes, _ in samples])
         labels = fn.external_source(source=lambda: [labels for _, labels in samples])
-        pipeline.set_outputs(*encode_boxes(boxes, labels, default_boxes, SETTINGS, 300))
+        pipeline.set_outputs(*encode_boxes(boxes, labels, reference_matcher(default_boxes), 300))
     pipeline.build()
     offsets, classes = [to_numpy(output) for output in pipeline.run()]
-    matcher = Matcher(default_boxes, SETTINGS)
+    matcher = reference_matcher(default_boxes)
     ours = dense_targets([matcher(*sample) for sample in samples], len(default_boxes))
     np.testing.assert_array_equal(ours[1].asnumpy(), classes)
     np.testing.assert_allclose(ours[0].asnumpy(), offsets, rtol=0, atol=2e-4)
@@ -64,7 +64,7 @@ def test_it_is_that_of_dali(reference):
 def test_blocks_change_nothing(reference, monkeypatch, block):
     random = np.random.RandomState(2)
     samples = [(random_boxes(random, 7), np.arange(1, 8)) for _ in range(10)]
-    matcher = Matcher(reference["default_boxes_ltrb"], SETTINGS)
+    matcher = reference_matcher(reference["default_boxes_ltrb"])
     whole = [matcher(*sample) for sample in samples]
     monkeypatch.setattr(matching, "BLOCK", block)
     for sample, expected in zip(samples, whole):
@@ -74,7 +74,7 @@ def test_blocks_change_nothing(reference, monkeypatch, block):
 
 def test_equal_overlaps():
     anchors = np.float32([[0, 0, .5, .5], [.5, 0, 1, .5], [0, .5, .5, 1], [.5, .5, 1, 1], [.02, 0, .5, .5]])
-    matcher = Matcher(anchors, SETTINGS)
+    matcher = Matcher(anchors, SETTINGS, [(5, 1)])
     for boxes, labels, expected in [
             # Inside all of it: the first of the four equal default boxes.
             ([[0, 0, 1, 1]], [7], [7, 0, 0, 0, 0]),

@@ -27,7 +27,15 @@ REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__f
 REFERENCE = os.environ.get("SSD_REFERENCE_VECTORS") or os.path.join(
     REPOSITORY, "tests", "reference", "ssd_reference_seed0.npz")
 RECIPE = load_recipe("ssd-resnet34-coco")
-ANCHORS = np.float32([[0, 0, .5, .5], [.5, 0, 1, .5], [0, .5, .5, 1], [.5, .5, 1, 1]])
+# Four default boxes, the quarters of the image.
+MATCHER = Matcher(np.float32([[0, 0, .5, .5], [.5, 0, 1, .5], [0, .5, .5, 1], [.5, .5, 1, 1]]), RECIPE.default_boxes,
+                  [(4, 1)])
+
+
+def reference_matcher(default_boxes_ltrb):
+    """The matcher of SSD-ResNet34's 8,732 default boxes."""
+    sides, shapes = (38, 19, 10, 5, 3, 1), (4, 6, 6, 6, 4, 4)
+    return Matcher(default_boxes_ltrb, RECIPE.default_boxes, [(side * side, n) for side, n in zip(sides, shapes)])
 
 
 def settings(**values):
@@ -74,8 +82,7 @@ def test_encoding_is_the_references():
     with pipeline:
         boxes = fn.external_source(source=lambda: [boxes for boxes, _ in samples])
         labels = fn.external_source(source=lambda: [classes.astype(np.int32) for _, classes in samples])
-        pipeline.set_outputs(*encode_boxes(boxes, labels, arrays["default_boxes_ltrb"],
-                                           RECIPE.default_boxes, 300))
+        pipeline.set_outputs(*encode_boxes(boxes, labels, reference_matcher(arrays["default_boxes_ltrb"]), 300))
     pipeline.build()
     offsets, classes = [to_numpy(output) for output in pipeline.run()]
     assert offsets.dtype == np.float32 and classes.dtype == np.int32
@@ -100,7 +107,7 @@ def test_equal_overlaps_are_settled_as_in_the_reference():
     with pipeline:
         boxes = fn.external_source(source=lambda: [np.float32(boxes) for boxes, _, _ in cases])
         labels = fn.external_source(source=lambda: [np.int32(labels) for _, labels, _ in cases])
-        pipeline.set_outputs(encode_boxes(boxes, labels, anchors, RECIPE.default_boxes, 300)[1])
+        pipeline.set_outputs(encode_boxes(boxes, labels, Matcher(anchors, RECIPE.default_boxes, [(5, 1)]), 300)[1])
     pipeline.build()
     assert to_numpy(pipeline.run()[0]).tolist() == [classes for _, _, classes in cases]
 
@@ -241,7 +248,7 @@ def test_without_augmentation_images_are_just_resized(tmp_path):
     dataset = make_dataset(tmp_path, [photo(), photo(90, 200, 1)],
                            [[(100, 80, 300, 160, 2)], [(9, 20, 90, 180, 3)]])
     config = settings(batch_size=2, image_size=150, augment=False)
-    batch = next(TrainingLoader(config, dataset, ANCHORS, raw_boxes=True))
+    batch = next(TrainingLoader(config, dataset, MATCHER, raw_boxes=True))
     assert sorted(batch.indices) == [0, 1]
     expected = [([.25, .25, .75, .5], 2), ([.1, .1, 1, .9], 3)]
     for image, index, box, label in zip(denormalise(batch.images.asnumpy(), config), batch.indices,
@@ -268,7 +275,7 @@ def test_nhwc_and_float16(tmp_path, pad_channels):
     for kind in ("training", "evaluation"):
         images = []
         for config, pad in ((half, pad_channels), (plain, False)):
-            batch = (next(TrainingLoader(config, dataset, ANCHORS, pad_channels=pad)) if kind == "training"
+            batch = (next(TrainingLoader(config, dataset, MATCHER, pad_channels=pad)) if kind == "training"
                      else next(iter(EvaluationLoader(config, dataset, pad_channels=pad))))
             images.append(batch[0].asnumpy())
         assert images[0].dtype == np.float16 and images[0].shape == (1, 32, 32, 3 + pad_channels)
@@ -303,7 +310,7 @@ def photos(tmp_path_factory):
 def stream(dataset, steps, batch_size=4, device="cpu", values=(), **arguments):
     """Per step: its number and (images, offsets, classes, indices)."""
     config = settings(batch_size=batch_size, **dict(values))
-    loader = TrainingLoader(config, dataset, ANCHORS, device=device, **arguments)
+    loader = TrainingLoader(config, dataset, MATCHER, device=device, **arguments)
     result = []
     for batch in (next(loader) for _ in range(steps)):
         result.append((batch.step, [batch.images.asnumpy(), batch.offsets.asnumpy(), batch.classes.asnumpy(),
@@ -375,12 +382,11 @@ def test_the_image_cache_has_a_stream_of_its_own(photos, monkeypatch):
 
 def test_targets_belong_to_the_boxes(photos):
     """On a CPU, offsets and classes do not go through DALI: they must be those of the batch's own boxes."""
-    matcher = Matcher(ANCHORS, RECIPE.default_boxes)
-    loader = TrainingLoader(settings(), photos, ANCHORS, seed=3, raw_boxes=True)
+    loader = TrainingLoader(settings(), photos, MATCHER, seed=3, raw_boxes=True)
     for batch in (next(loader) for _ in range(6)):
         for boxes, labels, offsets, classes in zip(batch.boxes, batch.labels, batch.offsets.asnumpy(),
                                                    batch.classes.asnumpy()):
-            found = matcher(boxes, labels.ravel())
+            found = MATCHER(boxes, labels.ravel())
             assert np.flatnonzero(classes).tolist() == found.positions.tolist() and len(found.positions)
             np.testing.assert_array_equal(classes[found.positions], found.classes)
             np.testing.assert_array_equal(offsets[found.positions], found.offsets)
@@ -443,7 +449,7 @@ def test_kinds_of_images(tmp_path, mode, extension):
     image = photo(90, 60).convert(mode)
     dataset = make_dataset(tmp_path, [image], [[(10, 10, 50, 50, 1)]], extension)
     config = settings(batch_size=1, eval_batch_size=1, image_size=48)
-    assert next(TrainingLoader(config, dataset, ANCHORS)).images.shape == (1, 3, 48, 48)
+    assert next(TrainingLoader(config, dataset, MATCHER)).images.shape == (1, 3, 48, 48)
     [(images, _)] = EvaluationLoader(config, dataset)
     with Image.open(tmp_path / dataset.file_names[0]) as stored:
         expected = np.asarray(stored.convert("RGB").resize((48, 48), Image.BILINEAR)).astype(int)
@@ -457,7 +463,7 @@ def test_images_of_a_few_pixels(tmp_path):
     boxes = [[(width * .8, height * .8, width, height, 1), (0, 0, width * .2, height * .2, 1)]
              for width, height in sizes]
     dataset = make_dataset(tmp_path, [Image.new("RGB", size, (200, 100, 50)) for size in sizes], boxes)
-    loader = TrainingLoader(settings(brightness=0, contrast=0, saturation=0, hue=0), dataset, ANCHORS)
+    loader = TrainingLoader(settings(brightness=0, contrast=0, saturation=0, hue=0), dataset, MATCHER)
     for _ in range(60):
         batch = next(loader)
         assert np.abs(denormalise(batch.images.asnumpy(), settings()) - np.array([200, 100, 50])).max() <= 1
@@ -478,7 +484,7 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path, damage):
     dataset = make_dataset(tmp_path, images, [[(2, 2, 20, 20, 1)]] * 12, "jpg")
     if damage == "gone":
         os.remove(tmp_path / "image11.jpg")
-    for make in (lambda: TrainingLoader(settings(), dataset, ANCHORS),
+    for make in (lambda: TrainingLoader(settings(), dataset, MATCHER),
                  lambda: EvaluationLoader(settings(), dataset)):
         loader = make()
         with pytest.raises(UserError, match=r"image11\.jpg cannot be (decoded|read): .+") as caught:
@@ -514,7 +520,7 @@ except UserError as error:
 @pytest.mark.parametrize("end", ["close", "forget"])
 def test_no_thread_outlives_its_loader(photos, end):
     before = set(threading.enumerate())
-    loader = TrainingLoader(settings(data_threads=3), photos, ANCHORS)
+    loader = TrainingLoader(settings(data_threads=3), photos, MATCHER)
     next(loader)
     started = set(threading.enumerate()) - before
     assert started
@@ -525,7 +531,7 @@ def test_no_thread_outlives_its_loader(photos, end):
 
 
 def test_the_next_batch_is_ready_before_it_is_asked_for(photos):
-    loader = TrainingLoader(settings(), photos, ANCHORS)
+    loader = TrainingLoader(settings(), photos, MATCHER)
     next(loader)
     ahead = loader._next.result(60)
     assert ahead.step == 1
@@ -537,7 +543,7 @@ def test_a_bad_image_is_told_in_its_turn(tmp_path):
     good = jpeg(tmp_path / "sample.jpg")
     dataset = make_dataset(tmp_path, [good, good, good[:200]], [[(2, 2, 20, 20, 1)]] * 3, "jpg")
     seed = next(seed for seed in range(99) if epoch_order(np.arange(3), seed, 1)[2] == 2)
-    loader = TrainingLoader(settings(batch_size=1, prefetch=1), dataset, ANCHORS, seed=seed)
+    loader = TrainingLoader(settings(batch_size=1, prefetch=1), dataset, MATCHER, seed=seed)
     assert [next(loader).step for _ in range(2)] == [0, 1]
     for _ in range(2):
         with pytest.raises(UserError, match="image2.jpg cannot be decoded"):
@@ -548,10 +554,10 @@ def test_a_process_ends_with_a_loader_at_work():
     code = f"""
 import sys
 sys.path.insert(0, {REPOSITORY!r})
-from tests.data.test_pipeline import ANCHORS, grey_dataset, settings, TrainingLoader
+from tests.data.test_pipeline import MATCHER, grey_dataset, settings, TrainingLoader
 import tempfile
 with tempfile.TemporaryDirectory() as folder:
-    loader = TrainingLoader(settings(), grey_dataset(folder, 8), ANCHORS)
+    loader = TrainingLoader(settings(), grey_dataset(folder, 8), MATCHER)
     next(loader)
 print("end")
 """
@@ -566,7 +572,7 @@ def test_nothing_is_left_behind(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     dataset = grey_dataset(tmp_path / "data", 8)
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    loader = TrainingLoader(settings(), dataset, ANCHORS)
+    loader = TrainingLoader(settings(), dataset, MATCHER)
     next(loader)
     assert loader.wait_seconds > 0
     loader.close()

@@ -16,12 +16,15 @@ from PIL import Image
 from ssd.__main__ import main
 from ssd.config import load_recipe
 from ssd.data.coco import load_coco
+from ssd.data.matching import Matcher
 from ssd.data.pipeline import EvaluationLoader, TrainingLoader
 from ssd.data.show import denormalise
 from ssd.errors import UserError
 
+# Four default boxes, the quarters of the image.
+MATCHER = Matcher(np.float32([[0, 0, .5, .5], [.5, 0, 1, .5], [0, .5, .5, 1], [.5, .5, 1, 1]]),
+                  load_recipe("ssd-resnet34-coco").default_boxes, [(4, 1)])
 LEFT, RIGHT = (200, 100, 50), (50, 100, 200)
-ANCHORS = np.float32([[0, 0, .5, .5], [.5, 0, 1, .5], [0, .5, .5, 1], [.5, .5, 1, 1]])
 
 
 def picture(width=40, height=30):
@@ -208,7 +211,7 @@ def passes(loader, data, batches):
 def test_training_sees_the_right_colours_in_the_right_boxes(handled):
     config, data = settings(augment=False, batch_size=1), unchecked(handled[1])
     seen = set()
-    loader = TrainingLoader(config, data, ANCHORS, raw_boxes=True)
+    loader = TrainingLoader(config, data, MATCHER, raw_boxes=True)
     for name, image, boxes, _, classes in passes(loader, data, len(HANDLED)):
         pixels = denormalise(image[None], config)[0]
         for part, colour in zip(halves(pixels), HANDLED[name][2]):
@@ -222,7 +225,7 @@ def test_training_sees_the_right_colours_in_the_right_boxes(handled):
 
 def test_augmentation_takes_every_kind(handled):
     config, data = settings(), unchecked(handled[1])
-    loader = TrainingLoader(config, data, ANCHORS, raw_boxes=True)
+    loader = TrainingLoader(config, data, MATCHER, raw_boxes=True)
     count = 0
     for name, image, boxes, offsets, classes in passes(loader, data, 3 * -(-len(HANDLED) // 4)):
         assert np.isfinite(image).all() and np.isfinite(offsets).all(), name
@@ -241,7 +244,7 @@ def test_large_image(tmp_path, capsys):
     config = settings(batch_size=1, eval_batch_size=1)
     [(images, _)] = EvaluationLoader(config, unchecked(paths))
     assert np.abs(denormalise(images.asnumpy(), config)[0] - LEFT).max() <= 2
-    assert np.isfinite(next(TrainingLoader(config, unchecked(paths), ANCHORS)).images.asnumpy()).all()
+    assert np.isfinite(next(TrainingLoader(config, unchecked(paths), MATCHER)).images.asnumpy()).all()
 
 
 def test_check_data_names_what_is_refused(tmp_path, capsys):
@@ -261,7 +264,7 @@ def test_loaders_name_what_dali_cannot_decode(tmp_path, name):
     contents = {"good0.jpg": JPEG, name: REFUSED[name][0]}
     paths = make(tmp_path, contents, {"good0.jpg": [([0, 0, 9, 9], 0)], name: [([0, 0, 9, 9], 0)]})
     data, config = unchecked(paths), settings(batch_size=2, eval_batch_size=2)
-    for loader in (TrainingLoader(config, data, ANCHORS), EvaluationLoader(config, data)):
+    for loader in (TrainingLoader(config, data, MATCHER), EvaluationLoader(config, data)):
         with pytest.raises(UserError) as caught:
             list(zip(range(2), loader))
         assert os.path.join("images", name) in str(caught.value) and "\n" not in str(caught.value)
@@ -325,7 +328,7 @@ def test_odd_annotations(tmp_path, capsys):
 
     data, config = unchecked(paths), settings(batch_size=1, eval_batch_size=2)
     assert sorted(index for _, indices in EvaluationLoader(config, data) for index in indices) == list(range(5))
-    loader, seen = TrainingLoader(config, data, ANCHORS, raw_boxes=True), {}
+    loader, seen = TrainingLoader(config, data, MATCHER, raw_boxes=True), {}
     for name, image, found, offsets, classes in passes(loader, data, 12):
         assert np.isfinite(image).all() and np.isfinite(offsets).all() and len(found)
         assert (found >= 0).all() and (found <= 1).all() and classes.max() == 1
