@@ -15,6 +15,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Dict, List, Tuple
 
+from ssd import kinds
 from ssd.errors import UserError
 from ssd.model import geometry
 from ssd.sections import (
@@ -48,6 +49,8 @@ SECTIONS = {name: kind for name, kind in typing.get_type_hints(Config).items() i
 SETTINGS = {field.name: (section, field) for section, kind in SECTIONS.items() for field in dataclasses.fields(kind)}
 _TYPES = {(section, name): hint for section, kind in SECTIONS.items()
           for name, hint in typing.get_type_hints(kind).items()}
+_ONLY, _BEFORE = ({f"{section}.{name}": field.metadata[key] for name, (section, field) in SETTINGS.items()
+                   if field.metadata[key] is not None} for key in ("only", "before"))
 assert len(SETTINGS) == len(_TYPES), "the names of settings are unique across sections, since flags have no section"
 
 
@@ -65,6 +68,8 @@ def nearest(name: str, known, cutoff: float = 0.5) -> str:
 def _convert(kind: Any, value: Any, where: str) -> Any:
     """`value` as the type `kind`, or UserError naming `where`."""
     origin = getattr(kind, "__origin__", None)
+    if origin is typing.Union:    # Optional
+        return None if value is None else _convert(kind.__args__[0], value, where)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise UserError(f"{where}: a list is needed, not {value!r}")
@@ -88,7 +93,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
 
 
 def _check(metadata: Dict[str, Any], value: Any, where: str) -> None:
-    for part in value if isinstance(value, tuple) else (value,):
+    parts = () if value is None else value if isinstance(value, tuple) else (value,)
+    for part in parts:
         if metadata["choices"] and part not in metadata["choices"]:
             raise UserError(f"{where}: {part!r} is not one of {', '.join(metadata['choices'])}"
                             f"{nearest(str(part), metadata['choices'])}")
@@ -115,12 +121,18 @@ def apply_values(config: Config, values: Dict[str, Any], source: str) -> Config:
             raise UserError(f"{source}: unknown setting {name!r}{nearest(key or section, SETTINGS)}")
     values = {name: checked(name, value, f"{source} {name.partition('.')[2]}") for name, value in values.items()}
     values = _follow_size({name: _get(config, name) for name in _SIZED}, values, source)
+    values = kinds.follow(_ONLY, _flat(as_dict(config)), values, source)
     return _finished(_replace(config, values), source)
 
 
 def _get(config: Config, name: str) -> Any:
     section, _, key = name.partition(".")
     return getattr(getattr(config, section), key)
+
+
+def _flat(sections: Dict[str, Dict[str, Any]]) -> Dict[str, Any]:
+    """'section.name' -> value."""
+    return {f"{section}.{name}": value for section, part in sections.items() for name, value in part.items()}
 
 
 def _replace(config: Config, values: Dict[str, Any]) -> Config:
@@ -161,6 +173,7 @@ def _follow_size(values: Dict[str, Any], changes: Dict[str, Any], source: str) -
 
 def _finished(config: Config, source: str) -> Config:
     """`config` with what is left empty computed from the image's size, once the rules that span settings are kept."""
+    kinds.check(_ONLY, _flat(as_dict(config)), source)
     given = {name: _get(config, name) for name in geometry.SETTINGS if _get(config, name)}
     if len(given) < len(geometry.SETTINGS):
         try:
@@ -186,8 +199,9 @@ def _check_together(config: Config, source: str) -> None:
     if config.augmentation.crop_attempts not in (1, 50):
         raise UserError(f"{source} crop_attempts: {config.augmentation.crop_attempts} is not 1 or 50, "
                         "the values that the benchmark's rules allow")
-    if list(config.training.decay_epochs) != sorted(set(config.training.decay_epochs)):
-        raise UserError(f"{source} decay_epochs: {list(config.training.decay_epochs)} must rise")
+    decays = list(config.training.decay_epochs or ())
+    if decays != sorted(set(decays)):
+        raise UserError(f"{source} decay_epochs: {decays} must rise")
 
 
 # ---- recipe files
@@ -244,9 +258,15 @@ def _read_values(name: str, seen: Tuple[str, ...] = ()) -> Dict[str, Any]:
                 keys = [field.name for field in dataclasses.fields(SECTIONS[section])]
                 raise UserError(f"recipe {path}: unknown key {section}.{key}{nearest(str(key), keys)}")
             own[f"{section}.{key}"] = value
+    if is_copy:
+        own = kinds.complete(_ONLY, _BEFORE, own)
     if is_copy and parent is not None:
         values["lacking"] = [f"{section}.{key}" for section, key in _TYPES if f"{section}.{key}" not in own]
     where = f"recipe {path}:"
+    for chooser, _ in _ONLY.values():
+        if chooser in own:
+            own[chooser] = checked(chooser, own[chooser], f"{where} {chooser}")
+    own = kinds.follow(_ONLY, values, own, where)
     typed = [{name: checked(name, part[name], f"{where} {name}") for name in _SIZED if name in part}
              for part in (values, own)]
     return {**values, **own, **_follow_size(*typed, where)}
@@ -266,6 +286,8 @@ def load_recipe(name: str, report=lambda line: None) -> Config:
             full = f"{section}.{field.name}"
             if full in values:
                 sections[section][field.name] = checked(full, values[full], f"recipe {path}: {full}")
+            elif full in _ONLY:
+                sections[section][field.name] = None
             elif field.default is dataclasses.MISSING:
                 raise UserError(f"recipe {path}: {full} is missing")
     config = Config(recipe=values["recipe"],
@@ -273,16 +295,26 @@ def load_recipe(name: str, report=lambda line: None) -> Config:
     config = _finished(config, f"recipe {path}:")
     if values.get("lacking"):
         report(f"recipe {path}: of an older version; what it lacks is as in {config.recipe}: "
-               + ", ".join(f"{full} {json.dumps(_get(config, full))}" for full in values["lacking"]))
+               + ", ".join(f"{full} {json.dumps(_get(config, full))}" for full in values["lacking"]
+                           if _get(config, full) is not None))
     return config
 
 
 def as_dict(config: Config) -> Dict[str, Any]:
-    """Sections of plain values, as a recipe file holds them."""
+    """Sections of plain values, as a recipe file holds them; None: the chosen kind does not use the setting."""
     def plain(value):
         return [plain(part) for part in value] if isinstance(value, tuple) else value
     return {section: {field.name: plain(getattr(getattr(config, section), field.name))
                       for field in dataclasses.fields(kind)} for section, kind in SECTIONS.items()}
+
+
+def completed(saved: Dict[str, Dict[str, Any]]) -> Dict[str, Dict[str, Any]]:
+    """Settings of an older version, by section, with those that came later and say what that version always did."""
+    result = {section: dict(part) for section, part in saved.items()}
+    for name, value in kinds.complete(_ONLY, _BEFORE, _flat(saved)).items():
+        section, _, key = name.partition(".")
+        result.setdefault(section, {})[key] = value
+    return result
 
 
 def differences(config: Config, other: Config, sections=None) -> List[Tuple[str, Any, Any]]:

@@ -3,15 +3,28 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Optional, Tuple
 
 from ssd.model import geometry
 
 
-def _setting(help: str, *, choices=None, minimum=None, above=None, maximum=None, flag=True, **default):
-    """A field with its help text (with the unit), its allowed values, and whether it has a flag of its own."""
-    return dataclasses.field(metadata=dict(help=help, choices=choices, minimum=minimum, above=above,
-                                           maximum=maximum, flag=flag), **default)
+# The kinds that a setting can choose, in the order in which help texts list them. The code of each kind is in a table
+# with these keys: ssd.training.optimizer.OPTIMIZERS, ssd.training.schedule.SCHEDULES and WARMUPS.
+OPTIMIZERS = ("sgd",)
+SCHEDULES = ("steps", "constant")
+WARMUPS = ("reference",)
+
+
+def _setting(help: str, *, choices=None, minimum=None, above=None, maximum=None, flag=True, only=None, before=None,
+             **default):
+    """A field with its help text (with the unit), its allowed values, and whether it has a flag of its own.
+
+    only: ("section.name" of the setting that chooses a kind, the kinds that use this setting). The field is Optional,
+    and None with every other kind. before: what runs did before the setting existed; it completes saved recipes and
+    checkpoints of that time.
+    """
+    return dataclasses.field(metadata=dict(help=help, choices=choices, minimum=minimum, above=above, maximum=maximum,
+                                           flag=flag, only=only, before=before), **default)
 
 
 @dataclass(frozen=True)
@@ -103,17 +116,25 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """SGD with momentum: m = momentum m + lr (gradient + weight_decay w); w -= m."""
+    """Batch, optimizer and learning rate. The formulas of each kind are in ssd.training.optimizer and .schedule."""
     batch_size: int = _setting("images per rank and step", minimum=1)
     epochs: int = _setting("epochs at most", minimum=1)
+    optimizer: str = _setting("optimizer", choices=OPTIMIZERS, flag=False, before="sgd")
     base_lr: float = _setting("learning rate per `lr_batch` images of the global batch", above=0)
     lr_batch: int = _setting("global batch at which the learning rate is base_lr [images]", minimum=1)
-    momentum: float = _setting("momentum", minimum=0, maximum=1)
+    momentum: Optional[float] = _setting("momentum", minimum=0, maximum=1,
+                                         only=("training.optimizer", ("sgd",)))
     weight_decay: float = _setting("weight decay, on every parameter", minimum=0)
+    warmup: str = _setting("how the learning rate rises over the first epochs", choices=WARMUPS, flag=False,
+                           before="reference")
     warmup_epochs: float = _setting("linear warm-up [epochs]", minimum=0)
-    warmup_factor: float = _setting("warm-up starts at (1 - 2^-this) of the full rate", minimum=0)
-    decay_epochs: Tuple[int, ...] = _setting("the rate is multiplied after each of these epochs [epochs]")
-    decay_factor: float = _setting("factor on the rate at each decay", above=0, maximum=1)
+    warmup_factor: Optional[float] = _setting("warm-up starts at (1 - 2^-this) of the full rate", minimum=0,
+                                              only=("training.warmup", ("reference",)))
+    schedule: str = _setting("how the learning rate falls", choices=SCHEDULES, flag=False, before="steps")
+    decay_epochs: Optional[Tuple[int, ...]] = _setting(
+        "the rate is multiplied after each of these epochs [epochs]", only=("training.schedule", ("steps",)))
+    decay_factor: Optional[float] = _setting("factor on the rate at each decay", above=0, maximum=1,
+                                             only=("training.schedule", ("steps",)))
     loss_scale: float = _setting("first factor on the loss before backward, with float16", above=0)
     loss_scale_window: int = _setting("steps in a row without an overflow that double the loss scale; an overflow "
                                       "skips the step and halves it (0: the scale stays, an overflow ends the run)",

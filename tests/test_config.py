@@ -49,6 +49,46 @@ def test_a_copy_of_an_older_version(tmp_path):
         load_recipe(recipe(tmp_path, yaml.safe_dump(content)))
 
 
+def test_a_kind_drops_the_inherited_settings_that_it_does_not_use(tmp_path):
+    constant = load_recipe(recipe(tmp_path, "extends: ssd-resnet34-coco\ntraining: {schedule: constant}"))
+    assert constant.training.decay_epochs is None and constant.training.decay_factor is None
+    assert load_recipe("ssd-resnet34-coco").with_values(schedule="constant").training == constant.training
+    assert load_recipe(recipe(tmp_path, settings.to_yaml(constant))) == constant
+    assert settings.differences(constant, load_recipe("ssd-resnet34-coco")) == [
+        ("training.schedule", "steps", "constant"), ("training.decay_epochs", [44, 55], None),
+        ("training.decay_factor", 0.1, None)]
+
+
+def test_a_kind_refuses_settings_that_it_does_not_use_and_asks_for_its_own(tmp_path):
+    recipe(tmp_path, "extends: ssd-resnet34-coco\ntraining: {schedule: constant}", "base.yaml")
+    path = recipe(tmp_path, "extends: base.yaml\ntraining: {schedule: steps, decay_factor: 0.5}")
+    with pytest.raises(UserError, match=f"recipe {path}: training.decay_epochs is missing: training.schedule is steps"):
+        load_recipe(path)
+    load_recipe(recipe(tmp_path, "extends: base.yaml\ntraining: {schedule: steps, decay_factor: 0.5, decay_epochs: []}"))
+    words = "training.decay_factor: 0.5, but training.schedule is constant, which does not use it"
+    with pytest.raises(UserError, match=words):
+        load_recipe(recipe(tmp_path, "extends: base.yaml\ntraining: {decay_factor: 0.5}"))
+    constant = load_recipe(str(tmp_path / "base.yaml"))
+    with pytest.raises(UserError, match=words):
+        constant.with_values(decay_factor=0.5)
+    with pytest.raises(UserError, match="'const' is not one of steps, constant"):
+        load_recipe(recipe(tmp_path, "extends: base.yaml\ntraining: {decay_factor: 0.5, schedule: const}"))
+    with pytest.raises(UserError, match="training.decay_factor is missing: training.schedule is steps"):
+        load_recipe("ssd-resnet34-coco").with_values(decay_factor=None)
+
+
+def test_what_older_versions_always_did_needs_no_recipe(tmp_path):
+    """A run's copy of before optimizers and schedules could be chosen, of a recipe that is not built in."""
+    config = load_recipe(recipe(tmp_path, "extends: ssd-resnet34-shapes\ntraining: {momentum: 0.8}"))
+    content = yaml.safe_load(settings.to_yaml(config))
+    for name in settings._BEFORE:
+        del content["training"][name.partition(".")[2]]
+    for name in ("adam_betas", "adam_epsilon"):
+        content["training"].pop(name, None)
+    lines = []
+    assert load_recipe(recipe(tmp_path, yaml.safe_dump(content)), lines.append) == config and not lines
+
+
 def test_extending_changes_only_what_is_named(tmp_path):
     path = recipe(tmp_path, "extends: ssd-resnet34-coco\ntraining:\n  batch_size: 5\n")
     changed = settings.differences(load_recipe(path), load_recipe("ssd-resnet34-coco"))

@@ -29,7 +29,8 @@ def is_same_task(config, train_images: int) -> bool:
     """Whether a run on so many training images can be expected to go as the published one: the whole of COCO, ImageNet
     weights to begin with, the same decays."""
     return (is_benchmark(config) and abs(train_images - TRAIN_IMAGES) < .01 * TRAIN_IMAGES
-            and bool(config.run.pretrained_backbone) and tuple(config.training.decay_epochs) == DECAY_EPOCHS)
+            and bool(config.run.pretrained_backbone) and config.training.optimizer == "sgd"
+            and config.training.decay_epochs == DECAY_EPOCHS)
 
 
 def epoch_reaching(target: float) -> Optional[int]:

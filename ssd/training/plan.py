@@ -202,7 +202,7 @@ def make_plan(config: Config, nodes: int, gpus: int, images_per_second: Optional
         global_batch=global_batch,
         peak_learning_rate=schedule.peak, base_learning_rate=training.base_lr, weight_decay=training.weight_decay,
         warmup_epochs=training.warmup_epochs, warmup_steps=schedule.warmup_steps,
-        decay_epochs=list(training.decay_epochs), decay_steps=[steps * epoch for epoch in training.decay_epochs],
+        decay_epochs=list(schedule.decay_epochs), decay_steps=[steps * epoch for epoch in schedule.decay_epochs],
         steps_per_epoch=steps, max_epochs=training.epochs,
         expected_epochs=epochs, expected_epochs_source=epochs_source, expected_steps=round(steps * epochs),
         evaluations=evaluations,

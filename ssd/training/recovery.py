@@ -17,7 +17,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from ssd.config import Config, as_dict, builtin_recipes, load_recipe
+from ssd.config import Config, as_dict, builtin_recipes, completed, load_recipe
 from ssd.errors import UserError
 from ssd.model.weights_info import METADATA, pack_info
 from ssd.training.outcome import NotFinite
@@ -88,7 +88,8 @@ def lacking(saved: Dict[str, Dict[str, Any]], config: Config) -> Dict[str, Any]:
 def check(state: Dict[str, Any], config: Config, ranks: int, samples: str, path: str) -> str:
     """UserError unless a run with these settings, ranks and images (`samples`: their fingerprint) is the one of the
     checkpoint's state. Returns a line on the settings that an older version's checkpoint lacks, "" without any."""
-    found, unsaid = changes(state["recipe"], config), lacking(state["recipe"], config)
+    saved = completed(state["recipe"])
+    found, unsaid = changes(saved, config), lacking(saved, config)
     if state["global_batch"] != config.training.batch_size * ranks:
         raise UserError(f"--resume {path}: its steps were of {state['global_batch']} images on {state['ranks']} ranks; "
                         f"{ranks} ranks of {config.training.batch_size} make another global batch")

@@ -1,35 +1,57 @@
-"""The learning rate of every step.
+"""The learning rate of every step: a peak that grows with the global batch, a warm-up, a schedule.
 
-From the PyTorch reference of MLPerf Training v1.1, train.py: linear scaling with the global batch, linear
-warm-up, a factor after given epochs.
+`reference` and `steps` are those of the PyTorch reference of MLPerf Training v1.1, train.py.
 """
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Callable, Tuple
 
 from ssd.config import TrainingConfig
 
 
+def _steps(config: TrainingConfig) -> Callable[[int, int], float]:
+    """A factor after each of some epochs. Boundary 44 means that epoch 45 is the first with the lower rate."""
+    return lambda epoch, step: config.decay_factor ** sum(epoch > boundary for boundary in config.decay_epochs)
+
+
+def _constant(config: TrainingConfig) -> Callable[[int, int], float]:
+    return lambda epoch, step: 1.0
+
+
+# Factor on the peak by (epoch from 1, step from 0 over the whole run).
+SCHEDULES = {"steps": _steps, "constant": _constant}
+
+
+def _reference(config: TrainingConfig, steps: int) -> Callable[[int], float]:
+    """Linear from 1 - 2^-warmup_factor to 1."""
+    return lambda step: 1 - (steps - step) / (steps * 2 ** config.warmup_factor)
+
+
+# Factor on the schedule's rate by step from 0; asked for the first `steps` steps alone.
+WARMUPS = {"reference": _reference}
+
+
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate by (epoch from 1, step from 0 over the whole run)."""
+    """Learning rate by (epoch from 1, step from 0 over the whole run).
+
+    decay_epochs: after which the rate falls at once; () where it does not.
+    """
     peak: float
     warmup_steps: int
-    warmup_factor: float
     decay_epochs: Tuple[int, ...]
-    decay_factor: float
+    _factor: Callable[[int, int], float]
+    _warmup: Callable[[int], float]
 
     def __call__(self, epoch: int, step: int) -> float:
-        """Boundary 44 means that epoch 45 is the first with the lower rate."""
-        rate = self.peak * self.decay_factor ** sum(epoch > boundary for boundary in self.decay_epochs)
-        if step < self.warmup_steps:
-            rate *= 1 - (self.warmup_steps - step) / (self.warmup_steps * 2 ** self.warmup_factor)
-        return rate
+        rate = self.peak * self._factor(epoch, step)
+        return rate * self._warmup(step) if step < self.warmup_steps else rate
 
 
 def build_schedule(config: TrainingConfig, global_batch: int, train_images: int) -> Schedule:
     """`train_images`: images with a box (117,266 of COCO 2017), which the warm-up's epochs count."""
-    return Schedule(config.base_lr * global_batch / config.lr_batch,
-                    int(config.warmup_epochs * train_images / global_batch), config.warmup_factor,
-                    config.decay_epochs, config.decay_factor)
+    steps = int(config.warmup_epochs * train_images / global_batch)
+    return Schedule(peak=config.base_lr * global_batch / config.lr_batch, warmup_steps=steps,
+                    decay_epochs=config.decay_epochs or (), _factor=SCHEDULES[config.schedule](config),
+                    _warmup=WARMUPS[config.warmup](config, steps))

@@ -201,8 +201,8 @@ def log_hyperparameters(log, config: Config, schedule, network, train_images: in
         gradient_accumulation_steps=1, model_bn_span=training.batch_size,
         opt_base_learning_rate=schedule.peak, opt_weight_decay=training.weight_decay,
         opt_learning_rate_warmup_steps=schedule.warmup_steps,
-        opt_learning_rate_warmup_factor=schedule.warmup_factor,
-        opt_learning_rate_decay_boundary_epochs=list(training.decay_epochs),
+        opt_learning_rate_warmup_factor=training.warmup_factor,
+        opt_learning_rate_decay_boundary_epochs=list(schedule.decay_epochs),
         max_samples=config.augmentation.crop_attempts)
     log.weights_initialization(name for name, parameter in network.collect_params().items()
                                if parameter.grad_req != "null")

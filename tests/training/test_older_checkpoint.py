@@ -32,3 +32,13 @@ def test_without_a_built_in_recipe_nothing_is_guessed(tmp_path):
     config = load_recipe(str(path))
     with pytest.raises(UserError, match="augmentation.hue: null in the checkpoint, 18.0 now"):
         check(older(config, "augmentation.hue"), config, 1, "same", "step-1")
+
+
+def test_what_older_versions_always_did_is_neither_guessed_nor_said(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: ssd-resnet34-shapes\ntraining: {batch_size: 3}\n")
+    for config in (load_recipe(str(path)), load_recipe("ssd-resnet34-shapes")):
+        state = older(config, "training.optimizer", "training.schedule", "training.warmup")
+        assert check(state, config, 1, "same", "step-1") == ""
+        with pytest.raises(UserError, match='schedule: "steps" in the checkpoint, "constant" now'):
+            check(state, config.with_values(schedule="constant"), 1, "same", "step-1")

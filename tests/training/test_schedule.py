@@ -1,8 +1,9 @@
 """Learning rates against what the published runs logged."""
 import pytest
 
+from ssd import sections
 from ssd.config import load_recipe
-from ssd.training.schedule import build_schedule
+from ssd.training.schedule import SCHEDULES, WARMUPS, build_schedule
 
 TRAINING = load_recipe("ssd-resnet34-coco").training
 COCO = 117266
@@ -43,3 +44,12 @@ def test_boundary_44_lowers_epoch_45():
 
 def test_no_warmup_starts_at_the_peak():
     assert schedule(32, warmup_epochs=0)(1, 0) == pytest.approx(2.5e-3)
+
+
+def test_a_constant_rate_after_the_warmup():
+    rates = schedule(32, warmup_epochs=1, schedule="constant")
+    assert rates(1, 0) == 0 and rates(1, 3664) == rates(65, 10 ** 6) == rates.peak and rates.decay_epochs == ()
+
+
+def test_every_choice_is_in_its_table():
+    assert tuple(SCHEDULES) == sections.SCHEDULES and tuple(WARMUPS) == sections.WARMUPS
