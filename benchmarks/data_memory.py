@@ -108,15 +108,12 @@ def running(path, files, batch_size, prefetch, steps):
     from ssd.data.coco import load_coco
     from ssd.data.pipeline import TrainingLoader
     from ssd.data import bridge  # noqa: F401
-    from ssd.data.matching import build_matcher
-    from ssd.model.default_boxes import default_boxes
+    from ssd.model.detector import build_detector
     dataset = load_coco(path, files, check_images="header", skip_bad=True, report=lambda line: None)
     config = load_recipe("ssd-resnet34-coco").with_values(
         batch_size=batch_size, prefetch=prefetch, data_threads=2, num_classes=dataset.num_classes)
-    sizes = [(38, 38), (19, 19), (10, 10), (5, 5), (3, 3), (1, 1)]
-    boxes = default_boxes(sizes, config.default_boxes, config.model.image_size)
     before = resident()
-    loader = TrainingLoader(config, dataset, build_matcher(config, boxes, sizes))
+    loader = TrainingLoader(config, dataset, build_detector(config).matcher)
     for _ in range(steps):
         batch = next(loader)
         batch.images.wait_to_read()

@@ -129,12 +129,10 @@ def main():
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--checkpoint", action="store_true", help="try DALI's own checkpoints instead")
     arguments = parser.parse_args()
-    from ssd.data.matching import build_matcher
-    from ssd.model.default_boxes import default_boxes
+    from ssd.model.detector import build_detector
     config = load_recipe("ssd-resnet34-coco").with_values(batch_size=arguments.batch_size, data_threads=2)
     dataset = load_coco(arguments.annotations, arguments.images, check_images="exists")
-    sizes = [(side, side) for side in (38, 19, 10, 5, 3, 1)]
-    matcher = build_matcher(config, default_boxes(sizes, config.default_boxes, config.model.image_size), sizes)
+    matcher = build_detector(config).matcher
     if arguments.checkpoint:
         try_checkpoints(config, dataset, matcher)
         return

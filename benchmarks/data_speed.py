@@ -32,16 +32,13 @@ def load(arguments):
     """(config, data set, matcher)."""
     from ssd.config import load_recipe
     from ssd.data.coco import load_coco
-    from ssd.data.matching import build_matcher
-    from ssd.model.default_boxes import default_boxes
+    from ssd.model.detector import build_detector
     dataset = load_coco(arguments.annotations, arguments.images, check_images="exists", skip_bad=True,
                         report=lambda line: None)
     config = load_recipe("ssd-resnet34-coco").with_values(
         batch_size=arguments.batch_size, num_classes=dataset.num_classes,
         data_threads=arguments.threads, prefetch=arguments.prefetch)
-    sizes = [(side, side) for side in (38, 19, 10, 5, 3, 1)]
-    boxes = default_boxes(sizes, config.default_boxes, config.model.image_size)
-    return config, dataset, build_matcher(config, boxes, sizes)
+    return config, dataset, build_detector(config).matcher
 
 
 def paced(batch, batch_size):

@@ -34,8 +34,8 @@ def made_up_batch(config, boxes: int, batch_size: int) -> Dict[str, np.ndarray]:
     """images (B, 3, S, S) float32, normalised; offsets (B, boxes, 4) float32 and classes (B, boxes) int32, the targets
     of some boxes of each image, 0 elsewhere."""
     random = np.random.default_rng(0)
-    size = config.model.image_size
-    images = random.standard_normal((batch_size, 3, size, size)).astype(np.float32)
+    height, width = config.model.image_size
+    images = random.standard_normal((batch_size, 3, height, width)).astype(np.float32)
     offsets = np.zeros((batch_size, boxes, 4), np.float32)
     classes = np.zeros((batch_size, boxes), np.int32)
     for image in range(batch_size):
@@ -45,16 +45,15 @@ def made_up_batch(config, boxes: int, batch_size: int) -> Dict[str, np.ndarray]:
     return dict(images=images, offsets=offsets, classes=classes)
 
 
-def build(config) -> Tuple[object, np.ndarray]:
-    """The network with random weights, and its default boxes, (N, 4) cxcywh in [0, 1]."""
-    from ssd.model.default_boxes import default_boxes
+def build(config):
+    """The detector, its network with random weights."""
+    from ssd.model.detector import build_detector
     from ssd.model.device import choose_device
     from ssd.model.initialization import initialize
-    from ssd.model.ssd import build_model
     device = choose_device(config)    # which also settles MXNet's threads, as in every command
-    network = build_model(config)
-    initialize(network, 0, device.context)
-    return network, default_boxes(network.feature_sizes(), config.default_boxes, config.model.image_size)
+    detector = build_detector(config)
+    initialize(detector.network, 0, device.context)
+    return detector
 
 
 def scores_to_scatter(logits: np.ndarray, threshold: float) -> Tuple[float, float]:
@@ -96,11 +95,11 @@ def scatter_scores(network, images, config) -> None:
         change_rows(head.conv, slice(head.boxes * 4, None), factor, background, every=head.classes)
 
 
-def training(network, config, batch, ranks=None):
+def training(detector, config, batch, ranks=None):
     """(step, function of no arguments that makes one whole step as `train` makes it and waits for its end)."""
     import mxnet as mx
     from ssd.training.step import TrainingStep
-    step = TrainingStep(network, config, ranks or OneRank())
+    step = TrainingStep(detector.network, detector.loss, config, ranks or OneRank())
     arrays = [mx.nd.array(batch[name], dtype=batch[name].dtype) for name in ("images", "offsets", "classes")]
 
     def one_step():
@@ -112,7 +111,7 @@ def training(network, config, batch, ranks=None):
     return step, one_step
 
 
-def inference(network, config, images):
+def inference(detector, config, images):
     """Two functions of no arguments: images to detections (B, K, 6), and the network alone, (offsets, logits), in the
     same kind of graph; as NumPy arrays, and as they come."""
     import mxnet as mx
@@ -122,8 +121,8 @@ def inference(network, config, images):
     class Outputs(mx.gluon.HybridBlock):
         def hybrid_forward(self, F, offsets, logits):
             return offsets, logits
-    whole, _ = build_inference(config, network, Device("cpu", 0, mx.cpu()))
-    part = Inference(network, Outputs(), "cpu")
+    whole = build_inference(detector, Device("cpu", 0, mx.cpu()))
+    part = Inference(detector.network, Outputs(), "cpu")
     images = mx.nd.array(images)
 
     def alone():

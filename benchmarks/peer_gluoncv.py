@@ -46,15 +46,16 @@ def our_worker(args):
     use_all_cores()
     start = turns.peak_megabytes()
     config = ours.recipe(RECIPE, batch_size=args.batch_size)
-    network, boxes = ours.build(config)
+    detector = ours.build(config)
+    network, boxes = detector.network, detector.default_boxes
     batch = ours.made_up_batch(config, len(boxes), args.batch_size)
     gflop = ours.gflop_per_image(network)
     if args.part == "train":
-        step, work = ours.training(network, config, batch)
+        step, work = ours.training(detector, config, batch)
         parameters = sum(parameter.data().size for parameter in step.parameters.values())
     else:
         ours.scatter_scores(network, batch["images"][:2], config)
-        work, parameters = ours.inference(network, config, batch["images"])[0], 0
+        work, parameters = ours.inference(detector, config, batch["images"])[0], 0
     facts = dict(gflop=gflop, boxes=len(boxes), parameters=parameters)
     return dict(work=lambda times: turns.timed(work, times), facts=lambda: facts,
                 memory=lambda: [start, turns.peak_megabytes()])

@@ -29,15 +29,15 @@ CHECKED_IMAGES = 2
 TOLERANCES = {"offsets": 1e-4, "logits": 1e-4, "losses": 1e-4, "gradients": 1e-2, "steps": 1e-2, "detections": 1e-3}
 
 
-def our_outputs(config, network, batch):
+def our_outputs(config, detector, batch):
     """What is compared, as NumPy arrays, of our side; makes one step."""
-    detect, alone = ours.inference(network, config, batch["images"])
+    detect, alone = ours.inference(detector, config, batch["images"])
     offsets, logits = (array.asnumpy() for array in alone())
     rows = detect()
     result = dict(offsets=offsets, logits=logits)
     for image, found in enumerate(rows):
         result[f"detections {image}"] = found[found[:, 0] > 0]
-    step, one_step = ours.training(network, config, batch)
+    step, one_step = ours.training(detector, config, batch)
     import mxnet as mx
     before = {name: parameter.data().asnumpy() for name, parameter in step.parameters.items()}
     losses = step.gradients(*(mx.nd.array(batch[name], dtype=batch[name].dtype)
@@ -144,7 +144,8 @@ def compare(mine, theirs):
 
 def make_inputs(config, batch_size):
     """Our network, its weights under our names, its default boxes, and a batch."""
-    network, boxes = ours.build(config)
+    detector = ours.build(config)
+    network, boxes = detector.network, detector.default_boxes
     batch = ours.made_up_batch(config, len(boxes), batch_size)
     ours.scatter_scores(network, batch["images"][:CHECKED_IMAGES], config)
     weights = {name: parameter.data().asnumpy() for name, parameter in network._collect_params_with_prefix().items()}
@@ -177,18 +178,19 @@ def our_worker(config, args):
     import mxnet as mx
     from ssd.model.weights import load_weights
     start = turns.peak_megabytes()
-    network, _ = ours.build(config)
+    detector = ours.build(config)
+    network = detector.network
     load_weights(network, file_of(args, "weights"))
     batch = arrays_of(args, "batch")
     jobs = dict(version=lambda: f"MXNet {mx.__version__}", memory=lambda: [start, turns.peak_megabytes()],
                 gflop=lambda: ours.gflop_per_image(network))
     if args.part == "check":
-        jobs.update(check=lambda: np.savez(file_of(args, "ours"), **our_outputs(config, network, batch)))
+        jobs.update(check=lambda: np.savez(file_of(args, "ours"), **our_outputs(config, detector, batch)))
     elif args.part == "train":
-        _, one_step = ours.training(network, config, batch)
+        _, one_step = ours.training(detector, config, batch)
         jobs.update(train=lambda times: turns.timed(one_step, times))
     else:
-        found, alone = ours.inference(network, config, batch["images"])
+        found, alone = ours.inference(detector, config, batch["images"])
         jobs.update(infer=lambda times: turns.timed(found, times), alone=lambda times: turns.timed(alone, times))
     return jobs
 

@@ -28,11 +28,11 @@ def work(args) -> None:
     import mxnet as mx
     batch_size = args.batch_size // ranks.size
     config = ours.recipe(args.recipe, batch_size=batch_size)
-    network, boxes = ours.build(config)
-    batch = ours.made_up_batch(config, len(boxes), args.batch_size)
+    detector = ours.build(config)
+    batch = ours.made_up_batch(config, len(detector.default_boxes), args.batch_size)
     mine = slice(ranks.rank * batch_size, (ranks.rank + 1) * batch_size)
     batch = {name: values[mine] for name, values in batch.items()}
-    step, one_step = ours.training(network, config, batch, ranks)
+    step, one_step = ours.training(detector, config, batch, ranks)
     gradients = 4 * sum(parameter.data().size for parameter in step.parameters.values())
 
     def allreduce():

@@ -1,4 +1,4 @@
-"""SSD-ResNet34 in PyTorch, of the same structure as ssd.model.ssd: the other side of peer_pytorch.py.
+"""SSD-ResNet34 in PyTorch, of the same structure as ssd.model.network: the other side of peer_pytorch.py.
 
 Structure, loss and decoding are those of the PyTorch reference of MLPerf Training v1.1 (base_model.py, ssd300.py,
 utils.py), written as one would write them today: one fused convolution per head, whose output in channels_last is
@@ -13,6 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from ssd.model.boxes.ssd_sizes import sizes_of
 
 STAGES = ((3, 64, 1), (4, 128, 2), (6, 256, 1))    # blocks, channels, stride of the first block
 
@@ -84,14 +86,14 @@ class SSD(nn.Module):
         self.backbone = Backbone(model.width)
         channels = [self.backbone.out_channels]
         self.expand_trans_convs, self.expand_convs = nn.ModuleList(), nn.ModuleList()
-        for (middle, out), stride, pad in zip(model.extra_channels, model.extra_strides, model.extra_pads):
+        sizes = sizes_of(config)
+        for (middle, out), stride, pad in zip(sizes.channels, sizes.strides, sizes.pads):
             middle, out = scaled(middle, model.width), scaled(out, model.width)
             self.expand_trans_convs.append(nn.Conv2d(channels[-1], middle, 1))
             self.expand_convs.append(nn.Conv2d(middle, out, 3, stride, pad))
             channels.append(out)
         self.predictors = nn.ModuleList(
-            Predictor(width, 2 + 2 * len(ratios), model.num_classes)
-            for width, ratios in zip(channels, config.default_boxes.aspect_ratios))
+            Predictor(width, boxes, model.num_classes) for width, boxes in zip(channels, sizes.per_cell))
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eps, module.momentum = model.batch_norm_epsilon, 1 - model.batch_norm_momentum

@@ -9,6 +9,7 @@ from typing import Any, Dict, Iterable
 
 from ssd import config as settings
 from ssd.errors import UserError
+from ssd.model.boxes.ssd_sizes import sizes_of
 
 DEFAULT_RECIPE = "ssd-resnet34-coco"
 
@@ -46,6 +47,8 @@ class _OnOff(argparse.Action):
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, settings.ImageSize):
+        return str(value)
     if isinstance(value, tuple):
         return " ".join(map(_shown, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -84,12 +87,14 @@ def add_settings(parser: argparse.ArgumentParser, sections: Iterable[str], leave
             if isinstance(default, bool):
                 group.add_argument(flag, "--no-" + flag[2:], action=_OnOff, nargs=0, help=text, **options)
             else:
-                several = isinstance(default, tuple)
+                several = isinstance(default, tuple) and not isinstance(default, settings.ImageSize)
                 group.add_argument(flag, help=text, nargs="*" if several else None,
                                    metavar=_metavar(field, default), **options)
 
 
 def _metavar(field, default) -> str:
+    if isinstance(default, settings.ImageSize):
+        return "N|HxW"
     if field.metadata["choices"]:
         return "{" + ",".join(field.metadata["choices"]) + "}"
     paths = ("dir", "images", "annotations", "backbone", "weights", "output", "resume")
@@ -105,7 +110,9 @@ def read_settings(args: argparse.Namespace, recipe: str = None, base: settings.C
     for name, value in values.items():
         flag = "--" + name.split(".")[1].replace("_", "-")
         values[name] = settings.checked(name, value, flag)
-    return settings.apply_values(config, values, "flags")
+    config = settings.apply_values(config, values, "flags")
+    sizes_of(config)    # refuses what does not fit the image, before any long work
+    return config
 
 
 def say(line: str) -> None:

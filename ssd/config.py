@@ -17,10 +17,10 @@ from typing import Any, Dict, List, Tuple
 
 from ssd import kinds
 from ssd.errors import UserError
-from ssd.model import geometry
+from ssd.model.boxes import ssd_sizes
 from ssd.sections import (
-    ModelConfig, DefaultBoxConfig, LossConfig, DetectionConfig, AugmentationConfig, DataConfig, TrainingConfig,
-    EvaluationConfig, RunConfig, RecoveryConfig)
+    ImageSize, ModelConfig, DefaultBoxConfig, LossConfig, DetectionConfig, AugmentationConfig, DataConfig,
+    TrainingConfig, EvaluationConfig, RunConfig, RecoveryConfig)
 
 RECIPE_FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recipes")
 
@@ -70,6 +70,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     origin = getattr(kind, "__origin__", None)
     if origin is typing.Union:    # Optional
         return None if value is None else _convert(kind.__args__[0], value, where)
+    if kind is ImageSize:
+        return _image_size(value, where)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise UserError(f"{where}: a list is needed, not {value!r}")
@@ -90,6 +92,17 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
             return kind(number)
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     raise UserError(f"{where}: {names[kind]} is needed, not {value!r}")
+
+
+def _image_size(value: Any, where: str) -> ImageSize:
+    """One number, 'HEIGHTxWIDTH', or both numbers."""
+    sides = value.lower().split("x") if isinstance(value, str) else value
+    sides = list(sides) if isinstance(sides, (list, tuple)) else [sides]
+    sides = sides * 2 if len(sides) == 1 else sides
+    try:
+        return ImageSize(*[_convert(int, side.strip() if isinstance(side, str) else side, where) for side in sides])
+    except (TypeError, UserError):
+        raise UserError(f"{where}: one whole number or HEIGHTxWIDTH is needed, not {value!r}") from None
 
 
 def _check(metadata: Dict[str, Any], value: Any, where: str) -> None:
@@ -120,7 +133,7 @@ def apply_values(config: Config, values: Dict[str, Any], source: str) -> Config:
         if (section, key) not in _TYPES:
             raise UserError(f"{source}: unknown setting {name!r}{nearest(key or section, SETTINGS)}")
     values = {name: checked(name, value, f"{source} {name.partition('.')[2]}") for name, value in values.items()}
-    values = _follow_size({name: _get(config, name) for name in _SIZED}, values, source)
+    _check_size_follows({name: _get(config, name) for name in _SIZED}, values, source)
     values = kinds.follow(_ONLY, _flat(as_dict(config)), values, source)
     return _finished(_replace(config, values), source)
 
@@ -147,55 +160,43 @@ def _replace(config: Config, values: Dict[str, Any]) -> Config:
 
 # ---- what follows from the image's size
 
-_SIZED = ("model.image_size",) + geometry.SETTINGS
+_SIZED = ("model.image_size",) + ssd_sizes.SETTINGS
 
 
-def _follow_size(values: Dict[str, Any], changes: Dict[str, Any], source: str) -> Dict[str, Any]:
-    """`changes` and, where they change the image's size, empty values for what was computed from the old one, so that
-    it is computed from the new one. UserError where something was set by hand for the old size.
+def _check_size_follows(values: Dict[str, Any], changes: Dict[str, Any], source: str) -> None:
+    """UserError where `changes` give the image another size and something was set by hand for the old one.
 
     values: the settings before, as far as they are known.
     """
     old, new = values.get("model.image_size"), changes.get("model.image_size")
-    result = dict(changes)
     if None in (old, new) or old == new:
-        return result
-    computed = geometry.complete(old, {})
-    for name in geometry.SETTINGS:
-        if name in changes or not values.get(name):
-            continue
-        if values[name] != computed[name]:
+        return
+    for name in ssd_sizes.SETTINGS[1:]:
+        if values.get(name) and name not in changes:
             raise UserError(f"{source} image_size: {new}, but {name.partition('.')[2]} is set by hand, for {old}: name "
                             "it for the new size too, or leave it empty to have it computed")
-        result[name] = ()
-    return result
+
+
+def _without_computed(values: Dict[str, Any]) -> Dict[str, Any]:
+    """`values` of a saved recipe, 'section.name' -> value, without what an older version had computed."""
+    size, backbone = values.get("model.image_size"), values.get("model.backbone")
+    if size is None or not isinstance(backbone, str):
+        return values
+    size = checked("model.image_size", size, "model.image_size")
+    return {**values, **ssd_sizes.without_computed(values, size, backbone)}
 
 
 def _finished(config: Config, source: str) -> Config:
-    """`config` with what is left empty computed from the image's size, once the rules that span settings are kept."""
+    """`config`, once the rules that span settings are kept; UserError naming `source`."""
     kinds.check(_ONLY, _flat(as_dict(config)), source)
-    given = {name: _get(config, name) for name in geometry.SETTINGS if _get(config, name)}
-    if len(given) < len(geometry.SETTINGS):
-        try:
-            config = _replace(config, geometry.complete(config.model.image_size, given))
-        except UserError as error:
-            raise UserError(f"{source} {error}") from None
     _check_together(config, source)
     return config
 
 
 def _check_together(config: Config, source: str) -> None:
     """Rules that span several settings."""
-    model, boxes = config.model, config.default_boxes
-    if model.num_classes == 1:
+    if config.model.num_classes == 1:
         raise UserError(f"{source} num_classes: 1 is the background alone; 2 at least, or 0 to have them counted")
-    maps = len(model.extra_channels) + 1
-    for name, length, wanted in (("extra_strides", len(model.extra_strides), maps - 1),
-                                 ("extra_pads", len(model.extra_pads), maps - 1),
-                                 ("steps", len(boxes.steps), maps), ("scales", len(boxes.scales), maps + 1),
-                                 ("aspect_ratios", len(boxes.aspect_ratios), maps)):
-        if length != wanted:
-            raise UserError(f"{source} {name}: {wanted} values are needed for {maps} feature maps, not {length}")
     if config.augmentation.crop_attempts not in (1, 50):
         raise UserError(f"{source} crop_attempts: {config.augmentation.crop_attempts} is not 1 or 50, "
                         "the values that the benchmark's rules allow")
@@ -259,6 +260,7 @@ def _read_values(name: str, seen: Tuple[str, ...] = ()) -> Dict[str, Any]:
                 raise UserError(f"recipe {path}: unknown key {section}.{key}{nearest(str(key), keys)}")
             own[f"{section}.{key}"] = value
     if is_copy:
+        own = _without_computed(own)
         own = kinds.complete(_ONLY, _BEFORE, own)
     if is_copy and parent is not None:
         values["lacking"] = [f"{section}.{key}" for section, key in _TYPES if f"{section}.{key}" not in own]
@@ -269,7 +271,8 @@ def _read_values(name: str, seen: Tuple[str, ...] = ()) -> Dict[str, Any]:
     own = kinds.follow(_ONLY, values, own, where)
     typed = [{name: checked(name, part[name], f"{where} {name}") for name in _SIZED if name in part}
              for part in (values, own)]
-    return {**values, **own, **_follow_size(*typed, where)}
+    _check_size_follows(*typed, where)
+    return {**values, **own}
 
 
 def load_recipe(name: str, report=lambda line: None) -> Config:
@@ -303,17 +306,21 @@ def load_recipe(name: str, report=lambda line: None) -> Config:
 def as_dict(config: Config) -> Dict[str, Any]:
     """Sections of plain values, as a recipe file holds them; None: the chosen kind does not use the setting."""
     def plain(value):
+        if isinstance(value, ImageSize):
+            return value.plain
         return [plain(part) for part in value] if isinstance(value, tuple) else value
     return {section: {field.name: plain(getattr(getattr(config, section), field.name))
                       for field in dataclasses.fields(kind)} for section, kind in SECTIONS.items()}
 
 
-def completed(saved: Dict[str, Dict[str, Any]]) -> Dict[str, Dict[str, Any]]:
-    """Settings of an older version, by section, with those that came later and say what that version always did."""
+def completed(saved: Dict[str, Dict[str, Any]], sections=None) -> Dict[str, Dict[str, Any]]:
+    """Settings of an older version, by section, with those that came later and say what that version always did.
+    sections: in which nothing is to be lacking; default: all."""
     result = {section: dict(part) for section, part in saved.items()}
-    for name, value in kinds.complete(_ONLY, _BEFORE, _flat(saved)).items():
+    for name, value in kinds.complete(_ONLY, _BEFORE, _without_computed(_flat(saved))).items():
         section, _, key = name.partition(".")
-        result.setdefault(section, {})[key] = value
+        if sections is None or section in sections or key in saved.get(section, {}):
+            result.setdefault(section, {})[key] = value
     return result
 
 

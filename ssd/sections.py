@@ -3,16 +3,39 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Optional, Tuple
-
-from ssd.model import geometry
+from typing import NamedTuple, Optional, Tuple
 
 
 # The kinds that a setting can choose, in the order in which help texts list them. The code of each kind is in a table
-# with these keys: ssd.training.optimizer.OPTIMIZERS, ssd.training.schedule.SCHEDULES and WARMUPS.
+# with these keys: ssd.model.detector's BACKBONES to DETECTIONS, ssd.training.optimizer.OPTIMIZERS,
+# ssd.training.schedule.SCHEDULES and WARMUPS.
+BACKBONES = ("resnet34", "resnet50")
+FEATURES = ("plain_blocks", "batch_norm_blocks")
+HEADS = ("fused",)
+BOX_RULES = ("ssd",)
+MATCHERS = ("ssd",)
+LOSSES = ("hard_negatives",)
+DETECTIONS = ("per_class",)
 OPTIMIZERS = ("sgd",)
 SCHEDULES = ("steps", "constant")
 WARMUPS = ("reference",)
+
+
+SMALLEST, LARGEST = 32, 4096    # sides of an image [pixels]; below there are no three feature maps
+
+
+class ImageSize(NamedTuple):
+    """Of the network's input [pixels]."""
+    height: int
+    width: int
+
+    @property
+    def plain(self):
+        """As a recipe has it: one number for a square, else 'HEIGHTxWIDTH'."""
+        return self.height if self.height == self.width else f"{self.height}x{self.width}"
+
+    def __str__(self):
+        return str(self.plain)
 
 
 def _setting(help: str, *, choices=None, minimum=None, above=None, maximum=None, flag=True, only=None, before=None,
@@ -31,10 +54,16 @@ def _setting(help: str, *, choices=None, minimum=None, above=None, maximum=None,
 class ModelConfig:
     """What the network is. Channel counts are those of the full network; `width` scales them all."""
     detector: str = _setting("detector family", choices=("ssd",))
-    backbone: str = _setting("backbone", choices=("resnet34",))
+    backbone: str = _setting("backbone", choices=BACKBONES)
+    frozen_stages: int = _setting("of the backbone, the stem (1) and stages (from 2 on) that are not trained, their "
+                                  "BatchNorm included; 0: all is trained", minimum=0, flag=False, before=0)
+    features: str = _setting("what follows the backbone: convolutions alone, or each with BatchNorm",
+                             choices=FEATURES, flag=False, before="plain_blocks")
+    head: str = _setting("how offsets and class logits are predicted", choices=HEADS, flag=False, before="fused")
+    head_kernel: int = _setting("side of the head's convolutions [cells]", choices=(1, 3, 5), flag=False, before=3)
     width: float = _setting("factor on every channel count of backbone and extra features", above=0, maximum=4)
-    image_size: int = _setting("side of the square input [pixels]; feature maps and default boxes follow from it",
-                               minimum=geometry.SMALLEST, maximum=geometry.LARGEST)
+    image_size: ImageSize = _setting("size of the input [pixels]: one number for a square, or HEIGHTxWIDTH; feature "
+                                     "maps and default boxes follow from it", minimum=SMALLEST, maximum=LARGEST)
     num_classes: int = _setting("classes, background included; 0: counted from the training annotations", minimum=0)
     layout: str = _setting("memory layout of activations (NHWC needs a GPU)", choices=("NCHW", "NHWC"))
     dtype: str = _setting("type of weights and activations (float16 needs a GPU)", choices=("float32", "float16"))
@@ -51,6 +80,9 @@ class ModelConfig:
 @dataclass(frozen=True)
 class DefaultBoxConfig:
     """Default boxes, their matching to ground truth, and the scale of encoded offsets."""
+    rule: str = _setting("how default boxes follow from the feature maps", choices=BOX_RULES, flag=False, before="ssd")
+    matching: str = _setting("how default boxes are matched to ground truth", choices=MATCHERS, flag=False,
+                             before="ssd")
     steps: Tuple[float, ...] = _setting(
         "per feature map: distance of neighbouring centres [pixels]; empty: as the image's size asks", flag=False)
     scales: Tuple[float, ...] = _setting("per feature map and one more: side of the square box [pixels]; empty: as "
@@ -64,12 +96,17 @@ class DefaultBoxConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    negatives_per_positive: float = _setting("hard negatives kept per positive box", minimum=0)
+    loss: str = _setting("classification loss, with smooth L1 for the boxes", choices=LOSSES, flag=False,
+                         before="hard_negatives")
+    negatives_per_positive: Optional[float] = _setting("hard negatives kept per positive box", minimum=0,
+                                                       only=("loss.loss", ("hard_negatives",)))
 
 
 @dataclass(frozen=True)
 class DetectionConfig:
     """From the network's output to detections."""
+    detections: str = _setting("how detections are chosen: the best of each class, then suppression",
+                               choices=DETECTIONS, flag=False, before="per_class")
     score_threshold: float = _setting("boxes of at most this score are dropped", minimum=0, maximum=1)
     boxes_per_class: int = _setting("best boxes of each class that enter suppression", minimum=1)
     nms_iou: float = _setting("a box of at least this IoU with a better one of its class is dropped",

@@ -21,13 +21,13 @@ def measure(request: Request) -> dict:
 def _measure(request: Request, ranks) -> dict:
     import mxnet as mx
     from ssd.benchmark.trace import traced
+    from ssd.model.detector import build_detector
     from ssd.model.device import choose_device
     from ssd.model.initialization import initialize
-    from ssd.model.ssd import build_model
 
     config = request.config
     device = choose_device(config, ranks.local_rank)
-    network = build_model(config)
+    network = build_detector(config).network
     initialize(network, request.seed, device.context)
     parameters = network.collect_params()
     trained = [parameter for parameter in parameters.values() if parameter.grad_req != "null"]

@@ -16,10 +16,10 @@ def measure(request: Request) -> dict:
     """See docs/benchmarking.md for what it holds."""
     from ssd.benchmark.trace import traced, unbulk
     from ssd.evaluation.inference import build_inference
+    from ssd.model.detector import build_detector
     from ssd.model.device import choose_device
     from ssd.model.initialization import initialize
     from ssd.model.operations import forward_multiply_adds
-    from ssd.model.ssd import build_model
 
     config = request.config
     batch_size = config.evaluation.eval_batch_size
@@ -29,12 +29,13 @@ def measure(request: Request) -> dict:
     if request.has_data:
         extra = PART_STEPS + 1 + (TRACE_STEPS + 1 if request.trace else 0)
         dataset, config, steps = request.open_data("val", 1, batch_size, steps, warmup, extra)
-    network = build_model(config)
+    detector = build_detector(config)
+    network = detector.network
     initialize(network, request.seed, device.context)
     if config.run.weights:
         from ssd.model.weights import load_weights
         load_weights(network, config.run.weights)
-    inference, _ = build_inference(config, network, device)
+    inference = build_inference(detector, device)
     with open_images(config, dataset, network, device, request.seed) as batches:
         numbers = steady(inference, batches, dataset, steps, warmup)
         memory = dict(peak_rss_bytes=peak_memory(), gpu_bytes=gpu_memory(device))
@@ -53,8 +54,9 @@ def measure(request: Request) -> dict:
     wait = sum(parts["data wait"]) / sum(map(sum, parts.values()))
     speed = spread(batch_size / seconds)
     return dict(
-        recipe=config.recipe, device=device.kind, ranks=1, batch_size=batch_size, image_size=config.model.image_size,
-        data=dataset.path if dataset else "made-up images", weights=config.run.weights or "random", warmup=warmup,
+        recipe=config.recipe, device=device.kind, ranks=1, batch_size=batch_size,
+        image_size=config.model.image_size.plain, data=dataset.path if dataset else "made-up images",
+        weights=config.run.weights or "random", warmup=warmup,
         steps=steps, step_seconds=spread(seconds), images_per_second=speed, data_wait_share=wait,
         detections_per_image=numbers["detections"], parts=as_parts(parts), memory=memory,
         arithmetic=arithmetic(forward_multiply_adds(network), speed["median"], peaks.results()),

@@ -15,12 +15,10 @@ from ssd.errors import UserError
 def measure(request: Request) -> dict:
     """See docs/benchmarking.md for what it holds."""
     import cv2    # before MXNet, see ssd.training.ranks.load_before_horovod
-    from ssd.data.matching import build_matcher
     from ssd.data.samples import FIELDS, PLAIN_FIELDS, SampleFeed, read_image
-    from ssd.model.default_boxes import default_boxes
+    from ssd.model.detector import build_detector
     from ssd.model.device import choose_device
     from ssd.model.layers import input_channels
-    from ssd.model.ssd import build_model
     if not request.has_data:
         raise UserError("benchmark data: needs a data set, --data-dir; `make-shapes` draws one")
     config, batch = request.config, request.config.training.batch_size
@@ -28,9 +26,7 @@ def measure(request: Request) -> dict:
     # What is made ahead when the clock starts must be used up.
     steps, warmup = request.counts(50, config.data.prefetch + 2)
     dataset, config, steps = request.open_data("train", 1, batch, steps, warmup, 0)
-    sizes = build_model(config).feature_sizes()
-    boxes = default_boxes(sizes, config.default_boxes, config.model.image_size)
-    matcher = build_matcher(config, boxes, sizes)
+    matcher = build_detector(config).matcher
     place = dict(seed=request.seed, device=device.kind, device_id=device.index,
                  pad_channels=input_channels(config.model) == 4)
 
@@ -59,7 +55,7 @@ def measure(request: Request) -> dict:
     speed = spread(batch / whole)
     overall, limit = batch / whole.mean(), len(images) / sum(decoding)
     return dict(
-        recipe=config.recipe, device=device.kind, ranks=1, batch_size=batch, image_size=config.model.image_size,
+        recipe=config.recipe, device=device.kind, ranks=1, batch_size=batch, image_size=config.model.image_size.plain,
         data=dataset.path, warmup=warmup, steps=steps, data_threads=threads, prefetch=config.data.prefetch,
         step_seconds=spread(whole), images_per_second=dict(speed, overall=overall),
         stages=[dict(name=name, images_per_second=batch / seconds.mean(), step_seconds=spread(seconds))

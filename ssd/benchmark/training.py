@@ -25,11 +25,10 @@ def measure(request: Request) -> dict:
 
 def _measure(request: Request, ranks) -> dict:
     from ssd.benchmark.trace import traced, unbulk
-    from ssd.evaluation.inference import build_inference
+    from ssd.model.detector import build_detector
     from ssd.model.device import choose_device
     from ssd.model.initialization import initialize
     from ssd.model.operations import training_multiply_adds
-    from ssd.model.ssd import build_model
     from ssd.training.recovery import finite_interval
     from ssd.training.step import TrainingStep
 
@@ -42,14 +41,14 @@ def _measure(request: Request, ranks) -> dict:
         batch = config.training.batch_size
         dataset, config, steps = ranks.first_then_others(
             lambda: request.open_data("train", ranks.size, batch, *request.counts(10, 2), extra), "data set")
-    network = build_model(config)
+    detector = build_detector(config)
+    network = detector.network
     initialize(network, request.seed, device.context)
     if config.run.weights:
         from ssd.model.weights import load_weights
         load_weights(network, config.run.weights)
-    step = TrainingStep(network, config, ranks)
-    boxes = build_inference(config, network, device)[1]
-    batches = open_batches(config, dataset, network, boxes, device, ranks, request.seed)
+    step = TrainingStep(network, detector.loss, config, ranks)
+    batches = open_batches(config, dataset, detector, device, ranks, request.seed)
 
     def measure_peaks() -> None:
         ranks.mean(np.zeros(1), "peaks")    # all at once, as they share the machine
@@ -79,7 +78,7 @@ def _measure(request: Request, ranks) -> dict:
     speed = spread(images / seconds)
     return dict(
         recipe=config.recipe, device=device.kind, ranks=ranks.size, slowest_rank=rank,
-        batch_size=config.training.batch_size, global_batch=images, image_size=config.model.image_size,
+        batch_size=config.training.batch_size, global_batch=images, image_size=config.model.image_size.plain,
         data=dataset.path if dataset else "made-up batches", warmup=warmup, steps=steps,
         step_seconds=spread(seconds), images_per_second=speed, data_wait_share=float(waits.max()),
         parts=as_parts(parts), memory=memory,
@@ -94,15 +93,13 @@ def slowest(ranks, seconds: np.ndarray):
     return rank, rows[rank]
 
 
-def open_batches(config: Config, dataset, network, boxes: np.ndarray, device, ranks, seed: int):
+def open_batches(config: Config, dataset, detector, device, ranks, seed: int):
     """The training loader of `dataset`, or without one made-up batches: to be iterated and closed."""
     if dataset is None:
-        return MadeUpBatches(config, network, len(boxes), device, seed + ranks.rank)
+        return MadeUpBatches(config, detector.network, len(detector.default_boxes), device, seed + ranks.rank)
     from ssd.data.pipeline import TrainingLoader
-    from ssd.data.matching import build_matcher
-    matcher = build_matcher(config, boxes, network.feature_sizes())
-    return TrainingLoader(config, dataset, matcher, rank=ranks.rank, size=ranks.size, seed=seed,
-                          device=device.kind, device_id=device.index, pad_channels=network.input_channels == 4)
+    return TrainingLoader(config, dataset, detector.matcher, rank=ranks.rank, size=ranks.size, seed=seed,
+                          device=device.kind, device_id=device.index, pad_channels=detector.network.input_channels == 4)
 
 
 class MadeUpBatches:

@@ -2,7 +2,7 @@
 
 A default box at some cell overlaps a ground truth most where both its row and its column are the nearest: the overlaps
 in x and in y are independent of each other. So each ground truth is compared with few boxes of each shape, chosen in
-float64; what is chosen is then compared as in training (ssd.data.matching), ties included.
+float64; what is chosen is then compared as in training (ssd.model.matching), ties included.
 """
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import Iterator, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
-from ssd.config import Config
-from ssd.data.matching import Matcher, build_matcher, iou_of_pairs, shapes_first
-from ssd.model.default_boxes import box_shapes, default_boxes
-from ssd.model.geometry import feature_sizes
+from ssd.model.boxes.default_boxes import box_shapes
+from ssd.model.boxes.ssd_sizes import Sizes
+from ssd.model.matching import Matcher, iou_of_pairs, shapes_first
 
 CHUNK = 20000           # ground truths at a time: some 100 MB
 COMPARED = 4_000_000    # pairs of a ground truth and a default box at a time: as much
@@ -30,31 +29,28 @@ class Grid(NamedTuple):
     spacing: int                            # from one column to the next
 
 
-def grids(config: Config) -> Iterator[Grid]:
-    """The default boxes of a recipe; their positions are those of ssd.model.default_boxes."""
-    model, boxes = config.model, config.default_boxes
+def grids(sizes: Sizes) -> Iterator[Grid]:
+    """The default boxes of a recipe; their positions are those of ssd.model.boxes.default_boxes."""
+    height, width = sizes.image_size
     first = 0
-    for size, step, shapes in zip(feature_sizes(model.image_size, model.extra_strides, model.extra_pads), boxes.steps,
-                                  box_shapes(boxes, model.image_size)):
-        step = step / model.image_size
-        centers = np.clip((np.arange(size) + 0.5) * step, 0, 1)
+    for (rows, columns), (row, column), shapes in zip(sizes.maps, sizes.steps, box_shapes(sizes)):
+        step = column / width, row / height
+        centers = tuple(np.clip((np.arange(count) + 0.5) * each, 0, 1) for count, each in zip((columns, rows), step))
         for index, shape in enumerate(shapes):
-            yield Grid(np.minimum(shape, 1.0), (step, step), (centers, centers), first + index, len(shapes))
-        first += size * size * len(shapes)
+            yield Grid(np.minimum(shape, 1.0), step, centers, first + index, len(shapes))
+        first += rows * columns * len(shapes)
 
 
-def coverage(config: Config, boxes_ltrb: np.ndarray, image: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+def coverage(sizes: Sizes, matcher: Matcher, boxes_ltrb: np.ndarray,
+             image: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     """Of m ground truths the best IoU with a default box, (m,) [0, 1], and the number of default boxes that are
     matched to each, (m,) int64, as in training (without crops).
 
-    boxes_ltrb: (m, 4) in shares of the image. image: (m,) whole numbers, ascending; the boxes of one image compete. A
-    default box goes to the ground truth of its highest IoU above matching_iou, and each ground truth has its best
-    default box in any case: see ssd.data.matching.Matcher.
+    sizes, matcher: of the detector. boxes_ltrb: (m, 4) in shares of the image. image: (m,) whole numbers, ascending;
+    the boxes of one image compete. A default box goes to the ground truth of its highest IoU above matching_iou, and
+    each ground truth has its best default box in any case: see ssd.model.matching.Matcher.
     """
-    all_grids = list(grids(config))
-    sides = feature_sizes(config.model.image_size, config.model.extra_strides, config.model.extra_pads)
-    sizes = [(side, side) for side in sides]
-    matcher = build_matcher(config, default_boxes(sizes, config.default_boxes, config.model.image_size), sizes)
+    all_grids = list(grids(sizes))
     best, matched = np.zeros(len(image)), np.zeros(len(image), np.int64)
     start = 0
     while start < len(image):

@@ -13,7 +13,8 @@ from nvidia.dali import backend, fn, math, types
 from nvidia.dali.pipeline import DataNode, Pipeline
 
 from ssd.config import AugmentationConfig, Config
-from ssd.data.matching import Matcher, shapes_first
+from ssd.model.matching import Matcher, shapes_first
+from ssd.sections import ImageSize
 
 # Images that the reader's shuffle buffer holds where images are cached.
 CACHE_SHUFFLE_BUFFER = 4096
@@ -88,12 +89,13 @@ def _cells_first(node, maps, *row: int):
     return fn.cat(*parts, axis=0)
 
 
-def encode_boxes(boxes, labels, matcher: Matcher, image_size: int):
+def encode_boxes(boxes, labels, matcher: Matcher, scale: float):
     """Graph nodes (offsets, classes) of ground truth matched to default boxes as `matcher` does it.
 
     `boxes` (m, 4) float32 ltrb in [0, 1] and `labels` (m,) int32 from 1, m > 0, are nodes on either device.
     Per sample, offsets are (N, 4) float32: centre x and y, width and height, in units of the variances, 0
-    where unmatched; classes are (N,) int32, 0 where unmatched.
+    where unmatched; classes are (N,) int32, 0 where unmatched. scale: cancels out but for rounding, where the
+    image's side [pixels] follows the reference.
     """
     # Among equal IoUs box_encoder takes the last, of default boxes and of ground truth, where the reference
     # takes the first (of default boxes in its own order: map, shape, cell); only where two boxes of the ground
@@ -106,7 +108,7 @@ def encode_boxes(boxes, labels, matcher: Matcher, image_size: int):
     anchors = matcher.default_boxes_ltrb[shapes_first(matcher.maps)][::-1]
     arguments = dict(anchors=anchors.ravel().tolist(), offset=True,
                      stds=[settings.center_variance] * 2 + [settings.size_variance] * 2,
-                     scale=float(image_size))  # cancels out but for rounding, where it follows the reference
+                     scale=float(scale))
     claimed_offsets, claimed = fn.box_encoder(boxes, labels, criteria=1.0, **arguments)
     offsets, classes = fn.box_encoder(_reversed(boxes, 4), _reversed(labels), criteria=settings.matching_iou,
                                       **arguments)
@@ -137,12 +139,12 @@ def jitter_colour(images, hue, saturation, contrast, brightness):
     return math.max(math.min(images * gain + fn.reductions.mean(images) * constant, 255.0), 0.0)
 
 
-def resize(images, size: int):
-    """Images of any sizes, channels last, to size x size [pixels], without keeping the aspect ratio."""
+def resize(images, size: ImageSize):
+    """Images of any sizes, channels last, to `size` [pixels], without keeping the aspect ratio."""
     # Pillow's bilinear filter, the reference's, widens with the reduction; in DALI that is the triangular
     # one.
-    return fn.resize(images, resize_x=size, resize_y=size, min_filter=types.DALIInterpType.INTERP_TRIANGULAR,
-                     mag_filter=types.DALIInterpType.INTERP_LINEAR)
+    return fn.resize(images, resize_x=size.width, resize_y=size.height,
+                     min_filter=types.DALIInterpType.INTERP_TRIANGULAR, mag_filter=types.DALIInterpType.INTERP_LINEAR)
 
 
 def normalise(images, config: Config, pad_channels: bool, mirror=0):
@@ -150,7 +152,7 @@ def normalise(images, config: Config, pad_channels: bool, mirror=0):
     `mirror` is 1. `pad_channels`: a fourth channel of zeros."""
     model, data = config.model, config.data
     return fn.crop_mirror_normalize(
-        images, crop=(model.image_size, model.image_size),
+        images, crop=tuple(model.image_size),
         output_layout="CHW" if model.layout == "NCHW" else "HWC",
         dtype=types.DALIDataType.FLOAT16 if model.dtype == "float16" else types.DALIDataType.FLOAT,
         mean=[255 * value for value in data.pixel_mean], std=[255 * value for value in data.pixel_std],
@@ -204,7 +206,7 @@ def training_pipeline(config: Config, samples: Callable[[], Nodes], *,
                       pad_channels: bool = False, raw_boxes: bool = False) -> Pipeline:
     """A built pipeline that decodes, augments and encodes `samples()`, for ever.
 
-    Outputs: images (3, side, side) or (side, side, 3), normalised; with a `matcher` also
+    Outputs: images (3, height, width) or (height, width, 3), normalised; with a `matcher` also
     offsets and classes as of `encode_boxes`; image index (1,) int32; with `raw_boxes` also the boxes (m, 4)
     float32 ltrb in [0, 1] and labels (m,) int32 that belong to the augmented image. Boxes, labels and index
     are in main memory but for offsets and classes, which are on the device as the images are. `pad_channels`:
@@ -222,7 +224,7 @@ def training_pipeline(config: Config, samples: Callable[[], Nodes], *,
         outputs = [normalise(images, config, pad_channels, mirror=nodes["flip"] if augment else 0)]
         if matcher is not None:
             on_device = [nodes[name].gpu() if device == "gpu" else nodes[name] for name in ("boxes", "labels")]
-            outputs += encode_boxes(*on_device, matcher, config.model.image_size)
+            outputs += encode_boxes(*on_device, matcher, max(config.model.image_size))
         pipeline.set_outputs(*outputs, nodes["index"], *([nodes["boxes"], nodes["labels"]] if raw_boxes else []))
     pipeline.build()
     return pipeline

@@ -16,16 +16,17 @@ from ssd.config import Config
 from ssd.data.coco import CocoDataset, write_dali_annotations
 from ssd.data.graphs import (cached_samples, decoding_pipeline, evaluation_pipeline, fed_samples, operator_seeds,
                              training_pipeline)
-from ssd.data.matching import Matcher, Matches, dense_targets
 from ssd.data.samples import AUGMENTED_FIELDS, MATCHES, PLAIN_FIELDS, SampleFeed, read_image, steps_per_epoch
+from ssd.data.targets import dense_targets
 from ssd.errors import UserError
+from ssd.model.matching import Matcher, Matches
 
 __all__ = ["EvaluationLoader", "TrainingBatch", "TrainingLoader", "steps_per_epoch"]
 
 
 class TrainingBatch(NamedTuple):
-    """One rank's share of a step. images: MXNet array (batch, channels, side, side) or (batch, side, side,
-    channels), normalised; offsets: MXNet (batch, N, 4) float32 in units of the variances; classes: MXNet
+    """One rank's share of a step. images: MXNet array (batch, channels, height, width) or (batch,
+    height, width, channels), normalised; offsets: MXNet (batch, N, 4) float32 in units of the variances; classes: MXNet
     (batch, N) int32, 0 is background; indices: NumPy (batch,) into the data set; step: counted from 0 over the
     whole run; boxes and labels, if asked for: per image NumPy (m, 4) ltrb in [0, 1] and (m,) from 1. Offsets
     and classes are None without default boxes."""

@@ -29,7 +29,7 @@ PLAIN_FIELDS = dict(encoded=np.uint8, index=np.int32, boxes=np.float32, labels=n
 AUGMENTED_FIELDS = dict(anchor=np.float32, shape=np.float32, flip=np.int32, hue=np.float32, saturation=np.float32,
                         contrast=np.float32, brightness=np.float32)
 FIELDS = dict(PLAIN_FIELDS, **AUGMENTED_FIELDS)
-MATCHES = "matches"  # one more field where the feed has a matcher: ssd.data.matching.Matches
+MATCHES = "matches"  # one more field where the feed has a matcher: ssd.model.matching.Matches
 _RAGGED = ("encoded", "boxes", "labels", MATCHES)  # of another shape from sample to sample
 
 

@@ -13,8 +13,8 @@ LEAST_SIDE = 320     # smaller images are drawn enlarged, so that labels have ro
 
 
 class Sample(NamedTuple):
-    """A training image as the network gets it. image: (side, side, 3) uint8 RGB, the network's input turned back into
-    colours; boxes: (m, 4) ltrb in [0, 1]; labels: (m,) from 1; classes: (N,) of the default boxes, 0 background;
+    """A training image as the network gets it. image: (height, width, 3) uint8 RGB, the network's input turned back
+    into colours; boxes: (m, 4) ltrb in [0, 1]; labels: (m,) from 1; classes: (N,) of the default boxes, 0 background;
     default_boxes: (N, 4) ltrb in [0, 1] and beyond; index: of the image in the data set."""
     image: np.ndarray
     boxes: np.ndarray
@@ -25,7 +25,7 @@ class Sample(NamedTuple):
 
 
 def denormalise(images: np.ndarray, config: Config) -> np.ndarray:
-    """Network input (batch, 3 or 4, side, side), or channels last, to (batch, side, side, 3) uint8 RGB."""
+    """Network input (batch, 3 or 4, height, width), or channels last, to (batch, height, width, 3) uint8 RGB."""
     images = images.astype(np.float32)
     images = (images.transpose(0, 2, 3, 1) if config.model.layout == "NCHW" else images)[..., :3]
     values = images * np.float32(config.data.pixel_std) + np.float32(config.data.pixel_mean)
@@ -36,13 +36,10 @@ def take_samples(config: Config, dataset: CocoDataset, *, count: int, epoch: int
     """The first `count` images of an epoch (from 1), read on the CPU by the training loader itself. UserError as of
     `TrainingLoader`."""
     from ssd.data.pipeline import TrainingLoader, steps_per_epoch
-    from ssd.data.matching import build_matcher
-    from ssd.model.default_boxes import default_boxes
-    from ssd.model.ssd import build_model
+    from ssd.model.detector import build_detector
     batch = min(count, config.training.batch_size)
     config = config.with_values(decode="cpu", batch_size=batch)
-    sizes = build_model(config).feature_sizes()
-    matcher = build_matcher(config, default_boxes(sizes, config.default_boxes, config.model.image_size), sizes)
+    matcher = build_detector(config).matcher
     boxes = matcher.default_boxes_ltrb
     first = (epoch - 1) * steps_per_epoch(len(dataset.images_with_boxes), batch)
     loader = TrainingLoader(config, dataset, matcher, seed=seed, first_step=first, raw_boxes=True)
@@ -58,17 +55,16 @@ def take_samples(config: Config, dataset: CocoDataset, *, count: int, epoch: int
 
 
 def draw_samples(config: Config, dataset: CocoDataset, samples: List[Sample]) -> List[Tuple[np.ndarray, np.ndarray]]:
-    """Per sample two square tiles of one size, uint8 RGB, captioned: its objects; the default boxes matched to them,
+    """Per sample two tiles of one size, uint8 RGB, captioned: its objects; the default boxes matched to them,
     in their class's colour, over the objects' dashed boxes."""
     from ssd.drawing import class_colors, draw_boxes
     names = dataset.category_names
     colors = class_colors(names)
-    side = config.model.image_size
-    scale = -(-LEAST_SIDE // side)
+    scale = -(-LEAST_SIDE // min(config.model.image_size))
     tiles = []
     for sample in samples:
         image = np.repeat(np.repeat(sample.image, scale, axis=0), scale, axis=1)
-        size = image.shape[0]
+        size = np.tile(image.shape[1::-1], 2)
         labels = [names[label - 1] for label in sample.labels]
         width, height = dataset.sizes[sample.index]
         objects = draw_boxes(image, sample.boxes * size, labels, np.ones(len(labels)), colors, caption="{name}")
@@ -89,13 +85,13 @@ def _count(number: int, thing: str, plural: str = "s") -> str:
 
 
 def _captioned(image: np.ndarray, text: str) -> np.ndarray:
-    """The image, framed to stand apart from its neighbours, over a line of text; square."""
+    """The image, framed to stand apart from its neighbours, over a line of text; a square's tile is a square."""
     import cv2
     high, margin = 22, 3
-    side = image.shape[0] + high + margin
-    tile = np.full((side, side, 3), 255, np.uint8)
-    left = (side - image.shape[1]) // 2
+    height, width = image.shape[0] + high + margin, image.shape[1] + high + margin
+    tile = np.full((height, width, 3), 255, np.uint8)
+    left = (width - image.shape[1]) // 2
     tile[margin:margin + image.shape[0], left:left + image.shape[1]] = image
-    cv2.putText(tile, text.encode("ascii", "replace").decode(), (left, side - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.4,
+    cv2.putText(tile, text.encode("ascii", "replace").decode(), (left, height - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.4,
                 (0, 0, 0), 1, cv2.LINE_AA)
     return tile

@@ -2,16 +2,14 @@
 from __future__ import annotations
 
 import os
-from typing import Callable, Iterable, Tuple
+from typing import Callable, Iterable
 
 import mxnet as mx
 import numpy as np
 from mxnet.gluon import HybridBlock
 
-from ssd.config import Config
-from ssd.model.boxes import ltrb_to_xywh
-from ssd.model.default_boxes import default_boxes
-from ssd.model.detections import Detections
+from ssd.model.boxes.formats import ltrb_to_xywh
+from ssd.model.detector import Detector
 
 COLUMNS = 7    # image index, x, y, w, h, score, class
 
@@ -38,12 +36,10 @@ class Inference(HybridBlock):
         self.hybridize(backend="MKLDNN" if fused else None, static_alloc=True, static_shape=True)
 
 
-def build_inference(config: Config, network: HybridBlock, device) -> Tuple[Inference, np.ndarray]:
-    """The hybridized inference graph of an initialised network, and its default boxes, (N, 4) cxcywh in [0, 1]."""
-    boxes = default_boxes(network.feature_sizes(), config.default_boxes, config.model.image_size)
-    detections = Detections(boxes, config.model.num_classes, config.default_boxes, config.detection)
-    detections.initialize(ctx=device.context)
-    return Inference(network, detections, device.kind), boxes
+def build_inference(detector: Detector, device) -> Inference:
+    """The hybridized inference graph of a detector whose network is initialised."""
+    detector.detections.initialize(ctx=device.context)
+    return Inference(detector.network, detector.detections, device.kind)
 
 
 def detection_rows(outputs: np.ndarray, indices: np.ndarray, sizes: np.ndarray) -> np.ndarray:

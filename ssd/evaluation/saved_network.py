@@ -109,12 +109,12 @@ def detect_all(config: Config, weights: str, dataset, category_ids: Tuple[Option
     from ssd.evaluation.inference import build_inference, detect
     from ssd.evaluation.pending import as_detections
     from ssd.model.device import choose_device
-    from ssd.model.weights import load_network
+    from ssd.model.weights import load_detector
     device = choose_device(config)
-    network = load_network(config, weights, device.context)
-    inference, _ = build_inference(config, network, device)
+    detector = load_detector(config, weights, device.context)
+    inference = build_inference(detector, device)
     loader = EvaluationLoader(config, dataset, rank=0, size=1, device=device.kind, device_id=device.index,
-                              pad_channels=network.input_channels == 4)
+                              pad_channels=detector.network.input_channels == 4)
     done = [0]
 
     def before_batch():

@@ -1,6 +1,6 @@
 """Weights of another network of the same family as a start: other classes, another image size.
 
-A fused head's channels are offsets, then logits, class by class (see ssd.model.ssd): the offsets do not know of
+A fused head's channels are offsets, then logits, class by class (see ssd.model.heads.fused): the offsets do not know of
 classes and are kept, the logits of a class are kept where the weights know a class of that name.
 """
 from __future__ import annotations
@@ -11,8 +11,8 @@ import mxnet as mx
 import numpy as np
 
 from ssd.errors import UserError
-from ssd.model.default_boxes import boxes_per_cell
-from ssd.model.ssd import SSD
+from ssd.model.boxes.ssd_sizes import sizes_of
+from ssd.model.network import Network
 from ssd.model.weights import read_info, read_tensors
 
 HEAD = "predictors."
@@ -29,7 +29,7 @@ class Head(NamedTuple):
         return [4 * self.boxes + self.classes * box + label for box in range(self.boxes)]
 
 
-def load_matching(network: SSD, path: str, names: Sequence[str]) -> str:
+def load_matching(network: Network, path: str, names: Sequence[str]) -> str:
     """Sets what fits of an initialised network from a .params file or a checkpoint's parameters.npz; the rest stays as
     it is. Returns what was taken and what was not, in one line.
 
@@ -43,7 +43,7 @@ def load_matching(network: SSD, path: str, names: Sequence[str]) -> str:
     return _in_words(parameters, values, kept, names) + (f"; not used: {_some(unused)}" if unused else "")
 
 
-def fits(network: SSD, path: str, names: Sequence[str]) -> bool:
+def fits(network: Network, path: str, names: Sequence[str]) -> bool:
     """Whether `load_matching` would take the file."""
     try:
         _plan(network, path, names)
@@ -52,7 +52,7 @@ def fits(network: SSD, path: str, names: Sequence[str]) -> bool:
     return True
 
 
-def _plan(network: SSD, path: str, names: Sequence[str]) -> Tuple[Dict[str, np.ndarray], Dict[int, int], List[str]]:
+def _plan(network: Network, path: str, names: Sequence[str]) -> Tuple[Dict[str, np.ndarray], Dict[int, int], List[str]]:
     """New values by tensor name, the classes that are kept (class of the network -> class of the file), and the file's
     tensors that are of no use."""
     tensors = {name: tensor.asnumpy() for name, tensor in read_tensors(path).items()}
@@ -93,7 +93,7 @@ def _plan(network: SSD, path: str, names: Sequence[str]) -> Tuple[Dict[str, np.n
 
 
 def _described_heads(info) -> List[Head]:
-    return [Head(boxes, info.config.model.num_classes) for boxes in boxes_per_cell(info.config.default_boxes)]
+    return [Head(boxes, info.config.model.num_classes) for boxes in sizes_of(info.config).per_cell]
 
 
 def _guessed_heads(tensors, heads: List[Head], path: str) -> List[Head]:

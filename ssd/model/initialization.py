@@ -8,7 +8,7 @@ import mxnet as mx
 import numpy as np
 
 from ssd.errors import UserError
-from ssd.model.ssd import SSD
+from ssd.model.network import Network
 
 
 def _generator(seed: int, name: str) -> np.random.Generator:
@@ -41,7 +41,7 @@ def _convolution(generator, parameter, layout: str, kind: str, parts, true_input
     return to_layout(drawn.reshape(-1, inner, height, width).astype(np.float32), shape, layout)
 
 
-def initialize(network: SSD, seed: int, ctx) -> None:
+def initialize(network: Network, seed: int, ctx) -> None:
     """Gives every parameter its initial value.
 
     Backbone: torchvision's way. Extra features and heads: weights Xavier uniform, a fused head's parts as if they
@@ -67,7 +67,7 @@ def initialize(network: SSD, seed: int, ctx) -> None:
         parameter.set_data(mx.nd.array(value, dtype=parameter.dtype))
 
 
-def load_backbone(network: SSD, tensors: Dict[str, np.ndarray], source: str) -> None:
+def load_backbone(network: Network, tensors: Dict[str, np.ndarray], source: str) -> None:
     """Sets the backbone's parameters and running statistics from tensors under torchvision's names (OIHW)."""
     parameters = network.backbone.torchvision_parameters()
     missing, unexpected = sorted(set(parameters) - set(tensors)), sorted(set(tensors) - set(parameters))

@@ -46,7 +46,9 @@ def convolution(config: ModelConfig, in_channels: int, channels: int, kernel: in
                 layout=config.layout, prefix=prefix)
 
 
-def batch_norm(config: ModelConfig, channels: int) -> nn.BatchNorm:
-    """BatchNorm over the channels; its parameters stay float32 when the network is cast to float16."""
+def batch_norm(config: ModelConfig, channels: int, frozen: bool = False, prefix: str = None) -> nn.BatchNorm:
+    """BatchNorm over the channels; its parameters stay float32 when the network is cast to float16. frozen: it uses
+    its running statistics in training too, and leaves them alone."""
     return nn.BatchNorm(axis=channel_axis(config), momentum=config.batch_norm_momentum,
-                        epsilon=config.batch_norm_epsilon, in_channels=channels)
+                        epsilon=config.batch_norm_epsilon, in_channels=channels, use_global_stats=frozen,
+                        prefix=prefix)

@@ -22,7 +22,7 @@ class Operation(NamedTuple):
 def operations(network, batch_size: int = 1) -> List[Operation]:
     """Every operator of a forward pass of `batch_size` images, in the order in which they are computed.
 
-    network: a HybridBlock of one input with `input_shape(batch_size)`, as ssd.model.ssd.SSD; it need not be
+    network: a HybridBlock of one input with `input_shape(batch_size)`, as ssd.model.network.Network; it need not be
     initialised.
     """
     return [operation for operation, _ in _walk(network, batch_size)]

@@ -17,13 +17,14 @@ import numpy as np
 from ssd.config import Config
 from ssd.errors import UserError
 from ssd.model.initialization import initialize
-from ssd.model.ssd import SSD, build_model
+from ssd.model.detector import Detector, build_detector
+from ssd.model.network import Network
 from ssd.model.weights_info import METADATA, WeightsInfo, pack_info, unpack_info
 
-__all__ = ["WeightsInfo", "load_network", "load_weights", "pack_info", "read_info", "read_tensors", "save_weights"]
+__all__ = ["WeightsInfo", "load_detector", "load_weights", "pack_info", "read_info", "read_tensors", "save_weights"]
 
 
-def save_weights(network: SSD, path: str, info: Optional[WeightsInfo] = None) -> None:
+def save_weights(network: Network, path: str, info: Optional[WeightsInfo] = None) -> None:
     """Writes all parameters and running statistics, and `info`; an older file at `path` is replaced only by a whole
     new one. UserError if it cannot be written."""
     partial = f"{path}.{os.getpid()}.partial"
@@ -43,7 +44,7 @@ def save_weights(network: SSD, path: str, info: Optional[WeightsInfo] = None) ->
             os.remove(partial)
 
 
-def load_weights(network: SSD, path: str) -> None:
+def load_weights(network: Network, path: str) -> None:
     """Sets all parameters of an initialised network, from a .params file or a checkpoint's parameters.npz; UserError
     if the file is of another network. Weights of layout NHWC, if they say so, fit a network of layout NCHW."""
     tensors = read_tensors(path)
@@ -67,17 +68,17 @@ def load_weights(network: SSD, path: str) -> None:
         parameter.set_data(tensors[name].astype(parameter.dtype))
 
 
-def load_network(config: Config, path: str, context) -> SSD:
-    """The network of `config` with the weights at `path`, on an MXNet context. UserError as of `load_weights`."""
-    network = build_model(config)
-    initialize(network, 0, context)
-    load_weights(network, path)
-    return network
+def load_detector(config: Config, path: str, context) -> Detector:
+    """The detector of `config` with the weights at `path`, on an MXNet context. UserError as of `load_weights`."""
+    detector = build_detector(config)
+    initialize(detector.network, 0, context)
+    load_weights(detector.network, path)
+    return detector
 
 
 def _channels_first(name: str, tensor: mx.nd.NDArray, shape) -> mx.nd.NDArray:
     """A tensor of layout NHWC for a parameter of `shape` in NCHW: OHWI becomes OIHW, without what was padded for tensor
-    cores (see ConvPredictor and input_channels)."""
+    cores (see FusedHead and input_channels)."""
     tensor = tensor.transpose((0, 3, 1, 2)) if tensor.ndim == 4 else tensor
     if name.startswith("predictors.") and tensor.shape[0] == -(-shape[0] // 8) * 8:
         return tensor[:shape[0]]

@@ -13,7 +13,7 @@ from typing import Any, Tuple
 
 import numpy as np
 
-from ssd.config import Config, apply_values, as_dict, builtin_recipes, load_recipe
+from ssd.config import Config, apply_values, as_dict, builtin_recipes, completed, load_recipe
 from ssd.errors import UserError
 
 METADATA = "metadata"   # no tensor is called so: their names have a dot
@@ -84,10 +84,12 @@ def _config(content: Any, where: str) -> Config:
             or any(not isinstance(part, dict) for part in settings.values()):
         raise UserError(f"{where}: no recipe's name and settings by section")
     base = load_recipe(recipe if recipe in builtin_recipes() else BASE_RECIPE)
-    values = {f"{section}.{name}": value for section, part in settings.items() for name, value in part.items()}
-    wanted = [f"{section}.{field.name}" for section in SECTIONS
-              for field in dataclasses.fields(getattr(base, section)) if field.default is dataclasses.MISSING]
-    missing = [name for name in wanted + [f"data.{name}" for name in NORMALISATION] if name not in values]
-    if missing:
-        raise UserError(f"{where}: {missing[0]} is missing")
+    values = {f"{section}.{name}": value for section, part in completed(settings, SECTIONS).items()
+              for name, value in part.items()}
+    if recipe not in builtin_recipes():    # nothing says what it had, but for what every run had before
+        wanted = [f"{section}.{field.name}" for section in SECTIONS
+                  for field in dataclasses.fields(getattr(base, section)) if field.default is dataclasses.MISSING]
+        missing = [name for name in wanted + [f"data.{name}" for name in NORMALISATION] if name not in values]
+        if missing:
+            raise UserError(f"{where}: {missing[0]} is missing")
     return dataclasses.replace(apply_values(base, values, where), recipe=recipe)

@@ -21,7 +21,7 @@ RATE = ((0, 0.0), (3, .045), (44, .045), (44, .0045), (50, .0045))
 def is_benchmark(config) -> bool:
     """Whether a Config is the benchmark's network on a data set of COCO's 80 categories (perhaps a part of COCO)."""
     model = config.model
-    return (model.detector, model.backbone, model.width, model.image_size, model.num_classes) == \
+    return (model.detector, model.backbone, model.width, model.image_size.plain, model.num_classes) == \
         ("ssd", "resnet34", 1.0, 300, 81)
 
 

@@ -49,8 +49,8 @@ def summary(annotations, evaluation: Evaluation, config, left_out: Sequence[str]
     network = ""
     if config is not None:
         model = config.model
-        network = (f"{model.detector.upper()}, {model.backbone}, width {model.width:g}, {model.image_size} x "
-                   f"{model.image_size} pixels, {model.num_classes - 1} classes"
+        network = (f"{model.detector.upper()}, {model.backbone}, width {model.width:g}, "
+                   f"{model.image_size.height} x {model.image_size.width} pixels, {model.num_classes - 1} classes"
                    f" ({config.recipe})")
     missing = ""
     if left_out:

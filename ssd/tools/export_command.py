@@ -125,17 +125,14 @@ class _Exporter:
         import PIL._imaging  # noqa: F401  before mxnet: see ssd.training.ranks.load_before_horovod
         import nvidia.dali.fn  # noqa: F401
         from ssd.evaluation.saved_network import settings_of
-        from ssd.tools.detector import classes_of
+        from ssd.tools.predictor import classes_of
         config, info = settings_of(args, args.weights)
         self.names, self.ids = classes_of(config, info, args.weights, args.classes)
         self.config = config = config.with_values(layout="NCHW", dtype="float32", device="cpu", decode="cpu")
         import mxnet as mx
-        from ssd.model.default_boxes import default_boxes
-        from ssd.model.detections import Detections
-        from ssd.model.weights import load_network
-        self.network = load_network(config, args.weights, mx.cpu())
-        self.boxes = default_boxes(self.network.feature_sizes(), config.default_boxes, config.model.image_size)
-        self.detections = Detections(self.boxes, config.model.num_classes, config.default_boxes, config.detection)
+        from ssd.model.weights import load_detector
+        detector = load_detector(config, args.weights, mx.cpu())
+        self.network, self.boxes, self.detections = detector.network, detector.default_boxes, detector.detections
         self.detections.initialize(ctx=mx.cpu())
 
     def export(self, stem: str, formats: List[str], pictures) -> List[Tuple[str, Difference]]:
@@ -172,15 +169,16 @@ class _Exporter:
                                for place in range(len(images))])
 
 
-def compare(outputs: List[np.ndarray], live: np.ndarray, image_size: int, threshold: float) -> Difference:
+def compare(outputs: List[np.ndarray], live: np.ndarray, image_size, threshold: float) -> Difference:
     """One image's ids (K, 1), scores (K, 1) and boxes (K, 4) against live rows (K, 6) of ssd.model.detections.
+    image_size: height, width [pixels].
 
     A detection's counterpart is the nearest of its class that has no other. One whose score is within the tolerance
     of the threshold, or of the last that is kept, may lack it: it is excused.
     """
     ids, scores, boxes = outputs
     found = ids[:, 0] >= 0
-    ours = np.concatenate([ids[found], scores[found], boxes[found] / image_size], axis=1)
+    ours = np.concatenate([ids[found], scores[found], boxes[found] / np.tile(image_size[::-1], 2)], axis=1)
     theirs = live[live[:, 0] > 0]
     theirs = np.concatenate([theirs[:, :1] - 1, theirs[:, 1:]], axis=1)
     edge = threshold

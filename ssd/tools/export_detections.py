@@ -6,7 +6,7 @@ from typing import Tuple
 import numpy as np
 
 from ssd.config import Config
-from ssd.model.detections import MAX_LOG_SIZE
+from ssd.model.detections.per_class import MAX_LOG_SIZE
 from ssd.tools.export_onnx import GraphBuilder
 
 
@@ -14,7 +14,7 @@ def add_detections(builder: GraphBuilder, offsets: str, logits: str, default_box
                    config: Config) -> Tuple[str, str, str]:
     """Adds what turns offsets (B, N, 4) and logits (B, N, classes) into detections, best score first.
 
-    Returns the names of ids (B, K, 1), scores (B, K, 1) and boxes (B, K, 4) ltrb in pixels of the network's square
+    Returns the names of ids (B, K, 1), scores (B, K, 1) and boxes (B, K, 4) ltrb in pixels of the network's
     input; ids count from 0; rows without a detection are -1 throughout.
     """
     add, settings = builder.add, config.detection
@@ -44,7 +44,9 @@ def add_detections(builder: GraphBuilder, offsets: str, logits: str, default_box
     all_boxes = builder.integers(count)
     ids = add("Cast", add("Div", place, all_boxes), to=1)
     index = add("Sub", place, add("Mul", add("Div", place, all_boxes), all_boxes))
-    pixels = add("Mul", add("GatherND", boxes, index, batch_dims=1), builder.number(config.model.image_size))
+    height, width = config.model.image_size
+    size = config.model.image_size.height if height == width else [width, height] * 2
+    pixels = add("Mul", add("GatherND", boxes, index, batch_dims=1), builder.number(size))
     return tuple(add("Where", found, part, nothing) for part in (ids, best, pixels))
 
 

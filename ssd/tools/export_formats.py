@@ -1,7 +1,7 @@
 """A network with its detections as files that run without this package, and such files run again.
 
-Both take normalised images, float32 (B, 3, S, S) for any B, and give ids (B, K, 1), scores (B, K, 1) and boxes
-(B, K, 4), best score first, as Gluon's detectors do: ids from 0, boxes ltrb in pixels of the network's square input,
+Both take normalised images, float32 (B, 3, H, W) for any B, and give ids (B, K, 1), scores (B, K, 1) and boxes
+(B, K, 4), best score first, as Gluon's detectors do: ids from 0, boxes ltrb in pixels of the network's input,
 -1 throughout in rows without a detection.
 """
 from __future__ import annotations
@@ -21,14 +21,20 @@ OUTPUTS = ("ids", "scores", "boxes")
 class GluonDetector(HybridBlock):
     """Network and detections as one block that stands alone when exported."""
 
-    def __init__(self, network: HybridBlock, detections: HybridBlock, image_size: int, **kwargs):
+    def __init__(self, network: HybridBlock, detections: HybridBlock, image_size, **kwargs):
         super().__init__(**kwargs)
-        self.network, self.detections, self.image_size = network, detections, image_size
+        self.network, self.detections = network, detections
+        self.height, self.width = image_size
 
     def hybrid_forward(self, F, images):
         rows = self.detections(*self.network(images))
         label, score = (F.slice_axis(rows, axis=2, begin=place, end=place + 1) for place in (0, 1))
-        boxes = F.slice_axis(rows, axis=2, begin=2, end=6) * self.image_size
+        boxes = F.slice_axis(rows, axis=2, begin=2, end=6)
+        if self.height == self.width:
+            boxes = boxes * self.height
+        else:
+            boxes = F.concat(*[F.slice_axis(boxes, axis=2, begin=place, end=place + 1) * side
+                               for place, side in enumerate((self.width, self.height) * 2)], dim=2)
         found = F.broadcast_greater(score, F.zeros_like(score))
         everywhere = F.broadcast_like(found, boxes)
         return (F.where(found, label - 1, -F.ones_like(label)), F.where(found, score, -F.ones_like(score)),
@@ -37,14 +43,14 @@ class GluonDetector(HybridBlock):
 
 def description(config: Config, category_ids, category_names, boxes: int) -> Dict:
     """What a user of the files has to know, as plain values."""
-    size, detection = config.model.image_size, config.detection
+    (height, width), detection = config.model.image_size, config.detection
     return dict(
-        input=dict(name="images", shape=["batch", 3, size, size], type="float32",
-                   preparation="RGB, resized to the square without keeping the aspect ratio (bilinear, antialiased), "
+        input=dict(name="images", shape=["batch", 3, height, width], type="float32",
+                   preparation="RGB, resized to that without keeping the aspect ratio (bilinear, antialiased), "
                                "divided by 255, minus mean, divided by std"),
         outputs=dict(ids="class from 0, -1: no detection", scores="0 to 1, best first",
-                     boxes=f"left, top, right, bottom in pixels of the {size} x {size} input"),
-        image_size=size, mean=list(config.data.pixel_mean), std=list(config.data.pixel_std),
+                     boxes=f"left, top, right, bottom in pixels of the {width} x {height} input"),
+        image_size=config.model.image_size.plain, mean=list(config.data.pixel_mean), std=list(config.data.pixel_std),
         class_names=list(category_names), category_ids=[int(number) for number in category_ids],
         score_threshold=detection.score_threshold, nms_iou=detection.nms_iou,
         boxes_per_class=detection.boxes_per_class, boxes_per_image=detection.boxes_per_image, default_boxes=boxes,
@@ -65,12 +71,12 @@ def write_onnx(stem: str, network, default_boxes_cxcywh: np.ndarray, config: Con
     from ssd.tools.export_onnx import IR_VERSION, OPSET, GraphBuilder, add_network
     builder = GraphBuilder()
     results = add_detections(builder, *add_network(builder, network, "images"), default_boxes_cxcywh, config)
-    size = config.model.image_size
+    height, width = config.model.image_size
     for result, name in zip(results, OUTPUTS):
         builder.nodes.append(helper.make_node("Identity", [result], [name], name=f"output_{name}"))
     graph = helper.make_graph(
         builder.nodes, "detector",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, size, size])],
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, height, width])],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", "detections", 4 if name == "boxes" else 1])
          for name in OUTPUTS],
         [numpy_helper.from_array(array, name) for name, array in builder.constants.items()])

@@ -61,7 +61,7 @@ _share.__name__, _count.__name__ = "number", "whole number"    # what argparse c
 def run(args) -> int:
     """Predicts; returns 0, 1 where some input could not be read, or 130 after a Ctrl-C, when what is done has been
     written. UserError for what is refused before."""
-    from ssd.tools.detector import load_detector
+    from ssd.tools.predictor import load_predictor
     from ssd.tools.inputs import find_inputs
     from ssd.tools.prediction import Prediction
     inputs, others = find_inputs(args.inputs)
@@ -73,7 +73,7 @@ def run(args) -> int:
         raise UserError(f"--output {folder}: " + ("holds files already; name a new folder" if os.path.isdir(folder)
                                                   else "is no folder"))
     scheme = Scheme(args.annotations, inputs) if args.annotations else None
-    detector = load_detector(args.weights, args, args.classes, args.batch_size)
+    detector = load_predictor(args.weights, args, args.classes, args.batch_size)
     if scheme is not None:
         scheme.map_classes(detector, args.weights)
     try:

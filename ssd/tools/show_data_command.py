@@ -47,7 +47,7 @@ def run(args) -> int:
     from ssd.drawing import mosaic, save_image
     samples = take_samples(config, dataset, count=args.count, epoch=args.epoch, seed=max(0, config.run.seed))
     tiles = draw_samples(config, dataset, samples)
-    side = tiles[0][0].shape[0]
+    side = max(tiles[0][0].shape[:2])
     for name, column in ((AUGMENTED, 0), (MATCHED, 1)):
         path = os.path.join(folder, name)
         save_image(path, mosaic([pair[column] for pair in tiles], args.columns, side))

@@ -11,12 +11,12 @@ from ssd.data import annotation_checks as checks
 from ssd.data.annotation_file import read_annotation_file
 from ssd.data.coverage import SIZES, coverage
 from ssd.errors import UserError
-from ssd.model.default_boxes import box_shapes
-from ssd.model.geometry import feature_sizes
+from ssd.model.boxes.default_boxes import box_shapes
+from ssd.model.boxes.ssd_sizes import Sizes
 
 # Part of the network by the names of its operators, in the order in which they are shown.
-BLOCKS = ((r"resnetmlperf0_(conv|batchnorm|pool)", "backbone stem"), (r"resnetmlperf0_stage(\d+)", "backbone stage {}"),
-          (r"expand_(?:trans_)?conv(\d+)", "extra block {}"), (r"convpredictor(\d+)", "head {}"))
+BLOCKS = ((r"{backbone}(conv|batchnorm|pool)", "backbone stem"), (r"{backbone}stage(\d+)", "backbone stage {{}}"),
+          (r"expand_(?:trans_)?(?:conv|batchnorm)(\d+)", "extra block {{}}"), (r"convpredictor(\d+)", "head {{}}"))
 
 
 class GroundTruth(NamedTuple):
@@ -52,35 +52,37 @@ def read_ground_truth(path: str) -> GroundTruth:
 def summarise(config: Config, truth: GroundTruth = None) -> Dict[str, Any]:
     """Everything about the network of a recipe, in plain values: see docs/summary.md for the keys."""
     from ssd.model.operations import operations, training_multiply_adds
-    from ssd.model.ssd import build_model
-    model = config.model
-    network = build_model(config)
+    from ssd.model.detector import build_detector
+    model, detector = config.model, build_detector(config)
+    network = detector.network
     layers = operations(network)
-    maps = _maps(config)
+    maps = _maps(detector.sizes)
     result = dict(
         recipe=config.recipe, detector=model.detector, backbone=model.backbone, width=model.width,
-        image_size=model.image_size, num_classes=model.num_classes,
+        image_size=model.image_size.plain, num_classes=model.num_classes,
         parameters=sum(layer.parameters for layer in layers),
         multiply_adds=sum(layer.multiply_adds for layer in layers),
         training_multiply_adds=training_multiply_adds(network),
-        default_boxes=sum(entry["boxes"] for entry in maps), blocks=_blocks(layers, model.layout), maps=maps,
+        default_boxes=sum(entry["boxes"] for entry in maps), maps=maps,
+        default_boxes_outside=detector.sizes.outside() if config.default_boxes.steps else 0,
+        blocks=_blocks(layers, model.layout, network.backbone.prefix),
         layers=[dict(name=layer.name, op=layer.op, output_shape=list(layer.output_shape), parameters=layer.parameters,
                      multiply_adds=layer.multiply_adds) for layer in layers])
     if truth is not None:
-        result["coverage"] = _coverage(config, truth)
+        result["coverage"] = _coverage(config, detector, truth)
     return result
 
 
-def _blocks(layers, layout: str) -> List[Dict[str, Any]]:
+def _blocks(layers, layout: str, backbone: str) -> List[Dict[str, Any]]:
     """Parameters and multiply-adds by part of the network; output: channels, height, width."""
     found: Dict[Tuple[int, int], Dict[str, Any]] = {}
     for layer in layers:
         for kind, (pattern, title) in enumerate(BLOCKS):
-            match = re.search(pattern, layer.name)
+            match = re.search(pattern.format(backbone=re.escape(backbone)), layer.name)
             if match:
                 number = match.group(1)
                 place = (kind, int(number) if number.isdigit() else 0)
-                block = found.setdefault(place, dict(name=title.format(number), parameters=0, multiply_adds=0))
+                block = found.setdefault(place, dict(name=title.format().format(number), parameters=0, multiply_adds=0))
                 block["parameters"] += layer.parameters
                 block["multiply_adds"] += layer.multiply_adds
                 if layer.op in ("Convolution", "Pooling"):
@@ -89,16 +91,20 @@ def _blocks(layers, layout: str) -> List[Dict[str, Any]]:
     return [found[place] for place in sorted(found)]
 
 
-def _maps(config: Config) -> List[Dict[str, Any]]:
-    model, boxes = config.model, config.default_boxes
-    sizes = feature_sizes(model.image_size, model.extra_strides, model.extra_pads)
-    return [dict(cells=size, step=step, boxes=size * size * len(shapes),
-                 shapes=[[round(min(side, 1.0) * model.image_size, 2) for side in shape] for shape in shapes])
-            for size, step, shapes in zip(sizes, boxes.steps, box_shapes(boxes, model.image_size))]
+def _maps(sizes: Sizes) -> List[Dict[str, Any]]:
+    """cells, step: one number where rows and columns agree, else [rows, columns]; shapes: [width, height] [pixels]."""
+    height, width = sizes.image_size
+
+    def short(pair):
+        return pair[0] if pair[0] == pair[1] else list(pair)
+    return [dict(cells=short(cells), step=short(step), boxes=cells[0] * cells[1] * len(shapes),
+                 shapes=[[round(min(wide, 1.0) * width, 2), round(min(high, 1.0) * height, 2)]
+                         for wide, high in shapes])
+            for cells, step, shapes in zip(sizes.maps, sizes.steps, box_shapes(sizes))]
 
 
-def _coverage(config: Config, truth: GroundTruth) -> Dict[str, Any]:
-    best, matched = coverage(config, truth.ltrb, truth.image)
+def _coverage(config: Config, detector, truth: GroundTruth) -> Dict[str, Any]:
+    best, matched = coverage(detector.sizes, detector.matcher, truth.ltrb, truth.image)
     threshold = config.default_boxes.matching_iou
     result: Dict[str, Any] = dict(annotations=truth.path, images=truth.images, left_out=truth.left_out,
                                   iou=threshold, sizes={})

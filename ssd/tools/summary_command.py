@@ -54,9 +54,9 @@ def run(args) -> int:
 
 def format_summary(summary: dict, layers: bool):
     """The parts of the text for people."""
-    size = summary["image_size"]
+    size = " x ".join((str(summary["image_size"]).split("x") * 2)[:2])
     yield (f"{summary['recipe']}: {summary['detector']}, {summary['backbone']} of width {summary['width']:g}, "
-           f"{size} x {size} pixels, {summary['num_classes']} classes with the background")
+           f"{size} pixels, {summary['num_classes']} classes with the background")
     entries = summary["layers"] if layers else summary["blocks"]
     rows = [(entry["name"], " x ".join(map(str, entry["output_shape"][1:] if layers else entry["output"])),
              f"{entry['parameters']:,}", _millions(entry["multiply_adds"])) for entry in entries]
@@ -64,13 +64,22 @@ def format_summary(summary: dict, layers: bool):
     yield "\n".join(_table(("layer" if layers else "part", "output", "parameters", "million multiply-adds"), rows))
     yield (f"A multiply-add is two operations: {2e-9 * summary['multiply_adds']:.1f} GFLOP for an image forward, "
            f"{2e-9 * summary['training_multiply_adds']:.1f} with its gradients in training")
-    rows = [(f"{entry['cells']} x {entry['cells']}", f"{entry['step']:.4g}", f"{entry['boxes']:,}",
+    rows = [(_pair(entry["cells"], "d"), _pair(entry["step"], ".4g"), f"{entry['boxes']:,}",
              "  ".join(f"{width:.0f}x{height:.0f}" for width, height in entry["shapes"])) for entry in summary["maps"]]
     rows.append(("all", "", f"{summary['default_boxes']:,}", ""))
     yield "\n".join(_table(("map", "step", "boxes", "sizes of its default boxes [pixels of the input]"), rows,
                            left=(3,)))
+    if summary["default_boxes_outside"]:
+        yield (f"The centres of {summary['default_boxes_outside']:,} default boxes lie outside the image: steps are "
+               "given that are larger than its cells")
     if "coverage" in summary:
         yield _format_coverage(summary["coverage"])
+
+
+def _pair(value, form: str) -> str:
+    """'38 x 38' of cells, a step as one number where rows and columns agree."""
+    pair = value if isinstance(value, list) else [value] * (2 if form == "d" else 1)
+    return " x ".join(format(one, form) for one in pair)
 
 
 def _format_coverage(found: dict) -> str:

@@ -165,8 +165,9 @@ def initialize_weights(network, config: Config, ranks, context, resumed: bool, n
                 say(f"--{flag.replace('_', '-')} is not used: the weights are the checkpoint's")
         return
     if run.pretrained_backbone:
-        from ssd.model.backbone_onnx import read_backbone
-        load_backbone(network, read_backbone(run.pretrained_backbone, say), run.pretrained_backbone)
+        from ssd.model.backbones.onnx_file import read_backbone
+        tensors = read_backbone(run.pretrained_backbone, config.model.backbone, say)
+        load_backbone(network, tensors, run.pretrained_backbone)
         say(f"backbone: {run.pretrained_backbone}")
     if run.weights:
         take_weights(network, run.weights, run.fine_tune, names, say)

@@ -8,7 +8,6 @@ import numpy as np
 from mxnet.gluon import HybridBlock
 
 from ssd.config import Config
-from ssd.model.loss import SSDLoss
 from ssd.training.loss_scale import LossScale
 
 
@@ -29,8 +28,8 @@ class TrainingStep:
     SGD with the learning rate inside the momentum, weight decay on every parameter, no clipping.
     """
 
-    def __init__(self, network: HybridBlock, config: Config, ranks):
-        self.graph = NetworkWithLoss(network, SSDLoss(config.loss))
+    def __init__(self, network: HybridBlock, loss: HybridBlock, config: Config, ranks):
+        self.graph = NetworkWithLoss(network, loss)
         self.graph.hybridize(static_alloc=True, static_shape=True)
         training = config.training
         half = config.model.dtype == "float16"

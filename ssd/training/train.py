@@ -62,10 +62,10 @@ class Training:
         """Everything that does not touch the data set, and its one-off check (cached beside the user's files)."""
         config, ranks = self.config, self.ranks
         from ssd.data.pipeline import steps_per_epoch
-        from ssd.data.resolve import describe, resolve
+        from ssd.data.resolve import resolve
         from ssd.evaluation.inference import build_inference
         from ssd.model.device import choose_device
-        from ssd.model.ssd import build_model
+        from ssd.model.detector import build_detector, describe
         from ssd.model.weights_info import WeightsInfo
         from ssd.training.schedule import build_schedule
         from ssd.training.step import TrainingStep, dry_run
@@ -91,16 +91,17 @@ class Training:
         self.config = config = config.with_values(seed=self.seed)
         if self.first:
             setup.save_recipe(config, self.folder, ranks.size)
-            self.say(setup.describe(config, self.device, ranks.size) + "\n" + describe(config))
-
-        self.network = build_model(config)
+            self.say(setup.describe(config, self.device, ranks.size))
+        self.detector = build_detector(config)
+        self.network = self.detector.network
+        self.say(describe(config, self.detector.sizes))
         self.info = WeightsInfo(config, self.train_set.category_ids, self.train_set.category_names)
         self.watch.note("building the network", 0)
         setup.initialize_weights(self.network, config, ranks, self.device.context, bool(resumed),
                                  self.train_set.category_names, self.say)
-        self.step = TrainingStep(self.network, config, ranks)
-        self.inference, self.boxes = build_inference(config, self.network, self.device)
-        dry_run(self.step, self.inference, self.network, config, len(self.boxes), self.device.context)
+        self.step = TrainingStep(self.network, self.detector.loss, config, ranks)
+        self.inference = build_inference(self.detector, self.device)
+        dry_run(self.step, self.inference, self.network, config, len(self.detector.default_boxes), self.device.context)
         self.metrics = setup.open_metrics(config, self.folder if self.first else None, resumed)
         if resumed:
             self.take_up(resumed)
@@ -137,14 +138,12 @@ class Training:
     # ---- on the clock
 
     def open_data(self) -> None:
-        from ssd.data.matching import build_matcher
         from ssd.data.pipeline import EvaluationLoader, TrainingLoader
         from ssd.evaluation.pending import PendingScore
         place = dict(rank=self.ranks.rank, size=self.ranks.size, device=self.device.kind,
                      device_id=self.device.index, pad_channels=self.network.input_channels == 4)
         self.watch.note("opening the data set", self.progress.steps)
-        matcher = build_matcher(self.config, self.boxes, self.network.feature_sizes())
-        self.train_data = TrainingLoader(self.config, self.train_set, matcher, seed=self.seed,
+        self.train_data = TrainingLoader(self.config, self.train_set, self.detector.matcher, seed=self.seed,
                                          first_step=self.progress.steps, **place)
         if self.progress.steps and not self.train_data.exact:
             self.say("decode cache: the order of images after a resume is another than without one")

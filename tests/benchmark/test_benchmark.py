@@ -54,9 +54,9 @@ def check_arithmetic(result, training):
     """Of the network at a width of an eighth, on 96 pixels."""
     from ssd.config import load_recipe
     from ssd.model.operations import forward_multiply_adds, training_multiply_adds
-    from ssd.model.ssd import build_model
+    from ssd.model.detector import build_detector
     count = training_multiply_adds if training else forward_multiply_adds
-    network = build_model(load_recipe("ssd-resnet34-shapes").with_values(width=0.125, image_size=96))
+    network = build_detector(load_recipe("ssd-resnet34-shapes").with_values(width=0.125, image_size=96)).network
     arithmetic = result["arithmetic"]
     assert arithmetic["operations_per_image"] == 2 * count(network)
     assert arithmetic["operations_per_second"] == pytest.approx(
@@ -163,8 +163,8 @@ def test_allreduce_on_two_ranks():
     check_spread(result["step_seconds"], 3)
     from ssd.config import load_recipe
     from ssd.model.operations import parameter_count
-    from ssd.model.ssd import build_model
-    network = build_model(load_recipe("ssd-resnet34-shapes").with_values(width=0.125, image_size=96))
+    from ssd.model.detector import build_detector
+    network = build_detector(load_recipe("ssd-resnet34-shapes").with_values(width=0.125, image_size=96)).network
     assert result["ranks"] == 2 and result["gradient_bytes"] == 4 * parameter_count(network)
     # Of two ranks, each sends as much as its gradients are.
     assert result["bus_bytes_per_second"]["maximum"] == pytest.approx(

@@ -5,17 +5,15 @@ import pytest
 from ssd.config import load_recipe
 from ssd.data import coverage as module
 from ssd.data.coverage import coverage
-from ssd.data.matching import build_matcher
-from ssd.model.boxes import cxcywh_to_ltrb
-from ssd.model.default_boxes import default_boxes
-from ssd.model.geometry import feature_sizes
+from ssd.model.boxes.formats import cxcywh_to_ltrb
+from ssd.model.boxes.default_boxes import default_boxes
+from ssd.model.boxes.ssd_sizes import sizes_of
+from ssd.model.matching import Matcher
 
 
 def all_pairs(config, truths, image):
     """(best IoU, matched default boxes, whether another default box is as good as the best) by the whole matrix."""
-    model = config.model
-    cells = feature_sizes(model.image_size, model.extra_strides, model.extra_pads)
-    boxes = cxcywh_to_ltrb(default_boxes([(n, n) for n in cells], config.default_boxes, model.image_size).astype(float))
+    boxes = cxcywh_to_ltrb(default_boxes(sizes_of(config)).astype(float))
     low, high = np.maximum(truths[:, None, :2], boxes[:, :2]), np.minimum(truths[:, None, 2:], boxes[:, 2:])
     common = np.clip(high - low, 0, None).prod(2)
     iou = common / ((truths[:, 2:] - truths[:, :2]).prod(1)[:, None] + (boxes[:, 2:] - boxes[:, :2]).prod(1) - common)
@@ -30,17 +28,22 @@ def all_pairs(config, truths, image):
     return best, counts, (iou > best[:, None] - 1e-6).sum(1) > 1
 
 
-@pytest.mark.parametrize("size", [96, 264, 300])
+def matcher_of(config):
+    sizes = sizes_of(config)
+    return Matcher(cxcywh_to_ltrb(default_boxes(sizes)), config.default_boxes, sizes.grid)
+
+
+@pytest.mark.parametrize("size", [96, 264, 300, "128x200"])
 @pytest.mark.parametrize("threshold", [0.5, 0.35])
 def test_coverage_is_that_of_all_pairs(size, threshold, monkeypatch):
     config = load_recipe("ssd-resnet34-coco").with_values(image_size=size, matching_iou=threshold)
-    random = np.random.default_rng(size)
+    random = np.random.default_rng(7)
     center, side = random.random((400, 2)), np.exp(random.uniform(-2.5, 0, (400, 2)))
     truths = np.clip(np.concatenate([center - side / 2, center + side / 2], axis=1), 0, 1)
     truths = truths[(truths[:, 2:] - truths[:, :2]).min(1) > 0.01]
     image = np.sort(random.integers(0, 150, len(truths)))
     monkeypatch.setattr(module, "CHUNK", 50)    # several chunks, that may not part an image
-    best, matched = coverage(config, truths, image)
+    best, matched = coverage(sizes_of(config), matcher_of(config), truths, image)
     expected, counts, tied = all_pairs(config, truths, image)
     np.testing.assert_allclose(best, expected, atol=1e-5)
     # Of equally good boxes either may be claimed here: images without such are compared.
@@ -49,22 +52,21 @@ def test_coverage_is_that_of_all_pairs(size, threshold, monkeypatch):
     np.testing.assert_array_equal(matched[clear], counts[clear])
 
 
-@pytest.mark.parametrize("size", [96, 300])
+@pytest.mark.parametrize("size", [96, 300, "256x140"])
 def test_ties_are_broken_as_in_training(size, monkeypatch):
     """Tiny objects, whole cells and equal boxes, where ties are the rule; the smallest meets no box's centre."""
     config = load_recipe("ssd-resnet34-coco").with_values(image_size=size)
-    random = np.random.default_rng(size)
+    random = np.random.default_rng(8)
     low = random.integers(0, 60, (600, 2)) / 64
     side = random.choice([1, 2, 4, 8, 32], (600, 2), p=[.4, .3, .1, .1, .1]) / 64
     truths = np.clip(np.concatenate([low, low + side], axis=1), 0, 1)
     truths[random.integers(0, 600, 60)] = truths[0]
     image = np.sort(random.integers(0, 120, len(truths)))
-    cells = [(n, n) for n in feature_sizes(size, config.model.extra_strides, config.model.extra_pads)]
-    matcher = build_matcher(config, default_boxes(cells, config.default_boxes, size), cells)
+    matcher = matcher_of(config)
     expected = []
     for number in np.unique(image):
         boxes = truths[image == number].astype(np.float32)
         found = matcher(boxes, np.arange(1, len(boxes) + 1))
         expected.append(np.bincount(found.classes - 1, minlength=len(boxes)))
     monkeypatch.setattr(module, "COMPARED", 20000)    # several blocks
-    np.testing.assert_array_equal(coverage(config, truths, image)[1], np.concatenate(expected))
+    np.testing.assert_array_equal(coverage(sizes_of(config), matcher, truths, image)[1], np.concatenate(expected))

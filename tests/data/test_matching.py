@@ -5,10 +5,11 @@ from nvidia.dali import fn
 from nvidia.dali.pipeline import Pipeline
 
 from ssd.config import load_recipe
-from ssd.data import matching
+from ssd.model import matching
 from ssd.data.bridge import to_numpy
 from ssd.data.graphs import encode_boxes
-from ssd.data.matching import Matcher, dense_targets
+from ssd.data.targets import dense_targets
+from ssd.model.matching import Matcher
 from tests.data.test_pipeline import REFERENCE, reference_matcher
 from tests.reference import vectors
 

@@ -12,8 +12,8 @@ from ssd.data.bridge import to_numpy
 from ssd.data.coco import load_coco
 from ssd.data.coverage import coverage
 from ssd.data.graphs import encode_boxes
-from ssd.data.matching import build_matcher
-from ssd.model.default_boxes import default_boxes
+from ssd.model.boxes.ssd_sizes import sizes_of
+from ssd.model.detector import build_detector
 from tests.shared import shared_path
 
 CONFIG = load_recipe("ssd-resnet34-coco")
@@ -32,8 +32,7 @@ def reference():
 
 @pytest.fixture(scope="module")
 def matcher():
-    sizes = [(side, side) for side in (38, 19, 10, 5, 3, 1)]
-    return build_matcher(CONFIG, default_boxes(sizes, CONFIG.default_boxes, 300), sizes)
+    return build_detector(CONFIG).matcher
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +72,7 @@ def test_dalis_encoder_gives_the_references_positives(reference, samples, matche
 def test_coverage_counts_the_matchers_positives(samples, matcher):
     boxes = np.concatenate([boxes for boxes, _ in samples])
     image = np.repeat(np.arange(len(samples)), [len(boxes) for boxes, _ in samples])
-    best, matched = coverage(CONFIG, boxes, image)
+    best, matched = coverage(sizes_of(CONFIG), matcher, boxes, image)
     # Each object with a label of its own, so that the matcher says whose each default box is.
     found = [matcher(boxes, np.arange(1, len(boxes) + 1)) for boxes, _ in samples]
     expected = [np.bincount(one.classes - 1, minlength=len(boxes)) for one, (boxes, _) in zip(found, samples)]

@@ -16,7 +16,7 @@ from ssd.config import load_recipe
 from ssd.data.bridge import to_numpy
 from ssd.data.coco import load_coco, write_dali_annotations
 from ssd.data.graphs import encode_boxes, training_pipeline
-from ssd.data.matching import Matcher
+from ssd.model.matching import Matcher
 from ssd.data.pipeline import EvaluationLoader, TrainingLoader, steps_per_epoch
 from ssd.data.samples import epoch_order
 from ssd.data.show import denormalise

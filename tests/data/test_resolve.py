@@ -8,10 +8,12 @@ from ssd.__main__ import main
 from ssd.config import load_recipe
 from ssd.data.coco import load_coco
 from ssd.data.locate import cache_folder, check_classes, dataset_paths
-from ssd.data.resolve import describe, resolve
+from ssd.data.resolve import resolve
 from ssd.data.shapes import make_shapes
 from ssd.data.split import keep_categories
 from ssd.errors import UserError
+from ssd.model.boxes.ssd_sizes import sizes_of
+from ssd.model.detector import describe
 
 OWN = load_recipe("ssd-resnet34-own")
 
@@ -55,15 +57,16 @@ def test_classes_are_counted(shapes):
     assert resolve(explicit, dataset) == explicit
     with pytest.raises(UserError, match="3 categories and the background are 4 classes.*num_classes is 7"):
         check_classes(dataset, OWN.with_values(num_classes=7), "train")
-    assert describe(resolve(OWN, dataset)) == (
+    resolved = resolve(OWN, dataset)
+    assert describe(resolved, sizes_of(resolved)) == (
         "4 classes with the background; images of 300 pixels: feature maps of 38, 19, 10, 5, 3, 1 cells, 8,732 default "
         "boxes from 21 to 315 pixels")
 
 
 def test_a_network_of_uncounted_classes_is_refused():
-    from ssd.model.ssd import build_model
+    from ssd.model.detector import build_detector
     with pytest.raises(UserError, match="num_classes is 0.*--num-classes"):
-        build_model(OWN)
+        build_detector(OWN).network
 
 
 def test_absolute_paths_need_no_data_folder(shapes):

@@ -15,7 +15,7 @@ from ssd.data.coco import load_coco  # noqa: E402
 from ssd.evaluation.detections import Detections  # noqa: E402
 from ssd.evaluation.scoring import STAT_NAMES, score_detections  # noqa: E402
 from ssd.model.initialization import initialize  # noqa: E402
-from ssd.model.ssd import build_model  # noqa: E402
+from ssd.model.detector import build_detector  # noqa: E402
 from ssd.model.weights import WeightsInfo, pack_info, save_weights  # noqa: E402
 from tests.training.tiny import tiny_data  # noqa: E402
 
@@ -33,7 +33,7 @@ def place(tmp_path_factory):
         categories = json.load(file)["categories"]
     assert tuple(row["name"] for row in categories) == NAMES and tuple(row["id"] for row in categories) == IDS
     config = load_recipe("ssd-resnet34-shapes").with_values(width=0.125, boxes_per_image=20)
-    network = build_model(config)
+    network = build_detector(config).network
     initialize(network, 1, mx.cpu())
     info = WeightsInfo(config, IDS, NAMES)
     save_weights(network, str(folder / "weights.params"), info)

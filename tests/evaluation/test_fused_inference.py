@@ -6,7 +6,7 @@ import pytest
 from ssd.config import load_recipe
 from ssd.evaluation.inference import Inference
 from ssd.model.initialization import initialize
-from ssd.model.ssd import build_model
+from ssd.model.detector import build_detector
 
 CONFIG = load_recipe("ssd-resnet34-coco").with_values(width=0.125, num_classes=6, device="cpu")
 
@@ -30,7 +30,7 @@ def change_statistics(network, seed):
 @pytest.fixture(scope="module")
 def blocks():
     """The network; the fused graph of its outputs; images."""
-    network = build_model(CONFIG)
+    network = build_detector(CONFIG).network
     initialize(network, 3, mx.cpu())
     change_statistics(network, 0)
     fused = Inference(network, Outputs(), "cpu")

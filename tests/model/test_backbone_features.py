@@ -7,9 +7,9 @@ pytest.importorskip("torch", reason="PyTorch is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 from ssd.config import load_recipe  # noqa: E402
-from ssd.model.backbone_onnx import read_backbone, write_backbone  # noqa: E402
+from ssd.model.backbones.onnx_file import read_backbone, write_backbone  # noqa: E402
 from ssd.model.initialization import initialize, load_backbone  # noqa: E402
-from ssd.model.ssd import build_model  # noqa: E402
+from ssd.model.detector import build_detector  # noqa: E402
 from ssd.model.torch_file import read_state_dict  # noqa: E402
 
 
@@ -21,11 +21,11 @@ def test_gluon_pytorch_and_onnxruntime_agree(tmp_path, zipped):
     expected = reference(seed=4)
     pth, onnx = str(tmp_path / "resnet34.pth"), str(tmp_path / "resnet34.onnx")
     torch.save(expected.state_dict, pth, _use_new_zipfile_serialization=zipped)
-    write_backbone(read_state_dict(pth), onnx)
+    write_backbone(read_state_dict(pth), onnx, "resnet34")
 
-    network = build_model(load_recipe("ssd-resnet34-coco"))
+    network = build_detector(load_recipe("ssd-resnet34-coco")).network
     initialize(network, 0, mx.cpu())
-    load_backbone(network, read_backbone(onnx), onnx)
+    load_backbone(network, read_backbone(onnx, "resnet34"), onnx)
     gluon = network.backbone(mx.nd.array(expected.images)).asnumpy()
     session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
     ort = session.run(["features"], {"images": expected.images})[0]
@@ -43,7 +43,7 @@ def test_training_starts_from_an_onnx_backbone(tmp_path):
     from tests.training.tiny import tiny_data, train
     onnx = str(tmp_path / "resnet34.onnx")
     state = {name: tensor.numpy() for name, tensor in reference(batch=1, height=32, width=32).state_dict.items()}
-    write_backbone(state, onnx)
+    write_backbone(state, onnx, "resnet34")
     data = tiny_data(tmp_path / "set", train_images=4, val_images=1)
     refused = train(data, tmp_path / "narrow", "--pretrained-backbone", onnx)
     assert refused.returncode == 2

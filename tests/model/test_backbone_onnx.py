@@ -12,9 +12,9 @@ import onnx
 import pytest
 
 from ssd.errors import UserError
-from ssd.model.backbone_onnx import (
-    backbone_shapes, check_backbone_tensors, read_backbone, read_initializers, resnet34_shapes,
-    write_backbone)
+from ssd.model.backbones.onnx_file import (
+    check_backbone_tensors, read_backbone, read_initializers, write_backbone)
+from ssd.model.backbones.resnet_specs import backbone_shapes, whole_shapes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def tensors(shapes=None, seed=0):
     generator = np.random.default_rng(seed)
     return {name: generator.uniform(0.1, 1, shape).astype(np.float32)
-            for name, shape in (shapes or backbone_shapes()).items()}
+            for name, shape in (shapes or backbone_shapes("resnet34")).items()}
 
 
 def convert(*arguments):
@@ -48,18 +48,18 @@ def run_onnx(path, images):
 def test_names_and_shapes_are_pytorchs(reference):
     of_torch = {name: tuple(tensor.shape) for name, tensor in reference.state_dict.items()
                 if not name.endswith("num_batches_tracked")}
-    assert resnet34_shapes() == of_torch
-    assert backbone_shapes() == {name: shape for name, shape in of_torch.items()
+    assert whole_shapes("resnet34") == of_torch
+    assert backbone_shapes("resnet34") == {name: shape for name, shape in of_torch.items()
                                  if not name.startswith(("layer4", "fc"))}
 
 
 def test_sizes_against_published_numbers():
     """torchvision documents 21,797,672 parameters for ResNet-34; running statistics are not counted."""
-    learned = {name: np.prod(shape) for name, shape in resnet34_shapes().items() if "running" not in name}
+    learned = {name: np.prod(shape) for name, shape in whole_shapes("resnet34").items() if "running" not in name}
     assert sum(learned.values()) == 21797672
     # The v1.1 rule set wants 119 names: 20 of the extra features, 12 of the heads, 3 for each convolution
     # with its BatchNorm in the backbone.
-    assert sum(len(shape) == 4 for shape in backbone_shapes().values()) == (119 - 20 - 12) // 3
+    assert sum(len(shape) == 4 for shape in backbone_shapes("resnet34").values()) == (119 - 20 - 12) // 3
 
 
 @pytest.mark.parametrize("old_format", [True, False])
@@ -82,7 +82,7 @@ def test_other_sizes_and_a_single_image(tmp_path):
     from tests.torch_resnet34 import reference
     odd = reference(seed=1, batch=1, height=75, width=130)
     arrays = {name: tensor.numpy() for name, tensor in odd.state_dict.items()}
-    write_backbone(arrays, str(tmp_path / "r.onnx"), say=lambda line: None)
+    write_backbone(arrays, str(tmp_path / "r.onnx"), "resnet34", say=lambda line: None)
     features = run_onnx(tmp_path / "r.onnx", odd.images)
     assert features.shape == (1, 256, 10, 17)
     assert np.abs(features - odd.features).max() < 1e-4 * np.abs(odd.features).max()
@@ -90,8 +90,8 @@ def test_other_sizes_and_a_single_image(tmp_path):
 
 def test_initializers_come_back_exactly_and_unfused(tmp_path):
     path, given = str(tmp_path / "r.onnx"), tensors()
-    write_backbone(given, path)
-    read = read_backbone(path)
+    write_backbone(given, path, "resnet34")
+    read = read_backbone(path, "resnet34")
     assert list(read) == list(given)
     for name in given:
         assert np.array_equal(read[name], given[name]), name
@@ -100,12 +100,12 @@ def test_initializers_come_back_exactly_and_unfused(tmp_path):
 
 
 def test_whole_network_is_accepted_and_the_rest_dropped_with_a_word():
-    whole = tensors(resnet34_shapes())
+    whole = tensors(whole_shapes("resnet34"))
     whole["bn1.num_batches_tracked"] = np.array(1)
     said = []
-    assert list(check_backbone_tensors(whole, "file.onnx", said.append)) == list(backbone_shapes())
+    assert list(check_backbone_tensors(whole, "resnet34", "file.onnx", said.append)) == list(backbone_shapes("resnet34"))
     assert len(said) == 1 and said[0].startswith("file.onnx: fc and layer4 (37 tensors) dropped")  # 7 * 5 + 2
-    check_backbone_tensors(tensors(), "file.onnx", said.append)
+    check_backbone_tensors(tensors(), "resnet34", "file.onnx", said.append)
     assert len(said) == 1
 
 
@@ -129,15 +129,15 @@ def test_wrong_tensors_are_refused_by_name(tmp_path, change, message):
     wrong, path = tensors(), tmp_path / "r.onnx"
     change(wrong)
     with pytest.raises(UserError, match="^some file: .*" + message):
-        check_backbone_tensors(wrong, "some file")
+        check_backbone_tensors(wrong, "resnet34", "some file")
     with pytest.raises(UserError, match=message):
-        write_backbone(wrong, str(path))
+        write_backbone(wrong, str(path), "resnet34")
     assert not path.exists()
 
 
 def test_files_that_are_no_backbone(tmp_path):
     path = tmp_path / "r.onnx"
-    write_backbone(tensors(), str(path))
+    write_backbone(tensors(), str(path), "resnet34")
     whole = path.read_bytes()
     for content in (b"", b"text", whole[:len(whole) // 2], whole[:-1], b"\x80\x02}."):
         path.write_bytes(content)
@@ -149,7 +149,7 @@ def test_files_that_are_no_backbone(tmp_path):
 
 def test_weights_outside_the_file_or_of_a_damaged_size_are_refused(tmp_path):
     path = str(tmp_path / "r.onnx")
-    write_backbone(tensors(), path)
+    write_backbone(tensors(), path, "resnet34")
     external = onnx.TensorProto.EXTERNAL
     for spoil, message in ((lambda t: setattr(t, "data_location", external), "in another file"),
                            (lambda t: setattr(t, "raw_data", b"abc"), "conv1.weight is damaged"),
@@ -195,7 +195,7 @@ class TestGetBackbone:
         folder = tmp_path / "new folder"
         done = get_backbone("--file", named, folder)
         assert (done.returncode, done.stderr) == (0, "")
-        read = read_backbone(str(folder / f"resnet34-{digits}.onnx"))
+        read = read_backbone(str(folder / f"resnet34-{digits}.onnx"), "resnet34")
         name = "layer3.5.conv2.weight"
         assert np.array_equal(read[name], reference.state_dict[name].numpy())
         again = get_backbone("--file", named, folder)

@@ -7,7 +7,7 @@ from ssd.config import load_recipe
 from ssd.errors import UserError
 from ssd.model.fine_tuning import Head, fits, load_matching
 from ssd.model.initialization import initialize
-from ssd.model.ssd import build_model
+from ssd.model.detector import build_detector
 from ssd.model.weights import WeightsInfo, save_weights
 
 SMALL = load_recipe("ssd-resnet34-coco").with_values(width=0.125, num_classes=4)
@@ -15,7 +15,7 @@ NAMES = ("cat", "Dog", "horse")
 
 
 def network(config, seed):
-    result = build_model(config)
+    result = build_detector(config).network
     initialize(result, seed, mx.cpu())
     return result
 

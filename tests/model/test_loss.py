@@ -3,7 +3,7 @@ import mxnet as mx
 import numpy as np
 
 from ssd.config import load_recipe
-from ssd.model.loss import SSDLoss
+from ssd.model.losses.hard_negatives import HardNegativesLoss
 
 
 def test_equal_negatives_are_kept_as_many_as_asked_for():
@@ -12,7 +12,7 @@ def test_equal_negatives_are_kept_as_many_as_asked_for():
     logits = np.zeros((2, 50, 3), np.float32)
     classes = np.zeros((2, 50), np.int32)
     classes[0, 7], classes[1, [3, 9]] = 2, 1
-    loss = SSDLoss(config)
+    loss = HardNegativesLoss(config)
     loss.hybridize(static_alloc=True, static_shape=True)
     logits = mx.nd.array(logits)
     logits.attach_grad()

@@ -4,7 +4,7 @@ import pytest
 from ssd.config import load_recipe
 from ssd.model.operations import (
     forward_multiply_adds, operations, parameter_count, training_multiply_adds)
-from ssd.model.ssd import build_model
+from ssd.model.detector import build_detector
 
 # Convolutions of the benchmark's network: how many, inputs, outputs, kernel, side of the output.
 BY_HAND = [
@@ -21,7 +21,7 @@ FORWARD = sum(count * ins * outs * kernel ** 2 * side ** 2 for count, ins, outs,
 
 @pytest.fixture(scope="module")
 def network():
-    return build_model(load_recipe("ssd-resnet34-coco"))
+    return build_detector(load_recipe("ssd-resnet34-coco")).network
 
 
 def test_counted_as_by_hand(network):
@@ -45,6 +45,6 @@ def test_every_operator_is_listed(network):
 
 def test_padded_channels_count(network):
     """On tensor cores the images have a fourth channel and the heads unused ones."""
-    padded = build_model(load_recipe("ssd-resnet34-coco").with_values(layout="NHWC", dtype="float16"))
+    padded = build_detector(load_recipe("ssd-resnet34-coco").with_values(layout="NHWC", dtype="float16")).network
     assert operations(padded)[0].multiply_adds == operations(network)[0].multiply_adds * 4 // 3
     assert FORWARD < forward_multiply_adds(padded) < 1.01 * FORWARD

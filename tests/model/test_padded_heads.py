@@ -36,8 +36,8 @@ def test_padding_changes_nothing():
 
 
 def test_the_heads_are_padded_and_their_weights_are_not():
-    from ssd.model.ssd import build_model
-    network = build_model(load_recipe("ssd-resnet34-coco").with_values(width=0.125, num_classes=6))
+    from ssd.model.detector import build_detector
+    network = build_detector(load_recipe("ssd-resnet34-coco").with_values(width=0.125, num_classes=6)).network
     head = network.predictors[1]
     assert isinstance(head.conv, PaddedConv2D) and head.conv.weight.shape[0] == 60
     shapes = mx.sym.Group(network(mx.sym.var("images"))).get_internals().infer_shape(images=(1, 3, 300, 300))[1]

@@ -8,7 +8,7 @@ from mxnet.gluon import Trainer, nn
 
 from ssd.config import load_recipe
 from ssd.model.parameters import by_structural_name, frozen, sgd_states, statistics, trained
-from ssd.model.ssd import build_model
+from ssd.model.detector import build_detector
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_a_frozen_batch_norm_keeps_its_statistics_apart(network):
 
 
 def test_the_detectors_statistics_are_sorted_by_name():
-    net = build_model(load_recipe("ssd-resnet34-shapes").with_values(num_classes=4))
+    net = build_detector(load_recipe("ssd-resnet34-shapes").with_values(num_classes=4)).network
     names = list(statistics(net))
     assert names == sorted(names) and len(names) == len(by_structural_name(net)) - len(trained(net)) > 0
     assert set(names) == {name for name, parameter in by_structural_name(net).items() if parameter.grad_req == "null"}

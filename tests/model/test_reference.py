@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 from ssd.config import load_recipe
-from ssd.model.boxes import cxcywh_to_ltrb
-from ssd.model.default_boxes import default_boxes
-from ssd.model.detections import Detections
-from ssd.model.loss import SSDLoss
-from ssd.model.ssd import build_model
+from ssd.model.boxes.formats import cxcywh_to_ltrb
+from ssd.model.detections.per_class import PerClassDetections
+from ssd.model.losses.hard_negatives import HardNegativesLoss
+from ssd.model.detector import build_detector
 from tests.reference import vectors
 from tests.reference.load import load_reference, reference_names, set_reference_weights
 
@@ -22,7 +21,7 @@ def reference():
 
 @pytest.fixture
 def network(reference):
-    network = build_model(CONFIG)
+    network = build_detector(CONFIG).network
     set_reference_weights(network, reference[1])
     return network
 
@@ -50,7 +49,7 @@ def close(ours, theirs, relative):
 
 def test_default_boxes(reference):
     arrays, _ = reference
-    ours = default_boxes(build_model(CONFIG).feature_sizes(), CONFIG.default_boxes, CONFIG.model.image_size)
+    ours = build_detector(CONFIG).default_boxes
     np.testing.assert_allclose(ours, arrays["default_boxes_cxcywh"], atol=1e-6, rtol=0)
     np.testing.assert_allclose(cxcywh_to_ltrb(ours), arrays["default_boxes_ltrb"], atol=1e-6, rtol=0)
 
@@ -66,7 +65,7 @@ def test_evaluation_output(reference, network):
 def test_loss_and_its_gradient(reference):
     arrays, seed = reference
     offsets, logits = (mx.nd.array(part) for part in vectors.loss_predictions(seed))
-    loss = SSDLoss(CONFIG.loss)
+    loss = HardNegativesLoss(CONFIG.loss)
     loss.hybridize()
     offsets.attach_grad()
     logits.attach_grad()
@@ -83,7 +82,7 @@ def test_loss_and_its_gradient(reference):
 
 def test_first_gradients_and_four_sgd_steps(reference, network):
     arrays, seed = reference
-    loss = SSDLoss(CONFIG.loss)
+    loss = HardNegativesLoss(CONFIG.loss)
     for block in (network, loss):
         block.hybridize(static_alloc=True, static_shape=True)
     trainer = mx.gluon.Trainer(network.collect_params(), "sgd",
@@ -118,7 +117,7 @@ def test_first_gradients_and_four_sgd_steps(reference, network):
 def test_detections(reference):
     arrays, seed = reference
     boxes = arrays["default_boxes_cxcywh"]
-    block = Detections(boxes, CONFIG.model.num_classes, CONFIG.default_boxes, CONFIG.detection)
+    block = PerClassDetections(boxes, CONFIG.model.num_classes, CONFIG.default_boxes, CONFIG.detection)
     block.initialize()
     block.hybridize(static_alloc=True, static_shape=True)
     rows = block(*(mx.nd.array(part) for part in vectors.detection_predictions(seed))).asnumpy()

@@ -9,11 +9,11 @@ import yaml
 
 from ssd.config import load_recipe
 from ssd.errors import UserError
-from ssd.model.default_boxes import default_boxes
-from ssd.model.detections import Detections
+from ssd.model.boxes.default_boxes import default_boxes
+from ssd.model.detections.per_class import PerClassDetections
 from ssd.model.initialization import initialize, load_backbone
-from ssd.model.loss import SSDLoss
-from ssd.model.ssd import build_model
+from ssd.model.losses.hard_negatives import HardNegativesLoss
+from ssd.model.detector import build_detector
 from ssd.model.weights import load_weights, save_weights
 
 CONFIG = load_recipe("ssd-resnet34-coco")
@@ -37,12 +37,12 @@ def names_of_the_rules():
 def test_tensor_names_are_those_of_the_rules():
     wanted = names_of_the_rules()
     assert len(wanted) == 119
-    assert trainable(build_model(CONFIG)) == wanted
-    assert trainable(build_model(CONFIG)) == wanted, "a second network of the process has the same names"
+    assert trainable(build_detector(CONFIG).network) == wanted
+    assert trainable(build_detector(CONFIG).network) == wanted, "a second network of the process has the same names"
 
 
 def test_number_of_parameters():
-    network = build_model(CONFIG)
+    network = build_detector(CONFIG).network
     assert sum(np.prod(network.collect_params()[name].shape) for name in trainable(network)) == 19972534
 
 
@@ -50,11 +50,11 @@ def test_number_of_parameters():
                                            ("NCHW", "float16")])
 def test_every_layout_and_type_by_inference(layout, dtype):
     """NHWC and float16 run on a GPU alone: shapes and types of the whole graph with its loss are inferred."""
-    network = build_model(CONFIG.with_values(layout=layout, dtype=dtype))
+    network = build_detector(CONFIG.with_values(layout=layout, dtype=dtype)).network
     data = mx.sym.var("data")
     offsets, logits = network(data)
     targets = mx.sym.var("target_offsets"), mx.sym.var("target_classes")
-    graph = mx.sym.Group([offsets, logits, *SSDLoss(CONFIG.loss)(offsets, logits, *targets)])
+    graph = mx.sym.Group([offsets, logits, *HardNegativesLoss(CONFIG.loss)(offsets, logits, *targets)])
     shapes = dict(data=network.input_shape(2), target_offsets=(2, 8732, 4), target_classes=(2, 8732))
     arguments, outputs, auxiliary = graph.infer_shape(**shapes)
     assert outputs == [(2, 8732, 4), (2, 8732, 81), (2,), (2,)]
@@ -81,23 +81,22 @@ def test_every_layout_and_type_by_inference(layout, dtype):
 @pytest.mark.parametrize("size", [300, 512, 320])
 def test_default_boxes_agree_with_the_networks_output(size):
     config = SMALL.with_values(image_size=size)
-    network = build_model(config)
+    detector = build_detector(config)
+    network, boxes = detector.network, detector.default_boxes
     initialize(network, 0, mx.cpu())
-    boxes = default_boxes(network.feature_sizes(), config.default_boxes, size)
     offsets, logits = network(mx.nd.zeros(network.input_shape(1)))
     assert offsets.shape == (1, len(boxes), 4) and logits.shape == (1, len(boxes), 5)
     assert boxes.min() >= 0 and boxes.max() <= 1
 
 
 def test_an_image_too_small_is_refused():
-    with pytest.raises(UserError, match="image_size 32: too small for 6 feature maps"):
-        build_model(CONFIG.with_values(image_size=32, extra_strides=(2, 2, 2, 1, 1), extra_pads=(1, 1, 1, 0, 0),
-                                       extra_channels=CONFIG.model.extra_channels)).feature_sizes()
+    with pytest.raises(UserError, match="image_size 32 x 32: too small for 6 feature maps"):
+        build_detector(CONFIG.with_values(image_size=32, extra_strides=(2, 2, 2, 1, 1), extra_pads=(1, 1, 1, 0, 0)))
 
 
 def test_predictions_are_listed_cell_by_cell():
     """One hot head channel shows up at the boxes of its shape, in the cells' order."""
-    network = build_model(SMALL)
+    network = build_detector(SMALL).network
     initialize(network, 0, mx.cpu())
     head = network.predictors[1]
     weight, bias = head.conv.weight.data() * 0, head.conv.bias.data() * 0
@@ -113,7 +112,7 @@ def test_predictions_are_listed_cell_by_cell():
 
 
 def test_initial_weights():
-    network, again, other = (build_model(SMALL) for _ in range(3))
+    network, again, other = (build_detector(SMALL).network for _ in range(3))
     for block, seed in ((network, 1), (again, 1), (other, 2)):
         initialize(block, seed, mx.cpu())
     values = [{name: parameter.data().asnumpy() for name, parameter in block.collect_params().items()}
@@ -134,7 +133,7 @@ def test_initial_weights():
 
 def test_weight_files(tmp_path):
     path = str(tmp_path / "weights.params")
-    network, other = build_model(SMALL), build_model(SMALL)
+    network, other = build_detector(SMALL).network, build_detector(SMALL).network
     initialize(network, 1, mx.cpu())
     initialize(other, 2, mx.cpu())
     save_weights(network, path)
@@ -143,7 +142,7 @@ def test_weight_files(tmp_path):
         np.testing.assert_array_equal(parameter.data().asnumpy(), other.collect_params()[name].data().asnumpy())
     assert os.listdir(tmp_path) == ["weights.params"]
 
-    wider = build_model(SMALL.with_values(num_classes=6))
+    wider = build_detector(SMALL.with_values(num_classes=6)).network
     initialize(wider, 0, mx.cpu())
     with pytest.raises(UserError, match=r"predictors\.0\.conv\.\w+ has shape"):
         load_weights(wider, path)
@@ -160,7 +159,7 @@ def test_weight_files(tmp_path):
 
 
 def test_backbone_tensors_are_checked():
-    network = build_model(SMALL)
+    network = build_detector(SMALL).network
     initialize(network, 0, mx.cpu())
     tensors = {name: np.zeros(parameter.shape, np.float32)
                for name, parameter in network.backbone.torchvision_parameters().items()}
@@ -182,7 +181,7 @@ def test_backbone_tensors_are_checked():
 def test_detections_of_odd_output():
     """No detection at all, overflowing offsets, and a batch's images kept apart."""
     boxes = np.array([[.5, .5, .2, .2], [.5, .5, .2, .21], [.2, .2, .1, .1]], np.float32)
-    block = Detections(boxes, 4, CONFIG.default_boxes, CONFIG.detection)
+    block = PerClassDetections(boxes, 4, CONFIG.default_boxes, CONFIG.detection)
     block.initialize()
     logits = np.zeros((3, 3, 4), np.float32)
     logits[:, :, 0] = 50                                   # background everywhere
@@ -201,7 +200,7 @@ def test_detections_of_odd_output():
 def test_overlap_of_exactly_the_threshold_is_dropped():
     """The reference keeps IoU < .5; half of a box of twice the size overlaps it by exactly .5."""
     boxes = np.array([[.25, .25, .5, .5], [.25, .125, .5, .25]], np.float32)
-    block = Detections(boxes, 2, CONFIG.default_boxes, CONFIG.detection)
+    block = PerClassDetections(boxes, 2, CONFIG.default_boxes, CONFIG.detection)
     block.initialize()
     logits = np.array([[[0, 9], [0, 8]]], np.float32)
     rows = block(mx.nd.zeros((1, 2, 4)), mx.nd.array(logits)).asnumpy()
@@ -212,7 +211,7 @@ def test_loss_counts_each_box_once_where_negatives_run_short():
     """Three positives of four boxes want nine negatives: the one there is counts once, positives not again."""
     logits = np.array([[[1, 2], [3, 1], [0, 0], [2, 0]]], np.float32)
     classes = np.array([[1, 1, 1, 0]], np.float32)
-    loss = SSDLoss(CONFIG.loss)
+    loss = HardNegativesLoss(CONFIG.loss)
     class_loss, offset_loss = loss(mx.nd.zeros((1, 4, 4)), mx.nd.array(logits), mx.nd.ones((1, 4, 4)) * 0.5,
                                    mx.nd.array(classes))
     log_probability = logits[0] - np.log(np.exp(logits[0]).sum(1, keepdims=True))

@@ -9,7 +9,7 @@ import pytest
 from ssd.config import load_recipe
 from ssd.errors import UserError
 from ssd.model.initialization import initialize
-from ssd.model.ssd import build_model
+from ssd.model.detector import build_detector
 from ssd.model.weights import WeightsInfo, load_weights, pack_info, read_info, read_tensors, save_weights
 
 CONFIG = load_recipe("ssd-resnet34-shapes").with_values(width=0.125, score_threshold=0.25, nms_iou=0.4,
@@ -19,7 +19,7 @@ INFO = WeightsInfo(CONFIG, (3, 11, 7), ("circle", "Quadrat \N{WHITE SQUARE}", "t
 
 @pytest.fixture(scope="module")
 def network():
-    network = build_model(CONFIG)
+    network = build_detector(CONFIG).network
     initialize(network, 1, mx.cpu())
     return network
 
@@ -62,7 +62,7 @@ def test_tensors_are_as_without_metadata(network, saved, tmp_path):
     old, new = read_tensors(plain), read_tensors(saved)
     assert set(old) == set(new) == set(network._collect_params_with_prefix())
     for path in (plain, saved):
-        other = build_model(CONFIG)
+        other = build_detector(CONFIG).network
         initialize(other, 2, mx.cpu())
         load_weights(other, path)
         for name, parameter in other._collect_params_with_prefix().items():
@@ -70,7 +70,7 @@ def test_tensors_are_as_without_metadata(network, saved, tmp_path):
 
 
 def test_gluon_reads_it(network, saved):
-    other = build_model(CONFIG)
+    other = build_detector(CONFIG).network
     other.load_parameters(saved, ignore_extra=True)
     for name, parameter in other.collect_params().items():
         np.testing.assert_array_equal(parameter.data().asnumpy(), network.collect_params()[name].data().asnumpy())
@@ -98,8 +98,10 @@ def test_a_recipe_that_is_a_file_reads_back(network, tmp_path):
 @pytest.mark.parametrize("change, words", [
     (lambda content: content.update(format=2), r"metadata: format 2; this program knows 1"),
     (lambda content: content.pop("format"), r"format None"),
-    (lambda content: content["settings"]["model"].pop("width"), r"model\.width is missing"),
-    (lambda content: content["settings"]["data"].pop("pixel_std"), r"data\.pixel_std is missing"),
+    (lambda content: content["settings"]["model"].pop("width") and content.update(recipe="mine"),
+     r"model\.width is missing"),
+    (lambda content: content["settings"]["data"].pop("pixel_std") and content.update(recipe="mine"),
+     r"data\.pixel_std is missing"),
     (lambda content: content["settings"]["model"].update(wings=2), "unknown setting 'model.wings'"),
     (lambda content: content["settings"]["model"].update(width="broad"), "width: a number is needed, not 'broad'"),
     (lambda content: content["settings"].update(model=[1]), "settings by section"),
@@ -152,13 +154,13 @@ def test_weights_of_tensor_cores_fit_a_cpu(tmp_path):
     """NHWC and float16, padded channels and all: as made here of a network in NCHW, they give that network again."""
     plain = CONFIG.with_values(num_classes=5)
     config = plain.with_values(layout="NHWC", dtype="float16")
-    network, other = build_model(plain), build_model(plain)
+    network, other = build_detector(plain).network, build_detector(plain).network
     for seed, one in enumerate((network, other)):
         initialize(one, seed, mx.cpu())
     wanted = {name: parameter.data().asnumpy() for name, parameter in network._collect_params_with_prefix().items()}
     info = WeightsInfo(config, (1, 2, 3, 4), ("a", "b", "c", "d"))
     tensors, padded = {"metadata": mx.nd.array(pack_info(info), dtype=np.uint8)}, 0
-    for name, parameter in build_model(config)._collect_params_with_prefix().items():
+    for name, parameter in build_detector(config).network._collect_params_with_prefix().items():
         value = wanted[name].transpose(0, 2, 3, 1) if wanted[name].ndim == 4 else wanted[name]
         filled = np.full(parameter.shape, 7, value.dtype)
         filled[tuple(slice(0, length) for length in value.shape)] = value

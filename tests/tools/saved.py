@@ -3,7 +3,7 @@ import mxnet as mx
 
 from ssd.config import load_recipe
 from ssd.model.initialization import initialize
-from ssd.model.ssd import build_model
+from ssd.model.detector import build_detector
 from ssd.model.weights import WeightsInfo, save_weights
 
 NAMES, IDS = ("circle", "square", "triangle"), (4, 9, 7)
@@ -12,7 +12,7 @@ CONFIG = load_recipe("ssd-resnet34-shapes").with_values(width=0.125, device="cpu
 
 
 def save_random(path):
-    network = build_model(CONFIG)
+    network = build_detector(CONFIG).network
     initialize(network, 1, mx.cpu())
     save_weights(network, str(path), WeightsInfo(CONFIG, IDS, NAMES))
     return str(path)

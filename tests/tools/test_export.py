@@ -16,11 +16,11 @@ def weights(tmp_path_factory):
     """A network with weights that were never trained, but know their classes."""
     import mxnet as mx
     from ssd.model.initialization import initialize
-    from ssd.model.ssd import build_model
+    from ssd.model.detector import build_detector
     from ssd.model.weights import save_weights
     from ssd.model.weights_info import WeightsInfo
     config = load_recipe("ssd-resnet34-shapes").with_values(width=0.125, boxes_per_image=50)
-    network = build_model(config)
+    network = build_detector(config).network
     initialize(network, 4, mx.cpu())
     images = mx.nd.array(np.random.default_rng(0).standard_normal((2, 3, 300, 300)))
     with mx.autograd.train_mode():    # running statistics like a trained network's, not 0 and 1
@@ -109,13 +109,13 @@ def test_detections_without_a_counterpart_are_counted():
         rows = np.array(rows, np.float64)
         return [rows[:, :1], rows[:, 1:2], rows[:, 2:] * 300]
     good = [[0, .9, .1, .1, .2, .2], [1, .50005, .3, .3, .4, .4], [-1, -1, 0, 0, 0, 0]]
-    same = compare(outputs(good), live, 300, 0.05)
+    same = compare(outputs(good), live, (300, 300), 0.05)
     assert accepted(same) and same.detections == 2 and same.score == pytest.approx(5e-5)
-    other_class = compare(outputs([good[0], [0, *good[1][1:]], good[2]]), live, 300, 0.05)
+    other_class = compare(outputs([good[0], [0, *good[1][1:]], good[2]]), live, (300, 300), 0.05)
     assert other_class.missing == 2 and not accepted(other_class)
-    moved = compare(outputs([[0, .9, .1, .1, .2, .201]] + good[1:]), live, 300, 0.05)
+    moved = compare(outputs([[0, .9, .1, .1, .2, .201]] + good[1:]), live, (300, 300), 0.05)
     assert moved.missing == 2 and not accepted(moved)
-    at_threshold = compare(outputs(good[:1] + [[-1, -1, 0, 0, 0, 0]] * 2), live, 300, 0.49995)
+    at_threshold = compare(outputs(good[:1] + [[-1, -1, 0, 0, 0, 0]] * 2), live, (300, 300), 0.49995)
     assert accepted(at_threshold)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssd import Detector
+from ssd import Predictor
 from ssd.__main__ import main
 from tests.tools.saved import IDS, NAMES, save_random
 from tests.training.tiny import tiny_data
@@ -73,7 +73,7 @@ def test_a_folder_a_file_and_a_pattern(predict, weights, data, tmp_path):
         str(tmp_path / name) for name in ("a/x.jpg", "a/deep/y.jpg", "b/x.jpg", "z0.jpg", "z1.jpg")]
     assert [image["drawn"] for image in content["images"]] == ["x.jpg", "deep/y.jpg", "x-2.jpg", "z0.jpg", "z1.jpg"]
     assert content["categories"] == [dict(id=number, name=name) for number, name in zip(IDS, NAMES)]
-    alone = Detector.load(weights, device="cpu")(images)
+    alone = Predictor.load(weights, device="cpu")(images)
     for image, found in zip(content["images"], alone):
         mine = [row for row in rows if row["image_id"] == image["id"]]
         assert [row["category_id"] for row in mine] == [IDS[number] for number in found.ids[:, 0]]
@@ -225,7 +225,7 @@ def test_a_video(predict, weights, tmp_path):
     assert [(image["id"], image["frame"], image["seconds"]) for image in content["images"]] == [
         (number + 1, number + 1, number / 10) for number in range(12)]
     source = look_at(path)[2]
-    found = Detector.load(weights, device="cpu", score_threshold=0.3)([pixels for _, pixels in source])
+    found = Predictor.load(weights, device="cpu", score_threshold=0.3)([pixels for _, pixels in source])
     assert [sum(row["image_id"] == number for row in rows) for number in range(1, 13)] == [
         len(one.ids) for one in found]
     for number, ((_, before), (_, after)) in enumerate(zip(source, frames)):

@@ -43,18 +43,13 @@ def test_samples_are_the_training_loaders(data):
     from ssd.data.coco import load_coco
     from ssd.data.locate import dataset_paths
     from ssd.data.pipeline import TrainingLoader, steps_per_epoch
-    from ssd.data.matching import build_matcher
-    from ssd.model.default_boxes import default_boxes
-    from ssd.model.ssd import build_model
+    from ssd.model.detector import build_detector
     from ssd.data.show import denormalise, draw_samples, take_samples
     config = load_recipe("ssd-resnet34-shapes").with_values(data_dir=data, batch_size=3, augment=False)
     dataset = load_coco(*dataset_paths(config, "train"), report=lambda line: None)
     samples = take_samples(config, dataset, count=4, epoch=2, seed=6)
     steps = steps_per_epoch(len(dataset.images_with_boxes), 3)
-    network = build_model(config)
-    boxes = default_boxes(network.feature_sizes(), config.default_boxes, config.model.image_size)
-    loader = TrainingLoader(config, dataset, build_matcher(config, boxes, network.feature_sizes()), seed=6,
-                            first_step=steps)
+    loader = TrainingLoader(config, dataset, build_detector(config).matcher, seed=6, first_step=steps)
     batch = next(loader)
     loader.close()
     assert [sample.index for sample in samples[:3]] == batch.indices.tolist()

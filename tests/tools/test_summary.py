@@ -7,7 +7,7 @@ import pytest
 from ssd.__main__ import main
 from ssd.config import load_recipe
 from ssd.model.initialization import initialize
-from ssd.model.ssd import build_model
+from ssd.model.detector import build_detector
 from ssd.model.weights import WeightsInfo, save_weights
 
 
@@ -68,7 +68,7 @@ def test_the_text_for_people(capsys, annotations):
 
 def test_the_network_of_a_weights_file(capsys, tmp_path):
     config = load_recipe("ssd-resnet34-own").with_values(width=0.125, image_size=64, num_classes=3)
-    network = build_model(config)
+    network = build_detector(config).network
     initialize(network, 0, mx.cpu())
     path = str(tmp_path / "mine.params")
     save_weights(network, path, WeightsInfo(config, (1, 2), ("cup", "spoon")))

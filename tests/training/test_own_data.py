@@ -10,7 +10,7 @@ from ssd.__main__ import main
 from ssd.config import load_recipe
 from ssd.errors import UserError
 from ssd.model.initialization import initialize
-from ssd.model.ssd import build_model
+from ssd.model.detector import build_detector
 from ssd.model.weights import read_info
 from ssd.training.setup import take_weights
 from tests.training.tiny import ssd, tiny_data
@@ -83,12 +83,12 @@ def test_weights_of_other_classes_are_refused_without_the_flag(trained):
     path, lines = str(trained[0] / "weights.params"), []
     for changes, names, hint in ((dict(num_classes=3), ("fork", "cup"), True),
                                  (dict(num_classes=3, width=0.25), ("fork", "cup"), False)):
-        network = build_model(config.with_values(**changes))
+        network = build_detector(config.with_values(**changes)).network
         initialize(network, 0, mx.cpu())
         with pytest.raises(UserError) as error:
             take_weights(network, path, False, names, lines.append)
         assert str(error.value).endswith("; --fine-tune takes what fits") == hint
-    network = build_model(config)
+    network = build_detector(config).network
     initialize(network, 0, mx.cpu())
     take_weights(network, path, False, ("cup", "plate", "spoon"), lines.append)
     take_weights(network, path, False, ("cup", "plate", "fork"), lines.append)

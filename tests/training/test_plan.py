@@ -183,10 +183,10 @@ def test_what_no_recipe_covers_is_refused_in_one_line(capsys, arguments, words):
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_parameters_are_those_of_the_network(layout, dtype):
-    from ssd.model.ssd import build_model
+    from ssd.model.detector import build_detector
     config = COCO.with_values(layout=layout, dtype=dtype)
     convolutions = batch_norm = total = 0
-    for name, parameter in build_model(config).collect_params().items():
+    for name, parameter in build_detector(config).network.collect_params().items():
         if parameter.grad_req != "null":
             count = math.prod(parameter.shape)
             total += count * np.dtype(parameter.dtype).itemsize

@@ -11,7 +11,7 @@ from ssd.config import load_recipe
 from ssd.data.coco import load_coco
 from ssd.data.pipeline import TrainingLoader
 from ssd.model.initialization import initialize
-from ssd.model.ssd import build_model
+from ssd.model.detector import build_detector
 from ssd.model.weights import read_info
 from tests.training.tiny import rows, ssd, tiny_data, train
 
@@ -118,12 +118,13 @@ def test_dry_run_leaves_no_trace():
     from ssd.training.ranks import Ranks
     from ssd.training.step import TrainingStep, dry_run
     config = load_recipe("ssd-resnet34-shapes").with_values(width=0.125, batch_size=2, eval_batch_size=2)
-    network = build_model(config)
+    detector = build_detector(config)
+    network = detector.network
     initialize(network, 0, mx.cpu())
     before = {name: parameter.data().asnumpy() for name, parameter in network.collect_params().items()}
-    step = TrainingStep(network, config, Ranks())
-    inference, boxes = build_inference(config, network, Device("cpu", 0, mx.cpu()))
-    dry_run(step, inference, network, config, len(boxes), mx.cpu())
+    step = TrainingStep(network, detector.loss, config, Ranks())
+    inference = build_inference(detector, Device("cpu", 0, mx.cpu()))
+    dry_run(step, inference, network, config, len(detector.default_boxes), mx.cpu())
     for name, parameter in network.collect_params().items():
         np.testing.assert_array_equal(parameter.data().asnumpy(), before[name], err_msg=name)
     states = step.trainer._updaters[0].states
@@ -179,7 +180,7 @@ def test_one_rank_and_two_ranks_take_the_same_first_step(tmp_path):
     losses = [[float(row[name]) for name in ("class_loss", "offset_loss")]
               for run in ("one", "two") for row in rows(tmp_path / run / "train.csv")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    start = build_model(load_recipe(str(tmp_path / "one" / "recipe.yaml")))
+    start = build_detector(load_recipe(str(tmp_path / "one" / "recipe.yaml"))).network
     initialize(start, seed, mx.cpu())
     weights = [mx.nd.load(str(tmp_path / run / "weights.params")) for run in ("one", "two")]
     for name, parameter in start._collect_params_with_prefix().items():

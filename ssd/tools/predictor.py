@@ -1,4 +1,4 @@
-"""A trained detector to be called on pictures: `Detector.load(path)(image)`."""
+"""A trained detector to be called on pictures: `Predictor.load(path)(image)`."""
 from __future__ import annotations
 
 import argparse
@@ -31,7 +31,7 @@ class Detected(NamedTuple):
                         tuple(name for name, one in zip(self.names, chosen) if one))
 
 
-class Detector:
+class Predictor:
     """A network with its weights, settings and class names, on its device.
 
     class_names: of the ids 0, 1, ...; category_ids: the same classes' ids in COCO-format files, None of a class that
@@ -41,7 +41,7 @@ class Detector:
     @classmethod
     def load(cls, path, device: str = "auto", *, score_threshold: Optional[float] = None,
              nms_iou: Optional[float] = None, boxes_per_image: Optional[int] = None, batch_size: int = BATCH_SIZE,
-             recipe: Optional[str] = None, classes: Optional[str] = None) -> "Detector":
+             recipe: Optional[str] = None, classes: Optional[str] = None) -> "Predictor":
         """A detector from a run's weights.params or a checkpoint's parameters.npz.
 
         device: auto (gpu where there is one), cpu or gpu. score_threshold [0, 1], nms_iou (0, 1], boxes_per_image: in
@@ -52,7 +52,7 @@ class Detector:
         flags = {"run.device": device, "detection.score_threshold": score_threshold, "detection.nms_iou": nms_iou,
                  "detection.boxes_per_image": boxes_per_image}
         given = {name: value for name, value in flags.items() if value is not None}
-        return load_detector(path, argparse.Namespace(recipe=recipe, **given), classes, batch_size)
+        return load_predictor(path, argparse.Namespace(recipe=recipe, **given), classes, batch_size)
 
     def __init__(self, config: Config, path, class_names, category_ids, batch_size: int = BATCH_SIZE):
         """The network of `config` with the weights at `path`; UserError if they are of another one."""
@@ -60,7 +60,7 @@ class Detector:
         import nvidia.dali.fn  # noqa: F401
         from ssd.evaluation.inference import build_inference
         from ssd.model.device import choose_device
-        from ssd.model.weights import load_network
+        from ssd.model.weights import load_detector
         import mxnet as mx
         if batch_size < 1:
             raise UserError(f"batch_size: {batch_size} is less than 1")
@@ -69,9 +69,9 @@ class Detector:
         self.config, self.batch_size = config, batch_size
         self.class_names, self.category_ids = tuple(class_names), tuple(category_ids)
         device = choose_device(config)
-        network = load_network(config, path, device.context)
-        self._inference, _ = build_inference(config, network, device)
-        self._input = NetworkInput(config, batch_size, device.kind, device.index, network.input_channels == 4)
+        detector = load_detector(config, path, device.context)
+        self._inference = build_inference(detector, device)
+        self._input = NetworkInput(config, batch_size, device.kind, device.index, detector.network.input_channels == 4)
 
     def __call__(self, image):
         """Detected of an image, or a list of them for a list.
@@ -109,7 +109,7 @@ class Detector:
         return results
 
 
-def load_detector(path, args, classes: Optional[str] = None, batch_size: int = BATCH_SIZE) -> Detector:
+def load_predictor(path, args, classes: Optional[str] = None, batch_size: int = BATCH_SIZE) -> Predictor:
     """A detector of the weights at `path`, with the recipe and the flags that `args` holds over the weights' own
     settings; `classes`: an annotation file whose categories give the names. UserError."""
     use_all_cores()
@@ -118,7 +118,7 @@ def load_detector(path, args, classes: Optional[str] = None, batch_size: int = B
     from ssd.evaluation.saved_network import settings_of
     config, info = settings_of(args, path)
     names, ids = classes_of(config, info, path, classes)
-    return Detector(config, path, names, ids, batch_size)
+    return Predictor(config, path, names, ids, batch_size)
 
 
 def classes_of(config: Config, info, path, classes: Optional[str]) -> Tuple[tuple, tuple]:

@@ -1,90 +1,36 @@
-"""SSD's ResNet-34 backbone as an ONNX file: torchvision's tensor names, BatchNorm unfused.
-
-Structure: torchvision's ResNet-34 (He et al., 2015, the 34-layer column of table 1). SSD keeps it up to
-layer3 and gives layer3's first block stride 1, as the PyTorch reference of MLPerf Training v1.1 does.
-"""
+"""SSD's backbones as ONNX files: torchvision's tensor names, BatchNorm unfused."""
 from __future__ import annotations
 
 import os
 import sys
-from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Mapping
 
 import numpy as np
 
 from ssd.errors import UserError
+from ssd.model.backbones.resnet_specs import SPECS, ResNetSpec, backbone_shapes, blocks, stem, whole_shapes
 
-STEM_CHANNELS = 64
-# Blocks and channels of layer1 to layer4, and the stride that SSD gives the first block of those it keeps.
-STAGES = ((3, 64, 1), (4, 128, 2), (6, 256, 1), (3, 512, None))
-SSD_STAGES = 3
-CLASSES = 1000
 BATCH_NORM_EPS = 1e-5
 OPSET, IR_VERSION = 13, 8  # old enough for every onnxruntime of pyproject.toml
-
-
-class _Block(NamedTuple):
-    name: str  # "layer2.0"
-    in_channels: int
-    channels: int
-    stride: Optional[int]  # None in the stage that SSD drops
-    downsample: bool
-
-
-def _blocks(stages: tuple) -> Iterator[_Block]:
-    channels = STEM_CHANNELS
-    for stage, (count, out_channels, stride) in enumerate(stages, start=1):
-        for index in range(count):
-            # The 1x1 convolution stands where torchvision's own shape or stride changes: not in layer1.
-            yield _Block(f"layer{stage}.{index}", channels, out_channels, stride if index == 0 else 1,
-                         index == 0 and stage > 1)
-            channels = out_channels
-
-
-def _batch_norm_shapes(name: str, channels: int) -> Dict[str, Tuple[int, ...]]:
-    return {f"{name}.{part}": (channels,) for part in ("weight", "bias", "running_mean", "running_var")}
-
-
-def _shapes(stages: tuple) -> Dict[str, Tuple[int, ...]]:
-    shapes: Dict[str, Tuple[int, ...]] = {"conv1.weight": (STEM_CHANNELS, 3, 7, 7)}
-    shapes.update(_batch_norm_shapes("bn1", STEM_CHANNELS))
-    for block in _blocks(stages):
-        for index, in_channels in ((1, block.in_channels), (2, block.channels)):
-            shapes[f"{block.name}.conv{index}.weight"] = (block.channels, in_channels, 3, 3)
-            shapes.update(_batch_norm_shapes(f"{block.name}.bn{index}", block.channels))
-        if block.downsample:
-            shapes[f"{block.name}.downsample.0.weight"] = (block.channels, block.in_channels, 1, 1)
-            shapes.update(_batch_norm_shapes(f"{block.name}.downsample.1", block.channels))
-    return shapes
-
-
-def backbone_shapes() -> Dict[str, Tuple[int, ...]]:
-    """{torchvision's name: shape} of every tensor of SSD's backbone, convolutions as (out, in, h, w)."""
-    return _shapes(STAGES[:SSD_STAGES])
-
-
-def resnet34_shapes() -> Dict[str, Tuple[int, ...]]:
-    """The same for the whole ResNet-34, with layer4 and fc, without num_batches_tracked."""
-    shapes = _shapes(STAGES)
-    shapes["fc.weight"], shapes["fc.bias"] = (CLASSES, STAGES[-1][1]), (CLASSES,)
-    return shapes
 
 
 def _say(message: str) -> None:
     print(message, file=sys.stderr)
 
 
-def check_backbone_tensors(tensors: Mapping[str, np.ndarray], source: str = "backbone",
+def check_backbone_tensors(tensors: Mapping[str, np.ndarray], backbone: str, source: str = "backbone",
                            say: Callable[[str], None] = _say) -> Dict[str, np.ndarray]:
-    """The tensors of SSD's backbone, in the order of backbone_shapes(), float32, shapes as there.
+    """The tensors of SSD's backbone of that name, in the order of backbone_shapes(), float32, shapes as there.
 
-    tensors: {torchvision's name: array}, of SSD's backbone or of the whole ResNet-34. layer4, fc and
+    tensors: {torchvision's name: array}, of SSD's backbone or of the whole network. layer4, fc and
     BatchNorm's counters num_batches_tracked are no part of the backbone: with their right shapes they are
     dropped, and `say` gets a line about layer4 and fc. `source` begins every message.
 
     Raises UserError, naming the tensor, for one that is missing or unexpected, has another shape or type than
     float32, or holds NaN, infinity or a negative running variance.
     """
-    needed, known = backbone_shapes(), resnet34_shapes()
+    needed, known = backbone_shapes(backbone), whole_shapes(backbone)
+    _check_network(tensors, backbone, source)
     for norm in [name[:-len(".running_var")] for name in known if name.endswith(".running_var")]:
         known[f"{norm}.num_batches_tracked"] = ()
     dropped = []
@@ -117,48 +63,60 @@ def check_backbone_tensors(tensors: Mapping[str, np.ndarray], source: str = "bac
     return {name: tensors[name] for name in needed}
 
 
-def _graph_nodes(helper: Any) -> list:
+def _check_network(tensors: Mapping[str, np.ndarray], backbone: str, source: str) -> None:
+    """UserError where the tensors' names and shapes are those of another backbone that is known here."""
+    def fits(name):
+        return all(shape == tuple(tensors[tensor].shape) if tensor in tensors else False
+                   for tensor, shape in backbone_shapes(name).items())
+    other = [] if fits(backbone) else [name for name in SPECS if name != backbone and fits(name)]
+    if other:
+        raise UserError(f"{source}: the weights of {other[0]}, not of {backbone}")
+
+
+def _graph_nodes(helper: Any, spec: ResNetSpec) -> list:
     nodes = []
 
     def add(kind: str, inputs: list, name: str, **attributes: Any) -> str:
         nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return name
 
-    def convolve(x: str, convolution: str, norm: str, size: int, stride: int) -> str:
-        x = add("Conv", [x, f"{convolution}.weight"], convolution, kernel_shape=[size, size],
-                strides=[stride, stride], pads=[size // 2] * 4)
-        parts = [f"{norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
-        return add("BatchNormalization", [x, *parts], norm, epsilon=BATCH_NORM_EPS)
+    def convolve(x: str, layer, within: str = "") -> str:
+        x = add("Conv", [x, f"{within}{layer.name}.weight"], within + layer.name, kernel_shape=[layer.kernel] * 2,
+                strides=[layer.stride] * 2, pads=[layer.kernel // 2] * 4)
+        parts = [f"{within}{layer.norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
+        return add("BatchNormalization", [x, *parts], within + layer.norm, epsilon=BATCH_NORM_EPS)
 
-    x = add("Relu", [convolve("images", "conv1", "bn1", 7, 2)], "relu")
+    x = add("Relu", [convolve("images", stem(spec))], "relu")
     x = add("MaxPool", [x], "maxpool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
-    for block in _blocks(STAGES[:SSD_STAGES]):
-        name, shortcut = block.name, x
-        y = add("Relu", [convolve(x, f"{name}.conv1", f"{name}.bn1", 3, block.stride)], f"{name}.relu1")
-        y = convolve(y, f"{name}.conv2", f"{name}.bn2", 3, 1)
-        if block.downsample:
-            shortcut = convolve(x, f"{name}.downsample.0", f"{name}.downsample.1", 1, block.stride)
-        x = add("Relu", [add("Add", [y, shortcut], f"{name}.add")], f"{name}.relu2")
+    for _, block in blocks(spec, spec.kept):
+        within, y = f"{block.name}.", x
+        *first, last = block.convolutions
+        for place, layer in enumerate(first, start=1):
+            y = add("Relu", [convolve(y, layer, within)], f"{within}relu{place}")
+        y = convolve(y, last, within)
+        shortcut = convolve(x, block.shortcut, within) if block.shortcut else x
+        x = add("Relu", [add("Add", [y, shortcut], f"{within}add")], f"{within}relu{len(block.convolutions)}")
     nodes[-1].output[0] = "features"
     return nodes
 
 
-def write_backbone(state_dict: Mapping[str, np.ndarray], path: str, source: str = "backbone",
+def write_backbone(state_dict: Mapping[str, np.ndarray], path: str, backbone: str, source: str = "backbone",
                    say: Callable[[str], None] = _say) -> None:
     """Write SSD's backbone to `path`; an older file there is replaced only by a whole new one.
 
-    state_dict, source, say: as for check_backbone_tensors, whose errors come before anything is written.
+    state_dict, backbone, source, say: as for check_backbone_tensors, whose errors come before anything is written.
     The graph: input "images" (N, 3, H, W) float32, RGB normalised with ImageNet's mean and standard
-    deviation; output "features" (N, 256, ceil(H/8), ceil(W/8)): 300x300 pixels give 38x38. N, H, W are free.
+    deviation; output "features" (N, C, ceil(H/8), ceil(W/8)): 300x300 pixels give 38x38. N, H, W are free; C is 256
+    for ResNet-34, 1024 for ResNet-50.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    tensors = check_backbone_tensors(state_dict, source, say)
+    tensors, spec = check_backbone_tensors(state_dict, backbone, source, say), SPECS[backbone]
     graph = helper.make_graph(
-        _graph_nodes(helper), "ssd_resnet34_backbone",
+        _graph_nodes(helper, spec), f"ssd_{backbone}_backbone",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, "H", "W"])],
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", 256, "H8", "W8"])],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", spec.kept[-1].channels, "H8", "W8"])],
         initializer=[numpy_helper.from_array(np.ascontiguousarray(tensor), name)
                      for name, tensor in tensors.items()])
     model = helper.make_model(graph, producer_name="ssd-benchmark", ir_version=IR_VERSION,
@@ -209,6 +167,6 @@ def read_initializers(path: str) -> Dict[str, np.ndarray]:
     return tensors
 
 
-def read_backbone(path: str, say: Callable[[str], None] = _say) -> Dict[str, np.ndarray]:
-    """read_initializers and check_backbone_tensors in one: the backbone's tensors of an ONNX file."""
-    return check_backbone_tensors(read_initializers(path), path, say)
+def read_backbone(path: str, backbone: str, say: Callable[[str], None] = _say) -> Dict[str, np.ndarray]:
+    """read_initializers and check_backbone_tensors in one: the tensors of an ONNX file of that backbone."""
+    return check_backbone_tensors(read_initializers(path), backbone, path, say)

@@ -9,7 +9,7 @@ from mxnet.gluon import HybridBlock
 from ssd.config import LossConfig
 
 
-class SSDLoss(HybridBlock):
+class HardNegativesLoss(HybridBlock):
     """Per image: (cross-entropy of positives and hard negatives + smooth L1 of positives) / positives.
 
     Negatives are ranked by their cross-entropy; the first `negatives_per_positive` times the image's positives

@@ -13,7 +13,7 @@ from ssd.config import DefaultBoxConfig, DetectionConfig
 MAX_LOG_SIZE = 6.9    # log(1000)
 
 
-class Detections(HybridBlock):
+class PerClassDetections(HybridBlock):
     """Offsets (B, N, 4) and logits (B, N, classes) to rows (B, K, 6), best score first, K = boxes_per_image at most:
     class (1..), score, ltrb in shares of the image (not clipped). A row without a detection has class and
     score -1."""

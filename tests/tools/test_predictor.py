@@ -1,4 +1,4 @@
-"""Detector: the network, its weights and its class names, called on pictures of any kind."""
+"""Predictor: the network, its weights and its class names, called on pictures of any kind."""
 import io
 import os
 import subprocess
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from ssd import Detector
+from ssd import Predictor
 from ssd.config import to_yaml
 from ssd.data.coco import load_coco
 from ssd.data.graphs import decoding_pipeline
@@ -18,7 +18,7 @@ from ssd.errors import UserError
 from ssd.evaluation.inference import build_inference
 from ssd.model.device import Device
 from ssd.model.initialization import initialize
-from ssd.model.ssd import build_model
+from ssd.model.detector import build_detector
 from ssd.model.weights import load_weights, save_weights
 from ssd.tools.pictures import read_picture
 from tests.tools.saved import CONFIG, NAMES, save_random
@@ -39,7 +39,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def detector(weights):
-    return Detector.load(weights, device="cpu")
+    return Predictor.load(weights, device="cpu")
 
 
 def paths(data):
@@ -53,10 +53,10 @@ def assert_same(one, other):
 
 
 def test_detections_are_those_of_evaluation(detector, data, weights):
-    network = build_model(CONFIG)
-    initialize(network, 0, mx.cpu())
-    load_weights(network, weights)
-    inference, _ = build_inference(CONFIG, network, Device("cpu", 0, mx.cpu()))
+    detector_of_weights = build_detector(CONFIG)
+    initialize(detector_of_weights.network, 0, mx.cpu())
+    load_weights(detector_of_weights.network, weights)
+    inference = build_inference(detector_of_weights, Device("cpu", 0, mx.cpu()))
     loader = EvaluationLoader(CONFIG, data)
     found = detector(paths(data))
     for images, indices in loader:
@@ -86,7 +86,7 @@ def test_a_list_is_as_good_as_one_by_one(detector, data, weights):
     assert len(found) == 5 and detector([]) == []
     for path, one in zip(paths(data), found):
         assert_same(detector(path), one)
-    small = Detector.load(weights, device="cpu", batch_size=2)
+    small = Predictor.load(weights, device="cpu", batch_size=2)
     for one, other in zip(found, small(paths(data))):
         assert_same(one, other)
 
@@ -117,52 +117,52 @@ def test_what_is_no_image(detector, image, words):
 
 def test_settings(weights, data):
     path = paths(data)[0]
-    strict = Detector.load(weights, device="cpu", score_threshold=1)
+    strict = Predictor.load(weights, device="cpu", score_threshold=1)
     ids, scores, boxes, names = strict(path)
     assert ids.shape == scores.shape == (0, 1) and boxes.shape == (0, 4) and names == ()
-    few = Detector.load(weights, device="cpu", boxes_per_image=3, nms_iou=0.2)
+    few = Predictor.load(weights, device="cpu", boxes_per_image=3, nms_iou=0.2)
     assert len(few(path).ids) == 3 and few.config.detection.nms_iou == 0.2
     with pytest.raises(UserError, match="score-threshold"):
-        Detector.load(weights, device="cpu", score_threshold=2)
+        Predictor.load(weights, device="cpu", score_threshold=2)
     with pytest.raises(UserError, match="device"):
-        Detector.load(weights, device="tpu")
+        Predictor.load(weights, device="tpu")
     with pytest.raises(UserError, match="batch_size: 0"):
-        Detector.load(weights, device="cpu", batch_size=0)
+        Predictor.load(weights, device="cpu", batch_size=0)
 
 
 def test_weights_that_know_no_classes(weights, data, tmp_path, capsys):
     """Older files: the settings are those of recipe.yaml beside, names are given or counted."""
-    network = build_model(CONFIG)
+    network = build_detector(CONFIG).network
     network.load_parameters(weights, ignore_extra=True)
     path = str(tmp_path / "old.params")
     save_weights(network, path)
     (tmp_path / "recipe.yaml").write_text(to_yaml(CONFIG))
-    old = Detector.load(path, device="cpu")
+    old = Predictor.load(path, device="cpu")
     assert old.class_names == ("class 1", "class 2", "class 3") and old.category_ids == (1, 2, 3)
-    assert_same(old(paths(data)[0]), Detector.load(weights, device="cpu")(paths(data)[0]))
-    assert Detector.load(path, device="cpu", classes=data.path).class_names == data.category_names
+    assert_same(old(paths(data)[0]), Predictor.load(weights, device="cpu")(paths(data)[0]))
+    assert Predictor.load(path, device="cpu", classes=data.path).class_names == data.category_names
     older = to_yaml(CONFIG).replace(", nms_iou: 0.5", "")
     assert older != to_yaml(CONFIG)
     (tmp_path / "recipe.yaml").write_text(older)
     capsys.readouterr()
-    assert_same(Detector.load(path, device="cpu")(paths(data)[0]), old(paths(data)[0]))
+    assert_same(Predictor.load(path, device="cpu")(paths(data)[0]), old(paths(data)[0]))
     assert "what it lacks is as in ssd-resnet34-shapes: detection.nms_iou 0.5\n" in capsys.readouterr().err
     (tmp_path / "recipe.yaml").write_text(older.replace("recipe: ssd-resnet34-shapes", "recipe: mine"))
     with pytest.raises(UserError, match="detection.nms_iou is missing"):
-        Detector.load(path, device="cpu")
+        Predictor.load(path, device="cpu")
     os.remove(tmp_path / "recipe.yaml")
     with pytest.raises(UserError, match="has shape"):
-        Detector.load(path, device="cpu")
+        Predictor.load(path, device="cpu")
     with pytest.raises(UserError, match="no such file"):
-        Detector.load(str(tmp_path / "none.params"))
+        Predictor.load(str(tmp_path / "none.params"))
 
 
 def test_the_package_itself_loads_nothing():
-    code = ("import ssd, sys; assert not {'mxnet', 'numpy', 'PIL'} & set(sys.modules); from ssd import Detector; "
-            "assert 'mxnet' not in sys.modules; print(Detector.__name__)")
+    code = ("import ssd, sys; assert not {'mxnet', 'numpy', 'PIL'} & set(sys.modules); from ssd import Predictor; "
+            "assert 'mxnet' not in sys.modules; print(Predictor.__name__)")
     done = subprocess.run([sys.executable, "-c", code], env=dict(os.environ, PYTHONPATH=ROOT), capture_output=True,
                           text=True, timeout=60)
-    assert done.stdout == "Detector\n", done.stderr
+    assert done.stdout == "Predictor\n", done.stderr
 
 
 # ---- reading pictures

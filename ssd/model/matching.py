@@ -10,9 +10,7 @@ from typing import NamedTuple, Sequence, Tuple
 
 import numpy as np
 
-from ssd.config import Config, DefaultBoxConfig
-from ssd.model.boxes import cxcywh_to_ltrb
-from ssd.model.default_boxes import boxes_per_map
+from ssd.config import DefaultBoxConfig
 
 # Boxes of the ground truth that are compared with all default boxes in one go: more would leave the processor's cache.
 BLOCK = 8
@@ -77,13 +75,6 @@ class Matcher:
         return _iou(boxes.T[:, :, None], self._sides, self._area)
 
 
-def build_matcher(config: Config, default_boxes_cxcywh: np.ndarray,
-                  feature_sizes: Sequence[Tuple[int, int]]) -> Matcher:
-    """The matcher of a recipe. default_boxes_cxcywh: (N, 4); feature_sizes: (height, width) of each feature map."""
-    return Matcher(cxcywh_to_ltrb(default_boxes_cxcywh), config.default_boxes,
-                   boxes_per_map(feature_sizes, config.default_boxes))
-
-
 def shapes_first(maps: Sequence[Tuple[int, int]]) -> np.ndarray:
     """Positions (N,) int64 of default boxes listed map, cell, shape, in the order map, shape, cell. maps: per feature
     map its cells and the default boxes of each."""
@@ -92,20 +83,6 @@ def shapes_first(maps: Sequence[Tuple[int, int]]) -> np.ndarray:
         parts.append(start + np.arange(cells * shapes).reshape(cells, shapes).T.ravel())
         start += cells * shapes
     return np.concatenate(parts)
-
-
-def dense_targets(matches: Sequence[Matches], boxes: int):
-    """Of a batch: offsets (batch, boxes, 4) float32 and classes (batch, boxes) int32, MXNet arrays in main memory, 0
-    where unmatched."""
-    from ssd.data.bridge import new_array
-    arrays = []
-    for name, shape, dtype in (("offsets", (boxes, 4), np.float32), ("classes", (boxes,), np.int32)):
-        array, memory = new_array((len(matches),) + shape, dtype)
-        memory[:] = 0
-        for sample, found in zip(memory, matches):
-            sample[found.positions] = getattr(found, name)
-        arrays.append(array)
-    return arrays
 
 
 def iou_of_pairs(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:

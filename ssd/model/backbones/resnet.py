@@ -1,0 +1,114 @@
+"""ResNets as SSD's backbone: up to layer3, which keeps layer2's resolution. See ssd.model.backbones.resnet_specs."""
+from __future__ import annotations
+
+from typing import Dict, List
+
+from mxnet.gluon import HybridBlock, nn
+from mxnet.gluon.parameter import Parameter
+
+from ssd.config import ModelConfig
+from ssd.errors import UserError
+from ssd.model.backbones import resnet_specs
+from ssd.model.backbones.resnet_specs import Block, ResNetSpec
+from ssd.model.layers import batch_norm, convolution, input_channels, scaled
+
+
+class ResidualBlock(HybridBlock):
+    """Convolutions, each with BatchNorm, and a shortcut, with a 1x1 convolution in it where the shape changes."""
+
+    def __init__(self, config: ModelConfig, block: Block, frozen: bool, **kwargs):
+        super().__init__(**kwargs)
+        self._spec = block
+        with self.name_scope():
+            for layer in block.convolutions:
+                setattr(self, layer.name, _convolution(config, layer))
+                setattr(self, layer.norm, batch_norm(config, layer.channels, frozen))
+            self.downsample = self.downsample_bn = None
+            if block.shortcut:
+                self.downsample = _convolution(config, block.shortcut)
+                self.downsample_bn = batch_norm(config, block.shortcut.channels, frozen)
+
+    def hybrid_forward(self, F, x):
+        shortcut = x if self.downsample is None else self.downsample_bn(self.downsample(x))
+        *first, last = self._spec.convolutions
+        for layer in first:
+            x = F.Activation(getattr(self, layer.norm)(getattr(self, layer.name)(x)), act_type="relu")
+        return F.Activation(getattr(self, last.norm)(getattr(self, last.name)(x)) + shortcut, act_type="relu")
+
+    def torchvision_layers(self) -> Dict[str, HybridBlock]:
+        layers = {name: getattr(self, name) for layer in self._spec.convolutions for name in (layer.name, layer.norm)}
+        if self.downsample is not None:
+            layers.update({"downsample.0": self.downsample, "downsample.1": self.downsample_bn})
+        return layers
+
+
+def _convolution(config: ModelConfig, layer: resnet_specs.Convolution) -> nn.Conv2D:
+    return convolution(config, layer.in_channels, layer.channels, layer.kernel, stride=layer.stride,
+                       pad=layer.kernel // 2)
+
+
+class ResNet(HybridBlock):
+    """Images (B, 3 or 4, H, W), or (B, H, W, 4) with NHWC, to one map of an eighth of the sides, rounded up at each
+    halving; `channels`: its channels.
+
+    The prefix, and through it the names of ResNet-34's parameters, are those that the compliance checker's rule set
+    expects. Of frozen stages neither weights nor BatchNorm's statistics change.
+    """
+
+    def __init__(self, config: ModelConfig, spec: ResNetSpec):
+        super().__init__(prefix=spec.prefix)
+        kept = spec.kept
+        if config.frozen_stages > 1 + len(kept):
+            raise UserError(f"frozen_stages: {config.frozen_stages}, but {spec.name} has the stem and {len(kept)} "
+                            "stages here")
+        self.layout = config.layout
+        width = scaled(resnet_specs.STEM_CHANNELS, config)
+        with self.name_scope():
+            self.conv1 = convolution(config, input_channels(config), width, 7, stride=2, pad=3)
+            self.bn1 = batch_norm(config, width, frozen=config.frozen_stages > 0)
+            self.maxpool = nn.MaxPool2D(3, 2, 1, layout=config.layout)
+            self.stages = nn.HybridSequential(prefix="")
+            for number in range(1, len(kept) + 1):
+                self.stages.add(nn.HybridSequential(prefix=f"stage{number}_"))
+            for number, block in resnet_specs.blocks(spec, kept, lambda channels: scaled(channels, config)):
+                stage = self.stages[number - 1]
+                with stage.name_scope():
+                    stage.add(ResidualBlock(config, block, config.frozen_stages > number, prefix=""))
+        self.channels = [scaled(kept[-1].channels, config)]
+        frozen = [self.conv1, self.bn1][:2 * bool(config.frozen_stages)] + \
+            [self.stages[number] for number in range(max(0, config.frozen_stages - 1))]
+        for part in frozen:
+            part.collect_params().setattr("grad_req", "null")
+
+    def hybrid_forward(self, F, x):
+        x = self.maxpool(F.Activation(self.bn1(self.conv1(x)), act_type="relu"))
+        return self.stages(x)
+
+    def maps(self, F, images) -> List:
+        """The feature maps that the detector works on, from fine to coarse."""
+        return [self(images)]
+
+    def torchvision_parameters(self) -> Dict[str, Parameter]:
+        """torchvision's tensor name -> parameter. Shapes agree but for NHWC (OIHW there, OHWI here) and a padded
+        input channel."""
+        layers = {"conv1": self.conv1, "bn1": self.bn1}
+        for number, stage in enumerate(self.stages, start=1):
+            for index, block in enumerate(stage):
+                layers.update({f"layer{number}.{index}.{name}": layer
+                               for name, layer in block.torchvision_layers().items()})
+        result = {}
+        for name, layer in layers.items():
+            if isinstance(layer, nn.BatchNorm):
+                result.update({f"{name}.weight": layer.gamma, f"{name}.bias": layer.beta,
+                               f"{name}.running_mean": layer.running_mean, f"{name}.running_var": layer.running_var})
+            else:
+                result[f"{name}.weight"] = layer.weight
+        return result
+
+
+def resnet34(config: ModelConfig) -> ResNet:
+    return ResNet(config, resnet_specs.SPECS["resnet34"])
+
+
+def resnet50(config: ModelConfig) -> ResNet:
+    return ResNet(config, resnet_specs.SPECS["resnet50"])

@@ -1,0 +1,197 @@
+"""What follows from the size of the image: feature maps, extra blocks, steps, scales and aspect ratios.
+
+For 300 pixels these are the reference's values and for 512 SSD512's, to the last digit. Between and beyond, the two
+are joined smoothly: see `computed_scales`. A recipe leaves a setting empty to have it computed, or names its values.
+
+Sources: [paper] Liu et al., SSD: Single Shot MultiBox Detector, 2016, section 3.4: on COCO the first map's boxes have
+.07 of the image's side and the second's .15 in SSD300, .04 and .1 in SSD512. [script] its authors' ssd_coco.py: from
+there to .9 in equal steps, of whole percents.
+"""
+from __future__ import annotations
+
+from typing import Any, Dict, NamedTuple, Sequence, Tuple
+
+from ssd.errors import UserError
+
+Shape = Tuple[int, int]    # height, width
+
+# How often each map that a backbone gives has been halved, rounding up; asserted equal to the network's in the tests.
+HALVINGS = {"resnet34": (3,), "resnet50": (3,)}
+SETTINGS = ("model.extra_channels", "model.extra_strides", "model.extra_pads",
+            "default_boxes.steps", "default_boxes.scales", "default_boxes.aspect_ratios")
+
+
+class Sizes(NamedTuple):
+    """What follows from an image of (height, width) pixels; n feature maps, of which the extra blocks give the last.
+
+    maps: (height, width) of each feature map [cells]. channels: (1x1, 3x3) convolution of each extra block; strides,
+    pads: of its 3x3 convolution. steps: per map the distances of neighbouring (rows, columns) of centres [pixels].
+    scales: per map and one more, the side of its square box [pixels]. aspect_ratios: per map.
+    """
+    image_size: Shape
+    maps: Tuple[Shape, ...]
+    channels: Tuple[Tuple[int, int], ...]
+    strides: Tuple[int, ...]
+    pads: Tuple[int, ...]
+    steps: Tuple[Tuple[float, float], ...]
+    scales: Tuple[float, ...]
+    aspect_ratios: Tuple[Tuple[float, ...], ...]
+
+    @property
+    def per_cell(self) -> Tuple[int, ...]:
+        """Per feature map the number of default boxes at each of its cells."""
+        return tuple(2 + 2 * len(ratios) for ratios in self.aspect_ratios)
+
+    @property
+    def grid(self) -> Tuple[Tuple[int, int], ...]:
+        """Per feature map its cells and the default boxes of each."""
+        return tuple((height * width, boxes) for (height, width), boxes in zip(self.maps, self.per_cell))
+
+    def outside(self) -> int:
+        """Number of default boxes whose centre lies beyond the image, where steps were given that do not fit."""
+        height, width = self.image_size
+        count = 0
+        for (rows, columns), (row, column), boxes in zip(self.maps, self.steps, self.per_cell):
+            inside = (sum((index + 0.5) * row <= height for index in range(rows))
+                      * sum((index + 0.5) * column <= width for index in range(columns)))
+            count += (rows * columns - inside) * boxes
+        return count
+
+
+def sizes_of(config) -> Sizes:
+    """The sizes of a recipe: what its settings name, the rest computed. UserError for settings that do not fit the
+    image or each other, naming the setting."""
+    model, boxes = config.model, config.default_boxes
+    return sizes(model.image_size, HALVINGS[model.backbone],
+                 {name: getattr(model if name.startswith("model.") else boxes, name.partition(".")[2])
+                  for name in SETTINGS})
+
+
+def sizes(image_size: Shape, halvings: Sequence[int], given: Dict[str, Any]) -> Sizes:
+    """image_size: (height, width). halvings: of the backbone's maps. given: values of SETTINGS; those that are empty
+    or not there are computed. UserError as of `sizes_of`."""
+    channels, strides, pads, steps, scales, ratios = (given.get(name) or () for name in SETTINGS)
+    if bool(strides) != bool(pads):
+        raise UserError("extra_strides and extra_pads go together: name both or neither")
+    taps = [halved(image_size, times) for times in halvings]
+    if not strides:
+        strides, pads = extra_blocks(taps[-1])
+    channels = channels or extra_channels(len(strides))
+    count = len(taps) + len(strides)
+    for name, length, wanted in (("extra_pads", len(pads), len(strides)),
+                                 ("extra_channels", len(channels), len(strides)),
+                                 ("steps", len(steps) or count, count), ("scales", len(scales) or count + 1, count + 1),
+                                 ("aspect_ratios", len(ratios) or count, count)):
+        if length != wanted:
+            raise UserError(f"{name}: {wanted} values are needed for {count} feature maps, not {length}")
+    maps = feature_maps(image_size, taps, strides, pads)
+    return Sizes(tuple(image_size), maps, tuple(channels), tuple(strides), tuple(pads),
+                 tuple((step, step) for step in steps) or computed_steps(image_size, halvings, maps, strides, pads),
+                 tuple(scales) or computed_scales(image_size, count), tuple(ratios) or computed_ratios(count))
+
+
+def halved(image_size: Shape, times: int) -> Shape:
+    """(height, width) after so many layers that halve, each rounding up."""
+    for _ in range(times):
+        image_size = (-(-image_size[0] // 2), -(-image_size[1] // 2))
+    return image_size
+
+
+def extra_blocks(size: Shape) -> Tuple[Tuple[int, ...], Tuple[int, ...]]:
+    """Strides and paddings of the 3x3 convolutions that lead from a map of (height, width) cells to one whose shorter
+    side is 1.
+
+    Each halves, rounding up; where the shorter side has 5 or 3 cells there is no padding and no stride, as in SSD300.
+    """
+    strides, pads, shorter = [], [], min(size)
+    while shorter > 1:
+        halve = shorter not in (3, 5)
+        strides.append(2 if halve else 1)
+        pads.append(1 if halve else 0)
+        shorter = -(-shorter // 2) if halve else shorter - 2
+    return tuple(strides), tuple(pads)
+
+
+def feature_maps(image_size: Shape, taps: Sequence[Shape], strides: Sequence[int],
+                 pads: Sequence[int]) -> Tuple[Shape, ...]:
+    """(height, width) of each feature map [cells]. UserError where one would have no cell."""
+    maps = list(taps)
+    for stride, pad in zip(strides, pads):
+        room = [side + 2 * pad - 3 for side in maps[-1]]
+        if stride < 1 or pad < 0 or min(room) < 0:
+            raise UserError(f"image_size {size_text(image_size)}: too small for {len(taps) + len(strides)} feature "
+                            f"maps: extra block {len(maps) - len(taps)}, of stride {stride} and padding {pad}, has "
+                            f"{maps[-1][0]} x {maps[-1][1]} cells to work on (leave extra_strides and extra_pads empty "
+                            "to have them computed)")
+        maps.append((room[0] // stride + 1, room[1] // stride + 1))
+    return tuple(maps)
+
+
+def computed_steps(image_size: Shape, halvings: Sequence[int], maps: Sequence[Shape], strides: Sequence[int],
+                   pads: Sequence[int]) -> Tuple[Tuple[float, float], ...]:
+    """Distance of neighbouring centres on each map, (rows, columns) [pixels].
+
+    The product of the strides so far; the image's side by the number of cells once a block had no padding, and where
+    rounding up has made the cells more than a tenth wider, all together, than the image (in SSD300, a fifteenth).
+    """
+    result = []
+    product, padded = 1.0, True
+    for index, cells in enumerate(maps):
+        block = index - len(halvings)
+        if block < 0:
+            product = 2.0 ** halvings[index]
+        else:
+            product *= strides[block]
+            padded = padded and pads[block] > 0
+        fits = padded and all(cell * product <= 1.1 * side for cell, side in zip(cells, image_size))
+        result.append((product, product) if fits else (image_size[0] / cells[0], image_size[1] / cells[1]))
+    return tuple(result)
+
+
+def computed_scales(image_size: Shape, maps: int) -> Tuple[float, ...]:
+    """Side of the square default box of each map, and of one more [pixels]: whole percents of the image's shorter side
+    (beyond 2048 pixels, where these are too coarse, tenths of them).
+
+    The first map's box has 21 pixels as in SSD300 and, nearly, in SSD512; the second's 45, and 51 at 512. Smaller
+    images have slightly smaller boxes, as these meet more of COCO's objects (docs/summary.md). From the second on,
+    equal steps lead to .9 of the image's side or what whole percents leave of it.
+    """
+    side = min(image_size)
+    unit = 100 if side <= 2048 else 1000
+    ratio = side / 300
+    first = 21 * min(1.0, ratio) ** 0.25
+    second = 45 * ratio ** (0.24 if ratio > 1 else 0.45)
+    first, second = (round(unit * pixels / side) for pixels in (first, second))
+    step = (unit * 9 // 10 - second) // max(1, maps - 2)
+    return tuple(part * side / unit for part in [first] + [second + step * index for index in range(maps)])
+
+
+def computed_ratios(maps: int) -> Tuple[Tuple[float, ...], ...]:
+    """2 at the first map and the last two, 2 and 3 between."""
+    return tuple((2.0, 3.0) if 0 < index < maps - 2 else (2.0,) for index in range(maps))
+
+
+def extra_channels(blocks: int) -> Tuple[Tuple[int, int], ...]:
+    """Per extra block the channels of its 1x1 and of its 3x3 convolution: the reference's, the last ones repeated."""
+    return tuple((256, 512) if index < 2 else (128, 256) for index in range(blocks))
+
+
+def without_computed(values: Dict[str, Any], image_size: Shape, backbone: str) -> Dict[str, Any]:
+    """Those of `values` (SETTINGS by name, lists) that are what would be computed, emptied: older versions saved what
+    they had computed as if it had been given."""
+    if backbone not in HALVINGS:
+        return {}
+    computed = sizes(image_size, HALVINGS[backbone], {})
+    steps = [row if row == column else None for row, column in computed.steps]
+    own = dict(zip(SETTINGS, (computed.channels, computed.strides, computed.pads, steps, computed.scales,
+                              computed.aspect_ratios)))
+    return {name: [] for name in SETTINGS if values.get(name) and _plain(values[name]) == _plain(own[name])}
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def size_text(image_size: Shape) -> str:
+    """'300 x 300', height first."""
+    return f"{image_size[0]} x {image_size[1]}"

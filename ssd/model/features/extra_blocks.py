@@ -1,0 +1,59 @@
+"""Extra feature maps behind the backbone's last one: each a 1x1 and a 3x3 convolution.
+
+Plain, with bias: the PyTorch reference of MLPerf Training v1.1, ssd300.py. With BatchNorm after each convolution and
+without bias: uvipen/SSD-pytorch.
+"""
+from __future__ import annotations
+
+from typing import Dict, List
+
+from mxnet.gluon import HybridBlock, nn
+
+from ssd.config import ModelConfig
+from ssd.model.boxes.ssd_sizes import Sizes
+from ssd.model.layers import batch_norm, convolution, scaled
+
+
+class ExtraBlocks:
+    """`maps(F, taps)`: the backbone's maps and one more per block. No block of Gluon's: `children` become the
+    network's own, so that the names of the benchmark's tensors and of existing weight files stay.
+
+    channels: of every map. children: attribute of the network -> block.
+    """
+
+    def __init__(self, config: ModelConfig, channels: List[int], sizes: Sizes, norm: bool = False):
+        """To be made within the network's name scope. norm: BatchNorm after each convolution."""
+        self.channels = list(channels)
+        reduce, expand, reduce_norms, expand_norms = (nn.HybridSequential(prefix="") for _ in range(4))
+        for index, ((middle, out), stride, pad) in enumerate(zip(sizes.channels, sizes.strides, sizes.pads)):
+            middle, out = scaled(middle, config), scaled(out, config)
+            reduce.add(convolution(config, self.channels[-1], middle, 1, bias=not norm,
+                                   prefix=f"expand_trans_conv{index}_"))
+            expand.add(convolution(config, middle, out, 3, stride=stride, pad=pad, bias=not norm,
+                                   prefix=f"expand_conv{index}_"))
+            if norm:
+                reduce_norms.add(batch_norm(config, middle, prefix=f"expand_trans_batchnorm{index}_"))
+                expand_norms.add(batch_norm(config, out, prefix=f"expand_batchnorm{index}_"))
+            self.channels.append(out)
+        self.children: Dict[str, HybridBlock] = dict(expand_trans_convs=reduce, expand_convs=expand)
+        if norm:
+            self.children.update(expand_trans_norms=reduce_norms, expand_norms=expand_norms)
+        self._layers = list(zip(reduce, reduce_norms if norm else [None] * len(reduce),
+                                expand, expand_norms if norm else [None] * len(expand)))
+
+    def maps(self, F, taps) -> List:
+        maps = list(taps)
+        for reduce, reduce_norm, expand, expand_norm in self._layers:
+            x = reduce(maps[-1])
+            x = F.Activation(x if reduce_norm is None else reduce_norm(x), act_type="relu")
+            x = expand(x)
+            maps.append(F.Activation(x if expand_norm is None else expand_norm(x), act_type="relu"))
+        return maps
+
+
+def plain_blocks(config: ModelConfig, channels: List[int], sizes: Sizes) -> ExtraBlocks:
+    return ExtraBlocks(config, channels, sizes)
+
+
+def batch_norm_blocks(config: ModelConfig, channels: List[int], sizes: Sizes) -> ExtraBlocks:
+    return ExtraBlocks(config, channels, sizes, norm=True)
