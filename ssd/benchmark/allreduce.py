@@ -24,17 +24,18 @@ def _measure(request: Request, ranks) -> dict:
     from ssd.model.detector import build_detector
     from ssd.model.device import choose_device
     from ssd.model.initialization import initialize
+    from ssd.model.parameters import trained
 
     config = request.config
     device = choose_device(config, ranks.local_rank)
     network = build_detector(config).network
     initialize(network, request.seed, device.context)
     parameters = network.collect_params()
-    trained = [parameter for parameter in parameters.values() if parameter.grad_req != "null"]
-    size = sum(math.prod(parameter.shape) * np.dtype(parameter.dtype).itemsize for parameter in trained)
+    reduced = trained(network).values()
+    size = sum(math.prod(parameter.shape) * np.dtype(parameter.dtype).itemsize for parameter in reduced)
     trainer = ranks.trainer(parameters, learning_rate=1e-6)
     steps, warmup = request.counts(20, 3)
-    result = dict(recipe=config.recipe, device=device.kind, ranks=ranks.size, gradient_bytes=size, tensors=len(trained),
+    result = dict(recipe=config.recipe, device=device.kind, ranks=ranks.size, gradient_bytes=size, tensors=len(reduced),
                   warmup=warmup, steps=steps, rank=ranks.rank)
     if ranks.size == 1:
         return dict(result, note="one rank: there is nothing to reduce; start it under horovodrun or mpirun",

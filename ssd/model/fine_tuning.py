@@ -13,6 +13,7 @@ import numpy as np
 from ssd.errors import UserError
 from ssd.model.boxes.ssd_sizes import sizes_of
 from ssd.model.network import Network
+from ssd.model.parameters import by_structural_name
 from ssd.model.weights import read_info, read_tensors
 
 HEAD = "predictors."
@@ -37,7 +38,7 @@ def load_matching(network: Network, path: str, names: Sequence[str]) -> str:
     width, layout), naming the tensor; nothing is changed then.
     """
     values, kept, unused = _plan(network, path, names)
-    parameters = network._collect_params_with_prefix()
+    parameters = by_structural_name(network)
     for name, value in values.items():
         parameters[name].set_data(mx.nd.array(value, dtype=parameters[name].dtype))
     return _in_words(parameters, values, kept, names) + (f"; not used: {_some(unused)}" if unused else "")
@@ -56,7 +57,7 @@ def _plan(network: Network, path: str, names: Sequence[str]) -> Tuple[Dict[str, 
     """New values by tensor name, the classes that are kept (class of the network -> class of the file), and the file's
     tensors that are of no use."""
     tensors = {name: tensor.asnumpy() for name, tensor in read_tensors(path).items()}
-    parameters = network._collect_params_with_prefix()
+    parameters = by_structural_name(network)
     values = {}
     for name, parameter in parameters.items():
         if name.startswith(HEAD) or name.startswith(EXTRA) and name not in tensors:

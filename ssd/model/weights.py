@@ -19,6 +19,7 @@ from ssd.errors import UserError
 from ssd.model.initialization import initialize
 from ssd.model.detector import Detector, build_detector
 from ssd.model.network import Network
+from ssd.model.parameters import by_structural_name
 from ssd.model.weights_info import METADATA, WeightsInfo, pack_info, unpack_info
 
 __all__ = ["WeightsInfo", "load_detector", "load_weights", "pack_info", "read_info", "read_tensors", "save_weights"]
@@ -28,8 +29,7 @@ def save_weights(network: Network, path: str, info: Optional[WeightsInfo] = None
     """Writes all parameters and running statistics, and `info`; an older file at `path` is replaced only by a whole
     new one. UserError if it cannot be written."""
     partial = f"{path}.{os.getpid()}.partial"
-    tensors = {name: parameter.data().copyto(mx.cpu())
-               for name, parameter in network._collect_params_with_prefix().items()}
+    tensors = {name: parameter.data().copyto(mx.cpu()) for name, parameter in by_structural_name(network).items()}
     if info is not None:
         tensors[METADATA] = mx.nd.array(pack_info(info), ctx=mx.cpu(), dtype=np.uint8)
     try:
@@ -48,7 +48,7 @@ def load_weights(network: Network, path: str) -> None:
     """Sets all parameters of an initialised network, from a .params file or a checkpoint's parameters.npz; UserError
     if the file is of another network. Weights of layout NHWC, if they say so, fit a network of layout NCHW."""
     tensors = read_tensors(path)
-    parameters = network._collect_params_with_prefix()
+    parameters = by_structural_name(network)
     if network.layout == "NCHW" and any(tensor.ndim == 4 for tensor in tensors.values()):
         info = read_info(path)
         if info is not None and info.config.model.layout == "NHWC":

@@ -16,6 +16,7 @@ from ssd.evaluation.detections import Detections  # noqa: E402
 from ssd.evaluation.scoring import STAT_NAMES, score_detections  # noqa: E402
 from ssd.model.initialization import initialize  # noqa: E402
 from ssd.model.detector import build_detector  # noqa: E402
+from ssd.model.parameters import by_structural_name  # noqa: E402
 from ssd.model.weights import WeightsInfo, pack_info, save_weights  # noqa: E402
 from tests.training.tiny import tiny_data  # noqa: E402
 
@@ -38,7 +39,7 @@ def place(tmp_path_factory):
     info = WeightsInfo(config, IDS, NAMES)
     save_weights(network, str(folder / "weights.params"), info)
     save_weights(network, str(folder / "bare.params"))
-    tensors = {name: parameter.data().asnumpy() for name, parameter in network._collect_params_with_prefix().items()}
+    tensors = {name: parameter.data().asnumpy() for name, parameter in by_structural_name(network).items()}
     for step in (10, 20):
         checkpoint = folder / "run" / "checkpoints" / f"step-{step:08d}"
         os.makedirs(checkpoint)

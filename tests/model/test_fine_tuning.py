@@ -8,6 +8,7 @@ from ssd.errors import UserError
 from ssd.model.fine_tuning import Head, fits, load_matching
 from ssd.model.initialization import initialize
 from ssd.model.detector import build_detector
+from ssd.model.parameters import by_structural_name
 from ssd.model.weights import WeightsInfo, save_weights
 
 SMALL = load_recipe("ssd-resnet34-coco").with_values(width=0.125, num_classes=4)
@@ -21,7 +22,7 @@ def network(config, seed):
 
 
 def tensors(net):
-    return {name: parameter.data().asnumpy() for name, parameter in net._collect_params_with_prefix().items()}
+    return {name: parameter.data().asnumpy() for name, parameter in by_structural_name(net).items()}
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from ssd.config import load_recipe
 from ssd.errors import UserError
 from ssd.model.initialization import initialize
 from ssd.model.detector import build_detector
+from ssd.model.parameters import by_structural_name
 from ssd.model.weights import WeightsInfo, load_weights, pack_info, read_info, read_tensors, save_weights
 
 CONFIG = load_recipe("ssd-resnet34-shapes").with_values(width=0.125, score_threshold=0.25, nms_iou=0.4,
@@ -60,12 +61,12 @@ def test_tensors_are_as_without_metadata(network, saved, tmp_path):
     save_weights(network, plain)
     assert read_info(plain) is None, "an older file"
     old, new = read_tensors(plain), read_tensors(saved)
-    assert set(old) == set(new) == set(network._collect_params_with_prefix())
+    assert set(old) == set(new) == set(by_structural_name(network))
     for path in (plain, saved):
         other = build_detector(CONFIG).network
         initialize(other, 2, mx.cpu())
         load_weights(other, path)
-        for name, parameter in other._collect_params_with_prefix().items():
+        for name, parameter in by_structural_name(other).items():
             np.testing.assert_array_equal(parameter.data().asnumpy(), new[name].asnumpy())
 
 
@@ -77,7 +78,7 @@ def test_gluon_reads_it(network, saved):
 
 
 def test_npz(network, tmp_path):
-    arrays = {name: parameter.data().asnumpy() for name, parameter in network._collect_params_with_prefix().items()}
+    arrays = {name: parameter.data().asnumpy() for name, parameter in by_structural_name(network).items()}
     path = str(tmp_path / "parameters.npz")
     np.savez(path, **arrays)
     assert read_info(path) is None
@@ -157,10 +158,10 @@ def test_weights_of_tensor_cores_fit_a_cpu(tmp_path):
     network, other = build_detector(plain).network, build_detector(plain).network
     for seed, one in enumerate((network, other)):
         initialize(one, seed, mx.cpu())
-    wanted = {name: parameter.data().asnumpy() for name, parameter in network._collect_params_with_prefix().items()}
+    wanted = {name: parameter.data().asnumpy() for name, parameter in by_structural_name(network).items()}
     info = WeightsInfo(config, (1, 2, 3, 4), ("a", "b", "c", "d"))
     tensors, padded = {"metadata": mx.nd.array(pack_info(info), dtype=np.uint8)}, 0
-    for name, parameter in build_detector(config).network._collect_params_with_prefix().items():
+    for name, parameter in by_structural_name(build_detector(config).network).items():
         value = wanted[name].transpose(0, 2, 3, 1) if wanted[name].ndim == 4 else wanted[name]
         filled = np.full(parameter.shape, 7, value.dtype)
         filled[tuple(slice(0, length) for length in value.shape)] = value
@@ -170,7 +171,7 @@ def test_weights_of_tensor_cores_fit_a_cpu(tmp_path):
     path = str(tmp_path / "weights.params")
     mx.nd.save(path, tensors)
     load_weights(other, path)
-    for name, parameter in other._collect_params_with_prefix().items():
+    for name, parameter in by_structural_name(other).items():
         np.testing.assert_allclose(parameter.data().asnumpy(), wanted[name], rtol=1e-3, atol=1e-6)
     tensors.pop("metadata")
     mx.nd.save(path, tensors)
