@@ -1,5 +1,7 @@
 """Files that survive a killed process and a failing machine: whole or not there.
 
+`replacing` and `replace_file` put a new file in the place of an old one; `write_errors` words what prevents it.
+
 What is being made or taken away has a temporary name beside its place, `.NAME.WORLD-PID-START.partial` or
 `.removed`. `remove_leftovers` deletes those whose process is gone:
 
@@ -12,21 +14,31 @@ What is being made or taken away has a temporary name beside its place, `.NAME.W
 """
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import re
 import shutil
 import time
+from typing import Iterator, Type
+
+from ssd.errors import UserError
 
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8}|unknown)-(\d+)-(\d+)\.(?:partial|removed)", re.DOTALL)
 _DAY = 24 * 3600.0  # seconds
+_LONGEST = 180  # bytes of a name that are kept: file systems allow 255, and the temporary name is longer
+
+# Why a disc takes no file although the program is right: full, over quota, read-only, not permitted.
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 def temporary_path(path: str, kind: str = "partial") -> str:
     """A name beside `path` for what this process makes ("partial") or takes away ("removed"); the same every time."""
     assert kind in ("partial", "removed")
     folder, name = os.path.split(path)
+    if len(os.fsencode(name)) > _LONGEST:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
     pid = os.getpid()
     return os.path.join(folder, f".{name}.{_world()}-{pid}-{_start_time(pid) or 0}.{kind}")
 
@@ -55,16 +67,95 @@ def sync_folder(path: str) -> None:
         os.close(handle)
 
 
-def replace_file(path: str, content: bytes) -> None:
-    """Writes a file in one step: at every moment there is the old one or the new one, on the disc too."""
+@contextlib.contextmanager
+def replacing(path: str, synced: bool = True) -> Iterator[str]:
+    """Replaces the file at `path` by what is written, inside, to the path that this yields.
+
+        with replacing(path) as partial, open(partial, "wb") as file:
+            file.write(content)
+
+    At every moment there is the old file or the whole new one, after a power cut too. An exception leaves the old file
+    and no temporary one. synced: False for what is easily made again, and many: it is not waited for the disc.
+
+    The temporary path ends in `.partial`: give libraries that go by the extension the format, or an open file. Raises
+    OSError, whose `filename` is `path` where it would name nothing or the temporary file.
+    """
+    path = os.fspath(path)
     partial = temporary_path(path)
     try:
-        write_synced(partial, content)
-        os.replace(partial, path)
+        yield partial
+        put_in_place(partial, path, synced)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, partial):
+            error.filename, error.filename2 = path, None
+        raise
     finally:
-        if os.path.lexists(partial):
+        discard(partial)
+
+
+def replace_file(path: str, content: bytes, synced: bool = True) -> None:
+    """Replaces the file at `path` by one of these bytes; see `replacing`."""
+    with replacing(path, synced) as partial, open(partial, "xb") as file:
+        file.write(content)
+
+
+def put_in_place(partial: str, path: str, synced: bool = True) -> None:
+    """Renames a whole new file to `path`, or a folder, where at `path` there is nothing or an empty folder.
+
+    synced: waits until all of it is on the disc, first the content, then the name. OSError if it cannot be done.
+    """
+    if synced:
+        _sync(partial)
+    os.replace(partial, path)
+    if synced:
+        sync_folder(os.path.dirname(path) or ".")
+
+
+def discard(partial: str) -> None:
+    """Removes a temporary file or folder; nothing if it is gone, or cannot be removed."""
+    if os.path.isdir(partial) and not os.path.islink(partial):
+        shutil.rmtree(partial, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
             os.unlink(partial)
-    sync_folder(os.path.dirname(path) or ".")
+
+
+def _sync(path: str) -> None:
+    """Waits until a file, or a folder and all that it holds, is on the disc."""
+    if os.path.isdir(path):
+        for name in os.listdir(path):
+            _sync(os.path.join(path, name))
+        sync_folder(path)
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def write_errors(what: str, path: str, *kinds: Type[Exception]) -> Iterator[None]:
+    """An OSError inside, or an error of one of `kinds`, becomes the UserError of `cannot_write`."""
+    try:
+        yield
+    except (OSError, *kinds) as error:
+        raise cannot_write(what, path, error) from None
+
+
+def cannot_write(what: str, path: str, error: Exception) -> UserError:
+    """The line for a file that cannot be written: `WHAT: cannot be written: REASON (N bytes are free)`.
+
+    what: names the file, and the flag if it has one. path: of the file, for the free bytes of its disc. They are said
+    where the disc is full and where `error`, of a library, does not tell.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = getattr(error, "strerror", None) or (lines[-1] if lines else type(error).__name__)
+    free = ""
+    if getattr(error, "errno", None) in (None, errno.ENOSPC, errno.EDQUOT):
+        with contextlib.suppress(OSError):
+            free = f" ({shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free} bytes are free)"
+    return UserError(f"{what}: cannot be written: {reason}{free}")
 
 
 def remove_leftovers(folder: str) -> None:
@@ -73,13 +164,7 @@ def remove_leftovers(folder: str) -> None:
         match = _TEMPORARY.fullmatch(entry)
         path = os.path.join(folder, entry)
         if match and _is_gone(path, match[1], int(match[2]), int(match[3])):
-            if os.path.isdir(path) and not os.path.islink(path):
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                try:
-                    os.unlink(path)
-                except OSError:
-                    pass  # a leftover does no harm
+            discard(path)
 
 
 def _is_gone(path: str, world: str, pid: int, start: int) -> bool:

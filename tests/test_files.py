@@ -1,14 +1,19 @@
 """Files that are whole or not there, and what killed processes leave of them."""
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import subprocess
+import sys
 import time
 
 import pytest
 
 from ssd import files
-from ssd.files import remove_leftovers, replace_file, temporary_path, write_synced
+from ssd.errors import UserError
+from ssd.files import (cannot_write, put_in_place, remove_leftovers, replace_file, replacing, temporary_path,
+                       write_errors, write_synced)
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -24,6 +29,125 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         replace_file(str(path), b"third")
     assert path.read_bytes() == b"second" and os.listdir(tmp_path) == ["best.json"]
+
+
+@pytest.mark.parametrize("old", [None, b"old"])
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, ValueError, SystemExit])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, old, failure):
+    path = tmp_path / "found.npz"
+    if old is not None:
+        path.write_bytes(old)
+    with pytest.raises(failure):
+        with replacing(path) as partial, open(partial, "wb") as file:
+            assert os.path.dirname(partial) == str(tmp_path) and os.listdir(tmp_path)
+            file.write(b"half")
+            raise failure
+    assert [name.read_bytes() for name in tmp_path.iterdir()] == ([] if old is None else [old])
+
+
+def test_nothing_written_is_a_failure(tmp_path):
+    (tmp_path / "file").write_bytes(b"old")
+    with pytest.raises(FileNotFoundError) as caught:
+        with replacing(tmp_path / "file"):
+            pass
+    assert caught.value.filename == str(tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_in_the_current_folder_and_with_any_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["plain", "two\nlines", "x" * 255, "\u00e4" * 127]
+    for name in names:
+        for content in (b"first", b"second"):
+            replace_file(name, content)
+        temporary = temporary_path(name)
+        assert files._TEMPORARY.fullmatch(temporary) and len(os.fsencode(temporary)) <= 255
+        with open(name, "rb") as file:
+            assert file.read() == b"second"
+    assert sorted(os.listdir()) == sorted(names)
+
+
+@pytest.mark.parametrize("synced", [True, False])
+def test_what_is_waited_for(tmp_path, monkeypatch, synced):
+    events = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (
+        events.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}"))), fsync(handle)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (events.append("rename"), replace(*paths)))
+    path = str(tmp_path / "file")
+    replace_file(path, b"1", synced)
+    assert events == ([os.path.basename(temporary_path(path)), "rename", tmp_path.name] if synced else ["rename"])
+
+
+def test_a_folder_in_the_place_of_an_empty_one(tmp_path):
+    partial, path = str(tmp_path / "partial"), str(tmp_path / "folder")
+    os.makedirs(os.path.join(partial, "inner"))
+    (tmp_path / "partial" / "inner" / "file").write_bytes(b"1")
+    os.mkdir(path)
+    put_in_place(partial, path)
+    assert (tmp_path / "folder" / "inner" / "file").read_bytes() == b"1" and os.listdir(tmp_path) == ["folder"]
+    os.mkdir(partial)
+    with pytest.raises(OSError):
+        put_in_place(partial, path)
+    assert os.listdir(path) == ["inner"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disc(tmp_path):
+    path = tmp_path / "weights.params"
+    path.write_bytes(b"old")
+    free = shutil.disk_usage(tmp_path).free
+    with pytest.raises(UserError) as caught, write_errors(f"--output {path}", path):
+        with replacing(path) as partial, open(partial, "wb"), open("/dev/full", "wb", buffering=0) as full:
+            full.write(b"more")
+    said = str(caught.value)
+    assert said.startswith(f"--output {path}: cannot be written: No space left on device (")
+    assert abs(int(said.split("(")[1].split()[0]) - free) < 2 ** 30 and said.endswith(" bytes are free)")
+    assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_why_a_file_cannot_be_written(tmp_path):
+    path = tmp_path / "none" / "file"
+    with pytest.raises(UserError, match=f"^the table {path}: cannot be written: No such file or directory$"):
+        with write_errors(f"the table {path}", path):
+            replace_file(path, b"1")
+    for number in (errno.EACCES, errno.EROFS):
+        said = str(cannot_write("file", tmp_path / "file", OSError(number, os.strerror(number))))
+        assert said == f"file: cannot be written: {os.strerror(number)}"
+    said = str(cannot_write("file", tmp_path / "file", RuntimeError("Traceback:\n  the last line\n")))
+    assert said.startswith("file: cannot be written: the last line (") and "\n" not in said
+    assert str(cannot_write("file", path, RuntimeError())) == "file: cannot be written: RuntimeError"
+    with pytest.raises(UserError), write_errors("file", path, ArithmeticError):
+        1 / 0
+    with pytest.raises(ZeroDivisionError), write_errors("file", path):
+        1 / 0
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").touch()
+    with pytest.raises(OSError) as caught:    # from os.replace, which names both paths
+        replace_file(tmp_path / "folder", b"1")
+    assert caught.value.filename == str(tmp_path / "folder") and ".partial" not in str(caught.value)
+    with pytest.raises(FileNotFoundError) as caught:    # another file's error keeps its name
+        with replacing(tmp_path / "file"):
+            open(tmp_path / "source")
+    assert caught.value.filename == str(tmp_path / "source")
+    with pytest.raises(OSError, match="^a library's words$"):
+        with replacing(tmp_path / "file"):
+            raise OSError("a library's words")
+
+
+def test_a_killed_writers_leftover_is_removed(tmp_path):
+    path = tmp_path / "weights.params"
+    path.write_bytes(b"old")
+    code = ("import os, sys\nfrom ssd.files import replacing\n"
+            "with replacing(sys.argv[1]) as partial, open(partial, 'wb', buffering=0) as file:\n"
+            "    file.write(b'half')\n    os.kill(os.getpid(), 9)")
+    done = subprocess.run([sys.executable, "-c", code, path], cwd=os.path.dirname(os.path.dirname(__file__)))
+    assert done.returncode == -9 and len(list(tmp_path.iterdir())) == 2
+    remove_leftovers(tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name] and path.read_bytes() == b"old"
 
 
 def test_a_new_file_never_overwrites(tmp_path):
