@@ -12,12 +12,12 @@ import colorsys
 import json
 import math
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 
 from ssd.errors import UserError
+from ssd.files import cannot_write, discard, put_in_place, remove_leftovers, temporary_path
 
 FORMAT = 1  # to be raised whenever the same parameters draw other pictures
 RECORD = "shapes.json"
@@ -56,20 +56,21 @@ def make_shapes(folder, *, train_images: int = 600, val_images: int = 120, seed:
     if _holds(folder, parameters):
         report(f"{folder}: holds these {train_images} + {val_images} images of shapes already")
         return folder
-    partial = folder.absolute().with_name(f"{folder.absolute().name}.{os.getpid()}.partial")
+    partial = Path(temporary_path(os.fspath(folder.absolute())))
     try:
         try:
+            partial.mkdir(parents=True)
+            remove_leftovers(partial.parent)
             _generate(partial, parameters)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.rename(partial, folder.absolute())  # onto nothing or an empty folder
+            try:    # not waited for the disc: they are easily drawn again
+                put_in_place(partial, folder.absolute(), synced=False)
             except OSError:
                 if not _holds(folder, parameters):  # else another process was quicker
                     raise
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            discard(partial)
     except OSError as error:
-        raise UserError(f"shapes cannot be written to {folder}: {error.strerror}") from None
+        raise cannot_write(f"shapes to {folder}", partial, error) from None
     report(f"{folder}: {train_images} training and {val_images} validation images of shapes, seed {seed}")
     return folder
 

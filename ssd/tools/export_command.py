@@ -4,13 +4,13 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import shutil
 import sys
 from typing import List, NamedTuple, Tuple
 
 import numpy as np
 
 from ssd.errors import UserError
+from ssd.files import cannot_write, discard, put_in_place, remove_leftovers, temporary_path
 
 FORMATS = ("onnx", "gluon")
 TOLERANCE = 1e-4      # of scores, and of boxes in shares of the image
@@ -58,9 +58,10 @@ def run(args) -> int:
         raise UserError(f"--name {stem_name!r}: a plain file name is needed")
     pictures, said = _pictures(args.images)
     exporter = _Exporter(args)
-    partial = f"{os.path.abspath(folder)}.{os.getpid()}.partial"
+    partial = temporary_path(os.path.abspath(folder))
     try:
         os.makedirs(partial)
+        remove_leftovers(os.path.dirname(partial))
         differences = exporter.export(os.path.join(partial, stem_name), args.format, pictures)
         print(f"checked on {said}, in batches of 1 and 3, against the live network")
         failed = False
@@ -78,13 +79,11 @@ def run(args) -> int:
                   "kept (a network that has hardly learnt gives many boxes one score, and rounding chooses among them)",
                   file=sys.stderr, flush=True)
             return 1
-        if os.path.isdir(folder):
-            os.rmdir(folder)
-        os.replace(partial, folder)
+        put_in_place(partial, os.path.abspath(folder))
     except OSError as error:
-        raise UserError(f"--output {folder}: {error.strerror}") from None
+        raise cannot_write(f"--output {folder}", partial, error) from None
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        discard(partial)
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name)
         print(f"wrote {path} ({os.path.getsize(path) / 1e6:.1f} MB)")

@@ -8,7 +8,7 @@ from typing import Iterator, NamedTuple, Optional
 import numpy as np
 
 from ssd.errors import UserError
-from ssd.files import temporary_path
+from ssd.files import discard, put_in_place, temporary_path, write_errors
 from ssd.tools.sound import Sound
 
 ENDINGS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv", ".3gp",
@@ -95,16 +95,14 @@ class VideoWriter:
         self._rate, self._last = rate.limit_denominator(65535), -1
         self._codec = next((name for name in ("libx264", "libopenh264") if name in av.codecs_available), "mpeg4")
         self._stream = None
-        try:
+        with write_errors(path, path, av.error.FFmpegError):
             self._container = av.open(self._partial, "w", format="mp4")
-        except (av.error.FFmpegError, OSError) as error:
-            raise UserError(f"{path}: cannot be written ({_reason(error)})") from None
 
     def add(self, pixels: np.ndarray, seconds: float, start: float = 0.0) -> None:
         """A frame, uint8 (height, width, 3) RGB, all of one size; `seconds` since the start, rising. start: of the
         first one in the file of the sound [seconds]."""
         import av
-        try:
+        with write_errors(self._path, self._path, av.error.FFmpegError):
             if self._stream is None:
                 self._open(*pixels.shape[:2])
                 if self._sound is not None:
@@ -115,8 +113,6 @@ class VideoWriter:
             self._container.mux(self._stream.encode(frame))
             if self._sound is not None:
                 self._sound.copy(seconds)
-        except (av.error.FFmpegError, OSError) as error:
-            raise UserError(f"{self._path}: cannot be written ({_reason(error)})") from None
 
     def _open(self, height: int, width: int) -> None:
         # Half of the colour is left out as usual, but for odd sizes, where H.264 cannot.
@@ -131,22 +127,19 @@ class VideoWriter:
     def finish(self, whole: bool = True) -> None:
         """Ends the file and puts it at its place. whole: with the sound beyond the last frame."""
         import av
-        try:
+        with write_errors(self._path, self._path, av.error.FFmpegError):
             self._container.mux(self._stream.encode(None))
             if self._sound is not None and whole:
                 self._sound.copy()
             self._container.close()
-            os.replace(self._partial, self._path)
-        except (av.error.FFmpegError, OSError) as error:
-            raise UserError(f"{self._path}: cannot be written ({_reason(error)})") from None
+            put_in_place(self._partial, self._path)
 
     def close(self) -> None:
         """Drops what was not finished; after `finish` it does nothing."""
         self._container.close()
         if self._sound is not None:
             self._sound.close()
-        if os.path.exists(self._partial):
-            os.remove(self._partial)
+        discard(self._partial)
 
 
 def _reason(error: Exception) -> str:
