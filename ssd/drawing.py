@@ -10,6 +10,7 @@ import zlib
 import numpy as np
 
 from ssd.errors import UserError
+from ssd.files import replace_file
 
 _DASH = 4  # pixels of white, then as many of black
 _PAD = 2  # pixels between a label's text and its border
@@ -120,17 +121,11 @@ def save_image(path, image) -> None:
     if ending not in (".png", ".jpg", ".jpeg"):
         raise UserError("%s: a picture's name must end in .png or .jpg" % path)
     encoded = cv2.imencode(ending, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
-    temporary = "%s.%d.tmp" % (path, os.getpid())
     try:
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(encoded)
-        os.replace(temporary, path)
+        replace_file(path, encoded, synced=False)    # predict draws thousands, and can draw them again
     except OSError as error:
         raise UserError("%s: cannot write the picture: %s" % (path, error.strerror)) from None
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
 
 
 def _class_color(name):

@@ -65,11 +65,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     result = dict(format=1, mode=request.mode, **result)
     if args.json and args.json != "-":
-        from ssd.files import replace_file
-        try:
-            replace_file(os.path.abspath(args.json), (json.dumps(result, indent=1) + "\n").encode())
-        except OSError as error:
-            raise UserError(f"--json {args.json}: cannot be written: {error.strerror}") from None
+        from ssd.files import replace_file, write_errors
+        with write_errors(f"--json {args.json}", args.json):
+            replace_file(args.json, (json.dumps(result, indent=1) + "\n").encode())
     if args.json == "-":
         print(json.dumps(result))
     else:

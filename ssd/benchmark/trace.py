@@ -6,8 +6,7 @@ import json
 import os
 import tempfile
 
-from ssd.errors import UserError
-from ssd.files import replace_file
+from ssd.files import replace_file, write_errors
 
 
 def unbulk(block, training: bool) -> None:
@@ -38,7 +37,5 @@ def traced(path: str):
         with open(raw, encoding="utf-8") as file:
             trace = json.load(file)
     assert trace["traceEvents"]
-    try:
-        replace_file(os.path.abspath(path), json.dumps(trace, separators=(",", ":")).encode())
-    except OSError as error:
-        raise UserError(f"--trace {path}: cannot be written: {error.strerror}") from None
+    with write_errors(f"--trace {path}", path):
+        replace_file(path, json.dumps(trace, separators=(",", ":")).encode())

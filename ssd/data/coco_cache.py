@@ -9,6 +9,7 @@ import os
 import numpy as np
 
 from ssd.errors import UserError
+from ssd.files import remove_leftovers, replacing
 
 FORMAT = 2  # to be raised whenever the checks or the arrays change
 _ARRAYS = {"image_ids": (np.int64, 1), "sizes": (np.int64, 2), "boxes_ltrb": (np.float64, 2),
@@ -49,16 +50,11 @@ def write_cache(cache_dir, fingerprint: str, fields: dict, lines: list, report=p
     path = _cache_path(cache_dir, fingerprint)
     text = json.dumps({"fingerprint": fingerprint, "lines": lines, **{key: fields[key] for key in _LISTS}})
     arrays = {key: fields[key] for key in _ARRAYS}
-    temporary = f"{path}.{os.getpid()}.tmp"
     try:
         os.makedirs(cache_dir, exist_ok=True)
-        try:
-            with open(temporary, "wb") as file:
-                np.savez(file, text=np.frombuffer(text.encode(), np.uint8), **arrays)
-            os.replace(temporary, path)
-        finally:
-            if os.path.lexists(temporary):
-                os.unlink(temporary)
+        remove_leftovers(cache_dir)
+        with replacing(path) as partial, open(partial, "wb") as file:
+            np.savez(file, text=np.frombuffer(text.encode(), np.uint8), **arrays)
     except OSError as error:
         report(f"checked data set not kept in {os.fspath(cache_dir)}: {error.strerror}")
 

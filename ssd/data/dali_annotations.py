@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-from ssd.errors import UserError
+from ssd.files import replacing, write_errors
 
 ENTRIES = 4096  # images or boxes of the file that are in memory at a time
 
@@ -32,17 +32,10 @@ def write_dali_annotations(dataset, indices, path) -> None:
     """
     indices = np.unique(np.asarray(indices, np.int64))
     assert not len(indices) or 0 <= indices[0] <= indices[-1] < dataset.num_images
-    temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
-    try:
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.writelines(_json(dataset, indices))
-            os.replace(temporary, path)
-        finally:
-            if os.path.lexists(temporary):
-                os.unlink(temporary)
-    except OSError as error:
-        raise UserError(f"{os.fspath(path)} cannot be written: {error.strerror}") from None
+    # Not waited for the disc: the file is this run's alone, and 90 MB for COCO on every rank.
+    with write_errors(os.fspath(path), path), replacing(path, synced=False) as partial:
+        with open(partial, "w", encoding="utf-8") as file:
+            file.writelines(_json(dataset, indices))
 
 
 def _json(dataset, indices: np.ndarray):

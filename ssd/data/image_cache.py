@@ -8,6 +8,7 @@ import os
 import numpy as np
 
 from ssd.data.image_checks import LEVELS, Look
+from ssd.files import remove_leftovers, replacing
 
 FORMAT = 1  # to be raised whenever the checks of image files change
 _FIELDS = 7  # size [bytes], time [ns], level, width, height, notes, when looked at [s]
@@ -44,16 +45,11 @@ class ImageCache:
             return
         names = json.dumps(list(self._entries)).encode()
         table = np.array(list(self._entries.values()), np.int64).reshape(-1, _FIELDS)
-        temporary = f"{self._path}.{os.getpid()}.tmp"
         try:
             os.makedirs(self._dir, exist_ok=True)
-            try:
-                with open(temporary, "wb") as file:
-                    np.savez(file, names=np.frombuffer(names, np.uint8), table=table)
-                os.replace(temporary, self._path)
-            finally:
-                if os.path.lexists(temporary):
-                    os.unlink(temporary)
+            remove_leftovers(self._dir)
+            with replacing(self._path) as partial, open(partial, "wb") as file:
+                np.savez(file, names=np.frombuffer(names, np.uint8), table=table)
         except OSError as error:
             report(f"checked images not kept in {os.fspath(self._dir)}: {error.strerror}")
         self._changed = False

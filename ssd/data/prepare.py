@@ -10,6 +10,7 @@ import sys
 
 from ssd.data.annotation_file import SECTIONS, read_annotation_file, show
 from ssd.errors import UserError
+from ssd.files import replace_file, write_errors
 
 IMAGE_KEYS = ("id", "file_name", "height", "width")
 ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
@@ -81,17 +82,8 @@ def prepare(source, target, keep_keys: bool = False, pretty_print: bool = False)
         raise UserError(f"annotation file {source} holds NaN or Infinity, which JSON does not have") from None
     except RecursionError:
         raise UserError(f"annotation file {source} is nested too deeply") from None
-    temporary = f"{target}.{os.getpid()}.tmp"
-    try:
-        try:
-            with open(temporary, "w", encoding="ascii") as file:
-                file.write(text + "\n")
-            os.replace(temporary, target)
-        finally:
-            if os.path.lexists(temporary):
-                os.unlink(temporary)
-    except OSError as error:
-        raise UserError(f"output {target} cannot be written: {error.strerror}") from None
+    with write_errors(f"output {target}", target):
+        replace_file(target, (text + "\n").encode("ascii"))
     return reduced
 
 

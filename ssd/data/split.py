@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Optional, Sequence
 from ssd.config import nearest
 from ssd.data.annotation_file import read_annotation_file, show
 from ssd.errors import UserError
-from ssd.files import replace_file
+from ssd.files import replace_file, write_errors
 
 FILES = ("train.json", "val.json")
 
@@ -32,12 +32,10 @@ def split_file(path: str, folder: str, val_fraction: float, seed: int = 0,
             if not part["images"]:
                 raise UserError(f"--categories {' '.join(categories)}: no image of {target} would hold one; try "
                                 "another --seed or a larger --val-fraction")
-    try:
+    with write_errors(f"--output {folder}", targets[0]):
         os.makedirs(folder, exist_ok=True)
         for target, part in zip(targets, parts):
             replace_file(target, (json.dumps(part, separators=(",", ":")) + "\n").encode("ascii"))
-    except OSError as error:
-        raise UserError(f"--output {folder}: cannot be written: {error.strerror}") from None
     return [f"{target}: {_count(part)}" for target, part in zip(targets, parts)] + _lacking(parts, targets)
 
 

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssd.errors import UserError
+from ssd.files import replace_file, replacing
 
 
 _COLUMNS = ("image_id", "boxes_xywh", "score", "category_id")
@@ -68,7 +68,7 @@ class Detections:
         rows = [{"image_id": image, "category_id": category, "bbox": box, "score": score}
                 for image, category, box, score in zip(self.image_id.tolist(), self.category_id.tolist(),
                                                        self.boxes_xywh.tolist(), self.score.tolist())]
-        _write_atomically(path, lambda file: file.write(json.dumps(rows, separators=(",", ":")).encode()))
+        replace_file(path, json.dumps(rows, separators=(",", ":")).encode())
 
     @classmethod
     def from_json(cls, path) -> Detections:
@@ -98,9 +98,9 @@ class Detections:
 
     def to_npz(self, path) -> None:
         """Write the four arrays to `path`, uncompressed, under their own names; nothing is rounded."""
-        _write_atomically(path, lambda file: np.savez(
-            file, image_id=self.image_id, boxes_xywh=self.boxes_xywh, score=self.score,
-            category_id=self.category_id))
+        with replacing(path) as partial, open(partial, "wb") as file:
+            np.savez(file, image_id=self.image_id, boxes_xywh=self.boxes_xywh, score=self.score,
+                     category_id=self.category_id)
 
     @classmethod
     def from_npz(cls, path) -> Detections:
@@ -166,15 +166,3 @@ def _as_array(values, name, dtype, source):
             raise UserError("%s: row %d: %s %s is not a whole number" % (
                 source, row, name, array.ravel()[row]))
     return np.ascontiguousarray(array, dtype)
-
-
-def _write_atomically(path, write):
-    temporary = "%s.%d.tmp" % (path, os.getpid())
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-        raise

@@ -11,7 +11,7 @@ from ssd.commandline import add_settings, say
 from ssd.config import SETTINGS, Config
 from ssd.errors import UserError
 from ssd.evaluation.weight_files import WeightFile, find_weights
-from ssd.files import replace_file
+from ssd.files import replace_file, write_errors
 
 SECTIONS = ("data", "evaluation", "model", "detection")
 TRAINING_ALONE = ("train_annotations", "train_images", "target", "eval_every", "batch_norm_momentum",
@@ -221,14 +221,10 @@ def _format(evaluation) -> str:
 
 
 def _save(detections, path: str) -> None:
-    try:
+    with write_errors(f"--save-detections {path}", path):
         detections.to_json(path)
-    except OSError as error:
-        raise UserError(f"--save-detections {path}: cannot be written: {error.strerror}") from None
 
 
 def _write_json(path: str, content: dict) -> None:
-    try:
+    with write_errors(f"--json-output {path}", path):
         replace_file(path, (json.dumps(content, indent=1) + "\n").encode())
-    except OSError as error:
-        raise UserError(f"--json-output {path}: cannot be written: {error.strerror}") from None

@@ -5,8 +5,8 @@ import csv
 import os
 from typing import List
 
-from ssd.errors import UserError
 from ssd.evaluation.scoring import STAT_NAMES
+from ssd.files import replacing, write_errors
 
 SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 
@@ -38,19 +38,16 @@ def format_table(results: List[dict]) -> str:
 
 def write(folder: str, results: List[dict]) -> None:
     """sweep.csv and sweep.png into a new or empty folder. UserError if it cannot be written."""
-    try:
+    with write_errors(f"--sweep-output {folder}", os.path.join(folder, "sweep.csv")):
         os.makedirs(folder, exist_ok=True)
         path = os.path.join(folder, "sweep.csv")
-        with open(path + ".partial", "w", newline="", encoding="utf-8") as file:
+        with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(("weights", "step", "epoch", "images", *STAT_NAMES))
             for result in results:
                 writer.writerow([result["weights"], result.get("step"), result.get("epoch"), result["images"]]
                                 + [f"{result[name]:.6f}" for name in STAT_NAMES])
-        os.replace(path + ".partial", path)
         draw(os.path.join(folder, "sweep.png"), results)
-    except OSError as error:
-        raise UserError(f"--sweep-output {folder}: cannot be written: {error.strerror}") from None
 
 
 def draw(path: str, results: List[dict]) -> None:
@@ -79,5 +76,5 @@ def draw(path: str, results: List[dict]) -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    figure.savefig(path + ".partial", format="png")
-    os.replace(path + ".partial", path)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png")

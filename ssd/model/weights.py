@@ -7,7 +7,6 @@ ignore_extra=True)` reads the tensors, and so does a file without that array her
 from __future__ import annotations
 
 import os
-import shutil
 import zipfile
 from typing import Dict, Optional
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from ssd.config import Config
 from ssd.errors import UserError
+from ssd.files import replacing, write_errors
 from ssd.model.initialization import initialize
 from ssd.model.detector import Detector, build_detector
 from ssd.model.network import Network
@@ -28,20 +28,11 @@ __all__ = ["WeightsInfo", "load_detector", "load_weights", "pack_info", "read_in
 def save_weights(network: Network, path: str, info: Optional[WeightsInfo] = None) -> None:
     """Writes all parameters and running statistics, and `info`; an older file at `path` is replaced only by a whole
     new one. UserError if it cannot be written."""
-    partial = f"{path}.{os.getpid()}.partial"
     tensors = {name: parameter.data().copyto(mx.cpu()) for name, parameter in by_structural_name(network).items()}
     if info is not None:
         tensors[METADATA] = mx.nd.array(pack_info(info), ctx=mx.cpu(), dtype=np.uint8)
-    try:
+    with write_errors(f"weights {path}", path, mx.MXNetError), replacing(path) as partial:
         mx.nd.save(partial, tensors)
-        os.replace(partial, path)
-    except (OSError, mx.MXNetError) as error:
-        reason = [line for line in str(error).splitlines() if line][-1]
-        free = shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free
-        raise UserError(f"weights {path} cannot be written ({free} bytes are free): {reason}") from None
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
 
 
 def load_weights(network: Network, path: str) -> None:

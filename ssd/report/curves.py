@@ -9,7 +9,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ssd.config import Config, load_recipe
 from ssd.errors import UserError
-from ssd.files import temporary_path
+from ssd.files import replacing
 from ssd.report import published
 
 OURS, PARTS, PUBLISHED = "#0b5fa5", ("#4c9bd9", "#8a6fbf"), "#c2571a"
@@ -54,13 +54,8 @@ def draw_curves(run_folder: str, path: str) -> str:
             axis.set_title(title)
         figure.suptitle(_title(run), x=.01, ha="left", fontsize=10)
         figure.tight_layout()
-        partial = temporary_path(path)
-        try:
+        with replacing(path) as partial:
             figure.savefig(partial, format="png", dpi=120)
-            os.replace(partial, path)
-        finally:
-            if os.path.exists(partial):
-                os.remove(partial)
     return path
 
 

@@ -6,7 +6,7 @@ from html import escape
 from typing import NamedTuple, Sequence, Tuple
 
 from ssd.errors import UserError
-from ssd.files import replace_file
+from ssd.files import replace_file, write_errors
 from ssd.report.style import SCRIPT, STYLE
 
 GENERATOR = "ssd report"    # marks files of ours, which may be replaced
@@ -41,11 +41,9 @@ def write_page(path: str, text: str) -> None:
     where it cannot be written."""
     if os.path.lexists(path) and not is_report(path):
         raise UserError(f"{path}: exists already, and is no report")
-    try:
+    with write_errors(f"report {path}", path):
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         replace_file(path, text.encode())
-    except OSError as error:
-        raise UserError(f"report {path}: cannot be written: {error.strerror}") from None
 
 
 def is_report(path: str) -> bool:

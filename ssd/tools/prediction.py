@@ -14,7 +14,7 @@ import numpy as np
 from ssd.drawing import class_colors, draw_boxes, save_image
 from ssd.errors import UserError
 from ssd.evaluation.detections import Detections
-from ssd.files import replace_file
+from ssd.files import replace_file, write_errors
 from ssd.tools.inputs import Input, OutputNames
 from ssd.tools.pictures import read_picture
 from ssd.tools.videos import VideoReader, VideoWriter
@@ -164,16 +164,16 @@ class Prediction:
             scores.append(detected.scores[:, 0])
         ltrb = np.concatenate(boxes)
         xywh = np.concatenate([ltrb[:, :2], ltrb[:, 2:] - ltrb[:, :2]], axis=1)
-        Detections(images, np.round(xywh, 3), np.round(np.concatenate(scores), 6), categories).to_json(
-            os.path.join(self.folder, "detections.json"))
+        detections = Detections(images, np.round(xywh, 3), np.round(np.concatenate(scores), 6), categories)
+        path = os.path.join(self.folder, "detections.json")
+        with write_errors(path, path):
+            detections.to_json(path)
         content = dict(images=self.images, annotations=[],
                        categories=[dict(id=number, name=name) for number, name in zip(ids, self.detector.class_names)
                                    if number is not None])
         path = os.path.join(self.folder, "images.json")
-        try:
+        with write_errors(path, path):
             replace_file(path, json.dumps(content).encode())
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
     def report(self, others: int) -> None:
         """The summary on standard output, what was not done on standard error. others: files that were passed by."""

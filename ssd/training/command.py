@@ -1,14 +1,13 @@
 """`python -m ssd train`: a run from its folder to its exit status."""
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 import sys
 import traceback
 
 from ssd.config import Config
 from ssd.errors import UserError
+from ssd.files import UNWRITABLE, cannot_write
 from ssd.training import setup
 from ssd.training.interval import SaveInterval
 from ssd.training.outcome import Ended
@@ -117,10 +116,9 @@ def leave_report(run_folder: str) -> None:
 
 def _plain(error: BaseException, folder) -> BaseException:
     """A full or unwritable disc as a UserError that names the run's folder; every other error as it is."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES) and folder:
-        free = shutil.disk_usage(folder.path).free
-        return UserError(f"run folder {folder.path}: {error.filename or 'a file'} cannot be written: {error.strerror} "
-                         f"({free} bytes free)")
+    if isinstance(error, OSError) and error.errno in UNWRITABLE and folder:
+        what = f"run folder {folder.path}: {error.filename or 'a file'}"
+        return cannot_write(what, folder.file("recipe.yaml"), error)
     return error
 
 

@@ -9,6 +9,7 @@ from typing import Dict, Optional
 
 import numpy as np
 
+from ssd.files import replace_file, replacing
 from ssd.training.estimates import Pace
 
 # The seconds are on the clock of this part of the run, from its first step on; the two last ones are parts of them.
@@ -156,9 +157,7 @@ class Metrics:
             while os.path.exists(f"{path[:-5]}-{number}.json"):
                 number += 1
             os.rename(path, f"{path[:-5]}-{number}.json")
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(values, file, indent=1)
-            file.write("\n")
+        replace_file(path, (json.dumps(values, indent=1) + "\n").encode())
 
     def _append(self, name, columns, row) -> None:
         if self.folder is None:
@@ -174,13 +173,7 @@ class Metrics:
 
 def _write_rows(path: str, columns, rows) -> None:
     """A whole new CSV file in place of the one at `path`."""
-    partial = f"{path}.{os.getpid()}.partial"
-    try:
-        with open(partial, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
+    with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)

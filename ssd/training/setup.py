@@ -11,6 +11,7 @@ import numpy as np
 from ssd.config import Config, to_yaml
 from ssd.data.locate import dataset_paths, load_dataset
 from ssd.errors import UserError
+from ssd.files import remove_leftovers
 from ssd.training import versions
 from ssd.training.checkpoints import FOLDER, Checkpoint, find_checkpoint
 
@@ -77,6 +78,7 @@ def open_folder(config: Config, report=print) -> RunFolder:
         # A run that was killed while it checked its data set has left no more than a log.
         if held and not (resume and ("recipe.yaml" in held or "mlperf.log" in held)):
             raise UserError(f"--output {path}: holds files already; name a new folder")
+        remove_leftovers(path)
         probe = os.path.join(path, ".probe")
         with open(probe, "w"):
             pass

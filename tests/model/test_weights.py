@@ -177,3 +177,17 @@ def test_weights_of_tensor_cores_fit_a_cpu(tmp_path):
     mx.nd.save(path, tensors)
     with pytest.raises(UserError, match="has shape"):
         load_weights(other, path)
+
+
+def test_a_failed_write_leaves_the_old_file(network, tmp_path, monkeypatch):
+    path = tmp_path / "weights.params"
+    path.write_bytes(b"old")
+
+    def fails(name, _):
+        with open(name, "wb") as file:
+            file.write(b"half")
+        raise mx.MXNetError("Traceback (most recent call last):\n  No space left on device\n")
+    monkeypatch.setattr(mx.nd, "save", fails)
+    with pytest.raises(UserError, match=r"^weights .*: cannot be written: No space left on device \(\d+ bytes are free"):
+        save_weights(network, str(path))
+    assert os.listdir(tmp_path) == ["weights.params"] and path.read_bytes() == b"old"

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ssd import files
 from ssd.config import load_recipe
 from ssd.training import setup, versions
 from ssd.training.metrics import TRAIN_COLUMNS, Metrics
@@ -169,3 +170,13 @@ def test_a_folder_of_an_older_version_is_taken_up(tmp_path):
     found = rows(tmp_path / "train.csv")
     assert [row["images"] for row in found] == ["4", "8"] and tuple(found[0]) == TRAIN_COLUMNS
     assert metrics.scores == [(1, 0.0)]
+
+
+def test_what_a_killed_part_left_half_written_goes(tmp_path):
+    (tmp_path / "mlperf.log").touch()
+    left, other = tmp_path / f".weights.params.{files._world()}-{2 ** 22 + 1}-7.partial", tmp_path / "mine.partial"
+    left.touch()
+    other.touch()
+    config = load_recipe("ssd-resnet34-shapes").with_values(output=str(tmp_path), resume="auto")
+    assert setup.open_folder(config).part == 2
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["mine.partial", "mlperf.log"]

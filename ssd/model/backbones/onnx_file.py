@@ -1,7 +1,6 @@
 """SSD's backbones as ONNX files: torchvision's tensor names, BatchNorm unfused."""
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any, Callable, Dict, Mapping
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from ssd.errors import UserError
 from ssd.model.backbones.resnet_specs import SPECS, ResNetSpec, backbone_shapes, blocks, stem, whole_shapes
+from ssd.files import replace_file, write_errors
 
 BATCH_NORM_EPS = 1e-5
 OPSET, IR_VERSION = 13, 8  # old enough for every onnxruntime of pyproject.toml
@@ -122,18 +122,8 @@ def write_backbone(state_dict: Mapping[str, np.ndarray], path: str, backbone: st
     model = helper.make_model(graph, producer_name="ssd-benchmark", ir_version=IR_VERSION,
                               opset_imports=[helper.make_opsetid("", OPSET)])
     onnx.checker.check_model(model, full_check=True)
-    partial = f"{path}.{os.getpid()}.partial"
-    try:
-        with open(partial, "wb") as file:
-            file.write(model.SerializeToString())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
+    with write_errors(path, path):
+        replace_file(path, model.SerializeToString())
 
 
 def read_initializers(path: str) -> Dict[str, np.ndarray]:
