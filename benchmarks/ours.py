@@ -50,7 +50,9 @@ def build(config):
     from ssd.model.detector import build_detector
     from ssd.model.device import choose_device
     from ssd.model.initialization import initialize
-    device = choose_device(config)    # which also settles MXNet's threads, as in every command
+    from ssd.threads import one_openmp_team
+    one_openmp_team()    # as in every command, but without DALI, whose memory is not to be counted
+    device = choose_device(config)
     detector = build_detector(config)
     initialize(detector.network, 0, device.context)
     return detector

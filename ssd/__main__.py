@@ -9,18 +9,18 @@ from ssd.threads import use_all_cores
 
 COMMANDS = ("train", "evaluate", "predict", "export", "report", "score", "check-data", "plan", "summary", "show-data",
             "split-data", "make-shapes", "benchmark")
+# Those that compute with the network.
+NETWORK = ("train", "evaluate", "predict", "export", "show-data", "benchmark")
 DESCRIPTION = """Trains, evaluates and scores single-shot detectors: an MLPerf benchmark on MXNet, DALI and Horovod."""
 
 
 def _train(args) -> int:
-    use_all_cores()
     from ssd.training.command import train
     from ssd.training.ranks import rank_from_environment
     return train(read_settings(args, report=(lambda line: None) if rank_from_environment() else None))
 
 
 def _evaluate(args) -> int:
-    use_all_cores()
     from ssd.evaluation.evaluate_command import run as evaluate
     return evaluate(args)
 
@@ -76,7 +76,6 @@ def _make_shapes(args) -> int:
 
 
 def _benchmark(args) -> int:
-    use_all_cores()
     from ssd.benchmark.command import run as benchmark
     return benchmark(args)
 
@@ -173,6 +172,8 @@ def build_parser(commands=None) -> Parser:
 
 def main(argv=None) -> int:
     argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in NETWORK:
+        use_all_cores()    # here, as NumPy reads it too; the rest is ssd.runtime.start's
     parser = build_parser(commands=argv[:1])
     if not argv:
         parser.print_help()

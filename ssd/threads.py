@@ -10,9 +10,9 @@ _LOCAL_SIZE_VARIABLES = ("HOROVOD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "SL
 def use_all_cores() -> int:
     """Sets OMP_NUM_THREADS, where the user has not, to the cores of this process's share; returns the value in force.
 
-    To be called before MXNet is imported. Left alone, MXNet takes half of the cores that it sees, whether they are
-    hyper-threads or not: of two real cores one stays idle (SSD-ResNet34, batch 4: 0.80 images/s with one thread, 1.42
-    with two). Several ranks on a machine share its cores.
+    To be called before MXNet is imported, and before NumPy, whose OpenBLAS reads it too. Left alone, MXNet takes half
+    of the cores that it sees, whether they are hyper-threads or not: of two real cores one stays idle (SSD-ResNet34,
+    batch 4: 0.80 images/s with one thread, 1.42 with two). Several ranks on a machine share its cores.
     """
     given = os.environ.get("OMP_NUM_THREADS", "")
     if given.isdigit() and int(given) > 0:

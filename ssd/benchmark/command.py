@@ -8,6 +8,7 @@ import os
 from ssd.commandline import add_settings, read_settings
 from ssd.config import SETTINGS, nearest
 from ssd.errors import UserError
+from ssd.runtime import start
 
 MODES = {
     "train": "training steps, whole and in parts (made-up batches without --data-dir; one rank or several)",
@@ -100,6 +101,8 @@ def read_request(args: argparse.Namespace):
         raise UserError(f"benchmark {mode}: runs alone, not on several ranks")
     if args.annotations and not os.path.isfile(args.annotations):
         raise UserError(f"--annotations {args.annotations}: no such file")
+    if mode != "score":    # the one mode without a network
+        start()
     weights = getattr(args, "run.weights", "")
     if weights:
         from ssd.evaluation.saved_network import settings_of

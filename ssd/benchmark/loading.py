@@ -14,7 +14,7 @@ from ssd.errors import UserError
 
 def measure(request: Request) -> dict:
     """See docs/benchmarking.md for what it holds."""
-    import cv2    # before MXNet, see ssd.training.ranks.load_before_horovod
+    import cv2
     from ssd.data.samples import FIELDS, PLAIN_FIELDS, SampleFeed, read_image
     from ssd.model.detector import build_detector
     from ssd.model.device import choose_device

@@ -12,6 +12,7 @@ from ssd.config import SETTINGS, Config
 from ssd.errors import UserError
 from ssd.evaluation.weight_files import WeightFile, find_weights
 from ssd.files import replace_file, write_errors
+from ssd.runtime import start
 
 SECTIONS = ("data", "evaluation", "model", "detection")
 TRAINING_ALONE = ("train_annotations", "train_images", "target", "eval_every", "batch_norm_momentum",
@@ -110,6 +111,7 @@ def _prepare(args):
         raise UserError("--weights: name the file of saved weights")
     files = find_weights(args.weights)
     _check_outputs(args, len(files))
+    start()
     settings = [saved_network.settings_of(args, file.path) for file in files]
     annotations, images = _data_set(args, settings[0][0])
     ids, names = saved_network.categories_of(annotations)

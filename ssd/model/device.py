@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from ssd.config import Config
 from ssd.errors import UserError
-from ssd.threads import one_openmp_team
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,6 @@ class Device:
 def choose_device(config: Config, local_rank: int = 0) -> Device:
     """The device that the settings ask for; UserError if the machine or its MXNet does not have it."""
     import mxnet as mx
-    one_openmp_team()
     count = mx.context.num_gpus()
     asked = config.run.device
     if asked == "gpu" and not count:

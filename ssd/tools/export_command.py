@@ -11,6 +11,7 @@ import numpy as np
 
 from ssd.errors import UserError
 from ssd.files import cannot_write, discard, put_in_place, remove_leftovers, temporary_path
+from ssd.runtime import start
 
 FORMATS = ("onnx", "gluon")
 TOLERANCE = 1e-4      # of scores, and of boxes in shares of the image
@@ -119,10 +120,7 @@ class _Exporter:
     """The live network of the command line's weights, in the one form that every machine runs: float32, NCHW, CPU."""
 
     def __init__(self, args):
-        from ssd.threads import use_all_cores
-        use_all_cores()
-        import PIL._imaging  # noqa: F401  before mxnet: see ssd.training.ranks.load_before_horovod
-        import nvidia.dali.fn  # noqa: F401
+        start()
         from ssd.evaluation.saved_network import settings_of
         from ssd.tools.predictor import classes_of
         config, info = settings_of(args, args.weights)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ssd.config import Config
 from ssd.errors import UserError
-from ssd.threads import use_all_cores
+from ssd.runtime import start
 from ssd.tools.pictures import NetworkInput, as_picture
 
 BATCH_SIZE = 8
@@ -56,8 +56,7 @@ class Predictor:
 
     def __init__(self, config: Config, path, class_names, category_ids, batch_size: int = BATCH_SIZE):
         """The network of `config` with the weights at `path`; UserError if they are of another one."""
-        import PIL._imaging  # noqa: F401  before mxnet: see ssd.training.ranks.load_before_horovod
-        import nvidia.dali.fn  # noqa: F401
+        start()
         from ssd.evaluation.inference import build_inference
         from ssd.model.device import choose_device
         from ssd.model.weights import load_detector
@@ -112,9 +111,7 @@ class Predictor:
 def load_predictor(path, args, classes: Optional[str] = None, batch_size: int = BATCH_SIZE) -> Predictor:
     """A detector of the weights at `path`, with the recipe and the flags that `args` holds over the weights' own
     settings; `classes`: an annotation file whose categories give the names. UserError."""
-    use_all_cores()
-    import PIL._imaging  # noqa: F401
-    import nvidia.dali.fn  # noqa: F401
+    start()    # before the weights' settings are read with MXNet
     from ssd.evaluation.saved_network import settings_of
     config, info = settings_of(args, path)
     names, ids = classes_of(config, info, path, classes)

@@ -5,6 +5,7 @@ import argparse
 import os
 
 from ssd.errors import UserError
+from ssd.runtime import start
 
 AUGMENTED, MATCHED = "training-images.png", "matched-default-boxes.png"
 
@@ -35,8 +36,7 @@ def run(args) -> int:
         raise UserError(f"--output {folder}: " + ("holds files already; name a new folder" if os.path.isdir(folder)
                                                   else "is no folder"))
     dataset_paths(config, "train")
-    import PIL._imaging  # noqa: F401  before mxnet: see ssd.training.ranks.load_before_horovod
-    import nvidia.dali.fn  # noqa: F401
+    start()
     from ssd.data.resolve import resolve
     dataset = load_dataset(config, "train")
     config = resolve(config, dataset).with_values(layout="NCHW", dtype="float32", decode="cpu")

@@ -8,6 +8,7 @@ import traceback
 from ssd.config import Config
 from ssd.errors import UserError
 from ssd.files import UNWRITABLE, cannot_write
+from ssd.runtime import start
 from ssd.training import setup
 from ssd.training.interval import SaveInterval
 from ssd.training.outcome import Ended
@@ -50,6 +51,7 @@ def _train(config: Config, folder, first: bool, terminal) -> int:
 
 
 def _run(config: Config, folder, first: bool, signals: StopSignals, log, display: Display) -> int:
+    start()
     from ssd.training.train import Training
     from ssd.training.watchdog import Watchdog
     timeout = config.recovery.rank_timeout

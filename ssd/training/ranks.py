@@ -9,6 +9,7 @@ from typing import List
 import numpy as np
 
 from ssd.errors import UserError
+from ssd.runtime import start
 
 # Set by mpirun (Open MPI, PMIx), horovodrun and srun, in the order in which they are believed.
 RANK_VARIABLES = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
@@ -20,18 +21,6 @@ def rank_from_environment() -> int:
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
     return 0
-
-
-def load_before_horovod() -> None:
-    """Loads the libraries that decode JPEGs.
-
-    Horovod loads its library with RTLD_GLOBAL, and with it the libjpeg inside MXNet 1.9.1. Libraries loaded later
-    then call that one instead of their own: Pillow finds every JPEG broken, DALI crashes. Loaded first, they are
-    bound to their own.
-    """
-    import PIL._imaging  # noqa: F401
-    import nvidia.dali.fn  # noqa: F401
-    import nvidia.dali.pipeline  # noqa: F401
 
 
 def _run(future: Future, work) -> None:
@@ -79,7 +68,7 @@ class Ranks:
         resort, which was not seen to act with Gloo: ssd.training.watchdog acts earlier, and names the rank."""
         os.environ.setdefault("HOROVOD_STALL_CHECK_TIME_SECONDS", str(max(1, int(stall_seconds / 2))))
         os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(max(2, int(stall_seconds))))
-        load_before_horovod()
+        start()
         import horovod.mxnet as hvd
         import mxnet as mx
         if not mx.context.num_gpus():
