@@ -185,16 +185,6 @@ class MLPerfLog:
         """Epoch `epoch` ends."""
         self._event("epoch_stop", epoch=epoch, kind="end", after=("epoch_start", epoch))
 
-    def block_start(self, first_epoch: int, count: int) -> None:
-        """The `count` epochs from `first_epoch` (from 1) up to the next evaluation begin."""
-        self._event("block_start", kind="start", which=first_epoch, after="run_start",
-                    metadata={"first_epoch_num": _whole(first_epoch), "epoch_count": _whole(count)})
-
-    def block_stop(self, first_epoch: int, count: int) -> None:
-        """The `count` epochs from `first_epoch` are done."""
-        self._event("block_stop", kind="end", which=first_epoch, after=("block_start", first_epoch),
-                    metadata={"first_epoch_num": _whole(first_epoch), "epoch_count": _whole(count)})
-
     def eval_start(self, epoch: int) -> None:
         """The evaluation after epoch `epoch` begins; once per epoch."""
         self._event("eval_start", epoch=epoch, kind="start", after="run_start")

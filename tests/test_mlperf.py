@@ -36,7 +36,7 @@ def tensor_names():
     return ast.literal_eval(check[check.rindex("sorted(") + len("sorted("):check.rindex(")")])
 
 
-def write_run(log, *, names=None, accuracy=0.2314, status="success", blocks=False,
+def write_run(log, *, names=None, accuracy=0.2314, status="success",
               hyperparameters=HYPERPARAMETERS):
     """A run of two epochs, each with an evaluation."""
     log.submission("An organisation", "a 2-core machine", "closed", "onprem")
@@ -48,8 +48,8 @@ def write_run(log, *, names=None, accuracy=0.2314, status="success", blocks=Fals
     log.init_stop()
     log.run_start()
     for epoch in (1, 2):
-        log.block_start(epoch, 1) if blocks else log.epoch_start(epoch)
-        log.block_stop(epoch, 1) if blocks else log.epoch_stop(epoch)
+        log.epoch_start(epoch)
+        log.epoch_stop(epoch)
         log.eval_start(epoch)
         log.eval_stop(epoch)
         log.eval_accuracy(epoch, np.float32(accuracy) if epoch == 2 else 0.1)
@@ -73,10 +73,9 @@ def parsed(text):
     return [json.loads(line[len(":::MLLOG "):]) for line in text.splitlines()]
 
 
-@pytest.mark.parametrize("blocks", [False, True])
-def test_a_whole_log_is_accepted(tmp_path, blocks, monkeypatch):
+def test_a_whole_log_is_accepted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = written(tmp_path / "logs" / "result_0.txt", blocks=blocks)
+    path = written(tmp_path / "logs" / "result_0.txt")
     verdict, words = check_log(path)
     assert verdict and "SUCCESS" in words and "WARNING" not in words, words
     assert accepted(path)
@@ -102,11 +101,9 @@ AT_LEAST_ONCE = ["cache_clear", "init_start", "eval_start", "eval_stop", "eval_a
                  "epoch_stop", "weights_initialization"]
 
 
-@pytest.mark.parametrize("blocks, key", [(False, key) for key in ONCE + AT_LEAST_ONCE]
-                         + [(True, "block_start"), (True, "block_stop")])
-def test_a_log_without_a_required_key_fails(tmp_path, blocks, key):
-    # with blocks the checker does without eval_start and eval_stop
-    lines = written(tmp_path / "log", blocks=blocks).read_text().splitlines(True)
+@pytest.mark.parametrize("key", ONCE + AT_LEAST_ONCE)
+def test_a_log_without_a_required_key_fails(tmp_path, key):
+    lines = written(tmp_path / "log").read_text().splitlines(True)
     kept = [line for line in lines if '"key": "%s"' % key not in line]
     assert len(kept) < len(lines)
     (tmp_path / "less").write_text("".join(kept))
@@ -157,7 +154,7 @@ def test_file_and_standard_output_have_the_same_lines_once(tmp_path, capsys):
 
 
 def test_events_are_what_the_rules_describe(tmp_path):
-    events = parsed(written(tmp_path / "log", blocks=True).read_text())
+    events = parsed(written(tmp_path / "log").read_text())
     last = {event["key"]: event for event in events}
 
     def value(key):
@@ -169,8 +166,7 @@ def test_events_are_what_the_rules_describe(tmp_path):
     assert value("eval_accuracy") == float(np.float32(0.2314)) and value("eval_result") == STATS
     assert last["eval_accuracy"]["metadata"]["epoch_num"] == 2
     assert last["run_stop"]["metadata"]["status"] == "success"
-    block = last["block_start"]["metadata"]
-    assert (block["first_epoch_num"], block["epoch_count"]) == (2, 1)
+    assert last["epoch_start"]["metadata"]["epoch_num"] == 2
     assert last["run_start"]["event_type"] == "INTERVAL_START"
     assert last["run_stop"]["event_type"] == "INTERVAL_END"
     # the line that logged, relative to the repository, not a line of mlperf.py

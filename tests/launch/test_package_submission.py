@@ -36,8 +36,8 @@ def write_log(path, seed, minutes, *, epoch=50, accuracy=0.2314, status="success
         log.init_stop()
         log.run_start()
         for last in sorted({epoch - 5, epoch}):
-            log.block_start(last, 5)
-            log.block_stop(last, 5)
+            log.epoch_start(last)
+            log.epoch_stop(last)
             log.eval_start(last)
             log.eval_stop(last)
             log.eval_accuracy(last, accuracy if last == epoch else 0.2)
