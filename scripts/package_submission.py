@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes an MLPerf submission package of five trial logs of a system, checks it and prints the score.
+"""Makes an MLPerf submission package of the trial logs of a system, checks it and prints the score.
 
     package_submission.py --describe LOG > SYSTEM.json     (on the system: a draft of its description, to complete)
     package_submission.py --output DIR --system NAME --description SYSTEM.json --config config_NAME.sh LOG...
@@ -17,14 +17,18 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)  # so that it runs from any folder, with or without the set-up
 
 from ssd.errors import UserError  # noqa: E402
+from ssd.rules import DEFAULT_RULES, RULES, Rules  # noqa: E402
 from ssd.submission import LAUNCHERS, SYSTEM_FIELDS, Package, package, read_trial  # noqa: E402
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="package_submission.py", allow_abbrev=False, description=(
-        "Makes an MLPerf submission package (training 1.1.0, ssd) of five trial logs, has it checked by the official "
-        "checkers and prints the score: the mean of the middle three runs, in minutes."))
-    parser.add_argument("logs", nargs="+", metavar="LOG", help="a trial's log or a run's mlperf.log; five of them")
+        "Makes an MLPerf submission package of the trial logs of a system, has it checked by the official checkers and "
+        "prints the score: the mean without the fastest and the slowest run, in minutes."))
+    parser.add_argument("logs", nargs="+", metavar="LOG",
+                        help="a trial's log or a run's mlperf.log; as many as the rules ask for")
+    parser.add_argument("--rules", choices=sorted(name for name, rules in RULES.items() if rules.ruleset),
+                        default=DEFAULT_RULES, help=f"rule set of the runs [default: {DEFAULT_RULES}]")
     parser.add_argument("--describe", action="store_true", help="print a draft of this system's description, with "
                         "what the first log and this machine tell, and leave")
     parser.add_argument("--output", metavar="DIR", help="the package: a new or empty folder")
@@ -56,9 +60,9 @@ def file_text(path: str) -> str:
         return ""
 
 
-def describe(log: str) -> dict:
+def describe(log: str, rules: Rules) -> dict:
     """SYSTEM_FIELDS with what `log` and this machine tell; the others are empty."""
-    trial = read_trial(log)
+    trial = read_trial(log, rules)
     cpus = file_text("/proc/cpuinfo")
     sockets = set(re.findall(r"^physical id\s*: (\d+)", cpus, re.M)) or {"0"}
     model = re.search(r"^model name\s*: (.*)", cpus, re.M)
@@ -93,8 +97,8 @@ def report(made: Package) -> str:
                      f"{trial.epoch:g}  seed {trial.seed}  {trial.path}{dropped}")
     lines.append(f"  compliance, package and repository checkers: passed; convergence points: {made.convergence}")
     if made.scaling != 1:
-        lines.append(f"  mean of the middle three: {made.minutes:.3f} min, times {made.scaling:.4f} because the runs "
-                     "converged in fewer epochs than the reference")
+        lines.append(f"  mean without the fastest and the slowest: {made.minutes:.3f} min, times {made.scaling:.4f} "
+                     "because the runs converged in fewer epochs than the reference")
     lines.append(f"Score: {made.minutes * made.scaling:.3f} minutes")
     if made.empty_fields:
         lines.append(f"To be filled in the system's description: {', '.join(made.empty_fields)}")
@@ -106,13 +110,14 @@ def main(arguments=None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.describe:
-            print(json.dumps(describe(options.logs[0]), indent=1))
+            print(json.dumps(describe(options.logs[0], RULES[options.rules]), indent=1))
             return 0
         missing = [name for name in ("output", "system", "description", "config") if not getattr(options, name)]
         if missing:
             raise UserError("needed: " + ", ".join("--" + name for name in missing))
         print(report(package(options.logs, options.output, options.system, options.description, options.config, ROOT,
-                             options.implementation, options.launcher)))
+                             rules=RULES[options.rules], implementation=options.implementation,
+                             launcher=options.launcher)))
     except UserError as error:
         print(f"package_submission.py: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -18,6 +18,7 @@ from typing import Any, Dict, List, Tuple
 from ssd import kinds
 from ssd.errors import UserError
 from ssd.model.boxes import ssd_sizes
+from ssd.rules import RULES
 from ssd.sections import (
     ImageSize, ModelConfig, DefaultBoxConfig, LossConfig, DetectionConfig, AugmentationConfig, DataConfig,
     TrainingConfig, EvaluationConfig, RunConfig, RecoveryConfig)
@@ -197,9 +198,11 @@ def _check_together(config: Config, source: str) -> None:
     """Rules that span several settings."""
     if config.model.num_classes == 1:
         raise UserError(f"{source} num_classes: 1 is the background alone; 2 at least, or 0 to have them counted")
-    if config.augmentation.crop_attempts not in (1, 50):
-        raise UserError(f"{source} crop_attempts: {config.augmentation.crop_attempts} is not 1 or 50, "
-                        "the values that the benchmark's rules allow")
+    for name, allowed in RULES[config.run.rules].allowed.items():
+        if _get(config, name) not in allowed:
+            raise UserError(f"{source} {name.partition('.')[2]}: {_get(config, name)} is not "
+                            f"{' or '.join(map(str, allowed))}, the values that the benchmark's rules allow "
+                            f"(run.rules {config.run.rules})")
     decays = list(config.training.decay_epochs or ())
     if decays != sorted(set(decays)):
         raise UserError(f"{source} decay_epochs: {decays} must rise")

@@ -1,7 +1,6 @@
-"""Every MLPerf log event, in one place: v1.1 rules, closed division, benchmark "ssd".
+"""Every MLPerf log event, in one place. What differs between rule sets is in ssd.rules.
 
-The rules are those of mlperf_logging/compliance_checker/training_1.1.0 (common.yaml, closed_common.yaml and
-closed_ssd.yaml) in the package mlperf-logging. Dropping the file cache (ssd.page_cache) can be had here too.
+Dropping the file cache (ssd.page_cache) can be had here too.
 """
 from __future__ import annotations
 
@@ -17,6 +16,7 @@ import threading
 
 from ssd.errors import UserError
 from ssd.page_cache import drop_caches
+from ssd.rules import Rules
 
 __all__ = ["MLPerfLog", "check_log", "drop_caches"]
 
@@ -31,15 +31,17 @@ class MLPerfLog:
         refused with a UserError: a log is never overwritten, nor are two runs mixed.
     enabled: True on rank 0 alone. Elsewhere nothing is written or opened, but the order of events is checked
         all the same, so that a mistake of ours stops every rank and not one of them.
+    rules: what the run's rule set asks of the log.
 
     Events that the rules want once can be logged once: anything else is an AssertionError, as is an end
     without its start. Close it when done (a `with` block does). Any thread may log. Needs nothing of, and leaves
     nothing in, the state that mlperf_logging.mllog shares between its users.
     """
 
-    def __init__(self, path, *, enabled: bool):
+    def __init__(self, path, *, enabled: bool, rules: Rules):
         self.path = None if path is None else os.path.abspath(str(path))
         self.enabled = enabled
+        self.rules = rules
         self._seen = set()
         self._lock = threading.RLock()    # held from an event's checks to the end of its line
         self._closed = False
@@ -78,12 +80,11 @@ class MLPerfLog:
         """
         for name, value in (("organisation", org), ("platform", platform)):
             if not (isinstance(value, str) and value.strip()):
-                raise UserError("the MLPerf log needs the submission's %s, not %r" % (name, value))
+                raise UserError(f"the MLPerf log needs the submission's {name}, not {value!r}")
         for name, value, known in (("division", division, DIVISIONS), ("status", status, STATUSES)):
             if value not in known:
-                raise UserError("the submission's %s must be one of %s, not %r" % (
-                    name, ", ".join(known), value))
-        self._event("submission_benchmark", "ssd")
+                raise UserError(f"the submission's {name} must be one of {', '.join(known)}, not {value!r}")
+        self._event("submission_benchmark", self.rules.benchmark)
         self._event("submission_org", org)
         self._event("submission_platform", platform)
         self._event("submission_division", division)
@@ -145,35 +146,23 @@ class MLPerfLog:
         """The run's seed, a whole number; once."""
         self._event("seed", _whole(n))
 
-    def hyperparameters(self, *, train_samples: int, eval_samples: int, global_batch_size: int,
-                        gradient_accumulation_steps: int, model_bn_span: int, opt_base_learning_rate: float,
-                        opt_weight_decay: float, opt_learning_rate_warmup_steps: int,
-                        opt_learning_rate_warmup_factor: float, opt_learning_rate_decay_boundary_epochs,
-                        max_samples: int) -> None:
-        """The settings that the rules want, each once.
+    def hyperparameters(self, **values) -> None:
+        """The settings that the rules ask for (ssd.rules says what each key means), each once.
 
-        train_samples, eval_samples: images, those trained on (with a box) and all those evaluated.
-        global_batch_size: images per step over all ranks. model_bn_span: images that share a BatchNorm's
-        statistics. opt_base_learning_rate: the scaled one (base * global batch / 32).
-        opt_learning_rate_warmup_steps: steps, at least 1 in the closed division.
-        opt_learning_rate_decay_boundary_epochs: epochs, [40, 50] * (1 + k/10) in the closed division.
-        max_samples: attempts at each random crop, 1 or 50 in the closed division.
+        AssertionError unless `values` has exactly the keys of the rules; rules that ask for none take any.
         """
-        for key, value in (("train_samples", train_samples), ("eval_samples", eval_samples),
-                           ("global_batch_size", global_batch_size),
-                           ("gradient_accumulation_steps", gradient_accumulation_steps),
-                           ("model_bn_span", model_bn_span), ("max_samples", max_samples),
-                           ("opt_learning_rate_warmup_steps", opt_learning_rate_warmup_steps)):
-            self._event(key, _whole(value))
-        for key, value in (("opt_base_learning_rate", opt_base_learning_rate),
-                           ("opt_weight_decay", opt_weight_decay),
-                           ("opt_learning_rate_warmup_factor", opt_learning_rate_warmup_factor)):
-            self._event(key, float(value))
-        self._event("opt_learning_rate_decay_boundary_epochs",
-                    [_plain(epoch) for epoch in opt_learning_rate_decay_boundary_epochs])
+        kinds = self.rules.hyperparameters
+        if kinds is None:
+            for key, value in values.items():
+                self._event(key, value)
+            return
+        missing, unknown = sorted(kinds.keys() - values.keys()), sorted(values.keys() - kinds.keys())
+        assert not missing and not unknown, f"hyperparameters: missing {missing}, unknown {unknown}"
+        for key, kind in kinds.items():
+            self._event(key, _whole(values[key]) if kind is int else kind(values[key]))
 
     def weights_initialization(self, names) -> None:
-        """One event per tensor, each name once; the closed division wants the 119 of SSD-ResNet34."""
+        """One event per tensor, each name once; ssd-1.1.0 wants the 119 of SSD-ResNet34."""
         for name in names:
             self._event("weights_initialization", which=name, metadata={"tensor": str(name)})
 
@@ -195,7 +184,7 @@ class MLPerfLog:
 
     def eval_accuracy(self, epoch: int, value: float) -> None:
         """The score after epoch `epoch`: COCO's AP as a fraction in [0, 1]; once per epoch."""
-        assert 0 <= value <= 1, "eval_accuracy %r is no fraction" % (value,)
+        assert 0 <= value <= 1, f"eval_accuracy {value!r} is no fraction"
         self._event("eval_accuracy", float(value), epoch=epoch)
 
     def eval_result(self, epoch: int, stats) -> None:
@@ -212,9 +201,9 @@ class MLPerfLog:
             which, metadata = epoch, {"epoch_num": _whole(epoch)}
         mark = key if which is None else (key, which)
         with self._lock:
-            assert not self._closed, "%s after close" % key
-            assert after is None or after in self._seen, "%s without %s" % (mark, after)
-            assert not once or mark not in self._seen, "%s twice" % (mark,)
+            assert not self._closed, f"{key} after close"
+            assert after is None or after in self._seen, f"{mark} without {after}"
+            assert not once or mark not in self._seen, f"{mark} twice"
             self._seen.add(mark)
             value = _plain(value)
             if self.enabled:
@@ -232,10 +221,10 @@ def _open_log(path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         handler = _LogFile(path, mode="a", encoding="utf-8")
     except OSError as error:
-        raise UserError("%s: cannot write the MLPerf log: %s" % (path, error.strerror)) from None
+        raise UserError(f"{path}: cannot write the MLPerf log: {error.strerror}") from None
     if os.path.getsize(path):
         handler.close()
-        raise UserError("%s: this log exists and is not empty; name another or move it away" % path)
+        raise UserError(f"{path}: this log exists and is not empty; name another or move it away")
     return handler
 
 
@@ -250,19 +239,19 @@ def _plain(value):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(entry) for entry in value]
-    assert value is None or isinstance(value, (bool, int, float, str)), "cannot be logged: %r" % (value,)
-    assert not isinstance(value, float) or math.isfinite(value), "cannot be logged: %r" % (value,)
+    assert value is None or isinstance(value, (bool, int, float, str)), f"cannot be logged: {value!r}"
+    assert not isinstance(value, float) or math.isfinite(value), f"cannot be logged: {value!r}"
     return value
 
 
-def check_log(path, ruleset: str = "1.1.0") -> tuple[bool, str]:
-    """The official compliance checker's verdict on the log at `path` (usage training), and its words.
+def check_log(path, ruleset: str) -> tuple[bool, str]:
+    """The official compliance checker's verdict on the log at `path` (usage training, Rules.ruleset), and its words.
 
     True when it ends with status 0 and the line "SUCCESS"; anything else, a crash of its own too, is False.
     Raises UserError where there is no such file or no checker.
     """
     if not os.path.isfile(path):
-        raise UserError("%s: no such log" % path)
+        raise UserError(f"{path}: no such log")
     if importlib.util.find_spec("mlperf_logging") is None:
         raise UserError("the compliance checker is not installed: package mlperf-logging")
     # a file of the checker's own is not wanted: it would be left in the current folder

@@ -5,6 +5,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import NamedTuple, Optional, Tuple
 
+from ssd.rules import DEFAULT_RULES, RULES
+
 
 # The kinds that a setting can choose, in the order in which help texts list them. The code of each kind is in a table
 # with these keys: ssd.model.detector's BACKBONES to DETECTIONS, ssd.training.optimizer.OPTIMIZERS,
@@ -121,7 +123,7 @@ class AugmentationConfig:
     crop_min_iou: Tuple[float, ...] = _setting("choices of the least IoU of a box with the crop (0: any)", flag=False)
     crop_scale: Tuple[float, float] = _setting("side of the crop, least and greatest share of the image's", flag=False)
     crop_aspect: Tuple[float, float] = _setting("aspect ratio of the crop, least and greatest", flag=False)
-    crop_attempts: int = _setting("crops tried per choice (the log's max_samples: 1 or 50)", minimum=1)
+    crop_attempts: int = _setting("crops tried per choice (the log's max_samples; rules ssd-1.1.0: 1 or 50)", minimum=1)
     flip_probability: float = _setting("probability of a horizontal flip", minimum=0, maximum=1)
     brightness: float = _setting("brightness factor drawn from 1 +- this", minimum=0, maximum=1)
     contrast: float = _setting("contrast factor drawn from 1 +- this", minimum=0, maximum=1)
@@ -207,6 +209,8 @@ class RunConfig:
     clear_cache: bool = _setting("drop the file cache before the run and log it", default=False)
     cache_cleared: bool = _setting("log that the launcher has dropped every node's file cache before the run",
                                    default=False)
+    rules: str = _setting("rule set of MLPerf that the log is for; none: no benchmark, the log is not checked",
+                          choices=tuple(RULES), default=DEFAULT_RULES)
     submission_org: str = _setting("organisation in the MLPerf log", default="unnamed")
     submission_platform: str = _setting("system in the MLPerf log", default="unnamed")
     submission_division: str = _setting("division in the MLPerf log", choices=("closed", "open"), default="closed")

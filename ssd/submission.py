@@ -1,4 +1,4 @@
-"""Five MLPerf logs of a system as a submission package: layout, score, the official checkers' verdict.
+"""The MLPerf logs of a system as a submission package: layout, score, the official checkers' verdict.
 
 The layout is that of MLCommons' submission rules (github.com/mlcommons/policies, submission_rules.adoc, "Directory
 structure", Training). The score is the time to train: run_start to run_stop, the mean without the fastest and the
@@ -18,16 +18,12 @@ from typing import Any, Dict, List, Optional, Sequence
 
 from ssd.errors import UserError
 from ssd.mlperf import check_log
+from ssd.rules import Rules
 
-RUNS = 5         # of an ssd submission: mlperf_logging/benchmark_meta.py
-RULESET = "1.1.0"
-TARGET = 0.23    # mAP: closed_ssd.yaml
 TOKEN = ":::MLLOG "
-# What all runs of a submission have in common, besides every opt_* key.
+# What all runs of a submission have in common, besides their hyperparameters.
 SAME_SYSTEM = ("submission_org", "submission_platform", "submission_division", "submission_status",
                "submission_benchmark")
-SAME_SETTINGS = ("train_samples", "eval_samples", "global_batch_size", "gradient_accumulation_steps", "model_bn_span",
-                 "max_samples")
 # What of this repository is the implementation. No name begins with a dot: the repository checker refuses those.
 IMPLEMENTATION = ("Dockerfile", "LICENSE", "README.md", "benchmarks", "docs", "prepare-json.py", "pyproject.toml",
                   "run.sub", "run_and_time.sh", "run_with_docker.sh", "scripts", "ssd")
@@ -55,7 +51,7 @@ class Trial:
     accuracy: float             # mAP of that evaluation, a fraction
     seed: int
     system: Dict[str, Any]      # SAME_SYSTEM
-    settings: Dict[str, Any]    # SAME_SETTINGS and opt_*
+    settings: Dict[str, Any]    # the hyperparameters of the rules, and every opt_*
 
 
 @dataclasses.dataclass
@@ -69,10 +65,11 @@ class Package:
     empty_fields: List[str]     # of the system's description, where the rules want words
 
 
-def read_trial(path) -> Trial:
+def read_trial(path, rules: Rules) -> Trial:
     """The run whose log `path` is: an mlperf.log, or a trial's whole output with those lines in it.
 
-    Raises UserError, which names the log: no such file, no whole run, resumed, target not reached.
+    Raises UserError, which names the log: no such file, no whole run, of another benchmark than that of `rules`,
+    resumed, target not reached.
     """
     path = os.fspath(path)
     try:
@@ -86,7 +83,7 @@ def read_trial(path) -> Trial:
         raise UserError(f"{path}: {error.strerror}") from None
     except (ValueError, TypeError, KeyError):
         raise UserError(f"{path}: a line of the MLPerf log is cut short or damaged") from None
-    for key in SAME_SYSTEM + SAME_SETTINGS + ("seed", "run_start"):
+    for key in SAME_SYSTEM + tuple(rules.hyperparameters) + ("seed", "run_start"):
         if key not in by_key:
             raise UserError(f"{path}: no {key} in this log")
     if "resumed" in by_key:
@@ -95,27 +92,29 @@ def read_trial(path) -> Trial:
         raise UserError(f"{path}: the run did not come to its end (no run_stop)")
     try:
         reached = [(event["metadata"]["epoch_num"], event["value"]) for event in by_key.get("eval_accuracy", [])
-                   if TARGET <= event["value"]]
+                   if rules.target <= event["value"]]
         minutes = (by_key["run_stop"][-1]["time_ms"] - by_key["run_start"][0]["time_ms"]) / 60000
         success = by_key["run_stop"][-1]["metadata"]["status"] == "success"
         values = {key: entries[-1]["value"] for key, entries in by_key.items()}
     except (KeyError, TypeError):
         raise UserError(f"{path}: an event without the value or metadata that the rules want") from None
+    if values["submission_benchmark"] != rules.benchmark:
+        raise UserError(f"{path}: submission_benchmark is {values['submission_benchmark']!r}, not {rules.benchmark!r}")
     if not success or not reached:
         best = max((event["value"] for event in by_key.get("eval_accuracy", [])), default=None)
-        raise UserError(f"{path}: the run did not reach the target mAP of {TARGET} (best: {best})")
+        raise UserError(f"{path}: the run did not reach the target mAP of {rules.target} (best: {best})")
     if not isinstance(values["seed"], int):
         raise UserError(f"{path}: seed {values['seed']!r} is no whole number")
-    settings = {key: value for key, value in values.items() if key in SAME_SETTINGS or key.startswith("opt_")}
+    settings = {key: value for key, value in values.items() if key in rules.hyperparameters or key.startswith("opt_")}
     return Trial(path, minutes, reached[0][0], reached[0][1], values["seed"],
                  {key: values[key] for key in SAME_SYSTEM}, settings)
 
 
-def read_trials(paths: Sequence) -> List[Trial]:
-    """The five runs of one system with the same settings and different seeds; else UserError."""
-    if len(paths) != RUNS:
-        raise UserError(f"a submission is {RUNS} runs; these are {len(paths)} logs")
-    trials = [read_trial(path) for path in paths]
+def read_trials(paths: Sequence, rules: Rules) -> List[Trial]:
+    """The runs of one system with the same settings and different seeds; else UserError."""
+    if len(paths) != rules.runs:
+        raise UserError(f"a submission is {rules.runs} runs; these are {len(paths)} logs")
+    trials = [read_trial(path, rules) for path in paths]
     first = trials[0]
     for trial in trials[1:]:
         for part in ("system", "settings"):
@@ -162,15 +161,17 @@ def read_system(path, trials: Sequence[Trial]) -> Dict[str, str]:
     return system
 
 
-def package(logs: Sequence, output, system_name: str, description, config: str, repository,
+def package(logs: Sequence, output, system_name: str, description, config: str, repository, *, rules: Rules,
             implementation: str = "mxnet", launcher: str = "docker") -> Package:
-    """Writes the package of the five `logs` into `output`, a folder that does not exist or is empty.
+    """Writes the package of `logs` into `output`, a folder that does not exist or is empty.
 
     system_name: <system_desc_id> of the rules. description: its JSON file. config: the config_*.sh of the runs, in
-    `repository`, the folder of this project. launcher: which of LAUNCHERS ran them, for the package's run_and_time.sh.
+    `repository`, the folder of this project. rules: those that the runs kept to; a row with a ruleset. launcher: which
+    of LAUNCHERS ran them, for the package's run_and_time.sh.
     Nothing is left in `output` unless the compliance checker accepts every log, and the package and repository
     checkers the whole. Raises UserError.
     """
+    assert rules.ruleset is not None and rules.hyperparameters is not None, "nobody checks a run without rules"
     output = os.path.abspath(os.fspath(output))
     for what, name in (("system", system_name), ("implementation", implementation)):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
@@ -179,10 +180,10 @@ def package(logs: Sequence, output, system_name: str, description, config: str, 
         raise UserError(f"{output}: not an empty folder; nothing is overwritten")
     if os.path.basename(config) != config or not os.path.isfile(os.path.join(repository, config)):
         raise UserError(f"config {config!r}: no such file in {repository}")
-    trials = read_trials(logs)
+    trials = read_trials(logs, rules)
     system = read_system(description, trials)
     for trial in trials:
-        accepted, words = check_log(trial.path, RULESET)
+        accepted, words = check_log(trial.path, rules.ruleset)
         if not accepted:
             raise UserError(f"{trial.path}: the compliance checker refuses it: {_complaint(words)}")
 
@@ -195,9 +196,10 @@ def package(logs: Sequence, output, system_name: str, description, config: str, 
     try:
         # In a folder of a plain name: the repository checker refuses one that begins with a dot.
         staging = os.path.join(scratch, "package")
-        _write(staging, trials, system_name, system, config, repository, implementation, launcher)
-        convergence = _check(staging)
-        scaling = _scaling(os.path.join(staging, "results", system_name, "ssd", "scaling.json"))
+        _write(staging, trials, system_name, system, config, repository, implementation, launcher,
+               rules.benchmark)
+        convergence = _check(staging, rules.ruleset)
+        scaling = _scaling(os.path.join(staging, "results", system_name, rules.benchmark, "scaling.json"))
         os.rename(staging, output)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -205,9 +207,9 @@ def package(logs: Sequence, output, system_name: str, description, config: str, 
     return Package(output, trials, olympic_mean([trial.minutes for trial in trials]), scaling, convergence, empty)
 
 
-def _write(folder, trials, system_name, system, config, repository, implementation, launcher):
-    results = os.path.join(folder, "results", system_name, "ssd")
-    implementations = os.path.join(folder, "benchmarks", "ssd", "implementations")
+def _write(folder, trials, system_name, system, config, repository, implementation, launcher, benchmark):
+    results = os.path.join(folder, "results", system_name, benchmark)
+    implementations = os.path.join(folder, "benchmarks", benchmark, "implementations")
     code, ours = os.path.join(implementations, implementation), os.path.join(implementations, system_name)
     for path in (results, os.path.join(folder, "systems"), code, ours):
         os.makedirs(path)
@@ -224,11 +226,12 @@ def _write(folder, trials, system_name, system, config, repository, implementati
             shutil.copy(source, target)
 
     _write_json(os.path.join(ours, f"{system_name}_{implementation}.json"), {
-        "system": system_name, "implementation": implementation, "benchmark": "ssd", "config": config,
+        "system": system_name, "implementation": implementation, "benchmark": benchmark, "config": config,
         "hyperparameters": trials[0].settings, "seeds": [trial.seed for trial in trials]})
     with open(os.path.join(ours, "README.md"), "w", encoding="utf-8") as file:
-        file.write(f"# SSD on {system_name}\n\nThe code is in [../{implementation}](../{implementation}), every step "
-                   "in its docs/launch.md. In this order:\n\n"
+        file.write(f"# MLPerf benchmark {benchmark} on {system_name}\n\n"
+                   f"The code is in [../{implementation}](../{implementation}), every step in its "
+                   "docs/launch.md. In this order:\n\n"
                    "    ./setup.sh            # builds the container image CONT\n"
                    "    ./init_datasets.sh    # COCO 2017 into DATADIR, the backbone into PRETRAINED_DIR\n"
                    f"    ./run_and_time.sh     # the runs, with {config}: CONT, DATADIR, PRETRAINED_DIR, LOGDIR\n")
@@ -250,9 +253,9 @@ def _write_json(path, content):
         file.write("\n")
 
 
-def _check(folder) -> str:
+def _check(folder, ruleset: str) -> str:
     """The convergence check's words; UserError with the complaint of the first checker that refuses the package."""
-    words = _run_checker(folder, "package_checker", RULESET)
+    words = _run_checker(folder, "package_checker", ruleset)
     if "PACKAGE CHECKER FOUND NO ERRORS" not in words:
         raise UserError(f"the package checker refuses the package: {_complaint(words)}")
     # It knows no rules before 2.0.0; what it checks (names, sizes, links) is the same for all.

@@ -110,6 +110,8 @@ def test_extending_a_file_beside(tmp_path):
     ("extends: ssd-resnet34-coco\nmodel: {layout: NWHC}", "'NWHC' is not one of NCHW, NHWC; did you mean NHWC?"),
     ("extends: ssd-resnet34-coco\naugmentation: {augment: 1}", "true or false is needed, not 1"),
     ("extends: ssd-resnet34-coco\naugmentation: {crop_attempts: 7}", "7 is not 1 or 50"),
+    ("extends: ssd-resnet34-own\naugmentation: {crop_attempts: 0}", "crop_attempts: 0 must be at least 1"),
+    ("extends: ssd-resnet34-coco\nrun: {rules: ssd-1.0.0}", "did you mean ssd-1.1.0?"),
     ("extends: ssd-resnet34-coco\naugmentation: {crop_scale: [1]}", "2 values are needed, not [1]"),
     ("extends: ssd-resnet34-coco\ntraining: {decay_epochs: [55, 44]}", "[55, 44] must rise"),
     ("extends: mine.yaml", "extends itself"),

@@ -18,8 +18,10 @@ from mlperf_logging.compliance_checker import mlp_compliance
 
 from ssd.errors import UserError
 from ssd.mlperf import MLPerfLog, check_log
+from ssd.rules import RULES
 
-RULES = os.path.join(os.path.dirname(compliance_checker.__file__), "training_1.1.0", "closed_ssd.yaml")
+SSD = RULES["ssd-1.1.0"]
+OFFICIAL = os.path.join(os.path.dirname(compliance_checker.__file__), "training_1.1.0", "closed_ssd.yaml")
 HYPERPARAMETERS = dict(
     train_samples=117266, eval_samples=5000, global_batch_size=456, gradient_accumulation_steps=1,
     model_bn_span=114, opt_base_learning_rate=0.003157 * 456 / 32, opt_weight_decay=1.3e-4,
@@ -30,7 +32,7 @@ STATS = {"AP": 0.2314, "AP50": 0.4, "APs": -1.0}
 
 def tensor_names():
     """The 119 names, from the rule's own text: sorted(...) == sorted([ names ])."""
-    with open(RULES) as file:
+    with open(OFFICIAL) as file:
         rules = yaml.load(file, Loader=yaml.BaseLoader)
     check = next(rule["END"]["CHECK"] for rule in rules if "END" in rule)
     return ast.literal_eval(check[check.rindex("sorted(") + len("sorted("):check.rindex(")")])
@@ -58,7 +60,7 @@ def write_run(log, *, names=None, accuracy=0.2314, status="success",
 
 
 def written(path, **run):
-    with MLPerfLog(path, enabled=True) as log:
+    with MLPerfLog(path, enabled=True, rules=SSD) as log:
         write_run(log, **run)
     return path
 
@@ -76,7 +78,7 @@ def parsed(text):
 def test_a_whole_log_is_accepted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = written(tmp_path / "logs" / "result_0.txt")
-    verdict, words = check_log(path)
+    verdict, words = check_log(path, "1.1.0")
     assert verdict and "SUCCESS" in words and "WARNING" not in words, words
     assert accepted(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["logs"]  # no file of the checker's own
@@ -84,15 +86,15 @@ def test_a_whole_log_is_accepted(tmp_path, monkeypatch):
 
 def test_the_verdict_of_a_bad_log_is_false_with_the_reason(tmp_path):
     path = written(tmp_path / "log", names=tensor_names()[:-1])
-    verdict, words = check_log(path)
+    verdict, words = check_log(path, "1.1.0")
     assert not verdict and "FAILED" in words and "initialized_tensors" in words
     (tmp_path / "crash").write_text(':::MLLOG {"time_ms": 1}\n')  # the checker itself raises KeyError here
-    verdict, words = check_log(tmp_path / "crash")
+    verdict, words = check_log(tmp_path / "crash", "1.1.0")
     assert not verdict and "KeyError" in words
     verdict, words = check_log(path, ruleset="9.9.9")
     assert not verdict and "invalid choice" in words
     with pytest.raises(UserError, match="absent: no such log"):
-        check_log(tmp_path / "absent")
+        check_log(tmp_path / "absent", "1.1.0")
 
 
 ONCE = ["submission_org", "submission_platform", "submission_division", "submission_status",
@@ -112,7 +114,7 @@ def test_a_log_without_a_required_key_fails(tmp_path, key):
 
 def test_every_key_of_the_rules_is_written(tmp_path):
     keys = {event["key"] for event in parsed(written(tmp_path / "log").read_text())}
-    folder, wanted = os.path.dirname(RULES), set()
+    folder, wanted = os.path.dirname(OFFICIAL), set()
     for name in ("common.yaml", "closed_common.yaml", "closed_ssd.yaml"):
         with open(os.path.join(folder, name)) as file:
             rules = yaml.load(file, Loader=yaml.BaseLoader)
@@ -149,7 +151,7 @@ def test_file_and_standard_output_have_the_same_lines_once(tmp_path, capsys):
     assert printed.out == text and printed.err == ""
     submission, hyperparameters, tensors, epochs, others = 5, 11, 119, 2 * 6, 6
     assert text.count("\n") == len(parsed(text)) == submission + hyperparameters + tensors + epochs + others
-    assert MLPerfLog(None, enabled=True).submission("o", "p", "open", "research") is None
+    assert MLPerfLog(None, enabled=True, rules=SSD).submission("o", "p", "open", "research") is None
     assert len(parsed(capsys.readouterr().out)) == 5
 
 
@@ -175,7 +177,7 @@ def test_events_are_what_the_rules_describe(tmp_path):
 
 def test_disabled_writes_nothing_and_still_checks(tmp_path, capsys):
     path = tmp_path / "log"
-    with MLPerfLog(path, enabled=False) as log:
+    with MLPerfLog(path, enabled=False, rules=SSD) as log:
         write_run(log)
         with pytest.raises(AssertionError, match="run_start twice"):
             log.run_start()
@@ -186,19 +188,19 @@ def test_an_existing_log_is_refused_and_kept(tmp_path):
     path = tmp_path / "log"
     path.write_text("another run\n")
     with pytest.raises(UserError, match="log: this log exists and is not empty"):
-        MLPerfLog(path, enabled=True)
+        MLPerfLog(path, enabled=True, rules=SSD)
     assert path.read_text() == "another run\n"
     path.write_text("")
-    MLPerfLog(path, enabled=True).close()
+    MLPerfLog(path, enabled=True, rules=SSD).close()
     with pytest.raises(UserError, match="cannot write the MLPerf log: Is a directory"):
-        MLPerfLog(tmp_path, enabled=True)
+        MLPerfLog(tmp_path, enabled=True, rules=SSD)
     with pytest.raises(UserError, match="cannot write the MLPerf log: (Not a directory|File exists)"):
-        MLPerfLog(path / "log", enabled=True)
+        MLPerfLog(path / "log", enabled=True, rules=SSD)
 
 
 def test_logs_of_one_process_do_not_mix(tmp_path, capsys):
     handlers = list(logging.getLogger("mllog_default").handlers), list(logging.getLogger().handlers)
-    first, second = MLPerfLog(tmp_path / "1", enabled=True), MLPerfLog(tmp_path / "2", enabled=True)
+    first, second = (MLPerfLog(tmp_path / name, enabled=True, rules=SSD) for name in "12")
     first.seed(1)
     second.seed(2)
     first.close()
@@ -219,7 +221,7 @@ def test_once_is_once(tmp_path, key):
     arguments = {"submission": ("o", "p", "closed", "onprem"), "run_stop": ("success",), "seed": (1,),
                  "weights_initialization": (["ssd0_expand_conv0_bias"],), "eval_accuracy": (1, 0.3),
                  "eval_result": (1, STATS), "init_stop": (), "run_start": (), "hyperparameters": ()}
-    with MLPerfLog(tmp_path / "log", enabled=True) as log:
+    with MLPerfLog(tmp_path / "log", enabled=True, rules=SSD) as log:
         write_run(log)
         before = (tmp_path / "log").read_text()
         with pytest.raises(AssertionError, match="twice"):
@@ -229,7 +231,7 @@ def test_once_is_once(tmp_path, key):
 
 
 def test_our_own_mistakes_are_assertions(tmp_path):
-    log = MLPerfLog(tmp_path / "log", enabled=True)
+    log = MLPerfLog(tmp_path / "log", enabled=True, rules=SSD)
     nan = float("nan")
     for mistake in (log.init_stop, log.run_start, lambda: log.run_stop("success"), lambda: log.epoch_start(1),
                     lambda: log.eval_stop(1), lambda: log.cache_clear(None),
@@ -251,7 +253,7 @@ def test_our_own_mistakes_are_assertions(tmp_path):
     ({"status": "x"}, "status must"),
 ])
 def test_a_bad_submission_is_the_users_mistake(tmp_path, changes, words):
-    with MLPerfLog(tmp_path / "log", enabled=True) as log, pytest.raises(UserError, match=words):
+    with MLPerfLog(tmp_path / "log", enabled=True, rules=SSD) as log, pytest.raises(UserError, match=words):
         log.submission(**dict(dict(org="o", platform="p", division="closed", status="onprem"), **changes))
     assert (tmp_path / "log").read_text() == ""
 
@@ -273,7 +275,7 @@ def slow_line(log, entered, leave):
 
 def test_an_abort_is_the_last_line_whatever_other_threads_log(tmp_path):
     """The watchdog's thread ends the log of a training loop that runs on: seen was an epoch_start after run_stop."""
-    with MLPerfLog(tmp_path / "log", enabled=True) as log:
+    with MLPerfLog(tmp_path / "log", enabled=True, rules=SSD) as log:
         log.submission("o", "p", "closed", "onprem")
         log.init_start()
         log.init_stop()
@@ -291,7 +293,7 @@ def test_an_abort_is_the_last_line_whatever_other_threads_log(tmp_path):
 
 
 def test_an_abort_does_not_wait_for_a_line_that_hangs(tmp_path):
-    with MLPerfLog(tmp_path / "log", enabled=True) as log:
+    with MLPerfLog(tmp_path / "log", enabled=True, rules=SSD) as log:
         log.init_start()
         log.init_stop()
         log.run_start()
@@ -304,11 +306,11 @@ def test_an_abort_does_not_wait_for_a_line_that_hangs(tmp_path):
 
 
 def test_the_end_is_logged_once_and_only_where_the_clock_runs(tmp_path):
-    with MLPerfLog(tmp_path / "log", enabled=True) as log:
+    with MLPerfLog(tmp_path / "log", enabled=True, rules=SSD) as log:
         log.end("success")
         log.abort()
     assert (tmp_path / "log").read_text() == ""
-    with MLPerfLog(tmp_path / "log", enabled=True) as log:
+    with MLPerfLog(tmp_path / "log", enabled=True, rules=SSD) as log:
         log.init_start()
         log.init_stop()
         log.run_start()
@@ -321,7 +323,7 @@ def test_the_end_is_logged_once_and_only_where_the_clock_runs(tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_a_line_that_cannot_be_written_raises():
-    log = MLPerfLog("/dev/full", enabled=True)
+    log = MLPerfLog("/dev/full", enabled=True, rules=SSD)
     for action in (lambda: log.seed(1), log.close):  # what is buffered is lost only with an error, too
         with pytest.raises(OSError, match="No space left"):
             action()

@@ -11,8 +11,10 @@ import shlex
 from html import escape
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
+from ssd.config import load_recipe
 from ssd.errors import UserError
 from ssd.report.page import Section, facts
+from ssd.rules import DEFAULT_RULES, RULES, Rules
 
 
 class RunParts(NamedTuple):
@@ -126,21 +128,32 @@ def _as_uri(svg: str) -> str:
 
 
 def _verdict(folder: str) -> List[Section]:
-    """The official compliance checker on each log of the run."""
+    """The official compliance checker on each log of the run; nothing where its rules are none."""
     from ssd.mlperf import check_log
-    parts = []
+    ruleset, parts = _rules(folder).ruleset, []
+    if ruleset is None:
+        return []
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), "mlperf*.log"))):
         name = os.path.basename(path)
         try:
-            accepted, words = check_log(path)
+            accepted, words = check_log(path, ruleset)
         except UserError as error:
             parts.append(f"<p>{escape(name)}: not checked: {escape(str(error))}</p>")
             continue
         verdict = "accepted" if accepted else "not accepted"
         parts.append(f'<p><b class="{"good" if accepted else "bad"}">{verdict}</b>: {escape(name)}, by the official '
-                     f'compliance checker (training, rules 1.1.0)</p><details><summary>what the checker says</summary>'
-                     f'<pre>{escape(words[-6000:])}</pre></details>')
+                     f'compliance checker (training, rules {ruleset})</p><details><summary>what the checker says'
+                     f'</summary><pre>{escape(words[-6000:])}</pre></details>')
     return [Section("mlperf", "MLPerf", "".join(parts))] if parts else []
+
+
+def _rules(folder: str) -> Rules:
+    """The rules that the run kept to; the usual ones where its settings cannot be read."""
+    recipe = newest_part(folder, "recipe.yaml")
+    try:
+        return RULES[load_recipe(recipe).run.rules if recipe else DEFAULT_RULES]
+    except UserError:
+        return RULES[DEFAULT_RULES]
 
 
 def _read_json(path: str) -> dict:

@@ -38,8 +38,10 @@ def train(config: Config) -> int:
 
 def _train(config: Config, folder, first: bool, terminal) -> int:
     from ssd.mlperf import MLPerfLog
+    from ssd.rules import RULES
     with Display(terminal) as display, StopSignals() as signals, \
-            MLPerfLog(folder.file("mlperf.log") if first else None, enabled=first) as log:
+            MLPerfLog(folder.file("mlperf.log") if first else None, enabled=first,
+                      rules=RULES[config.run.rules]) as log:
         run = config.run
         resumed = first and folder.checkpoint is not None
         log.submission(run.submission_org, run.submission_platform,

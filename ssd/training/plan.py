@@ -17,6 +17,7 @@ import numpy as np
 from ssd.config import Config, differences, load_recipe
 from ssd.data.samples import steps_per_epoch
 from ssd.errors import UserError
+from ssd.rules import RULES, Rules
 from ssd.training.schedule import build_schedule
 
 TRAIN_IMAGES = 117266    # COCO 2017, with a box
@@ -66,6 +67,7 @@ class Published:
         return self.ranks * self.batch
 
 
+PUBLISHED_RULES = RULES["ssd-1.1.0"]    # of these results and of every number of this file
 PUBLISHED = (
     Published("Fujitsu PRIMERGY GX2460 M1, 4 x A100", "config_PG.sh", 1, 4, 114, 20.92, 50, 4833),
     Published("NVIDIA DGX A100, 1 node", "config_DGXA100_001x08x114.sh", 1, 8, 114, 8.26, 50, 12231),
@@ -76,12 +78,12 @@ PUBLISHED = (
 SMALLEST_BATCH_NORM = 114
 
 
-def convergence_points() -> List[Tuple[int, float]]:
-    """(global batch, epochs to the target) of MLPerf's reference runs for ssd, rule set 1.1.0, ascending; epochs are
-    the mean without the least and the most, as mlperf_logging/rcp_checker takes it. UserError without the package."""
+def convergence_points(rules: Rules) -> List[Tuple[int, float]]:
+    """(global batch, epochs to the target) of MLPerf's reference runs for a rule set, ascending; epochs are the mean
+    without the least and the most, as mlperf_logging/rcp_checker takes it. UserError without the package."""
     package = importlib.util.find_spec("mlperf_logging")
     folder = package.submodule_search_locations[0] if package else ""
-    path = os.path.join(folder, "rcp_checker", "training_1.1.0", "rcps_ssd.json")
+    path = os.path.join(folder, "rcp_checker", f"training_{rules.ruleset}", f"rcps_{rules.benchmark}.json")
     try:
         with open(path, encoding="utf-8") as file:
             records = json.load(file).values()
@@ -93,7 +95,7 @@ def convergence_points() -> List[Tuple[int, float]]:
 def expected_epochs(global_batch: int) -> Tuple[float, str]:
     """(epochs to the target, where that comes from); UserError where no convergence point or published result covers
     `global_batch`."""
-    points = convergence_points()
+    points = convergence_points(PUBLISHED_RULES)
     smallest, largest = min(result.global_batch for result in PUBLISHED), points[-1][0]
     if not smallest <= global_batch <= largest:
         raise UserError(f"global batch {global_batch}: the epochs to the target are known from {smallest} (the least "
@@ -151,7 +153,11 @@ def gradient_bytes(config: Config) -> int:
 
 
 def check_recipe(config: Config) -> None:
-    """UserError where the convergence points say nothing: another network, matching, loss, detection or target."""
+    """UserError where the convergence points say nothing: another rule set, network, matching, loss, detection
+    or target."""
+    if RULES[config.run.rules] != PUBLISHED_RULES:
+        raise UserError(f"run.rules {config.run.rules}: the published results are for the rules ssd-1.1.0 (recipe "
+                        f"{config.recipe})")
     sections = ("model", "default_boxes", "loss", "detection", "evaluation")
     for name, wanted, given in differences(config, load_recipe("ssd-resnet34-coco"), sections):
         if name.split(".")[-1] not in ("layout", "dtype", "eval_batch_size", "eval_every"):

@@ -197,15 +197,18 @@ def take_weights(network, path: str, fine_tune: bool, names, say) -> None:
 
 def log_hyperparameters(log, config: Config, schedule, network, train_images: int, val_images: int,
                         global_batch: int) -> None:
-    """What the MLPerf rules want to know of a run's settings; images trained on and evaluated."""
+    """What the rules of the log ask for of a run's settings; images trained on and evaluated."""
     training = config.training
-    log.hyperparameters(
+    known = dict(
         train_samples=train_images, eval_samples=val_images, global_batch_size=global_batch,
         gradient_accumulation_steps=1, model_bn_span=training.batch_size,
-        opt_base_learning_rate=schedule.peak, opt_weight_decay=training.weight_decay,
+        max_samples=config.augmentation.crop_attempts,
         opt_learning_rate_warmup_steps=schedule.warmup_steps,
+        opt_base_learning_rate=schedule.peak, opt_weight_decay=training.weight_decay,
         opt_learning_rate_warmup_factor=training.warmup_factor,
-        opt_learning_rate_decay_boundary_epochs=list(schedule.decay_epochs),
-        max_samples=config.augmentation.crop_attempts)
-    log.weights_initialization(name for name, parameter in network.collect_params().items()
-                               if parameter.grad_req != "null")
+        opt_learning_rate_decay_boundary_epochs=list(schedule.decay_epochs))
+    asked = log.rules.hyperparameters
+    log.hyperparameters(**{key: value for key, value in known.items() if asked is None or key in asked})
+    if log.rules.weights_initialization:
+        log.weights_initialization(name for name, parameter in network.collect_params().items()
+                                   if parameter.grad_req != "null")

@@ -12,6 +12,7 @@ import numpy as np
 from ssd.__main__ import build_parser
 from ssd.commandline import read_settings
 from ssd.mlperf import MLPerfLog
+from ssd.rules import RULES
 from ssd.training import setup
 from ssd.training.ranks import Ranks
 from ssd.training.signals import StopSignals
@@ -29,7 +30,7 @@ def run(name, *more):
     place = setup.open_folder(config) if ranks.is_first else None
     losses, scores = {}, {}
     with StopSignals() as signals, MLPerfLog(place.file("mlperf.log") if ranks.is_first else None,
-                                             enabled=ranks.is_first) as log:
+                                             enabled=ranks.is_first, rules=RULES[config.run.rules]) as log:
         log.submission("unnamed", "unnamed", "open", "onprem")
         log.init_start()
         training = Training(config, ranks, log, place, signals, watch)

@@ -11,12 +11,14 @@ import pytest
 
 from ssd.errors import UserError
 from ssd.mlperf import MLPerfLog
-from ssd.submission import RUNS, SYSTEM_FIELDS, olympic_mean, package, read_trial, read_trials
+from ssd.rules import RULES
+from ssd.submission import SYSTEM_FIELDS, olympic_mean, package, read_trial, read_trials
 from tests.test_mlperf import HYPERPARAMETERS, tensor_names
 
 ROOT = Path(__file__).resolve().parents[2]
 from scripts.package_submission import report
 
+SSD = RULES["ssd-1.1.0"]
 MINUTES = (21.5, 20.25, 24.0, 20.75, 20.5)
 SCORE = 20.916667  # (21.5 + 20.75 + 20.5) / 3: without 20.25 and 24.0
 SYSTEM = dict({name: "N/A" for name in SYSTEM_FIELDS}, submitter="An organisation", division="closed")
@@ -26,7 +28,7 @@ def write_log(path, seed, minutes, *, epoch=50, accuracy=0.2314, status="success
               platform="PRIMERGY", names=None, resumed=False, **settings):
     """A run that reached the target after `epoch` epochs and `minutes`, in one or two evaluations."""
     raw = path.with_suffix(".raw")
-    with MLPerfLog(raw, enabled=True) as log:
+    with MLPerfLog(raw, enabled=True, rules=SSD) as log:
         log.submission("An organisation", platform, division, "onprem")
         log.cache_clear(True)
         log.init_start()
@@ -61,13 +63,13 @@ def write_logs(folder, *, last=None, **run):
     """Five logs; the last one with `last` besides."""
     folder.mkdir(exist_ok=True)
     return [write_log(folder / ("trial_%d.log" % n), 17 + n, minutes,
-                      **dict(run, **(last or {} if n == RUNS - 1 else {}))) for n, minutes in enumerate(MINUTES)]
+                      **dict(run, **(last or {} if n == SSD.runs - 1 else {}))) for n, minutes in enumerate(MINUTES)]
 
 
 def make(tmp_path, logs, output="package", system=SYSTEM, **options):
     (tmp_path / "system.json").write_text(json.dumps(system))
     arguments = dict(system_name="gx_A100x4", description=tmp_path / "system.json", config="config_quickstart.sh",
-                     repository=ROOT)
+                     repository=ROOT, rules=SSD)
     arguments.update(options)
     return package(logs, tmp_path / output, **arguments)
 
@@ -92,7 +94,7 @@ def test_a_package_of_five(tmp_path):
     out = folder / "out"
     assert sorted(path.name for path in out.iterdir()) == ["benchmarks", "results", "systems"]
     results = out / "results" / "gx_A100x4" / "ssd"
-    assert sorted(path.name for path in results.iterdir()) == ["result_%d.txt" % n for n in range(RUNS)]
+    assert sorted(path.name for path in results.iterdir()) == ["result_%d.txt" % n for n in range(SSD.runs)]
     for n, log in enumerate(logs):
         assert (results / ("result_%d.txt" % n)).read_bytes() == log.read_bytes()
     assert json.loads((out / "systems" / "gx_A100x4.json").read_text())["submitter"] == "An organisation"
@@ -110,7 +112,7 @@ def test_a_package_of_five(tmp_path):
 
 def test_numbers_by_hand(tmp_path):
     assert olympic_mean(MINUTES) == pytest.approx(SCORE, abs=1e-6)
-    trials = read_trials(write_logs(tmp_path))
+    trials = read_trials(write_logs(tmp_path), SSD)
     assert [trial.minutes for trial in trials] == pytest.approx(MINUTES)
     assert (trials[0].epoch, trials[0].accuracy, trials[0].seed) == (50, 0.2314, 17)
 
@@ -167,9 +169,9 @@ def test_damaged_logs(tmp_path):
         assert changed != text
         log.write_text(changed)
         with pytest.raises(UserError, match="log: .*" + words):
-            read_trial(log)
+            read_trial(log, SSD)
     with pytest.raises(UserError, match="absent: No such file"):
-        read_trial(tmp_path / "absent")
+        read_trial(tmp_path / "absent", SSD)
 
 
 def test_other_refusals(tmp_path):
