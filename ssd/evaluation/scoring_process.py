@@ -1,7 +1,4 @@
-"""Scoring off the training loop's thread and process.
-
-Run as a module it is the scorer: the score command, which ends as soon as its parent does.
-"""
+"""Scoring off the training loop's thread and process."""
 from __future__ import annotations
 
 import json
@@ -10,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import weakref
 
 from ssd.evaluation.detections import Detections
@@ -20,12 +16,12 @@ class ScoringProcess:
     """`score_detections` in a process of its own: the training loop neither waits nor shares its lock.
 
     Start, then poll now and then, or wait for the result; close in any case (a `with` block does). One object
-    runs one scoring. command: a list of strings that runs in place of this module; its standard input stays open, and
+    runs one scoring. command: a list of strings that runs in place of scoring_child; its standard input stays open, and
     empty, for as long as this process lives.
     """
 
     def __init__(self, command=None):
-        self._command = list(command or (sys.executable, "-m", "ssd.evaluation.scoring_process"))
+        self._command = list(command or (sys.executable, "-m", "ssd.evaluation.scoring_child"))
         self._process = None
         self._stats = self._failure = None
         self._finalizer = None
@@ -49,7 +45,7 @@ class ScoringProcess:
         # A session of its own: a signal to the trainer's group (which may save and leave) spares the child.
         self._process = subprocess.Popen(
             self._command + ["--annotations", os.path.abspath(str(annotation_file)),
-                             "--detections", path, "--json"],
+                             "--detections", path],
             stdin=subprocess.PIPE, stdout=self._output, stderr=self._errors, env=environment,
             start_new_session=True)
         # at the latest when this object or the interpreter goes
@@ -126,22 +122,3 @@ def _reason(status, last_line):
         known = {number.value: " (%s)" % number.name for number in signal.Signals}
         return ", killed by signal %d%s" % (-status, known.get(-status, ""))
     return ""
-
-
-def end_with_parent() -> None:
-    """Ends this process when the other end of its standard input closes: however the parent ends, kill -9 included.
-
-    Linux can send a signal at the parent's death (PR_SET_PDEATHSIG), but it takes the death of the thread that
-    started this process for that.
-    """
-    def wait():
-        while os.read(0, 1024):
-            pass
-        os._exit(1)
-    threading.Thread(target=wait, name="end with parent", daemon=True).start()
-
-
-if __name__ == "__main__":
-    from ssd.evaluation import score_command
-    end_with_parent()
-    sys.exit(score_command.main())

@@ -29,7 +29,7 @@ class Prediction:
     """
 
     def __init__(self, detector, folder: str, scheme, least: Optional[float], stop: threading.Event):
-        """scheme: the ids of an annotation file (predict_command.Scheme), or None: images are counted from 1. least:
+        """scheme: the ids of an annotation file (predict's Scheme), or None: images are counted from 1. least:
         score above which detections are drawn; None: nothing is drawn. stop: is set when the picture or frame at hand
         is to be the last."""
         self.detector, self.folder, self.scheme, self.least, self.stop = detector, folder, scheme, least, stop

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ssd.__main__ import main
 from ssd.errors import UserError
-from ssd.evaluation import score_command
 from ssd.evaluation.detections import Detections
 from ssd.evaluation.scoring import STAT_NAMES, score_detections
 from ssd.evaluation.scoring_backends import SCORERS, load_scorer
@@ -158,12 +158,12 @@ def hide(monkeypatch, *scorers):
 def test_pycocotools_counts_where_nothing_faster_is(monkeypatch, judged, tmp_path, capsys):
     path, rows, expected = judged(1)
     detections(rows).to_npz(tmp_path / "found.npz")
-    arguments = ["--annotations", str(path), "--detections", str(tmp_path / "found.npz"), "--json"]
-    assert score_command.main(arguments) == 0
+    arguments = ["score", "--annotations", str(path), "--detections", str(tmp_path / "found.npz"), "--json"]
+    assert main(arguments) == 0
     out, err = capsys.readouterr()
     assert err == "scored by %s\n" % load_scorer()
     hide(monkeypatch, "hotcoco", "faster-coco-eval")
-    assert score_command.main(arguments) == 0
+    assert main(arguments) == 0
     fallback, err = capsys.readouterr()
     assert err.startswith("scored by pycocotools 2.") and err.count("\n") == 1
     assert list(json.loads(out).values()) == pytest.approx(expected.stats, abs=1e-9)
@@ -173,21 +173,22 @@ def test_pycocotools_counts_where_nothing_faster_is(monkeypatch, judged, tmp_pat
 def test_a_scorer_by_name(monkeypatch, judged, tmp_path, capsys):
     path, rows, _ = judged(1)
     detections(rows).to_npz(tmp_path / "found.npz")
-    arguments = ["--annotations", str(path), "--detections", str(tmp_path / "found.npz"), "--scorer"]
-    assert score_command.main(arguments + ["pycocotools"]) == 0
+    arguments = ["score", "--annotations", str(path), "--detections", str(tmp_path / "found.npz"), "--scorer"]
+    assert main(arguments + ["pycocotools"]) == 0
     assert capsys.readouterr().err.startswith("scored by pycocotools ")
-    assert score_command.main(arguments + ["pycoco"]) == 2
-    assert capsys.readouterr().err == "error: scorer pycoco: not one of hotcoco, faster-coco-eval, pycocotools\n"
+    assert main(arguments + ["pycoco"]) == 2
+    assert capsys.readouterr().err == ("python -m ssd score: error: scorer pycoco: not one of hotcoco, faster-coco-eval, "
+                                       "pycocotools\n")
     hide(monkeypatch, *SCORERS)
-    assert score_command.main(arguments + ["hotcoco"]) == 2
-    assert capsys.readouterr().err.startswith("error: no scorer: hotcoco cannot be imported (")
+    assert main(arguments + ["hotcoco"]) == 2
+    assert capsys.readouterr().err.startswith("python -m ssd score: error: no scorer: hotcoco cannot be imported (")
     with pytest.raises(UserError, match="hotcoco .*; faster-coco-eval .*; pycocotools cannot be imported"):
         load_scorer()
 
 
 def test_help_names_every_scorer(capsys):
     with pytest.raises(SystemExit):
-        score_command.main(["--help"])
+        main(["score", "--help"])
     help_text = " ".join(capsys.readouterr().out.split())
     assert all(scorer in help_text for scorer in SCORERS)
 

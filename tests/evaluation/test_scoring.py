@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ssd.__main__ import main
 from ssd.errors import UserError
-from ssd.evaluation import score_command
 from ssd.evaluation.scoring import STAT_NAMES, Detections, format_table, score_detections
 from tests.evaluation.odd_sets import score_directly
 
@@ -56,8 +56,8 @@ def test_coco_case_to_every_printed_digit(tmp_path, capsys, as_npz):
     if as_npz:
         Detections.from_json(found).to_npz(tmp_path / "found.npz")
         found = tmp_path / "found.npz"
-    status = score_command.main(["--annotations", str(COCO_EVAL / "instances_val2014_100.json"),
-                                 "--detections", str(found)])
+    status = main(["score", "--annotations", str(COCO_EVAL / "instances_val2014_100.json"),
+                   "--detections", str(found)])
     printed = capsys.readouterr()
     part = (COCO_EVAL / "val2014_fake_eval_res.txt").read_text().split("type=bbox")[1].split("-----")[0]
     expected = [line for line in part.splitlines() if " @[ " in line]

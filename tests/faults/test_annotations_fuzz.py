@@ -14,7 +14,7 @@ from PIL import Image
 
 from ssd.__main__ import build_parser
 from ssd.commandline import read_settings
-from ssd.data import check_command
+from ssd.commands import check_data
 from ssd.data.coco import load_coco
 from ssd.data.dali_annotations import float32_xywh
 from ssd.data.prepare import prepare
@@ -131,7 +131,7 @@ class Outcome:
 
     def check(self, arguments):
         with contextlib.redirect_stdout(io.StringIO()) as output:
-            status = check_command.run(arguments)
+            status = check_data.run(arguments)
         output.getvalue().encode()
         if arguments.json:
             report = json.loads(output.getvalue())

@@ -27,14 +27,14 @@ with ScoringProcess() as scoring:
     signal.pause()
 """
 
-# The score command with 16 MiB more than it has after the start.
+# The scorer with 16 MiB more than it has after the start.
 SHORT_OF_MEMORY = """
 import resource, sys
 import numpy, {library}
-from ssd.evaluation import score_command, scoring
+from ssd.evaluation import scoring, scoring_child
 have = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (have + {spare}, have + {spare}))
-sys.exit(score_command.main())
+sys.exit(scoring_child.main())
 """
 
 

@@ -10,10 +10,11 @@ import pytest
 
 from ssd.commandline import Parser
 from ssd.commandline import run as run_command
+from ssd.commands import plan as plan_command
 from ssd.config import load_recipe
 from ssd.errors import UserError
 from ssd.rules import RULES
-from ssd.training import plan, plan_command
+from ssd.training import plan
 
 COCO = load_recipe("ssd-resnet34-coco")
 
@@ -235,6 +236,6 @@ def test_memory_of_the_ways_to_decode():
 
 
 def test_importing_needs_no_mxnet():
-    code = "import sys, ssd.training.plan, ssd.training.plan_command; sys.exit('mxnet' in sys.modules)"
+    code = "import sys, ssd.training.plan, ssd.commands.plan; sys.exit('mxnet' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 

@@ -14,6 +14,9 @@ from ssd.evaluation.weight_files import WeightFile, find_weights
 from ssd.files import replace_file, write_errors
 from ssd.runtime import start
 
+HELP = "detect with saved weights on a data set: COCO's twelve numbers, AP per class, a report"
+USAGE = ("%(prog)s --weights PATH [PATH ...]\n"
+         "           (--data-dir DIR | --annotations FILE --images FOLDER) [flags]")
 SECTIONS = ("data", "evaluation", "model", "detection")
 TRAINING_ALONE = ("train_annotations", "train_images", "target", "eval_every", "batch_norm_momentum",
                   "skip_bad_annotations")
@@ -193,8 +196,8 @@ class Pictures:
 
 
 def _detect_shown(candidate: Candidate, dataset):
-    from ssd.data.check_command import Progress
     from ssd.evaluation.saved_network import detect_all
+    from ssd.progress_bar import Progress
     progress, start = Progress("detecting"), time.time()
     try:
         detections = detect_all(candidate.config, candidate.file.path, dataset, candidate.category_ids, progress)

@@ -331,7 +331,7 @@ def test_interrupt_ends_it_with_130_and_keeps_what_was_done(slow_data, tmp_path)
 
 
 def test_progress_without_a_terminal_is_a_line_now_and_then(check, monkeypatch):
-    monkeypatch.setattr("ssd.data.check_command.SECONDS_PER_LINE", 0)
+    monkeypatch.setattr("ssd.progress_bar.SECONDS_PER_LINE", 0)
     status, out, err = check("--json", "--split", "train")
     assert status == 0 and json.loads(out)
     assert err.splitlines()[-1] == "train: 12 of 12 images"

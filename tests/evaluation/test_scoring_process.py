@@ -1,14 +1,12 @@
-"""The score command, and scoring in a process of its own."""
+"""Scoring in a process of its own."""
 from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
 
-from ssd.evaluation import score_command
 from ssd.evaluation.scoring import Detections, ScoringProcess, score_detections
 
 FOUND = Detections([1, 1], [[10, 10, 20, 20], [0, 0, 5, 5]], [0.5, 0.75], [1, 1])
@@ -26,21 +24,6 @@ def annotations(tmp_path):
 
 def python(code):
     return ScoringProcess(command=[sys.executable, "-c", code])
-
-
-def test_json_has_all_digits_and_classes(annotations, tmp_path, capsys):
-    FOUND.to_json(tmp_path / "found.json")
-    arguments = ["--annotations", str(annotations), "--detections", str(tmp_path / "found.json"), "--json"]
-    assert score_command.main(arguments) == 0
-    assert json.loads(capsys.readouterr().out) == score_detections(annotations, FOUND)
-    assert score_command.main(arguments + ["--per-class"]) == 0
-    assert json.loads(capsys.readouterr().out)["AP/disc"] == pytest.approx(0.5)
-
-
-def test_bad_input_is_one_line_and_status_2(annotations, tmp_path, capsys):
-    assert score_command.main(["--annotations", str(annotations), "--detections", "absent.json"]) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err == "error: absent.json: cannot be read: No such file or directory\n"
 
 
 @pytest.mark.parametrize("found", [FOUND, NOTHING])
@@ -108,11 +91,3 @@ def test_a_users_mistake_in_the_child_keeps_its_line(annotations, tmp_path):
         scoring.start(tmp_path / "absent.json", FOUND, tmp_path)
         with pytest.raises(RuntimeError, match="status 2: error: .*absent.json: cannot be read"):
             scoring.result(timeout=60)
-
-
-def test_import_and_help_need_no_pycocotools():
-    code = ("import sys; sys.modules['pycocotools'] = sys.modules['mxnet'] = sys.modules['cv2'] = None\n"
-            "from ssd import drawing; from ssd.evaluation import score_command, scoring; score_command.main(['--help'])")
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    helped = subprocess.run([sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, check=True)
-    assert b"pixels of the original image" in helped.stdout

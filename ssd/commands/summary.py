@@ -9,6 +9,9 @@ import sys
 from ssd.commandline import add_settings, read_settings
 from ssd.errors import UserError
 
+HELP = "a network's layers, cost and default boxes, and how these cover a data set"
+USAGE = "%(prog)s [--recipe NAME|FILE] [--annotations FILE] [flags]"
+
 
 def add_arguments(parser) -> None:
     parser.add_argument("--weights", metavar="FILE", help="describe the network of these saved weights")

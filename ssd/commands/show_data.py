@@ -7,6 +7,8 @@ import os
 from ssd.errors import UserError
 from ssd.runtime import start
 
+HELP = "draw augmented training images, and the default boxes matched to their objects"
+USAGE = "%(prog)s --data-dir DIR --output FOLDER [flags]"
 AUGMENTED, MATCHED = "training-images.png", "matched-default-boxes.png"
 
 

@@ -13,6 +13,8 @@ from typing import Dict, List, Optional
 
 from ssd.errors import UserError
 
+HELP = "detect objects in pictures and videos: drawn, and as COCO's JSON"
+USAGE = "%(prog)s INPUT [INPUT ...] --weights PATH [flags]"
 DRAWN = 0.3     # least score of a drawn detection, where nothing else is asked for
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ssd.tools import prediction
 from ssd.tools.sound import Sound
-from tests.tools.test_predict import data, files, look_at, make_video, pictures, predict, read, weights  # noqa: F401
+from tests.commands.test_predict import data, files, look_at, make_video, pictures, predict, read, weights  # noqa: F401
 
 
 def sound_of(path):

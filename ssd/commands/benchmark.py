@@ -10,6 +10,8 @@ from ssd.config import SETTINGS, nearest
 from ssd.errors import UserError
 from ssd.runtime import start
 
+HELP = "how fast training, inference, data, scoring and allreduce are here, and could be"
+USAGE = "%(prog)s MODE [--data-dir DIR] [--recipe NAME] [flags]"
 MODES = {
     "train": "training steps, whole and in parts (made-up batches without --data-dir; one rank or several)",
     "infer": "images to detections (made-up images without --data-dir)",

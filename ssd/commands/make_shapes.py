@@ -1,6 +1,8 @@
 """`python -m ssd make-shapes`: a generated data set to try everything on."""
 from __future__ import annotations
 
+HELP = "draw a small COCO-format data set of shapes, to try everything on"
+
 
 def add_arguments(parser) -> None:
     parser.add_argument("folder", metavar="FOLDER", help="where the data set goes: a new or empty folder, or the same "

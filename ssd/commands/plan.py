@@ -13,6 +13,8 @@ from ssd.commandline import DEFAULT_RECIPE, Parser, add_settings, read_settings,
 from ssd.config import SECTIONS, SETTINGS, Config
 from ssd.errors import UserError
 
+HELP = "what a run on so many nodes and GPUs will do"
+USAGE = "%(prog)s --nodes N --gpus G [flags]"
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 

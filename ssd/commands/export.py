@@ -13,6 +13,8 @@ from ssd.errors import UserError
 from ssd.files import cannot_write, discard, put_in_place, remove_leftovers, temporary_path
 from ssd.runtime import start
 
+HELP = "write trained weights as ONNX and Gluon symbol, checked against the live network"
+USAGE = "%(prog)s --weights PATH --output FOLDER [flags]"
 FORMATS = ("onnx", "gluon")
 TOLERANCE = 1e-4      # of scores, and of boxes in shares of the image
 GENERATED = 6         # pictures made up for the check where none are named

@@ -1,11 +1,11 @@
-"""`score`: COCO's twelve numbers of a detection file. The trainer's scoring child runs it as a module."""
+"""`python -m ssd score`: COCO's twelve numbers of a detection file."""
 from __future__ import annotations
 
 import argparse
 import json
 import sys
 
-from ssd.errors import UserError
+HELP = "score a file of detections against COCO annotations"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,19 +42,3 @@ def run(args: argparse.Namespace) -> int:
         if name not in STAT_NAMES:
             print("%s = %.3f" % (name, value))
     return 0
-
-
-def main(argv=None) -> int:
-    """Parse `argv` (default: the command line's) and run; returns the exit status, 2 for a user's mistake."""
-    parser = argparse.ArgumentParser(prog="python -m ssd.evaluation.score_command", allow_abbrev=False,
-                                     description="Score detections with the COCO API.")
-    add_arguments(parser)
-    try:
-        return run(parser.parse_args(argv))
-    except UserError as error:
-        print("error: %s" % error, file=sys.stderr)
-        return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -102,7 +102,7 @@ def test_a_wrong_file_is_noticed_and_not_kept(weights, tmp_path, monkeypatch, ca
 
 
 def test_detections_without_a_counterpart_are_counted():
-    from ssd.tools.export_command import accepted, compare
+    from ssd.commands.export import accepted, compare
     live = np.array([[1, .9, .1, .1, .2, .2], [2, .5, .3, .3, .4, .4], [-1, -1, 0, 0, 0, 0]], np.float64)
 
     def outputs(rows):

@@ -5,24 +5,38 @@ import os
 import sys
 import traceback
 
+from ssd.commandline import add_settings, read_settings
 from ssd.config import Config
 from ssd.errors import UserError
 from ssd.files import UNWRITABLE, cannot_write
 from ssd.runtime import start
-from ssd.training import setup
 from ssd.training.interval import SaveInterval
 from ssd.training.outcome import Ended
-from ssd.training.progress_display import Display, choose_terminal
-from ssd.training.ranks import Ranks, rank_from_environment
 from ssd.training.signals import StopSignals
 from ssd.training.tensorboard import check_installed
 
+HELP = "train a detector until its target mAP, with an MLPerf log"
+USAGE = "%(prog)s --data-dir DIR [--recipe NAME|FILE] [flags]"
 NAME = "python -m ssd train"
+
+
+def add_arguments(parser) -> None:
+    add_settings(parser, ("run", "recovery", "data", "training", "evaluation", "augmentation", "model", "default_boxes",
+                          "loss", "detection"))
+
+
+def run(args) -> int:
+    """The exit status, see `train`."""
+    from ssd.training.ranks import rank_from_environment
+    return train(read_settings(args, report=(lambda line: None) if rank_from_environment() else None))
 
 
 def train(config: Config) -> int:
     """Runs a training; returns the exit status: 0 when the run came to its end, target reached or not; else see
     ssd.training.outcome."""
+    from ssd.training import setup
+    from ssd.training.progress_display import choose_terminal
+    from ssd.training.ranks import rank_from_environment
     SaveInterval(config.recovery.save_interval)    # refuses a mistyped one
     setup.check_files(config)
     if config.run.tensorboard:
@@ -39,6 +53,7 @@ def train(config: Config) -> int:
 def _train(config: Config, folder, first: bool, terminal) -> int:
     from ssd.mlperf import MLPerfLog
     from ssd.rules import RULES
+    from ssd.training.progress_display import Display
     with Display(terminal) as display, StopSignals() as signals, \
             MLPerfLog(folder.file("mlperf.log") if first else None, enabled=first,
                       rules=RULES[config.run.rules]) as log:
@@ -52,8 +67,9 @@ def _train(config: Config, folder, first: bool, terminal) -> int:
         return _run(config, folder, first, signals, log, display)
 
 
-def _run(config: Config, folder, first: bool, signals: StopSignals, log, display: Display) -> int:
+def _run(config: Config, folder, first: bool, signals: StopSignals, log, display) -> int:
     start()
+    from ssd.training.ranks import Ranks, rank_from_environment
     from ssd.training.train import Training
     from ssd.training.watchdog import Watchdog
     timeout = config.recovery.rank_timeout

@@ -4,13 +4,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import shutil
 import sys
-import time
 
 from ssd import config as settings
 
-SECONDS_PER_LINE = 10  # between two lines of progress where standard error is no terminal
+HELP = "check a data set: every image decoded once, every annotation"
 
 
 def _count(text: str) -> int:
@@ -36,30 +34,6 @@ def add_arguments(parser) -> None:
                         help="threads that decode [default: one per core]")
     parser.add_argument("--no-cache", action="store_true",
                         help="look at every image, and keep nothing [default: only new and changed ones]")
-
-
-class Progress:
-    """How far the images are, on standard error: a bar on a terminal, elsewhere a line now and then."""
-
-    def __init__(self, label: str):
-        self.label, self.bar, self.last = label, None, time.monotonic()
-
-    def __call__(self, done: int, images: int) -> None:
-        if sys.stderr.isatty():
-            if self.bar is None:
-                from tqdm import tqdm
-                tqdm.monitor_interval = 0  # its thread shares locks that an interrupt may leave taken
-                columns, lines = shutil.get_terminal_size()  # tqdm shows nothing on a terminal of unknown size
-                self.bar = tqdm(total=images, desc=self.label, unit="image", file=sys.stderr, leave=False,
-                                ncols=columns, nrows=lines)
-            self.bar.update(done - self.bar.n)
-        elif time.monotonic() - self.last >= SECONDS_PER_LINE:
-            self.last = time.monotonic()
-            print(f"{self.label}: {done} of {images} images", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
 
 
 def run(args) -> int:
@@ -104,6 +78,7 @@ def _check_split(config, split: str, annotations: str, images: str, cache_dir, a
     from ssd.data.coco_cache import forget_cache
     from ssd.data.image_cache import ImageCache
     from ssd.data.image_checks import LEVELS
+    from ssd.progress_bar import Progress
 
     def say(line):
         print(line, file=sys.stderr)

@@ -1,6 +1,8 @@
 """`python -m ssd split-data`: one annotation file into training and validation."""
 from __future__ import annotations
 
+HELP = "split an annotation file into training and validation"
+
 
 def add_arguments(parser) -> None:
     parser.add_argument("annotations", metavar="ANNOTATIONS", help="a COCO annotation file [.json]")

@@ -6,6 +6,8 @@ import os
 
 from ssd.errors import UserError
 
+HELP = "make the report of a run (report.html) again"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags to `parser`."""
