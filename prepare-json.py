@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 
-from ssd.data.prepare import main
+from ssd.datasets.prepare import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -56,13 +56,13 @@ def draw(folder, images, boxes):
 
 
 def load(path, files, cache):
-    from ssd.data.coco import load_coco
+    from ssd.datasets.coco import load_coco
     return load_coco(path, files, check_images="exists", cache_dir=cache, report=lambda line: None)
 
 
 def loading(path, files, cache):
     """Seconds, and resident memory before, after and at the most, of one rank's load_coco."""
-    from ssd.data import coco  # noqa: F401
+    from ssd.datasets import coco  # noqa: F401
     before, start = resident(), time.perf_counter()
     dataset = load(path, files, cache)
     return dict(images=dataset.num_images, boxes=len(dataset.box_image), seconds=time.perf_counter() - start,
@@ -93,7 +93,7 @@ def holding(path, files, cache):
 
 def writing(path, files, cache):
     """Resident memory at the most while a rank writes DALI's annotations of all images, as `--decode cache` wants."""
-    from ssd.data.coco import write_dali_annotations
+    from ssd.data.dali_annotations import write_dali_annotations
     dataset = load(path, files, cache)
     before, start = resident(), time.perf_counter()
     target = os.path.join(cache, "dali.json")
@@ -105,10 +105,10 @@ def writing(path, files, cache):
 def running(path, files, batch_size, prefetch, steps):
     """Resident memory that the training pipeline adds, and the mean size of an image file."""
     from ssd.config import load_recipe
-    from ssd.data.coco import load_coco
     from ssd.data.pipeline import TrainingLoader
     from ssd.data import bridge  # noqa: F401
     from ssd.model.detector import build_detector
+    from ssd.datasets.coco import load_coco
     dataset = load_coco(path, files, check_images="header", skip_bad=True, report=lambda line: None)
     config = load_recipe("ssd-resnet34-coco").with_values(
         batch_size=batch_size, prefetch=prefetch, data_threads=2, num_classes=dataset.num_classes)

@@ -23,10 +23,11 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from ssd.config import load_recipe  # noqa: E402
 from ssd.data import graphs  # noqa: E402
 from ssd.data.bridge import to_numpy  # noqa: E402
-from ssd.data.coco import load_coco, write_dali_annotations  # noqa: E402
 from ssd.data.crops import RandomCrop  # noqa: E402
+from ssd.data.dali_annotations import write_dali_annotations  # noqa: E402
 from ssd.data.pipeline import TrainingLoader  # noqa: E402
 from ssd.data.samples import SampleMaker, epoch_order  # noqa: E402
+from ssd.datasets.coco import load_coco  # noqa: E402
 
 
 def by_dali(config, dataset, matcher):

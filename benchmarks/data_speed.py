@@ -31,7 +31,7 @@ SIDES = ("ours", "pillow", "decode")
 def load(arguments):
     """(config, data set, matcher)."""
     from ssd.config import load_recipe
-    from ssd.data.coco import load_coco
+    from ssd.datasets.coco import load_coco
     from ssd.model.detector import build_detector
     dataset = load_coco(arguments.annotations, arguments.images, check_images="exists", skip_bad=True,
                         report=lambda line: None)
@@ -259,7 +259,7 @@ def main():
     end_workers_with_us()
     with tempfile.TemporaryDirectory() as drawn:
         if not (arguments.folder or arguments.annotations):
-            from ssd.data.shapes import make_shapes
+            from ssd.datasets.shapes import make_shapes
             arguments.folder = os.path.join(drawn, "shapes")
             make_shapes(arguments.folder, train_images=200, val_images=1)
         if not arguments.annotations:

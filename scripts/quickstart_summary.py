@@ -36,10 +36,10 @@ def training_speed(run_folder: str) -> str:
 def draw_detections(run_folder: str, config, epoch: int) -> str:
     """A page of validation images: ground truth and detections. Returns its path."""
     import cv2
-    from ssd.data.coco import load_coco
-    from ssd.data.locate import dataset_paths
-    from ssd.evaluation.detections import Detections
+    from ssd.datasets.coco import load_coco
+    from ssd.datasets.locate import dataset_paths
     from ssd.drawing import class_colors, draw_boxes, mosaic, save_image
+    from ssd.evaluation.detections import Detections
     dataset = load_coco(*dataset_paths(config, "val"), check_images="exists", require_boxes=False,
                         report=lambda line: None)
     found = Detections.from_npz(os.path.join(run_folder, f"detections-epoch-{epoch}.npz"))

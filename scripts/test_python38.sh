@@ -69,7 +69,7 @@ cd -- "$copy"
 "$python" -m compileall -q -f ssd scripts tests benchmarks prepare-json.py || die "not everything compiles"
 PYTHON=$python scripts/setup.sh --test
 # Not launch, scripts and faults: those start programs around the package, which are the same for every Python.
-tests=(tests/test_*.py tests/model tests/data tests/evaluation tests/training
+tests=(tests/test_*.py tests/model tests/datasets tests/data tests/evaluation tests/training
     tests/commands/test_{check_data,evaluate,score}.py)
 for argument in "$@"; do
     [[ $argument == -* ]] || tests=()

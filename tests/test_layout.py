@@ -9,12 +9,12 @@ ROOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
 FLOORS = {"errors": 0, "rules": 0, "sections": 0, "kinds": 0, "config": 1, "files": 1, "commandline": 2, "drawing": 2,
           "page_cache": 2, "progress_bar": 2, "threads": 2, "runtime": 2, "mlperf": 3, "submission": 4,
           "model.boxes.ssd_sizes": 0, "model.boxes.formats": 0,
-          "model": 3, "data": 4, "evaluation": 5, "report": 5, "tools": 6,
-          "training": 6, "benchmark": 7, "commands": 8, "__main__": 9}
+          "model": 3, "datasets": 4, "data": 5, "evaluation": 6, "report": 7, "tools": 8,
+          "training": 8, "benchmark": 9, "commands": 10, "__main__": 11}
 
 
 def floor(module):
-    """Floor of 'ssd.data.coco' and the like."""
+    """Floor of 'ssd.datasets.coco' and the like."""
     name = module[len("ssd."):]
     return FLOORS[name] if name in FLOORS else FLOORS[name.split(".")[0]]
 

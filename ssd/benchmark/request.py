@@ -34,8 +34,8 @@ class Request(NamedTuple):
     def open_data(self, split: str, ranks: int, batch_size: int, steps: int, warmup: int, extra: int):
         """(data set, settings that fit it, steps): each image is taken once at most, since a file read twice comes from
         the memory. UserError if the images are not enough; steps that were not asked for are as many as there are."""
-        from ssd.data.locate import load_dataset
         from ssd.data.resolve import resolve
+        from ssd.datasets.locate import load_dataset
         dataset = load_dataset(self.config, split)
         config = resolve(self.config, dataset)
         images = len(dataset.images_with_boxes) if split == "train" else dataset.num_images

@@ -39,8 +39,8 @@ def add_arguments(parser) -> None:
 def run(args) -> int:
     """Exit status: 0 where training would take the data set, 1 where not; UserError where there is none to check."""
     from ssd.commandline import read_settings
-    from ssd.data.check_report import format_split
-    from ssd.data.locate import cache_folder, dataset_paths
+    from ssd.datasets.check_report import format_split
+    from ssd.datasets.locate import cache_folder, dataset_paths
 
     config = read_settings(args)
     splits = ("train", "val") if args.split == "both" else (args.split,)
@@ -73,11 +73,11 @@ def run(args) -> int:
 
 def _check_split(config, split: str, annotations: str, images: str, cache_dir, args):
     """(report of check_report, CocoDataset of what is good); keeps the result for training's start."""
-    from ssd.data import coco
-    from ssd.data.check_report import report_split
-    from ssd.data.coco_cache import forget_cache
-    from ssd.data.image_cache import ImageCache
-    from ssd.data.image_checks import LEVELS
+    from ssd.datasets import coco
+    from ssd.datasets.check_report import report_split
+    from ssd.datasets.coco_cache import forget_cache
+    from ssd.datasets.image_cache import ImageCache
+    from ssd.datasets.image_checks import LEVELS
     from ssd.progress_bar import Progress
 
     def say(line):
@@ -116,7 +116,7 @@ def add_error(report: dict, kind: str, example: str) -> None:
 
 def _check_categories(config, sets: dict, reports: dict, recipe) -> None:
     """What training refuses about classes: another number than the recipe's, train and val that differ."""
-    from ssd.data.locate import check_classes
+    from ssd.datasets.locate import check_classes
     from ssd.errors import UserError
     for split, data in sets.items():
         try:

@@ -140,7 +140,7 @@ def _say_left_out(candidates) -> None:
 
 
 def _data_set(args, config: Config):
-    from ssd.data.locate import dataset_paths
+    from ssd.datasets.locate import dataset_paths
     if args.annotations is None and args.images is None:
         return dataset_paths(config, "val")
     if "data.data_dir" in vars(args):

@@ -111,7 +111,7 @@ def _pictures(names: List[str]) -> Tuple[List[np.ndarray], str]:
         # Evenly over all, so that a sorted folder is not judged by its start.
         chosen = [found[len(found) * place // min(len(found), MOST)] for place in range(min(len(found), MOST))]
         return [read_picture(one.path) for one in chosen], f"{len(chosen)} of {len(found)} pictures named"
-    from ssd.data.shapes import draw_image
+    from ssd.datasets.shapes import draw_image
     random = np.random.default_rng(0)
     drawn = [np.asarray(draw_image(random, (200, 400), False)[0]) for _ in range(GENERATED - 1)]
     noise = random.integers(0, 256, (240, 320, 3), dtype=np.uint8)

@@ -17,7 +17,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> int:
-    from ssd.data.shapes import make_shapes
+    from ssd.datasets.shapes import make_shapes
     make_shapes(args.folder, train_images=args.train_images, val_images=args.val_images, seed=args.seed,
                 size_range=tuple(args.size_range))
     return 0

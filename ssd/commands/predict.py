@@ -137,7 +137,7 @@ class Scheme:
 
     def __init__(self, annotations: str, inputs):
         """UserError for a video, and for a picture that the file does not have or has more than once."""
-        from ssd.data.annotation_file import read_annotation_file
+        from ssd.datasets.annotation_file import read_annotation_file
         from ssd.evaluation.saved_network import categories_of
         self.path = annotations
         self.categories, self.names = categories_of(annotations)

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args) -> int:
     """Draws the two pictures and says what is on them; returns 0."""
     from ssd.commandline import read_settings
-    from ssd.data.locate import dataset_paths, load_dataset
+    from ssd.datasets.locate import dataset_paths, load_dataset
     config, folder = read_settings(args), args.output
     for name in ("count", "columns", "epoch"):
         if getattr(args, name) < 1:

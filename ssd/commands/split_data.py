@@ -17,7 +17,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> int:
-    from ssd.data.split import split_file
+    from ssd.datasets.split import split_file
     for line in split_file(args.annotations, args.output, args.val_fraction, args.seed, args.categories):
         print(line)
     return 0

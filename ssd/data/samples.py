@@ -15,8 +15,8 @@ from typing import Callable, Deque, List, Optional, Sequence, Tuple
 import numpy as np
 
 from ssd.config import Config
-from ssd.data.coco import CocoDataset
 from ssd.data.crops import RandomCrop
+from ssd.datasets.coco import CocoDataset
 from ssd.errors import UserError
 
 _ORDER, _SAMPLE = 0, 1  # purposes of a stream

@@ -7,7 +7,7 @@ from typing import List, NamedTuple, Tuple
 import numpy as np
 
 from ssd.config import Config
-from ssd.data.coco import CocoDataset
+from ssd.datasets.coco import CocoDataset
 
 LEAST_SIDE = 320     # smaller images are drawn enlarged, so that labels have room [pixels]
 

@@ -87,9 +87,9 @@ def describe_left_out(names: List[str], classes: int) -> str:
 def load_images(config: Config, annotations: str, images: str, recheck: bool = False):
     """(CocoDataset of the images that can be read, file names of those that cannot). recheck: nothing that was found
     before is taken for granted. UserError if no image is left."""
-    from ssd.data.annotation_file import read_annotation_file
-    from ssd.data.coco import load_coco
-    from ssd.data.locate import cache_folder
+    from ssd.datasets.annotation_file import read_annotation_file
+    from ssd.datasets.coco import load_coco
+    from ssd.datasets.locate import cache_folder
     folder = None if recheck else cache_folder(config)
     dataset = load_coco(annotations, images, check_images="decode" if recheck else config.data.check_images,
                         skip_bad=True, require_boxes=False, cache_dir=folder, image_cache_dir=folder,
@@ -133,8 +133,8 @@ def detect_all(config: Config, weights: str, dataset, category_ids: Tuple[Option
 
 def categories_of(annotations: str) -> Tuple[tuple, tuple]:
     """(ids, names) of an annotation file's categories, in its order."""
-    from ssd.data.annotation_checks import read_categories
-    from ssd.data.annotation_file import read_annotation_file
+    from ssd.datasets.annotation_checks import read_categories
+    from ssd.datasets.annotation_file import read_annotation_file
     return read_categories(read_annotation_file(annotations)["categories"], annotations)
 
 

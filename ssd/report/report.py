@@ -77,6 +77,6 @@ def data_sections(evaluation: Evaluation, annotations, image_folder) -> List[Sec
 
 
 def _file_names(annotations, evaluation: Evaluation) -> List[str]:
-    from ssd.data.annotation_file import read_annotation_file
+    from ssd.datasets.annotation_file import read_annotation_file
     names = {row.get("id"): str(row.get("file_name", "")) for row in read_annotation_file(annotations)["images"]}
     return [names.get(image, "") for image in evaluation.image_ids.tolist()]

@@ -7,7 +7,7 @@ from html import escape
 from typing import Callable, Optional, Tuple
 
 from ssd.config import Config, load_recipe
-from ssd.data.locate import dataset_paths
+from ssd.datasets.locate import dataset_paths
 from ssd.errors import UserError
 from ssd.evaluation.detections import Detections
 from ssd.report import sections

@@ -20,7 +20,7 @@ def read_picture(path, upright: bool = True) -> np.ndarray:
     turned as its EXIF data says, else as it is stored, as training and evaluation take it.
     """
     from PIL import Image, UnidentifiedImageError
-    from ssd.data.image_checks import FORMATS
+    from ssd.datasets.image_checks import FORMATS
     path = os.fspath(path)
     try:
         with warnings.catch_warnings():  # odd metadata and great sizes

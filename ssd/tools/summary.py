@@ -7,9 +7,9 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 import numpy as np
 
 from ssd.config import Config
-from ssd.data import annotation_checks as checks
-from ssd.data.annotation_file import read_annotation_file
 from ssd.data.coverage import SIZES, coverage
+from ssd.datasets import annotation_checks as checks
+from ssd.datasets.annotation_file import read_annotation_file
 from ssd.errors import UserError
 from ssd.model.boxes.default_boxes import box_shapes
 from ssd.model.boxes.ssd_sizes import Sizes

@@ -28,7 +28,7 @@ VAL_BOXES = 36781
 FILE_BYTES = 19336861798 / TRAIN_FILES    # a mean image file: train2017.zip, in which JPEGs do not shrink
 DECODED_BYTES = 640 * 480 * 3             # of a typical image: 108 GB in all
 
-# What an array of ssd.data.coco and ssd.data.samples costs a rank; docs/scaling.md compares with what was measured.
+# What an array of ssd.datasets.coco and ssd.data.samples costs a rank; docs/scaling.md compares with what was measured.
 BYTES_PER_IMAGE = 8 + 16 + 77 + 9 + 16    # id, sizes, file name; ends and flag of SampleMaker; indices and order
 BYTES_PER_BOX = 49 + 36                   # of the data set; of SampleMaker
 CACHE_SHUFFLE_BUFFER = 4096               # ssd.data.graphs, which imports DALI

@@ -9,7 +9,7 @@ from typing import NamedTuple, Optional, Tuple
 import numpy as np
 
 from ssd.config import Config, to_yaml
-from ssd.data.locate import dataset_paths, load_dataset
+from ssd.datasets.locate import dataset_paths, load_dataset
 from ssd.errors import UserError
 from ssd.files import remove_leftovers
 from ssd.training import versions

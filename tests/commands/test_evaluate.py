@@ -11,7 +11,7 @@ mx = pytest.importorskip("mxnet")
 
 from ssd.__main__ import main  # noqa: E402
 from ssd.config import load_recipe  # noqa: E402
-from ssd.data.coco import load_coco  # noqa: E402
+from ssd.datasets.coco import load_coco  # noqa: E402
 from ssd.evaluation.detections import Detections  # noqa: E402
 from ssd.evaluation.scoring import STAT_NAMES, score_detections  # noqa: E402
 from ssd.model.initialization import initialize  # noqa: E402
@@ -175,7 +175,7 @@ def test_weights_without_metadata_take_the_recipe(first, place, capsys):
 def test_a_table_of_several(first, place, tmp_path, capsys, monkeypatch):
     """The data set is loaded, and described, once for all."""
     loads = []
-    monkeypatch.setattr("ssd.data.coco.load_coco", lambda *args, **options: loads.append(args) or load_coco(
+    monkeypatch.setattr("ssd.datasets.coco.load_coco", lambda *args, **options: loads.append(args) or load_coco(
         *args, **options))
     assert evaluate(place, "--sweep-output", tmp_path / "sweep", "--json-output", tmp_path / "all.json",
                     weights="run") == 0

@@ -40,11 +40,11 @@ def test_both_pictures_repeatably(data, tmp_path, capsys):
 
 
 def test_samples_are_the_training_loaders(data):
-    from ssd.data.coco import load_coco
-    from ssd.data.locate import dataset_paths
     from ssd.data.pipeline import TrainingLoader, steps_per_epoch
     from ssd.model.detector import build_detector
     from ssd.data.show import denormalise, draw_samples, take_samples
+    from ssd.datasets.coco import load_coco
+    from ssd.datasets.locate import dataset_paths
     config = load_recipe("ssd-resnet34-shapes").with_values(data_dir=data, batch_size=3, augment=False)
     dataset = load_coco(*dataset_paths(config, "train"), report=lambda line: None)
     samples = take_samples(config, dataset, count=4, epoch=2, seed=6)

@@ -9,7 +9,7 @@ from nvidia.dali.pipeline import Pipeline
 
 from ssd.config import load_recipe
 from ssd.data.bridge import to_numpy
-from ssd.data.coco import load_coco
+from ssd.datasets.coco import load_coco
 from ssd.data.coverage import coverage
 from ssd.data.graphs import encode_boxes
 from ssd.model.boxes.ssd_sizes import sizes_of

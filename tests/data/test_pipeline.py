@@ -14,12 +14,13 @@ from PIL import Image
 
 from ssd.config import load_recipe
 from ssd.data.bridge import to_numpy
-from ssd.data.coco import load_coco, write_dali_annotations
+from ssd.data.dali_annotations import write_dali_annotations
 from ssd.data.graphs import encode_boxes, training_pipeline
 from ssd.model.matching import Matcher
 from ssd.data.pipeline import EvaluationLoader, TrainingLoader, steps_per_epoch
 from ssd.data.samples import epoch_order
 from ssd.data.show import denormalise
+from ssd.datasets.coco import load_coco
 from ssd.errors import UserError
 from tests.reference import vectors
 
@@ -499,8 +500,8 @@ def test_a_process_ends_cleanly_after_a_bad_image(tmp_path):
     code = f"""
 import sys
 from ssd.config import load_recipe
-from ssd.data.coco import load_coco
 from ssd.data.pipeline import TrainingLoader
+from ssd.datasets.coco import load_coco
 from ssd.errors import UserError
 dataset = load_coco({str(tmp_path / 'annotations.json')!r}, {str(tmp_path)!r}, check_images="exists")
 loader = TrainingLoader(load_recipe("ssd-resnet34-coco").with_values(batch_size=2), dataset, None)

@@ -6,11 +6,11 @@ import pytest
 
 from ssd.__main__ import main
 from ssd.config import load_recipe
-from ssd.data.coco import load_coco
-from ssd.data.locate import cache_folder, check_classes, dataset_paths
+from ssd.datasets.coco import load_coco
+from ssd.datasets.locate import cache_folder, check_classes, dataset_paths
 from ssd.data.resolve import resolve
-from ssd.data.shapes import make_shapes
-from ssd.data.split import keep_categories
+from ssd.datasets.shapes import make_shapes
+from ssd.datasets.split import keep_categories
 from ssd.errors import UserError
 from ssd.model.boxes.ssd_sizes import sizes_of
 from ssd.model.detector import describe

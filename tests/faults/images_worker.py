@@ -6,8 +6,8 @@ import mxnet as mx
 import numpy as np
 
 from ssd.config import load_recipe
-from ssd.data.coco import load_coco
 from ssd.data.pipeline import EvaluationLoader
+from ssd.datasets.coco import load_coco
 from ssd.evaluation.inference import detect
 from ssd.training.ranks import Ranks
 

@@ -15,9 +15,9 @@ from PIL import Image
 from ssd.__main__ import build_parser
 from ssd.commandline import read_settings
 from ssd.commands import check_data
-from ssd.data.coco import load_coco
 from ssd.data.dali_annotations import float32_xywh
-from ssd.data.prepare import prepare
+from ssd.datasets.coco import load_coco
+from ssd.datasets.prepare import prepare
 from ssd.errors import UserError
 
 COMMON = dict(deadline=None, derandomize=True, database=None,

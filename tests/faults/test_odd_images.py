@@ -15,7 +15,7 @@ from PIL import Image
 
 from ssd.__main__ import main
 from ssd.config import load_recipe
-from ssd.data.coco import load_coco
+from ssd.datasets.coco import load_coco
 from ssd.model.matching import Matcher
 from ssd.data.pipeline import EvaluationLoader, TrainingLoader
 from ssd.data.show import denormalise

@@ -34,7 +34,7 @@ def test_only_what_lacks_is_installed(docker_environment, base, image):
 
 def test_code_without_data_and_history_and_the_settings(docker_environment, image):
     files = in_image(docker_environment, image, "find", "/workspace/ssd").split()
-    assert {"/workspace/ssd/run_and_time.sh", "/workspace/ssd/ssd/data/coco.py", "/workspace/ssd/config_PG.sh",
+    assert {"/workspace/ssd/run_and_time.sh", "/workspace/ssd/ssd/datasets/coco.py", "/workspace/ssd/config_PG.sh",
             "/workspace/ssd/ssd/recipes/ssd-resnet34-coco.yaml"} <= set(files)
     assert not [name for name in files if re.search(r"/ssd/(data|\.git|\.venv|runs|tests)(/|$)|\.pyc$", name)
                 and not name.startswith("/workspace/ssd/ssd/data")]

@@ -133,7 +133,7 @@ def test_quick_tests_on_python38():
     if ready() != "ready":
         pytest.skip("%s: scripts/test_python38.sh makes one" % ready())
     done = subprocess.run([str(SCRIPT), "tests/test_config.py", "tests/test_mlperf.py", "tests/model",
-                           "tests/data/test_coco.py", "tests/data/test_bridge.py", "tests/data/test_pipeline.py"],
+                           "tests/datasets/test_coco.py", "tests/data/test_bridge.py", "tests/data/test_pipeline.py"],
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           universal_newlines=True)
     assert done.returncode == 0, done.stdout[-4000:]

@@ -11,9 +11,9 @@ from PIL import Image, ImageChops
 
 from ssd import Predictor
 from ssd.config import to_yaml
-from ssd.data.coco import load_coco
 from ssd.data.graphs import decoding_pipeline
 from ssd.data.pipeline import EvaluationLoader
+from ssd.datasets.coco import load_coco
 from ssd.errors import UserError
 from ssd.evaluation.inference import build_inference
 from ssd.model.device import Device

@@ -207,8 +207,8 @@ def test_the_shuffle_buffer_is_that_of_the_graph():
 
 def test_bytes_of_annotations_are_those_of_the_arrays():
     """Per image and per box, from what the arrays of two data sets weigh."""
-    from ssd.data.coco import CocoDataset
     from ssd.data.samples import SampleMaker
+    from ssd.datasets.coco import CocoDataset
 
     def weigh(images, boxes):
         data = CocoDataset("a", "b", np.arange(images), tuple(f"{index:012d}.jpg" for index in range(images)),

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ssd.config import load_recipe
-from ssd.data.coco import load_coco
 from ssd.data.pipeline import TrainingLoader
+from ssd.datasets.coco import load_coco
 from ssd.model.initialization import initialize
 from ssd.model.detector import build_detector
 from ssd.model.weights import read_info

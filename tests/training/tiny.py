@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from ssd.data.shapes import make_shapes
+from ssd.datasets.shapes import make_shapes
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FLAGS = ["--recipe", "ssd-resnet34-shapes", "--device", "cpu", "--width", "0.125", "--batch-size", "4",

@@ -42,7 +42,7 @@ def check_classes(dataset, config: Config, split: str) -> None:
 
 def load_dataset(config: Config, split: str):
     """The checked data set of 'train' or 'val', from the cache where it was checked before."""
-    from ssd.data.coco import load_coco
+    from ssd.datasets.coco import load_coco
     annotations, images = dataset_paths(config, split)
     dataset = load_coco(annotations, images, check_images=config.data.check_images,
                         skip_bad=config.data.skip_bad_annotations, require_boxes=split == "train",

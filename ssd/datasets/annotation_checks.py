@@ -8,7 +8,7 @@ from itertools import chain
 
 import numpy as np
 
-from ssd.data.annotation_file import show
+from ssd.datasets.annotation_file import show
 from ssd.errors import UserError
 
 # Boxes may lie this far outside their image, in pixels, and are clipped. The original COCO boxes at hand

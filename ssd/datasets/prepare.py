@@ -8,7 +8,7 @@ import os
 import stat
 import sys
 
-from ssd.data.annotation_file import SECTIONS, read_annotation_file, show
+from ssd.datasets.annotation_file import SECTIONS, read_annotation_file, show
 from ssd.errors import UserError
 from ssd.files import replace_file, write_errors
 

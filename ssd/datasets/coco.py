@@ -11,15 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssd.data import annotation_checks as checks
-from ssd.data.annotation_file import read_annotation_file, show
-from ssd.data.coco_cache import dataset_fingerprint, read_cache, write_cache
-from ssd.data.dali_annotations import write_dali_annotations
-from ssd.data.image_cache import ImageCache
-from ssd.data.image_checks import LEVELS, ImageReport, check_image_files
+from ssd.datasets import annotation_checks as checks
+from ssd.datasets.annotation_file import read_annotation_file, show
+from ssd.datasets.coco_cache import dataset_fingerprint, read_cache, write_cache
+from ssd.datasets.image_cache import ImageCache
+from ssd.datasets.image_checks import LEVELS, ImageReport, check_image_files
 from ssd.errors import UserError
 
-__all__ = ["CocoDataset", "load_coco", "dataset_fingerprint", "write_dali_annotations"]
+__all__ = ["CocoDataset", "load_coco", "dataset_fingerprint"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,8 @@ import os
 import numpy as np
 import pytest
 
-from ssd.data.coco import load_coco
-from ssd.data.shapes import CATEGORIES, FIRST_ID, draw_image, make_shapes
+from ssd.datasets.coco import load_coco
+from ssd.datasets.shapes import CATEGORIES, FIRST_ID, draw_image, make_shapes
 from ssd.errors import UserError
 
 SMALL = dict(train_images=30, val_images=15, seed=3, size_range=(96, 160))

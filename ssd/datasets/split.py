@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any, Dict, List, Optional, Sequence
 
 from ssd.config import nearest
-from ssd.data.annotation_file import read_annotation_file, show
+from ssd.datasets.annotation_file import read_annotation_file, show
 from ssd.errors import UserError
 from ssd.files import replace_file, write_errors
 

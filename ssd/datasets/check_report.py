@@ -26,9 +26,9 @@ import time
 
 import numpy as np
 
-from ssd.data import image_checks
-from ssd.data.annotation_checks import Problems
-from ssd.data.annotation_file import show
+from ssd.datasets import image_checks
+from ssd.datasets.annotation_checks import Problems
+from ssd.datasets.annotation_file import show
 
 NO_BOX, CROWDS_ONLY, MANY = "image without a box", "image with crowds only", "image with 1000 boxes or more"
 CROWD, DUPLICATE, CLIPPED = "crowd box", "box given twice", "box clipped at the image's edge"

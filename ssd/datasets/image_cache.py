@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-from ssd.data.image_checks import LEVELS, Look
+from ssd.datasets.image_checks import LEVELS, Look
 from ssd.files import remove_leftovers, replacing
 
 FORMAT = 1  # to be raised whenever the checks of image files change
