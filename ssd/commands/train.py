@@ -71,7 +71,7 @@ def _run(config: Config, folder, first: bool, signals: StopSignals, log, display
     start()
     from ssd.training.ranks import Ranks, rank_from_environment
     from ssd.training.train import Training
-    from ssd.training.watchdog import Watchdog
+    from ssd.watchdog.watchdog import Watchdog
     timeout = config.recovery.rank_timeout
     ranks = Ranks(stall_seconds=20 * timeout)
     training = None

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 # 0: the run came to its end; 2: a mistake of the user's (ssd.commandline); 1: a fault of the program's.
 STATUS_NOT_FINITE = 3
-# 4: another rank failed, see ssd.training.watchdog_end.
+# 4: another rank failed, see ssd.watchdog.end.
 STATUS_STOPPED = 75    # sysexits.h: EX_TEMPFAIL, "try again": go on with --resume
 
 

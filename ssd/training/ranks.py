@@ -65,7 +65,7 @@ class Ranks:
 
     def __init__(self, stall_seconds: float = 600):
         """`stall_seconds`: Horovod is asked to end the run when some ranks have waited so long for others. A last
-        resort, which was not seen to act with Gloo: ssd.training.watchdog acts earlier, and names the rank."""
+        resort, which was not seen to act with Gloo: ssd.watchdog.watchdog acts earlier, and names the rank."""
         os.environ.setdefault("HOROVOD_STALL_CHECK_TIME_SECONDS", str(max(1, int(stall_seconds / 2))))
         os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(max(2, int(stall_seconds))))
         start()

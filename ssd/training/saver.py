@@ -4,9 +4,9 @@ from __future__ import annotations
 import os
 import sys
 
+from ssd.checkpoints.store import FOLDER, CheckpointStore
 from ssd.errors import UserError
 from ssd.training import recovery
-from ssd.training.checkpoints import FOLDER, CheckpointStore
 from ssd.training.interval import SaveInterval
 
 

@@ -8,12 +8,12 @@ from typing import NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from ssd.checkpoints.store import FOLDER, Checkpoint, find_checkpoint
 from ssd.config import Config, to_yaml
 from ssd.datasets.locate import dataset_paths, load_dataset
 from ssd.errors import UserError
 from ssd.files import remove_leftovers
 from ssd.training import versions
-from ssd.training.checkpoints import FOLDER, Checkpoint, find_checkpoint
 
 
 def check_files(config: Config) -> None:

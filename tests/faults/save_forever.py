@@ -16,7 +16,7 @@ import traceback
 
 import numpy as np
 
-from ssd.training.checkpoints import CheckpointStore
+from ssd.checkpoints.store import CheckpointStore
 
 DEADLINE = 60.0  # seconds that no process outlives
 OPERATIONS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")  # Python's audit events

@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from ssd.checkpoints import files as checkpoint_files
+from ssd.checkpoints.files import check_arrays, load_checkpoint, pack_arrays, unpack_arrays, write_files
+from ssd.checkpoints.store import CheckpointStore, find_checkpoint
 from ssd.errors import UserError
-from ssd.training import checkpoint_files
-from ssd.training.checkpoint_files import check_arrays, load_checkpoint, pack_arrays, unpack_arrays, write_files
-from ssd.training.checkpoints import CheckpointStore, find_checkpoint
 from tests.faults.save_forever import content, is_entirely
 
 FILES = ["manifest.json", "momenta.npz", "parameters.npz", "ranks.npz", "state.json"]

@@ -16,9 +16,9 @@ import time
 import numpy as np
 import pytest
 
+from ssd.checkpoints import store as checkpoints
+from ssd.checkpoints.store import CheckpointStore, find_checkpoint
 from ssd.errors import UserError
-from ssd.training import checkpoints
-from ssd.training.checkpoints import CheckpointStore, find_checkpoint
 from tests.faults.save_forever import content, is_entirely
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

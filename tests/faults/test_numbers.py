@@ -8,12 +8,12 @@ import pytest
 
 from tests.faults.launch import run
 from tests.training.tiny import rows, tiny_data
-from ssd.training.checkpoints import load_checkpoint
+from ssd.checkpoints.store import load_checkpoint
+from ssd.errors import UserError
 from ssd.training.interval import SaveInterval
 from ssd.training.loss_scale import LossScale
 from ssd.training.outcome import NotFinite
 from ssd.training.train import Training
-from ssd.errors import UserError
 
 
 @pytest.fixture(scope="module")

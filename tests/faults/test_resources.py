@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from ssd.training.checkpoints import find_checkpoint
+from ssd.checkpoints.store import find_checkpoint
 from tests.faults.launch import run
 from tests.training.tiny import rows, tiny_data
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ssd.training.checkpoints import find_checkpoint
+from ssd.checkpoints.store import find_checkpoint
 from ssd.training.interval import SaveInterval
 from ssd.training.outcome import Stopped
 from ssd.training.recovery import Progress

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from ssd.training.watchdog import LAST_WORDS, STATUS_RANK_FAILED, Watchdog
-from ssd.training.watchdog_messages import Process, kill, this_process
+from ssd.watchdog.messages import Process, kill, this_process
+from ssd.watchdog.watchdog import LAST_WORDS, STATUS_RANK_FAILED, Watchdog
 from tests.faults.watchdog_worker import LONG_TIMEOUT, STALL, STEPS, TIMEOUT
 from tests.training.tiny import ROOT
 

@@ -13,9 +13,10 @@ import numpy as np
 from ssd.__main__ import main
 from ssd.evaluation import inference
 from ssd.evaluation.scoring_process import ScoringProcess
-from ssd.training import setup, watchdog
+from ssd.training import setup
 from ssd.training.loss_scale import LossScale
 from ssd.training.train import Training
+from ssd.watchdog import watchdog
 
 kind, rank, step = os.environ["FAULT"].split(":")
 clean_step = Training.train_step

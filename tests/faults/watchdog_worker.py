@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 
-from ssd.training.watchdog import Watchdog
+from ssd.watchdog.watchdog import Watchdog
 
 TIMEOUT, STALL, STEPS = 1.5, 1.6, 5
 LONG_TIMEOUT = 600

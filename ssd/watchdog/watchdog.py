@@ -30,9 +30,9 @@ import time
 import traceback
 from typing import Callable, Dict, Optional
 
-from ssd.training.watchdog_end import LAST_WORDS, STATUS_RANK_FAILED, end_process
-from ssd.training.watchdog_messages import (PATIENCE, Member, Process, accept, connect, kill, listen, this_process,
-                                            wait_for)
+from ssd.watchdog.end import LAST_WORDS, STATUS_RANK_FAILED, end_process
+from ssd.watchdog.messages import (PATIENCE, Member, Process, accept, connect, kill, listen, this_process,
+                                   wait_for)
 
 __all__ = ["LAST_WORDS", "STATUS_RANK_FAILED", "Watchdog"]
 

@@ -1,6 +1,6 @@
 """Checkpoints of a run: written beside the training, proved readable before an older one goes.
 
-A store's folder holds step-00000123/ and the like (see checkpoint_files for what is inside) and best.json. A
+A store's folder holds step-00000123/ and the like (see ssd.checkpoints.files for what is inside) and best.json. A
 checkpoint is made under a temporary name and appears by one rename, so whatever a kill or a power cut leaves is either
 whole or no checkpoint. Nothing here knows of MXNet, ranks or networks: NumPy arrays and JSON in, the same out.
 """
@@ -15,10 +15,10 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from typing import List, NamedTuple, Optional, Tuple
 
+from ssd.checkpoints.files import (FOLDER_NAME, MANIFEST, Arrays, Checkpoint, check_arrays, load_checkpoint,
+                                   write_files)
 from ssd.errors import UserError
 from ssd.files import remove_leftovers, replace_file, sync_folder, temporary_path
-from ssd.training.checkpoint_files import (FOLDER_NAME, MANIFEST, Arrays, Checkpoint, check_arrays, load_checkpoint,
-                                           write_files)
 
 __all__ = ["Checkpoint", "CheckpointStore", "find_checkpoint", "load_checkpoint"]
 

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Callable, List, Optional
 
-from ssd.training.watchdog_messages import Channel
+from ssd.watchdog.messages import Channel
 
 STATUS_RANK_FAILED = 4   # exit status of every process that a watchdog ends
 LAST_WORDS = 3.0         # seconds that on_stop and the printing may take together
