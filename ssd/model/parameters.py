@@ -5,7 +5,7 @@ messages use structural names: Gluon's public ones (`ssd0_conv0_weight`) count t
 """
 from __future__ import annotations
 
-from typing import Dict, Iterator, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping
 
 import mxnet as mx
 from mxnet.gluon import Block, Parameter, Trainer
@@ -35,18 +35,28 @@ def frozen(network: Block) -> Dict[str, Parameter]:
             if parameter.grad_req == "null" and not _is_statistic(name)}
 
 
-def sgd_states(trainer: Trainer, parameters: Mapping[str, Parameter]
-               ) -> Iterator[Tuple[str, mx.nd.NDArray, Optional[mx.nd.NDArray]]]:
-    """(name, momentum, float32 weight) of each of `parameters` in an SGD trainer with momentum.
+def optimizer_states(trainer: Trainer, parameters: Mapping[str, Parameter]) -> Dict[str, Any]:
+    """The optimizer's state of each of `parameters`, by their names; made where there is none yet.
 
-    The momentum has the parameter's shape. The float32 weight is the master copy behind a float16 parameter, None for
-    a float32 one. KeyError for a parameter that the trainer does not hold, or before the trainer's first update.
+    A state is what the optimizer's create_state_multi_precision returns. The parameters are initialised, on one device.
+    KeyError for one that the trainer does not hold.
     """
     indices = {id(parameter): index for index, parameter in enumerate(trainer._params)}
+    updater, found = trainer._updaters[0], {}
     for name, parameter in parameters.items():
-        state = trainer._updaters[0].states[indices[id(parameter)]]
-        momentum, master = state if isinstance(state, (tuple, list)) else (state, None)
-        yield name, momentum, master
+        index = indices[id(parameter)]
+        if index not in updater.states:
+            updater.states[index] = trainer._optimizer.create_state_multi_precision(index, parameter.list_data()[0])
+            updater.states_synced[index] = True
+        found[name] = updater.states[index]
+    return found
+
+
+def set_update_count(optimizer: mx.optimizer.Optimizer, count: int) -> None:
+    """As if the optimizer had updated every parameter `count` times."""
+    optimizer.num_update = optimizer.begin_num_update = count
+    for counts in optimizer._all_index_update_counts.values():
+        counts.clear()    # those that are missing begin at begin_num_update
 
 
 def _is_statistic(name: str) -> bool:

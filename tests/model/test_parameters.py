@@ -7,8 +7,9 @@ import pytest
 from mxnet.gluon import Trainer, nn
 
 from ssd.config import load_recipe
-from ssd.model.parameters import by_structural_name, frozen, sgd_states, statistics, trained
 from ssd.model.detector import build_detector
+from ssd.model.parameters import (
+    by_structural_name, frozen, optimizer_states, set_update_count, statistics, trained)
 
 
 @pytest.fixture
@@ -53,17 +54,19 @@ def test_states_of_the_optimizer(network, half):
     with mx.autograd.record():
         losses = [parameter.data().sum() for parameter in trained(network).values()]
     mx.autograd.backward(losses)
-    with pytest.raises(KeyError):
-        list(sgd_states(trainer, trained(network)))
+    made = optimizer_states(trainer, trained(network))
+    assert list(made) == list(trained(network)) and trainer._optimizer.num_update == 0
     before = network[2].bias.data().asnumpy()
     trainer.step(1)
-    states = {name: (momentum, master) for name, momentum, master in sgd_states(trainer, trained(network))}
-    assert list(states) == list(trained(network))
-    momentum, master = states["2.bias"]
+    states = optimizer_states(trainer, trained(network))
+    assert all(states[name] is state for name, state in made.items())
+    momentum, master = states["2.bias"] if half else (states["2.bias"], None)
     np.testing.assert_array_equal(momentum.asnumpy(), [-1])
-    assert (master is not None) == half
     if half:
         assert master.dtype == np.float32
         np.testing.assert_allclose(master.asnumpy(), before + momentum.asnumpy())
+    set_update_count(trainer._optimizer, 5)
+    trainer._optimizer._update_count([0])
+    assert trainer._optimizer.num_update == 6
     with pytest.raises(KeyError):
-        list(sgd_states(trainer, {"other": nn.Dense(1, in_units=1).weight}))
+        optimizer_states(trainer, {"other": nn.Dense(1, in_units=1).weight})
