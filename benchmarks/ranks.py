@@ -36,7 +36,7 @@ def work(args) -> None:
     gradients = 4 * sum(parameter.data().size for parameter in step.parameters.values())
 
     def allreduce():
-        step.trainer.allreduce_grads()
+        step.optimizer.allreduce()
         mx.nd.waitall()
     facts = dict(threads=threads, batch_size=batch_size, gradients=gradients)
     turns.serve(args.serve, dict(train=lambda times: turns.timed(one_step, times),

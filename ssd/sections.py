@@ -18,7 +18,7 @@ BOX_RULES = ("ssd",)
 MATCHERS = ("ssd",)
 LOSSES = ("hard_negatives",)
 DETECTIONS = ("per_class",)
-OPTIMIZERS = ("sgd",)
+OPTIMIZERS = ("sgd", "nesterov", "adam")
 SCHEDULES = ("steps", "constant")
 WARMUPS = ("reference",)
 
@@ -162,7 +162,12 @@ class TrainingConfig:
     base_lr: float = _setting("learning rate per `lr_batch` images of the global batch", above=0)
     lr_batch: int = _setting("global batch at which the learning rate is base_lr [images]", minimum=1)
     momentum: Optional[float] = _setting("momentum", minimum=0, maximum=1,
-                                         only=("training.optimizer", ("sgd",)))
+                                         only=("training.optimizer", ("sgd", "nesterov")))
+    adam_betas: Optional[Tuple[float, float]] = _setting(
+        "share of the old mean and of the old variance of the gradient kept per step", minimum=0, maximum=1, flag=False,
+        only=("training.optimizer", ("adam",)))
+    adam_epsilon: Optional[float] = _setting("added to the root of the variance, after bias correction", above=0,
+                                             flag=False, only=("training.optimizer", ("adam",)))
     weight_decay: float = _setting("weight decay, on every parameter", minimum=0)
     warmup: str = _setting("how the learning rate rises over the first epochs", choices=WARMUPS, flag=False,
                            before="reference")

@@ -33,7 +33,7 @@ def _measure(request: Request, ranks) -> dict:
     parameters = network.collect_params()
     reduced = trained(network).values()
     size = sum(math.prod(parameter.shape) * np.dtype(parameter.dtype).itemsize for parameter in reduced)
-    trainer = ranks.trainer(parameters, learning_rate=1e-6)
+    trainer = ranks.trainer(parameters, mx.optimizer.SGD(learning_rate=1e-6))
     steps, warmup = request.counts(20, 3)
     result = dict(recipe=config.recipe, device=device.kind, ranks=ranks.size, gradient_bytes=size, tensors=len(reduced),
                   warmup=warmup, steps=steps, rank=ranks.rank)

@@ -148,22 +148,19 @@ def steady(step, batches, every: int, steps: int, warmup: int) -> Dict[str, obje
 
 def in_parts(step, batches, steps: int, every: int) -> Dict[str, List[float]]:
     """Seconds of each part in each of `steps` steps that wait after each part; the check as often as `every` says."""
-    import mxnet as mx
     laps = Laps()
     for number in range(1, steps + 1):
         laps.start()
         batch = next(batches)
         laps.lap("data wait")
-        with mx.autograd.record():
-            losses = step.graph(batch.images, batch.offsets, batch.classes)
-            total = (losses[0] + losses[1]) * step.scale.value
+        _, total = step.forward(batch.images, batch.offsets, batch.classes)
         laps.lap("forward")
-        total.backward()
+        step.backward(total)
         laps.lap("backward")
-        step.trainer.allreduce_grads()
+        check = number % every == 0 or step.scale.window > 0
+        step.average(total if check else None)
         laps.lap("allreduce")
-        if number % every == 0 or step.scale.window > 0:
-            step._total = total.sum()    # as `gradients` leaves it
+        if check:
             step.finite()
         laps.lap("check")
         step.update(RATE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import Future, wait
-from typing import List
+from typing import List, Optional
 
 import numpy as np
 
@@ -89,9 +89,9 @@ class Ranks:
             for name, parameter in parameters.items():
                 self._broadcast(parameter.data(), name)
 
-    def trainer(self, parameters, **optimizer):
-        """A Gluon trainer (SGD) whose gradients are averaged over the ranks."""
-        return self._hvd.DistributedTrainer(parameters, "sgd", optimizer)
+    def trainer(self, parameters, optimizer):
+        """A Gluon trainer with an mx.optimizer.Optimizer, whose gradients are averaged over the ranks."""
+        return self._hvd.DistributedTrainer(parameters, optimizer)
 
     def mean(self, values: np.ndarray, name: str) -> np.ndarray:
         """The mean over ranks of a small float array."""
@@ -119,6 +119,14 @@ class Ranks:
             return
         for index, array in enumerate(arrays):
             self._broadcast(array, f"{name}.{index}")
+
+    def array_from_first(self, values: Optional[np.ndarray], like, name: str):
+        """Rank 0's values, with the type and on the device of the NDArray `like`; the other ranks give None."""
+        import mxnet as mx
+        # In an array of its own, since Horovod cannot send what oneDNN has put in a layout of its own.
+        array = mx.nd.array(np.zeros(like.shape) if values is None else values, ctx=like.context, dtype=like.dtype)
+        self.broadcast_in_place([array], name)
+        return array
 
     def _broadcast(self, array, name: str) -> None:
         """Makes the NDArray rank 0's: a sum to which the other ranks add nothing.

@@ -1,10 +1,11 @@
 """What a checkpoint holds of a run, and a run made of it again.
 
-Arrays, by the structural names of the network's tensors: `parameters` (running statistics averaged over the ranks,
-and `metadata` beside, so that the file serves as weights), `momenta`, `masters` (float32 weights behind float16 ones),
-`ranks` (what differs from rank to rank, a row each: running statistics, losses not yet reported) and `pending`
-(detections whose score is not known yet). Everything else is in the state, as JSON. The order of the images and their
-augmentation need no state: they are a function of seed, epoch and step (ssd.data.samples).
+Arrays, by the structural names of the network's tensors: `parameters` (trained and frozen ones, running statistics
+averaged over the ranks, and `metadata` beside, so that the file serves as weights), the groups of the optimizer
+(`momenta`, or `means` and `variances`; `masters`, float32 weights behind float16 ones), `ranks` (what differs from rank
+to rank, a row each: running statistics, losses not yet reported) and `pending` (detections whose score is not known
+yet). Everything else is in the state, as JSON. The order of the images and their augmentation need no state: they are
+a function of seed, epoch and step (ssd.data.samples).
 """
 from __future__ import annotations
 
@@ -93,6 +94,10 @@ def check(state: Dict[str, Any], config: Config, ranks: int, samples: str, path:
     if state["global_batch"] != config.training.batch_size * ranks:
         raise UserError(f"--resume {path}: its steps were of {state['global_batch']} images on {state['ranks']} ranks; "
                         f"{ranks} ranks of {config.training.batch_size} make another global batch")
+    optimizer = saved["training"]["optimizer"]
+    if optimizer != config.training.optimizer:
+        raise UserError(f"--resume {path}: its optimizer is {optimizer}, and its state means nothing to "
+                        f"{config.training.optimizer}; start from its weights with --weights")
     if state["ranks"] != ranks:
         found.append(f"ranks: {state['ranks']} in the checkpoint, {ranks} now")
     if state["samples"] != samples:
@@ -111,19 +116,14 @@ def capture(training) -> Tuple[Dict[str, Dict[str, np.ndarray]], Dict[str, Any]]
     losses = np.asarray(training.metrics.unread_losses(), np.float64).reshape(-1)
     rows = ranks.gather(np.concatenate([own, losses])[np.newaxis].astype(np.float64), "state of the ranks")
     statistics = rows[:, :len(own)].astype(np.float32)
-    parameters = {name: parameter.data(training.device.context).asnumpy()
-                  for name, parameter in step.parameters.items()}
-    parameters.update(step.split_statistics(statistics.astype(np.float64).mean(0)))
-    momenta, masters = step.optimizer_arrays()
-    for name, values in [*parameters.items(), *momenta.items()]:
+    parameters = {**step.weights(), **step.split_statistics(statistics.astype(np.float64).mean(0))}
+    arrays = dict(parameters=parameters, **step.optimizer.arrays())
+    for name, values in (item for group in arrays.values() for item in group.items()):
         if not np.isfinite(values).all():
             raise NotFinite(f"{name} is not finite after step {training.progress.steps}: no checkpoint is made of it")
     parameters[METADATA] = pack_info(training.info)
-    arrays = dict(parameters=parameters, momenta=momenta,
-                  ranks=dict(running_statistics=statistics,
-                             unread_losses=rows[:, len(own):].astype(np.float32).reshape(len(rows), -1, 2)))
-    if masters:
-        arrays["masters"] = masters
+    arrays["ranks"] = dict(running_statistics=statistics,
+                           unread_losses=rows[:, len(own):].astype(np.float32).reshape(len(rows), -1, 2))
     pending = training.pending.detections() if training.pending is not None else None
     if pending is not None:
         arrays["pending"] = dict(rows=pending)
@@ -131,21 +131,26 @@ def capture(training) -> Tuple[Dict[str, Dict[str, np.ndarray]], Dict[str, Any]]
     progress.seconds += time.time() - training.started if training.started else 0.0
     state = dict(progress=asdict(progress), seed=training.seed, ranks=ranks.size, global_batch=training.global_batch,
                  samples=training.samples, steps_per_epoch=training.steps_per_epoch,
-                 loss_scale=step.scale.state(), pending=training.pending.place() if pending is not None else None,
+                 loss_scale=step.scale.state(), optimizer=step.optimizer.counts(),
+                 pending=training.pending.place() if pending is not None else None,
                  recipe=as_dict(training.config), python=sys.version.split()[0], numpy=np.__version__)
     return arrays, state
 
 
 def restore(training, arrays: Optional[Dict[str, Dict[str, np.ndarray]]], state: Dict[str, Any]) -> None:
-    """Sets weights, momenta, statistics and loss scale of a Training whose network is initialised and whose optimizer
-    has run once. `arrays` on rank 0, which tells the others. Collective; the caller takes up the rest of `state`."""
+    """Sets weights, statistics, the optimizer's state and the loss scale of a Training whose network is initialised.
+    `arrays` on rank 0, None on the others. Collective; the caller takes up the rest of `state`."""
     step, ranks = training.step, training.ranks
     shapes = None
     if ranks.is_first:
+        if "masters" not in arrays:    # a checkpoint in float32 has none: its weights are what float16 ones stand for
+            arrays = {**arrays, "masters": arrays["parameters"]}
         _check_names(step, arrays)
         shapes = [list(arrays["ranks"][name].shape) for name in ("running_statistics", "unread_losses")]
     shapes = json.loads(ranks.bytes_from_first(json.dumps(shapes).encode(), "shapes"))
-    step.restore(*[arrays.get(part) if ranks.is_first else None for part in ("parameters", "momenta", "masters")])
+    step.restore_weights(arrays["parameters"] if ranks.is_first else None)
+    step.optimizer.restore(arrays if ranks.is_first else None)
+    step.optimizer.restore_counts(state.get("optimizer"))
     statistics, losses = (ranks.all_from_first(
         np.asarray(arrays["ranks"][name], np.float64) if ranks.is_first else np.zeros(shape), name)
         if np.prod(shape) else np.zeros(shape)
@@ -157,10 +162,9 @@ def restore(training, arrays: Optional[Dict[str, Dict[str, np.ndarray]]], state:
 
 
 def _check_names(step, arrays) -> None:
-    wanted = {name: parameter.shape for name, parameter in step.parameters.items()}
-    for part in ("parameters", "momenta"):
-        for name, shape in wanted.items():
-            if name not in arrays[part] or arrays[part][name].shape != shape:
-                raise UserError(f"--resume: the checkpoint's {part} are another network's: {name} "
-                                + (f"has shape {arrays[part][name].shape}, not {shape}"
-                                   if name in arrays[part] else "is not there"))
+    for group, shapes in (("parameters", step.shapes()), *step.optimizer.shapes().items()):
+        part = arrays.get(group, {})
+        for name, shape in shapes.items():
+            if name not in part or part[name].shape != shape:
+                raise UserError(f"--resume: the checkpoint's {group} are another network's: {name} "
+                                + (f"has shape {part[name].shape}, not {shape}" if name in part else "is not there"))

@@ -1,14 +1,15 @@
 """One training step: forward, backward, gradient average over ranks, update."""
 from __future__ import annotations
 
-from typing import Dict, List, Tuple
+from typing import Dict, List, Optional
 
 import mxnet as mx
 import numpy as np
 from mxnet.gluon import HybridBlock
 
 from ssd.config import Config
-from ssd.training.loss_scale import LossScale
+from ssd.model import parameters
+from ssd.training.optimizer import build_optimizer
 
 
 class NetworkWithLoss(HybridBlock):
@@ -23,25 +24,27 @@ class NetworkWithLoss(HybridBlock):
 
 
 class TrainingStep:
-    """Trains `network` on one batch a call: `gradients`, then `update`, or `discard` if they are not `finite`.
+    """Trains `network`, which is initialised, on one batch a call: `gradients`, then `update`, or `discard` if they
+    are not `finite`.
 
-    SGD with the learning rate inside the momentum, weight decay on every parameter, no clipping.
+    Its tensors are in three groups, by structural name: `parameters`, which are trained; `statistics`, the running
+    means and variances, which each rank has of its own; `frozen`, which never change.
     """
 
     def __init__(self, network: HybridBlock, loss: HybridBlock, config: Config, ranks):
         self.graph = NetworkWithLoss(network, loss)
         self.graph.hybridize(static_alloc=True, static_shape=True)
-        training = config.training
-        half = config.model.dtype == "float16"
-        self.scale = LossScale(training.loss_scale, training.loss_scale_window) if half else LossScale(1, 0)
-        self.ranks, self.batch_size = ranks, training.batch_size
-        self.trainer = ranks.trainer(network.collect_params(), learning_rate=1.0, momentum=training.momentum,
-                                     wd=training.weight_decay, multi_precision=half)
-        self.parameters = {name: parameter for name, parameter in network._collect_params_with_prefix().items()
-                           if parameter.grad_req != "null"}
-        self.statistics = {name: parameter for name, parameter
-                           in sorted(network._collect_params_with_prefix().items()) if parameter.grad_req == "null"}
-        self._own = self._total = None
+        self.ranks, self.batch_size = ranks, config.training.batch_size
+        self.optimizer = build_optimizer(config, network, ranks)
+        self.parameters = parameters.trained(network)
+        self.statistics = parameters.statistics(network)
+        self.frozen = parameters.frozen(network)
+        self._own = self._total = self._before = None
+
+    @property
+    def scale(self):
+        """The optimizer's LossScale."""
+        return self.optimizer.scale
 
     def gradients(self, images, offsets, classes, check: bool):
         """Forward, backward and the average of the gradients over the ranks; nothing waits for them here.
@@ -49,23 +52,32 @@ class TrainingStep:
         Returns the batch's class and offset losses, (B,) NDArrays. `check`: `finite` can be asked, and `discard`
         called, before the update.
         """
-        before = self._statistics() if check else None
+        before = self._joined_statistics() if check else None
+        losses, total = self.forward(images, offsets, classes)
+        self._before = before
+        self.backward(total)
+        self.average(total if check else None)
+        return losses
+
+    def forward(self, images, offsets, classes):
+        """The class and offset losses, (B,) each, and what `backward` takes: their sum (B,), times the loss scale."""
         with mx.autograd.record():
             losses = self.graph(images, offsets, classes)
-            total = (losses[0] + losses[1]) * self.scale.value
-        self._backward(total)
-        self._before = before
-        if check:
+            return losses, (losses[0] + losses[1]) * self.scale.value
+
+    def backward(self, total) -> None:
+        total.backward()
+
+    def average(self, total) -> None:
+        """The gradients' average over the ranks. Collective. total: of `forward`, for `finite`; None: it will not be
+        asked."""
+        if total is not None:
             # A rank's loss that is not finite must reach all, even where its gradient is finite.
             self._total = total.sum()
             if self.ranks.size > 1:
                 self._own = _sums_of_squares([self._total, *self._gradients()])
             self.ranks.average_in_place([self._total], "total loss")
-        self.trainer.allreduce_grads()
-        return losses
-
-    def _backward(self, total) -> None:
-        total.backward()
+        self.optimizer.allreduce()
 
     def finite(self) -> bool:
         """Whether the loss and all averaged gradients of the step are finite: the same answer on every rank. Waits
@@ -79,24 +91,44 @@ class TrainingStep:
 
     def update(self, learning_rate: float) -> None:
         """The step itself."""
-        self.trainer.set_learning_rate(learning_rate)
-        self.trainer.update(self.batch_size * self.scale.value)
+        self.optimizer.update(learning_rate, self.batch_size)
 
     def discard(self) -> None:
         """As if `gradients` had not been called: the running statistics are what they were."""
         self.set_statistics(self._before.asnumpy())
 
-    # ---- what a checkpoint holds
-
     def _gradients(self) -> List:
         return [parameter.list_grad()[0] for parameter in self.parameters.values()]
 
-    def _statistics(self):
+    # ---- what a checkpoint holds
+
+    def weights(self) -> Dict[str, np.ndarray]:
+        """Trained and frozen tensors by structural name, in the types in which the network has them."""
+        return {name: parameter.list_data()[0].asnumpy() for name, parameter in self._weights()}
+
+    def shapes(self) -> Dict[str, tuple]:
+        """Those of `weights`."""
+        return {name: parameter.shape for name, parameter in self._weights()}
+
+    def restore_weights(self, weights: Optional[Dict[str, np.ndarray]]) -> None:
+        """Sets trained and frozen tensors to rank 0's `weights`; the others give None. Collective."""
+        for name, parameter in self._weights():
+            parameter.set_data(self.ranks.array_from_first(weights and weights[name], parameter.list_data()[0],
+                                                           f"weight {name}"))
+
+    def _weights(self):
+        return [*self.parameters.items(), *self.frozen.items()]
+
+    def average_statistics(self) -> None:
+        """Replaces the running statistics by their means over the ranks. Collective."""
+        self.ranks.average_in_place([parameter.list_data()[0] for parameter in self.statistics.values()], "batch norm")
+
+    def _joined_statistics(self):
         return mx.nd.concat(*[parameter.list_data()[0] for parameter in self.statistics.values()], dim=0)
 
     def running_statistics(self) -> np.ndarray:
         """This rank's running means and variances, (n,) float32, in the order of their names."""
-        return self._statistics().asnumpy().astype(np.float32)
+        return self._joined_statistics().asnumpy().astype(np.float32)
 
     def split_statistics(self, values: np.ndarray) -> Dict[str, np.ndarray]:
         """(n,) running means and variances by the structural names of their tensors, float32."""
@@ -107,37 +139,6 @@ class TrainingStep:
     def set_statistics(self, values: np.ndarray) -> None:
         for name, part in self.split_statistics(values).items():
             self.statistics[name].set_data(mx.nd.array(part, dtype=self.statistics[name].dtype))
-
-    def _states(self):
-        """(structural name, momentum, float32 weight or None) of every trained parameter."""
-        places = {id(parameter): place for place, parameter in enumerate(self.trainer._params)}
-        for name, parameter in self.parameters.items():
-            state = self.trainer._updaters[0].states[places[id(parameter)]]
-            momentum, weight = state if isinstance(state, (tuple, list)) else (state, None)
-            yield name, momentum, weight
-
-    def optimizer_arrays(self) -> Tuple[Dict[str, np.ndarray], Dict[str, np.ndarray]]:
-        """Momenta, and the float32 weights behind float16 ones, by structural names. Needs one step, as of
-        `dry_run`, to have been made."""
-        momenta = {name: momentum.asnumpy() for name, momentum, _ in self._states()}
-        return momenta, {name: weight.asnumpy() for name, _, weight in self._states() if weight is not None}
-
-    def restore(self, parameters, momenta, masters) -> None:
-        """Weights, momenta and float32 weights by structural names; of rank 0, the others give None. Collective."""
-        # In arrays of their own, since Horovod cannot send what oneDNN has put in a layout of its own.
-        def told(values, like, name):
-            given = np.zeros(like.shape) if values is None else values
-            array = mx.nd.array(given, ctx=like.context, dtype=like.dtype)
-            self.ranks.broadcast_in_place([array], name)
-            return array
-        for name, parameter in self.parameters.items():
-            like = parameter.list_data()[0]
-            parameter.set_data(told(parameters and parameters[name], like, f"weight {name}"))
-        masters = masters or parameters    # of a checkpoint in float32 there are no others
-        for name, momentum, master in self._states():
-            momentum[:] = told(momenta and momenta[name], momentum, f"momentum {name}")
-            if master is not None:
-                master[:] = told(masters and masters[name], master, f"master {name}")
 
 
 def _by_type(arrays) -> List[List]:
@@ -167,14 +168,13 @@ def _all_finite(arrays) -> bool:
 
 
 def dry_run(step: TrainingStep, inference, network, config: Config, boxes: int, context) -> None:
-    """Runs training and evaluation once on made-up images, so that memory and kernels are chosen before the clock
-    starts; leaves no trace in weights, running statistics or momenta.
+    """Trains and evaluates once on synthetic images, so that memory and kernels are chosen before the clock starts.
 
-    Targets without a positive box make loss and gradients exactly 0, and the learning rate is 0.
+    Leaves no trace, bit by bit, in a step that has not made an update yet: the learning rate is 0, which keeps the
+    weights without a copy of them; running statistics are put back; the optimizer starts anew. Targets without a
+    positive box keep loss and gradients finite. boxes: default boxes of the network; context: where it is.
     """
-    # The statistics alone: with a learning rate and momenta of 0 an update adds 0 to the weights.
-    before = {name: parameter.data(context).copy() for name, parameter in network.collect_params().items()
-              if parameter.grad_req == "null"}
+    before = step.running_statistics()
     batch = config.training.batch_size
     noise = np.random.default_rng(0)
 
@@ -186,7 +186,6 @@ def dry_run(step: TrainingStep, inference, network, config: Config, boxes: int, 
     step.finite()
     step.update(0.0)
     inference(images(config.evaluation.eval_batch_size)).wait_to_read()
-    parameters = network.collect_params()
-    for name, values in before.items():
-        parameters[name].set_data(values)
+    step.set_statistics(before)
+    step.optimizer.reset()
     mx.nd.waitall()

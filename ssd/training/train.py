@@ -266,9 +266,7 @@ class Training:
         from ssd.model.weights import save_weights
         start = time.time()
         self.log.eval_start(epoch)
-        statistics = [parameter.data(self.device.context) for name, parameter in
-                      sorted(self.network.collect_params().items()) if "_running_" in name]
-        self.ranks.average_in_place(statistics, "batch norm")
+        self.step.average_statistics()
         share = math.ceil(self.val_set.num_images / self.ranks.size)
         turns = iter(range(math.ceil(share / self.config.evaluation.eval_batch_size)))
 

@@ -54,8 +54,9 @@ def run(name, *more):
         training.run()
     arrays = {name: parameter.data().asnumpy()
               for name, parameter in training.network._collect_params_with_prefix().items()}
-    momenta, _ = training.step.optimizer_arrays()
-    return losses, dict(arrays, **{f"momentum {name}": value for name, value in momenta.items()}), scores
+    for group, part in training.step.optimizer.arrays().items():
+        arrays.update({f"{group} {name}": value for name, value in part.items()})
+    return losses, arrays, scores
 
 
 whole = run("whole", "--save-interval", "1steps", "--keep-checkpoints", "1000")

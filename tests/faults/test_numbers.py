@@ -11,7 +11,7 @@ from tests.training.tiny import rows, tiny_data
 from ssd.checkpoints.store import load_checkpoint
 from ssd.errors import UserError
 from ssd.training.interval import SaveInterval
-from ssd.training.loss_scale import LossScale
+from ssd.training.optimizer import LossScale
 from ssd.training.outcome import NotFinite
 from ssd.training.train import Training
 

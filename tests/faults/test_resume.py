@@ -5,17 +5,13 @@ import json
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
-import mxnet as mx
-import numpy as np
 import pytest
 
 from ssd.config import load_recipe
 from ssd.errors import UserError
 from ssd.training import setup
 from ssd.training.metrics import Metrics
-from ssd.training.step import TrainingStep
 from tests.training.tiny import FLAGS, ROOT, rows, tiny_data, train
 
 WORKER = os.path.join(ROOT, "tests", "faults", "resume_worker.py")
@@ -174,17 +170,6 @@ def test_a_folder_of_its_own_is_named_by_recipe_and_time(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = setup.open_folder(dataclasses.replace(RECIPE, recipe="50%-data"))
     assert os.path.isdir(folder.path) and folder.path.startswith(os.path.join("runs", "50%-data-2"))
-
-
-def test_a_float32_checkpoint_taken_up_in_float16_keeps_its_weights():
-    """By --allow-changed-recipe: the float32 weights behind float16 ones are those of the checkpoint."""
-    arrays = [mx.nd.zeros(2, dtype=dtype) for dtype in ("float16", "float32", "float32")]
-    step = object.__new__(TrainingStep)
-    step.ranks = SimpleNamespace(broadcast_in_place=lambda arrays, name: None)
-    step.parameters = {"w": SimpleNamespace(list_data=lambda: arrays[:1], set_data=lambda value: None)}
-    step._states = lambda: [("w", arrays[1], arrays[2])]
-    step.restore({"w": np.array([1.5, -2.5], np.float32)}, {"w": np.ones(2, np.float32)}, None)
-    assert arrays[1].asnumpy().tolist() == [1, 1] and arrays[2].asnumpy().tolist() == [1.5, -2.5]
 
 
 def test_an_empty_file_of_rows_is_written_anew(tmp_path):

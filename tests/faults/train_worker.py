@@ -14,7 +14,7 @@ from ssd.__main__ import main
 from ssd.evaluation import inference
 from ssd.evaluation.scoring_process import ScoringProcess
 from ssd.training import setup
-from ssd.training.loss_scale import LossScale
+from ssd.training.optimizer import LossScale
 from ssd.training.train import Training
 from ssd.watchdog import watchdog
 
@@ -55,13 +55,13 @@ def poison(step, images):
         def backward(total):
             total.backward()
             step.parameters["backbone.conv1.weight"].list_grad()[0][0] = np.nan
-        step._backward = backward
+        step.backward = backward
 
 
 def train_step(training, epoch):
     struck = at(training)
     if kind == "nan-overflow" and not training.step.scale.window:
-        training.step.scale = LossScale(8, 2)
+        training.step.optimizer.scale = LossScale(8, 2)
     if struck and kind == "hang":
         training.train_data = iter(hanging, None)
     if struck and kind in ("raise", "exit", "leave", "kill", "stop", "term", "usr1", "int"):
@@ -77,7 +77,7 @@ def train_step(training, epoch):
         return clean_step(training, epoch)
     finally:
         if struck:
-            for name in ("gradients", "_backward"):
+            for name in ("gradients", "backward"):
                 vars(training.step).pop(name, None)
 
 

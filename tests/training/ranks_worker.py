@@ -50,7 +50,7 @@ ranks.broadcast_parameters(network.collect_params())
 assert (network.weight.data().asnumpy() == 1).all()
 
 # Rank r's gradient of each weight is r + 1, its batch 2: the mean over ranks and batch is what moves the weights.
-trainer = ranks.trainer(network.collect_params(), learning_rate=1.0, momentum=0.9, wd=0.0)
+trainer = ranks.trainer(network.collect_params(), mx.optimizer.SGD(learning_rate=1.0, momentum=0.9))
 with mx.autograd.record():
     loss = network(mx.nd.full((2, 3), rank + 1))
 loss.backward()

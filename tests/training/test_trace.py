@@ -33,8 +33,8 @@ class OneRank:
     """The part of ssd.training.ranks.Ranks that a step needs, without Horovod."""
     rank, size = 0, 1
 
-    def trainer(self, parameters, **optimizer):
-        return mx.gluon.Trainer(parameters, "sgd", optimizer)
+    def trainer(self, parameters, optimizer):
+        return mx.gluon.Trainer(parameters, optimizer)
 
     def average_in_place(self, arrays, name):
         pass

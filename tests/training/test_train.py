@@ -112,27 +112,6 @@ def test_weights_start_a_run(finished, data, tmp_path):
     assert loss[1] < 0.8 * loss[0]
 
 
-def test_dry_run_leaves_no_trace():
-    from ssd.evaluation.inference import build_inference
-    from ssd.model.device import Device
-    from ssd.training.ranks import Ranks
-    from ssd.training.step import TrainingStep, dry_run
-    config = load_recipe("ssd-resnet34-shapes").with_values(width=0.125, batch_size=2, eval_batch_size=2)
-    detector = build_detector(config)
-    network = detector.network
-    initialize(network, 0, mx.cpu())
-    before = {name: parameter.data().asnumpy() for name, parameter in network.collect_params().items()}
-    step = TrainingStep(network, detector.loss, config, Ranks())
-    inference = build_inference(detector, Device("cpu", 0, mx.cpu()))
-    dry_run(step, inference, network, config, len(detector.default_boxes), mx.cpu())
-    for name, parameter in network.collect_params().items():
-        np.testing.assert_array_equal(parameter.data().asnumpy(), before[name], err_msg=name)
-    states = step.trainer._updaters[0].states
-    assert len(states) == len([name for name in before if "running" not in name])
-    for momentum in states.values():
-        assert not momentum.asnumpy().any()
-
-
 # ---- two ranks
 
 def horovodrun(ranks):

@@ -1,0 +1,225 @@
+"""The optimizers: gradients averaged over the ranks, the update of every trained parameter, the loss scale.
+
+`g` is the gradient, averaged over the global batch; every kind takes g' = g + weight_decay w in its place.
+
+sgd       m = momentum m - lr g';  w += m            MXNet's SGD: lr is inside the momentum
+nesterov  v = momentum v + g';  w -= lr (g' + momentum v)            torch.optim.SGD(nesterov=True)
+adam      m = b1 m + (1 - b1) g';  v = b2 v + (1 - b2) g'^2
+          w -= lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + epsilon)  torch.optim.Adam
+
+Weights in float16 have float32 copies behind them (`masters`), which are what is updated.
+"""
+from __future__ import annotations
+
+import math
+from typing import Dict, Iterator, List, Optional, Tuple
+
+import mxnet as mx
+import numpy as np
+from mxnet.gluon import HybridBlock
+
+from ssd.config import Config, TrainingConfig
+from ssd.model import parameters
+
+Arrays = Dict[str, Dict[str, np.ndarray]]
+
+
+class LossScale:
+    """The factor on the loss that keeps float16 gradients above their smallest number.
+
+    `value` doubles after `window` steps without an overflow and halves at each overflow, whose step is skipped and
+    counted. `window` 0: the value stays, and an overflow is an error like any other. As in PyTorch's GradScaler and
+    MXNet's amp.LossScaler.
+    """
+
+    def __init__(self, value: float, window: int):
+        self.value, self.window = float(value), window
+        self.clean_steps = self.skipped = 0
+
+    def accepts(self, finite: bool) -> bool:
+        """Takes note of a step's gradients; whether training can go on: not with a static scale, nor where a scale
+        of 1 overflows, since then it is not for lack of range."""
+        if finite:
+            self.clean_steps += 1
+            if self.window and self.clean_steps == self.window:
+                self.value, self.clean_steps = self.value * 2, 0
+            return True
+        if not self.window or self.value <= 1:
+            return False
+        self.value, self.clean_steps = max(1.0, self.value / 2), 0
+        self.skipped += 1
+        return True
+
+    def state(self) -> Dict[str, float]:
+        return dict(value=self.value, clean_steps=self.clean_steps, skipped=self.skipped)
+
+    def restore(self, state: Dict[str, float]) -> None:
+        self.value, self.clean_steps = float(state["value"]), int(state["clean_steps"])
+        self.skipped = int(state["skipped"])
+
+
+class Nesterov(mx.optimizer.Optimizer):
+    """PyTorch's Nesterov momentum. MXNet's NAG has the learning rate inside the velocity, and so differs from it
+    once the rate changes."""
+
+    def __init__(self, momentum: float, **options):
+        super().__init__(**options)
+        self.momentum = momentum
+        # Tensors a call: four calls for these keep the number of calls at that of SGD, which takes 4 at once.
+        self.aggregate_num = 16
+
+    def create_state_multi_precision(self, index, weight):
+        return _zeros(weight), _master(weight)
+
+    def update_multi_precision(self, index, weight, grad, state):
+        self._update_count(index)
+        rates, decays, ones, none = self._get_lrs(index), self._get_wds(index), [1.0] * len(index), [0.0] * len(index)
+        velocities, masters = zip(*state)
+        half = masters[0] is not None    # the trainer hands over tensors of one type at a time
+        whole, halves = (masters, weight) if half else (weight, None)
+        _add(velocities, grad, [-1.0] * len(index), [self.momentum - 1] * len(index), self.rescale_grad, halves)
+        if any(decays):
+            _add(velocities, whole, [-decay for decay in decays], none, 1.0)
+        _add(whole, velocities, rates, decays, self.momentum)
+        _add(whole, grad, rates, none, self.rescale_grad, halves)
+
+
+class Adam(mx.optimizer.Optimizer):
+    """PyTorch's Adam. MXNet's adds epsilon before the bias correction, which makes it 32 times as large at the first
+    step."""
+
+    def __init__(self, betas: Tuple[float, float], epsilon: float, **options):
+        super().__init__(**options)
+        # As the operator has them: 1 - 0.999 is 1.3e-5 less in float32, and the bias correction must be of the same.
+        self.betas, self.epsilon = tuple(float(np.float32(beta)) for beta in betas), epsilon
+
+    def create_state_multi_precision(self, index, weight):
+        return _zeros(weight), _zeros(weight), _master(weight)
+
+    def update_multi_precision(self, index, weight, grad, state):
+        self._update_count(index)
+        mean, variance, master = state
+        (beta1, beta2), steps = self.betas, self._index_update_count[index]
+        correction = math.sqrt(1 - beta2 ** steps)
+        whole, grad = (weight, grad) if master is None else (master, grad.astype("float32"))
+        mx.nd.adam_update(whole, grad, mean, variance, out=whole, beta1=beta1, beta2=beta2,
+                          lr=self._get_lr(index) * correction / (1 - beta1 ** steps), wd=self._get_wd(index),
+                          epsilon=self.epsilon * correction, rescale_grad=self.rescale_grad, lazy_update=False)
+        if master is not None:
+            mx.nd.cast(master, dtype=weight.dtype, out=weight)
+
+
+def _zeros(weight):
+    return mx.nd.zeros(weight.shape, weight.context, dtype="float32")
+
+
+def _master(weight):
+    return weight.astype("float32") if weight.dtype == np.float16 else None
+
+
+def _add(ys, xs, rates: List[float], decays: List[float], scale: float, halves=None) -> None:
+    """y = (1 - rate decay) y - rate scale x, tensor by tensor, with MXNet's kernels of plain SGD.
+
+    ys: float32; xs: of their shapes, float32, or float16 with `halves`, the float16 copies of y that the kernel makes.
+    """
+    together = dict(num_weights=len(ys), lrs=rates, wds=decays, rescale_grad=scale)
+    if halves is not None:
+        mx.nd.multi_mp_sgd_update(*(array for part in zip(halves, xs, ys) for array in part), out=halves, **together)
+    elif ys[0].context.device_type == "gpu":
+        mx.nd.multi_sgd_update(*(array for pair in zip(ys, xs) for array in pair), out=ys, **together)
+    else:    # where the kernel for many tensors takes twice as long
+        for y, x, rate, decay in zip(ys, xs, rates, decays):
+            mx.nd.sgd_update(y, x, out=y, lr=rate, wd=decay, rescale_grad=scale, lazy_update=False)
+
+
+def _sgd(training: TrainingConfig, **options):
+    return mx.optimizer.SGD(momentum=training.momentum, **options)
+
+
+def _nesterov(training: TrainingConfig, **options):
+    return Nesterov(training.momentum, **options)
+
+
+def _adam(training: TrainingConfig, **options):
+    return Adam(training.adam_betas, training.adam_epsilon, **options)
+
+
+# training.optimizer: what makes it, and the groups of arrays that are its state, float32 and of the weights' shapes.
+OPTIMIZERS = {"sgd": (_sgd, ("momenta",)),
+              "nesterov": (_nesterov, ("momenta",)),
+              "adam": (_adam, ("means", "variances"))}
+
+
+class Optimizer:
+    """Updates a network's trained parameters by their gradients, which it averages over the ranks."""
+
+    def __init__(self, config: Config, network: HybridBlock, ranks):
+        training, half = config.training, config.model.dtype == "float16"
+        build, groups = OPTIMIZERS[training.optimizer]
+        self.scale = LossScale(training.loss_scale, training.loss_scale_window) if half else LossScale(1, 0)
+        self._ranks, self._groups = ranks, (*groups, "masters")
+        self._optimizer = build(training, learning_rate=1.0, wd=training.weight_decay, multi_precision=half)
+        self._trainer = ranks.trainer(network.collect_params(), self._optimizer)
+        self._parameters = parameters.trained(network)
+
+    def allreduce(self) -> None:
+        """Replaces the gradients by their means over the ranks; nothing waits for them. Collective."""
+        self._trainer.allreduce_grads()
+
+    def update(self, learning_rate: float, batch: int) -> None:
+        """One update by the gradients of a sum over `batch` images' losses times the loss scale."""
+        self._trainer.set_learning_rate(learning_rate)
+        self._trainer.update(batch * self.scale.value)
+
+    # ---- what a checkpoint holds
+
+    def arrays(self) -> Arrays:
+        """Group -> structural name of the weight -> array; groups without an array are left out."""
+        found: Arrays = {}
+        for group, name, array in self._state():
+            found.setdefault(group, {})[name] = array.asnumpy()
+        return found
+
+    def shapes(self) -> Dict[str, Dict[str, Tuple[int, ...]]]:
+        """What `restore` needs: the shapes of `arrays`."""
+        found: Dict[str, Dict[str, Tuple[int, ...]]] = {}
+        for group, name, array in self._state():
+            found.setdefault(group, {})[name] = array.shape
+        return found
+
+    def restore(self, arrays: Optional[Arrays]) -> None:
+        """Sets the state to rank 0's `arrays`; the others give None. Collective."""
+        for group, name, array in self._state():
+            array[:] = self._ranks.array_from_first(arrays and arrays[group][name], array, f"{group} {name}")
+
+    def counts(self) -> Dict[str, int]:
+        """Updates made, which Adam's bias correction depends on; to be saved beside `arrays`."""
+        return dict(updates=self._optimizer.num_update)
+
+    def restore_counts(self, counts: Optional[Dict[str, int]]) -> None:
+        """None: of a checkpoint of before these were saved, when there was sgd alone, which does not use them."""
+        parameters.set_update_count(self._optimizer, counts["updates"] if counts else 0)
+
+    def reset(self) -> None:
+        """As if no update had been made; weights and their float32 copies stay as they are."""
+        for group, _, array in self._state():
+            if group != "masters":
+                array[:] = 0
+        self.restore_counts(None)
+
+    def _state(self) -> Iterator[Tuple[str, str, "mx.nd.NDArray"]]:
+        """(group, structural name, array) of all arrays, group by group."""
+        states = parameters.optimizer_states(self._trainer, self._parameters)
+        for place, group in enumerate(self._groups):
+            for name, state in states.items():
+                parts = state if isinstance(state, tuple) else (state, None)    # of SGD without a float32 copy
+                if parts[place] is not None:
+                    yield group, name, parts[place]
+
+
+def build_optimizer(config: Config, network: HybridBlock, ranks) -> Optimizer:
+    """The optimizer that training.optimizer names, for the network's trained parameters, which are initialised.
+
+    ranks: an ssd.training.ranks.Ranks.
+    """
+    return Optimizer(config, network, ranks)
