@@ -22,7 +22,8 @@ import numpy as np
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from benchmarks.turns import peak_megabytes, ratios, spread  # noqa: E402
-from ssd.evaluation.scoring import STAT_NAMES, Detections, score_detections  # noqa: E402
+from ssd.evaluation.detections import Detections  # noqa: E402
+from ssd.evaluation.scoring import STAT_NAMES, score_detections  # noqa: E402
 from ssd.evaluation.scoring_backends import load_scorer  # noqa: E402
 
 CATEGORIES = 80

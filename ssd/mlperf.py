@@ -1,7 +1,4 @@
-"""Every MLPerf log event, in one place. What differs between rule sets is in ssd.rules.
-
-Dropping the file cache (ssd.page_cache) can be had here too.
-"""
+"""Every MLPerf log event, in one place. What differs between rule sets is in ssd.rules."""
 from __future__ import annotations
 
 import importlib.util
@@ -18,7 +15,6 @@ from ssd.errors import UserError
 from ssd.page_cache import drop_caches
 from ssd.rules import Rules
 
-__all__ = ["MLPerfLog", "check_log", "drop_caches"]
 
 DIVISIONS = ("closed", "open")
 STATUSES = ("cloud", "onprem", "preview", "research")
@@ -91,7 +87,7 @@ class MLPerfLog:
         self._event("submission_status", status)
 
     def cache_clear(self, value) -> None:
-        """The file cache was dropped before the run. value: True, or what was dropped (see drop_caches)."""
+        """The file cache was dropped before the run. value: True, or what was dropped (see ssd.page_cache)."""
         assert value, "cache_clear is logged only when something was dropped"
         assert "run_start" not in self._seen, "cache_clear after run_start"
         self._event("cache_clear", value, once=False)

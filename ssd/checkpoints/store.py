@@ -20,8 +20,6 @@ from ssd.checkpoints.files import (FOLDER_NAME, MANIFEST, Arrays, Checkpoint, ch
 from ssd.errors import UserError
 from ssd.files import remove_leftovers, replace_file, sync_folder, temporary_path
 
-__all__ = ["Checkpoint", "CheckpointStore", "find_checkpoint", "load_checkpoint"]
-
 FOLDER = "checkpoints"  # where a run's folder has its store
 
 

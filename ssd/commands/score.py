@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Score and print to standard output; returns the exit status 0. Raises UserError for bad input."""
-    from ssd.evaluation.scoring import STAT_NAMES, Detections, format_table, score_detections
+    from ssd.evaluation.detections import Detections
+    from ssd.evaluation.scoring import STAT_NAMES, format_table, score_detections
     from ssd.evaluation.scoring_backends import load_scorer
 
     scorer = load_scorer(args.scorer)

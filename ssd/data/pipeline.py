@@ -16,13 +16,11 @@ from ssd.config import Config
 from ssd.data.dali_annotations import write_dali_annotations
 from ssd.data.graphs import (cached_samples, decoding_pipeline, evaluation_pipeline, fed_samples, operator_seeds,
                              training_pipeline)
-from ssd.data.samples import AUGMENTED_FIELDS, MATCHES, PLAIN_FIELDS, SampleFeed, read_image, steps_per_epoch
 from ssd.data.targets import dense_targets
+from ssd.data.samples import AUGMENTED_FIELDS, MATCHES, PLAIN_FIELDS, SampleFeed, read_image
 from ssd.datasets.coco import CocoDataset
 from ssd.errors import UserError
 from ssd.model.matching import Matcher, Matches
-
-__all__ = ["EvaluationLoader", "TrainingBatch", "TrainingLoader", "steps_per_epoch"]
 
 
 class TrainingBatch(NamedTuple):

@@ -35,8 +35,9 @@ def denormalise(images: np.ndarray, config: Config) -> np.ndarray:
 def take_samples(config: Config, dataset: CocoDataset, *, count: int, epoch: int = 1, seed: int = 0) -> List[Sample]:
     """The first `count` images of an epoch (from 1), read on the CPU by the training loader itself. UserError as of
     `TrainingLoader`."""
-    from ssd.data.pipeline import TrainingLoader, steps_per_epoch
     from ssd.model.detector import build_detector
+    from ssd.data.pipeline import TrainingLoader
+    from ssd.data.samples import steps_per_epoch
     batch = min(count, config.training.batch_size)
     config = config.with_values(decode="cpu", batch_size=batch)
     matcher = build_detector(config).matcher

@@ -18,8 +18,6 @@ from ssd.datasets.image_cache import ImageCache
 from ssd.datasets.image_checks import LEVELS, ImageReport, check_image_files
 from ssd.errors import UserError
 
-__all__ = ["CocoDataset", "load_coco", "dataset_fingerprint"]
-
 
 @dataclass(frozen=True, eq=False)
 class CocoDataset:

@@ -1,7 +1,4 @@
-"""COCO's twelve box numbers, by the libraries of scoring_backends.py.
-
-Detections (from detections.py) and ScoringProcess (from scoring_process.py) can be had here too.
-"""
+"""COCO's twelve box numbers, by the libraries of scoring_backends.py."""
 from __future__ import annotations
 
 import math
@@ -11,10 +8,6 @@ import numpy as np
 from ssd.errors import UserError
 from ssd.evaluation.detections import Detections, is_box, is_number, kind, read_json, whole_number
 from ssd.evaluation.scoring_backends import GroundTruth, load_scorer
-from ssd.evaluation.scoring_process import ScoringProcess
-
-__all__ = ["STAT_NAMES", "STAT_SENTENCES", "Detections", "ScoringProcess", "scored_rows", "format_table",
-           "read_ground_truth", "score_detections"]
 
 # name, then what pycocotools prints of it: title, type, IoU, area, detections per image
 _STATS = (

@@ -22,8 +22,6 @@ from ssd.model.network import Network
 from ssd.model.parameters import by_structural_name
 from ssd.model.weights_info import METADATA, WeightsInfo, pack_info, unpack_info
 
-__all__ = ["WeightsInfo", "load_detector", "load_weights", "pack_info", "read_info", "read_tensors", "save_weights"]
-
 
 def save_weights(network: Network, path: str, info: Optional[WeightsInfo] = None) -> None:
     """Writes all parameters and running statistics, and `info`; an older file at `path` is replaced only by a whole

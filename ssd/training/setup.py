@@ -8,7 +8,8 @@ from typing import NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from ssd.checkpoints.store import FOLDER, Checkpoint, find_checkpoint
+from ssd.checkpoints.files import Checkpoint
+from ssd.checkpoints.store import FOLDER, find_checkpoint
 from ssd.config import Config, to_yaml
 from ssd.datasets.locate import dataset_paths, load_dataset
 from ssd.errors import UserError

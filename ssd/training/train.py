@@ -61,8 +61,8 @@ class Training:
     def prepare(self) -> None:
         """Everything that does not touch the data set, and its one-off check (cached beside the user's files)."""
         config, ranks = self.config, self.ranks
-        from ssd.data.pipeline import steps_per_epoch
         from ssd.data.resolve import resolve
+        from ssd.data.samples import steps_per_epoch
         from ssd.evaluation.inference import build_inference
         from ssd.model.device import choose_device
         from ssd.model.detector import build_detector, describe

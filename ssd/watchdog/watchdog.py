@@ -34,8 +34,6 @@ from ssd.watchdog.end import LAST_WORDS, STATUS_RANK_FAILED, end_process
 from ssd.watchdog.messages import (PATIENCE, Member, Process, accept, connect, kill, listen, this_process,
                                    wait_for)
 
-__all__ = ["LAST_WORDS", "STATUS_RANK_FAILED", "Watchdog"]
-
 _WAIT_FOR_VERDICT = 6.0  # seconds that an error is held back for a verdict
 _LONGEST_ERROR = 1000    # characters of an error in the verdict
 

@@ -17,7 +17,8 @@ from ssd.evaluation.scoring import STAT_NAMES, score_detections  # noqa: E402
 from ssd.model.initialization import initialize  # noqa: E402
 from ssd.model.detector import build_detector  # noqa: E402
 from ssd.model.parameters import by_structural_name  # noqa: E402
-from ssd.model.weights import WeightsInfo, pack_info, save_weights  # noqa: E402
+from ssd.model.weights import save_weights  # noqa: E402
+from ssd.model.weights_info import WeightsInfo, pack_info  # noqa: E402
 from tests.training.tiny import tiny_data  # noqa: E402
 
 ANNOTATIONS = os.path.join("annotations", "bbox_only_instances_val2017.json")

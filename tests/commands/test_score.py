@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from ssd.__main__ import main
-from ssd.evaluation.scoring import Detections, score_detections
+from ssd.evaluation.detections import Detections
+from ssd.evaluation.scoring import score_detections
 
 FOUND = Detections([1, 1], [[10, 10, 20, 20], [0, 0, 5, 5]], [0.5, 0.75], [1, 1])
 

@@ -40,8 +40,9 @@ def test_both_pictures_repeatably(data, tmp_path, capsys):
 
 
 def test_samples_are_the_training_loaders(data):
-    from ssd.data.pipeline import TrainingLoader, steps_per_epoch
     from ssd.model.detector import build_detector
+    from ssd.data.pipeline import TrainingLoader
+    from ssd.data.samples import steps_per_epoch
     from ssd.data.show import denormalise, draw_samples, take_samples
     from ssd.datasets.coco import load_coco
     from ssd.datasets.locate import dataset_paths

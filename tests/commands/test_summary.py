@@ -8,7 +8,8 @@ from ssd.__main__ import main
 from ssd.config import load_recipe
 from ssd.model.initialization import initialize
 from ssd.model.detector import build_detector
-from ssd.model.weights import WeightsInfo, save_weights
+from ssd.model.weights import save_weights
+from ssd.model.weights_info import WeightsInfo
 
 
 def run(capsys, *arguments):

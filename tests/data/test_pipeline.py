@@ -17,8 +17,8 @@ from ssd.data.bridge import to_numpy
 from ssd.data.dali_annotations import write_dali_annotations
 from ssd.data.graphs import encode_boxes, training_pipeline
 from ssd.model.matching import Matcher
-from ssd.data.pipeline import EvaluationLoader, TrainingLoader, steps_per_epoch
-from ssd.data.samples import epoch_order
+from ssd.data.pipeline import EvaluationLoader, TrainingLoader
+from ssd.data.samples import epoch_order, steps_per_epoch
 from ssd.data.show import denormalise
 from ssd.datasets.coco import load_coco
 from ssd.errors import UserError

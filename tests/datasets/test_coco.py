@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from ssd.data import dali_annotations
 from ssd.data.dali_annotations import float32_xywh, write_dali_annotations
-from ssd.datasets.coco import dataset_fingerprint, load_coco
+from ssd.datasets.coco import load_coco
+from ssd.datasets.coco_cache import dataset_fingerprint
 from ssd.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

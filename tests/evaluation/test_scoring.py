@@ -9,7 +9,8 @@ import pytest
 
 from ssd.__main__ import main
 from ssd.errors import UserError
-from ssd.evaluation.scoring import STAT_NAMES, Detections, format_table, score_detections
+from ssd.evaluation.detections import Detections
+from ssd.evaluation.scoring import STAT_NAMES, format_table, score_detections
 from tests.evaluation.odd_sets import score_directly
 
 COCO_EVAL = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "coco_eval"

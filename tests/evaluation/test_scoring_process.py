@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-from ssd.evaluation.scoring import Detections, ScoringProcess, score_detections
+from ssd.evaluation.detections import Detections
+from ssd.evaluation.scoring import score_detections
+from ssd.evaluation.scoring_process import ScoringProcess
 
 FOUND = Detections([1, 1], [[10, 10, 20, 20], [0, 0, 5, 5]], [0.5, 0.75], [1, 1])
 NOTHING = Detections([], [], [], [])

@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.launch import run
 from tests.training.tiny import rows, tiny_data
-from ssd.checkpoints.store import load_checkpoint
+from ssd.checkpoints.files import load_checkpoint
 from ssd.errors import UserError
 from ssd.training.interval import SaveInterval
 from ssd.training.optimizer import LossScale

@@ -11,7 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from ssd.evaluation.scoring import Detections, ScoringProcess
+from ssd.evaluation.detections import Detections
+from ssd.evaluation.scoring_process import ScoringProcess
 from tests.training.tiny import ROOT
 
 SLOW_MACHINE = 20  # seconds
@@ -20,6 +21,8 @@ DETECTIONS = Detections([1], [[10, 10, 20, 20]], [0.5], [1])
 # Starts a scoring of a named pipe, which nobody writes: it stays in the opening of its annotations. Says both pids.
 TRAINER = """
 import os, signal, sys
+from ssd.evaluation.detections import Detections
+from ssd.evaluation.scoring_process import ScoringProcess
 with ScoringProcess() as scoring:
     scoring.start(sys.argv[1], Detections([1], [[10, 10, 20, 20]], [0.5], [1]), sys.argv[2])
     print(scoring._process.pid, flush=True)

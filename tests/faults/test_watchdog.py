@@ -11,8 +11,9 @@ import time
 
 import pytest
 
+from ssd.watchdog.end import LAST_WORDS, STATUS_RANK_FAILED
 from ssd.watchdog.messages import Process, kill, this_process
-from ssd.watchdog.watchdog import LAST_WORDS, STATUS_RANK_FAILED, Watchdog
+from ssd.watchdog.watchdog import Watchdog
 from tests.faults.watchdog_worker import LONG_TIMEOUT, STALL, STEPS, TIMEOUT
 from tests.training.tiny import ROOT
 

@@ -9,7 +9,8 @@ from ssd.model.fine_tuning import Head, fits, load_matching
 from ssd.model.initialization import initialize
 from ssd.model.detector import build_detector
 from ssd.model.parameters import by_structural_name
-from ssd.model.weights import WeightsInfo, save_weights
+from ssd.model.weights import save_weights
+from ssd.model.weights_info import WeightsInfo
 
 SMALL = load_recipe("ssd-resnet34-coco").with_values(width=0.125, num_classes=4)
 NAMES = ("cat", "Dog", "horse")

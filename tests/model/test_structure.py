@@ -9,7 +9,6 @@ import yaml
 
 from ssd.config import load_recipe
 from ssd.errors import UserError
-from ssd.model.boxes.default_boxes import default_boxes
 from ssd.model.detections.per_class import PerClassDetections
 from ssd.model.initialization import initialize, load_backbone
 from ssd.model.losses.hard_negatives import HardNegativesLoss

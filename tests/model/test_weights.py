@@ -11,7 +11,8 @@ from ssd.errors import UserError
 from ssd.model.initialization import initialize
 from ssd.model.detector import build_detector
 from ssd.model.parameters import by_structural_name
-from ssd.model.weights import WeightsInfo, load_weights, pack_info, read_info, read_tensors, save_weights
+from ssd.model.weights import load_weights, read_info, read_tensors, save_weights
+from ssd.model.weights_info import WeightsInfo, pack_info
 
 CONFIG = load_recipe("ssd-resnet34-shapes").with_values(width=0.125, score_threshold=0.25, nms_iou=0.4,
                                                         pixel_mean=(0.5, 0.25, 0.125))

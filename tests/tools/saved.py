@@ -4,7 +4,8 @@ import mxnet as mx
 from ssd.config import load_recipe
 from ssd.model.initialization import initialize
 from ssd.model.detector import build_detector
-from ssd.model.weights import WeightsInfo, save_weights
+from ssd.model.weights import save_weights
+from ssd.model.weights_info import WeightsInfo
 
 NAMES, IDS = ("circle", "square", "triangle"), (4, 9, 7)
 CONFIG = load_recipe("ssd-resnet34-shapes").with_values(width=0.125, device="cpu", score_threshold=0.27,
