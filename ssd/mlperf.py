@@ -12,7 +12,6 @@ import sys
 import threading
 
 from ssd.errors import UserError
-from ssd.page_cache import drop_caches
 from ssd.rules import Rules
 
 

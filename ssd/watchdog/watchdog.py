@@ -30,7 +30,7 @@ import time
 import traceback
 from typing import Callable, Dict, Optional
 
-from ssd.watchdog.end import LAST_WORDS, STATUS_RANK_FAILED, end_process
+from ssd.watchdog.end import STATUS_RANK_FAILED, end_process
 from ssd.watchdog.messages import (PATIENCE, Member, Process, accept, connect, kill, listen, this_process,
                                    wait_for)
 

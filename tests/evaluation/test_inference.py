@@ -3,7 +3,6 @@ import time
 import types
 
 import numpy as np
-import pytest
 
 from ssd.evaluation.inference import detection_rows
 from ssd.evaluation.pending import PendingScore, as_detections

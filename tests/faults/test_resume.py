@@ -24,14 +24,22 @@ def data(tmp_path_factory):
     return tiny_data(tmp_path_factory.mktemp("shapes") / "set")
 
 
-@pytest.mark.parametrize("size, batch", [(1, 4), (2, 2)])
-def test_resume_after_every_step_is_bitwise(data, tmp_path, size, batch):
+ADAM = """extends: ssd-resnet34-shapes
+training: {optimizer: adam, adam_betas: [0.9, 0.99], adam_epsilon: 1.0e-8, base_lr: 0.001, schedule: constant}
+"""
+
+
+@pytest.mark.parametrize("size, batch, recipe", [(1, 4, ""), (2, 2, ""), (1, 4, ADAM)], ids=["sgd", "two-ranks", "adam"])
+def test_resume_after_every_step_is_bitwise(data, tmp_path, size, batch, recipe):
+    path = tmp_path / "adam.yaml"
+    path.write_text(recipe)
     launcher = [] if size == 1 else [os.path.join(os.path.dirname(sys.executable), "horovodrun"), "-np", str(size),
                                      "--gloo"]
     result = subprocess.run(
         [*launcher, sys.executable, WORKER, str(tmp_path), *FLAGS, "--data-dir", data, "--cache-dir",
          str(tmp_path / "cache"), "--max-steps", str(STEPS), "--eval-every", "1", "--batch-size", str(batch),
-         "--log-interval", "3", "--score-threshold", "0", "--boxes-per-image", "5"],
+         "--log-interval", "3", "--score-threshold", "0", "--boxes-per-image", "5",
+         *(["--recipe", str(path)] if recipe else [])],
         cwd=ROOT, stdin=subprocess.DEVNULL, env=dict(os.environ, PYTHONPATH=ROOT, PYTHONWARNINGS="ignore"),
         capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
