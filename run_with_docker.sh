@@ -6,8 +6,8 @@
 #
 # CONT: an image with the project in /workspace/ssd, here or in a registry. DATADIR: the data set, mounted read-only.
 # LOGDIR: what is kept, made if need be: SYSTEM_DATE_TRIAL.log and the run's folder SYSTEM_DATE_TRIAL. PRETRAINED_DIR:
-# the folder with resnet34-*.onnx, or the word none. Optional: SEED; BIND=no; HOROVOD_*, MXNET_*, NCCL_* and OMP_*,
-# which go over the image's own; STOP_SECONDS, how long a stopped training may take to save [120].
+# the folder with BACKBONE-*.onnx, or the word none. Optional: BACKBONE, whose weights the recipe takes [resnet34]; SEED;
+# BIND=no; HOROVOD_*, MXNET_*, NCCL_* and OMP_*, which go over the image's own; STOP_SECONDS, how long a stopped training may take to save [120].
 #
 # On TERM or INT training saves and leaves, and no trial follows; a second signal ends it at once. The container is
 # removed in every case. The status is 0 if every trial ended well, else that of the first that did not (a failed trial
@@ -37,6 +37,8 @@ for name in NNODES NEXP NGPU BATCHSIZE NUMEPOCHS STOP_SECONDS; do
     [[ ${!name} =~ ^[1-9][0-9]*$ ]] || fail "$name=${!name}: a whole number of at least 1 is needed"
 done
 [[ $SYSTEM =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] || fail "SYSTEM=$SYSTEM: letters, digits, . - and _ alone: it names files"
+BACKBONE=${BACKBONE:-resnet34}
+[[ $BACKBONE =~ ^[A-Za-z0-9_]+$ ]] || fail "BACKBONE=$BACKBONE: letters, digits and _ alone, as in resnet34"
 [ "$NNODES" = 1 ] || fail "NNODES=$NNODES: this script is for one machine; run.sub is for several"
 
 [ -d "$DATADIR" ] || fail "DATADIR=$DATADIR: no such folder"
@@ -46,11 +48,11 @@ rm -f -- "$file"
 backbone=
 if [ "$PRETRAINED_DIR" != none ]; then
     [ -d "$PRETRAINED_DIR" ] || fail "PRETRAINED_DIR=$PRETRAINED_DIR: no such folder"
-    files=("$PRETRAINED_DIR"/resnet34-*.onnx)
+    files=("$PRETRAINED_DIR/$BACKBONE"-*.onnx)
     # shellcheck disable=SC2015  # both, or it fails
     [ "${#files[@]}" = 1 ] && [ -f "${files[0]}" ] ||
-        fail "PRETRAINED_DIR=$PRETRAINED_DIR: needed is one file resnet34-*.onnx" \
-            "(scripts/get_resnet34_backbone.sh makes it); or the word none, for random weights"
+        fail "PRETRAINED_DIR=$PRETRAINED_DIR: needed is one file $BACKBONE-*.onnx" \
+            "(scripts/get_backbone.sh $BACKBONE makes it); or the word none, for random weights"
     backbone=${files[0]##*/}
     PRETRAINED_DIR=$(cd -- "$PRETRAINED_DIR" && pwd) || exit 2
 fi

@@ -1,0 +1,79 @@
+"""scripts/get_backbone.sh: any backbone's file by its name, from a local copy of torchvision's shapes."""
+import hashlib
+import os
+import subprocess
+
+import numpy as np
+import pytest
+
+from ssd.config import load_recipe
+from ssd.errors import UserError
+from ssd.model.backbones.onnx_file import read_backbone
+from ssd.model.backbones.resnet_specs import SPECS, backbone_shapes, whole_shapes
+from ssd.model.detector import build_detector
+from ssd.model.initialization import initialize, load_backbone
+
+torch = pytest.importorskip("torch")
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+def script(*arguments):
+    return subprocess.run([os.path.join(ROOT, "scripts", "get_backbone.sh"), *map(str, arguments)], text=True,
+                          stdin=subprocess.DEVNULL, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def resnet50(tmp_path_factory):
+    """(folder, file of the whole network, its tensors, what its ONNX file is called)."""
+    folder = tmp_path_factory.mktemp("resnet50")
+    random = np.random.default_rng(0)
+    tensors = {name: random.standard_normal(shape).astype(np.float32) ** 2 for name, shape in
+               whole_shapes("resnet50").items()}
+    state = {name: torch.from_numpy(value) for name, value in tensors.items()}
+    state["bn1.num_batches_tracked"] = torch.tensor(5)
+    path = folder / "resnet50-copy.pth"
+    torch.save(state, path)
+    digits = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    path = path.rename(folder / f"resnet50-{digits}.pth")
+    done = script("resnet50", "--file", path, folder)
+    assert done.returncode == 0, done.stderr
+    return folder, path, tensors, folder / f"resnet50-{digits}.onnx"
+
+
+def test_the_file_becomes_the_backbones_weights(resnet50):
+    import mxnet as mx
+    _, _, tensors, onnx = resnet50
+    read = read_backbone(str(onnx), "resnet50")
+    assert list(read) == list(backbone_shapes("resnet50"))
+    network = build_detector(load_recipe("ssd-resnet50-coco")).network
+    initialize(network, 0, mx.cpu())
+    load_backbone(network, read, str(onnx))
+    parameters = network.backbone.torchvision_parameters()
+    assert set(parameters) == set(read)
+    for name, parameter in parameters.items():
+        np.testing.assert_array_equal(parameter.data().asnumpy(), tensors[name])
+    assert sum(np.prod(shape) for name, shape in backbone_shapes("resnet50").items() if "running" not in name) == 8543296
+
+
+def test_the_graph_gives_the_networks_features(resnet50):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    _, _, _, onnx = resnet50
+    session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
+    [features] = session.run(None, {"images": np.zeros((1, 3, 100, 70), np.float32)})
+    assert features.shape == (1, 1024, 13, 9)
+
+
+def test_a_file_of_another_network_is_refused(resnet50, tmp_path):
+    _, path, _, onnx = resnet50
+    with pytest.raises(UserError, match="the weights of resnet50, not of resnet34"):
+        read_backbone(str(onnx), "resnet34")
+    done = script("resnet34", "--file", path, tmp_path)
+    assert done.returncode == 1 and "the weights of resnet50, not of resnet34" in done.stderr
+
+
+def test_unknown_names_are_refused():
+    assert set(SPECS) == {"resnet34", "resnet50"}, "scripts/get_backbone.sh names them too"
+    for arguments in ((), ("resnet18",), ("--file", "x")):
+        done = script(*arguments)
+        assert done.returncode == 1 and "needed is resnet34 or resnet50" in done.stderr
+    assert "resnet34 or resnet50" in script("--help").stdout
