@@ -139,7 +139,7 @@ class Training:
 
     def open_data(self) -> None:
         from ssd.data.pipeline import EvaluationLoader, TrainingLoader
-        from ssd.evaluation.pending import PendingScore
+        from ssd.training.score import PendingScore
         place = dict(rank=self.ranks.rank, size=self.ranks.size, device=self.device.kind,
                      device_id=self.device.index, pad_channels=self.network.input_channels == 4)
         self.watch.note("opening the data set", self.progress.steps)
