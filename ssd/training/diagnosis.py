@@ -6,6 +6,8 @@ from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 
+from ssd.training.state import RunState
+
 _SHOWN = 4    # names in the message; all are in the report's file
 
 
@@ -29,15 +31,15 @@ def examine(step, losses, batch, dataset, ranks) -> List[Dict]:
     return [json.loads(text) for text in ranks.gather_texts(json.dumps(found), "what is not finite")]
 
 
-def explain(training, losses, batch, epoch: int, number: int) -> Tuple[str, bool]:
-    """One line on why step `number` of a Training is not finite, and whether all weights still are. Collective; what
+def explain(run: RunState, losses, batch, epoch: int, number: int) -> Tuple[str, bool]:
+    """One line on why step `number` of a run is not finite, and whether all weights still are. Collective; what
     was found is also written to not-finite.json."""
-    step = training.step
-    found = examine(step, losses, batch, training.train_set, training.ranks)
+    step = run.step
+    found = examine(step, losses, batch, run.train_set, run.ranks)
     averaged = first_bad((name, parameter.grad(losses[0].context)) for name, parameter in step.parameters.items())
     text = f"epoch {epoch}, step {number}, before the update: {describe(found, averaged)}"
-    if training.first:
-        path = training.folder.file("not-finite.json")
+    if run.first:
+        path = run.folder.file("not-finite.json")
         with open(path, "w", encoding="utf-8") as file:
             json.dump(dict(epoch=epoch, step=number, averaged_gradient=averaged, ranks=found), file, indent=1)
         text += f"; all in {path}"

@@ -136,19 +136,21 @@ class Metrics:
         if self._events is not None:
             self._events.close()
 
-    def result(self, training, status: str) -> str:
-        """The last line of a Training that came to its end, also written to summary.json."""
-        progress, target = training.progress, training.config.evaluation.target
-        seconds = time.time() - training.started
+    def result(self, status: str, progress, target: float, seconds: float, *, global_batch: int, seed: int, ranks: int,
+               skipped_steps: int) -> str:
+        """The last line of a run that came to its end, also written to summary.json.
+
+        progress: an ssd.training.state.Progress; target: mAP [0, 1]; seconds: on the clock in this part.
+        """
         if self.folder is not None:
             self.summary(dict(status=status, target=target, best_map=progress.best_score, seconds=round(seconds, 2),
                               seconds_before=round(progress.seconds, 2), steps=progress.steps,
-                              images=progress.steps * training.global_batch, seed=training.seed,
-                              ranks=training.ranks.size, skipped_steps=training.step.scale.skipped))
+                              images=progress.steps * global_batch, seed=seed, ranks=ranks,
+                              skipped_steps=skipped_steps))
         word = "reached" if status == "success" else "not reached"
         before = f" and {progress.seconds:.1f} s in the parts before" if progress.seconds else ""
         return (f"target {target} {word}: best mAP {progress.best_score:.4f} after {progress.steps} steps of "
-                f"{training.global_batch}, {seconds:.1f} s{before}; run folder {self.folder}")
+                f"{global_batch}, {seconds:.1f} s{before}; run folder {self.folder}")
 
     def summary(self, values: Dict) -> None:
         """The run in a few numbers, to summary.json; that of a part before stays as summary-1.json."""

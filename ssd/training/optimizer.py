@@ -73,7 +73,7 @@ class Nesterov(mx.optimizer.Optimizer):
 
     def update_multi_precision(self, index, weight, grad, state):
         self._update_count(index)
-        rates, decays, ones, none = self._get_lrs(index), self._get_wds(index), [1.0] * len(index), [0.0] * len(index)
+        rates, decays, none = self._get_lrs(index), self._get_wds(index), [0.0] * len(index)
         velocities, masters = zip(*state)
         half = masters[0] is not None    # the trainer hands over tensors of one type at a time
         whole, halves = (masters, weight) if half else (weight, None)

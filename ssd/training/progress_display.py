@@ -10,8 +10,9 @@ import time
 from typing import Mapping
 
 from ssd.errors import UserError
-from ssd.training.progress_rows import clock, course_of, phase_of, progress_rows
+from ssd.training.progress_rows import clock, course_of, phase_in_words, progress_rows
 from ssd.training.ranks import RANK_VARIABLES
+from ssd.training.state import RunState
 
 INTERVAL = 1.0          # seconds between two pictures
 HIDDEN_SECONDS = 0.3    # for how long the display makes room for a pipe's reader on the same terminal
@@ -47,7 +48,7 @@ def is_pipe(stream) -> bool:
 
 
 class Display:
-    """Shows a Training on `terminal` (None: nowhere) from `begin` to `close`; a `with` block closes it.
+    """Shows a run on `terminal` (None: nowhere) from `begin` to `close`; a `with` block closes it.
 
     In a `with` block everything that is printed goes by lines: above the display, if it is on the same terminal.
     A line stays whole, however long it is. Pictures are drawn in a thread, of numbers that the training has at hand.
@@ -55,7 +56,7 @@ class Display:
 
     def __init__(self, terminal=None):
         self._terminal = terminal
-        self._live = self._training = None
+        self._live = self._run = self._watch = None
         self._lock = threading.RLock()
         self._closed = threading.Event()
         self._hidden_until = 0.0
@@ -76,13 +77,13 @@ class Display:
                 lines.end()
         sys.stdout, sys.stderr = self._streams
 
-    def begin(self, training) -> None:
-        """The clock has started."""
+    def begin(self, run: RunState, watch) -> None:
+        """The clock has started. watch: the Watchdog, whose phase is shown."""
         if self._terminal is None or self._closed.is_set():
             return
         from rich.console import Console
         from rich.live import Live
-        self._training = training
+        self._run, self._watch = run, watch
         console = Console(file=self._terminal, force_terminal=True, highlight=False)
         self._live = Live(console=console, get_renderable=self._picture, auto_refresh=False, transient=True,
                           redirect_stdout=False, redirect_stderr=False)
@@ -117,7 +118,7 @@ class Display:
         if time.monotonic() < self._hidden_until or self._closed.is_set():
             return Text("")
         try:
-            return picture(self._training, time.time())
+            return picture(self._run, self._watch.phase, time.time())
         except Exception as error:    # a run does not end for its display
             return Text(f"progress display: {type(error).__name__}: {error}")
 
@@ -171,18 +172,18 @@ class LineStream:
         return getattr(self._stream, name)
 
 
-def picture(training, now: float):
-    """The display of a Training as something that rich draws. now: seconds since the epoch."""
+def picture(run: RunState, phase: str, now: float):
+    """The display of a run as something that rich draws. phase: the watchdog's; now: seconds since the epoch."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.rule import Rule
     from rich.table import Table
     from rich.text import Text
-    config, step, course = training.config, training.progress.steps, course_of(training)
+    config, step, course = run.config, run.progress.steps, course_of(run)
     epoch = max(1, -(-step // course.steps_per_epoch))
     done = step - (epoch - 1) * course.steps_per_epoch
     head = Text.assemble((config.recipe, "bold"), "   ", (f"epoch {epoch} of {course.epochs}", "bold cyan"), "   ",
-                         phase_of(training), "   ", clock(now - training.started))
+                         phase_in_words(phase), "   ", clock(now - run.started))
     bar = Table.grid(padding=(0, 1), expand=True)
     bar.add_column(no_wrap=True)
     bar.add_column(ratio=1)
@@ -192,6 +193,6 @@ def picture(training, now: float):
     rows = Table.grid(padding=(0, 2))
     rows.add_column(no_wrap=True, style="dim")
     rows.add_column()
-    for name, text in progress_rows(training, now):
+    for name, text in progress_rows(run):
         rows.add_row(name, text)
     return Group(Rule(style="dim"), head, bar, rows)

@@ -1,4 +1,4 @@
-"""What the progress display says of a Training, as text."""
+"""What the progress display says of a run, as text."""
 from __future__ import annotations
 
 import math
@@ -6,13 +6,14 @@ from typing import List, Optional, Tuple
 
 from ssd.report.published import is_same_task
 from ssd.training.estimates import Course, Pace, about, seconds_until, target_epoch
+from ssd.training.state import RunState
 
 STEP_PHASES = ("reading data", "training", "averaging gradients", "updating")    # the watchdog's notes within a step
 
 
-def course_of(training) -> Course:
-    config = training.config
-    return Course(training.steps_per_epoch, config.training.epochs, config.evaluation.eval_every,
+def course_of(run: RunState) -> Course:
+    config = run.config
+    return Course(run.steps_per_epoch, config.training.epochs, config.evaluation.eval_every,
                   config.run.max_steps)
 
 
@@ -22,23 +23,20 @@ def clock(seconds: float) -> str:
     return (f"{hours}:{rest // 60:02d}" if hours else f"{rest // 60}") + f":{rest % 60:02d}"
 
 
-def phase_of(training) -> str:
-    """What the training loop does at this moment."""
-    phase = getattr(training.watch, "phase", "training").split(", ")[-1]
+def phase_in_words(noted: str) -> str:
+    """What the training loop does, by the watchdog's last note."""
+    phase = noted.split(", ")[-1]
     return "training" if phase in STEP_PHASES else phase
 
 
-def progress_rows(training, now: float) -> List[Tuple[str, str]]:
-    """(name, text) of each row below the progress bar. Takes what is known already: nothing waits for the network.
-
-    now: seconds since the epoch.
-    """
-    metrics, target = training.metrics, training.config.evaluation.target
-    course, step, pace = course_of(training), training.progress.steps, metrics.pace()
+def progress_rows(run: RunState) -> List[Tuple[str, str]]:
+    """(name, text) of each row below the progress bar. Takes what is known already: nothing waits for the network."""
+    metrics, target = run.metrics, run.config.evaluation.target
+    course, step, pace = course_of(run), run.progress.steps, metrics.pace()
     return [(f"loss at step {metrics.last['step']}" if metrics.last else "loss", _losses(metrics)),
-            ("speed", _speed(metrics)), ("time", _split(metrics)), ("mAP", _scores(training)),
+            ("speed", _speed(metrics)), ("time", _split(metrics)), ("mAP", _scores(run)),
             ("next evaluation", _next_evaluation(course, pace, step)),
-            (f"target {target:g}", _target(training, course, pace, step)), ("end", _end(course, pace, step))]
+            (f"target {target:g}", _target(run, course, pace, step)), ("end", _end(course, pace, step))]
 
 
 def _losses(metrics) -> str:
@@ -64,9 +62,9 @@ def _split(metrics) -> str:
     return "   ".join(f"{name} {100 * max(0.0, part) / total:.0f} %" for name, part in shares)
 
 
-def _scores(training) -> str:
-    scores, progress = training.metrics.scores, training.progress
-    pending = training.pending.epoch if training.pending is not None else None
+def _scores(run: RunState) -> str:
+    scores, progress = run.metrics.scores, run.progress
+    pending = run.pending.epoch if run.pending is not None else None
     parts = []
     if scores:
         is_best = scores[-1][0] == progress.best_epoch
@@ -87,12 +85,12 @@ def _next_evaluation(course: Course, pace: Pace, step: int) -> str:
     return f"{when}, after epoch {epoch}"
 
 
-def _target(training, course: Course, pace: Pace, step: int) -> str:
-    config = training.config
-    if training.metrics.scores and training.progress.best_score >= config.evaluation.target:
+def _target(run: RunState, course: Course, pace: Pace, step: int) -> str:
+    config = run.config
+    if run.metrics.scores and run.progress.best_score >= config.evaluation.target:
         return "reached"
-    same = is_same_task(config, len(training.train_set.images_with_boxes))
-    epoch, basis = target_epoch(course, training.metrics.scores, config.evaluation.target, same)
+    same = is_same_task(config, len(run.train_set.images_with_boxes))
+    epoch, basis = target_epoch(course, run.metrics.scores, config.evaluation.target, same)
     seconds = _seconds(course, pace, step, epoch)
     if seconds is None:
         return basis if epoch is None else f"after epoch {epoch}, {basis}"

@@ -12,8 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
@@ -22,6 +21,7 @@ from ssd.config import Config, as_dict, builtin_recipes, completed, load_recipe
 from ssd.errors import UserError
 from ssd.model.weights_info import METADATA, pack_info
 from ssd.training.outcome import NotFinite
+from ssd.training.state import RunState
 
 # Settings that may differ from the checkpoint's: they change nothing that is computed.
 FREE = {"data.data_dir", "data.cache_dir", "data.data_threads", "data.prefetch", "data.check_images",
@@ -34,16 +34,6 @@ def finite_interval(config: Config, device_kind: str) -> int:
     """Steps between checks of loss and gradients. Each waits for its step's gradients: a CPU computes on, but a GPU
     would stand still until the next step is handed to it."""
     return config.recovery.check_finite_every or (1 if device_kind == "cpu" else config.run.log_interval)
-
-
-@dataclass
-class Progress:
-    """How far a run is, the same on every rank. Steps and epochs count from 1; 0: none yet."""
-    steps: int = 0               # updates made
-    evaluated: int = 0           # step after which was evaluated last
-    best_score: float = 0.0      # mAP [0, 1]
-    best_epoch: int = 0
-    seconds: float = 0.0         # on the clock, in the parts of the run before this one
 
 
 def fingerprint(dataset) -> str:
@@ -108,39 +98,38 @@ def check(state: Dict[str, Any], config: Config, ranks: int, samples: str, path:
         ", ".join(f"{full} {json.dumps(value)}" for full, value in unsaid.items()) if unsaid else ""
 
 
-def capture(training) -> Tuple[Dict[str, Dict[str, np.ndarray]], Dict[str, Any]]:
-    """(arrays, state) of a Training between two steps. Collective; the arrays are copies. NotFinite, on all ranks, if
+def capture(run: RunState) -> Tuple[Dict[str, Dict[str, np.ndarray]], Dict[str, Any]]:
+    """(arrays, state) of a run between two steps. Collective; the arrays are copies. NotFinite, on all ranks, if
     a tensor is not finite."""
-    step, ranks = training.step, training.ranks
+    step, ranks = run.step, run.ranks
     own = step.running_statistics()
-    losses = np.asarray(training.metrics.unread_losses(), np.float64).reshape(-1)
+    losses = np.asarray(run.metrics.unread_losses(), np.float64).reshape(-1)
     rows = ranks.gather(np.concatenate([own, losses])[np.newaxis].astype(np.float64), "state of the ranks")
     statistics = rows[:, :len(own)].astype(np.float32)
     parameters = {**step.weights(), **step.split_statistics(statistics.astype(np.float64).mean(0))}
     arrays = dict(parameters=parameters, **step.optimizer.arrays())
     for name, values in (item for group in arrays.values() for item in group.items()):
         if not np.isfinite(values).all():
-            raise NotFinite(f"{name} is not finite after step {training.progress.steps}: no checkpoint is made of it")
-    parameters[METADATA] = pack_info(training.info)
+            raise NotFinite(f"{name} is not finite after step {run.progress.steps}: no checkpoint is made of it")
+    parameters[METADATA] = pack_info(run.info)
     arrays["ranks"] = dict(running_statistics=statistics,
                            unread_losses=rows[:, len(own):].astype(np.float32).reshape(len(rows), -1, 2))
-    pending = training.pending.detections() if training.pending is not None else None
+    pending = run.pending.detections() if run.pending is not None else None
     if pending is not None:
         arrays["pending"] = dict(rows=pending)
-    progress = Progress(**asdict(training.progress))
-    progress.seconds += time.time() - training.started if training.started else 0.0
-    state = dict(progress=asdict(progress), seed=training.seed, ranks=ranks.size, global_batch=training.global_batch,
-                 samples=training.samples, steps_per_epoch=training.steps_per_epoch,
+    progress = replace(run.progress, seconds=run.progress.seconds + run.seconds())
+    state = dict(progress=asdict(progress), seed=run.seed, ranks=ranks.size, global_batch=run.global_batch,
+                 samples=run.samples, steps_per_epoch=run.steps_per_epoch,
                  loss_scale=step.scale.state(), optimizer=step.optimizer.counts(),
-                 pending=training.pending.place() if pending is not None else None,
-                 recipe=as_dict(training.config), python=sys.version.split()[0], numpy=np.__version__)
+                 pending=run.pending.place() if pending is not None else None,
+                 recipe=as_dict(run.config), python=sys.version.split()[0], numpy=np.__version__)
     return arrays, state
 
 
-def restore(training, arrays: Optional[Dict[str, Dict[str, np.ndarray]]], state: Dict[str, Any]) -> None:
-    """Sets weights, statistics, the optimizer's state and the loss scale of a Training whose network is initialised.
+def restore(run: RunState, arrays: Optional[Dict[str, Dict[str, np.ndarray]]], state: Dict[str, Any]) -> None:
+    """Sets weights, statistics, the optimizer's state and the loss scale of a run whose network is initialised.
     `arrays` on rank 0, None on the others. Collective; the caller takes up the rest of `state`."""
-    step, ranks = training.step, training.ranks
+    step, ranks = run.step, run.ranks
     shapes = None
     if ranks.is_first:
         if "masters" not in arrays:    # a checkpoint in float32 has none: its weights are what float16 ones stand for
@@ -157,7 +146,7 @@ def restore(training, arrays: Optional[Dict[str, Dict[str, np.ndarray]]], state:
         for name, shape in zip(("running_statistics", "unread_losses"), shapes))
     same = state["ranks"] == ranks.size
     step.set_statistics(statistics[ranks.rank] if same else statistics.mean(0))
-    training.metrics.restore(losses[ranks.rank] if same else losses.mean(0))
+    run.metrics.restore(losses[ranks.rank] if same else losses.mean(0))
     step.scale.restore(state["loss_scale"])
 
 

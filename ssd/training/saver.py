@@ -8,31 +8,32 @@ from ssd.checkpoints.store import FOLDER, CheckpointStore
 from ssd.errors import UserError
 from ssd.training import recovery
 from ssd.training.interval import SaveInterval
+from ssd.training.state import RunState
 
 
 class Saver:
-    """Saves checkpoints of a Training; on ranks other than 0 it only takes part in gathering what they hold.
+    """Saves checkpoints of a run; on ranks other than 0 it only takes part in gathering what they hold.
 
     A checkpoint that cannot be written is no reason to end a run that goes well: it is said aloud, and training goes
     on.
     """
 
-    def __init__(self, training):
-        self._training = training
-        settings = training.config.recovery
+    def __init__(self, run: RunState):
+        self._run = run
+        settings = run.config.recovery
         self.interval = SaveInterval(settings.save_interval)
         self._store = None
         self._saved = None    # step of the last checkpoint
-        if training.first and not self.interval.never:
-            self._store = CheckpointStore(os.path.join(training.folder.path, FOLDER), settings.keep_checkpoints)
+        if run.first and not self.interval.never:
+            self._store = CheckpointStore(os.path.join(run.folder.path, FOLDER), settings.keep_checkpoints)
 
     def save(self) -> None:
         """A checkpoint of this moment between two steps, written while training goes on; one of each step is enough.
         Collective."""
-        steps = self._training.progress.steps
+        steps = self._run.progress.steps
         if self.interval.never or self._saved == steps:
             return
-        arrays, state = recovery.capture(self._training)
+        arrays, state = recovery.capture(self._run)
         if self._store is not None:
             # What is raised first may be the failure of the one before; this one is not handed over then.
             self.warned(self._store.save, steps, arrays, state) or self.warned(self._store.save, steps, arrays, state)
@@ -57,7 +58,7 @@ class Saver:
             return "; no checkpoint, as --save-interval is never"
         if self._store is None:
             return ""
-        folder = self._training.folder.path
+        folder = self._run.folder.path
         # A failure may have been said before, when nothing more was saved after it: what counts is what is there.
         if not (self.warned(self._store.wait) and self._store.has(self._saved)):
             return f"; no checkpoint of step {self._saved} could be saved, --resume {folder} goes on from an older one"

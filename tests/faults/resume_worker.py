@@ -37,24 +37,24 @@ def run(name, *more):
         noted = training.train_step
 
         def train_step(epoch):
-            gradients = training.step.gradients
+            gradients = training.state.step.gradients
 
             def noting(*arguments, **options):
                 found = gradients(*arguments, **options)
-                losses[training.progress.steps + 1] = np.concatenate([loss.asnumpy() for loss in found])
+                losses[training.state.progress.steps + 1] = np.concatenate([loss.asnumpy() for loss in found])
                 return found
-            training.step.gradients = noting
+            training.state.step.gradients = noting
             try:
                 return noted(epoch)
             finally:
-                training.step.gradients = gradients
+                training.state.step.gradients = gradients
         training.train_step = train_step
         logged = log.eval_result
         log.eval_result = lambda epoch, stats: (scores.update({epoch: stats}), logged(epoch, stats))
         training.run()
     arrays = {name: parameter.data().asnumpy()
-              for name, parameter in training.network._collect_params_with_prefix().items()}
-    for group, part in training.step.optimizer.arrays().items():
+              for name, parameter in training.state.network._collect_params_with_prefix().items()}
+    for group, part in training.state.step.optimizer.arrays().items():
         arrays.update({f"{group} {name}": value for name, value in part.items()})
     return losses, arrays, scores
 

@@ -78,9 +78,10 @@ def test_a_bad_loss_of_a_skipped_step_is_reported_and_ends_no_run(scale, ends):
     """Where the loss scale changes, the check of every step decides."""
     training = object.__new__(Training)
     vars(training).update(
-        ranks=SimpleNamespace(mean=lambda values, name: values), step=SimpleNamespace(scale=scale), global_batch=4,
-        steps_per_epoch=2, train_data=SimpleNamespace(wait_seconds=0.0), display=SimpleNamespace(shows_steps=True),
-        metrics=SimpleNamespace(mean_losses=lambda: np.array([np.nan, 1.0]), report=lambda *_: "line"))
+        ranks=SimpleNamespace(mean=lambda values, name: values), train_data=SimpleNamespace(wait_seconds=0.0),
+        display=SimpleNamespace(shows_steps=True), state=SimpleNamespace(
+            step=SimpleNamespace(scale=scale), global_batch=4, steps_per_epoch=2,
+            metrics=SimpleNamespace(mean_losses=lambda: np.array([np.nan, 1.0]), report=lambda *_: "line")))
     with pytest.raises(NotFinite) if ends else contextlib.nullcontext():
         training.report(1, 1, 0.1)
 

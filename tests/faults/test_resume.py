@@ -29,7 +29,8 @@ training: {optimizer: adam, adam_betas: [0.9, 0.99], adam_epsilon: 1.0e-8, base_
 """
 
 
-@pytest.mark.parametrize("size, batch, recipe", [(1, 4, ""), (2, 2, ""), (1, 4, ADAM)], ids=["sgd", "two-ranks", "adam"])
+@pytest.mark.parametrize("size, batch, recipe", [(1, 4, ""), (2, 2, ""), (1, 4, ADAM)],
+                         ids=["sgd", "two-ranks", "adam"])
 def test_resume_after_every_step_is_bitwise(data, tmp_path, size, batch, recipe):
     path = tmp_path / "adam.yaml"
     path.write_text(recipe)

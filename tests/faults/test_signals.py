@@ -9,7 +9,7 @@ import pytest
 from ssd.checkpoints.store import find_checkpoint
 from ssd.training.interval import SaveInterval
 from ssd.training.outcome import Stopped
-from ssd.training.recovery import Progress
+from ssd.training.state import Progress
 from ssd.training.train import Training
 from tests.faults.launch import run
 from tests.training.tiny import rows, tiny_data
@@ -74,13 +74,14 @@ def test_a_signal_before_the_start_leaves_a_folder_that_can_be_named_again(data,
 
 def half_made(**parts):
     training = object.__new__(Training)
-    vars(training).update(parts, first=True, pending=None)
+    vars(training).update(dict(state=None, ranks=SimpleNamespace(is_first=True)), **parts)
     return training
 
 
 def test_a_signal_before_the_start_of_a_resumed_run_saves_nothing():
     """A checkpoint of that moment would lack the detections that wait for their score, and take the place of theirs."""
-    training = half_made(started=None, progress=Progress(steps=3, evaluated=2), signals=SimpleNamespace(
+    state = SimpleNamespace(started=None, progress=Progress(steps=3, evaluated=2))
+    training = half_made(state=state, signals=SimpleNamespace(
         received="SIGTERM"), ranks=SimpleNamespace(gather_texts=lambda text, name: [text]))
     with pytest.raises(Stopped, match="SIGTERM on rank 0, before the first step"):
         training.leave(0)

@@ -29,7 +29,7 @@ def hanging():
 
 
 def at(training):
-    return training.ranks.rank == int(rank) and training.progress.steps + 1 == int(step)
+    return training.ranks.rank == int(rank) and training.state.progress.steps + 1 == int(step)
 
 
 def strike():
@@ -60,25 +60,25 @@ def poison(step, images):
 
 def train_step(training, epoch):
     struck = at(training)
-    if kind == "nan-overflow" and not training.step.scale.window:
-        training.step.optimizer.scale = LossScale(8, 2)
+    if kind == "nan-overflow" and not training.state.step.scale.window:
+        training.state.step.optimizer.scale = LossScale(8, 2)
     if struck and kind == "hang":
         training.train_data = iter(hanging, None)
     if struck and kind in ("raise", "exit", "leave", "kill", "stop", "term", "usr1", "int"):
         strike()
     elif struck and kind.startswith("nan"):
-        clean = training.step.gradients
+        clean = training.state.step.gradients
 
         def gradients(images, offsets, *rest, **options):
-            poison(training.step, offsets)
+            poison(training.state.step, offsets)
             return clean(images, offsets, *rest, **options)
-        training.step.gradients = gradients
+        training.state.step.gradients = gradients
     try:
         return clean_step(training, epoch)
     finally:
         if struck:
             for name in ("gradients", "backward"):
-                vars(training.step).pop(name, None)
+                vars(training.state.step).pop(name, None)
 
 
 def detect(*arguments, **options):

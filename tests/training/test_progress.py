@@ -124,7 +124,6 @@ def fake_training(**changes):
     training = types.SimpleNamespace(
         config=config, steps_per_epoch=100, progress=types.SimpleNamespace(steps=0, best_score=0.0, best_epoch=0),
         metrics=Metrics(None), pending=None, started=time.time(),
-        watch=types.SimpleNamespace(phase="epoch 1, training"),
         train_set=types.SimpleNamespace(images_with_boxes=range(400)))
     return training
 
@@ -132,7 +131,7 @@ def fake_training(**changes):
 def drawn(training, width):
     from rich.console import Console
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None, legacy_windows=False)
-    console.print(picture(training, training.started + 3725))
+    console.print(picture(training, "epoch 1, training", training.started + 3725))
     return console.file.getvalue()
 
 
@@ -170,7 +169,7 @@ def test_the_display_leaves_no_trace(monkeypatch):
     monkeypatch.setattr(sys, "stdout", terminal)
     long_line = ":::MLLOG " + json.dumps({"key": "x" * 200})
     with Display(terminal) as display:
-        display.begin(fake_training())
+        display.begin(fake_training(), types.SimpleNamespace(phase="epoch 1, training"))
         print(long_line)
         display._live.refresh()
         print("half", end="")
@@ -191,7 +190,7 @@ def test_a_reader_of_the_pipe_finds_room(pipe, monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
     with Display(terminal) as display:
         assert not display.shows_steps, "progress lines go on by the pipe"
-        display.begin(fake_training())
+        display.begin(fake_training(), types.SimpleNamespace(phase="epoch 1, training"))
         display._live.refresh()
         assert "epoch 1 of 12" in terminal.getvalue()
         before = len(terminal.getvalue())
