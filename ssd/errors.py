@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake of the user's."""
+"""The exceptions that stand for a mistake of the user's."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,7 @@ class UserError(ValueError):
     The message is one line that names the thing and its value. The command line prints it without a
     traceback and exits with status 2; every other exception is our own defect and keeps its traceback.
     """
+
+
+class UserErrorEverywhere(UserError):
+    """A UserError that is raised on every rank, so that rank 0 alone says it."""

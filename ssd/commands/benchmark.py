@@ -9,6 +9,8 @@ from ssd.commandline import add_settings, read_settings
 from ssd.config import SETTINGS, nearest
 from ssd.errors import UserError
 from ssd.runtime import start
+from ssd.errors import UserError, UserErrorEverywhere
+from ssd.threads import use_all_cores
 
 HELP = "how fast training, inference, data, scoring and allreduce are here, and could be"
 USAGE = "%(prog)s MODE [--data-dir DIR] [--recipe NAME] [flags]"
@@ -60,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
     request = read_request(args)
     try:
         result = _measure(request)
-    except UserError as error:
-        if getattr(error, "everywhere", False) and rank_from_environment():
+    except UserErrorEverywhere:
+        if rank_from_environment():
             return 2    # rank 0 says it
         raise
     if result.pop("rank", 0):

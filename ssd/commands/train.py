@@ -10,6 +10,8 @@ from ssd.config import Config
 from ssd.errors import UserError
 from ssd.files import UNWRITABLE, cannot_write
 from ssd.runtime import start
+from ssd.errors import UserError, UserErrorEverywhere
+from ssd.threads import use_all_cores
 from ssd.training.interval import SaveInterval
 from ssd.training.outcome import Ended
 from ssd.training.signals import StopSignals
@@ -102,9 +104,9 @@ def _run(config: Config, folder, first: bool, signals: StopSignals, log, display
         error = _plain(error, folder)
         if first and training.started is None and isinstance(error, UserError):
             folder.discard()
-        if ranks.size > 1 and not getattr(error, "everywhere", False):
+        if ranks.size > 1 and not isinstance(error, UserErrorEverywhere):
             _end_all(watch, error)
-        if not ranks.is_first and getattr(error, "everywhere", False):
+        if not ranks.is_first and isinstance(error, UserErrorEverywhere):
             status = 2    # rank 0 says it
         else:
             ranks.close()

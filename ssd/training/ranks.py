@@ -10,6 +10,7 @@ import numpy as np
 
 from ssd.errors import UserError
 from ssd.runtime import start
+from ssd.errors import UserError, UserErrorEverywhere
 
 # Set by mpirun (Open MPI, PMIx), horovodrun and srun, in the order in which they are believed.
 RANK_VARIABLES = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
@@ -154,7 +155,7 @@ class Ranks:
     def first_then_others(self, work, name: str, look=lambda: None):
         """`work()` on rank 0, then on the others, and its result; no rank is left waiting in one long exchange.
 
-        A UserError of one rank is raised on all, with `everywhere` set. `look` is called now and then, on all ranks
+        A UserError of one rank is raised on all, as UserErrorEverywhere. `look` is called now and then, on all ranks
         alike, in the main thread; the work runs in another one.
         """
         mine = None
@@ -173,9 +174,7 @@ class Ranks:
                 raise failure
             told = "".join(self.gather_texts("" if failure is None else str(failure), f"{name} refused by {turn}"))
             if told:
-                error = UserError(told)
-                error.everywhere = True
-                raise error
+                raise UserErrorEverywhere(told)
         return mine.result()
 
     def bytes_from_first(self, content: bytes, name: str) -> bytes:

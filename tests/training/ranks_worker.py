@@ -4,7 +4,7 @@ import os
 import mxnet as mx
 import numpy as np
 
-from ssd.errors import UserError
+from ssd.errors import UserError, UserErrorEverywhere
 from ssd.training.ranks import Agreement, Ranks, rank_from_environment
 
 
@@ -70,8 +70,8 @@ assert order == rank
 try:
     ranks.first_then_others(lambda: refuse() if rank == size - 1 else None, "refused")
     raise AssertionError("not refused")
-except UserError as error:
-    assert str(error) == "no such thing" and error.everywhere
+except UserErrorEverywhere as error:
+    assert str(error) == "no such thing"
 assert ranks.bytes_from_first(b"\x00abc" if rank == 0 else b"", "bytes") == b"\x00abc"
 assert ranks.gather_texts("\u00fc" * rank, "texts") == ["\u00fc" * other for other in everyone]
 
