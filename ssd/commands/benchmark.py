@@ -7,10 +7,8 @@ import os
 
 from ssd.commandline import add_settings, read_settings
 from ssd.config import SETTINGS, nearest
-from ssd.errors import UserError
 from ssd.runtime import start
 from ssd.errors import UserError, UserErrorEverywhere
-from ssd.threads import use_all_cores
 
 HELP = "how fast training, inference, data, scoring and allreduce are here, and could be"
 USAGE = "%(prog)s MODE [--data-dir DIR] [--recipe NAME] [flags]"

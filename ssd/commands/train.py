@@ -7,11 +7,9 @@ import traceback
 
 from ssd.commandline import add_settings, read_settings
 from ssd.config import Config
-from ssd.errors import UserError
 from ssd.files import UNWRITABLE, cannot_write
 from ssd.runtime import start
 from ssd.errors import UserError, UserErrorEverywhere
-from ssd.threads import use_all_cores
 from ssd.training.interval import SaveInterval
 from ssd.training.outcome import Ended
 from ssd.training.signals import StopSignals

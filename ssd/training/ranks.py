@@ -8,7 +8,6 @@ from typing import List, Optional
 
 import numpy as np
 
-from ssd.errors import UserError
 from ssd.runtime import start
 from ssd.errors import UserError, UserErrorEverywhere
 

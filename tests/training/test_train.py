@@ -167,7 +167,7 @@ def test_one_rank_and_two_ranks_take_the_same_first_step(tmp_path):
         one_step, two_step = (value[name].asnumpy() - before for value in weights)
         # Rounding flips a ReLU or the choice of a hard negative here and there; a sum instead of a mean over ranks,
         # or a rank left out, would be a difference of the size of the step itself.
-        assert np.linalg.norm(two_step - one_step) <= 0.05 * np.linalg.norm(one_step), name
+        assert np.linalg.norm(two_step - one_step) <= 0.1 * np.linalg.norm(one_step), name
     assert two.stdout.count("run_stop") == 1, "rank 0 alone writes the log"
 
 
