@@ -2,7 +2,8 @@
 
 It lies in the file as one uint8 array named `metadata`, which holds JSON in UTF-8:
 
-    {"format": 1, "recipe": NAME, "settings": {section: {name: value}}, "category_ids": [...], "category_names": [...]}
+    {"format": 1, "recipe": NAME, "settings": {section: {name: value}}, "category_ids": [...], "category_names": [...],
+     "sizes": {...}}
 """
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from ssd.config import Config, apply_values, as_dict, builtin_recipes, completed, load_recipe
 from ssd.errors import UserError
+from ssd.model.boxes.ssd_sizes import sizes_of
 
 METADATA = "metadata"   # no tensor is called so: their names have a dot
 FORMAT = 1              # to be raised whenever an older program could misread a file
@@ -48,7 +50,8 @@ def pack_info(info: WeightsInfo) -> np.ndarray:
     kept["data"] = {name: settings["data"][name] for name in NORMALISATION}
     content = dict(format=FORMAT, recipe=info.config.recipe, settings=kept,
                    category_ids=[int(number) for number in info.category_ids],
-                   category_names=[str(name) for name in info.category_names])
+                   category_names=[str(name) for name in info.category_names],
+                   sizes=sizes_of(info.config)._asdict())    # for readers that do not compute them
     return np.frombuffer(json.dumps(content, separators=(",", ":")).encode(), np.uint8)
 
 
