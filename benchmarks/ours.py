@@ -13,9 +13,9 @@ class OneRank:
     """What a TrainingStep asks of ssd.training.ranks.Ranks, without Horovod (which PyTorch does not stand)."""
     rank, size, local_rank, is_first = 0, 1, 0, True
 
-    def trainer(self, parameters, **optimizer):
+    def trainer(self, parameters, optimizer):
         import mxnet as mx
-        return mx.gluon.Trainer(parameters, "sgd", optimizer, kvstore=None)
+        return mx.gluon.Trainer(parameters, optimizer, kvstore=None)
 
     def average_in_place(self, arrays, name) -> None:
         pass

@@ -143,14 +143,14 @@ def compare(mine, theirs):
 
 
 def make_inputs(config, batch_size):
-    """Our network, its weights under our names, its default boxes, and a batch."""
+    """Our detector, its weights under our names, its default boxes, and a batch."""
     from ssd.model.parameters import by_structural_name
     detector = ours.build(config)
     network, boxes = detector.network, detector.default_boxes
     batch = ours.made_up_batch(config, len(boxes), batch_size)
     ours.scatter_scores(network, batch["images"][:CHECKED_IMAGES], config)
     weights = {name: parameter.data().asnumpy() for name, parameter in by_structural_name(network).items()}
-    return network, weights, boxes, batch
+    return detector, weights, boxes, batch
 
 
 # ---- the workers; what they are asked for are the functions of the dict that they serve

@@ -10,8 +10,8 @@ from benchmarks import ours, peer_pytorch  # noqa: E402
 def sides():
     """Outputs of both, of a tiny network with equal weights."""
     config = ours.recipe("ssd-resnet34-shapes", width=0.125, batch_size=2)
-    network, weights, boxes, batch = peer_pytorch.make_inputs(config, 2)
-    mine = peer_pytorch.our_outputs(config, network, batch)
+    detector, weights, boxes, batch = peer_pytorch.make_inputs(config, 2)
+    mine = peer_pytorch.our_outputs(config, detector, batch)
     return mine, peer_pytorch.Peer(config, weights, boxes, batch, "channels_last").outputs()
 
 
