@@ -10,9 +10,11 @@ import re
 import subprocess
 import sys
 import threading
+from typing import List
 
+from ssd.config import Config, differences, load_recipe
 from ssd.errors import UserError
-from ssd.rules import Rules
+from ssd.rules import RULES, Rules
 
 
 DIVISIONS = ("closed", "open")
@@ -157,7 +159,8 @@ class MLPerfLog:
             self._event(key, _whole(values[key]) if kind is int else kind(values[key]))
 
     def weights_initialization(self, names) -> None:
-        """One event per tensor, each name once; ssd-1.1.0 wants the 119 of SSD-ResNet34."""
+        """One event per tensor, each name once; ssd-1.1.0 wants the 119 of SSD-ResNet34, retinanet-2.0.0 and -2.1.0 the
+        89 of RetinaNet's convolutions."""
         for name in names:
             self._event("weights_initialization", which=name, metadata={"tensor": str(name)})
 
@@ -237,6 +240,27 @@ def _plain(value):
     assert value is None or isinstance(value, (bool, int, float, str)), f"cannot be logged: {value!r}"
     assert not isinstance(value, float) or math.isfinite(value), f"cannot be logged: {value!r}"
     return value
+
+
+FIXED = ("model", "default_boxes", "loss", "detection", "augmentation", "data", "training", "evaluation")
+
+
+def departures(config: Config) -> List[str]:
+    """Where a run's settings leave the closed division of its rules, in words; [] where they do not, or where the rules
+    fix no recipe."""
+    rules = RULES[config.run.rules]
+    if rules.closed_recipe is None:
+        return []
+    found = [f"{name} {given}, not {wanted}"
+             for name, wanted, given in differences(config, load_recipe(rules.closed_recipe), FIXED)
+             if name not in rules.free]
+    if config.training.warmup_epochs % 1:
+        found.append(f"training.warmup_epochs {config.training.warmup_epochs}, not a whole number")
+    if config.run.weights:
+        found.append("run.weights, where the backbone's are to begin with")
+    elif not config.run.pretrained_backbone:
+        found.append("no run.pretrained_backbone")
+    return found
 
 
 def check_log(path, ruleset: str) -> tuple[bool, str]:

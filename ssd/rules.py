@@ -5,7 +5,7 @@ closed_BENCHMARK.yaml) and of mlperf_logging/benchmark_meta.py in the package ml
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Dict, Optional, Tuple
 
 DEFAULT_RULES = "ssd-1.1.0"
@@ -21,9 +21,18 @@ class Rules:
     # Keys of the log and the kind of their values (int, float, str or list), in the order in which they are logged. All
     # runs of a submission have the same values. None: any keys, each value as it is.
     hyperparameters: Optional[Dict[str, type]] = None
-    weights_initialization: bool = True         # log every tensor that is trained
-    # Values that the closed division allows for a setting, by 'section.name'.
+    # Which tensors are logged as initialised, and their names. "network": every tensor that is trained, by our name.
+    # "reference": weights and biases of every convolution, frozen ones too, by the PyTorch reference's name.
+    weights_initialization: str = "network"
+    # Values that the rules allow for a setting, by 'section.name'; others are refused.
     allowed: Dict[str, Tuple[Any, ...]] = field(default_factory=dict)
+    # The closed division: the recipe whose settings it fixes, but for those in `free` ('section.name'). A run with
+    # others is of the open division. None: run.submission_division is taken at its word.
+    closed_recipe: Optional[str] = None
+    free: Tuple[str, ...] = ()
+    # What gets the data set (words) and the weights to begin with, as lines of a shell script.
+    data_set: str = ""
+    downloads: Tuple[str, ...] = ()
 
 
 RULES: Dict[str, Rules] = {
@@ -41,7 +50,41 @@ RULES: Dict[str, Rules] = {
             "opt_weight_decay": float,
             "opt_learning_rate_warmup_factor": float,
             "opt_learning_rate_decay_boundary_epochs": list},   # [40, 50] * (1 + k/10), k a whole number
-        allowed={"augmentation.crop_attempts": (1, 50)}),
-    # No benchmark: own data sets and other detectors. The same events, unchecked.
-    "none": Rules(benchmark="ssd"),
+        allowed={"model.detector": ("ssd",), "augmentation.crop_attempts": (1, 50)},
+        data_set="COCO 2017", downloads=('./scripts/download_coco2017.sh "${DATADIR:?}"',
+                                         './scripts/get_resnet34_backbone.sh "${PRETRAINED_DIR:?}"')),
 }
+
+# RetinaNet, of rounds 2.0 to 5.1. Every round is given all that any of them asks for, which each of them accepts: some
+# want the names of the submitter (not 5.0), a status (up to 4.0) or the initialised tensors (up to 2.1).
+_RETINANET = Rules(
+    benchmark="retinanet", target=0.34, runs=5,
+    hyperparameters={
+        "train_samples": int,                       # images: the reference and most submissions logged batches
+        "eval_samples": int,
+        "global_batch_size": int,
+        "gradient_accumulation_steps": int,
+        "opt_name": str,                            # adam
+        "opt_base_learning_rate": float,            # the actual one, whatever the batch
+        "opt_weight_decay": float,                  # 0
+        "opt_learning_rate_warmup_epochs": float,   # 0 or more; whole in the closed division
+        "opt_learning_rate_warmup_factor": float},  # share of the rate that the first step has
+    weights_initialization="reference",
+    allowed={"model.detector": ("retinanet",)},
+    closed_recipe="retinanet-resnext50-openimages",
+    # The rules leave batch, learning rate and warm-up to the submitter; the others do not change what is computed.
+    free=("training.batch_size", "training.epochs", "training.base_lr", "training.warmup_epochs",
+          "training.warmup_factor", "training.loss_scale", "training.loss_scale_window", "model.layout", "model.dtype",
+          "evaluation.eval_batch_size", "data.train_annotations", "data.train_images", "data.val_annotations",
+          "data.val_images", "data.decode", "data.cache_size", "data.data_threads", "data.prefetch",
+          "data.check_images", "data.skip_bad_annotations", "data.data_dir", "data.cache_dir"),
+    data_set="the MLPerf subset of Open Images",
+    downloads=('./scripts/download_openimages.py "${DATADIR:?}"',
+               './scripts/get_backbone.sh resnext50_32x4d "${PRETRAINED_DIR:?}"'))
+_RETINANET_NAMES = {**dict.fromkeys(("2.0.0", "2.1.0", "3.0.0", "3.1.0", "4.0.0", "4.1.0"), "ssd"),
+                    **dict.fromkeys(("5.0.0", "5.1.0"), "retinanet")}
+RULES.update((f"retinanet-{ruleset}", replace(_RETINANET, benchmark=name, ruleset=ruleset))
+             for ruleset, name in _RETINANET_NAMES.items())
+
+# No benchmark: own data sets and other detectors. The same events, unchecked.
+RULES["none"] = Rules(benchmark="ssd")

@@ -1,6 +1,7 @@
 """Rule sets: the table, the setting that chooses from it, and logs by its rows."""
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import typing
@@ -79,8 +80,17 @@ def test_a_row_is_what_the_official_checker_has(name):
     assert {key for key in keys if key.startswith("opt_")} <= set(rules.hyperparameters)
     assert keys["eval_accuracy"]["ATLEAST_ONE_CHECK"].startswith(f"v['value'] >= {rules.target:.3f} ")
     assert rules.runs == benchmark_meta.get_result_file_counts("training")[rules.benchmark]
-    assert rules.weights_initialization or "weights_initialization" not in keys
+    assert rules.weights_initialization in setup.INITIALIZED
     assert convergence_points(rules)
+
+
+def test_retinanets_rows_differ_in_their_names_alone():
+    rows = {name: rules for name, rules in RULES.items() if name.startswith("retinanet-")}
+    assert list(rows) == [f"retinanet-{number}" for number in ("2.0.0", "2.1.0", "3.0.0", "3.1.0", "4.0.0", "4.1.0",
+                                                                "5.0.0", "5.1.0")]
+    assert all(name == f"retinanet-{rules.ruleset}" for name, rules in rows.items())
+    assert [rules.benchmark for rules in rows.values()] == 6 * ["ssd"] + 2 * ["retinanet"]
+    assert len({repr(dataclasses.replace(rules, benchmark="", ruleset="")) for rules in rows.values()}) == 1
 
 
 def test_recipes_and_their_rules(tmp_path):
@@ -142,7 +152,11 @@ def test_without_rules_the_same_events_are_written_unchecked(tmp_path):
     def events(path):
         return [(event["key"], event["value"]) for event in parsed(path.read_text())]
     own = load_recipe("ssd-resnet34-own")
-    assert events(written(tmp_path / "none", own, RULES["none"])) == events(written(tmp_path / "ssd", own, SSD))
+    free, checked = (events(written(tmp_path / name, own, rules)) for name, rules in (("none", RULES["none"]),
+                                                                                      ("ssd", SSD)))
+    assert [event for event in free if event not in checked] == [("opt_name", "sgd"),
+                                                                 ("opt_learning_rate_warmup_epochs", 1)]
+    assert all(event in free for event in checked)
     assert ("max_samples", 7) in events(written(tmp_path / "7", own.with_values(crop_attempts=7), RULES["none"]))
     with MLPerfLog(tmp_path / "other", enabled=True, rules=RULES["none"]) as log:
         log.submission("o", "p", "closed", "onprem")
@@ -163,6 +177,13 @@ def test_a_report_asks_the_checker_of_the_runs_rules(tmp_path):
         assert all("rules 1.1.0" in section.html for section in sections)
 
 
+def test_a_detector_has_rules_of_its_own():
+    with pytest.raises(UserError, match=r"detector: ssd is not retinanet, .* \(run.rules retinanet-5.1.0\)"):
+        load_recipe("ssd-resnet34-coco").with_values(rules="retinanet-5.1.0")
+    with pytest.raises(UserError, match=r"detector: retinanet is not ssd, .* \(run.rules ssd-1.1.0\)"):
+        load_recipe("retinanet-resnext50-openimages").with_values(rules="ssd-1.1.0")
+
+
 def test_a_trial_is_of_the_rules_benchmark_and_has_its_keys(tmp_path):
     path = written(tmp_path / "log", load_recipe("ssd-resnet34-coco"), SSD)
     trial = read_trial(path, SSD)
@@ -177,5 +198,6 @@ def test_a_trial_is_of_the_rules_benchmark_and_has_its_keys(tmp_path):
 
 
 def test_a_plan_is_for_the_published_rules():
-    with pytest.raises(UserError, match="run.rules none: the published results are for the rules ssd-1.1.0"):
+    with pytest.raises(UserError, match="run.rules none: the published results are for the rules ssd-1.1.0 and "
+                                        "retinanet-2.0.0 to -5.1.0"):
         make_plan(load_recipe("ssd-resnet34-coco").with_values(rules="none", batch_size=114), 1, 4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -203,13 +203,27 @@ def log_hyperparameters(log, config: Config, schedule, network, train_images: in
     known = dict(
         train_samples=train_images, eval_samples=val_images, global_batch_size=global_batch,
         gradient_accumulation_steps=1, model_bn_span=training.batch_size,
-        max_samples=config.augmentation.crop_attempts,
+        max_samples=config.augmentation.crop_attempts, opt_name=training.optimizer,
         opt_learning_rate_warmup_steps=schedule.warmup_steps,
+        opt_learning_rate_warmup_epochs=training.warmup_epochs,
         opt_base_learning_rate=schedule.peak, opt_weight_decay=training.weight_decay,
         opt_learning_rate_warmup_factor=training.warmup_factor,
         opt_learning_rate_decay_boundary_epochs=list(schedule.decay_epochs))
     asked = log.rules.hyperparameters
     log.hyperparameters(**{key: value for key, value in known.items() if asked is None or key in asked})
-    if log.rules.weights_initialization:
-        log.weights_initialization(name for name, parameter in network.collect_params().items()
-                                   if parameter.grad_req != "null")
+    log.weights_initialization(INITIALIZED[log.rules.weights_initialization](network))
+
+
+def _trained(network) -> List[str]:
+    return [name for name, parameter in network.collect_params().items() if parameter.grad_req != "null"]
+
+
+def _by_reference(network) -> List[str]:
+    """"module." is what PyTorch's data parallel wrapper puts before the names of the network that it holds."""
+    batch_norm = ("_gamma", "_beta", "_running_mean", "_running_var")
+    return ["module." + name for name, parameter in network.reference_parameters().items()
+            if not parameter.name.endswith(batch_norm)]
+
+
+# Names of the tensors that are logged as initialised, by Rules.weights_initialization.
+INITIALIZED = {"network": _trained, "reference": _by_reference}
