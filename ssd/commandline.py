@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterable
 
 from ssd import config as settings
 from ssd.errors import UserError
-from ssd.model.boxes.ssd_sizes import sizes_of
+from ssd.model.boxes.rules import sizes_of
 
 DEFAULT_RECIPE = "ssd-resnet34-coco"
 
@@ -81,15 +81,19 @@ def add_settings(parser: argparse.ArgumentParser, sections: Iterable[str], leave
                 continue
             flag, default = "--" + field.name.replace("_", "-"), getattr(getattr(base, section), field.name)
             text = field.metadata["help"].replace("%", "%%")
-            if "default:" not in text and default != "":
+            if default is None:    # of a kind that the default recipe has not chosen
+                chooser, kinds = field.metadata["only"]
+                text += f" (with {chooser} {' or '.join(kinds)})"
+            elif "default:" not in text and default != "":
                 text += f" [default: {_shown(default)}]"
             options: Dict[str, Any] = dict(dest=f"{section}.{field.name}", default=argparse.SUPPRESS)
             if isinstance(default, bool):
                 group.add_argument(flag, "--no-" + flag[2:], action=_OnOff, nargs=0, help=text, **options)
             else:
-                several = isinstance(default, tuple) and not isinstance(default, settings.ImageSize)
+                example = settings.example(f"{section}.{field.name}") if default is None else default
+                several = isinstance(example, tuple) and not isinstance(example, settings.ImageSize)
                 group.add_argument(flag, help=text, nargs="*" if several else None,
-                                   metavar=_metavar(field, default), **options)
+                                   metavar=_metavar(field, example), **options)
 
 
 def _metavar(field, default) -> str:

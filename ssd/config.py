@@ -127,6 +127,12 @@ def checked(name: str, value: Any, where: str) -> Any:
     return value
 
 
+def example(name: str) -> Any:
+    """A value of the type of setting `name` ('section.name') that may be None."""
+    kind = _TYPES[tuple(name.split("."))].__args__[0]
+    return () if getattr(kind, "__origin__", None) is tuple else kind()
+
+
 def apply_values(config: Config, values: Dict[str, Any], source: str) -> Config:
     """`config` with `values` ('section.name' -> value) set; errors name `source`."""
     for name in values:

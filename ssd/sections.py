@@ -11,16 +11,20 @@ from ssd.rules import DEFAULT_RULES, RULES
 # The kinds that a setting can choose, in the order in which help texts list them. The code of each kind is in a table
 # with these keys: ssd.model.detector's BACKBONES to DETECTIONS, ssd.training.optimizer.OPTIMIZERS,
 # ssd.training.schedule.SCHEDULES and WARMUPS.
-BACKBONES = ("resnet34", "resnet50")
-FEATURES = ("plain_blocks", "batch_norm_blocks")
-HEADS = ("fused",)
-BOX_RULES = ("ssd",)
-MATCHERS = ("ssd",)
-LOSSES = ("hard_negatives",)
-DETECTIONS = ("per_class",)
+BACKBONES = ("resnet34", "resnet50", "resnext50_32x4d")
+FEATURES = ("plain_blocks", "batch_norm_blocks", "pyramid")
+HEADS = ("fused", "shared")
+BOX_RULES = ("ssd", "retinanet")
+MATCHERS = ("ssd", "retinanet")
+LOSSES = ("hard_negatives", "focal")
+DETECTIONS = ("per_class", "per_level")
 OPTIMIZERS = ("sgd", "nesterov", "adam")
 SCHEDULES = ("steps", "constant")
-WARMUPS = ("reference",)
+WARMUPS = ("reference", "linear")
+
+# Features that work on three maps of a whole backbone, an eighth to a 32nd of the image's sides; the others on one.
+PYRAMIDS = ("pyramid",)
+EXTRA_BLOCKS = ("plain_blocks", "batch_norm_blocks")
 
 
 SMALLEST, LARGEST = 32, 4096    # sides of an image [pixels]; below there are no three feature maps
@@ -55,14 +59,25 @@ def _setting(help: str, *, choices=None, minimum=None, above=None, maximum=None,
 @dataclass(frozen=True)
 class ModelConfig:
     """What the network is. Channel counts are those of the full network; `width` scales them all."""
-    detector: str = _setting("detector family", choices=("ssd",))
+    detector: str = _setting("detector family", choices=("ssd", "retinanet"))
     backbone: str = _setting("backbone", choices=BACKBONES)
     frozen_stages: int = _setting("of the backbone, the stem (1) and stages (from 2 on) that are not trained, their "
                                   "BatchNorm included; 0: all is trained", minimum=0, flag=False, before=0)
-    features: str = _setting("what follows the backbone: convolutions alone, or each with BatchNorm",
+    batch_norm: str = _setting("BatchNorm of the whole network: trained, or frozen at the values of the backbone's "
+                               "weights", choices=("trained", "frozen"), flag=False, before="trained")
+    features: str = _setting("what follows the backbone: convolutions alone, each with BatchNorm, or a feature pyramid",
                              choices=FEATURES, flag=False, before="plain_blocks")
-    head: str = _setting("how offsets and class logits are predicted", choices=HEADS, flag=False, before="fused")
-    head_kernel: int = _setting("side of the head's convolutions [cells]", choices=(1, 3, 5), flag=False, before=3)
+    pyramid_channels: Optional[int] = _setting("channels of every map of the pyramid", minimum=1, flag=False,
+                                               only=("model.features", PYRAMIDS))
+    head: str = _setting("how offsets and class logits are predicted: by a convolution on each map, softmax over the "
+                         "classes and the background; or by towers that all maps share, a sigmoid per class",
+                         choices=HEADS, flag=False, before="fused")
+    head_kernel: Optional[int] = _setting("side of the head's convolutions [cells]", choices=(1, 3, 5), flag=False,
+                                          before=3, only=("model.head", ("fused",)))
+    tower_convolutions: Optional[int] = _setting("convolutions in each tower of the head, before its last one",
+                                                 minimum=0, flag=False, only=("model.head", ("shared",)))
+    prior: Optional[float] = _setting("score of every class before training", above=0, maximum=1, flag=False,
+                                      only=("model.head", ("shared",)))
     width: float = _setting("factor on every channel count of backbone and extra features", above=0, maximum=4)
     image_size: ImageSize = _setting("size of the input [pixels]: one number for a square, or HEIGHTxWIDTH; feature "
                                      "maps and default boxes follow from it", minimum=SMALLEST, maximum=LARGEST)
@@ -71,12 +86,15 @@ class ModelConfig:
     dtype: str = _setting("type of weights and activations (float16 needs a GPU)", choices=("float32", "float16"))
     batch_norm_epsilon: float = _setting("added to the variance in BatchNorm", above=0)
     batch_norm_momentum: float = _setting("share of the old running statistics kept per step", minimum=0, maximum=1)
-    extra_channels: Tuple[Tuple[int, int], ...] = _setting(
-        "per extra block: channels of its 1x1 and of its 3x3 convolution; empty: as the image's size asks", flag=False)
-    extra_strides: Tuple[int, ...] = _setting(
-        "per extra block: stride of its 3x3 convolution; empty: as the image's size asks", flag=False)
-    extra_pads: Tuple[int, ...] = _setting(
-        "per extra block: padding of its 3x3 convolution; empty: as the image's size asks", flag=False)
+    extra_channels: Optional[Tuple[Tuple[int, int], ...]] = _setting(
+        "per extra block: channels of its 1x1 and of its 3x3 convolution; empty: as the image's size asks", flag=False,
+        only=("model.features", EXTRA_BLOCKS))
+    extra_strides: Optional[Tuple[int, ...]] = _setting(
+        "per extra block: stride of its 3x3 convolution; empty: as the image's size asks", flag=False,
+        only=("model.features", EXTRA_BLOCKS))
+    extra_pads: Optional[Tuple[int, ...]] = _setting(
+        "per extra block: padding of its 3x3 convolution; empty: as the image's size asks", flag=False,
+        only=("model.features", EXTRA_BLOCKS))
 
 
 @dataclass(frozen=True)
@@ -85,34 +103,56 @@ class DefaultBoxConfig:
     rule: str = _setting("how default boxes follow from the feature maps", choices=BOX_RULES, flag=False, before="ssd")
     matching: str = _setting("how default boxes are matched to ground truth", choices=MATCHERS, flag=False,
                              before="ssd")
-    steps: Tuple[float, ...] = _setting(
-        "per feature map: distance of neighbouring centres [pixels]; empty: as the image's size asks", flag=False)
-    scales: Tuple[float, ...] = _setting("per feature map and one more: side of the square box [pixels]; empty: as "
-                                         "the image's size asks", flag=False)
-    aspect_ratios: Tuple[Tuple[float, ...], ...] = _setting(
-        "per feature map: ratios a; each gives a box a:1 and a box 1:a; empty: as the image's size asks", flag=False)
+    steps: Optional[Tuple[float, ...]] = _setting(
+        "per feature map: distance of neighbouring centres [pixels]; empty: as the image's size asks", flag=False,
+        only=("default_boxes.rule", ("ssd",)))
+    scales: Optional[Tuple[float, ...]] = _setting(
+        "per feature map and one more: side of the square box [pixels]; empty: as the image's size asks", flag=False,
+        only=("default_boxes.rule", ("ssd",)))
+    aspect_ratios: Optional[Tuple[Tuple[float, ...], ...]] = _setting(
+        "per feature map: ratios a; each gives a box a:1 and a box 1:a; empty: as the image's size asks", flag=False,
+        only=("default_boxes.rule", ("ssd",)))
+    anchor_sizes: Optional[Tuple[int, ...]] = _setting(
+        "per feature map: side of its smallest square anchor [pixels]", above=0, flag=False,
+        only=("default_boxes.rule", ("retinanet",)))
+    anchors_per_octave: Optional[int] = _setting("anchors of one ratio at a cell, from one size to less than twice it",
+                                                 minimum=1, flag=False, only=("default_boxes.rule", ("retinanet",)))
+    anchor_ratios: Optional[Tuple[float, ...]] = _setting("height / width of the anchors", above=0, flag=False,
+                                                          only=("default_boxes.rule", ("retinanet",)))
     center_variance: float = _setting("unit of encoded centre offsets", above=0)
     size_variance: float = _setting("unit of encoded log sizes", above=0)
-    matching_iou: float = _setting("a default box is positive above this IoU", above=0, maximum=1)
+    matching_iou: float = _setting("a default box is positive above this IoU (retinanet: from it on)", above=0,
+                                   maximum=1)
+    background_iou: Optional[float] = _setting(
+        "a default box is background below this IoU, and ignored between the two", above=0, maximum=1, flag=False,
+        only=("default_boxes.matching", ("retinanet",)))
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    loss: str = _setting("classification loss, with smooth L1 for the boxes", choices=LOSSES, flag=False,
-                         before="hard_negatives")
+    loss: str = _setting("cross-entropy of positives and hard negatives, with smooth L1 for the boxes; or the focal "
+                         "loss of all, with L1", choices=LOSSES, flag=False, before="hard_negatives")
     negatives_per_positive: Optional[float] = _setting("hard negatives kept per positive box", minimum=0,
                                                        only=("loss.loss", ("hard_negatives",)))
+    focal_alpha: Optional[float] = _setting("weight of an object's class; 1 - this: of all other classes", minimum=0,
+                                            maximum=1, only=("loss.loss", ("focal",)))
+    focal_gamma: Optional[float] = _setting("power of its error that a class's loss is multiplied by", minimum=0,
+                                            only=("loss.loss", ("focal",)))
 
 
 @dataclass(frozen=True)
 class DetectionConfig:
     """From the network's output to detections."""
-    detections: str = _setting("how detections are chosen: the best of each class, then suppression",
-                               choices=DETECTIONS, flag=False, before="per_class")
+    detections: str = _setting("how detections are chosen before suppression: the best of each class, or of each "
+                               "feature map", choices=DETECTIONS, flag=False, before="per_class")
     score_threshold: float = _setting("boxes of at most this score are dropped", minimum=0, maximum=1)
-    boxes_per_class: int = _setting("best boxes of each class that enter suppression", minimum=1)
-    nms_iou: float = _setting("a box of at least this IoU with a better one of its class is dropped",
-                              above=0, maximum=1)
+    boxes_per_class: Optional[int] = _setting("best boxes of each class that enter suppression", minimum=1,
+                                              only=("detection.detections", ("per_class",)))
+    candidates_per_map: Optional[int] = _setting("best pairs of box and class of each feature map that enter "
+                                                 "suppression", minimum=1,
+                                                 only=("detection.detections", ("per_level",)))
+    nms_iou: float = _setting("a box of at least this IoU (per_level: of more) with a better one of its class is "
+                              "dropped", above=0, maximum=1)
     boxes_per_image: int = _setting("best detections of an image that are kept", minimum=1)
 
 
@@ -120,7 +160,8 @@ class DetectionConfig:
 class AugmentationConfig:
     """Random changes of training images, in the order in which they are applied."""
     augment: bool = _setting("apply the random changes of this section at all")
-    crop_min_iou: Tuple[float, ...] = _setting("choices of the least IoU of a box with the crop (0: any)", flag=False)
+    crop_min_iou: Tuple[float, ...] = _setting("choices of the least IoU of a box with the crop (0: any); none: images "
+                                               "are not cropped", flag=False)
     crop_scale: Tuple[float, float] = _setting("side of the crop, least and greatest share of the image's", flag=False)
     crop_aspect: Tuple[float, float] = _setting("aspect ratio of the crop, least and greatest", flag=False)
     crop_attempts: int = _setting("crops tried per choice (the log's max_samples; rules ssd-1.1.0: 1 or 50)", minimum=1)
@@ -129,6 +170,11 @@ class AugmentationConfig:
     contrast: float = _setting("contrast factor drawn from 1 +- this", minimum=0, maximum=1)
     saturation: float = _setting("saturation factor drawn from 1 +- this", minimum=0, maximum=1)
     hue: float = _setting("hue turned by +- this [degrees]", minimum=0, maximum=180)
+
+    @property
+    def changes_colour(self) -> bool:
+        """Whether the colours of training images are changed at all."""
+        return self.augment and any((self.brightness, self.contrast, self.saturation, self.hue))
 
 
 @dataclass(frozen=True)
@@ -140,6 +186,9 @@ class DataConfig:
     val_images: str = _setting("validation images [folder, relative to --data-dir]")
     pixel_mean: Tuple[float, float, float] = _setting("mean of R, G, B [0..1]", flag=False)
     pixel_std: Tuple[float, float, float] = _setting("standard deviation of R, G, B [0..1]", flag=False)
+    antialias: bool = _setting("the bilinear filter that shrinks images is widened, as Pillow's is", flag=False,
+                               before=True)
+    train_crowds: bool = _setting("train on the boxes of groups too (iscrowd)", flag=False, before=True)
     decode: str = _setting("where JPEGs are decoded: cpu; gpu; cache = gpu, each image once, kept in GPU memory",
                            choices=("cpu", "gpu", "cache"))
     cache_size: int = _setting("decoded-image cache per GPU, with --decode cache [MiB]", minimum=0)
@@ -159,8 +208,9 @@ class TrainingConfig:
     batch_size: int = _setting("images per rank and step", minimum=1)
     epochs: int = _setting("epochs at most", minimum=1)
     optimizer: str = _setting("optimizer", choices=OPTIMIZERS, flag=False, before="sgd")
-    base_lr: float = _setting("learning rate per `lr_batch` images of the global batch", above=0)
-    lr_batch: int = _setting("global batch at which the learning rate is base_lr [images]", minimum=1)
+    base_lr: float = _setting("learning rate, per `lr_batch` images of the global batch", above=0)
+    lr_batch: int = _setting("global batch at which the learning rate is base_lr [images]; 0: it is base_lr whatever "
+                             "the batch", minimum=0)
     momentum: Optional[float] = _setting("momentum", minimum=0, maximum=1,
                                          only=("training.optimizer", ("sgd", "nesterov")))
     adam_betas: Optional[Tuple[float, float]] = _setting(
@@ -172,8 +222,9 @@ class TrainingConfig:
     warmup: str = _setting("how the learning rate rises over the first epochs", choices=WARMUPS, flag=False,
                            before="reference")
     warmup_epochs: float = _setting("linear warm-up [epochs]", minimum=0)
-    warmup_factor: Optional[float] = _setting("warm-up starts at (1 - 2^-this) of the full rate", minimum=0,
-                                              only=("training.warmup", ("reference",)))
+    warmup_factor: Optional[float] = _setting("warm-up starts at (1 - 2^-this) of the full rate (linear: at this share "
+                                              "of it)", minimum=0,
+                                              only=("training.warmup", ("reference", "linear")))
     schedule: str = _setting("how the learning rate falls", choices=SCHEDULES, flag=False, before="steps")
     decay_epochs: Optional[Tuple[int, ...]] = _setting(
         "the rate is multiplied after each of these epochs [epochs]", only=("training.schedule", ("steps",)))

@@ -10,7 +10,6 @@ from typing import Iterator, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
-from ssd.model.boxes.default_boxes import box_shapes
 from ssd.model.boxes.ssd_sizes import Sizes
 from ssd.model.matching import Matcher, iou_of_pairs, shapes_first
 
@@ -33,7 +32,7 @@ def grids(sizes: Sizes) -> Iterator[Grid]:
     """The default boxes of a recipe; their positions are those of ssd.model.boxes.default_boxes."""
     height, width = sizes.image_size
     first = 0
-    for (rows, columns), (row, column), shapes in zip(sizes.maps, sizes.steps, box_shapes(sizes)):
+    for (rows, columns), (row, column), shapes in zip(sizes.maps, sizes.steps, sizes.shapes()):
         step = column / width, row / height
         centers = tuple(np.clip((np.arange(count) + 0.5) * each, 0, 1) for count, each in zip((columns, rows), step))
         for index, shape in enumerate(shapes):
@@ -41,15 +40,17 @@ def grids(sizes: Sizes) -> Iterator[Grid]:
         first += rows * columns * len(shapes)
 
 
-def coverage(sizes: Sizes, matcher: Matcher, boxes_ltrb: np.ndarray,
-             image: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+def coverage(sizes, matcher, boxes_ltrb: np.ndarray, image: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     """Of m ground truths the best IoU with a default box, (m,) [0, 1], and the number of default boxes that are
     matched to each, (m,) int64, as in training (without crops).
 
     sizes, matcher: of the detector. boxes_ltrb: (m, 4) in shares of the image. image: (m,) whole numbers, ascending;
     the boxes of one image compete. A default box goes to the ground truth of its highest IoU above matching_iou, and
-    each ground truth has its best default box in any case: see ssd.model.matching.Matcher.
+    each ground truth has its best default box in any case: see ssd.model.matching.Matcher. Of another matcher, its own
+    rules, image by image.
     """
+    if not isinstance(matcher, Matcher):
+        return _image_by_image(matcher, boxes_ltrb, image)
     all_grids = list(grids(sizes))
     best, matched = np.zeros(len(image)), np.zeros(len(image), np.int64)
     start = 0
@@ -60,6 +61,15 @@ def coverage(sizes: Sizes, matcher: Matcher, boxes_ltrb: np.ndarray,
         best[part], matched[part] = _cover(all_grids, matcher, boxes_ltrb[part].astype(np.float32),
                                            image[part] - image[start])
         start = end
+    return best, matched
+
+
+def _image_by_image(matcher, boxes_ltrb: np.ndarray, image: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """`coverage` by the matcher's own `cover`."""
+    best, matched = np.zeros(len(image)), np.zeros(len(image), np.int64)
+    starts = np.flatnonzero(np.append(True, image[1:] != image[:-1])) if len(image) else np.zeros(0, int)
+    for start, end in zip(starts, np.append(starts[1:], len(image))):
+        best[start:end], matched[start:end] = matcher.cover(boxes_ltrb[start:end])
     return best, matched
 
 

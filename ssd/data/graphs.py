@@ -14,7 +14,6 @@ from nvidia.dali.pipeline import DataNode, Pipeline
 
 from ssd.config import AugmentationConfig, Config
 from ssd.model.matching import Matcher, shapes_first
-from ssd.sections import ImageSize
 
 # Images that the reader's shuffle buffer holds where images are cached.
 CACHE_SHUFFLE_BUFFER = 4096
@@ -47,10 +46,13 @@ def cached_samples(config: Config, annotations: str, image_folder: str, file_nam
 def drawn_by_dali(nodes: Nodes, augmentation: AugmentationConfig, seeds: Sequence[int]) -> Nodes:
     """`nodes` with the augmented fields, drawn by DALI's random operators from six `seeds`."""
     # (left + width) / image width may exceed 1 by rounding, which random_bbox_crop aborts on.
-    anchor, shape, boxes, labels = fn.random_bbox_crop(
-        math.clamp(nodes["boxes"], 0.0, 1.0), nodes["labels"], bbox_layout="xyXY", allow_no_crop=True,
-        thresholds=list(augmentation.crop_min_iou), scaling=list(augmentation.crop_scale),
-        aspect_ratio=list(augmentation.crop_aspect), num_attempts=augmentation.crop_attempts, seed=seeds[0])
+    boxes, labels = math.clamp(nodes["boxes"], 0.0, 1.0), nodes["labels"]
+    anchor = shape = None
+    if augmentation.crop_min_iou:
+        anchor, shape, boxes, labels = fn.random_bbox_crop(
+            boxes, labels, bbox_layout="xyXY", allow_no_crop=True,
+            thresholds=list(augmentation.crop_min_iou), scaling=list(augmentation.crop_scale),
+            aspect_ratio=list(augmentation.crop_aspect), num_attempts=augmentation.crop_attempts, seed=seeds[0])
     flip = fn.random.coin_flip(probability=augmentation.flip_probability, seed=seeds[1])
     return dict(nodes, anchor=anchor, shape=shape, flip=flip, boxes=fn.bb_flip(boxes, ltrb=True, horizontal=flip),
                 labels=labels, hue=_around(0, augmentation.hue, seeds[2]),
@@ -139,12 +141,19 @@ def jitter_colour(images, hue, saturation, contrast, brightness):
     return math.max(math.min(images * gain + fn.reductions.mean(images) * constant, 255.0), 0.0)
 
 
-def resize(images, size: ImageSize):
-    """Images of any sizes, channels last, to `size` [pixels], without keeping the aspect ratio."""
-    # Pillow's bilinear filter, the reference's, widens with the reduction; in DALI that is the triangular
-    # one.
-    return fn.resize(images, resize_x=size.width, resize_y=size.height,
-                     min_filter=types.DALIInterpType.INTERP_TRIANGULAR, mag_filter=types.DALIInterpType.INTERP_LINEAR)
+def resize(images, config: Config):
+    """Images of any sizes, channels last, to image_size [pixels], bilinear, without keeping the aspect ratio; uint8, or
+    without data.antialias float32, [0, 255], not rounded."""
+    size, linear = config.model.image_size, types.DALIInterpType.INTERP_LINEAR
+    arguments = dict(resize_x=size.width, resize_y=size.height, mag_filter=linear)
+    if config.data.antialias:
+        # Pillow's filter, SSD's reference's, widens with the reduction; in DALI that is the triangular one.
+        return fn.resize(images, min_filter=types.DALIInterpType.INTERP_TRIANGULAR, **arguments)
+    # RetinaNet's reference normalises, then resizes: both are linear, so that the order is no matter as long as nothing
+    # is rounded to 8 bits between.
+    if "antialias" in backend.GetSchema("Resize").GetArgumentNames():    # DALI 1.5 does nothing of the kind
+        arguments["antialias"] = False
+    return fn.resize(images, min_filter=linear, dtype=types.DALIDataType.FLOAT, **arguments)
 
 
 def normalise(images, config: Config, pad_channels: bool, mirror=0):
@@ -213,13 +222,14 @@ def training_pipeline(config: Config, samples: Callable[[], Nodes], *,
     a fourth channel of zeros.
     """
     augment = config.augmentation.augment
+    crop = augment and config.augmentation.crop_min_iou
     pipeline = _new_pipeline(config, config.training.batch_size, device, device_id)
     with pipeline:
         nodes = samples()
-        window = (nodes["anchor"], nodes["shape"]) if augment else None
+        window = (nodes["anchor"], nodes["shape"]) if crop else None
         images = decode_images(nodes["encoded"], window, config, device, cache=config.data.decode == "cache")
-        images = resize(images, config.model.image_size)
-        if augment:
+        images = resize(images, config)
+        if config.augmentation.changes_colour:
             images = jitter_colour(images, *[nodes[name] for name in ("hue", "saturation", "contrast", "brightness")])
         outputs = [normalise(images, config, pad_channels, mirror=nodes["flip"] if augment else 0)]
         if matcher is not None:
@@ -242,7 +252,7 @@ def evaluation_pipeline(config: Config, annotations: str, image_folder: str, *, 
     with pipeline:
         encoded, _, _, index = fn.readers.coco(file_root=image_folder, annotations_file=annotations,
                                                image_ids=True, pad_last_batch=True, name="reader")
-        images = resize(decode_images(encoded, None, config, device), config.model.image_size)
+        images = resize(decode_images(encoded, None, config, device), config)
         pipeline.set_outputs(normalise(images, config, pad_channels), index)
     pipeline.build()
     return pipeline

@@ -17,7 +17,7 @@ from ssd.data.dali_annotations import write_dali_annotations
 from ssd.data.graphs import (cached_samples, decoding_pipeline, evaluation_pipeline, fed_samples, operator_seeds,
                              training_pipeline)
 from ssd.data.targets import dense_targets
-from ssd.data.samples import AUGMENTED_FIELDS, MATCHES, PLAIN_FIELDS, SampleFeed, read_image
+from ssd.data.samples import MATCHES, PLAIN_FIELDS, SampleFeed, augmented_fields, read_image
 from ssd.datasets.coco import CocoDataset
 from ssd.errors import UserError
 from ssd.model.matching import Matcher, Matches
@@ -128,16 +128,19 @@ class _TrainingBatches(_Loader):
                             f"of {len(indices) // size} ({len(indices)} images with boxes, ranks: {size})")
         self._encoded, self._step = matcher is not None, first_step
         self._given: Deque[_Given] = deque()  # of the batches that DALI was given and has not returned
-        # The feed's threads match boxes on a CPU; DALI does on a GPU, where the result is wanted.
-        in_feed, in_graph = (matcher, None) if device == "cpu" else (None, matcher)
-        self._boxes = len(in_feed.default_boxes_ltrb) if in_feed else 0
+        # The feed's threads match boxes on a CPU; DALI does on a GPU, where the result is wanted, if it can.
+        in_feed, in_graph = (None, matcher) if matcher and device == "gpu" and matcher.in_graph else (matcher, None)
+        self._boxes = in_feed.boxes if in_feed else 0
+        if in_feed and config.data.decode == "cache":
+            raise UserError("decode: 'cache', with which DALI chooses the images, and default_boxes.matching "
+                            f"{config.default_boxes.matching}, which must know them before: one of the two")
         build = partial(training_pipeline, config, matcher=in_graph, device=device, device_id=device_id,
                         pad_channels=pad_channels, raw_boxes=raw_boxes)
         if self.exact:
             # DALI 1.5 may refuse input for a node that nothing uses.
             in_dali = raw_boxes or in_graph is not None
             fields = [name for name in PLAIN_FIELDS if name in ("encoded", "index") or in_dali]
-            fields += AUGMENTED_FIELDS if config.augmentation.augment else ()
+            fields += augmented_fields(config.augmentation)
             self._feed = SampleFeed(config, dataset, [*fields, MATCHES] if in_feed else fields, rank=rank, size=size,
                                     seed=seed, first_step=first_step, matcher=in_feed)
             self._pipeline = build(partial(fed_samples, self._noting(self._feed, self._given, len(fields)), fields))
@@ -165,6 +168,7 @@ class _TrainingBatches(_Loader):
         offsets = classes = None
         if given.matches:
             offsets, classes = dense_targets(given.matches, self._boxes)
+            offsets, classes = (array.as_in_context(images.context) for array in (offsets, classes))
         elif self._encoded:
             offsets, classes = [to_mxnet(next(outputs), self._device_id) for _ in range(2)]
         indices = to_numpy(next(outputs)).ravel()

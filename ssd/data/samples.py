@@ -14,7 +14,7 @@ from typing import Callable, Deque, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ssd.config import Config
+from ssd.config import AugmentationConfig, Config
 from ssd.data.crops import RandomCrop
 from ssd.datasets.coco import CocoDataset
 from ssd.errors import UserError
@@ -31,6 +31,14 @@ AUGMENTED_FIELDS = dict(anchor=np.float32, shape=np.float32, flip=np.int32, hue=
 FIELDS = dict(PLAIN_FIELDS, **AUGMENTED_FIELDS)
 MATCHES = "matches"  # one more field where the feed has a matcher: ssd.model.matching.Matches
 _RAGGED = ("encoded", "boxes", "labels", MATCHES)  # of another shape from sample to sample
+
+
+def augmented_fields(augmentation: AugmentationConfig) -> List[str]:
+    """Those of AUGMENTED_FIELDS that the settings make use of."""
+    if not augmentation.augment:
+        return []
+    return [*(("anchor", "shape") if augmentation.crop_min_iou else ()), "flip",
+            *(("hue", "saturation", "contrast", "brightness") if augmentation.changes_colour else ())]
 
 
 def steps_per_epoch(images: int, global_batch: int) -> int:
@@ -89,11 +97,10 @@ class SampleMaker:
         boxes, sample["labels"] = self._boxes[rows], self._labels[rows]
         if self._settings.augment:
             boxes = self._augment(sample, index, boxes, keyed_random(self._seed, epoch, _SAMPLE, position))
-        sample["boxes"] = boxes = boxes.astype(np.float32)
-        # A box of less than float32's spacing would have no side left, and the logarithm of its size no value.
-        boxes[:, :2] = np.minimum(boxes[:, :2], np.nextafter(boxes[:, 2:], np.float32(-1)))
+        sample["boxes"] = _with_sides(boxes.astype(np.float32))
         if self._matcher is not None:
-            sample[MATCHES] = self._matcher(boxes, sample["labels"])
+            sample[MATCHES] = self._matcher(boxes if self._matcher.box_type is np.float64 else sample["boxes"],
+                                            sample["labels"])
         return sample
 
     def _augment(self, sample: dict, index: int, boxes: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -113,6 +120,13 @@ class SampleMaker:
                       contrast=1 + settings.contrast * (2 * contrast - 1),
                       brightness=1 + settings.brightness * (2 * brightness - 1))
         return boxes
+
+
+def _with_sides(boxes: np.ndarray) -> np.ndarray:
+    """(m, 4) float32 ltrb, changed in place: a box of less than float32's spacing would have no side left, and the
+    logarithm of its size no value."""
+    boxes[:, :2] = np.minimum(boxes[:, :2], np.nextafter(boxes[:, 2:], np.float32(-1)))
+    return boxes
 
 
 def _make_samples(make: SampleMaker, epoch: int, places: Sequence[Tuple[int, int]]) -> List[dict]:

@@ -14,7 +14,8 @@ LEAST_SIDE = 320     # smaller images are drawn enlarged, so that labels have ro
 
 class Sample(NamedTuple):
     """A training image as the network gets it. image: (height, width, 3) uint8 RGB, the network's input turned back
-    into colours; boxes: (m, 4) ltrb in [0, 1]; labels: (m,) from 1; classes: (N,) of the default boxes, 0 background;
+    into colours; boxes: (m, 4) ltrb in [0, 1]; labels: (m,) from 1; classes: (N,) of the default boxes, 0 background,
+    -1 ignored;
     default_boxes: (N, 4) ltrb in [0, 1] and beyond; index: of the image in the data set."""
     image: np.ndarray
     boxes: np.ndarray
@@ -35,13 +36,14 @@ def denormalise(images: np.ndarray, config: Config) -> np.ndarray:
 def take_samples(config: Config, dataset: CocoDataset, *, count: int, epoch: int = 1, seed: int = 0) -> List[Sample]:
     """The first `count` images of an epoch (from 1), read on the CPU by the training loader itself. UserError as of
     `TrainingLoader`."""
+    from ssd.model.boxes.formats import cxcywh_to_ltrb
     from ssd.model.detector import build_detector
     from ssd.data.pipeline import TrainingLoader
     from ssd.data.samples import steps_per_epoch
     batch = min(count, config.training.batch_size)
     config = config.with_values(decode="cpu", batch_size=batch)
-    matcher = build_detector(config).matcher
-    boxes = matcher.default_boxes_ltrb
+    detector = build_detector(config)
+    matcher, boxes = detector.matcher, cxcywh_to_ltrb(detector.default_boxes)
     first = (epoch - 1) * steps_per_epoch(len(dataset.images_with_boxes), batch)
     loader = TrainingLoader(config, dataset, matcher, seed=seed, first_step=first, raw_boxes=True)
     samples = []

@@ -10,7 +10,7 @@ from ssd.model.matching import Matches
 
 def dense_targets(matches: Sequence[Matches], boxes: int):
     """Of a batch: offsets (batch, boxes, 4) float32 and classes (batch, boxes) int32, MXNet arrays in main memory, 0
-    where unmatched."""
+    where unmatched; classes -1 where ignored."""
     from ssd.data.bridge import new_array
     arrays = []
     for name, shape, dtype in (("offsets", (boxes, 4), np.float32), ("classes", (boxes,), np.int32)):
@@ -18,5 +18,7 @@ def dense_targets(matches: Sequence[Matches], boxes: int):
         memory[:] = 0
         for sample, found in zip(memory, matches):
             sample[found.positions] = getattr(found, name)
+            if name == "classes":
+                sample[found.ignored] = -1
         arrays.append(array)
     return arrays

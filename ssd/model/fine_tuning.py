@@ -1,7 +1,8 @@
 """Weights of another network of the same family as a start: other classes, another image size.
 
 A fused head's channels are offsets, then logits, class by class (see ssd.model.heads.fused): the offsets do not know of
-classes and are kept, the logits of a class are kept where the weights know a class of that name.
+classes and are kept, the logits of a class are kept where the weights know a class of that name. Of a shared head
+(ssd.model.heads.shared) all is kept but the last convolution of its classes, of which the same is true.
 """
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ import mxnet as mx
 import numpy as np
 
 from ssd.errors import UserError
-from ssd.model.boxes.ssd_sizes import sizes_of
+from ssd.model.boxes.rules import sizes_of
+from ssd.model.heads.shared import SharedHead
 from ssd.model.network import Network
 from ssd.model.parameters import by_structural_name
 from ssd.model.weights import read_info, read_tensors
@@ -20,10 +22,32 @@ HEAD = "predictors."
 EXTRA = "expand_"
 
 
+class SharedClasses(NamedTuple):
+    """Default boxes per cell and classes (background included, which has no logit) of a shared head."""
+    boxes: int
+    classes: int
+    name: str = "predictors.classification.out"
+
+    @property
+    def others(self) -> int:
+        """Channels before those of the logits."""
+        return 0
+
+    def logits(self, label: int) -> List[int]:
+        """The channels that hold the logits of class `label`, one per default box."""
+        return [(self.classes - 1) * box + label - 1 for box in range(self.boxes)] if label else []
+
+
 class Head(NamedTuple):
     """Default boxes per cell and classes (background included) of a fused head."""
     boxes: int
     classes: int
+    name: str = ""
+
+    @property
+    def others(self) -> int:
+        """Channels before those of the logits: the offsets'."""
+        return 4 * self.boxes
 
     def logits(self, label: int) -> List[int]:
         """The channels that hold the logits of class `label`, one per default box."""
@@ -59,8 +83,11 @@ def _plan(network: Network, path: str, names: Sequence[str]) -> Tuple[Dict[str, 
     tensors = {name: tensor.asnumpy() for name, tensor in read_tensors(path).items()}
     parameters = by_structural_name(network)
     values = {}
+    info = read_info(path)
+    heads = _heads_of(network)
+    own = tuple(f"{head.name}." for head in heads)
     for name, parameter in parameters.items():
-        if name.startswith(HEAD) or name.startswith(EXTRA) and name not in tensors:
+        if name.startswith(own) or name.startswith(EXTRA) and name not in tensors:
             continue
         if name not in tensors:
             raise UserError(f"weights {path}: another network's: lacks {name}")
@@ -74,33 +101,40 @@ def _plan(network: Network, path: str, names: Sequence[str]) -> Tuple[Dict[str, 
         if not np.isfinite(value).all():
             raise UserError(f"weights {path}: {name} is not finite")
 
-    info = read_info(path)
-    heads = [Head(head.boxes, head.classes) for head in network.predictors]
-    old_heads = _described_heads(info) if info else _guessed_heads(tensors, heads, path)
+    old_heads = _described_heads(info, heads) if info else _guessed_heads(tensors, heads, path)
     if info:
         kept = _classes_in_common(info.category_names, names)
     else:
         same = old_heads[0].classes == heads[0].classes
         kept = {label: label for label in range(heads[0].classes if same else 1)}
-    for index, (new, old) in enumerate(zip(heads, old_heads)):
-        for name in (f"{HEAD}{index}.conv.{kind}" for kind in ("weight", "bias")):
+    for new, old in zip(heads, old_heads):
+        for name in (f"{new.name}.{kind}" for kind in ("weight", "bias")):
             tensor, start = tensors.get(name), parameters[name].data().asnumpy()
             if tensor is not None and new.boxes == old.boxes and tensor.shape[1:] == start.shape[1:]:
-                start[:4 * new.boxes] = tensor[:4 * new.boxes]
+                start[:new.others] = tensor[:new.others]
                 for label, old_label in kept.items():
                     start[new.logits(label)] = tensor[old.logits(old_label)]
                 values[name] = start
     return values, kept, sorted(set(tensors) - set(values))
 
 
-def _described_heads(info) -> List[Head]:
-    return [Head(boxes, info.config.model.num_classes) for boxes in sizes_of(info.config).per_cell]
+def _heads_of(network: Network) -> List[NamedTuple]:
+    if isinstance(network.predictors, SharedHead):
+        return [SharedClasses(network.predictors.boxes, network.predictors.classes)]
+    return [Head(head.boxes, head.classes, f"{HEAD}{index}.conv") for index, head in enumerate(network.predictors)]
 
 
-def _guessed_heads(tensors, heads: List[Head], path: str) -> List[Head]:
+def _described_heads(info, heads: List[NamedTuple]) -> List[NamedTuple]:
+    """The file's, by what it says of itself."""
+    return [head._replace(boxes=boxes, classes=info.config.model.num_classes)
+            for head, boxes in zip(heads, sizes_of(info.config).per_cell)]
+
+
+def _guessed_heads(tensors, heads: List[NamedTuple], path: str) -> List[NamedTuple]:
     """The heads of a file that does not describe itself: as many default boxes as the network's, so many classes."""
-    biases = [tensors.get(f"{HEAD}{index}.conv.bias") for index in range(len(heads))]
-    found = [Head(head.boxes, len(bias) // head.boxes - 4) for head, bias in zip(heads, biases) if bias is not None]
+    biases = [tensors.get(f"{head.name}.bias") for head in heads]
+    found = [head._replace(classes=(len(bias) - head.others) // head.boxes + isinstance(head, SharedClasses))
+             for head, bias in zip(heads, biases) if bias is not None]
     if not found or len({head.classes for head in found}) > 1 or found[0].classes < 2:
         raise UserError(f"weights {path}: they do not say of which classes they are, nor does the size of their heads")
     return found

@@ -8,6 +8,8 @@ import mxnet as mx
 import numpy as np
 
 from ssd.errors import UserError
+from ssd.model.heads.fused import FusedHeads
+from ssd.model.initial import Constant, FanIn, Normal
 from ssd.model.network import Network
 
 
@@ -41,18 +43,32 @@ def _convolution(generator, parameter, layout: str, kind: str, parts, true_input
     return to_layout(drawn.reshape(-1, inner, height, width).astype(np.float32), shape, layout)
 
 
+def _drawn(generator, kind, shape) -> np.ndarray:
+    """A value as ssd.model.initial describes it."""
+    if isinstance(kind, Constant):
+        return np.full(shape, kind.value)
+    if isinstance(kind, Normal):
+        return kind.deviation * generator.standard_normal(shape)
+    assert isinstance(kind, FanIn), kind
+    return generator.uniform(-1, 1, shape) * np.sqrt(3 / np.prod(shape[1:]))
+
+
 def initialize(network: Network, seed: int, ctx) -> None:
     """Gives every parameter its initial value.
 
-    Backbone: torchvision's way. Extra features and heads: weights Xavier uniform, a fused head's parts as if they
-    were separate convolutions, biases uniform in +-1/sqrt(fan_in) (PyTorch's default, which the reference keeps).
+    Backbone: torchvision's way. Pyramid and shared heads: theirs. Extra features and fused heads: weights Xavier
+    uniform, a fused head's parts as if they were separate convolutions, biases uniform in +-1/sqrt(fan_in) (PyTorch's
+    default, which the reference keeps).
     """
     network.initialize(mx.init.One(), ctx=ctx, force_reinit=True)
-    backbone = set(network.backbone.collect_params().keys())
-    parts = {head.conv.weight.name: (head.boxes * 4, head.boxes * head.classes) for head in network.predictors}
+    backbone, special = set(network.backbone.collect_params().keys()), network.initial()
+    fused = network.predictors if isinstance(network.predictors, FusedHeads) else ()
+    parts = {head.conv.weight.name: (head.boxes * 4, head.boxes * head.classes) for head in fused}
     for name, parameter in network.collect_params().items():
         generator = _generator(seed, name)
-        if name.endswith(("_gamma", "_running_var")):
+        if name in special:
+            value = _drawn(generator, special[name], parameter.shape)
+        elif name.endswith(("_gamma", "_running_var")):
             value = np.ones(parameter.shape)
         elif name.endswith(("_beta", "_running_mean")):
             value = np.zeros(parameter.shape)

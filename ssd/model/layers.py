@@ -40,15 +40,20 @@ class PaddedConv2D(nn.Conv2D):
 
 
 def convolution(config: ModelConfig, in_channels: int, channels: int, kernel: int, *, stride: int = 1,
-                pad: int = 0, bias: bool = False, prefix: str = None, kind: type = nn.Conv2D) -> nn.Conv2D:
-    """A square convolution. Weight: OIHW with NCHW, OHWI with NHWC."""
-    return kind(channels, kernel, strides=stride, padding=pad, use_bias=bias, in_channels=in_channels,
+                pad: int = 0, bias: bool = False, groups: int = 1, prefix: str = None,
+                kind: type = nn.Conv2D) -> nn.Conv2D:
+    """A square convolution. Weight: OIHW with NCHW, OHWI with NHWC; I is in_channels / groups."""
+    return kind(channels, kernel, strides=stride, padding=pad, groups=groups, use_bias=bias, in_channels=in_channels,
                 layout=config.layout, prefix=prefix)
 
 
 def batch_norm(config: ModelConfig, channels: int, frozen: bool = False, prefix: str = None) -> nn.BatchNorm:
-    """BatchNorm over the channels; its parameters stay float32 when the network is cast to float16. frozen: it uses
-    its running statistics in training too, and leaves them alone."""
-    return nn.BatchNorm(axis=channel_axis(config), momentum=config.batch_norm_momentum,
-                        epsilon=config.batch_norm_epsilon, in_channels=channels, use_global_stats=frozen,
-                        prefix=prefix)
+    """BatchNorm over the channels; its parameters stay float32 when the network is cast to float16. frozen, as all are
+    where model.batch_norm says so: it uses its running statistics in training too, and is not trained."""
+    frozen = frozen or config.batch_norm == "frozen"
+    block = nn.BatchNorm(axis=channel_axis(config), momentum=config.batch_norm_momentum,
+                         epsilon=config.batch_norm_epsilon, in_channels=channels, use_global_stats=frozen,
+                         prefix=prefix)
+    if frozen:
+        block.collect_params().setattr("grad_req", "null")
+    return block

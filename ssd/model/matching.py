@@ -18,10 +18,12 @@ BLOCK = 8
 
 class Matches(NamedTuple):
     """The p matched default boxes of an image. positions: (p,) int64 of 0 to N - 1, ascending; offsets: (p, 4) float32,
-    centre x and y, width and height, in units of the variances; classes: (p,) int32 from 1."""
+    centre x and y, width and height, in units of the variances; classes: (p,) int32 from 1; ignored: (q,) int64,
+    positions of those that are neither matched nor background."""
     positions: np.ndarray
     offsets: np.ndarray
     classes: np.ndarray
+    ignored: np.ndarray = np.zeros(0, np.int64)
 
 
 class Matcher:
@@ -37,12 +39,16 @@ class Matcher:
     variances.
     """
 
+    in_graph = True            # ssd.data.graphs.encode_boxes can do it in DALI's graph, on a GPU
+    box_type = np.float32      # in which it is given boxes
+
     def __init__(self, default_boxes_ltrb: np.ndarray, settings: DefaultBoxConfig, maps: Sequence[Tuple[int, int]]):
         self.default_boxes_ltrb = np.asarray(default_boxes_ltrb, np.float32)
         self.settings, self.maps = settings, tuple((int(cells), int(shapes)) for cells, shapes in maps)
         # Kept in the order that breaks ties, so that the first of equals is the right one.
         self._positions = shapes_first(self.maps)
         assert len(self._positions) == len(self.default_boxes_ltrb), "the maps do not add up to the default boxes"
+        self.boxes = len(self._positions)
         own = self.default_boxes_ltrb[self._positions]
         self._sides = np.ascontiguousarray(own.T)
         self._area = _area(self._sides)

@@ -4,25 +4,24 @@ Structure from the PyTorch reference of MLPerf Training v1.1, ssd300.py.
 """
 from __future__ import annotations
 
-from typing import Callable, List, Tuple
+from typing import Callable, Dict, List, Tuple
 
 import mxnet as mx
-from mxnet.gluon import HybridBlock, nn
+from mxnet.gluon import HybridBlock, Parameter
 
 from ssd.config import Config
 from ssd.errors import UserError
-from ssd.model.boxes.ssd_sizes import Sizes
 from ssd.model.layers import input_channels
 
 
 class Network(HybridBlock):
     """Input: normalised images (B, 3, H, W), or (B, H, W, 3 or 4) with NHWC. Output: encoded offsets (B, N, 4) in
-    units of the variances, cxcywh, and class logits (B, N, classes), background first; N default boxes in the
-    order of `default_boxes`.
+    units of the variances, cxcywh, and class logits (B, N, K): of all classes, background first, or of all but that
+    (see ssd.model.heads); N default boxes in the order of `default_boxes`.
     """
 
-    def __init__(self, config: Config, sizes: Sizes, backbone: Callable, features: Callable, head: Callable, **kwargs):
-        """backbone, features, head: make those parts, see ssd.model.detector."""
+    def __init__(self, config: Config, sizes, backbone: Callable, features: Callable, heads: Callable, **kwargs):
+        """sizes: of ssd.model.boxes.rules. backbone, features, heads: make those parts, see ssd.model.detector."""
         # A fixed prefix: Gluon counts instances, but the names of the tensors are part of the benchmark's rules.
         super().__init__(prefix=kwargs.pop("prefix", "ssd0_"), **kwargs)
         model = config.model
@@ -33,23 +32,37 @@ class Network(HybridBlock):
             self._features = features(model, self.backbone.channels, sizes)
             for name, block in self._features.children.items():
                 setattr(self, name, block)
-            self.predictors = nn.HybridSequential(prefix="")
-            for index, (width, boxes) in enumerate(zip(self._features.channels, sizes.per_cell)):
-                self.predictors.add(head(model, width, boxes, prefix=f"convpredictor{index}_"))
+            if len(self._features.channels) != len(sizes.maps):
+                raise UserError(f"features {model.features}: {len(self._features.channels)} feature maps, where the "
+                                f"rule of the default boxes, {config.default_boxes.rule}, has {len(sizes.maps)}")
+            self.predictors = heads(model, self._features.channels, sizes.per_cell)
 
     def feature_maps(self, F, images) -> List:
         """The feature maps that the heads look at, from fine to coarse."""
         return self._features.maps(F, self.backbone.maps(F, images))
 
     def hybrid_forward(self, F, images):
-        pairs = [head(features) for head, features in zip(self.predictors, self.feature_maps(F, images))]
-        offsets, logits = zip(*pairs)
+        offsets, logits = zip(*self.predictors.predict(self.feature_maps(F, images)))
         return F.concat(*offsets, dim=1), F.concat(*logits, dim=1)
 
     def input_shape(self, batch_size: int) -> Tuple[int, int, int, int]:
         height, width = self.image_size
         channels = self.input_channels
         return (batch_size, channels, height, width) if self.layout == "NCHW" else (batch_size, height, width, channels)
+
+    def initial(self) -> Dict[str, object]:
+        """How those parameters are drawn that have a way of their own (ssd.model.initial), by their names."""
+        return {name: kind for part in (self._features, self.predictors) if hasattr(part, "initial")
+                for name, kind in part.initial().items()}
+
+    def reference_parameters(self) -> Dict[str, Parameter]:
+        """The name that a published network of the same structure has for it -> parameter, in its order: those of the
+        PyTorch reference of MLPerf Training v2.0 to v5.1. UserError for a network that none is known for."""
+        if not all(hasattr(part, "reference_parameters") for part in (self._features, self.predictors)):
+            raise UserError("no published network is known by whose names these parameters could be called")
+        return {**{f"backbone.body.{name}": parameter for name, parameter
+                   in self.backbone.torchvision_parameters().items()},
+                **self._features.reference_parameters(), **self.predictors.reference_parameters()}
 
     def feature_sizes(self) -> List[Tuple[int, int]]:
         """(height, width) of each feature map, inferred from the graph without running it."""

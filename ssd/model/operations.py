@@ -53,25 +53,35 @@ def _walk(network, batch_size: int):
     arguments, _, _ = symbol.infer_shape(images=images)
     weights = dict(zip(symbol.list_arguments(), arguments))
     del weights["images"]
-    internals = symbol.get_internals()
-    shapes = dict(zip(internals.list_outputs(), internals.infer_shape(images=images)[1]))
     nodes = json.loads(symbol.tojson())["nodes"]
+    shapes = _first_shapes(symbol, nodes, images)
     seen: Set[str] = set()
-    for node in nodes:
+    for node, shape in zip(nodes, shapes):
         if node["op"] == "null":    # a variable
             continue
         inputs = [nodes[place]["name"] for place, *_ in node["inputs"]]
-        # Of several outputs, the first.
-        shape = next(shapes[node["name"] + end] for end in ("_output", "_output0") if node["name"] + end in shapes)
         fresh = [name for name in inputs if name in weights and name not in seen]
         seen.update(fresh)
         count = 0
         if node["op"] in COUNTED:
             # Weights are (outputs, all that an output sums over ...), in every layout.
-            used = shapes[inputs[1]] if inputs[1] in weights else shapes[inputs[1] + "_output"]
+            used = shapes[node["inputs"][1][0]]
             variable = nodes[node["inputs"][1][0]]
             while variable["op"] != "null":    # outputs that are padded with zeros on the way do not count
                 variable = nodes[variable["inputs"][0][0]]
             count = math.prod(shape) // used[0] * math.prod(weights[variable["name"]])
         yield (Operation(node["name"], node["op"], tuple(shape), sum(math.prod(weights[name]) for name in fresh),
                          count), inputs[0] == "images")
+
+
+def _first_shapes(symbol, nodes, images) -> List[Tuple[int, ...]]:
+    """The shape of each node's first output. By place, not by name: layers that work on several feature maps are
+    several nodes of one name."""
+    internals = symbol.get_internals()
+    _, shapes, _ = internals.infer_shape(images=images)
+    outputs = iter(zip(internals.list_outputs(), shapes))
+    found = []
+    for node in nodes:
+        wanted = (node["name"], node["name"] + "_output", node["name"] + "_output0")
+        found.append(next(shape for name, shape in outputs if name in wanted))
+    return found

@@ -16,7 +16,7 @@ import numpy as np
 
 from ssd.config import Config, apply_values, as_dict, builtin_recipes, completed, load_recipe
 from ssd.errors import UserError
-from ssd.model.boxes.ssd_sizes import sizes_of
+from ssd.model.boxes.rules import sizes_of
 
 METADATA = "metadata"   # no tensor is called so: their names have a dot
 FORMAT = 1              # to be raised whenever an older program could misread a file

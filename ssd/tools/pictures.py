@@ -100,7 +100,7 @@ class NetworkInput:
             pictures = self._pictures
             images = fn.external_source(source=lambda: list(pictures), batch=True, layout="HWC")
             images = images.gpu() if device == "gpu" else images
-            images = graphs.resize(images, config.model.image_size)
+            images = graphs.resize(images, config)
             self._pipeline.set_outputs(graphs.normalise(images, config, pad_channels))
         self._pipeline.build()
 

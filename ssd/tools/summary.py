@@ -8,15 +8,14 @@ import numpy as np
 
 from ssd.config import Config
 from ssd.data.coverage import SIZES, coverage
-from ssd.datasets import annotation_checks as checks
-from ssd.datasets.annotation_file import read_annotation_file
+from ssd.datasets.annotations import read_annotations
 from ssd.errors import UserError
-from ssd.model.boxes.default_boxes import box_shapes
 from ssd.model.boxes.ssd_sizes import Sizes
 
 # Part of the network by the names of its operators, in the order in which they are shown.
 BLOCKS = ((r"{backbone}(conv|batchnorm|pool)", "backbone stem"), (r"{backbone}stage(\d+)", "backbone stage {{}}"),
-          (r"expand_(?:trans_)?(?:conv|batchnorm)(\d+)", "extra block {{}}"), (r"convpredictor(\d+)", "head {{}}"))
+          (r"expand_(?:trans_)?(?:conv|batchnorm)(\d+)", "extra block {{}}"), (r"fpn_(\w+?)\d", "pyramid, {{}}"),
+          (r"convpredictor(\d+)", "head {{}}"), (r"head_(classification|regression)_", "head, {{}}"))
 
 
 class GroundTruth(NamedTuple):
@@ -36,10 +35,8 @@ class GroundTruth(NamedTuple):
 
 def read_ground_truth(path: str) -> GroundTruth:
     """The boxes of a COCO annotation file; no image is looked at. UserError if it is not COCO or holds no box."""
-    content, problems = read_annotation_file(path), checks.Problems()
-    ids, names = checks.read_categories(content["categories"], path)
-    images = checks.read_images(content["images"], problems)
-    boxes = checks.read_boxes(content["annotations"], images, ids, problems)
+    content = read_annotations(path)
+    names, images, boxes = content.category_names, content.images, content.boxes
     kept = np.flatnonzero(boxes.good & images.good[boxes.image])
     kept = kept[np.argsort(boxes.image[kept], kind="stable")]
     if not len(kept):
@@ -100,7 +97,7 @@ def _maps(sizes: Sizes) -> List[Dict[str, Any]]:
     return [dict(cells=short(cells), step=short(step), boxes=cells[0] * cells[1] * len(shapes),
                  shapes=[[round(min(wide, 1.0) * width, 2), round(min(high, 1.0) * height, 2)]
                          for wide, high in shapes])
-            for cells, step, shapes in zip(sizes.maps, sizes.steps, box_shapes(sizes))]
+            for cells, step, shapes in zip(sizes.maps, sizes.steps, sizes.shapes())]
 
 
 def _coverage(config: Config, detector, truth: GroundTruth) -> Dict[str, Any]:

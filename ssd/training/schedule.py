@@ -1,6 +1,7 @@
 """The learning rate of every step: a peak that grows with the global batch, a warm-up, a schedule.
 
-`reference` and `steps` are those of the PyTorch reference of MLPerf Training v1.1, train.py.
+`reference` and `steps` are those of the PyTorch reference of MLPerf Training v1.1, train.py; `linear` is that of v2.0
+to v5.1.
 """
 from __future__ import annotations
 
@@ -28,8 +29,13 @@ def _reference(config: TrainingConfig, steps: int) -> Callable[[int], float]:
     return lambda step: 1 - (steps - step) / (steps * 2 ** config.warmup_factor)
 
 
+def _linear(config: TrainingConfig, steps: int) -> Callable[[int], float]:
+    """Linear from warmup_factor to 1."""
+    return lambda step: config.warmup_factor * (1 - step / steps) + step / steps
+
+
 # Factor on the schedule's rate by step from 0; asked for the first `steps` steps alone.
-WARMUPS = {"reference": _reference}
+WARMUPS = {"reference": _reference, "linear": _linear}
 
 
 @dataclass(frozen=True)
@@ -50,8 +56,11 @@ class Schedule:
 
 
 def build_schedule(config: TrainingConfig, global_batch: int, train_images: int) -> Schedule:
-    """`train_images`: images with a box (117,266 of COCO 2017), which the warm-up's epochs count."""
-    steps = int(config.warmup_epochs * train_images / global_batch)
-    return Schedule(peak=config.base_lr * global_batch / config.lr_batch, warmup_steps=steps,
+    """`train_images`: images with a box (117,266 of COCO 2017). The epochs of a reference warm-up are of so many
+    images, those of a linear one of whole batches."""
+    batches = train_images / global_batch
+    steps = int(config.warmup_epochs * (batches if config.warmup == "reference" else max(1, int(batches))))
+    peak = config.base_lr * global_batch / config.lr_batch if config.lr_batch else config.base_lr
+    return Schedule(peak=peak, warmup_steps=steps,
                     decay_epochs=config.decay_epochs or (), _factor=SCHEDULES[config.schedule](config),
                     _warmup=WARMUPS[config.warmup](config, steps))

@@ -12,7 +12,7 @@ from ssd.data.bridge import to_numpy
 from ssd.datasets.coco import load_coco
 from ssd.data.coverage import coverage
 from ssd.data.graphs import encode_boxes
-from ssd.model.boxes.ssd_sizes import sizes_of
+from ssd.model.boxes.rules import sizes_of
 from ssd.model.detector import build_detector
 from tests.shared import shared_path
 

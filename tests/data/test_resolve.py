@@ -12,7 +12,7 @@ from ssd.data.resolve import resolve
 from ssd.datasets.shapes import make_shapes
 from ssd.datasets.split import keep_categories
 from ssd.errors import UserError
-from ssd.model.boxes.ssd_sizes import sizes_of
+from ssd.model.boxes.rules import sizes_of
 from ssd.model.detector import describe
 
 OWN = load_recipe("ssd-resnet34-own")

@@ -8,7 +8,8 @@ from ssd.config import load_recipe
 from ssd.errors import UserError
 from ssd.model import detector
 from ssd.model.boxes.default_boxes import default_boxes
-from ssd.model.boxes.ssd_sizes import HALVINGS, SETTINGS, halved, sizes, sizes_of
+from ssd.model.boxes.rules import sizes_of
+from ssd.model.boxes.ssd_sizes import HALVINGS, SETTINGS, halved, sizes
 from ssd.model.detector import build_detector
 from ssd.sections import LARGEST, SMALLEST
 

@@ -11,7 +11,7 @@ from ssd.config import load_recipe
 from ssd.errors import UserError
 from ssd.model.initialization import initialize
 from ssd.model.detector import build_detector
-from ssd.model.boxes.ssd_sizes import sizes_of
+from ssd.model.boxes.rules import sizes_of
 from ssd.model.weights import read_info
 from ssd.training.setup import take_weights
 from tests.training.tiny import ssd, tiny_data

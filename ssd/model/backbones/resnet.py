@@ -1,4 +1,4 @@
-"""ResNets as SSD's backbone: up to layer3, which keeps layer2's resolution. See ssd.model.backbones.resnet_specs."""
+"""ResNets as a detector's backbone: what ssd.model.backbones.resnet_specs describes."""
 from __future__ import annotations
 
 from typing import Dict, List
@@ -7,6 +7,7 @@ from mxnet.gluon import HybridBlock, nn
 from mxnet.gluon.parameter import Parameter
 
 from ssd.config import ModelConfig
+from ssd.sections import PYRAMIDS
 from ssd.errors import UserError
 from ssd.model.backbones import resnet_specs
 from ssd.model.backbones.resnet_specs import Block, ResNetSpec
@@ -44,20 +45,20 @@ class ResidualBlock(HybridBlock):
 
 def _convolution(config: ModelConfig, layer: resnet_specs.Convolution) -> nn.Conv2D:
     return convolution(config, layer.in_channels, layer.channels, layer.kernel, stride=layer.stride,
-                       pad=layer.kernel // 2)
+                       pad=layer.kernel // 2, groups=layer.groups)
 
 
 class ResNet(HybridBlock):
-    """Images (B, 3 or 4, H, W), or (B, H, W, 4) with NHWC, to one map of an eighth of the sides, rounded up at each
-    halving; `channels`: its channels.
+    """Images (B, 3 or 4, H, W), or (B, H, W, 4) with NHWC, to the maps of the stages that `spec` taps, their sides
+    rounded up at each halving; `channels`: those of each.
 
     The prefix, and through it the names of ResNet-34's parameters, are those that the compliance checker's rule set
-    expects. Of frozen stages neither weights nor BatchNorm's statistics change.
+    expects. Of frozen stages neither weights nor BatchNorm's statistics change, and no gradient goes through them.
     """
 
     def __init__(self, config: ModelConfig, spec: ResNetSpec):
         super().__init__(prefix=spec.prefix)
-        kept = spec.kept
+        kept, self._taps = spec.kept, spec.taps
         if config.frozen_stages > 1 + len(kept):
             raise UserError(f"frozen_stages: {config.frozen_stages}, but {spec.name} has the stem and {len(kept)} "
                             "stages here")
@@ -74,7 +75,8 @@ class ResNet(HybridBlock):
                 stage = self.stages[number - 1]
                 with stage.name_scope():
                     stage.add(ResidualBlock(config, block, config.frozen_stages > number, prefix=""))
-        self.channels = [scaled(kept[-1].channels, config)]
+        self.channels = [scaled(kept[number - 1].channels, config) for number in spec.taps]
+        self._frozen_stages = config.frozen_stages
         frozen = [self.conv1, self.bn1][:2 * bool(config.frozen_stages)] + \
             [self.stages[number] for number in range(max(0, config.frozen_stages - 1))]
         for part in frozen:
@@ -82,11 +84,18 @@ class ResNet(HybridBlock):
 
     def hybrid_forward(self, F, x):
         x = self.maxpool(F.Activation(self.bn1(self.conv1(x)), act_type="relu"))
-        return self.stages(x)
+        maps = []
+        for number, stage in enumerate(self.stages, start=1):
+            # What comes before is frozen: its backward pass would take time for nothing.
+            x = stage(F.BlockGrad(x) if number == self._frozen_stages else x)
+            if number in self._taps:
+                maps.append(x)
+        return maps if len(maps) > 1 else maps[0]
 
     def maps(self, F, images) -> List:
         """The feature maps that the detector works on, from fine to coarse."""
-        return [self(images)]
+        maps = self(images)
+        return list(maps) if isinstance(maps, (list, tuple)) else [maps]
 
     def torchvision_parameters(self) -> Dict[str, Parameter]:
         """torchvision's tensor name -> parameter. Shapes agree but for NHWC (OIHW there, OHWI here) and a padded
@@ -106,9 +115,6 @@ class ResNet(HybridBlock):
         return result
 
 
-def resnet34(config: ModelConfig) -> ResNet:
-    return ResNet(config, resnet_specs.SPECS["resnet34"])
-
-
-def resnet50(config: ModelConfig) -> ResNet:
-    return ResNet(config, resnet_specs.SPECS["resnet50"])
+def resnet(config: ModelConfig) -> ResNet:
+    """The one that model.backbone names, as model.features wants it."""
+    return ResNet(config, resnet_specs.spec_of(config.backbone, config.features in PYRAMIDS))

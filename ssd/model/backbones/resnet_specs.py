@@ -1,11 +1,14 @@
 """The ResNets of this project as plain numbers: what the network, its weight files and their graphs are made from.
 
-Structure: torchvision's ResNets (He et al., 2015, table 1; the 50-layer one with the stride in the 3x3 convolution,
-"v1.5"). SSD keeps them up to layer3, whose first block has stride 1, as the PyTorch reference of MLPerf Training v1.1
-(base_model.py) and, of ResNet-50, uvipen/SSD-pytorch do.
+Structure: torchvision's ResNets (He et al., 2015, table 1; the 50-layer ones with the stride in the 3x3 convolution,
+"v1.5"; ResNeXt: Xie et al., 2017, table 1). SSD keeps them up to layer3, whose first block has stride 1, as the PyTorch
+reference of MLPerf Training v1.1 (base_model.py) and, of ResNet-50, uvipen/SSD-pytorch do. A feature pyramid takes the
+whole of them, and their maps of an eighth, a sixteenth and a 32nd of the image's sides, as the PyTorch reference of
+MLPerf Training v2.0 to v5.1 does.
 """
 from __future__ import annotations
 
+import math
 from typing import Dict, Iterator, NamedTuple, Optional, Tuple
 
 STEM_CHANNELS = 64
@@ -13,7 +16,7 @@ IMAGENET_CLASSES = 1000
 
 
 class Stage(NamedTuple):
-    """blocks: how many; channels: of its output; stride: of its first block in SSD, None where SSD drops the stage."""
+    """blocks: how many; channels: of its output; stride: of its first block, None where the stage is dropped."""
     blocks: int
     channels: int
     stride: Optional[int]
@@ -21,26 +24,31 @@ class Stage(NamedTuple):
 
 class ResNetSpec(NamedTuple):
     """name: torchvision's. expansion: channels of a block's output over those of its 3x3 convolution; 1 is the basic
-    block of two 3x3 convolutions, 4 the bottleneck. prefix: of the network's parameters."""
+    block of two 3x3 convolutions, others are bottlenecks. prefix: of the network's parameters. groups: of the 3x3
+    convolutions. taps: the stages (from 1) whose outputs the detector works on."""
     name: str
     expansion: int
     stages: Tuple[Stage, ...]
     prefix: str
+    groups: int = 1
+    taps: Tuple[int, ...] = (3,)
 
     @property
     def kept(self) -> Tuple[Stage, ...]:
-        """The stages that SSD keeps."""
+        """The stages that the detector keeps."""
         return tuple(stage for stage in self.stages if stage.stride is not None)
 
 
 class Convolution(NamedTuple):
-    """A convolution without bias and the BatchNorm after it, by torchvision's names within its block."""
+    """A convolution without bias and the BatchNorm after it, by torchvision's names within its block. groups: in which
+    its channels are convolved apart."""
     name: str
     norm: str
     in_channels: int
     channels: int
     kernel: int
     stride: int
+    groups: int = 1
 
 
 class Block(NamedTuple):
@@ -50,12 +58,24 @@ class Block(NamedTuple):
     shortcut: Optional[Convolution]
 
 
+# With SSD, but for ResNeXt, which is a pyramid's alone.
 SPECS: Dict[str, ResNetSpec] = {
     "resnet34": ResNetSpec("resnet34", 1, (Stage(3, 64, 1), Stage(4, 128, 2), Stage(6, 256, 1), Stage(3, 512, None)),
                            "resnetmlperf0_"),    # a prefix that the compliance checker's rule set expects
     "resnet50": ResNetSpec("resnet50", 4, (Stage(3, 256, 1), Stage(4, 512, 2), Stage(6, 1024, 1),
                                            Stage(3, 2048, None)), "resnet50_"),
+    "resnext50_32x4d": ResNetSpec("resnext50_32x4d", 2, (Stage(3, 256, 1), Stage(4, 512, 2), Stage(6, 1024, 2),
+                                                         Stage(3, 2048, 2)), "resnext50_", 32, (2, 3, 4)),
 }
+
+
+def spec_of(name: str, pyramid: bool = False) -> ResNetSpec:
+    """The backbone of that name as SSD's, or as a feature pyramid's."""
+    spec = SPECS[name]
+    if not pyramid:
+        return spec
+    stages = tuple(stage._replace(stride=1 if number == 0 else 2) for number, stage in enumerate(spec.stages))
+    return spec._replace(stages=stages, taps=(2, 3, 4))
 
 
 def stem(spec: ResNetSpec, channels: int = STEM_CHANNELS) -> Convolution:
@@ -68,13 +88,15 @@ def blocks(spec: ResNetSpec, stages: Tuple[Stage, ...],
     channels = scaled(STEM_CHANNELS)
     for number, stage in enumerate(stages, start=1):
         out, middle = scaled(stage.channels), scaled(stage.channels // spec.expansion)
+        # A narrower ResNeXt has fewer groups of as many channels.
+        groups = math.gcd(middle, max(1, spec.groups * middle * spec.expansion // stage.channels))
         for index in range(stage.blocks):
             # A stage that SSD drops is described for its tensors' shapes alone, for which no stride counts.
             stride = (stage.stride or 1) if index == 0 else 1
             if spec.expansion == 1:
                 parts = ((channels, out, 3, stride), (out, out, 3, 1))
             else:
-                parts = ((channels, middle, 1, 1), (middle, middle, 3, stride), (middle, out, 1, 1))
+                parts = ((channels, middle, 1, 1), (middle, middle, 3, stride, groups), (middle, out, 1, 1))
             convolutions = tuple(Convolution(f"conv{place}", f"bn{place}", *part)
                                  for place, part in enumerate(parts, start=1))
             # torchvision has one where its own shape or stride changes, which the channels alone tell here.
@@ -84,13 +106,15 @@ def blocks(spec: ResNetSpec, stages: Tuple[Stage, ...],
             channels = out
 
 
-def backbone_shapes(name: str) -> Dict[str, Tuple[int, ...]]:
-    """{torchvision's name: shape} of every tensor that SSD keeps of the backbone `name`, convolutions as OIHW."""
-    return _shapes(SPECS[name], SPECS[name].kept)
+def backbone_shapes(name: str, pyramid: bool = False) -> Dict[str, Tuple[int, ...]]:
+    """{torchvision's name: shape} of every tensor that the detector keeps of the backbone `name`, convolutions as
+    OIHW."""
+    spec = spec_of(name, pyramid)
+    return _shapes(spec, spec.kept)
 
 
 def whole_shapes(name: str) -> Dict[str, Tuple[int, ...]]:
-    """The same of the whole network, with layer4 and fc, without num_batches_tracked."""
+    """The same of torchvision's whole network, with layer4 and fc, without num_batches_tracked."""
     spec = SPECS[name]
     shapes = _shapes(spec, spec.stages)
     shapes["fc.weight"], shapes["fc.bias"] = (IMAGENET_CLASSES, spec.stages[-1].channels), (IMAGENET_CLASSES,)
@@ -101,7 +125,8 @@ def _shapes(spec: ResNetSpec, stages: Tuple[Stage, ...]) -> Dict[str, Tuple[int,
     shapes: Dict[str, Tuple[int, ...]] = {}
 
     def add(layer: Convolution, within: str = "") -> None:
-        shapes[f"{within}{layer.name}.weight"] = (layer.channels, layer.in_channels, layer.kernel, layer.kernel)
+        shapes[f"{within}{layer.name}.weight"] = (layer.channels, layer.in_channels // layer.groups,
+                                                  layer.kernel, layer.kernel)
         shapes.update({f"{within}{layer.norm}.{part}": (layer.channels,)
                        for part in ("weight", "bias", "running_mean", "running_var")})
     add(stem(spec))

@@ -9,14 +9,14 @@ there to .9 in equal steps, of whole percents.
 """
 from __future__ import annotations
 
-from typing import Any, Dict, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 from ssd.errors import UserError
 
 Shape = Tuple[int, int]    # height, width
 
 # How often each map that a backbone gives has been halved, rounding up; asserted equal to the network's in the tests.
-HALVINGS = {"resnet34": (3,), "resnet50": (3,)}
+HALVINGS = {"resnet34": (3,), "resnet50": (3,), "resnext50_32x4d": (3, 4, 5)}
 SETTINGS = ("model.extra_channels", "model.extra_strides", "model.extra_pads",
             "default_boxes.steps", "default_boxes.scales", "default_boxes.aspect_ratios")
 
@@ -47,6 +47,26 @@ class Sizes(NamedTuple):
         """Per feature map its cells and the default boxes of each."""
         return tuple((height * width, boxes) for (height, width), boxes in zip(self.maps, self.per_cell))
 
+    @property
+    def span(self) -> Tuple[float, float]:
+        """Side of the smallest and of the largest square default box but for the means between two [pixels]."""
+        return self.scales[0], self.scales[-1]
+
+    def shapes(self) -> List[List[Tuple[float, float]]]:
+        """Per feature map the (width, height) of its default boxes, in shares of the image's width and height.
+
+        The square of the map's scale, the square of the geometric mean with the next scale, then for each aspect
+        ratio a the boxes a:1 and 1:a of the first square's area.
+        """
+        height, width = self.image_size
+        shapes = []
+        for scale, following, ratios in zip(self.scales, self.scales[1:], self.aspect_ratios):
+            wide, high, between = scale / width, scale / height, (scale * following) ** 0.5
+            shapes.append([(wide, high), (between / width, between / height)])
+            for root in (ratio ** 0.5 for ratio in ratios):
+                shapes[-1] += [(wide * root, high / root), (wide / root, high * root)]
+        return shapes
+
     def outside(self) -> int:
         """Number of default boxes whose centre lies beyond the image, where steps were given that do not fit."""
         height, width = self.image_size
@@ -58,7 +78,7 @@ class Sizes(NamedTuple):
         return count
 
 
-def sizes_of(config) -> Sizes:
+def ssd_sizes(config) -> Sizes:
     """The sizes of a recipe: what its settings name, the rest computed. UserError for settings that do not fit the
     image or each other, naming the setting."""
     model, boxes = config.model, config.default_boxes
@@ -69,7 +89,7 @@ def sizes_of(config) -> Sizes:
 
 def sizes(image_size: Shape, halvings: Sequence[int], given: Dict[str, Any]) -> Sizes:
     """image_size: (height, width). halvings: of the backbone's maps. given: values of SETTINGS; those that are empty
-    or not there are computed. UserError as of `sizes_of`."""
+    or not there are computed. UserError as of `ssd_sizes`."""
     channels, strides, pads, steps, scales, ratios = (given.get(name) or () for name in SETTINGS)
     if bool(strides) != bool(pads):
         raise UserError("extra_strides and extra_pads go together: name both or neither")

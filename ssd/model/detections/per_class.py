@@ -9,6 +9,7 @@ import numpy as np
 from mxnet.gluon import HybridBlock
 
 from ssd.config import DefaultBoxConfig, DetectionConfig
+from ssd.model.detections.gather import gather
 
 MAX_LOG_SIZE = 6.9    # log(1000)
 
@@ -48,7 +49,7 @@ class PerClassDetections(HybridBlock):
         scores = F.where(scores > config.score_threshold, scores, -F.ones_like(scores))
         kept = self.kept_per_class
         scores, index = F.topk(scores, k=kept, axis=2, ret_typ="both")       # (B, classes - 1, kept)
-        boxes = self.gather(F, boxes, F.reshape(index, (0, -1)))             # (B, (classes - 1) * kept, 4)
+        boxes = gather(F, boxes, F.reshape(index, (0, -1)))             # (B, (classes - 1) * kept, 4)
         rows = F.concat(F.reshape(scores, (-1, kept, 1)), F.reshape(boxes, (-1, kept, 4)), dim=2)
         # box_nms drops IoU > threshold; the reference drops IoU >= threshold.
         threshold = float(np.nextafter(np.float32(config.nms_iou), np.float32(0)))
@@ -57,13 +58,7 @@ class PerClassDetections(HybridBlock):
                               lhs_begin=0, lhs_end=1, rhs_begin=0, rhs_end=2)  # (B, (classes - 1) * kept, 5)
         scores = F.reshape(F.slice_axis(rows, axis=2, begin=0, end=1), (0, -1))
         best, index = F.topk(scores, k=self.kept, axis=1, ret_typ="both")
-        boxes = F.slice_axis(self.gather(F, rows, index), axis=2, begin=1, end=5)
+        boxes = F.slice_axis(gather(F, rows, index), axis=2, begin=1, end=5)
         found = best > 0
         label = F.where(found, F.floor(index / kept) + 1, -F.ones_like(index))
         return F.concat(F.expand_dims(label, 2), F.expand_dims(best, 2), boxes, dim=2)
-
-    @staticmethod
-    def gather(F, rows, index):
-        """rows (B, N, k) at index (B, M) to (B, M, k)."""
-        batch = F.broadcast_like(F.reshape(F.contrib.arange_like(index, axis=0), (-1, 1)), index)
-        return F.gather_nd(rows, F.stack(batch, index, axis=0))

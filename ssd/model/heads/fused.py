@@ -5,7 +5,9 @@ result.
 """
 from __future__ import annotations
 
-from mxnet.gluon import HybridBlock
+from typing import List
+
+from mxnet.gluon import HybridBlock, nn
 
 from ssd.config import ModelConfig
 from ssd.model.layers import PaddedConv2D, convolution
@@ -36,3 +38,16 @@ class FusedHead(HybridBlock):
         offsets = F.reshape(F.slice_axis(x, axis=3, begin=0, end=middle), (0, -1, 4))
         logits = F.reshape(F.slice_axis(x, axis=3, begin=middle, end=end), (0, -1, self.classes))
         return offsets, logits
+
+
+class FusedHeads(nn.HybridSequential):
+    """A FusedHead for each map, of `channels` and `per_cell` default boxes a cell."""
+
+    def __init__(self, config: ModelConfig, channels: List[int], per_cell: List[int]):
+        super().__init__(prefix="")
+        for index, (width, boxes) in enumerate(zip(channels, per_cell)):
+            self.add(FusedHead(config, width, boxes, prefix=f"convpredictor{index}_"))
+
+    def predict(self, maps) -> List:
+        """(offsets, logits) of each map."""
+        return [head(features) for head, features in zip(self, maps)]
