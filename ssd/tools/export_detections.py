@@ -1,4 +1,4 @@
-"""ssd.model.detections in ONNX: softmax, decoding, suppression per class, the best of the image."""
+"""ssd.model.detections in ONNX; here per_class: softmax, decoding, suppression per class, the best of the image."""
 from __future__ import annotations
 
 from typing import Tuple
@@ -8,15 +8,21 @@ import numpy as np
 from ssd.config import Config
 from ssd.model.detections.per_class import MAX_LOG_SIZE
 from ssd.tools.export_onnx import GraphBuilder
+from ssd.tools.export_per_level import add_per_level
 
 
 def add_detections(builder: GraphBuilder, offsets: str, logits: str, default_boxes_cxcywh: np.ndarray,
                    config: Config) -> Tuple[str, str, str]:
-    """Adds what turns offsets (B, N, 4) and logits (B, N, classes) into detections, best score first.
+    """Adds what turns offsets (B, N, 4) and logits (B, N, K) into detections, best score first.
 
     Returns the names of ids (B, K, 1), scores (B, K, 1) and boxes (B, K, 4) ltrb in pixels of the network's
     input; ids count from 0; rows without a detection are -1 throughout.
     """
+    return DETECTIONS[config.detection.detections](builder, offsets, logits, default_boxes_cxcywh, config)
+
+
+def _add_per_class(builder: GraphBuilder, offsets: str, logits: str, default_boxes_cxcywh: np.ndarray,
+                   config: Config) -> Tuple[str, str, str]:
     add, settings = builder.add, config.detection
     count, classes = len(default_boxes_cxcywh), config.model.num_classes - 1
     per_class = min(settings.boxes_per_class, count)
@@ -34,7 +40,7 @@ def add_detections(builder: GraphBuilder, offsets: str, logits: str, default_box
     threshold = float(np.nextafter(np.float32(settings.nms_iou), np.float32(0)))
     chosen = add("NonMaxSuppression", boxes, entering, builder.integers(per_class), builder.number([threshold]),
                  builder.number([settings.score_threshold]))                          # (M, 3) image, class, box
-    kept = add("ScatterND", add("ConstantOfShape", add("Shape", scores), value=_tensor(-1)), chosen,
+    kept = add("ScatterND", add("ConstantOfShape", add("Shape", scores), value=builder.tensor(-1)), chosen,
                add("GatherND", scores, chosen))                                        # (B, classes, N)
     best, place = builder.add_several("TopK", 2, add("Reshape", kept, builder.integers(0, -1)),
                                       builder.integers(per_image), axis=1, largest=1, sorted=1)
@@ -66,6 +72,4 @@ def _decode(builder: GraphBuilder, offsets: str, default_boxes_cxcywh: np.ndarra
     return add("Concat", add("Sub", center, half), add("Add", center, half), axis=2)
 
 
-def _tensor(value: float):
-    from onnx import TensorProto, helper
-    return helper.make_tensor("value", TensorProto.FLOAT, [1], [value])
+DETECTIONS = {"per_class": _add_per_class, "per_level": add_per_level}    # by detection.detections

@@ -46,15 +46,17 @@ def description(config: Config, category_ids, category_names, boxes: int) -> Dic
     (height, width), detection = config.model.image_size, config.detection
     return dict(
         input=dict(name="images", shape=["batch", 3, height, width], type="float32",
-                   preparation="RGB, resized to that without keeping the aspect ratio (bilinear, antialiased), "
-                               "divided by 255, minus mean, divided by std"),
+                   preparation="RGB, resized to that without keeping the aspect ratio (bilinear, "
+                               f"{'antialiased' if config.data.antialias else 'not antialiased'}), divided by 255, "
+                               "minus mean, divided by std"),
         outputs=dict(ids="class from 0, -1: no detection", scores="0 to 1, best first",
                      boxes=f"left, top, right, bottom in pixels of the {width} x {height} input"),
         image_size=config.model.image_size.plain, mean=list(config.data.pixel_mean), std=list(config.data.pixel_std),
         class_names=list(category_names), category_ids=[int(number) for number in category_ids],
         score_threshold=detection.score_threshold, nms_iou=detection.nms_iou,
-        boxes_per_class=detection.boxes_per_class, boxes_per_image=detection.boxes_per_image, default_boxes=boxes,
-        recipe=config.recipe)
+        **{name: value for name in ("boxes_per_class", "candidates_per_map")
+           for value in (getattr(detection, name),) if value is not None},
+        boxes_per_image=detection.boxes_per_image, default_boxes=boxes, recipe=config.recipe)
 
 
 def write_description(stem: str, values: Dict) -> None:

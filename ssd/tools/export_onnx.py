@@ -49,6 +49,12 @@ class GraphBuilder:
     def number(self, value: float) -> str:
         return self.constant(value, np.float32)
 
+    @staticmethod
+    def tensor(value: float):
+        """What ConstantOfShape takes."""
+        from onnx import TensorProto, helper
+        return helper.make_tensor("value", TensorProto.FLOAT, [1], [value])
+
 
 def add_network(builder: GraphBuilder, network, images: str) -> List[str]:
     """Adds a Gluon network (NCHW, float32, in evaluation) on the input called `images`; returns its outputs' names.
@@ -139,6 +145,13 @@ def _activation(builder, attributes, x):
     return builder.add("Relu", x)
 
 
+def _up_sampling(builder, attributes, x):
+    assert attributes["sample_type"] == "nearest" and attributes.get("num_args", 1) == 1, attributes
+    scale = float(attributes["scale"])
+    return builder.add("Resize", x, "", builder.constant([1, 1, scale, scale], np.float32), mode="nearest",
+                       coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+
+
 def _slice_axis(builder, attributes, x):
     end = attributes["end"]
     return builder.add("Slice", x, builder.integers(attributes["begin"]),
@@ -154,6 +167,7 @@ def _reshape(builder, attributes, x):
 
 _CONVERTERS = {
     "Convolution": _convolution, "BatchNorm": _batch_norm, "Pooling": _pooling, "Activation": _activation,
+    "UpSampling": _up_sampling, "BlockGrad": lambda builder, attributes, x: x,    # no matter in evaluation
     "slice_axis": _slice_axis, "Reshape": _reshape, "reshape": _reshape,
     "relu": lambda builder, attributes, x: builder.add("Relu", x),
     "elemwise_add": lambda builder, attributes, x, y: builder.add("Add", x, y),
