@@ -49,4 +49,11 @@ def load_dataset(config: Config, split: str):
                         cache_dir=cache_folder(config), image_cache_dir=cache_folder(config),
                         report=lambda line: print(line, file=sys.stderr))
     check_classes(dataset, config, split)
+    if split == "train" and not config.data.train_crowds and dataset.box_crowd.any():
+        crowds = int(dataset.box_crowd.sum())
+        dataset = dataset.without_crowds()
+        print(f"{dataset.path}: {crowds} boxes of groups (iscrowd) are not trained on", file=sys.stderr)
+        if not len(dataset.box_image):
+            raise UserError(f"{dataset.path}: all its {crowds} boxes are of groups (iscrowd), on which recipe "
+                            f"{config.recipe} does not train")
     return dataset
