@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -27,22 +28,11 @@ def read_annotation_file(path) -> dict:
     read, is not JSON, or is not COCO ground truth (a list at the top level is named as COCO detections).
     """
     path = os.fspath(path)
-    try:
-        with open(path, "rb") as file:
-            text = file.read()
-    except FileNotFoundError:
-        raise UserError(f"annotation file {path} does not exist") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"annotation file {show(path)} cannot be read: {_one_line(error)}") from None
-    collecting = gc.isenabled()
-    gc.disable()  # millions of small objects, none of them garbage: collecting takes half as long again
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: bad JSON, bad UTF-8, an integer too long
-        raise UserError(f"annotation file {path} is not JSON: {_one_line(error)}") from None
-    finally:
-        if collecting:
-            gc.enable()
+    with opened(path) as file, collector_off():
+        try:
+            content = json.loads(file.read())
+        except (ValueError, RecursionError) as error:  # ValueError: bad JSON, bad UTF-8, an integer too long
+            raise not_json(path, error) from None
     if isinstance(content, list):
         raise UserError(f"annotation file {path} is not COCO ground truth: a list at the top level, "
                         "as COCO detections have it")
@@ -55,6 +45,38 @@ def read_annotation_file(path) -> dict:
             raise UserError(f"annotation file {path} is not COCO: {section!r} is not a list "
                             f"but {show(content[section])}")
     return content
+
+
+@contextlib.contextmanager
+def opened(path):
+    """An annotation file, open for reading bytes; what prevents that is a UserError."""
+    try:
+        with open(path, "rb") as file:
+            yield file
+    except FileNotFoundError:
+        raise UserError(f"annotation file {path} does not exist") from None
+    except OSError as error:
+        raise UserError(f"annotation file {show(path)} cannot be read: {_one_line(error)}") from None
+    except ValueError as error:
+        if "null" not in str(error):
+            raise
+        raise UserError(f"annotation file {show(path)} cannot be read: {_one_line(error)}") from None
+
+
+@contextlib.contextmanager
+def collector_off():
+    """Without Python's collector: millions of small objects, none of them garbage, take half as long again with it."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def not_json(path: str, error) -> UserError:
+    return UserError(f"annotation file {path} is not JSON: {_one_line(error)}")
 
 
 def _one_line(error) -> str:

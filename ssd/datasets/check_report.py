@@ -34,6 +34,7 @@ NO_BOX, CROWDS_ONLY, MANY = "image without a box", "image with crowds only", "im
 CROWD, DUPLICATE, CLIPPED = "crowd box", "box given twice", "box clipped at the image's edge"
 UNUSED = "category without a box"
 MANY_BOXES = 1000
+_ROWS = 1 << 19  # boxes that are sorted at a time
 #: What happens to what is odd and no error.
 HANDLED = {
     image_checks.GREY: "three equal channels",
@@ -111,16 +112,29 @@ def _box_notes(found, data, examples) -> Problems:
     note(CROWDS_ONLY, np.flatnonzero((boxes > 0) & (crowds == boxes)))
     note(MANY, np.flatnonzero(boxes >= MANY_BOXES))
     note(CROWD, data.box_image[data.box_crowd])
-    # Rows sorted by everything that makes a box: equal ones lie beside each other.
-    rows = np.concatenate([data.boxes_ltrb, data.box_classes[:, None], data.box_image[:, None]], axis=1)
-    rows = rows[np.lexsort(rows.T)]
-    note(DUPLICATE, rows[1:][(rows[1:] == rows[:-1]).all(axis=1), 5].astype(np.int64))
+    note(DUPLICATE, _duplicates(data))
     moved = found.boxes.image[found.boxes.clipped & found.images.good[found.boxes.image]]
     note(CLIPPED, (np.cumsum(found.images.good) - 1)[moved])
     unused = np.flatnonzero(np.bincount(data.box_classes, minlength=data.num_classes)[1:] == 0)
     if len(unused):
         notes.add(UNUSED, *(name_of(data.category_names[index]) for index in unused[:examples]), count=len(unused))
     return notes
+
+
+def _duplicates(data) -> np.ndarray:
+    """Positions of the images of boxes that are there already, one for each such box."""
+    found, start = [], 0
+    while start < len(data.box_image):
+        end = start + _ROWS  # and on to the end of an image
+        if end < len(data.box_image):
+            end = int(np.searchsorted(data.box_image, data.box_image[end], side="right"))
+        part = slice(start, end)
+        # Rows sorted by everything that makes a box: equal ones lie beside each other.
+        rows = np.concatenate([data.boxes_ltrb[part], data.box_classes[part, None], data.box_image[part, None]], axis=1)
+        rows = rows[np.lexsort(rows.T)]
+        found.append(rows[1:][(rows[1:] == rows[:-1]).all(axis=1), 5].astype(np.int64))
+        start = end
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
 def format_split(split: str, report: dict) -> list:

@@ -7,12 +7,14 @@ takes for too small, so everything is looked at here first, and each problem is 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ssd.datasets import annotation_checks as checks
-from ssd.datasets.annotation_file import read_annotation_file, show
+from ssd.datasets.annotation_boxes import Boxes
+from ssd.datasets.annotation_checks import Images, Problems
+from ssd.datasets.annotation_file import show
+from ssd.datasets.annotations import read_annotations
 from ssd.datasets.coco_cache import dataset_fingerprint, read_cache, write_cache
 from ssd.datasets.image_cache import ImageCache
 from ssd.datasets.image_checks import LEVELS, ImageReport, check_image_files
@@ -56,6 +58,12 @@ class CocoDataset:
         """Positions of the images with at least one box: int64, ascending."""
         return np.unique(self.box_image)
 
+    def without_crowds(self) -> "CocoDataset":
+        """The same images without the boxes of groups (iscrowd)."""
+        kept = ~self.box_crowd
+        return replace(self, **{name: getattr(self, name)[kept] for name in
+                                ("boxes_ltrb", "box_classes", "box_crowd", "box_image")})
+
 
 def load_coco(annotation_file, image_folder, *, check_images: str = "decode", skip_bad: bool = False,
               require_boxes: bool = True, report=print, cache_dir=None, image_cache_dir=None,
@@ -63,7 +71,7 @@ def load_coco(annotation_file, image_folder, *, check_images: str = "decode", sk
     """Reads and checks a COCO data set.
 
     check_images: "exists", "header" (format and size) or "decode" (every byte, with `threads` threads, 0 for
-    one per core). Boxes up to checks.TOLERANCE pixels outside their image are clipped and counted. Any other
+    one per core). Boxes up to annotation_boxes.TOLERANCE pixels outside their image are clipped and counted. Any other
     problem raises UserError, one line that names the first and counts the rest (where there are several
     kinds, the first of each is given to `report` before); with skip_bad, bad annotations, bad images and
     the annotations of bad images are left out and reported instead. Categories must be right in any case:
@@ -124,11 +132,11 @@ class Inspection:
 
     annotation_file: str
     image_folder: str
-    images: checks.Images
-    boxes: checks.Boxes
+    images: Images
+    boxes: Boxes
     category_ids: tuple
     category_names: tuple
-    problems: checks.Problems
+    problems: Problems
     files: ImageReport
     on_disk: np.ndarray
 
@@ -140,15 +148,8 @@ def inspect_coco(annotation_file, image_folder, *, check_images: str = "decode",
     UserError: an annotation file that cannot be read, is not COCO, holds no image or has bad categories.
     progress: called with (images done, images), a few times a second.
     """
-    content = read_annotation_file(annotation_file)
-    if not content["images"]:
-        raise UserError(f"annotation file {annotation_file} holds no image")
-    category_ids, category_names = checks.read_categories(content["categories"], annotation_file)
-    problems = checks.Problems(examples)
-    images = checks.read_images(content["images"], problems)
-    boxes = checks.read_boxes(content["annotations"], images, category_ids, problems)
-    del content
-
+    content = read_annotations(annotation_file, examples)
+    images, problems = content.images, content.problems
     on_disk = np.flatnonzero(images.good)
     files = check_image_files(image_folder, [images.names[i] for i in on_disk], images.sizes[on_disk],
                               check_images, threads, image_cache,
@@ -157,8 +158,8 @@ def inspect_coco(annotation_file, image_folder, *, check_images: str = "decode",
         index = on_disk[position]
         problems.add(kind, f"image {images.ids[index]} ({show(images.names[index])}): {detail}")
         images.good[index] = False
-    return Inspection(annotation_file, image_folder, images, boxes, category_ids, category_names, problems, files,
-                      on_disk)
+    return Inspection(annotation_file, image_folder, images, content.boxes, content.category_ids,
+                      content.category_names, problems, files, on_disk)
 
 
 def select_good(found: Inspection):
@@ -197,15 +198,19 @@ def keep_result(cache_dir, fingerprint: str, found: Inspection, data: CocoDatase
 def _keep_good(images, boxes) -> dict:
     """CocoDataset's arrays from what passed the checks, boxes sorted by image."""
     new_position = np.cumsum(images.good) - 1
-    keep = np.flatnonzero(boxes.good & images.good[boxes.image])
-    keep = keep[np.argsort(boxes.image[keep], kind="stable")]
     kept_images = np.flatnonzero(images.good)
+    good = boxes.good & images.good[boxes.image]
+    if good.all() and (boxes.image[1:] >= boxes.image[:-1]).all():
+        keep = slice(None)  # the usual case, in which nothing is copied
+    else:
+        keep = np.flatnonzero(good)
+        keep = keep[np.argsort(boxes.image[keep], kind="stable")]
     return dict(
         image_ids=images.ids[kept_images],
-        file_names=tuple(images.names[i] for i in kept_images),
+        file_names=tuple(images.names[i] for i in kept_images.tolist()),
         sizes=images.sizes[kept_images],
         boxes_ltrb=boxes.ltrb[keep],
         box_classes=boxes.classes[keep],
         box_crowd=boxes.crowd[keep],
-        box_image=new_position[boxes.image[keep]].astype(np.int64),
+        box_image=new_position[boxes.image[keep]].astype(np.int64, copy=False),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import struct
 
 import numpy as np
 
@@ -11,7 +12,10 @@ from ssd.datasets.image_checks import LEVELS, Look
 from ssd.files import remove_leftovers, replacing
 
 FORMAT = 1  # to be raised whenever the checks of image files change
-_FIELDS = 7  # size [bytes], time [ns], level, width, height, notes, when looked at [s]
+# size [bytes], time [ns], level, width, height, notes, when looked at [s]: packed, since a tuple of these for each of a
+# million images would be half a gigabyte
+_ENTRY = struct.Struct("=7q")
+_FIELDS = 7
 
 
 class ImageCache:
@@ -29,14 +33,18 @@ class ImageCache:
 
     def find(self, name: str, status: os.stat_result, level: str):
         """(Look, when [seconds since the epoch]) of an unchanged file looked at at this level or a deeper one."""
-        entry = self._entries.get(name)
-        if entry is None or entry[:2] != (status.st_size, status.st_mtime_ns) or entry[2] < LEVELS.index(level):
+        packed = self._entries.get(name)
+        if packed is None:
+            return None
+        entry = _ENTRY.unpack(packed)
+        if entry[:2] != (status.st_size, status.st_mtime_ns) or entry[2] < LEVELS.index(level):
             return None
         return Look(None, entry[3:5], entry[5]), entry[6]
 
     def keep(self, name: str, status: os.stat_result, level: str, look: Look, when: int) -> None:
         """`status` is from before the look, so that a file written meanwhile counts as changed."""
-        self._entries[name] = (status.st_size, status.st_mtime_ns, LEVELS.index(level), *look.size, look.notes, when)
+        self._entries[name] = _ENTRY.pack(status.st_size, status.st_mtime_ns, LEVELS.index(level), *look.size,
+                                          look.notes, when)
         self._changed = True
 
     def save(self, report=print) -> None:
@@ -44,7 +52,7 @@ class ImageCache:
         if self._dir is None or not self._changed:
             return
         names = json.dumps(list(self._entries)).encode()
-        table = np.array(list(self._entries.values()), np.int64).reshape(-1, _FIELDS)
+        table = np.frombuffer(b"".join(self._entries.values()), np.int64).reshape(-1, _FIELDS)
         try:
             os.makedirs(self._dir, exist_ok=True)
             remove_leftovers(self._dir)
@@ -60,7 +68,9 @@ def _read(path) -> dict:
         with np.load(path, allow_pickle=False) as kept:
             names, table = json.loads(kept["names"].tobytes()), kept["table"]
         if table.dtype == np.int64 and table.shape == (len(names), _FIELDS):
-            return dict(zip(names, map(tuple, table.tolist())))
+            content = table.tobytes()
+            return {name: content[place:place + _ENTRY.size]
+                    for name, place in zip(names, range(0, len(content), _ENTRY.size))}
     except Exception:  # whatever is wrong with a cache file, looking again puts it right
         pass
     return {}

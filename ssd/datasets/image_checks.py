@@ -8,15 +8,15 @@ does (1.6 ms), and Pillow gives the reason where it fails. Whole images take 2.6
 from __future__ import annotations
 
 import os
-import queue
 import stat
-import threading
 import time
 import warnings
 from dataclasses import dataclass
 from typing import Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
+
+from ssd.datasets.in_threads import in_threads
 
 LEVELS = ("exists", "header", "decode")
 # What DALI decodes too. Naming them also keeps Pillow from trying formats that start other programs (EPS).
@@ -74,49 +74,20 @@ def check_image_files(folder, names, sizes, level: str, threads: int = 0, cache=
     """
     assert level in LEVELS
     report = ImageReport({}, np.zeros(len(names), np.int64))
-    # Written by all threads, each write atomic: from position to problem or None; times; how each thread ended.
-    found, cached, ended = {}, [], []
-    indices, wake, stopped = iter(range(len(names))), queue.SimpleQueue(), False
+    # Written by all threads, each write atomic: from position to problem; times of what the cache knew.
+    found, cached = {}, []
 
-    def work():
-        error = None
-        try:
-            for index in indices:  # next() of a range's iterator is atomic too
-                if stopped:
-                    break
-                width, height = map(int, sizes[index])
-                look = _check_image_file(folder, names[index], width, height, level, cache, cached)
-                found[index], report.notes[index] = look.problem, look.notes
-        except BaseException as caught:
-            error = caught
-        ended.append(error)
-        wake.put(None)
+    def work(index):
+        width, height = map(int, sizes[index])
+        look = _check_image_file(folder, names[index], width, height, level, cache, cached)
+        report.notes[index] = look.notes
+        if look.problem is not None:
+            found[index] = look.problem
 
-    # Plain threads, lists and a queue written in C: an interrupt inside concurrent.futures can leave one of its
-    # locks taken, and whoever asks for it next waits for ever (with it, an interrupted check hung once).
-    started = 0
     with warnings.catch_warnings():  # a large image or odd metadata is no problem of ours
         warnings.simplefilter("ignore")
-        try:
-            for _ in range(min(threads or len(os.sched_getaffinity(0)), len(names))):
-                threading.Thread(target=work, daemon=True).start()
-                started += 1
-            while len(ended) < started and not any(ended):
-                try:
-                    wake.get(timeout=0.2)
-                except queue.Empty:
-                    pass
-                if progress is not None:
-                    progress(len(found))
-        finally:
-            stopped = True
-            while len(ended) < started:
-                time.sleep(0.01)
-    for error in filter(None, ended):
-        raise error
-    if progress is not None:    # threads that were quicker than the first look at them have not been told of
-        progress(len(found))
-    report.problems = {index: found[index] for index in range(len(names)) if found[index]}
+        in_threads(lambda: work, len(names), threads, progress)
+    report.problems = dict(sorted(found.items()))
     report.reused, report.since = len(cached), min(cached, default=0)
     return report
 

@@ -1,0 +1,259 @@
+"""A COCO annotation file read piece by piece: files of gigabytes in tens of megabytes of memory.
+
+json.loads needs the text twice and an object per value, some 20 GB for ten million boxes. Here the text is read in
+pieces, and the entries of each section are decoded by json's own scanner, thousands at a time, and handed on.
+What is taken, what is refused, and where an error is said to be, is the same as with json.loads on the whole text.
+"""
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, Callable, Dict, List
+
+from ssd.datasets.annotation_file import SECTIONS, collector_off, not_json, opened, read_annotation_file, show
+from ssd.errors import UserError
+
+PIECE = 1 << 20  # bytes that are read at a time
+# A mistake that json finds this close to the end of the text so far may be none once there is more: the start of
+# -Infinity, or the two halves of an escaped character.
+_NEAR_END = 16
+_SPACE = " \t\n\r"
+
+
+#: What takes the entries of a section, and makes one of these.
+Take = Callable[[List[Any]], None]
+Begin = Callable[[], Take]
+
+
+def stream_annotation_file(path, sections: Dict[str, Begin]) -> None:
+    """Gives the entries of `images`, `annotations` and `categories` away in lists, in the file's order.
+
+    sections: for each section that is wanted, what is called where it begins; the result is called with each list.
+    Should a section be there twice, the last counts, as it does in json.loads. The entries are not looked at here.
+
+    Raises UserError as read_annotation_file does, for a mistake at the file's end after everything was given away.
+    """
+    path = os.fspath(path)
+    with opened(path) as file, collector_off():
+        encoding = json.detect_encoding(file.read(4))
+        if encoding in ("utf-8", "utf-8-sig") and _feed(path, _Text(file, encoding), sections):
+            return
+    # No object, or text in an encoding that is rare: the whole file at once.
+    content = read_annotation_file(path)
+    for section, begin in sections.items():
+        begin()(content[section])
+
+
+def entries_at(path, section: str, indices) -> Dict[int, Any]:
+    """The entries of a section with these positions; a second reading, for what is to be shown of a few. One that is
+    not there any more is left out."""
+    found: Dict[int, Any] = {}
+
+    def begin() -> Take:
+        found.clear()
+        count, wanted = 0, sorted(indices, reverse=True)
+
+        def take(entries):
+            nonlocal count
+            while wanted and wanted[-1] < count + len(entries):
+                index = wanted.pop()
+                found[index] = entries[index - count]
+            count += len(entries)
+        return take
+
+    stream_annotation_file(path, {section: begin})
+    return found
+
+
+def _feed(path: str, text: _Text, sections: Dict[str, Begin]) -> bool:
+    """Whether it is an object, of which all is read then."""
+    takes, parts = {}, None
+    while True:
+        try:
+            if parts is None:
+                if text.next() != "{":
+                    return False
+                parts = _parts(path, text)
+            section, entries = next(parts)
+        except StopIteration:
+            return True
+        except UserError:
+            raise
+        except (ValueError, RecursionError) as error:  # ValueError: _Mistake, and an integer too long
+            raise not_json(path, error) from None
+        if section not in sections:
+            continue
+        if entries is None:
+            takes[section] = sections[section]()
+        else:
+            takes[section](entries)
+
+
+class _Mistake(ValueError):
+    """What json says of the whole text; no JSONDecodeError, which would want it."""
+
+
+class _Text:
+    """The text of a file from `position` on, as much of it as has been read."""
+
+    def __init__(self, file, encoding: str):
+        self._file, self._rest, self.ended = file, b"", False
+        self._bytes = file.seek(3 if encoding == "utf-8-sig" else 0)  # of those decoded
+        self.text, self.position = "", 0
+        self._characters = self._lines = self._column = 0  # of what was given up: characters, lines, and in the last
+        self.scan = json.JSONDecoder().scan_once
+
+    def more(self) -> None:
+        """Reads on, at least as much again as is here, so that long values are not read many times over."""
+        if self.ended:
+            return
+        block = self._rest + self._file.read(max(PIECE, len(self.text) - self.position))
+        self.ended = len(block) == len(self._rest)
+        cut = len(block) if self.ended else _whole_characters(block)
+        self._rest = block[cut:]
+        try:
+            new = block[:cut].decode("utf-8", "surrogatepass")  # as json.loads does
+        except UnicodeDecodeError as error:
+            raise _Mistake(f"byte 0x{block[error.start]:02x} at position {self._bytes + error.start} is no UTF-8: "
+                           f"{error.reason}") from None
+        self._bytes += cut
+        gone = self.text[:self.position]
+        self._characters += len(gone)
+        if "\n" in gone:
+            self._lines, self._column = self._lines + gone.count("\n"), 0
+            gone = gone[gone.rindex("\n") + 1:]
+        self._column += len(gone)
+        self.text, self.position = self.text[self.position:] + new, 0
+
+    def offset(self) -> int:
+        """Characters before `position`, from the start of the file."""
+        return self._characters + self.position
+
+    def next(self) -> str:
+        """The next character that is no space, "" at the end of the file; it is not passed."""
+        while True:
+            text, position = self.text, self.position
+            while position < len(text) and text[position] in _SPACE:
+                position += 1
+            self.position = position
+            if position < len(text) or self.ended:
+                return text[position:position + 1]
+            self.more()
+
+    def take(self, character: str, message: str) -> None:
+        """Passes a character that must be next."""
+        if self.next() != character:
+            raise self.mistake(message, self.position)
+        self.position += 1
+
+    def value(self):
+        """Passes the value that is next, and returns it decoded."""
+        self.next()
+        while True:
+            length = len(self.text)
+            try:
+                value, end = self.scan(self.text, self.position)
+                if type(value) not in (int, float) or end < length - _NEAR_END or self.ended:  # numbers may go on
+                    self.position = end
+                    return value
+            except StopIteration as error:
+                if self.ended or error.value < length - _NEAR_END:
+                    raise self.mistake("Expecting value", error.value) from None
+            except json.JSONDecodeError as error:
+                cut = error.pos >= length - _NEAR_END or error.msg.startswith("Unterminated string")
+                if self.ended or not cut:
+                    raise self.mistake(error.msg, error.pos) from None
+            self.more()
+
+    def mistake(self, message: str, position: int) -> _Mistake:
+        """As json.JSONDecodeError words it, for a position in `text`."""
+        before = self.text[:position]
+        line = self._lines + before.count("\n") + 1
+        column = len(before) - before.rindex("\n") if "\n" in before else self._column + len(before) + 1
+        return _Mistake(f"{message}: line {line} column {column} (char {self._characters + position})")
+
+
+def _whole_characters(block: bytes) -> int:
+    """Bytes of the block without a last character of several bytes that is cut off."""
+    for back in range(1, min(4, len(block) + 1)):
+        byte = block[-back]
+        if byte >= 0xC0:  # the first byte of a character; its height says how many there are
+            wanted = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return len(block) - back if back < wanted else len(block)
+        if byte < 0x80:
+            break
+    return len(block)
+
+
+def _parts(path: str, text: _Text):
+    """(section, None) where a section of the object begins that is next, then (section, entries). UserError for one
+    that is no list, or lacking, once all is read."""
+    found = {}
+    text.take("{", "Expecting value")
+    if text.next() == "}":
+        text.position += 1
+    else:
+        while True:
+            if text.next() != '"':
+                raise text.mistake("Expecting property name enclosed in double quotes", text.position)
+            name = text.value()
+            text.take(":", "Expecting ':' delimiter")
+            if name not in SECTIONS:
+                text.value()
+            elif text.next() != "[":
+                found[name] = show(text.value())
+            else:
+                yield name, None
+                found[name] = None
+                for entries in _entries(text):
+                    yield name, entries
+            if text.next() == "}":
+                text.position += 1
+                break
+            text.take(",", "Expecting ',' delimiter")
+    if text.next():
+        raise text.mistake("Extra data", text.position)
+    for section in SECTIONS:
+        if section not in found:
+            raise UserError(f"annotation file {path} is not COCO: it has no {section!r}")
+        if found[section] is not None:
+            raise UserError(f"annotation file {path} is not COCO: {section!r} is not a list but {found[section]}")
+
+
+def _entries(text: _Text):
+    """The entries of the list that is next, in parts; passes it."""
+    text.take("[", "Expecting value")
+    if text.next() == "]":
+        text.position += 1
+        return
+    while True:
+        yield _some_entries(text)
+        if text.next() == "]":
+            text.position += 1
+            return
+        text.take(",", "Expecting ',' delimiter")
+        if text.next() == "]":
+            raise text.mistake("Expecting value", text.position)
+
+
+def _some_entries(text: _Text) -> List[Any]:
+    """At least one entry, and of a list of objects all that are wholly in the text so far."""
+    # Up to the last "}," it is scanned as a list. That works where the list ends before, or exactly there; a cut inside
+    # an entry or a string leaves something open, and json refuses it.
+    start, cut = text.position, text.text.rfind("},", text.position) + 1
+    if cut > 0:
+        part = f"[{text.text[start:cut]}]"
+        try:
+            entries, end = text.scan(part, 0)
+            text.position = cut if end == len(part) else start + end - 2
+            return entries
+        except (ValueError, StopIteration):
+            pass
+    limit, entries = text.offset() + cut - start, [text.value()]
+    # One by one, but not past the end of the text so far.
+    while text.offset() < limit and text.next() == ",":
+        text.position += 1
+        if text.next() == "]":
+            raise text.mistake("Expecting value", text.position)
+        entries.append(text.value())
+    return entries

@@ -1,0 +1,58 @@
+"""Work over numbered items in plain threads that an interrupt ends."""
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+
+
+def in_threads(make_work, count: int, threads: int = 0, progress=None, on_stop=None) -> None:
+    """Calls work(index) once for each index of range(count).
+
+    make_work: called once in each thread; what it returns is that thread's `work`. threads: 0 means one per usable
+    core. progress: called with the number of items done, a few times a second, and once at the end. on_stop: called
+    when the threads are to end early, to wake those that wait. The first exception of a thread ends all of them and
+    is raised here; an interrupt ends them as well, after the item that each is at.
+    """
+    indices, wake, stopped = iter(range(count)), queue.SimpleQueue(), False
+    done, ended = [0] * (threads or len(os.sched_getaffinity(0))), []
+
+    def run(thread):
+        error = None
+        try:
+            work = make_work()
+            for index in indices:  # next() of a range's iterator is atomic
+                if stopped:
+                    break
+                work(index)
+                done[thread] += 1
+        except BaseException as caught:
+            error = caught
+        ended.append(error)
+        wake.put(None)
+
+    # Plain threads, lists and a queue written in C: an interrupt inside concurrent.futures can leave one of its
+    # locks taken, and whoever asks for it next waits for ever (with it, an interrupted check hung once).
+    started = 0
+    try:
+        for thread in range(min(len(done), count)):
+            threading.Thread(target=run, args=(thread,), daemon=True).start()
+            started += 1
+        while len(ended) < started and not any(ended):
+            try:
+                wake.get(timeout=0.2)
+            except queue.Empty:
+                pass
+            if progress is not None:
+                progress(sum(done))
+    finally:
+        stopped = True
+        if on_stop is not None and len(ended) < started:
+            on_stop()
+        while len(ended) < started:
+            time.sleep(0.01)
+    for error in filter(None, ended):
+        raise error
+    if progress is not None:    # threads that were quicker than the first look at them have not been told of
+        progress(sum(done))

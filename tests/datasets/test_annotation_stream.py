@@ -1,0 +1,126 @@
+"""The reader in pieces against json.loads on the whole text: the same entries, the same files refused, the same words."""
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ssd.datasets import annotation_stream
+from ssd.datasets.annotation_file import SECTIONS, read_annotation_file
+from ssd.datasets.annotation_stream import entries_at, stream_annotation_file
+from ssd.errors import UserError
+
+COMMON = dict(deadline=None, derandomize=True, database=None,
+              suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=6),
+                    st.sampled_from(["},", "}", "],[", '"},{"', "\\", "\ud800", "\U0001f600", "é" * 9, -0.0, 10 ** 30]))
+VALUES = st.recursive(SCALARS, lambda inner: st.one_of(
+    st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=3), inner, max_size=3)), max_leaves=10)
+CONTENTS = st.fixed_dictionaries({name: st.lists(VALUES, max_size=6) | VALUES for name in SECTIONS},
+                                 optional={"info": VALUES})
+GOOD = {"info": {"},": ["},{"]}, "images": [{"id": key, "name": "a},é\U0001f600\n"[:key]} for key in range(6)],
+        "annotations": [{"id": key, "bbox": [1.5, -2e-7, key, 10 ** 30],
+                         "segmentation": [{"a": [1, 2]}, {"counts": "x}," * key}]} for key in range(9)],
+        "categories": [1, "x", None, [], {}, -1.5e30]}
+
+
+def streamed(path):
+    """What read_annotation_file returns, put together from pieces, or the words of the refusal."""
+    found = {}
+
+    def section(name):
+        def begin():
+            found[name] = []
+            return found[name].extend
+        return begin
+    try:
+        stream_annotation_file(path, {name: section(name) for name in SECTIONS})
+    except UserError as error:
+        return str(error)
+    return {name: found[name] for name in SECTIONS}
+
+
+def whole(path):
+    try:
+        content = read_annotation_file(path)
+    except UserError as error:
+        return str(error)
+    return {name: content[name] for name in SECTIONS}
+
+
+def same(path, piece, patch):
+    patch.setattr(annotation_stream, "PIECE", piece)
+    mine, theirs = streamed(path), whole(path)
+    if isinstance(theirs, str) and isinstance(mine, str) and "is not JSON" in theirs and "is not JSON" in mine:
+        if "codec" in theirs or "UTF-8" in mine:  # each says it in its own words, json before it looks at anything else
+            return
+    assert repr(mine) == repr(theirs)
+
+
+@settings(max_examples=150, **COMMON)
+@given(CONTENTS, st.integers(1, 90), st.sampled_from([None, 0, 2]), st.booleans())
+def test_any_content(tmp_path, content, piece, indent, ascii_only):
+    path = tmp_path / "a.json"
+    path.write_bytes(json.dumps(content, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass"))
+    with pytest.MonkeyPatch.context() as patch:
+        same(path, piece, patch)
+
+
+@settings(max_examples=150, **COMMON)
+@given(st.integers(0, 1000), st.binary(max_size=6) | st.sampled_from([b",", b"]", b"}", b"{", b'"', b"[", b"-Inf", b"1e"]),
+       st.integers(0, 6), st.integers(1, 90), st.booleans())
+def test_damaged_content(tmp_path, place, put, lost, piece, cut):
+    text = json.dumps(GOOD, indent=1, ensure_ascii=False).encode()
+    place %= len(text)
+    path = tmp_path / "a.json"
+    path.write_bytes(text[:place] + put + (b"" if cut else text[place + lost:]))
+    with pytest.MonkeyPatch.context() as patch:
+        same(path, piece, patch)
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 7, 64, 1 << 20])
+@pytest.mark.parametrize("text", [
+    "{}", "", " ", "[]", "[", "{", '{"a"', '{"a":', '{"a":1', '{"a":1,', '{"a":1,}', "{,}", "{1:2}", '{"images":[}', "nul",
+    '{"images":[1,],"annotations":[],"categories":[]}', '{"images":[{"a":1},],"annotations":[],"categories":[]}',
+    '{"images":[{"a":1},,{}],"annotations":[],"categories":[]}', '{"images":[{"a":1}{}],"annotations":[],"categories":[]}',
+    '{"images":[],"annotations":[],"categories":[]}x', '{"images":[],"annotations":[],"categories":[]} \n ',
+    '{"images":[NaN,-Infinity,Infinity,-0,1e5,true],"annotations":[ ],"categories":[\t]}',
+    '{"images":[1],"images":[2],"annotations":[],"categories":[],"categories":7}',
+    '{"images":7,"images":[2,{"a":"},"}],"annotations":[],"categories":[]}', '{"images":[1],"images":[2]}',
+    '{"images":["\\ud83d\\ude00\\n"],"annotations":["\\u12"],"categories":[]}', '{"images":["a\nb"]}',
+    '\ufeff{"images":[1],"annotations":[2],"categories":[3]}', '{"images":[' + "1" * 5000 + "]}",
+    '{"images":[{"a":' + "[" * 30 + "]" * 30 + '},{"b":"}, {"},{"c":2}],"annotations":[{}],"categories":[]}',
+], ids=lambda text: repr(text)[:40])
+def test_edges(tmp_path, text, piece, monkeypatch):
+    path = tmp_path / "a.json"
+    path.write_bytes(text.encode())
+    same(path, piece, monkeypatch)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32-le", "utf-8-sig", "latin-1"])
+def test_other_encodings(tmp_path, encoding, monkeypatch):
+    path = tmp_path / "a.json"
+    path.write_bytes('{"images":["é"],"annotations":[],"categories":[]}'.encode(encoding))
+    same(path, 5, monkeypatch)
+
+
+def test_entries_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(annotation_stream, "PIECE", 100)
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(GOOD))
+    assert entries_at(path, "annotations", {3, 0, 8, 70}) == {key: GOOD["annotations"][key] for key in (0, 3, 8)}
+    path.write_text(json.dumps(GOOD)[:-1] + ',"annotations":[5,6]}')
+    assert entries_at(path, "annotations", [1, 4]) == {1: 6}, "the section that counts"
+
+
+def test_pieces_are_small(tmp_path, monkeypatch):
+    """A large file is read in many pieces, and entries come many at a time, however the entries are nested."""
+    monkeypatch.setattr(annotation_stream, "PIECE", 4096)
+    for entry in ({"id": 1, "bbox": [1, 2, 3, 4]}, {"id": 1, "segmentation": {"counts": "},", "size": [1]}, "x": 1}):
+        path = tmp_path / "a.json"
+        path.write_text(json.dumps(dict(images=[], annotations=[entry] * 4000, categories=[])))
+        sizes = []
+        stream_annotation_file(path, {"annotations": lambda: lambda entries: sizes.append(len(entries))})
+        assert sum(sizes) == 4000 and max(sizes) < 300 and len(sizes) < 2.2 * path.stat().st_size / 4096
