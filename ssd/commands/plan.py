@@ -10,8 +10,9 @@ import subprocess
 from typing import Any, Dict, List, NamedTuple, Optional
 
 from ssd.commandline import DEFAULT_RECIPE, Parser, add_settings, read_settings, size_in_words
-from ssd.config import SECTIONS, SETTINGS, Config
+from ssd.config import SECTIONS, SETTINGS, Config, load_recipe
 from ssd.errors import UserError
+from ssd.training.published import BENCHMARKS, Benchmark, benchmark_of
 
 HELP = "what a run on so many nodes and GPUs will do"
 USAGE = "%(prog)s --nodes N --gpus G [flags]"
@@ -21,6 +22,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 def add_arguments(parser) -> None:
     parser.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes [default: 1]")
     parser.add_argument("--gpus", type=int, metavar="G", help="GPUs of a node, one rank each")
+    parser.add_argument("--benchmark", choices=tuple(BENCHMARKS), help="whose recipe, configs and published results "
+                        "[default: the recipe's, and ssd without --recipe]")
     parser.add_argument("--batch", dest="training.batch_size", default=argparse.SUPPRESS, metavar="B",
                         help="as --batch-size: images per GPU and step [default: of the config_*.sh with so many "
                              "nodes and GPUs, else the recipe's]")
@@ -49,15 +52,15 @@ class SystemConfig(NamedTuple):
         return self.nodes * self.gpus * self.batch
 
 
-def read_config(path: str) -> Optional[SystemConfig]:
-    """What a config_*.sh exports; None where it is not for the benchmark's recipe, or cannot be read."""
+def read_config(path: str, recipe: str) -> Optional[SystemConfig]:
+    """What a config_*.sh exports; None where it is not for `recipe`, or cannot be read."""
     try:
         shown = subprocess.run(["env", "-i", "bash", "-c", 'source "$1" && env -0', "bash", path],
                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, timeout=60)
         values: Dict[str, str] = dict(line.split("=", 1) for line in shown.stdout.decode().rstrip("\0").split("\0"))
-        if values["RECIPE"] != DEFAULT_RECIPE:
+        if values["RECIPE"] != recipe:
             return None
-        flags = ["--batch-size", values["BATCHSIZE"], "--epochs", values["NUMEPOCHS"],
+        flags = ["--recipe", recipe, "--batch-size", values["BATCHSIZE"], "--epochs", values["NUMEPOCHS"],
                  *values["EXTRA_PARAMS"].split()]
         return SystemConfig(os.path.basename(path), int(values["NNODES"]), int(values["NGPU"]),
                             int(values["BATCHSIZE"]), flags)
@@ -65,14 +68,14 @@ def read_config(path: str) -> Optional[SystemConfig]:
         return None
 
 
-def system_configs() -> List[SystemConfig]:
-    """Every config_*.sh of this copy of the repository, for the benchmark's recipe."""
-    found = (read_config(path) for path in sorted(glob.glob(os.path.join(glob.escape(ROOT), "config_*.sh"))))
+def system_configs(recipe: str = DEFAULT_RECIPE) -> List[SystemConfig]:
+    """Every config_*.sh of this copy of the repository, for a benchmark's recipe."""
+    found = (read_config(path, recipe) for path in sorted(glob.glob(os.path.join(glob.escape(ROOT), "config_*.sh"))))
     return [config for config in found if config is not None]
 
 
 def settings_with(config: SystemConfig, flags: Dict[str, Any]) -> Config:
-    """The recipe, the flags of a config_*.sh over it, and `flags` ('section.name' -> value) over those."""
+    """A recipe, the flags of a config_*.sh over it, and `flags` ('section.name' -> value) over those."""
     parser = Parser(prog=config.name)
     add_settings(parser, SECTIONS)
     args = parser.parse_args(config.flags)
@@ -82,29 +85,42 @@ def settings_with(config: SystemConfig, flags: Dict[str, Any]) -> Config:
 
 def run(args) -> int:
     from ssd.training.plan import check_published, make_plan
+    benchmark = chosen_benchmark(args)
     if args.check:
-        rows = check_published()
-        print(json.dumps(rows) if args.json else format_check(rows))
+        rows = check_published(benchmark)
+        print(json.dumps(rows) if args.json else format_check(rows, benchmark))
         return 0
     if args.gpus is None:
         raise UserError("--gpus: the number of GPUs of a node is needed")
     flags = {name: value for name, value in vars(args).items() if "." in name}
     batch = str(flags.get("training.batch_size", ""))
-    configs = system_configs()
+    configs = system_configs(benchmark.recipe)
     fitting = [config for config in configs
                if (config.nodes, config.gpus) == (args.nodes, args.gpus) and batch in ("", str(config.batch))]
     used = fitting[0] if fitting and args.recipe is None else None
-    config = settings_with(used, flags) if used else read_settings(args)
+    config = settings_with(used, flags) if used else read_settings(args, recipe=benchmark.recipe)
     plan = make_plan(config, args.nodes, args.gpus, args.images_per_second)
     plan["config"] = fitting[0].name if fitting else None
-    plan["notes"] = notes_on(plan, used, configs)
+    plan["notes"] = notes_on(plan, used, configs, benchmark)
     print(json.dumps(plan) if args.json else format_plan(plan))
     return 0
 
 
-def notes_on(plan: dict, used: Optional[SystemConfig], configs: List[SystemConfig]) -> List[str]:
+def chosen_benchmark(args) -> Benchmark:
+    """That of --recipe, else of --benchmark; UserError where the two disagree."""
+    named = BENCHMARKS[args.benchmark or "ssd"]
+    if args.recipe is None:
+        return named
+    config = load_recipe(args.recipe)
+    found = benchmark_of(config)
+    if args.benchmark and found is not named:
+        raise UserError(f"--benchmark {args.benchmark}: needs the rules {named.rules_in_words}, but those of recipe "
+                        f"{config.recipe} are {config.run.rules}")
+    return found or named    # where there is none, the plan is refused
+
+
+def notes_on(plan: dict, used: Optional[SystemConfig], configs: List[SystemConfig], benchmark: Benchmark) -> List[str]:
     """What the numbers do not say: which config_*.sh fits, and where published runs differ."""
-    from ssd.training.plan import SMALLEST_BATCH_NORM
     notes = []
     if used:
         notes.append(f"{used.name} is for this system; its settings are used")
@@ -115,25 +131,25 @@ def notes_on(plan: dict, used: Optional[SystemConfig], configs: List[SystemConfi
         notes.append(f"no config_*.sh fits; by global batch {nearest.name} is nearest ({nearest.global_batch:,}). "
                      "Learning rate, warm-up and decay are the recipe's and the flags', which no published run "
                      "had at this batch")
-    if plan["batch_size"] < SMALLEST_BATCH_NORM:
+    if plan["batch_size"] < benchmark.smallest_batch_norm:
         notes.append(f"BatchNorm sees the {plan['batch_size']} images of one GPU; published runs with fewer than "
-                     f"{SMALLEST_BATCH_NORM} a GPU joined groups of GPUs, which is not there: expect more epochs, or "
-                     "that the target is missed")
+                     f"{benchmark.smallest_batch_norm} a GPU joined groups of GPUs, which is not there: expect more "
+                     "epochs, or that the target is missed")
     if plan["decode"] == "cache":
-        notes.append("with --decode cache each rank writes its share of the annotations for DALI first, on the clock: "
-                     "94 MB more for a while and 1.7 s if there is one rank, not in the minutes above")
-    notes.append("the wait for the last score is that of a published log; its length here depends on the detections")
-    return notes
+        notes.append(benchmark.cache_note)
+    notes.append(benchmark.score_note)
+    return notes + [benchmark.memory_note] * bool(benchmark.memory_note)
 
 
 def format_plan(plan: dict) -> str:
     """The plan for people: one line for each thing, then notes."""
+    base = f"{plan['base_learning_rate']:g} scaled" if plan["learning_rate_is_scaled"] else "whatever the batch"
     decays = ", ".join(f"{epoch} (step {step:,})" for epoch, step in zip(plan["decay_epochs"], plan["decay_steps"]))
     lines = [
         ("system", f"{plan['nodes']} x {plan['gpus_per_node']} GPUs, batch {plan['batch_size']} each"),
         ("global batch", f"{plan['global_batch']:,}"),
         ("config", plan["config"] or "none"),
-        ("learning rate", f"{plan['peak_learning_rate']:.6g} at its peak ({plan['base_learning_rate']:g} scaled), "
+        ("learning rate", f"{plan['peak_learning_rate']:.6g} at its peak ({base}), "
                           f"weight decay {plan['weight_decay']:g}"),
         ("warm-up", f"{plan['warmup_epochs']:g} epochs, {plan['warmup_steps']:,} steps"),
         ("decay after epochs", decays or "never"),
@@ -155,19 +171,21 @@ def format_plan(plan: dict) -> str:
         ("host memory, data", f"{size_in_words(plan['host_memory_per_rank'])} a rank, "
                               f"{size_in_words(plan['host_memory_per_node'])} a node"),
     ]
+    if plan["storage_bytes"]:
+        lines.insert(-1, ("data set", size_in_words(plan["storage_bytes"])))
     return "\n".join([f"{name:<20}{text}" for name, text in lines] + [f"note: {note}" for note in plan["notes"]])
 
 
-def format_check(rows: List[dict]) -> str:
+def format_check(rows: List[dict], benchmark: Benchmark) -> str:
     """Expected and published, one line for each result, and where the epochs come from."""
     lines = [f"{'':38}{'global':>7}{'epochs to target':>29}{'minutes':>32}",
              f"{'':38}{'batch':>7}" + 2 * f"{'expected':>12}{'published':>11}{'error':>8}"]
     for row in rows:
+        expected, wrong = "-", ""
+        if row["expected_minutes"]:
+            expected, wrong = f"{row['expected_minutes']:.3f}", f"{row['minutes_error']:+.1f}%"
+            wrong += "" if row["rate_of_its_own"] else "*"
         lines.append(f"{row['system']:<38}{row['global_batch']:>7,}"
                      f"{row['expected_epochs']:>12.1f}{row['published_epochs']:>11.1f}{row['epochs_error']:>+7.1f}%"
-                     f"{row['expected_minutes']:>12.3f}{row['published_minutes']:>11.3f}{row['minutes_error']:>+7.1f}%")
-    return "\n".join(lines + [
-        "Minutes are expected from the images/s of the same result, with its program's way to stop at the end of an "
-        "epoch: they check",
-        "epochs, evaluations and the last score, not throughput. The cost of an evaluation was taken from a log of the "
-        "first row."])
+                     f"{expected:>12}{row['published_minutes']:>11.3f}{wrong:>8}".rstrip())
+    return "\n".join([*lines, *benchmark.check_words])

@@ -1,7 +1,8 @@
 """What a run on so many GPUs will do, by arithmetic: nothing here needs MXNet, a GPU or the data set.
 
 Epochs to the target come from MLPerf's reference convergence points, which the pinned mlperf-logging package holds;
-throughput is given, or that of a published result. Both are checked against the published results: `check_published`.
+throughput is given, or that of a published result. Both are checked against the published results of
+ssd.training.published: `check_published`.
 """
 from __future__ import annotations
 
@@ -9,7 +10,6 @@ import importlib.util
 import json
 import math
 import os
-from dataclasses import dataclass
 from typing import List, Optional, Tuple
 
 import numpy as np
@@ -18,64 +18,13 @@ from ssd.config import Config, differences, load_recipe
 from ssd.data.samples import steps_per_epoch
 from ssd.errors import UserError
 from ssd.rules import RULES, Rules
+from ssd.training.published import BENCHMARKS, Benchmark, Published, benchmark_of
 from ssd.training.schedule import build_schedule
-
-TRAIN_IMAGES = 117266    # COCO 2017, with a box
-TRAIN_FILES = 118287     # all of them
-TRAIN_BOXES = 860001
-VAL_IMAGES = 5000
-VAL_BOXES = 36781
-FILE_BYTES = 19336861798 / TRAIN_FILES    # a mean image file: train2017.zip, in which JPEGs do not shrink
-DECODED_BYTES = 640 * 480 * 3             # of a typical image: 108 GB in all
 
 # What an array of ssd.datasets.coco and ssd.data.samples costs a rank; docs/scaling.md compares with what was measured.
 BYTES_PER_IMAGE = 8 + 16 + 77 + 9 + 16    # id, sizes, file name; ends and flag of SampleMaker; indices and order
 BYTES_PER_BOX = 49 + 36                   # of the data set; of SampleMaker
 CACHE_SHUFFLE_BUFFER = 4096               # ssd.data.graphs, which imports DALI
-
-# (weights and biases of convolutions, scales and shifts of BatchNorm) of the full network with 81 classes, by layout
-# and type: NHWC pads the heads, and with float16 the input. tests/training/test_plan.py counts the network's.
-PARAMETERS = {("NCHW", "float32"): (19962678, 9856), ("NCHW", "float16"): (19962678, 9856),
-              ("NHWC", "float32"): (20013384, 9856), ("NHWC", "float16"): (20016520, 9856)}
-
-# From a log of the Fujitsu submission below (epoch 20 of result_0): 5,000 images evaluated in 1.81 s where training
-# makes 4,833 images/s, and their score known 1.17 s later, while training goes on.
-EVALUATION_COST = 1.75    # of an image evaluated, in images trained
-SCORE_SECONDS = 1.2
-
-
-@dataclass(frozen=True)
-class Published:
-    """A result of MLPerf Training v1.1 (github.com/mlcommons/training_results_v1.1), means of the middle three of five
-    runs: minutes from run_start to run_stop, and the epoch whose evaluation reached the target. Training went on to the
-    end of the epoch in which that was known, so that the logs have 1 to 4 epochs more."""
-    name: str
-    config: str
-    nodes: int
-    gpus: int
-    batch: int
-    minutes: float
-    epochs: float
-    images_per_second: float
-
-    @property
-    def ranks(self) -> int:
-        return self.nodes * self.gpus
-
-    @property
-    def global_batch(self) -> int:
-        return self.ranks * self.batch
-
-
-PUBLISHED_RULES = RULES["ssd-1.1.0"]    # of these results and of every number of this file
-PUBLISHED = (
-    Published("Fujitsu PRIMERGY GX2460 M1, 4 x A100", "config_PG.sh", 1, 4, 114, 20.92, 50, 4833),
-    Published("NVIDIA DGX A100, 1 node", "config_DGXA100_001x08x114.sh", 1, 8, 114, 8.26, 50, 12231),
-    Published("NVIDIA DGX A100, 8 nodes", "config_DGXA100_008x08x024.sh", 8, 8, 24, 1.52, 170 / 3, 76351),
-    Published("NVIDIA DGX A100, 128 nodes", "config_DGXA100_128x08x003.sh", 128, 8, 3, 0.454, 75, 394195),
-)
-# Fewer images than these were normalised together by none of them: the last two joined GPUs in groups.
-SMALLEST_BATCH_NORM = 114
 
 
 def convergence_points(rules: Rules) -> List[Tuple[int, float]]:
@@ -92,11 +41,11 @@ def convergence_points(rules: Rules) -> List[Tuple[int, float]]:
     return sorted((record["BS"], float(np.mean(sorted(record["Epochs to converge"])[1:-1]))) for record in records)
 
 
-def expected_epochs(global_batch: int) -> Tuple[float, str]:
-    """(epochs to the target, where that comes from); UserError where no convergence point or published result covers
-    `global_batch`."""
-    points = convergence_points(PUBLISHED_RULES)
-    smallest, largest = min(result.global_batch for result in PUBLISHED), points[-1][0]
+def expected_epochs(benchmark: Benchmark, global_batch: int, rules: Optional[str] = None) -> Tuple[float, str]:
+    """(epochs to the target, where that comes from) by the convergence points of a rule set [the benchmark's last];
+    UserError where no convergence point or published result covers `global_batch`."""
+    points = convergence_points(RULES[rules or benchmark.rules[-1]])
+    smallest, largest = benchmark.smallest_batch, points[-1][0]
     if not smallest <= global_batch <= largest:
         raise UserError(f"global batch {global_batch}: the epochs to the target are known from {smallest} (the least "
                         f"of the published results) to {largest} (MLPerf's last convergence point)")
@@ -105,39 +54,57 @@ def expected_epochs(global_batch: int) -> Tuple[float, str]:
         source = f"MLPerf's convergence point at {global_batch}"
     elif global_batch < batches[0]:
         source = (f"MLPerf's smallest convergence point, {batches[0]}, to which its checker holds smaller batches; "
-                  f"published results from {smallest} on agree")
+                  f"{benchmark.small_batches}")
     else:
         place = np.searchsorted(batches, global_batch)
         source = f"between MLPerf's convergence points at {batches[place - 1]} and {batches[place]}"
     return float(np.interp(global_batch, batches, epochs)), source
 
 
-def seconds_to_target(epochs: float, evaluations: int, images_per_second: float, whole_epochs: bool = False) -> float:
+def _images(benchmark: Benchmark, epochs: float, evaluations: int) -> float:
+    """What training and evaluations take, in images trained."""
+    return epochs * benchmark.train_images + evaluations * benchmark.val_images * benchmark.evaluation_cost
+
+
+def seconds_to_target(benchmark: Benchmark, epochs: float, evaluations: int, images_per_second: float,
+                      whole_epochs: bool = False) -> float:
     """Training, evaluations and the wait for the last score. whole_epochs: training then goes on to the end of the
-    epoch, as the published implementations do; here it stops."""
-    epoch = TRAIN_IMAGES / images_per_second
-    wait = math.ceil(SCORE_SECONDS / epoch) * epoch if whole_epochs else SCORE_SECONDS
-    return epochs * epoch + evaluations * VAL_IMAGES * EVALUATION_COST / images_per_second + wait
+    epoch, as some published implementations do; here it stops."""
+    epoch = benchmark.train_images / images_per_second
+    wait = benchmark.score_seconds
+    if whole_epochs:
+        wait = math.ceil(wait / epoch) * epoch
+    return _images(benchmark, epochs, evaluations) / images_per_second + wait
 
 
-def published_throughput(ranks: int) -> Tuple[float, Published]:
-    """(images/s of `ranks` GPUs at the rate of a GPU of a published result, that result: of the nearest size)."""
-    nearest = min(PUBLISHED, key=lambda result: abs(math.log(result.ranks / ranks)))
-    return nearest.images_per_second / nearest.ranks * ranks, nearest
+def published_throughput(benchmark: Benchmark, ranks: int) -> Tuple[float, str]:
+    """(images/s of `ranks` GPUs at the rate of a GPU of the published result of the nearest size, in words which)."""
+    nearest = min((result for result in benchmark.results if result.in_plans),
+                  key=lambda result: abs(math.log(result.ranks / ranks)))
+    rate, words = nearest.images_per_second, f"the published rate of a GPU of {nearest.name}"
+    if rate is None:
+        evaluations = math.ceil(nearest.epochs / benchmark.eval_every)
+        rate = (_images(benchmark, nearest.epochs, evaluations) / (nearest.minutes * 60 - benchmark.score_seconds))
+        words = f"the rate of a GPU of {nearest.name}, from its {nearest.minutes:g} minutes"
+    return rate / nearest.ranks * ranks, words
 
 
-def check_published() -> List[dict]:
+def check_published(benchmark: Benchmark) -> List[dict]:
     """For each published result: epochs and minutes, expected and published, and the errors [%]. Minutes are expected
-    from the published images/s, so that they check epochs and what comes besides training."""
+    from the result's own images/s, so that they check epochs and what comes besides training; else from the rate of its
+    accelerator on one node (rate_of_its_own False); None where neither is known."""
     rows = []
-    for result in PUBLISHED:
-        epochs, source = expected_epochs(result.global_batch)
-        minutes = seconds_to_target(epochs, math.ceil(epochs / 5), result.images_per_second, whole_epochs=True) / 60
+    for result in benchmark.results:
+        epochs, source = expected_epochs(benchmark, result.global_batch)
+        rate = result.images_per_second or (benchmark.rates or {}).get(result.accelerator, 0) * result.ranks
+        minutes = seconds_to_target(benchmark, epochs, math.ceil(epochs / benchmark.eval_every), rate,
+                                    benchmark.trains_on) / 60 if rate else None
         rows.append(dict(
-            system=result.name, global_batch=result.global_batch, images_per_second=result.images_per_second,
+            system=result.name, global_batch=result.global_batch, images_per_second=rate or None,
+            rate_of_its_own=bool(result.images_per_second),
             expected_epochs=epochs, published_epochs=result.epochs, epochs_error=error(epochs, result.epochs),
             expected_minutes=minutes, published_minutes=result.minutes,
-            minutes_error=error(minutes, result.minutes), source=source))
+            minutes_error=error(minutes, result.minutes) if minutes else None, source=source))
     return rows
 
 
@@ -146,22 +113,25 @@ def error(expected: float, published: float) -> float:
     return 100 * (expected / published - 1)
 
 
-def gradient_bytes(config: Config) -> int:
-    """Bytes of all gradients of the full network, which a step averages. BatchNorm's are float32 always."""
-    convolutions, batch_norm = PARAMETERS[config.model.layout, config.model.dtype]
-    return convolutions * (2 if config.model.dtype == "float16" else 4) + batch_norm * 4
+def gradient_bytes(benchmark: Benchmark, config: Config) -> int:
+    """Bytes of all gradients of the benchmark's network, which a step averages."""
+    own_type, whole = benchmark.parameters[config.model.layout, config.model.dtype]
+    return own_type * (2 if config.model.dtype == "float16" else 4) + whole * 4
 
 
-def check_recipe(config: Config) -> None:
-    """UserError where the convergence points say nothing: another rule set, network, matching, loss, detection
-    or target."""
-    if RULES[config.run.rules] != PUBLISHED_RULES:
-        raise UserError(f"run.rules {config.run.rules}: the published results are for the rules ssd-1.1.0 (recipe "
+def check_recipe(config: Config) -> Benchmark:
+    """The benchmark of the settings; UserError where the convergence points say nothing: no rule set, another network,
+    matching, loss, detection or target."""
+    benchmark = benchmark_of(config)
+    if benchmark is None:
+        known = " and ".join(known.rules_in_words for known in BENCHMARKS.values())
+        raise UserError(f"run.rules {config.run.rules}: the published results are for the rules {known} (recipe "
                         f"{config.recipe})")
     sections = ("model", "default_boxes", "loss", "detection", "evaluation")
-    for name, wanted, given in differences(config, load_recipe("ssd-resnet34-coco"), sections):
+    for name, wanted, given in differences(config, load_recipe(benchmark.recipe), sections):
         if name.split(".")[-1] not in ("layout", "dtype", "eval_batch_size", "eval_every"):
             raise UserError(f"{name} {given}: MLPerf's convergence points are for {wanted} (recipe {config.recipe})")
+    return benchmark
 
 
 def make_plan(config: Config, nodes: int, gpus: int, images_per_second: Optional[float] = None) -> dict:
@@ -175,60 +145,67 @@ def make_plan(config: Config, nodes: int, gpus: int, images_per_second: Optional
             raise UserError(f"{flag} {number}: must be at least 1")
     if images_per_second is not None and not 0 < images_per_second < math.inf:
         raise UserError(f"--images-per-second {images_per_second}: must be above 0")
-    check_recipe(config)
-    ranks = nodes * gpus
+    benchmark = check_recipe(config)
+    ranks, images = nodes * gpus, benchmark.train_images
     global_batch = ranks * training.batch_size
-    if global_batch > TRAIN_IMAGES:
-        raise UserError(f"--batch {training.batch_size}: {ranks} GPUs take {global_batch} images a step, COCO has "
-                        f"{TRAIN_IMAGES} with a box")
-    epochs, epochs_source = expected_epochs(global_batch)
+    if global_batch > images:
+        raise UserError(f"--batch {training.batch_size}: {ranks} GPUs take {global_batch} images a step, "
+                        f"{benchmark.data_set} has {images} with a box")
+    epochs, epochs_source = expected_epochs(benchmark, global_batch, config.run.rules)
     # Only the epochs in which the target can be seen count.
     every = config.evaluation.eval_every
     if math.floor(training.epochs / every) * every < epochs:
         raise UserError(f"--epochs {training.epochs}: at global batch {global_batch} the target is expected after "
                         f"{epochs:.1f} epochs")
     evaluations = math.ceil(epochs / every)
-    throughput, result = published_throughput(ranks)
-    source = f"the published rate of a GPU of {result.name}"
+    throughput, source = published_throughput(benchmark, ranks)
     if images_per_second is not None:
         throughput, source = images_per_second, "--images-per-second"
 
-    steps = steps_per_epoch(TRAIN_IMAGES, global_batch)
-    schedule = build_schedule(training, global_batch, TRAIN_IMAGES)
-    gradients = gradient_bytes(config)
+    steps = steps_per_epoch(images, global_batch)
+    schedule = build_schedule(training, global_batch, images)
+    gradients, file_bytes = gradient_bytes(benchmark, config), benchmark.file_bytes
     cached = 0.0
     if data.decode == "cache":
-        cached = min(1.0, data.cache_size * 2 ** 20 * ranks / (TRAIN_IMAGES * DECODED_BYTES))
+        cached = min(1.0, data.cache_size * 2 ** 20 * ranks / (images * benchmark.decoded_bytes))
     sent = 2 * (ranks - 1) / ranks * gradients
-    own = [published for published in PUBLISHED
-           if (published.nodes, published.gpus, published.batch) == (nodes, gpus, training.batch_size)]
-    minutes = seconds_to_target(epochs, evaluations, throughput) / 60
+    memory = host_memory(benchmark, config, ranks)
+    own = own_result(benchmark, nodes, gpus, training.batch_size)
+    minutes = seconds_to_target(benchmark, epochs, evaluations, throughput) / 60
     return dict(
         recipe=config.recipe, nodes=nodes, gpus_per_node=gpus, batch_size=training.batch_size,
         global_batch=global_batch,
-        peak_learning_rate=schedule.peak, base_learning_rate=training.base_lr, weight_decay=training.weight_decay,
+        peak_learning_rate=schedule.peak, base_learning_rate=training.base_lr,
+        learning_rate_is_scaled=bool(training.lr_batch), weight_decay=training.weight_decay,
         warmup_epochs=training.warmup_epochs, warmup_steps=schedule.warmup_steps,
         decay_epochs=list(schedule.decay_epochs), decay_steps=[steps * epoch for epoch in schedule.decay_epochs],
         steps_per_epoch=steps, max_epochs=training.epochs,
         expected_epochs=epochs, expected_epochs_source=epochs_source, expected_steps=round(steps * epochs),
         evaluations=evaluations,
         images_per_second=throughput, images_per_second_source=source, expected_minutes=minutes,
-        published_minutes=own[0].minutes if own else None,
+        published_minutes=own.minutes if own else None,
         gradient_bytes=gradients, allreduce_bytes_per_gpu_and_step=sent,
-        allreduce_bytes_per_gpu_and_second=sent * throughput / global_batch,
-        file_bytes_per_image=FILE_BYTES, read_bytes_per_second=FILE_BYTES * throughput,
-        read_bytes_per_node_and_second=FILE_BYTES * throughput / nodes, cached_share=cached, decode=data.decode,
-        host_memory_per_rank=host_memory(config, ranks), host_memory_per_node=host_memory(config, ranks) * gpus)
+        allreduce_bytes_per_gpu_and_second=sent * throughput / global_batch, storage_bytes=benchmark.storage_bytes,
+        file_bytes_per_image=file_bytes, read_bytes_per_second=file_bytes * throughput,
+        read_bytes_per_node_and_second=file_bytes * throughput / nodes, cached_share=cached, decode=data.decode,
+        host_memory_per_rank=memory, host_memory_per_node=memory * gpus)
 
 
-def host_memory(config: Config, ranks: int) -> float:
+def own_result(benchmark: Benchmark, nodes: int, gpus: int, batch: int) -> Optional[Published]:
+    """The published result of just such a system, of those that stand in plans."""
+    return next((result for result in benchmark.results
+                 if result.in_plans and (result.nodes, result.gpus, result.batch) == (nodes, gpus, batch)), None)
+
+
+def host_memory(benchmark: Benchmark, config: Config, ranks: int) -> float:
     """Bytes that the data path of a rank with a GPU holds in main memory, without its libraries: arithmetic.
 
     Annotations, files read ahead and their copies in DALI, decoded images where the CPU decodes, DALI's shuffle buffer
     where decoded images are cached. docs/scaling.md has what was measured.
     """
-    annotations = (TRAIN_FILES + VAL_IMAGES) * BYTES_PER_IMAGE + (TRAIN_BOXES + VAL_BOXES) * BYTES_PER_BOX
-    per_image = 2 * FILE_BYTES + (DECODED_BYTES if config.data.decode == "cpu" else 0)
+    annotations = ((benchmark.train_files + benchmark.val_images) * BYTES_PER_IMAGE
+                   + (benchmark.train_boxes + benchmark.val_boxes) * BYTES_PER_BOX)
+    per_image = 2 * benchmark.file_bytes + (benchmark.decoded_bytes if config.data.decode == "cpu" else 0)
     ahead = config.data.prefetch * config.training.batch_size * per_image
-    shuffled = min(CACHE_SHUFFLE_BUFFER, TRAIN_IMAGES // ranks) if config.data.decode == "cache" else 0
-    return annotations + ahead + shuffled * FILE_BYTES
+    shuffled = min(CACHE_SHUFFLE_BUFFER, benchmark.train_images // ranks) if config.data.decode == "cache" else 0
+    return annotations + ahead + shuffled * benchmark.file_bytes

@@ -15,6 +15,7 @@ from ssd.config import load_recipe
 from ssd.errors import UserError
 from ssd.rules import RULES
 from ssd.training import plan
+from ssd.training.published import BENCHMARKS, SSD
 
 COCO = load_recipe("ssd-resnet34-coco")
 
@@ -44,26 +45,26 @@ def test_convergence_points_are_mlperfs():
 
 @pytest.mark.parametrize("batch, epochs", [(456, 50), (912, 50), (1024, 50), (1280, 52.5), (1536, 55)])
 def test_epochs_between_the_points(batch, epochs):
-    assert plan.expected_epochs(batch)[0] == pytest.approx(epochs)
+    assert plan.expected_epochs(SSD, batch)[0] == pytest.approx(epochs)
 
 
 def test_epochs_rise_with_the_batch_and_name_their_source():
-    epochs = [plan.expected_epochs(batch)[0] for batch in range(456, 4097, 8)]
+    epochs = [plan.expected_epochs(SSD, batch)[0] for batch in range(456, 4097, 8)]
     assert epochs == sorted(epochs)
-    assert "at 1024 and 1536" in plan.expected_epochs(1280)[1]
-    assert "at 2048 and 4096" in plan.expected_epochs(3072)[1]
+    assert "at 1024 and 1536" in plan.expected_epochs(SSD, 1280)[1]
+    assert "at 2048 and 4096" in plan.expected_epochs(SSD, 3072)[1]
 
 
 @pytest.mark.parametrize("batch", [1, 32, 455, 4097, 8192])
 def test_a_batch_that_nobody_has_tried_is_refused(batch):
     with pytest.raises(UserError, match=f"global batch {batch}: .* from 456 .* to 4096"):
-        plan.expected_epochs(batch)
+        plan.expected_epochs(SSD, batch)
 
 
 # ---- the published results
 
 def test_published_results_are_met():
-    rows = plan.check_published()
+    rows = plan.check_published(SSD)
     assert [row["global_batch"] for row in rows] == [456, 912, 1536, 3072]
     assert [row["published_minutes"] for row in rows] == [20.92, 8.26, 1.52, .454]
     assert max(abs(row["epochs_error"]) for row in rows) < 3
@@ -74,18 +75,18 @@ def test_published_results_are_met():
 def test_check_prints_every_row(capsys):
     assert command("--check") == 0
     shown = capsys.readouterr().out
-    for result, row in zip(plan.PUBLISHED, plan.check_published()):
+    for result, row in zip(SSD.results, plan.check_published(SSD)):
         line = next(line for line in shown.splitlines() if line.startswith(result.name))
         assert f"{result.minutes:.3f}" in line and f"{row['epochs_error']:+.1f}%" in line
         assert f"{row['minutes_error']:+.1f}%" in line
     assert command("--check", "--json") == 0
-    assert json.loads(capsys.readouterr().out) == plan.check_published()
+    assert json.loads(capsys.readouterr().out) == plan.check_published(SSD)
 
 
 def test_published_results_are_those_of_the_configs(capsys):
     configs = {config.name: config for config in plan_command.system_configs()}
-    assert set(configs) == {result.config for result in plan.PUBLISHED}
-    for result in plan.PUBLISHED:
+    assert set(configs) == {result.config for result in SSD.results}
+    for result in SSD.results:
         config = configs[result.config]
         assert (config.nodes, config.gpus, config.batch) == (result.nodes, result.gpus, result.batch)
         found = planned(capsys, "--nodes", result.nodes, "--gpus", result.gpus)
@@ -135,7 +136,7 @@ def test_a_system_without_a_config_names_the_nearest(capsys):
 def test_a_stated_throughput_gives_the_minutes(capsys):
     slow = planned(capsys, "--gpus", 4, "--images-per-second", 1000)
     fast = planned(capsys, "--gpus", 4, "--images-per-second", 2000)
-    last_score = plan.SCORE_SECONDS / 60
+    last_score = SSD.score_seconds / 60
     assert (slow["expected_minutes"] - last_score) == pytest.approx(2 * (fast["expected_minutes"] - last_score))
     assert slow["expected_minutes"] > 50 * 117266 / 1000 / 60
     assert slow["read_bytes_per_second"] == pytest.approx(1000 * slow["file_bytes_per_image"])
@@ -196,8 +197,8 @@ def test_parameters_are_those_of_the_network(layout, dtype):
                 batch_norm += count
             else:
                 convolutions += count
-    assert plan.PARAMETERS[layout, dtype] == (convolutions, batch_norm)
-    assert plan.gradient_bytes(config) == total
+    assert SSD.parameters[layout, dtype] == (convolutions, batch_norm)
+    assert plan.gradient_bytes(SSD, config) == total
 
 
 def test_the_shuffle_buffer_is_that_of_the_graph():
@@ -227,12 +228,17 @@ def test_bytes_of_annotations_are_those_of_the_arrays():
 def test_memory_of_the_ways_to_decode():
     """The shuffle buffer holds whole files, and never more than a rank's share of them."""
     base = COCO.with_values(batch_size=24, cache_size=100)
-    on_gpu = plan.host_memory(base.with_values(decode="gpu"), 64)
-    on_cpu = plan.host_memory(base.with_values(decode="cpu"), 64)
-    assert on_cpu - on_gpu == pytest.approx(2 * 24 * plan.DECODED_BYTES)
+    on_gpu = plan.host_memory(SSD, base.with_values(decode="gpu"), 64)
+    on_cpu = plan.host_memory(SSD, base.with_values(decode="cpu"), 64)
+    assert on_cpu - on_gpu == pytest.approx(2 * 24 * SSD.decoded_bytes)
     for ranks, images in ((4, 4096), (64, 117266 // 64), (1024, 117266 // 1024)):
-        held = plan.host_memory(base.with_values(decode="cache"), ranks) - on_gpu
-        assert held == pytest.approx(images * plan.FILE_BYTES)
+        held = plan.host_memory(SSD, base.with_values(decode="cache"), ranks) - on_gpu
+        assert held == pytest.approx(images * SSD.file_bytes)
+
+
+def test_a_benchmark_is_known_by_its_rules():
+    assert sorted(name for benchmark in BENCHMARKS.values() for name in benchmark.rules) == \
+        sorted(name for name, rules in RULES.items() if rules.ruleset)
 
 
 def test_importing_needs_no_mxnet():
