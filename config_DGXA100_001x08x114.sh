@@ -12,6 +12,7 @@ export SOCKETCORES=64
 export HT=2
 
 export RECIPE=ssd-resnet34-coco
+export BACKBONE=resnet34
 export BATCHSIZE=114
 export NUMEPOCHS=65
 export EXTRA_PARAMS="--device gpu --layout NHWC --dtype float16 --base-lr 0.003157 --weight-decay 1.3e-4 \

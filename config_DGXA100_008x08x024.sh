@@ -15,6 +15,7 @@ export SOCKETCORES=64
 export HT=2
 
 export RECIPE=ssd-resnet34-coco
+export BACKBONE=resnet34
 export BATCHSIZE=24
 export NUMEPOCHS=70
 export EXTRA_PARAMS="--device gpu --layout NHWC --dtype float16 --base-lr 0.004 --weight-decay 1.7e-4 \

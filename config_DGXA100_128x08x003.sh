@@ -16,6 +16,7 @@ export SOCKETCORES=64
 export HT=2
 
 export RECIPE=ssd-resnet34-coco
+export BACKBONE=resnet34
 export BATCHSIZE=3
 export NUMEPOCHS=90
 export EXTRA_PARAMS="--device gpu --layout NHWC --dtype float16 --base-lr 0.004 --weight-decay 4e-5 \

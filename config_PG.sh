@@ -16,6 +16,7 @@ export HT=2                     # ... SOCKETCORES are cores of a socket, HT hard
 
 # The run
 export RECIPE=ssd-resnet34-coco # settings that are not named below: a recipe in ssd/recipes, or a YAML file
+export BACKBONE=resnet34        # whose ImageNet weights the recipe begins with: PRETRAINED_DIR/BACKBONE-*.onnx
 export BATCHSIZE=114            # images per rank and step; the global batch is this times NNODES times NGPU
 export NUMEPOCHS=65             # at most: training stops at mAP 0.23
 # Flags of `python -m ssd train`, split at blanks. Learning rate, weight decay, warm-up, decay, cache, threads are the

@@ -12,6 +12,7 @@ export SOCKETCORES=0
 export HT=0
 
 export RECIPE=ssd-resnet34-shapes
+export BACKBONE=resnet34
 export BATCHSIZE=4
 export NUMEPOCHS=65
 export EXTRA_PARAMS="--device cpu --log-interval 50 --clear-cache"

@@ -6,9 +6,8 @@
 #
 # CONT: an image with the project in /workspace/ssd, here or in a registry. DATADIR: the data set, mounted read-only.
 # LOGDIR: what is kept, made if need be: SYSTEM_DATE_TRIAL.log and the run's folder SYSTEM_DATE_TRIAL. PRETRAINED_DIR:
-# the folder with BACKBONE-*.onnx, or the word none. Optional: BACKBONE, whose weights the recipe takes [resnet34]; SEED;
-# BIND=no; HOROVOD_*, MXNET_*, NCCL_* and OMP_*, which go over the image's own; STOP_SECONDS, how long a stopped
-# training may take to save [120].
+# the folder with BACKBONE-*.onnx, or the word none. Optional: SEED; BIND=no; HOROVOD_*, MXNET_*, NCCL_* and OMP_*, which
+# go over the image's own; STOP_SECONDS, how long a stopped training may take to save [120].
 #
 # On TERM or INT training saves and leaves, and no trial follows; a second signal ends it at once. The container is
 # removed in every case. The status is 0 if every trial ended well, else that of the first that did not (a failed trial

@@ -8,11 +8,21 @@ import pytest
 
 from ssd.__main__ import build_parser
 from ssd.commandline import read_settings
+from ssd.mlperf import departures
 from tests.training.tiny import ROOT
 
 CONFIGS = sorted(os.path.basename(path) for path in glob.glob(os.path.join(ROOT, "config_*.sh")))
 NAMES = ("SYSTEM NNODES WALLTIME NEXP NGPU NSOCKET SOCKETCORES HT RECIPE BATCHSIZE NUMEPOCHS EXTRA_PARAMS "
          "SUBMISSION_ORG SUBMISSION_PLATFORM").split()
+# Nodes, GPUs of a node, batch, epochs, warm-up epochs, base rate of RetinaNet's systems: the reference's configurations
+# of the DGX A100, and Fujitsu's of MLPerf v3.0 (epochs at most are ours there).
+RETINANET = {
+    "config_DGXA100_001x08x032_retinanet.sh": (1, 8, 32, 8, 1, 1e-4),
+    "config_DGXA100_008x08x008_retinanet.sh": (8, 8, 8, 8, 1, 1e-4),
+    "config_DGXA100_032x08x032_retinanet.sh": (32, 8, 32, 35, 1, 1e-4),
+    "config_PG_retinanet.sh": (1, 10, 24, 8, 0, 8.5e-5),
+}
+QUICKSTARTS = {"config_quickstart.sh", "config_quickstart_retinanet.sh"}
 # Nodes, GPUs of a node, batch, epochs, warm-up epochs, base rate, weight decay, decay epochs of the published systems.
 PUBLISHED = {
     "config_PG.sh": (1, 4, 114, 65, 3, .003157, 1.3e-4, (44, 55)),
@@ -39,14 +49,15 @@ def settings_of(values):
 
 
 def test_there_is_a_config_for_every_system():
-    assert set(CONFIGS) == set(PUBLISHED) | {"config_quickstart.sh"}
+    assert set(CONFIGS) == set(PUBLISHED) | set(RETINANET) | QUICKSTARTS
 
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_complete_and_exports_only(config):
     values = variables_of(config)
     assert set(NAMES) <= set(values) and all(values[name] for name in NAMES)
-    assert set(values) - set(NAMES) <= {"PGNNODES", "DGXNNODES", "PRETRAINED_DIR"}
+    assert {"BACKBONE"} <= set(values) - set(NAMES) <= {"PGNNODES", "DGXNNODES", "PRETRAINED_DIR", "BACKBONE"}
+    assert values["SYSTEM"] == config[len("config_"):-len(".sh")]
     with open(os.path.join(ROOT, config)) as file:
         text = file.read().replace("\\\n", " ")
     for line in text.splitlines():
@@ -62,6 +73,7 @@ def test_the_command_line_is_one_that_train_takes(config):
     assert settings.training.batch_size == int(values["BATCHSIZE"])
     assert settings.run.submission_platform == values["SUBMISSION_PLATFORM"]
     assert settings.run.clear_cache
+    assert values["BACKBONE"] == settings.model.backbone
 
 
 @pytest.mark.parametrize("config", sorted(PUBLISHED))
@@ -71,3 +83,21 @@ def test_values_of_the_published_systems(config):
                                  training.warmup_epochs, training.base_lr, training.weight_decay, training.decay_epochs)
     closed = [epoch for k in range(11) for epoch in (40 + 4 * k, 50 + 5 * k)]
     assert set(training.decay_epochs) <= set(closed), "[40, 50] * (1 + k/10) is what the closed division allows"
+
+
+@pytest.mark.parametrize("config", sorted(RETINANET))
+def test_values_of_retinanets_systems(config):
+    values, settings = variables_of(config), settings_of(variables_of(config))
+    training = settings.training
+    assert RETINANET[config] == (int(values["NNODES"]), int(values["NGPU"]), training.batch_size, training.epochs,
+                                 training.warmup_epochs, training.base_lr)
+    closed = settings.with_values(rules="retinanet-5.1.0", pretrained_backbone="resnext50_32x4d-7cdf4587.onnx")
+    assert departures(closed) == [], "what the closed division fixes is left as it is"
+
+
+def test_a_config_sourced_after_another_names_its_own_backbone():
+    """One shell, one config after the other: what the first exports must not stay."""
+    script = "".join(f'source "{os.path.join(ROOT, config)}"; echo "$BACKBONE"; ' for config in
+                     ("config_PG.sh", "config_PG_retinanet.sh", "config_DGXA100_001x08x114.sh"))
+    shown = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
+    assert shown.split() == ["resnet34", "resnext50_32x4d", "resnet34"]
