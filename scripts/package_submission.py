@@ -18,7 +18,7 @@ sys.path.insert(0, ROOT)  # so that it runs from any folder, with or without the
 
 from ssd.errors import UserError  # noqa: E402
 from ssd.rules import DEFAULT_RULES, RULES, Rules  # noqa: E402
-from ssd.submission import LAUNCHERS, SYSTEM_FIELDS, Package, package, read_trial  # noqa: E402
+from ssd.submission import AVAILABILITY, LAUNCHERS, SYSTEM_FIELDS, Package, package, read_trial  # noqa: E402
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -72,6 +72,7 @@ def describe(log: str, rules: Rules) -> dict:
     known = {
         "submitter": trial.system["submission_org"],
         "division": trial.system["submission_division"],
+        "status": AVAILABILITY.get(trial.system["submission_status"], ""),
         "system_name": trial.system["submission_platform"],
         "host_processors_per_node": str(len(sockets)),
         "host_processor_model_name": model.group(1) if model else "",

@@ -28,6 +28,9 @@ SAME_SYSTEM = ("submission_org", "submission_platform", "submission_division", "
 IMPLEMENTATION = ("Dockerfile", "LICENSE", "README.md", "benchmarks", "docs", "prepare-json.py", "pyproject.toml",
                   "run.sub", "run_and_time.sh", "run_with_docker.sh", "scripts", "ssd")
 LAUNCHERS = {"docker": "./run_with_docker.sh", "slurm": 'sbatch -N "$NNODES" -t "$WALLTIME" run.sub'}
+# submission_status of a log -> "status" of a system's description, in the words that rule sets from 4.0.0 on want.
+AVAILABILITY = {"onprem": "Available on-premise", "cloud": "Available cloud", "preview": "Preview",
+                "research": "Research, Development, or Internal (RDI)"}
 # mlperf_logging/system_desc_checker wants these fields; the submission rules want words in those marked True.
 SYSTEM_FIELDS = {
     "submitter": True, "division": True, "status": True, "system_name": True, "number_of_nodes": True,
@@ -196,8 +199,7 @@ def package(logs: Sequence, output, system_name: str, description, config: str, 
     try:
         # In a folder of a plain name: the repository checker refuses one that begins with a dot.
         staging = os.path.join(scratch, "package")
-        _write(staging, trials, system_name, system, config, repository, implementation, launcher,
-               rules.benchmark)
+        _write(staging, trials, system_name, system, config, repository, implementation, launcher, rules)
         convergence = _check(staging, rules.ruleset)
         scaling = _scaling(os.path.join(staging, "results", system_name, rules.benchmark, "scaling.json"))
         os.rename(staging, output)
@@ -207,7 +209,8 @@ def package(logs: Sequence, output, system_name: str, description, config: str, 
     return Package(output, trials, olympic_mean([trial.minutes for trial in trials]), scaling, convergence, empty)
 
 
-def _write(folder, trials, system_name, system, config, repository, implementation, launcher, benchmark):
+def _write(folder, trials, system_name, system, config, repository, implementation, launcher, rules: Rules):
+    benchmark = rules.benchmark
     results = os.path.join(folder, "results", system_name, benchmark)
     implementations = os.path.join(folder, "benchmarks", benchmark, "implementations")
     code, ours = os.path.join(implementations, implementation), os.path.join(implementations, system_name)
@@ -233,12 +236,11 @@ def _write(folder, trials, system_name, system, config, repository, implementati
                    f"The code is in [../{implementation}](../{implementation}), every step in its "
                    "docs/launch.md. In this order:\n\n"
                    "    ./setup.sh            # builds the container image CONT\n"
-                   "    ./init_datasets.sh    # COCO 2017 into DATADIR, the backbone into PRETRAINED_DIR\n"
+                   f"    ./init_datasets.sh    # {rules.data_set} into DATADIR, the backbone into PRETRAINED_DIR\n"
                    f"    ./run_and_time.sh     # the runs, with {config}: CONT, DATADIR, PRETRAINED_DIR, LOGDIR\n")
     for name, lines in (
             ("setup.sh", ['docker build --pull -t "${CONT:?}" .']),
-            ("init_datasets.sh", ['./scripts/download_coco2017.sh "${DATADIR:?}"',
-                                  './scripts/get_resnet34_backbone.sh "${PRETRAINED_DIR:?}"']),
+            ("init_datasets.sh", list(rules.downloads)),
             ("run_and_time.sh", [f". ./{config}", LAUNCHERS[launcher]])):
         path = os.path.join(ours, name)
         with open(path, "w", encoding="utf-8") as file:
@@ -259,7 +261,7 @@ def _check(folder, ruleset: str) -> str:
     if "PACKAGE CHECKER FOUND NO ERRORS" not in words:
         raise UserError(f"the package checker refuses the package: {_complaint(words)}")
     # It knows no rules before 2.0.0; what it checks (names, sizes, links) is the same for all.
-    names = _run_checker(folder, "repo_checker", "2.0.0")
+    names = _run_checker(folder, "repo_checker", "2.0.0" if ruleset.startswith("1.") else ruleset)
     if "ALL CHECKS PASSED" not in names:
         raise UserError(f"the repository checker refuses the package: {_complaint(names)}")
     found: Optional[Any] = re.search(r"RCP Test Passed: *(.*)", words)
