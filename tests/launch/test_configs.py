@@ -101,3 +101,27 @@ def test_a_config_sourced_after_another_names_its_own_backbone():
                      ("config_PG.sh", "config_PG_retinanet.sh", "config_DGXA100_001x08x114.sh"))
     shown = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
     assert shown.split() == ["resnet34", "resnext50_32x4d", "resnet34"]
+
+
+@pytest.mark.parametrize("config", sorted(set(RETINANET) | {"config_quickstart_retinanet.sh"}))
+def test_the_launch_scripts_take_retinanets_configs(config, tmp_path):
+    """run_and_time.sh makes the command of them, run_with_docker.sh looks for the backbone that they name."""
+    (tmp_path / "resnet34-333f7ec4.onnx").touch()
+    environment = dict(PATH=os.environ["PATH"], HOME=str(tmp_path), DATADIR=str(tmp_path), RUNDIR=str(tmp_path / "run"),
+                       PYTHON=os.path.join(ROOT, "tests/launch/fake_training.py"), BIND="no", CONT="ssd",
+                       LOGDIR=str(tmp_path / "logs"))
+
+    def sourced(command, **more):
+        script = f'. "{os.path.join(ROOT, config)}"; NNODES=1; exec {command}'
+        return subprocess.run(["bash", "-c", script], env=dict(environment, **more), cwd=ROOT, capture_output=True,
+                              text=True, timeout=120, stdin=subprocess.DEVNULL)
+    values = variables_of(config)
+    done = sourced("./run_and_time.sh")
+    assert done.returncode == 0, done.stderr
+    for flag, name in (("recipe", "RECIPE"), ("batch-size", "BATCHSIZE"), ("epochs", "NUMEPOCHS")):
+        assert f"--{flag} {values[name]} " in done.stdout
+    assert " ".join(values["EXTRA_PARAMS"].split()) in done.stdout
+    done = sourced("./run_with_docker.sh", PRETRAINED_DIR=str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"run_with_docker.sh: PRETRAINED_DIR={tmp_path}: needed is one file "
+                                  "resnext50_32x4d-*.onnx (scripts/get_backbone.sh resnext50_32x4d makes it)")
