@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import threading
-from typing import List
+from typing import List, Tuple
 
 from ssd.config import Config, differences, load_recipe
 from ssd.errors import UserError
@@ -251,16 +251,25 @@ def departures(config: Config) -> List[str]:
     rules = RULES[config.run.rules]
     if rules.closed_recipe is None:
         return []
-    found = [f"{name} {given}, not {wanted}"
+    found = [f"{name} {given} but {wanted}"
              for name, wanted, given in differences(config, load_recipe(rules.closed_recipe), FIXED)
              if name not in rules.free]
     if config.training.warmup_epochs % 1:
-        found.append(f"training.warmup_epochs {config.training.warmup_epochs}, not a whole number")
+        found.append(f"training.warmup_epochs {config.training.warmup_epochs} but a whole number")
     if config.run.weights:
-        found.append("run.weights, where the backbone's are to begin with")
+        found.append("run.weights but those of the backbone to begin with")
     elif not config.run.pretrained_backbone:
-        found.append("no run.pretrained_backbone")
+        found.append("random weights but run.pretrained_backbone to begin with")
     return found
+
+
+def division_of(config: Config, resumed: bool) -> Tuple[str, str]:
+    """(the division that a run's log names, a line for people where its settings make that the open one, or ""). The
+    other reasons for it are said where they arise: resuming, fine-tuning."""
+    run, reasons = config.run, departures(config)
+    if resumed or run.fine_tune or not reasons or run.submission_division == "open":
+        return "open" if resumed or run.fine_tune else run.submission_division, ""
+    return "open", f"MLPerf log: open division, as the closed one of {run.rules} has not {'; '.join(reasons)}"
 
 
 def check_log(path, ruleset: str) -> tuple[bool, str]:

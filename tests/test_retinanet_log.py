@@ -12,7 +12,7 @@ from mlperf_logging import compliance_checker
 from mlperf_logging.compliance_checker import mlp_compliance
 
 from ssd.config import load_recipe
-from ssd.mlperf import MLPerfLog, check_log, departures
+from ssd.mlperf import MLPerfLog, check_log, departures, division_of
 from ssd.rules import RULES
 from ssd.training import setup
 from ssd.training.schedule import build_schedule
@@ -135,17 +135,17 @@ def test_the_tensors_are_the_89_of_the_rules(tmp_path, network):
     ({}, []),
     (dict(batch_size=8, epochs=35, base_lr=1.45e-4, warmup_epochs=0, warmup_factor=.1, layout="NHWC", dtype="float16",
           eval_batch_size=5, decode="gpu", data_dir="/data", check_images="header", loss_scale=1024), []),
-    (dict(weight_decay=1e-4), ["training.weight_decay 0.0001, not 0.0"]),
-    (dict(adam_betas=(.9, .99), adam_epsilon=1e-7), ["training.adam_betas [0.9, 0.99], not [0.9, 0.999]",
-                                                      "training.adam_epsilon 1e-07, not 1e-08"]),
-    (dict(frozen_stages=0), ["model.frozen_stages 0, not 2"]),
-    (dict(target=.3), ["evaluation.target 0.3, not 0.34"]),
-    (dict(eval_every=2), ["evaluation.eval_every 2, not 1"]),
-    (dict(image_size=640), ["model.image_size 640, not 800"]),
-    (dict(flip_probability=0), ["augmentation.flip_probability 0.0, not 0.5"]),
-    (dict(warmup_epochs=.5), ["training.warmup_epochs 0.5, not a whole number"]),
-    (dict(pretrained_backbone=""), ["no run.pretrained_backbone"]),
-    (dict(weights="best.params"), ["run.weights, where the backbone's are to begin with"]),
+    (dict(weight_decay=1e-4), ["training.weight_decay 0.0001 but 0.0"]),
+    (dict(adam_betas=(.9, .99), adam_epsilon=1e-7), ["training.adam_betas [0.9, 0.99] but [0.9, 0.999]",
+                                                      "training.adam_epsilon 1e-07 but 1e-08"]),
+    (dict(frozen_stages=0), ["model.frozen_stages 0 but 2"]),
+    (dict(target=.3), ["evaluation.target 0.3 but 0.34"]),
+    (dict(eval_every=2), ["evaluation.eval_every 2 but 1"]),
+    (dict(image_size=640), ["model.image_size 640 but 800"]),
+    (dict(flip_probability=0), ["augmentation.flip_probability 0.0 but 0.5"]),
+    (dict(warmup_epochs=.5), ["training.warmup_epochs 0.5 but a whole number"]),
+    (dict(pretrained_backbone=""), ["random weights but run.pretrained_backbone to begin with"]),
+    (dict(weights="best.params"), ["run.weights but those of the backbone to begin with"]),
 ])
 def test_what_leaves_the_closed_division(values, words):
     assert departures(BENCHMARK.with_values(**values)) == words
@@ -153,9 +153,22 @@ def test_what_leaves_the_closed_division(values, words):
 
 def test_the_small_network_leaves_it_and_ssd_keeps_its_word():
     found = departures(load_recipe("retinanet-resnext50-shapes").with_values(rules="retinanet-5.1.0"))
-    for name in ("model.frozen_stages", "model.batch_norm", "model.width", "no run.pretrained_backbone"):
+    for name in ("model.frozen_stages", "model.batch_norm", "model.width", "random weights"):
         assert any(words.startswith(name) for words in found), found
     assert departures(load_recipe("ssd-resnet34-shapes")) == departures(load_recipe("ssd-resnet34-own")) == []
+
+
+def test_the_division_that_a_log_names():
+    other = BENCHMARK.with_values(weight_decay=1e-4)
+    assert division_of(BENCHMARK, False) == ("closed", "")
+    assert division_of(BENCHMARK.with_values(submission_division="open"), False) == ("open", "")
+    assert division_of(BENCHMARK, True) == division_of(other, True) == ("open", "")
+    assert division_of(other.with_values(submission_division="open"), False) == ("open", "")
+    assert division_of(other, False) == ("open", "MLPerf log: open division, as the closed one of retinanet-5.1.0 has "
+                                         "not training.weight_decay 0.0001 but 0.0")
+    ssd = load_recipe("ssd-resnet34-shapes")
+    assert division_of(ssd, False) == ("closed", "")
+    assert division_of(ssd.with_values(fine_tune=True), False) == ("open", "")
 
 
 @pytest.mark.parametrize("name", ROUNDS)
