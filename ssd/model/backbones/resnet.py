@@ -11,7 +11,7 @@ from ssd.sections import PYRAMIDS
 from ssd.errors import UserError
 from ssd.model.backbones import resnet_specs
 from ssd.model.backbones.resnet_specs import Block, ResNetSpec
-from ssd.model.layers import batch_norm, convolution, input_channels, scaled
+from ssd.model.layers import convolution_and_norm, input_channels, normalised, scaled
 
 
 class ResidualBlock(HybridBlock):
@@ -22,19 +22,20 @@ class ResidualBlock(HybridBlock):
         self._spec = block
         with self.name_scope():
             for layer in block.convolutions:
-                setattr(self, layer.name, _convolution(config, layer))
-                setattr(self, layer.norm, batch_norm(config, layer.channels, frozen))
+                convolved, norm = _convolution(config, layer, frozen)
+                setattr(self, layer.name, convolved)
+                setattr(self, layer.norm, norm)
             self.downsample = self.downsample_bn = None
             if block.shortcut:
-                self.downsample = _convolution(config, block.shortcut)
-                self.downsample_bn = batch_norm(config, block.shortcut.channels, frozen)
+                self.downsample, self.downsample_bn = _convolution(config, block.shortcut, frozen)
 
     def hybrid_forward(self, F, x):
-        shortcut = x if self.downsample is None else self.downsample_bn(self.downsample(x))
+        shortcut = x if self.downsample is None else normalised(self.downsample, self.downsample_bn, x)
         *first, last = self._spec.convolutions
         for layer in first:
-            x = F.Activation(getattr(self, layer.norm)(getattr(self, layer.name)(x)), act_type="relu")
-        return F.Activation(getattr(self, last.norm)(getattr(self, last.name)(x)) + shortcut, act_type="relu")
+            x = F.Activation(normalised(getattr(self, layer.name), getattr(self, layer.norm), x), act_type="relu")
+        return F.Activation(normalised(getattr(self, last.name), getattr(self, last.norm), x) + shortcut,
+                            act_type="relu")
 
     def torchvision_layers(self) -> Dict[str, HybridBlock]:
         layers = {name: getattr(self, name) for layer in self._spec.convolutions for name in (layer.name, layer.norm)}
@@ -43,9 +44,9 @@ class ResidualBlock(HybridBlock):
         return layers
 
 
-def _convolution(config: ModelConfig, layer: resnet_specs.Convolution) -> nn.Conv2D:
-    return convolution(config, layer.in_channels, layer.channels, layer.kernel, stride=layer.stride,
-                       pad=layer.kernel // 2, groups=layer.groups)
+def _convolution(config: ModelConfig, layer: resnet_specs.Convolution, frozen: bool):
+    return convolution_and_norm(config, layer.in_channels, layer.channels, layer.kernel, stride=layer.stride,
+                                pad=layer.kernel // 2, groups=layer.groups, frozen=frozen)
 
 
 class ResNet(HybridBlock):
@@ -65,8 +66,8 @@ class ResNet(HybridBlock):
         self.layout = config.layout
         width = scaled(resnet_specs.STEM_CHANNELS, config)
         with self.name_scope():
-            self.conv1 = convolution(config, input_channels(config), width, 7, stride=2, pad=3)
-            self.bn1 = batch_norm(config, width, frozen=config.frozen_stages > 0)
+            self.conv1, self.bn1 = convolution_and_norm(config, input_channels(config), width, 7, stride=2, pad=3,
+                                                        frozen=config.frozen_stages > 0)
             self.maxpool = nn.MaxPool2D(3, 2, 1, layout=config.layout)
             self.stages = nn.HybridSequential(prefix="")
             for number in range(1, len(kept) + 1):
@@ -83,7 +84,7 @@ class ResNet(HybridBlock):
             part.collect_params().setattr("grad_req", "null")
 
     def hybrid_forward(self, F, x):
-        x = self.maxpool(F.Activation(self.bn1(self.conv1(x)), act_type="relu"))
+        x = self.maxpool(F.Activation(normalised(self.conv1, self.bn1, x), act_type="relu"))
         maps = []
         for number, stage in enumerate(self.stages, start=1):
             # What comes before is frozen: its backward pass would take time for nothing.

@@ -88,8 +88,11 @@ def blocks(spec: ResNetSpec, stages: Tuple[Stage, ...],
     channels = scaled(STEM_CHANNELS)
     for number, stage in enumerate(stages, start=1):
         out, middle = scaled(stage.channels), scaled(stage.channels // spec.expansion)
-        # A narrower ResNeXt has fewer groups of as many channels.
-        groups = math.gcd(middle, max(1, spec.groups * middle * spec.expansion // stage.channels))
+        groups = spec.groups
+        if groups > 1 and middle * spec.expansion < stage.channels:
+            # A narrower ResNeXt has fewer groups, of 16 channels at least: smaller ones are slow to train on AVX-512,
+            # see ssd.model.layers.ScaledConv2D.
+            groups = math.gcd(middle, max(1, min(groups * middle * spec.expansion // stage.channels, middle // 16)))
         for index in range(stage.blocks):
             # A stage that SSD drops is described for its tensors' shapes alone, for which no stride counts.
             stride = (stage.stride or 1) if index == 0 else 1

@@ -11,7 +11,7 @@ from mxnet.gluon import HybridBlock, nn
 
 from ssd.config import ModelConfig
 from ssd.model.boxes.ssd_sizes import Sizes
-from ssd.model.layers import batch_norm, convolution, scaled
+from ssd.model.layers import convolution, convolution_and_norm, normalised, scaled
 
 
 class ExtraBlocks:
@@ -25,15 +25,20 @@ class ExtraBlocks:
         """To be made within the network's name scope. norm: BatchNorm after each convolution."""
         self.channels = list(channels)
         reduce, expand, reduce_norms, expand_norms = (nn.HybridSequential(prefix="") for _ in range(4))
+
+        def add(convolutions, norms, prefixes, *shape, **kwargs):
+            if not norm:
+                convolutions.add(convolution(config, *shape, bias=True, prefix=prefixes[0], **kwargs))
+                return
+            for part, layer in zip((convolutions, norms),
+                                   convolution_and_norm(config, *shape, prefixes=prefixes, **kwargs)):
+                part.add(layer)
         for index, ((middle, out), stride, pad) in enumerate(zip(sizes.channels, sizes.strides, sizes.pads)):
             middle, out = scaled(middle, config), scaled(out, config)
-            reduce.add(convolution(config, self.channels[-1], middle, 1, bias=not norm,
-                                   prefix=f"expand_trans_conv{index}_"))
-            expand.add(convolution(config, middle, out, 3, stride=stride, pad=pad, bias=not norm,
-                                   prefix=f"expand_conv{index}_"))
-            if norm:
-                reduce_norms.add(batch_norm(config, middle, prefix=f"expand_trans_batchnorm{index}_"))
-                expand_norms.add(batch_norm(config, out, prefix=f"expand_batchnorm{index}_"))
+            add(reduce, reduce_norms, (f"expand_trans_conv{index}_", f"expand_trans_batchnorm{index}_"),
+                self.channels[-1], middle, 1)
+            add(expand, expand_norms, (f"expand_conv{index}_", f"expand_batchnorm{index}_"), middle, out, 3,
+                stride=stride, pad=pad)
             self.channels.append(out)
         self.children: Dict[str, HybridBlock] = dict(expand_trans_convs=reduce, expand_convs=expand)
         if norm:
@@ -44,10 +49,10 @@ class ExtraBlocks:
     def maps(self, F, taps) -> List:
         maps = list(taps)
         for reduce, reduce_norm, expand, expand_norm in self._layers:
-            x = reduce(maps[-1])
-            x = F.Activation(x if reduce_norm is None else reduce_norm(x), act_type="relu")
-            x = expand(x)
-            maps.append(F.Activation(x if expand_norm is None else expand_norm(x), act_type="relu"))
+            x = maps[-1]
+            for convolved, norm in ((reduce, reduce_norm), (expand, expand_norm)):
+                x = F.Activation(convolved(x) if norm is None else normalised(convolved, norm, x), act_type="relu")
+            maps.append(x)
         return maps
 
 
