@@ -17,10 +17,12 @@ from typing import Any, BinaryIO, Dict
 import numpy as np
 
 from ssd.errors import UserError
-from ssd.model.torch_pickle import StorageRecord, TensorRecord, interpret
+from ssd.model.torch_pickle import StorageRecord, TensorRecord, interpret, interpret_checkpoint
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
+# Under which a checkpoint keeps its state dict.
+STATE_KEYS = ("model", "state_dict", "model_state_dict", "net", "ssd")
 
 
 def _state_dict_of(value: Any) -> Dict[str, TensorRecord]:
@@ -30,6 +32,24 @@ def _state_dict_of(value: Any) -> Dict[str, TensorRecord]:
         if type(name) is not str or not isinstance(tensor, TensorRecord):
             raise UserError(f"the entry {short(name)}, which is a {type(tensor).__name__} and no tensor")
     return value
+
+
+def _state_dict_in(value: Any) -> Dict[str, TensorRecord]:
+    """The state dict of a checkpoint: the value itself, or under one of STATE_KEYS."""
+    if type(value) is dict and any(isinstance(entry, TensorRecord) for entry in value.values()):
+        return _state_dict_of(value)
+    found = [key for key in STATE_KEYS if type(value) is dict and type(value.get(key)) is dict]
+    if not found:
+        raise UserError("no dict of tensors, itself or under " + ", ".join(STATE_KEYS))
+    return _state_dict_of(value[found[0]])
+
+
+def _read_value(file, checkpoint: bool):
+    """(tensors, every storage that is named or None)."""
+    if checkpoint:
+        value, records = interpret_checkpoint(file)
+        return _state_dict_in(value), records
+    return _state_dict_of(interpret(file)), None
 
 
 def _storages_of(tensors: Dict[str, TensorRecord]) -> Dict[str, StorageRecord]:
@@ -54,7 +74,7 @@ def _to_arrays(tensors: Dict[str, TensorRecord], storages: Dict[str, np.ndarray]
     return arrays
 
 
-def _read_zip(file: BinaryIO) -> Dict[str, np.ndarray]:
+def _read_zip(file: BinaryIO, checkpoint: bool) -> Dict[str, np.ndarray]:
     with zipfile.ZipFile(file) as archive:
         entries = {info.filename: info for info in archive.infolist()}
         pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
@@ -70,7 +90,7 @@ def _read_zip(file: BinaryIO) -> Dict[str, np.ndarray]:
 
         if f"{folder}/byteorder" in entries and read(f"{folder}/byteorder") != b"little":
             raise UserError("a byte order other than little-endian")
-        tensors = _state_dict_of(interpret(io.BytesIO(read(pickles[0]))))
+        tensors, _ = _read_value(io.BytesIO(read(pickles[0])), checkpoint)
         storages = {}
         for key, record in _storages_of(tensors).items():
             data = read(f"{folder}/data/{key}")
@@ -81,7 +101,7 @@ def _read_zip(file: BinaryIO) -> Dict[str, np.ndarray]:
         return _to_arrays(tensors, storages)
 
 
-def _read_old(file: io.BytesIO) -> Dict[str, np.ndarray]:
+def _read_old(file: io.BytesIO, checkpoint: bool) -> Dict[str, np.ndarray]:
     if interpret(file) != MAGIC_NUMBER:
         raise UserError("a pickle that is not PyTorch's")
     version, system = interpret(file), interpret(file)
@@ -89,9 +109,9 @@ def _read_old(file: io.BytesIO) -> Dict[str, np.ndarray]:
         raise UserError(f"protocol version {short(version)} instead of {PROTOCOL_VERSION}")
     if type(system) is not dict or system.get("little_endian") is not True:
         raise UserError("a byte order other than little-endian")
-    tensors = _state_dict_of(interpret(file))
+    tensors, named = _read_value(file, checkpoint)
     keys = interpret(file)
-    records = _storages_of(tensors)
+    records = {**(named or {}), **_storages_of(tensors)}
     if type(keys) is not list or not all(type(key) is str for key in keys) or len(set(keys)) != len(keys):
         raise UserError("a list of storage keys that is malformed")
     file_size = file.getbuffer().nbytes
@@ -114,8 +134,9 @@ def _read_old(file: io.BytesIO) -> Dict[str, np.ndarray]:
     return _to_arrays(tensors, storages)
 
 
-def read_state_dict(path: str) -> Dict[str, np.ndarray]:
-    """The tensors of a state dict saved by torch.save, in either of PyTorch's file formats.
+def read_state_dict(path: str, checkpoint: bool = False) -> Dict[str, np.ndarray]:
+    """The tensors of a state dict saved by torch.save, in either of PyTorch's file formats. checkpoint: of one that
+    lies, under one of STATE_KEYS, in a dict of other things, which are passed over.
 
     Returns {name: array} in the file's order: contiguous copies in the machine's byte order, of the tensor's
     shape and dtype (float16/32/64, int8/16/32/64, uint8 or bool). Shared storages, offsets and strides are
@@ -129,10 +150,10 @@ def read_state_dict(path: str) -> Dict[str, np.ndarray]:
             start = file.read(4)
             file.seek(0)
             if start == b"PK\x03\x04":
-                return _read_zip(file)
+                return _read_zip(file, checkpoint)
             if start[:1] == b"\x80":
                 # From memory, where a damaged length gets what is there; a file's read would allocate it first.
-                return _read_old(io.BytesIO(file.read()))
+                return _read_old(io.BytesIO(file.read()), checkpoint)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError, struct.error) as error:

@@ -1,7 +1,8 @@
 """A closed interpreter for the pickles inside PyTorch's files: it imports nothing and calls nothing.
 
 pickletools names the opcodes; those that a state dict of tensors consists of are carried out on dicts, lists,
-tuples, strings and numbers, and PyTorch's tensor records become TensorRecord. All else is refused by name.
+tuples, strings and numbers, and PyTorch's tensor records become TensorRecord. All else is refused by name, or, in a
+checkpoint, where optimizer, schedule and arguments lie beside the tensors, becomes an Opaque that holds nothing.
 The records are those of torch/_utils.py and torch/serialization.py of PyTorch.
 """
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import io
 import pickletools
 from reprlib import repr as short  # what stands in a damaged file may be deep or long
-from typing import Any, Callable, Dict, List, NamedTuple
+from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
 import numpy as np
 
@@ -38,6 +39,11 @@ class TensorRecord(NamedTuple):
 
 
 class _Global(NamedTuple):
+    name: str
+
+
+class Opaque(NamedTuple):
+    """Something that was not made: what it would have been made by."""
     name: str
 
 
@@ -130,11 +136,13 @@ _MARK = object()
 
 
 class _Interpreter:
-    """One pickle, from PROTO to STOP."""
+    """One pickle, from PROTO to STOP. opaque: what is not known becomes Opaque. records: the storages seen, by key."""
 
-    def __init__(self) -> None:
+    def __init__(self, opaque: bool = False) -> None:
         self.stack: List[Any] = []
         self.memo: Dict[int, Any] = {}
+        self.opaque = opaque
+        self.records: Dict[str, StorageRecord] = {}
 
     def pop(self) -> Any:
         if not self.stack or self.stack[-1] is _MARK:
@@ -190,14 +198,22 @@ class _Interpreter:
             self.stack.append(self.memo[argument])
         elif name == "GLOBAL":
             wanted = argument.replace(" ", ".")
-            if wanted not in _CALLS and wanted not in _STORAGE_TYPES:
+            known = wanted in _CALLS or wanted in _STORAGE_TYPES
+            if not known and not self.opaque:
                 raise UserError(f"a request for {wanted}, which no state dict of tensors needs "
                                 "(it was not followed)")
-            self.stack.append(_Global(wanted))
+            self.stack.append(_Global(wanted) if known else Opaque(wanted))
         elif name == "BINPERSID":
-            self.stack.append(_persistent_storage(self.pop()))
+            record = _persistent_storage(self.pop())
+            self.records.setdefault(record.key, record)
+            self.stack.append(record)
+        elif self.opaque and name in _OPAQUE:
+            self.step_opaque(name, argument)
         elif name == "REDUCE":
             arguments, function = self.pop(), self.pop()
+            if isinstance(function, Opaque):    # only with `opaque`
+                self.stack.append(function)
+                return
             known = isinstance(function, _Global) and function.name in _CALLS
             if not known or type(arguments) is not tuple:
                 raise UserError("a call of something that is no tensor record")
@@ -206,20 +222,46 @@ class _Interpreter:
             items = [self.pop(), self.pop()][::-1] if name == "SETITEM" else self.pop_to_mark()
             if len(items) % 2:
                 raise UserError("a dict with a key and no value")
+            if self.opaque and not isinstance(self.top(), dict):
+                return    # an object that behaves like a dict
             for key, value in zip(items[::2], items[1::2]):
+                if self.opaque and type(key) not in (str, int):
+                    continue    # of an optimizer's or a schedule's state
                 _set_item(self.top(), key, value)
         elif name in ("APPEND", "APPENDS"):
             items = [self.pop()] if name == "APPEND" else self.pop_to_mark()
+            if self.opaque and isinstance(self.top(), Opaque):
+                return
             if type(self.top()) is not list:
                 raise UserError("an append to something that is no list")
             self.top().extend(items)
         elif name == "BUILD":
             # A module's state dict carries _metadata, an old Parameter gradient flags: neither is a weight.
             self.pop()
-            if not isinstance(self.top(), (dict, TensorRecord)):
+            if not isinstance(self.top(), (dict, TensorRecord, Opaque)):
                 raise UserError("attributes for something that is neither dict nor tensor")
         else:
             raise UserError(f"the pickle operation {name}, which no state dict of tensors needs")
+
+
+    def step_opaque(self, name: str, argument: Any) -> None:
+        """What stands beside a checkpoint's tensors: numbers, bytes, sets, objects of any class."""
+        if name in ("BINFLOAT", "BINBYTES", "SHORT_BINBYTES", "LONG4", "INT", "LONG", "FLOAT"):
+            self.stack.append(argument)
+        elif name == "NEWOBJ":
+            self.pop()
+            made = self.pop()
+            self.stack.append(made if isinstance(made, Opaque) else Opaque("an object"))
+        elif name == "EMPTY_SET":
+            self.stack.append(Opaque("set"))
+        elif name == "ADDITEMS":
+            self.pop_to_mark()
+        else:    # DICT, LIST of protocol 0
+            items = self.pop_to_mark()
+            self.stack.append(dict(zip(items[::2], items[1::2])) if name == "DICT" else items)
+
+
+_OPAQUE = frozenset("BINFLOAT BINBYTES SHORT_BINBYTES LONG4 INT LONG FLOAT NEWOBJ EMPTY_SET ADDITEMS DICT LIST".split())
 
 
 def interpret(file: io.BytesIO) -> Any:
@@ -228,8 +270,19 @@ def interpret(file: io.BytesIO) -> Any:
     The value is made of dict, list, tuple, str, int, bool, None and TensorRecord. Raises UserError, saying
     what was found (without the file's name), for anything else and for a pickle that is damaged or cut off.
     """
+    return _interpreted(_Interpreter(), file)
+
+
+def interpret_checkpoint(file: io.BytesIO) -> Tuple[Any, Dict[str, StorageRecord]]:
+    """As `interpret`, but what no state dict of tensors needs becomes Opaque, or is left out; and the storages that the
+    pickle names, by key."""
+    interpreter = _Interpreter(opaque=True)
+    return _interpreted(interpreter, file), interpreter.records
+
+
+def _interpreted(interpreter: _Interpreter, file: io.BytesIO) -> Any:
     try:
-        return _Interpreter().run(file)
+        return interpreter.run(file)
     except UserError:
         raise
     except ValueError as error:  # pickletools: unknown opcode, end of file, bad text
