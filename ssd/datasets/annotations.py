@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, Dict, List
+from typing import Any, Dict
 
 from ssd.datasets.annotation_boxes import Boxes, BoxReader
 from ssd.datasets.annotation_checks import ImageReader, Images, Problems, read_categories
@@ -27,7 +27,7 @@ def read_annotations(path, examples: int = 1) -> Annotations:
     """Reads an annotation file of any size; `examples` of each kind of problem are kept.
 
     Of a file of 1.17 million images and 10 million boxes (2.5 GB) about a gigabyte is in memory at a time: see
-    benchmarks/openimages_load.md.
+    benchmarks/openimages_data.md.
     UserError: a file that cannot be read, is not COCO, holds no image or has bad categories.
     """
     path = os.fspath(path)
@@ -42,8 +42,8 @@ def read_annotations(path, examples: int = 1) -> Annotations:
         return found["boxes"].add
 
     def begin_categories():
-        found["categories"] = categories = []  # type: List[Any]
-        return categories.extend
+        found["categories"] = []
+        return found["categories"].extend
 
     stream_annotation_file(path, {"images": begin_images, "annotations": begin_boxes, "categories": begin_categories})
     problems, images = found["images"].problems, found["images"].images()

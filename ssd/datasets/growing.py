@@ -5,8 +5,8 @@ import numpy as np
 
 
 class Growing:
-    """An array whose first axis grows: one allocation that is enlarged, not a list of blocks, which would be there twice
-    when they are joined."""
+    """An array whose first axis grows: one allocation that is enlarged, not a list of blocks, which would be there
+    twice when they are joined."""
 
     def __init__(self, dtype, columns: int = 0):
         """columns: 0 for a flat array, else those of an array (n, columns)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import stat
@@ -87,11 +88,45 @@ def prepare(source, target, keep_keys: bool = False, pretty_print: bool = False)
     return reduced
 
 
+#: Other data sets' formats, and the module that converts each: add_arguments(parser), run(options).
+KINDS = {"openimages": "openimages_command"}
+
+
+def _kind(arguments):
+    """The value of --from, None without it. UserError for one that is not in KINDS."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--from", dest="kind", nargs="?", const="")
+    kind = parser.parse_known_args(arguments)[0].kind
+    if kind is not None and kind not in KINDS:
+        raise UserError(f"--from {kind}: not one of {', '.join(KINDS)}")
+    return kind
+
+
+def _convert(kind: str, arguments) -> int:
+    module = importlib.import_module("ssd.datasets." + KINDS[kind])
+    parser = argparse.ArgumentParser(prog=f"prepare-json.py --from {kind}", allow_abbrev=False,
+                                     description=module.__doc__.split(": ", 1)[1])
+    parser.add_argument("--from", dest="kind", required=True, help=argparse.SUPPRESS)
+    module.add_arguments(parser)
+    module.run(parser.parse_args(arguments))
+    return 0
+
+
 def main(arguments=None) -> int:
     """The command line of prepare-json.py; returns the exit status (2 for a mistake of the user's)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        kind = _kind(arguments)
+        if kind is not None:
+            return _convert(kind, arguments)
+    except UserError as error:
+        print(f"prepare-json.py: error: {error}", file=sys.stderr)
+        return 2
     parser = argparse.ArgumentParser(
         prog="prepare-json.py", allow_abbrev=False,
-        description="Reduces a COCO annotation file to images, annotations and categories, without masks.")
+        description="Reduces a COCO annotation file to images, annotations and categories, without masks. "
+                    f"With --from {{{','.join(KINDS)}}} it converts another data set's files to one: see "
+                    f"--from {next(iter(KINDS))} --help.")
     parser.add_argument("input", metavar="INPUT", help="COCO annotation file (instances_train2017.json)")
     parser.add_argument("output", metavar="OUTPUT",
                         help="file to write (bbox_only_instances_train2017.json), replaced if it exists")

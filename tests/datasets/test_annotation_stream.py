@@ -1,4 +1,4 @@
-"""The reader in pieces against json.loads on the whole text: the same entries, the same files refused, the same words."""
+"""The reader in pieces against json.loads on the whole text: the same entries, the same refusals, the same words."""
 from __future__ import annotations
 
 import json
@@ -14,8 +14,9 @@ from ssd.errors import UserError
 
 COMMON = dict(deadline=None, derandomize=True, database=None,
               suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=6),
-                    st.sampled_from(["},", "}", "],[", '"},{"', "\\", "\ud800", "\U0001f600", "é" * 9, -0.0, 10 ** 30]))
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=6),
+    st.sampled_from(["},", "}", "],[", '"},{"', "\\", "\ud800", "\U0001f600", "é" * 9, -0.0, 10 ** 30]))
 VALUES = st.recursive(SCALARS, lambda inner: st.one_of(
     st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=3), inner, max_size=3)), max_leaves=10)
 CONTENTS = st.fixed_dictionaries({name: st.lists(VALUES, max_size=6) | VALUES for name in SECTIONS},
@@ -69,7 +70,8 @@ def test_any_content(tmp_path, content, piece, indent, ascii_only):
 
 
 @settings(max_examples=150, **COMMON)
-@given(st.integers(0, 1000), st.binary(max_size=6) | st.sampled_from([b",", b"]", b"}", b"{", b'"', b"[", b"-Inf", b"1e"]),
+@given(st.integers(0, 1000),
+       st.binary(max_size=6) | st.sampled_from([b",", b"]", b"}", b"{", b'"', b"[", b"-Inf", b"1e"]),
        st.integers(0, 6), st.integers(1, 90), st.booleans())
 def test_damaged_content(tmp_path, place, put, lost, piece, cut):
     text = json.dumps(GOOD, indent=1, ensure_ascii=False).encode()
@@ -82,9 +84,11 @@ def test_damaged_content(tmp_path, place, put, lost, piece, cut):
 
 @pytest.mark.parametrize("piece", [1, 2, 3, 7, 64, 1 << 20])
 @pytest.mark.parametrize("text", [
-    "{}", "", " ", "[]", "[", "{", '{"a"', '{"a":', '{"a":1', '{"a":1,', '{"a":1,}', "{,}", "{1:2}", '{"images":[}', "nul",
+    "{}", "", " ", "[]", "[", "{", '{"a"', '{"a":', '{"a":1', '{"a":1,', '{"a":1,}', "{,}", "{1:2}",
+    '{"images":[}', "nul",
     '{"images":[1,],"annotations":[],"categories":[]}', '{"images":[{"a":1},],"annotations":[],"categories":[]}',
-    '{"images":[{"a":1},,{}],"annotations":[],"categories":[]}', '{"images":[{"a":1}{}],"annotations":[],"categories":[]}',
+    '{"images":[{"a":1},,{}],"annotations":[],"categories":[]}',
+    '{"images":[{"a":1}{}],"annotations":[],"categories":[]}',
     '{"images":[],"annotations":[],"categories":[]}x', '{"images":[],"annotations":[],"categories":[]} \n ',
     '{"images":[NaN,-Infinity,Infinity,-0,1e5,true],"annotations":[ ],"categories":[\t]}',
     '{"images":[1],"images":[2],"annotations":[],"categories":[],"categories":7}',
