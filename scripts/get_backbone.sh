@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Gets ImageNet weights of torchvision's and makes SSD's backbone of them, as ONNX for --pretrained-backbone.
+# Gets ImageNet weights of torchvision's and makes a detector's backbone of them, as ONNX for --pretrained-backbone.
 #
 #   scripts/get_backbone.sh NAME [--url URL | --file FILE] [--sha256-prefix HEX] [OUTPUT_DIR]
 #
-#   NAME                  resnet34 or resnet50
+#   NAME                  resnet34, resnet50 or resnext50_32x4d
 #   --url URL             a mirror (default: torchvision's own address); an interrupted download is resumed
 #   --file FILE           a copy that is here already; it is left as it is
 #   --sha256-prefix HEX   what the file's SHA-256 begins with (default: the 8 digits in the file's name)
@@ -23,8 +23,9 @@ say() { printf '%s: %s\n' "$name_of_program" "$*"; }
 case ${1:-} in
     resnet34) file_name=resnet34-333f7ec4.pth ;;
     resnet50) file_name=resnet50-0676ba61.pth ;; # V1, 76.13 top-1, what the published detectors began with
+    resnext50_32x4d) file_name=resnext50_32x4d-7cdf4587.pth ;;
     -h | --help) file_name='' ;;
-    *) die "NAME ${1:-is missing}: needed is resnet34 or resnet50" ;;
+    *) die "NAME ${1:-is missing}: needed is resnet34, resnet50 or resnext50_32x4d" ;;
 esac
 name=$1
 [ -z "$file_name" ] || shift

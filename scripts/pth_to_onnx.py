@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Convert a network of torchvision's (.pth, either of PyTorch's file formats) to SSD's backbone as ONNX.
+"""Convert a network of torchvision's (.pth, either of PyTorch's file formats) to a detector's backbone as ONNX.
 
 Neither PyTorch nor unpickling is involved: a hostile file is refused, not run.
 """

@@ -72,8 +72,8 @@ class ScaledConv2D(nn.Conv2D):
 
 
 def convolution_and_norm(config: ModelConfig, *shape: int, frozen: bool = False, prefixes=(None, None), **kwargs):
-    """A convolution without bias and the BatchNorm behind it, for `normalised`. shape, kwargs: of `convolution`. frozen,
-    as all are where model.batch_norm says so: the norm uses its running statistics in training too, and is not
+    """A convolution without bias and the BatchNorm behind it, for `normalised`. shape, kwargs: of `convolution`.
+    frozen, as all are where model.batch_norm says so: the norm uses its running statistics in training too, and is not
     trained."""
     frozen = frozen or config.batch_norm == "frozen"
     return (convolution(config, *shape, prefix=prefixes[0], kind=ScaledConv2D if frozen else nn.Conv2D, **kwargs),

@@ -14,6 +14,7 @@ from ssd.config import Config, to_yaml
 from ssd.datasets.locate import dataset_paths, load_dataset
 from ssd.errors import UserError
 from ssd.files import remove_leftovers
+from ssd.sections import PYRAMIDS
 from ssd.training import versions
 
 
@@ -169,7 +170,8 @@ def initialize_weights(network, config: Config, ranks, context, resumed: bool, n
         return
     if run.pretrained_backbone:
         from ssd.model.backbones.onnx_file import read_backbone
-        tensors = read_backbone(run.pretrained_backbone, config.model.backbone, say)
+        tensors = read_backbone(run.pretrained_backbone, config.model.backbone, say,
+                                pyramid=config.model.features in PYRAMIDS)
         load_backbone(network, tensors, run.pretrained_backbone)
         say(f"backbone: {run.pretrained_backbone}")
     if run.weights:

@@ -72,8 +72,34 @@ def test_a_file_of_another_network_is_refused(resnet50, tmp_path):
 
 
 def test_unknown_names_are_refused():
-    assert set(SPECS) == {"resnet34", "resnet50"}, "scripts/get_backbone.sh names them too"
+    assert set(SPECS) == {"resnet34", "resnet50", "resnext50_32x4d"}, "scripts/get_backbone.sh names them too"
     for arguments in ((), ("resnet18",), ("--file", "x")):
         done = script(*arguments)
-        assert done.returncode == 1 and "needed is resnet34 or resnet50" in done.stderr
-    assert "resnet34 or resnet50" in script("--help").stdout
+        assert done.returncode == 1 and "needed is resnet34, resnet50 or resnext50_32x4d" in done.stderr
+    assert "resnet34, resnet50 or resnext50_32x4d" in script("--help").stdout
+
+
+def test_a_pyramids_backbone(tmp_path):
+    """All of ResNeXt but its classifier, by the downloaded file's own name; the graph gives the network's three maps."""
+    import mxnet as mx
+    onnxruntime = pytest.importorskip("onnxruntime")
+    random = np.random.default_rng(1)
+    state = {}
+    for name, shape in whole_shapes("resnext50_32x4d").items():
+        value = random.standard_normal(shape) * np.sqrt(2 / max(1, np.prod(shape[1:]))) if len(shape) > 1 \
+            else random.uniform(.5, 1, shape)
+        state[name] = torch.from_numpy(np.asarray(value, np.float32))
+    torch.save(state, tmp_path / "copy.pth")
+    digits = hashlib.sha256((tmp_path / "copy.pth").read_bytes()).hexdigest()[:8]
+    path = (tmp_path / "copy.pth").rename(tmp_path / f"resnext50_32x4d-{digits}.pth")
+    done = script("resnext50_32x4d", "--file", path, tmp_path)
+    assert done.returncode == 0 and "fc (2 tensors) dropped: the detector's backbone ends at layer4" in done.stdout
+    onnx = str(tmp_path / f"resnext50_32x4d-{digits}.onnx")
+    network = build_detector(load_recipe("retinanet-resnext50-coco").with_values(image_size="96x128")).network
+    initialize(network, 0, mx.cpu())
+    load_backbone(network, read_backbone(onnx, "resnext50_32x4d", pyramid=True), onnx)
+    images = random.standard_normal((1, 3, 96, 128)).astype(np.float32)
+    theirs = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"]).run(None, {"images": images})
+    for ours, wanted in zip(network.backbone.maps(mx.nd, mx.nd.array(images)), theirs):
+        assert ours.shape == wanted.shape
+        np.testing.assert_allclose(ours.asnumpy(), wanted, rtol=0, atol=2e-5 * np.abs(wanted).max())

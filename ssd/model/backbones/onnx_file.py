@@ -1,13 +1,14 @@
-"""SSD's backbones as ONNX files: torchvision's tensor names, BatchNorm unfused."""
+"""A detector's backbone as an ONNX file: torchvision's tensor names, BatchNorm unfused."""
 from __future__ import annotations
 
 import sys
-from typing import Any, Callable, Dict, Mapping
+from typing import Any, Callable, Dict, List, Mapping
 
 import numpy as np
 
 from ssd.errors import UserError
-from ssd.model.backbones.resnet_specs import SPECS, ResNetSpec, backbone_shapes, blocks, stem, whole_shapes
+from ssd.model.backbones.resnet_specs import (
+    SPECS, ResNetSpec, backbone_shapes, blocks, spec_of, stem, whole_shapes)
 from ssd.files import replace_file, write_errors
 
 BATCH_NORM_EPS = 1e-5
@@ -19,17 +20,18 @@ def _say(message: str) -> None:
 
 
 def check_backbone_tensors(tensors: Mapping[str, np.ndarray], backbone: str, source: str = "backbone",
-                           say: Callable[[str], None] = _say) -> Dict[str, np.ndarray]:
-    """The tensors of SSD's backbone of that name, in the order of backbone_shapes(), float32, shapes as there.
+                           say: Callable[[str], None] = _say, pyramid: bool = False) -> Dict[str, np.ndarray]:
+    """The tensors of the backbone of that name, SSD's or a feature pyramid's, in the order of backbone_shapes(),
+    float32, shapes as there.
 
-    tensors: {torchvision's name: array}, of SSD's backbone or of the whole network. layer4, fc and
+    tensors: {torchvision's name: array}, of the backbone or of the whole network. fc, with SSD layer4, and
     BatchNorm's counters num_batches_tracked are no part of the backbone: with their right shapes they are
     dropped, and `say` gets a line about layer4 and fc. `source` begins every message.
 
     Raises UserError, naming the tensor, for one that is missing or unexpected, has another shape or type than
     float32, or holds NaN, infinity or a negative running variance.
     """
-    needed, known = backbone_shapes(backbone), whole_shapes(backbone)
+    needed, known = backbone_shapes(backbone, pyramid), whole_shapes(backbone)
     _check_network(tensors, backbone, source)
     for norm in [name[:-len(".running_var")] for name in known if name.endswith(".running_var")]:
         known[f"{norm}.num_batches_tracked"] = ()
@@ -59,7 +61,7 @@ def check_backbone_tensors(tensors: Mapping[str, np.ndarray], backbone: str, sou
     if dropped:
         parts = sorted({name.split(".")[0] for name in dropped})
         say(f"{source}: {' and '.join(parts)} ({len(dropped)} tensors) dropped: "
-            "SSD's backbone ends at layer3")
+            f"the detector's backbone ends at layer{len(spec_of(backbone, pyramid).kept)}")
     return {name: tensors[name] for name in needed}
 
 
@@ -82,13 +84,14 @@ def _graph_nodes(helper: Any, spec: ResNetSpec) -> list:
 
     def convolve(x: str, layer, within: str = "") -> str:
         x = add("Conv", [x, f"{within}{layer.name}.weight"], within + layer.name, kernel_shape=[layer.kernel] * 2,
-                strides=[layer.stride] * 2, pads=[layer.kernel // 2] * 4)
+                strides=[layer.stride] * 2, pads=[layer.kernel // 2] * 4, group=layer.groups)
         parts = [f"{within}{layer.norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
         return add("BatchNormalization", [x, *parts], within + layer.norm, epsilon=BATCH_NORM_EPS)
 
     x = add("Relu", [convolve("images", stem(spec))], "relu")
     x = add("MaxPool", [x], "maxpool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
-    for _, block in blocks(spec, spec.kept):
+    taps = {}
+    for number, block in blocks(spec, spec.kept):
         within, y = f"{block.name}.", x
         *first, last = block.convolutions
         for place, layer in enumerate(first, start=1):
@@ -96,27 +99,37 @@ def _graph_nodes(helper: Any, spec: ResNetSpec) -> list:
         y = convolve(y, last, within)
         shortcut = convolve(x, block.shortcut, within) if block.shortcut else x
         x = add("Relu", [add("Add", [y, shortcut], f"{within}add")], f"{within}relu{len(block.convolutions)}")
-    nodes[-1].output[0] = "features"
+        taps[number] = x
+    for number, name in zip(spec.taps, _outputs(spec)):
+        add("Identity", [taps[number]], name)
     return nodes
 
 
-def write_backbone(state_dict: Mapping[str, np.ndarray], path: str, backbone: str, source: str = "backbone",
-                   say: Callable[[str], None] = _say) -> None:
-    """Write SSD's backbone to `path`; an older file there is replaced only by a whole new one.
+def _outputs(spec: ResNetSpec) -> List[str]:
+    """Names of the graph's outputs, of which SSD has one."""
+    return ["features"] if len(spec.taps) == 1 else [f"features{number}" for number in spec.taps]
 
-    state_dict, backbone, source, say: as for check_backbone_tensors, whose errors come before anything is written.
-    The graph: input "images" (N, 3, H, W) float32, RGB normalised with ImageNet's mean and standard
-    deviation; output "features" (N, C, ceil(H/8), ceil(W/8)): 300x300 pixels give 38x38. N, H, W are free; C is 256
-    for ResNet-34, 1024 for ResNet-50.
+
+def write_backbone(state_dict: Mapping[str, np.ndarray], path: str, backbone: str, source: str = "backbone",
+                   say: Callable[[str], None] = _say, pyramid: bool = False) -> None:
+    """Write a detector's backbone to `path`; an older file there is replaced only by a whole new one.
+
+    state_dict, backbone, source, say, pyramid: as for check_backbone_tensors, whose errors come before anything is
+    written. The graph: input "images" (N, 3, H, W) float32, RGB normalised with ImageNet's mean and standard
+    deviation; output "features" (N, C, ceil(H/8), ceil(W/8)): 300x300 pixels give 38x38; N, H, W are free; C is 256
+    for ResNet-34, 1024 for ResNet-50. A pyramid's backbone has "features2" to "features4", of an eighth to a 32nd.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    tensors, spec = check_backbone_tensors(state_dict, backbone, source, say), SPECS[backbone]
+    tensors = check_backbone_tensors(state_dict, backbone, source, say, pyramid)
+    spec = spec_of(backbone, pyramid)
     graph = helper.make_graph(
-        _graph_nodes(helper, spec), f"ssd_{backbone}_backbone",
+        _graph_nodes(helper, spec), f"{'pyramid' if len(spec.taps) > 1 else 'ssd'}_{backbone}_backbone",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, "H", "W"])],
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", spec.kept[-1].channels, "H8", "W8"])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", spec.kept[number - 1].channels,
+                                                                 f"H{place or 8}", f"W{place or 8}"])
+         for place, (name, number) in enumerate(zip(_outputs(spec), spec.taps))],
         initializer=[numpy_helper.from_array(np.ascontiguousarray(tensor), name)
                      for name, tensor in tensors.items()])
     model = helper.make_model(graph, producer_name="ssd-benchmark", ir_version=IR_VERSION,
@@ -157,6 +170,7 @@ def read_initializers(path: str) -> Dict[str, np.ndarray]:
     return tensors
 
 
-def read_backbone(path: str, backbone: str, say: Callable[[str], None] = _say) -> Dict[str, np.ndarray]:
+def read_backbone(path: str, backbone: str, say: Callable[[str], None] = _say,
+                  pyramid: bool = False) -> Dict[str, np.ndarray]:
     """read_initializers and check_backbone_tensors in one: the tensors of an ONNX file of that backbone."""
-    return check_backbone_tensors(read_initializers(path), backbone, path, say)
+    return check_backbone_tensors(read_initializers(path), backbone, path, say, pyramid)
