@@ -51,7 +51,7 @@ def train(config: Config) -> int:
 
 
 def _train(config: Config, folder, first: bool, terminal) -> int:
-    from ssd.mlperf import MLPerfLog
+    from ssd.mlperf import MLPerfLog, division_of
     from ssd.rules import RULES
     from ssd.training.progress_display import Display
     with Display(terminal) as display, StopSignals() as signals, \
@@ -59,8 +59,10 @@ def _train(config: Config, folder, first: bool, terminal) -> int:
                       rules=RULES[config.run.rules]) as log:
         run = config.run
         resumed = first and folder.checkpoint is not None
-        log.submission(run.submission_org, run.submission_platform,
-                       "open" if resumed or run.fine_tune else run.submission_division, run.submission_status)
+        division, why = division_of(config, resumed)
+        if first and why:
+            print(why, flush=True)
+        log.submission(run.submission_org, run.submission_platform, division, run.submission_status)
         log.init_start()
         if resumed:
             log.resumed(folder.checkpoint.step, folder.checkpoint.path)
