@@ -17,6 +17,7 @@ def settings_of(args, path: str) -> Tuple[Config, Optional[object]]:
     """(settings, WeightsInfo or None) for the weights at `path`: --recipe's if given; else the weights' own, else the
     recipe.yaml of their run; flags over them. Where the data lies comes from recipe.yaml or flags alone."""
     from ssd.model.weights import read_info
+    from ssd.model.weights_info import INPUT
     info = read_info(path)
     folder = os.path.dirname(os.path.abspath(path))
     # runs/mine/weights.params, or runs/mine/checkpoints/step-00000123/parameters.npz
@@ -35,7 +36,7 @@ def settings_of(args, path: str) -> Tuple[Config, Optional[object]]:
         base = own
     network = dataclasses.replace(
         base, recipe=own.recipe, model=own.model, default_boxes=own.default_boxes, detection=own.detection,
-        data=dataclasses.replace(base.data, pixel_mean=own.data.pixel_mean, pixel_std=own.data.pixel_std))
+        data=dataclasses.replace(base.data, **{name: getattr(own.data, name) for name in INPUT}))
     return read_settings(args, base=network), info
 
 

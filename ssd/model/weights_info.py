@@ -21,7 +21,7 @@ from ssd.model.boxes.rules import sizes_of
 METADATA = "metadata"   # no tensor is called so: their names have a dot
 FORMAT = 1              # to be raised whenever an older program could misread a file
 SECTIONS = ("model", "default_boxes", "detection")
-NORMALISATION = ("pixel_mean", "pixel_std")     # of section data
+INPUT = ("pixel_mean", "pixel_std", "antialias")     # of section data
 BASE_RECIPE = "ssd-resnet34-coco"
 
 
@@ -29,8 +29,8 @@ BASE_RECIPE = "ssd-resnet34-coco"
 class WeightsInfo:
     """What weights were trained as.
 
-    config: the run's settings; read from a file, those beyond model, default_boxes, detection and the normalisation
-    are its recipe's where that is a built-in one, else ssd-resnet34-coco's. category_ids, category_names: of classes
+    config: the run's settings; read from a file, those beyond model, default_boxes, detection and what the input is
+    made by are its recipe's where that is a built-in one, else ssd-resnet34-coco's. category_ids, category_names: of classes
     1 to num_classes - 1, in this order, as in the training annotations.
     """
     config: Config
@@ -47,7 +47,7 @@ def pack_info(info: WeightsInfo) -> np.ndarray:
     """The array `metadata`: (bytes,) uint8; the same for the same info."""
     settings = as_dict(info.config)
     kept = {section: settings[section] for section in SECTIONS}
-    kept["data"] = {name: settings["data"][name] for name in NORMALISATION}
+    kept["data"] = {name: settings["data"][name] for name in INPUT}
     content = dict(format=FORMAT, recipe=info.config.recipe, settings=kept,
                    category_ids=[int(number) for number in info.category_ids],
                    category_names=[str(name) for name in info.category_names],
@@ -87,12 +87,13 @@ def _config(content: Any, where: str) -> Config:
             or any(not isinstance(part, dict) for part in settings.values()):
         raise UserError(f"{where}: no recipe's name and settings by section")
     base = load_recipe(recipe if recipe in builtin_recipes() else BASE_RECIPE)
-    values = {f"{section}.{name}": value for section, part in completed(settings, SECTIONS).items()
-              for name, value in part.items()}
+    values = {"data.antialias": True}    # what every version did before it was a setting
+    values.update((f"{section}.{name}", value) for section, part in completed(settings, SECTIONS).items()
+                  for name, value in part.items())
     if recipe not in builtin_recipes():    # nothing says what it had, but for what every run had before
         wanted = [f"{section}.{field.name}" for section in SECTIONS
                   for field in dataclasses.fields(getattr(base, section)) if field.default is dataclasses.MISSING]
-        missing = [name for name in wanted + [f"data.{name}" for name in NORMALISATION] if name not in values]
+        missing = [name for name in wanted + [f"data.{name}" for name in INPUT] if name not in values]
         if missing:
             raise UserError(f"{where}: {missing[0]} is missing")
     return dataclasses.replace(apply_values(base, values, where), recipe=recipe)
