@@ -12,7 +12,7 @@ def in_threads(make_work, count: int, threads: int = 0, progress=None, on_stop=N
 
     make_work: called once in each thread; what it returns is that thread's `work`. threads: 0 means one per usable
     core. progress: called with the number of items done, a few times a second, and once at the end. on_stop: called
-    when the threads are to end early, to wake those that wait. The first exception of a thread ends all of them and
+    while the threads are to end early, to wake those that wait. The first exception of a thread ends all of them and
     is raised here; an interrupt ends them as well, after the item that each is at.
     """
     indices, wake, stopped = iter(range(count)), queue.SimpleQueue(), False
@@ -48,9 +48,9 @@ def in_threads(make_work, count: int, threads: int = 0, progress=None, on_stop=N
                 progress(sum(done))
     finally:
         stopped = True
-        if on_stop is not None and len(ended) < started:
-            on_stop()
         while len(ended) < started:
+            if on_stop is not None:  # again and again: a thread may have been just about to wait
+                on_stop()
             time.sleep(0.01)
     for error in filter(None, ended):
         raise error
