@@ -18,12 +18,14 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from ssd.datasets.openimages_download import CSV_URL, IMAGE_URL  # noqa: E402
-from ssd.datasets.openimages_fetch import SPLITS, Download  # noqa: E402
-from ssd.datasets.web import checked_url  # noqa: E402
-from ssd.errors import UserError  # noqa: E402
-
 NAME = "download_openimages"
+try:
+    from ssd.datasets.openimages_download import CSV_URL, IMAGE_URL
+    from ssd.datasets.openimages_fetch import SPLITS, Download
+    from ssd.datasets.web import checked_url
+    from ssd.errors import UserError
+except ImportError as lacking:
+    sys.exit(f"{NAME}: {lacking} for {sys.executable}; the set-up's Python, .venv/bin/python, has it")
 
 
 def say(line: str) -> None:

@@ -128,3 +128,27 @@ def test_pieces_are_small(tmp_path, monkeypatch):
         sizes = []
         stream_annotation_file(path, {"annotations": lambda: lambda entries: sizes.append(len(entries))})
         assert sum(sizes) == 4000 and max(sizes) < 300 and len(sizes) < 2.2 * path.stat().st_size / 4096
+
+
+def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch):
+    """30,000 annotations with all of Open Images' keys: as dicts they are some 30 MB, as columns 2."""
+    import tracemalloc
+
+    from ssd.datasets.annotations import read_annotations
+    monkeypatch.setattr(annotation_stream, "PIECE", 1 << 16)
+    path = tmp_path / "a.json"
+    annotations = [{"id": key + 1, "image_id": key // 10, "category_id": key % 7, "bbox": [key / 7, 1.5, 3.25, 4],
+                    "area": 13.0, "iscrowd": 0, "IsOccluded": False, "IsTruncated": False, "IsGroupOf": False,
+                    "IsDepiction": False, "IsInside": False} for key in range(30000)]
+    images = [{"id": key, "file_name": f"{key:016x}.jpg", "width": 5000, "height": 10} for key in range(3000)]
+    categories = [{"id": key, "name": str(key)} for key in range(7)]
+    path.write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
+    del annotations, images
+    tracemalloc.start()
+    try:
+        found = read_annotations(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(found.boxes.ltrb) == 30000 and found.boxes.good.all() and len(found.images.ids) == 3000
+    assert peak < 6e6 < path.stat().st_size, peak

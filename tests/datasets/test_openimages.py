@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ssd.datasets import openimages_boxes, openimages_sizes
 from ssd.datasets.annotation_checks import Problems
@@ -369,3 +371,29 @@ def test_read_boxes_says_how_far_it_is(files, monkeypatch):
                        lambda *numbers: calls.append(numbers))
     size = (files / "boxes.csv").stat().st_size
     assert boxes.rows == 5 and len(boxes.classes) == 3 and calls[-1] == (size, size) and len(calls) > 5
+
+
+# ---- whatever stands in the file: a result or one line ----
+
+VALID = "\n".join([HEADER, *ROWS, ""]).encode()
+
+
+@settings(max_examples=250, deadline=None, derandomize=True, database=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, len(VALID)), st.binary(max_size=5) | st.sampled_from([b"\n", b",", b'"', b"\r\n", b"\0", b"nan"]),
+       st.integers(0, 30), st.integers(1, 300))
+def test_damaged_box_files(tmp_path, place, put, lost, block):
+    path, problems = tmp_path / "boxes.csv", Problems()
+    path.write_bytes(VALID[:place] + put + VALID[place + lost:])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openimages_boxes, "BLOCK", block)
+        try:
+            boxes = read_boxes(path, {"/m/0apple": 0, "/m/0banana": 1, "/m/0person": -1}, problems)
+        except UserError as error:
+            assert len(str(error).splitlines()) == 1 and str(path) in str(error)
+            str(error).encode()
+            return
+    assert all(len(line.splitlines()) == 1 for line in problems.lines())
+    assert len(boxes.image) == len(boxes.ltrb) == len(boxes.classes) == len(boxes.flags) <= boxes.rows
+    assert ((boxes.ltrb >= 0) & (boxes.ltrb <= 1)).all() and (boxes.ltrb[:, :2] < boxes.ltrb[:, 2:]).all()
+    assert ((boxes.classes == 0) | (boxes.classes == 1)).all() and (boxes.flags < 32).all()
