@@ -1,6 +1,8 @@
 """How a process that computes with the network begins."""
 from __future__ import annotations
 
+import os
+
 from ssd.threads import one_openmp_team, use_all_cores
 
 
@@ -15,6 +17,7 @@ def start() -> int:
     their own. OpenCV's libjpeg is hidden inside it, and may come later.
     """
     threads = use_all_cores()    # read once, when MXNet's library is loaded
+    os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")    # or it says at each graph that oneDNN optimises it
     import PIL._imaging  # noqa: F401
     import nvidia.dali.fn  # noqa: F401
     import nvidia.dali.pipeline  # noqa: F401

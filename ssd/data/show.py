@@ -10,6 +10,7 @@ from ssd.config import Config
 from ssd.datasets.coco import CocoDataset
 
 LEAST_SIDE = 320     # smaller images are drawn enlarged, so that labels have room [pixels]
+IGNORED, GREY = "ignored", (150, 150, 150)    # default boxes that are neither positive nor background
 
 
 class Sample(NamedTuple):
@@ -59,7 +60,7 @@ def take_samples(config: Config, dataset: CocoDataset, *, count: int, epoch: int
 
 def draw_samples(config: Config, dataset: CocoDataset, samples: List[Sample]) -> List[Tuple[np.ndarray, np.ndarray]]:
     """Per sample two tiles of one size, uint8 RGB, captioned: its objects; the default boxes matched to them,
-    in their class's colour, over the objects' dashed boxes."""
+    in their class's colour, those that are ignored in grey, over the objects' dashed boxes."""
     from ssd.drawing import class_colors, draw_boxes
     names = dataset.category_names
     colors = class_colors(names)
@@ -71,15 +72,18 @@ def draw_samples(config: Config, dataset: CocoDataset, samples: List[Sample]) ->
         labels = [names[label - 1] for label in sample.labels]
         width, height = dataset.sizes[sample.index]
         objects = draw_boxes(image, sample.boxes * size, labels, np.ones(len(labels)), colors, caption="{name}")
-        positive = np.flatnonzero(sample.classes > 0)
-        matched = draw_boxes(image, sample.default_boxes[positive] * size,
+        positive, ignored = np.flatnonzero(sample.classes > 0), np.flatnonzero(sample.classes < 0)
+        matched = draw_boxes(image, sample.default_boxes[ignored] * size, [IGNORED] * len(ignored),
+                             np.ones(len(ignored)), {IGNORED: GREY}, caption="")
+        matched = draw_boxes(matched, sample.default_boxes[positive] * size,
                              [names[label - 1] for label in sample.classes[positive]], np.ones(len(positive)), colors,
                              caption="")
         matched = draw_boxes(matched, sample.boxes * size, [""] * len(labels))
         name = os.path.basename(dataset.file_names[sample.index])
         tiles.append((_captioned(objects, f"{name}  {width}x{height}  {_count(len(labels), 'object')}"),
                       _captioned(matched, f"{name}  {_count(len(positive), 'default box', 'es')} for "
-                                          f"{_count(len(labels), 'object')}")))
+                                          f"{_count(len(labels), 'object')}"
+                                          + (f", {len(ignored)} ignored (grey)" if len(ignored) else ""))))
     return tiles
 
 

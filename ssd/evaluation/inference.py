@@ -1,7 +1,6 @@
 """The network over a data set: detections in COCO's terms."""
 from __future__ import annotations
 
-import os
 from typing import Callable, Iterable
 
 import mxnet as mx
@@ -31,7 +30,6 @@ class Inference(HybridBlock):
 
     def build(self) -> None:
         """One static graph of the network's weights and running statistics of now, from the next call on (0.1 s)."""
-        os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")    # or MXNet says at each build that it does this
         fused = self.device_kind == "cpu" and mx.runtime.Features().is_enabled("MKLDNN")
         self.hybridize(backend="MKLDNN" if fused else None, static_alloc=True, static_shape=True)
 

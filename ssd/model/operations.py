@@ -40,21 +40,26 @@ def forward_multiply_adds(network, batch_size: int = 1) -> int:
 
 def training_multiply_adds(network, batch_size: int = 1) -> int:
     """Multiply-adds of a forward and a backward pass: the gradients of an operator's weights and of its input take
-    as many each as its forward pass; nobody needs the gradient of the images."""
-    return sum(operation.multiply_adds * (2 if on_images else 3)
-               for operation, on_images in _walk(network, batch_size))
+    as many each as its forward pass; nobody needs the gradient of the images, nor those of frozen stages."""
+    return sum(operation.multiply_adds * passes for operation, passes in _walk(network, batch_size))
 
 
 def _walk(network, batch_size: int):
-    """(Operation, whether its input is the images themselves) of every operator."""
+    """(Operation, how often training does its arithmetic: 1 to 3 times) of every operator."""
     outputs = network(mx.sym.var("images"))
     symbol = mx.sym.Group(list(outputs)) if isinstance(outputs, (list, tuple)) else outputs
     images = network.input_shape(batch_size)
     arguments, _, _ = symbol.infer_shape(images=images)
     weights = dict(zip(symbol.list_arguments(), arguments))
     del weights["images"]
+    for name, parameter in network.collect_params().items():
+        frozen_norm = parameter.grad_req == "null" and name.endswith(("_gamma", "_beta"))
+        if frozen_norm or name.endswith(("_running_mean", "_running_var")):
+            weights.pop(name, None)    # arguments of the graph where they are folded into weights
     nodes = json.loads(symbol.tojson())["nodes"]
-    shapes = _first_shapes(symbol, nodes, images)
+    internals = symbol.get_internals()
+    _, inferred, _ = internals.infer_shape(images=images)
+    shapes = [inferred[place] for place in first_outputs(internals, nodes)]
     seen: Set[str] = set()
     for node, shape in zip(nodes, shapes):
         if node["op"] == "null":    # a variable
@@ -62,7 +67,7 @@ def _walk(network, batch_size: int):
         inputs = [nodes[place]["name"] for place, *_ in node["inputs"]]
         fresh = [name for name in inputs if name in weights and name not in seen]
         seen.update(fresh)
-        count = 0
+        count, passes = 0, 3
         if node["op"] in COUNTED:
             # Weights are (outputs, all that an output sums over ...), in every layout.
             used = shapes[node["inputs"][1][0]]
@@ -70,18 +75,18 @@ def _walk(network, batch_size: int):
             while variable["op"] != "null":    # outputs that are padded with zeros on the way do not count
                 variable = nodes[variable["inputs"][0][0]]
             count = math.prod(shape) // used[0] * math.prod(weights[variable["name"]])
+            frozen = network.collect_params()[variable["name"]].grad_req == "null"
+            passes = 1 if frozen else 2 if inputs[0] == "images" else 3
         yield (Operation(node["name"], node["op"], tuple(shape), sum(math.prod(weights[name]) for name in fresh),
-                         count), inputs[0] == "images")
+                         count), passes)
 
 
-def _first_shapes(symbol, nodes, images) -> List[Tuple[int, ...]]:
-    """The shape of each node's first output. By place, not by name: layers that work on several feature maps are
-    several nodes of one name."""
-    internals = symbol.get_internals()
-    _, shapes, _ = internals.infer_shape(images=images)
-    outputs = iter(zip(internals.list_outputs(), shapes))
+def first_outputs(internals, nodes) -> List[int]:
+    """The place of each node's first output among those of `internals`. nodes: of the graph's JSON. By order, not by
+    name: a layer that works on several feature maps is several nodes of one name."""
+    outputs = iter(enumerate(internals.list_outputs()))
     found = []
     for node in nodes:
         wanted = (node["name"], node["name"] + "_output", node["name"] + "_output0")
-        found.append(next(shape for name, shape in outputs if name in wanted))
+        found.append(next(place for place, name in outputs if name in wanted))
     return found

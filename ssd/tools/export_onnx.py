@@ -11,6 +11,7 @@ from typing import Dict, List
 import numpy as np
 
 from ssd.errors import UserError
+from ssd.model.operations import first_outputs
 
 OPSET = 13
 IR_VERSION = 8     # onnx 1.12 to 1.15, and every onnxruntime since 1.12
@@ -91,12 +92,13 @@ def _constants(symbol, network, nodes, live) -> Dict[int, np.ndarray]:
     parameters = {name: parameter.data().as_in_context(mx.cpu()) for name, parameter
                   in network.collect_params().items()}
     internals, values = symbol.get_internals(), {}
+    places = first_outputs(internals, nodes)
     for index in wanted:
         name = nodes[index]["name"]
         if nodes[index]["op"] == "null":
             values[index] = parameters[name].asnumpy()
         else:
-            part = internals[name + "_output"]
+            part = internals[places[index]]
             values[index] = part.eval(mx.cpu(), **{key: parameters[key] for key in part.list_inputs()})[0].asnumpy()
     return values
 

@@ -17,6 +17,8 @@ BLOCKS = ((r"{backbone}(conv|batchnorm|pool)", "backbone stem"), (r"{backbone}st
           (r"expand_(?:trans_)?(?:conv|batchnorm)(\d+)", "extra block {{}}"), (r"fpn_(\w+?)\d", "pyramid, {{}}"),
           (r"convpredictor(\d+)", "head {{}}"), (r"head_(classification|regression)_", "head, {{}}"))
 
+PARTS = ("lateral", "smooth", "coarser", "classification", "regression")
+
 
 class GroundTruth(NamedTuple):
     """Boxes of an annotation file: where, and how large. The boxes of an image lie together."""
@@ -78,7 +80,7 @@ def _blocks(layers, layout: str, backbone: str) -> List[Dict[str, Any]]:
             match = re.search(pattern.format(backbone=re.escape(backbone)), layer.name)
             if match:
                 number = match.group(1)
-                place = (kind, int(number) if number.isdigit() else 0)
+                place = (kind, int(number) if number.isdigit() else PARTS.index(number) if number in PARTS else 0)
                 block = found.setdefault(place, dict(name=title.format().format(number), parameters=0, multiply_adds=0))
                 block["parameters"] += layer.parameters
                 block["multiply_adds"] += layer.multiply_adds
@@ -92,10 +94,12 @@ def _maps(sizes: Sizes) -> List[Dict[str, Any]]:
     """cells, step: one number where rows and columns agree, else [rows, columns]; shapes: [width, height] [pixels]."""
     height, width = sizes.image_size
 
+    most = 1.0 if sizes.clipped else np.inf
+
     def short(pair):
         return pair[0] if pair[0] == pair[1] else list(pair)
     return [dict(cells=short(cells), step=short(step), boxes=cells[0] * cells[1] * len(shapes),
-                 shapes=[[round(min(wide, 1.0) * width, 2), round(min(high, 1.0) * height, 2)]
+                 shapes=[[round(min(wide, most) * width, 2), round(min(high, most) * height, 2)]
                          for wide, high in shapes])
             for cells, step, shapes in zip(sizes.maps, sizes.steps, sizes.shapes())]
 

@@ -43,6 +43,8 @@ class AnchorSizes(NamedTuple):
         """Side of the smallest and of the largest square anchor [pixels]."""
         return self.scales[0][0], self.scales[-1][-1]
 
+    clipped = False    # whether boxes are cut to the image's size
+
     def outside(self) -> int:
         """Number of anchors whose centre lies beyond the image: none."""
         return 0

@@ -47,6 +47,8 @@ class Sizes(NamedTuple):
         """Per feature map its cells and the default boxes of each."""
         return tuple((height * width, boxes) for (height, width), boxes in zip(self.maps, self.per_cell))
 
+    clipped = True    # whether boxes are cut to the image's size
+
     @property
     def span(self) -> Tuple[float, float]:
         """Side of the smallest and of the largest square default box but for the means between two [pixels]."""
