@@ -1,12 +1,37 @@
 #!/usr/bin/env bash
 # The benchmark in small, from nothing: set-up, a generated data set, training to the target through the same
-# run_and_time.sh as a real submission, the compliance checker, a picture of detections. Arguments go to
-# `python -m ssd train`, e.g. --seed 3; DATADIR names another data set folder than data/quickstart, RUNDIR another one
-# for the run than runs/quickstart-TIME.
+# run_and_time.sh as a real submission, the compliance checker, a picture of detections.
+#
+#   scripts/quickstart.sh [--detector ssd|retinanet] [flags of `python -m ssd train`, e.g. --seed 3]
+#
+# DATADIR names another data set folder than data/quickstart, RUNDIR another one for the run than runs/quickstart-TIME.
 set -eu
+
+config=config_quickstart.sh
+case ${1:-} in
+    --detector | --detector=*)
+        detector=${1#--detector}
+        detector=${detector#=}
+        if [ "$1" = --detector ]; then
+            [ $# -ge 2 ] || { echo "quickstart.sh: --detector needs a name: ssd or retinanet" >&2 && exit 2; }
+            detector=$2
+            shift
+        fi
+        shift
+        case $detector in
+            ssd) ;;
+            retinanet) config=config_quickstart_retinanet.sh ;;
+            *) echo "quickstart.sh: --detector $detector: ssd or retinanet" >&2 && exit 2 ;;
+        esac
+        ;;
+esac
 
 for argument in "$@"; do
     case $argument in
+        --detector | --detector=*)
+            echo "quickstart.sh: --detector: name it before all other flags" >&2
+            exit 2
+            ;;
         --data-dir | --data-dir=* | --output | --output=*)
             echo "quickstart.sh: ${argument%%=*}: set DATADIR (the data set) or RUNDIR (the run's folder) instead" >&2
             exit 2
@@ -17,7 +42,7 @@ done
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 "$root/scripts/setup.sh"
 # shellcheck source=config_quickstart.sh
-. "$root/config_quickstart.sh"
+. "$root/$config"
 
 export PYTHON="$root/.venv/bin/python"
 export DATADIR="${DATADIR:-$root/data/quickstart}"

@@ -62,6 +62,13 @@ def draw_detections(run_folder: str, config, epoch: int) -> str:
     return path
 
 
+def division_in(log: str) -> str:
+    """The division that a log names."""
+    with open(log, encoding="utf-8") as file:
+        events = (json.loads(line[line.index("{"):]) for line in file if line.startswith(":::MLLOG"))
+        return next(event["value"] for event in events if event["key"] == "submission_division")
+
+
 def from_here(path: str) -> str:
     """A path below the current folder without that folder's name; another as it is."""
     relative = os.path.relpath(path)
@@ -76,12 +83,13 @@ def main(run_folder: str, data_folder: str) -> int:
     accepted, words = check_log(os.path.join(run_folder, "mlperf.log"), ruleset) if ruleset else (True, "")
     picture = draw_detections(run_folder, config, last_evaluation(run_folder))
     reached = summary["status"] == "success"
-    changes = differences(config, load_recipe("ssd-resnet34-coco"),
+    changes = differences(config, load_recipe(RULES[config.run.rules].closed_recipe or "ssd-resnet34-coco"),
                           ("model", "default_boxes", "loss", "detection", "augmentation", "training", "evaluation"))
+    division = division_in(os.path.join(run_folder, "mlperf.log"))
     minutes, seconds = divmod(round(summary["seconds"]), 60)
     print()
     print("Quickstart: the benchmark in small")
-    print("  smaller in: " + "; ".join(f"{name.split('.')[1]} {ours} instead of {theirs}"
+    print("  differs in: " + "; ".join(f"{name.split('.')[1]} {ours} instead of {theirs}"
                                        for name, theirs, ours in changes))
     print(f"  mAP              {summary['best_map']:.4f} (target {summary['target']}, "
           f"{'reached' if reached else 'NOT reached'})")
@@ -91,7 +99,8 @@ def main(run_folder: str, data_folder: str) -> int:
     print(f"  training speed   {training_speed(run_folder)} on {summary['ranks']} "
           f"rank{'s' if summary['ranks'] > 1 else ''}")
     print(f"  seed             {summary['seed']}")
-    print(f"  MLPerf checker   {('SUCCESS' if accepted else 'FAILURE') if ruleset else 'not asked'}")
+    verdict = f"{'SUCCESS' if accepted else 'FAILURE'}, rules {ruleset}, {division} division"
+    print(f"  MLPerf checker   {verdict if ruleset else 'not asked'}")
     for label, name in (("log", "mlperf.log"), ("weights", "weights.params"), ("detections", picture),
                         ("curves", "curves.png"), ("report", "report.html")):
         path = os.path.join(run_folder, os.path.basename(name))
