@@ -7,6 +7,7 @@ import numpy as np
 
 POSITIVES = (5, 60)    # default boxes with an object, per image: drawn from this range
 CANDIDATES = 400       # (box, class) pairs per image over the score threshold, about as a trained network has
+IGNORED = (20, 200)    # of a focal loss: default boxes between positives and background, per image
 
 
 class OneRank:
@@ -31,8 +32,8 @@ def recipe(name: str, **values):
 
 
 def made_up_batch(config, boxes: int, batch_size: int) -> Dict[str, np.ndarray]:
-    """images (B, 3, S, S) float32, normalised; offsets (B, boxes, 4) float32 and classes (B, boxes) int32, the targets
-    of some boxes of each image, 0 elsewhere."""
+    """images (B, 3, H, W) float32, normalised; offsets (B, boxes, 4) float32 and classes (B, boxes) int32, the targets
+    of some boxes of each image, 0 elsewhere; with a focal loss, classes are -1 at some others, which are ignored."""
     random = np.random.default_rng(0)
     height, width = config.model.image_size
     images = random.standard_normal((batch_size, 3, height, width)).astype(np.float32)
@@ -42,6 +43,9 @@ def made_up_batch(config, boxes: int, batch_size: int) -> Dict[str, np.ndarray]:
         chosen = random.choice(boxes, random.integers(*POSITIVES), replace=False)
         offsets[image, chosen] = random.standard_normal((len(chosen), 4))
         classes[image, chosen] = random.integers(1, config.model.num_classes, len(chosen))
+        if config.loss.loss == "focal":
+            others = random.choice(boxes, random.integers(*IGNORED), replace=False)
+            classes[image, np.setdiff1d(others, chosen)] = -1
     return dict(images=images, offsets=offsets, classes=classes)
 
 
@@ -76,6 +80,25 @@ def scores_to_scatter(logits: np.ndarray, threshold: float) -> Tuple[float, floa
     return factor, low
 
 
+def sigmoid_scores_to_scatter(logits: np.ndarray, threshold: float) -> Tuple[float, float]:
+    """The same of logits (B, N, classes) that a sigmoid makes scores of: times `factor`, and with the second number
+    added to all."""
+    factor = 3 / logits.std(dtype=np.float64)
+    passing = CANDIDATES * len(logits)
+    return factor, np.log(threshold / (1 - threshold)) - factor * np.partition(logits.ravel(), -passing)[-passing]
+
+
+def scatter_frozen(network) -> None:
+    """Gives each BatchNorm that is not trained four vectors of its own: as initialised they change nothing."""
+    import mxnet as mx
+    random = np.random.default_rng(1)
+    for name, parameter in network.collect_params().items():
+        if parameter.grad_req == "null" and name.endswith(("_gamma", "_running_var")):
+            parameter.set_data(mx.nd.array(random.uniform(0.5, 1.5, parameter.shape)))
+        elif parameter.grad_req == "null" and name.endswith(("_beta", "_running_mean")):
+            parameter.set_data(mx.nd.array(0.1 * random.standard_normal(parameter.shape)))
+
+
 def change_rows(convolution, rows: slice, factor: float, added: float = 0.0, every: int = 1) -> None:
     """Multiplies output channels `rows` of a convolution, and adds to the bias of every `every`-th of them."""
     import mxnet as mx
@@ -88,11 +111,16 @@ def change_rows(convolution, rows: slice, factor: float, added: float = 0.0, eve
 
 
 def scatter_scores(network, images, config) -> None:
-    """Changes the heads as `scores_to_scatter` says, and offsets to a deviation of 1."""
+    """Changes the heads as `scores_to_scatter` says, or its like, and offsets to a deviation of 1."""
     import mxnet as mx
     offsets, logits = (array.asnumpy() for array in network(mx.nd.array(images)))
-    factor, background = scores_to_scatter(logits, config.detection.score_threshold)
-    for head in network.predictors:
+    threshold, heads = config.detection.score_threshold, network.predictors
+    if config.model.head == "shared":
+        change_rows(heads.regression.out, slice(None), 1 / offsets.std())
+        change_rows(heads.classification.out, slice(None), *sigmoid_scores_to_scatter(logits, threshold))
+        return
+    factor, background = scores_to_scatter(logits, threshold)
+    for head in heads:
         change_rows(head.conv, slice(0, head.boxes * 4), 1 / offsets.std())
         change_rows(head.conv, slice(head.boxes * 4, None), factor, background, every=head.classes)
 

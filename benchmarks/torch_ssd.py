@@ -16,6 +16,7 @@ from torch import nn
 
 from ssd.model.boxes.rules import sizes_of
 
+FORMS = ("plain", "channels_last", "compile")
 STAGES = ((3, 64, 1), (4, 128, 2), (6, 256, 1))    # blocks, channels, stride of the first block
 
 
@@ -108,13 +109,13 @@ class SSD(nn.Module):
 
 
 def our_name(name: str, tensors) -> str:
-    """The structural name in MXNet of a tensor of SSD's state dict: BatchNorm's weight and bias are gamma and beta."""
+    """The structural name in MXNet of a tensor of the state dict: BatchNorm's weight and bias are gamma and beta."""
     stem, last = name.rsplit(".", 1)
     return f"{stem}.{dict(weight='gamma', bias='beta')[last]}" if f"{stem}.gamma" in tensors and \
         last in ("weight", "bias") else name
 
 
-def load(network: SSD, tensors: Dict[str, np.ndarray]) -> None:
+def load(network: nn.Module, tensors: Dict[str, np.ndarray]) -> None:
     """Weights and running statistics under our names."""
     state = {name: torch.from_numpy(np.array(tensors[our_name(name, tensors)]))
              for name in network.state_dict() if not name.endswith("num_batches_tracked")}
@@ -122,11 +123,11 @@ def load(network: SSD, tensors: Dict[str, np.ndarray]) -> None:
     assert not unexpected and all(name.endswith("num_batches_tracked") for name in missing)
 
 
-def fold_batch_norm(network: SSD) -> SSD:
+def fold_batch_norm(network: nn.Module) -> nn.Module:
     """BatchNorm folded into the convolutions before it, for inference; changes and returns the network."""
     from torch.nn.utils.fusion import fuse_conv_bn_eval
     for module in network.modules():
-        for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("downsample", "downsample_bn")):
+        for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("downsample", "downsample_bn")):
             if getattr(module, norm, None) is not None:
                 setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
                 setattr(module, norm, nn.Identity())
@@ -199,3 +200,27 @@ def detections(offsets, logits, default_boxes, config) -> List[torch.Tensor]:
         order = mine[:, 1].argsort(descending=True)[:settings.boxes_per_image]
         result.append(mine[order])
     return result
+
+
+# ---- what peer_pytorch.py asks of a detector's module
+
+
+def build(config, form: str) -> SSD:
+    return SSD(config)
+
+
+def loss(config, form: str):
+    """As ssd_loss, of the recipe's settings."""
+    return lambda *arrays: ssd_loss(*arrays, config.loss.negatives_per_positive)
+
+
+def optimizer(config, parameters, learning_rate: float):
+    """parameters: those that are trained."""
+    training = config.training
+    return torch.optim.SGD(parameters, lr=learning_rate, momentum=training.momentum,
+                           weight_decay=training.weight_decay, fused=True)
+
+
+def postprocessing(config, default_boxes):
+    """A function of offsets and logits, as `detections`. default_boxes: (N, 4) cxcywh in shares of the image."""
+    return lambda offsets, logits: detections(offsets, logits, default_boxes, config)
