@@ -22,6 +22,7 @@ class Request(NamedTuple):
     detections: int = 1000000
     annotations: str = ""
     scorer: Optional[str] = None
+    categories: int = 80             # of made-up annotations
 
     def counts(self, steps: int, warmup: int) -> Tuple[int, int]:
         """(steps, warm-up), by default those given."""

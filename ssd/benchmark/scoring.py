@@ -12,7 +12,6 @@ from ssd.benchmark.request import Request
 from ssd.benchmark.timing import as_parts, peak_memory, spread, times_of
 from ssd.errors import UserError
 
-CATEGORIES = 80
 BOXES_PER_IMAGE = 36781 / 5000    # of instances_val2017.json
 SIDE = 640                        # of a made-up image [pixels]
 
@@ -21,7 +20,8 @@ def measure(request: Request) -> dict:
     """See docs/benchmarking.md for what it holds."""
     from ssd.evaluation.scoring import read_ground_truth, score_detections, scored_rows
     from ssd.evaluation.scoring_backends import load_scorer
-    for flag, number in (("--images", request.images), ("--detections", request.detections)):
+    for flag, number in (("--images", request.images), ("--detections", request.detections),
+                         ("--categories", request.categories)):
         if number < 1:
             raise UserError(f"{flag} {number}: must be at least 1")
     scorer = load_scorer(request.scorer)
@@ -31,7 +31,7 @@ def measure(request: Request) -> dict:
         path = request.annotations
         if not path:
             path = os.path.join(folder, "annotations.json")
-            write_annotations(path, request.images)
+            write_annotations(path, request.images, request.categories)
         truth, images, categories = read_ground_truth(path)
         found = made_up_detections(truth, images, list(categories), request.detections)
         made = peak_memory()
@@ -51,21 +51,21 @@ def measure(request: Request) -> dict:
         machine=describe_machine())
 
 
-def write_annotations(path: str, images: int) -> None:
-    """A COCO instances file of so many images, with as many boxes each as in COCO's validation set; always the same for
-    the same number."""
+def write_annotations(path: str, images: int, categories: int) -> None:
+    """A COCO instances file of so many images and categories, with as many boxes each as in COCO's validation set;
+    always the same for the same numbers."""
     random = np.random.default_rng(0)
     count = max(1, round(images * BOXES_PER_IMAGE))
     boxes = random_boxes(random, count).round(2).tolist()
     rows = [dict(id=number, image_id=image, category_id=category, bbox=box, area=box[2] * box[3], iscrowd=0)
             for number, (image, category, box) in enumerate(
-                zip(random.integers(1, images + 1, count).tolist(), random_categories(random, count).tolist(), boxes),
+                zip(random.integers(1, images + 1, count).tolist(), random_categories(random, count, categories).tolist(), boxes),
                 start=1)]
     with open(path, "w", encoding="utf-8") as file:
         json.dump(dict(images=[dict(id=image, width=SIDE, height=SIDE, file_name=f"{image:012d}.jpg")
                                for image in range(1, images + 1)],
                        categories=[dict(id=category, name=f"class {category}")
-                                   for category in range(1, CATEGORIES + 1)], annotations=rows), file)
+                                   for category in range(1, categories + 1)], annotations=rows), file)
 
 
 def random_boxes(random: np.random.Generator, count: int) -> np.ndarray:
@@ -74,10 +74,11 @@ def random_boxes(random: np.random.Generator, count: int) -> np.ndarray:
     return np.concatenate([random.uniform(0, SIDE - sizes), sizes], axis=1)
 
 
-def random_categories(random: np.random.Generator, count: int) -> np.ndarray:
-    """(count,) from 1; the first is 80 times as frequent as the last, as in COCO frequencies differ much."""
-    weights = 1.0 / np.arange(1, CATEGORIES + 1)
-    return random.choice(CATEGORIES, count, p=weights / weights.sum()) + 1
+def random_categories(random: np.random.Generator, count: int, categories: int) -> np.ndarray:
+    """(count,) from 1 to `categories`; of 80 the first is 80 times as frequent as the last, as in COCO frequencies
+    differ much."""
+    weights = 1.0 / np.arange(1, categories + 1)
+    return random.choice(categories, count, p=weights / weights.sum()) + 1
 
 
 def made_up_detections(truth, images, categories, count: int):

@@ -42,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help="images of the made-up annotations [default: 5000]")
     group.add_argument("--detections", type=int, default=1000000, metavar="N",
                        help="made-up detections [default: 1000000]")
+    group.add_argument("--categories", type=int, default=80, metavar="N",
+                       help="categories of the made-up annotations [default: 80]")
     group.add_argument("--annotations", default="", metavar="FILE", help="COCO instances file in place of made-up ones")
     group.add_argument("--scorer", metavar="NAME", help="the library that counts, see `score --help` [default: the "
                                                         "fastest that is installed]")
@@ -116,7 +118,7 @@ def read_request(args: argparse.Namespace):
     if mode == "infer" and "evaluation.eval_batch_size" not in vars(args):
         config = config.with_values(eval_batch_size=config.training.batch_size)
     return Request(mode, config, args.steps, args.warmup, bool(DATA_FLAGS & set(vars(args))), args.trace or "",
-                   args.images, args.detections, args.annotations, args.scorer)
+                   args.images, args.detections, args.annotations, args.scorer, args.categories)
 
 
 def _measure(request) -> dict:
