@@ -1,6 +1,6 @@
 """A COCO annotation file read piece by piece: files of gigabytes in tens of megabytes of memory.
 
-json.loads needs the text twice and an object per value, some 20 GB for ten million boxes. Here the text is read in
+json.loads needs the whole text and an object per value, some 10 GB for ten million boxes. Here the text is read in
 pieces, and the entries of each section are decoded by json's own scanner, thousands at a time, and handed on.
 What is taken, what is refused, and where an error is said to be, is the same as with json.loads on the whole text.
 """
