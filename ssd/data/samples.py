@@ -80,7 +80,6 @@ class SampleMaker:
     def __init__(self, config: Config, dataset: CocoDataset, seed: int, matcher: Optional[Callable] = None):
         self._dataset, self._seed, self._settings, self._matcher = dataset, seed, config.augmentation, matcher
         self._crop = RandomCrop(config.augmentation)
-        self._boxes = dataset.boxes_ltrb / np.tile(dataset.sizes[dataset.box_image], 2)
         self._labels = dataset.box_classes.astype(np.int32)
         self._ends = np.cumsum(np.bincount(dataset.box_image, minlength=dataset.num_images))
         # Images of a few pixels, where a window may be less than one.
@@ -94,7 +93,9 @@ class SampleMaker:
         """
         rows = slice(self._ends[index - 1] if index else 0, self._ends[index])
         sample = dict(encoded=read_image(self._dataset, index), index=(index,))
-        boxes, sample["labels"] = self._boxes[rows], self._labels[rows]
+        # Not once for all boxes: of ten million, that would be a third of a gigabyte a rank.
+        boxes = self._dataset.boxes_ltrb[rows] / np.tile(self._dataset.sizes[index], 2)
+        sample["labels"] = self._labels[rows]
         if self._settings.augment:
             boxes = self._augment(sample, index, boxes, keyed_random(self._seed, epoch, _SAMPLE, position))
         sample["boxes"] = _with_sides(boxes.astype(np.float32))
