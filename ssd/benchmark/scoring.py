@@ -57,10 +57,10 @@ def write_annotations(path: str, images: int, categories: int) -> None:
     random = np.random.default_rng(0)
     count = max(1, round(images * BOXES_PER_IMAGE))
     boxes = random_boxes(random, count).round(2).tolist()
+    image_ids = random.integers(1, images + 1, count).tolist()
+    category_ids = random_categories(random, count, categories).tolist()
     rows = [dict(id=number, image_id=image, category_id=category, bbox=box, area=box[2] * box[3], iscrowd=0)
-            for number, (image, category, box) in enumerate(
-                zip(random.integers(1, images + 1, count).tolist(), random_categories(random, count, categories).tolist(), boxes),
-                start=1)]
+            for number, (image, category, box) in enumerate(zip(image_ids, category_ids, boxes), start=1)]
     with open(path, "w", encoding="utf-8") as file:
         json.dump(dict(images=[dict(id=image, width=SIDE, height=SIDE, file_name=f"{image:012d}.jpg")
                                for image in range(1, images + 1)],

@@ -30,8 +30,8 @@ class WeightsInfo:
     """What weights were trained as.
 
     config: the run's settings; read from a file, those beyond model, default_boxes, detection and what the input is
-    made by are its recipe's where that is a built-in one, else ssd-resnet34-coco's. category_ids, category_names: of classes
-    1 to num_classes - 1, in this order, as in the training annotations.
+    made by are its recipe's where that is a built-in one, else ssd-resnet34-coco's. category_ids, category_names: of
+    classes 1 to num_classes - 1, in this order, as in the training annotations.
     """
     config: Config
     category_ids: Tuple[int, ...]
