@@ -9,7 +9,6 @@ from typing import Any, Dict, Iterable
 
 from ssd import config as settings
 from ssd.errors import UserError
-from ssd.model.boxes.rules import sizes_of
 
 DEFAULT_RECIPE = "ssd-resnet34-coco"
 
@@ -115,6 +114,7 @@ def read_settings(args: argparse.Namespace, recipe: str = None, base: settings.C
         flag = "--" + name.split(".")[1].replace("_", "-")
         values[name] = settings.checked(name, value, flag)
     config = settings.apply_values(config, values, "flags")
+    from ssd.model.boxes.rules import sizes_of    # with NumPy, before which `start` sets the threads
     sizes_of(config)    # refuses what does not fit the image, before any long work
     return config
 
