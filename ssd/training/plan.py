@@ -23,7 +23,7 @@ from ssd.training.schedule import build_schedule
 
 # What an array of ssd.datasets.coco and ssd.data.samples costs a rank; docs/scaling.md compares with what was measured.
 BYTES_PER_IMAGE = 8 + 16 + 77 + 9 + 16    # id, sizes, file name; ends and flag of SampleMaker; indices and order
-BYTES_PER_BOX = 49 + 36                   # of the data set; of SampleMaker
+BYTES_PER_BOX = 49 + 4                    # of the data set; of SampleMaker
 CACHE_SHUFFLE_BUFFER = 4096               # ssd.data.graphs, which imports DALI
 
 
