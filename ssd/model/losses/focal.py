@@ -14,8 +14,9 @@ class FocalLoss(HybridBlock):
     """Per image: sum over all anchors that are not ignored and all classes of alpha_t (1 - p_t)^gamma log(1 / p_t), and
     the sum of |offset - target| over the positives, each divided by the number of positives, or 1 if there is none.
 
-    The gradient of the first is computed beside it, in the forward pass: what the backward pass needs of the logits,
-    the largest arrays of the detector, is one array of their shape, where autograd keeps five.
+    The gradient of the first is computed beside it, in the forward pass: beside the logits, the largest array of the
+    detector, the backward pass needs one more of their shape. It hangs on a carrier, whose derivative it is and whose
+    value is taken off again.
     """
 
     def __init__(self, config: LossConfig, classes: int, **kwargs):
@@ -35,9 +36,9 @@ class FocalLoss(HybridBlock):
         return classes, F.sum(distance * positive, axis=1) / divisor
 
     def _classes(self, F, logits, target_classes, positive, divisor):
-        alpha, gamma, x = self.alpha, self.gamma, F.BlockGrad(logits)
-        # -1 at the class of a positive anchor, 1 elsewhere: x times this is the logit of being wrong.
-        wrong = x * self._at_targets(F, target_classes, 1.0, -1.0)
+        alpha, gamma = self.alpha, self.gamma
+        # -1 at the class of a positive anchor, 1 elsewhere: the logit times this is that of being wrong.
+        wrong = F.BlockGrad(logits) * self._at_targets(F, target_classes, 1.0, -1.0)
         # As Activation, both are oneDNN's on a CPU: a seventh of the time that F.sigmoid takes.
         error = F.Activation(wrong, act_type="sigmoid")
         loss = F.Activation(wrong, act_type="softrelu")    # log(1 + exp(wrong)) = log(1 / p_t)
@@ -46,15 +47,15 @@ class FocalLoss(HybridBlock):
         # The derivative of error^gamma loss by x is sign error^gamma (error + gamma (1 - error) loss).
         slope = gamma * (loss - product) + error
         slope = F.BlockGrad(slope * error * error if gamma == 2 else slope * error ** gamma)
-        own = F.maximum(target_classes - 1, 0)    # a positive anchor's class, from 0
-        weight = F.broadcast_div(target_classes >= 0, F.expand_dims(divisor, 1))
-        # (1 - alpha) and the sign + everywhere, and what is to be added at positive anchors' classes, where they are
-        # alpha and -. In this order each of the large arrays takes the memory of one before it.
+        # (1 - alpha) and the sign + everywhere, and what is to be added at a positive anchor's class, where they are
+        # alpha and -. In this order the arrays of the logits' shape take turns in the memory of three.
+        own = F.maximum(target_classes - 1, 0)
         carrier = -F.pick(logits, own, axis=2) * F.BlockGrad(F.pick(slope, own, axis=2)) * positive
         value = (2 * alpha - 1) * F.pick(terms, own, axis=2) * positive + (1 - alpha) * self._sum(F, terms)
-        both = carrier - F.BlockGrad(carrier) + F.BlockGrad(value)
+        total = carrier - F.BlockGrad(carrier) + F.BlockGrad(value)
         carrier = (1 - alpha) * self._sum(F, logits * slope)
-        return F.sum((both + (carrier - F.BlockGrad(carrier))) * weight, axis=1)
+        total = total + (carrier - F.BlockGrad(carrier))
+        return F.sum(total * F.broadcast_div(target_classes >= 0, F.expand_dims(divisor, 1)), axis=1)
 
     def _at_targets(self, F, target_classes, elsewhere: float, there: float):
         """(B, N, classes): `there` at each positive anchor's class, `elsewhere` else."""
