@@ -280,41 +280,52 @@ def compare_speed(args, part, folder) -> None:
         for side in ("ours", *forms, "limit"):
             workers.append(start(args, side, part, folder, args.batch_size))
         *sides, limit = workers
+        memory = []
         for job in JOBS[part]:
             for side in sides:
                 side.ask(job, times=args.warmup)
+            # Of inference before there is a second graph, of the network alone.
+            memory = memory or [side.ask("memory") for side in sides]
         peaks = []
         seconds = turns.in_turns(
             sides, args.rounds, args.patience, JOBS[part], times=args.steps,
             after_round=lambda: peaks.append(statistics.median(limit.undisturbed("limit", args.patience, times=5))))
-        report(args, part, sides, seconds, peaks)
+        if part == "train":
+            memory = [side.ask("memory") for side in sides]
+        report(args, part, sides, seconds, peaks, memory)
         print("  " + turns.others(workers), flush=True)
     finally:
         for worker in workers:
             worker.close()
 
 
-def report(args, part, sides, seconds, peaks) -> None:
-    """Prints what was measured: job -> per side its seconds of each round; GFLOP/s of the convolution."""
+def report(args, part, sides, seconds, peaks, memory) -> None:
+    """Prints what was measured: job -> per side its seconds of each round; GFLOP/s of the convolution; per side its
+    memory before the network and at the peak [MB]."""
     images, gflop = args.batch_size, sides[0].ask("gflop")[part == "train"]
     print(f"{part}: batches of {images}, {args.rounds} rounds of {args.steps}; median (least to most)")
     most = [peak / gflop for peak in peaks]    # images a second, if all were as fast as the convolution
     for job, (mine, *others) in seconds.items():
         best = min(range(len(others)), key=lambda place: statistics.median(others[place]))
         for side, values in zip(sides, seconds[job]):
-            print("  %-6s %-14s %s images/s" % (job, side.name, turns.spread([images / one for one in values])))
+            speeds = [images / one for one in values]
+            print("  %-6s %-14s %s images/s" % (job, side.name, turns.spread(speeds, form(speeds))))
         print("  %-6s ours / %s, round by round: %s" % (
             job, sides[1 + best].name, turns.spread(turns.ratios(others[best], mine))))
         print("  %-6s ours / limit: %s" % (
             job, turns.spread([images / one / limit for one, limit in zip(mine, most)])))
     print("  limit: 3x3 convolution %s GFLOP/s; at %.1f GFLOP an image %s images/s" % (
-        turns.spread(peaks, "%.0f"), gflop, turns.spread(most)))
+        turns.spread(peaks, "%.0f"), gflop, turns.spread(most, form(most))))
     if part == "infer":
         shares = [1 - alone / whole for alone, whole in zip(seconds["alone"][0], seconds["infer"][0])]
         print("  post-processing's share of our inference: %s" % turns.spread(shares))
-    for side in sides:
-        print("  peak memory %-14s %.0f MB, of which %.0f before the network" % (
-            (side.name,) + tuple(side.ask("memory")[::-1])))
+    for side, (start_megabytes, peak) in zip(sides, memory):
+        print("  peak memory %-14s %.0f MB, of which %.0f before the network" % (side.name, peak, start_megabytes))
+
+
+def form(speeds) -> str:
+    """Digits that tell them apart."""
+    return "%.3f" if max(speeds) < 1 else "%.2f"
 
 
 def main():
