@@ -29,9 +29,9 @@ BASE_RECIPE = "ssd-resnet34-coco"
 class WeightsInfo:
     """What weights were trained as.
 
-    config: the run's settings; read from a file, those beyond model, default_boxes, detection and what the input is
-    made by are its recipe's where that is a built-in one, else ssd-resnet34-coco's. category_ids, category_names: of
-    classes 1 to num_classes - 1, in this order, as in the training annotations.
+    config: the run's settings; read from a file, those beyond model, default_boxes, loss, detection and what the input
+    is made by are its recipe's where that is a built-in one, else ssd-resnet34-coco's, without its benchmark's rules.
+    category_ids, category_names: of classes 1 to num_classes - 1, in this order, as in the training annotations.
     """
     config: Config
     category_ids: Tuple[int, ...]
@@ -47,6 +47,7 @@ def pack_info(info: WeightsInfo) -> np.ndarray:
     """The array `metadata`: (bytes,) uint8; the same for the same info."""
     settings = as_dict(info.config)
     kept = {section: settings[section] for section in SECTIONS}
+    kept["loss"] = settings["loss"]    # part of the detector too
     kept["data"] = {name: settings["data"][name] for name in INPUT}
     content = dict(format=FORMAT, recipe=info.config.recipe, settings=kept,
                    category_ids=[int(number) for number in info.category_ids],
@@ -86,11 +87,13 @@ def _config(content: Any, where: str) -> Config:
     if not isinstance(recipe, str) or not isinstance(settings, dict) \
             or any(not isinstance(part, dict) for part in settings.values()):
         raise UserError(f"{where}: no recipe's name and settings by section")
-    base = load_recipe(recipe if recipe in builtin_recipes() else BASE_RECIPE)
+    known = recipe in builtin_recipes()
+    # Of a recipe that is not here, no benchmark's rules are known either.
+    base = load_recipe(recipe) if known else load_recipe(BASE_RECIPE).with_values(rules="none")
     values = {"data.antialias": True}    # what every version did before it was a setting
     values.update((f"{section}.{name}", value) for section, part in completed(settings, SECTIONS).items()
                   for name, value in part.items())
-    if recipe not in builtin_recipes():    # nothing says what it had, but for what every run had before
+    if not known:    # nothing says what it had, but for what every run had before
         wanted = [f"{section}.{field.name}" for section in SECTIONS
                   for field in dataclasses.fields(getattr(base, section)) if field.default is dataclasses.MISSING]
         missing = [name for name in wanted + [f"data.{name}" for name in INPUT] if name not in values]
