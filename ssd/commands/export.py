@@ -173,7 +173,8 @@ def compare(outputs: List[np.ndarray], live: np.ndarray, image_size, threshold: 
     image_size: height, width [pixels].
 
     A detection's counterpart is the nearest of its class that has no other. One whose score is within the tolerance
-    of the threshold, or of the last that is kept, may lack it: it is excused.
+    of the threshold, or of the last that is kept, may lack it: it is excused. A side that lies far outside the image,
+    as hardly trained networks have them, is compared in shares of its distance, as rounding is.
     """
     ids, scores, boxes = outputs
     found = ids[:, 0] >= 0
@@ -185,14 +186,14 @@ def compare(outputs: List[np.ndarray], live: np.ndarray, image_size, threshold: 
         edge = max(edge, min(ours[:, 1].min(initial=1), theirs[:, 1].min(initial=1)))
     free, lonely, worst_score, worst_box, matched = np.ones(len(ours), bool), [], 0.0, 0.0, 0
     for row in theirs:
-        candidates = np.flatnonzero(free & (ours[:, 0] == row[0]))
-        distances = np.abs(ours[candidates, 1:] - row[1:]).max(axis=1)
+        candidates, scale = np.flatnonzero(free & (ours[:, 0] == row[0])), np.maximum(1, np.abs(row[1:]))
+        distances = (np.abs(ours[candidates, 1:] - row[1:]) / scale).max(axis=1)
         if len(candidates) and distances.min() <= TOLERANCE:
             best = candidates[distances.argmin()]
             free[best] = False
             matched += 1
             worst_score = max(worst_score, abs(float(ours[best, 1] - row[1])))
-            worst_box = max(worst_box, float(np.abs(ours[best, 2:] - row[2:]).max()))
+            worst_box = max(worst_box, float((np.abs(ours[best, 2:] - row[2:]) / scale[1:]).max()))
         else:
             lonely.append(row[1])
     lonely = np.array(lonely + ours[free, 1].tolist())
