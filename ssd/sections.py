@@ -11,20 +11,22 @@ from ssd.rules import DEFAULT_RULES, RULES
 # The kinds that a setting can choose, in the order in which help texts list them. The code of each kind is in a table
 # with these keys: ssd.model.detector's BACKBONES to DETECTIONS, ssd.training.optimizer.OPTIMIZERS,
 # ssd.training.schedule.SCHEDULES and WARMUPS.
-BACKBONES = ("resnet34", "resnet50", "resnext50_32x4d")
-FEATURES = ("plain_blocks", "batch_norm_blocks", "pyramid")
-HEADS = ("fused", "shared")
-BOX_RULES = ("ssd", "retinanet")
-MATCHERS = ("ssd", "retinanet")
-LOSSES = ("hard_negatives", "focal")
-DETECTIONS = ("per_class", "per_level")
-OPTIMIZERS = ("sgd", "nesterov", "adam")
-SCHEDULES = ("steps", "constant")
+BACKBONES = ("resnet34", "resnet50", "resnext50_32x4d", "mobilenet_v2", "mobilenet_v3_large")
+FEATURES = ("plain_blocks", "batch_norm_blocks", "ssdlite_blocks", "mobile_blocks", "pyramid", "norm_pyramid")
+HEADS = ("fused", "separable", "shared", "shared_norm")
+BOX_RULES = ("ssd", "mobile", "retinanet", "pyramid")
+MATCHERS = ("ssd", "mindcv", "retinanet")
+LOSSES = ("hard_negatives", "focal", "focal_batch")
+DETECTIONS = ("per_class", "per_class_sigmoid", "per_level")
+OPTIMIZERS = ("sgd", "nesterov", "momentum", "adam")
+SCHEDULES = ("steps", "constant", "cosine")
 WARMUPS = ("reference", "linear")
 
 # Features that work on three maps of a whole backbone, an eighth to a 32nd of the image's sides; the others on one.
-PYRAMIDS = ("pyramid",)
-EXTRA_BLOCKS = ("plain_blocks", "batch_norm_blocks")
+PYRAMIDS = ("pyramid", "norm_pyramid")
+MOBILE_BLOCKS = ("ssdlite_blocks", "mobile_blocks")    # on two maps, a 16th and a 32nd
+EXTRA_BLOCKS = ("plain_blocks", "batch_norm_blocks", *MOBILE_BLOCKS)
+SSD_RULES = ("ssd", "mobile")
 
 
 SMALLEST, LARGEST = 32, 4096    # sides of an image [pixels]; below there are no three feature maps
@@ -75,13 +77,29 @@ class ModelConfig:
     head_kernel: Optional[int] = _setting("side of the head's convolutions [cells]", choices=(1, 3, 5), flag=False,
                                           before=3, only=("model.head", ("fused",)))
     tower_convolutions: Optional[int] = _setting("convolutions in each tower of the head, before its last one",
-                                                 minimum=0, flag=False, only=("model.head", ("shared",)))
+                                                 minimum=0, flag=False, only=("model.head", ("shared", "shared_norm")))
     prior: Optional[float] = _setting("score of every class before training", above=0, maximum=1, flag=False,
                                       only=("model.head", ("shared",)))
     width: float = _setting("factor on every channel count of backbone and extra features", above=0, maximum=4)
     image_size: ImageSize = _setting("size of the input [pixels]: one number for a square, or HEIGHTxWIDTH; feature "
                                      "maps and default boxes follow from it", minimum=SMALLEST, maximum=LARGEST)
     num_classes: int = _setting("classes, background included; 0: counted from the training annotations", minimum=0)
+    own_norm_epsilon: Optional[float] = _setting(
+        "the same in the BatchNorm of extra features and heads", above=0, flag=False,
+        only=("model.features", (*MOBILE_BLOCKS, "norm_pyramid")))
+    own_norm_momentum: Optional[float] = _setting(
+        "the same in the BatchNorm of extra features and heads", minimum=0, maximum=1, flag=False,
+        only=("model.features", (*MOBILE_BLOCKS, "norm_pyramid")))
+    detach_first_map: Optional[bool] = _setting("the first head sends no gradient into the backbone", flag=False,
+                                                only=("model.features", MOBILE_BLOCKS))
+    tap_channels: Optional[int] = _setting("channels of the 1x1 convolution on the backbone's first map", minimum=1,
+                                           flag=False, only=("model.features", ("mobile_blocks",)))
+    tap_own_norm: Optional[bool] = _setting("its BatchNorm is as those of extra features and heads, not the backbone's",
+                                            flag=False, only=("model.features", ("mobile_blocks",)))
+    head_depthwise_bias: Optional[bool] = _setting("the head's depthwise convolutions have a bias", flag=False,
+                                                   only=("model.head", ("separable",)))
+    initial: str = _setting("how the weights of extra features and heads are drawn: Xavier uniform, or normal and cut "
+                            "at two deviations", choices=("xavier", "truncated_normal"), flag=False, before="xavier")
     layout: str = _setting("memory layout of activations (NHWC needs a GPU)", choices=("NCHW", "NHWC"))
     dtype: str = _setting("type of weights and activations (float16 needs a GPU)", choices=("float32", "float16"))
     batch_norm_epsilon: float = _setting("added to the variance in BatchNorm", above=0)
@@ -105,20 +123,21 @@ class DefaultBoxConfig:
                              before="ssd")
     steps: Optional[Tuple[float, ...]] = _setting(
         "per feature map: distance of neighbouring centres [pixels]; empty: as the image's size asks", flag=False,
-        only=("default_boxes.rule", ("ssd",)))
+        only=("default_boxes.rule", SSD_RULES))
     scales: Optional[Tuple[float, ...]] = _setting(
         "per feature map and one more: side of the square box [pixels]; empty: as the image's size asks", flag=False,
-        only=("default_boxes.rule", ("ssd",)))
+        only=("default_boxes.rule", SSD_RULES))
     aspect_ratios: Optional[Tuple[Tuple[float, ...], ...]] = _setting(
         "per feature map: ratios a; each gives a box a:1 and a box 1:a; empty: as the image's size asks", flag=False,
-        only=("default_boxes.rule", ("ssd",)))
+        only=("default_boxes.rule", SSD_RULES))
     anchor_sizes: Optional[Tuple[int, ...]] = _setting(
         "per feature map: side of its smallest square anchor [pixels]", above=0, flag=False,
         only=("default_boxes.rule", ("retinanet",)))
     anchors_per_octave: Optional[int] = _setting("anchors of one ratio at a cell, from one size to less than twice it",
-                                                 minimum=1, flag=False, only=("default_boxes.rule", ("retinanet",)))
+                                                 minimum=1, flag=False,
+                                                 only=("default_boxes.rule", ("retinanet", "pyramid")))
     anchor_ratios: Optional[Tuple[float, ...]] = _setting("height / width of the anchors", above=0, flag=False,
-                                                          only=("default_boxes.rule", ("retinanet",)))
+                                                          only=("default_boxes.rule", ("retinanet", "pyramid")))
     center_variance: float = _setting("unit of encoded centre offsets", above=0)
     size_variance: float = _setting("unit of encoded log sizes", above=0)
     matching_iou: float = _setting("a default box is positive above this IoU (retinanet: from it on)", above=0,
@@ -135,9 +154,9 @@ class LossConfig:
     negatives_per_positive: Optional[float] = _setting("hard negatives kept per positive box", minimum=0,
                                                        only=("loss.loss", ("hard_negatives",)))
     focal_alpha: Optional[float] = _setting("weight of an object's class; 1 - this: of all other classes", minimum=0,
-                                            maximum=1, only=("loss.loss", ("focal",)))
+                                            maximum=1, only=("loss.loss", ("focal", "focal_batch")))
     focal_gamma: Optional[float] = _setting("power of its error that a class's loss is multiplied by", minimum=0,
-                                            only=("loss.loss", ("focal",)))
+                                            only=("loss.loss", ("focal", "focal_batch")))
 
 
 @dataclass(frozen=True)
@@ -147,7 +166,9 @@ class DetectionConfig:
                                "feature map", choices=DETECTIONS, flag=False, before="per_class")
     score_threshold: float = _setting("boxes of at most this score are dropped", minimum=0, maximum=1)
     boxes_per_class: Optional[int] = _setting("best boxes of each class that enter suppression", minimum=1,
-                                              only=("detection.detections", ("per_class",)))
+                                              only=("detection.detections", ("per_class", "per_class_sigmoid")))
+    kept_per_class: Optional[int] = _setting("best boxes of each class that suppression leaves", minimum=1,
+                                             only=("detection.detections", ("per_class_sigmoid",)))
     candidates_per_map: Optional[int] = _setting("best pairs of box and class of each feature map that enter "
                                                  "suppression", minimum=1,
                                                  only=("detection.detections", ("per_level",)))
@@ -212,13 +233,14 @@ class TrainingConfig:
     lr_batch: int = _setting("global batch at which the learning rate is base_lr [images]; 0: it is base_lr whatever "
                              "the batch", minimum=0)
     momentum: Optional[float] = _setting("momentum", minimum=0, maximum=1,
-                                         only=("training.optimizer", ("sgd", "nesterov")))
+                                         only=("training.optimizer", ("sgd", "nesterov", "momentum")))
     adam_betas: Optional[Tuple[float, float]] = _setting(
         "share of the old mean and of the old variance of the gradient kept per step", minimum=0, maximum=1, flag=False,
         only=("training.optimizer", ("adam",)))
     adam_epsilon: Optional[float] = _setting("added to the root of the variance, after bias correction", above=0,
                                              flag=False, only=("training.optimizer", ("adam",)))
-    weight_decay: float = _setting("weight decay, on every parameter", minimum=0)
+    weight_decay: float = _setting("weight decay", minimum=0)
+    decay_norms: bool = _setting("it is on BatchNorm's scale and shift too", flag=False, before=True)
     warmup: str = _setting("how the learning rate rises over the first epochs", choices=WARMUPS, flag=False,
                            before="reference")
     warmup_epochs: float = _setting("linear warm-up [epochs]", minimum=0)
@@ -230,6 +252,8 @@ class TrainingConfig:
         "the rate is multiplied after each of these epochs [epochs]", only=("training.schedule", ("steps",)))
     decay_factor: Optional[float] = _setting("factor on the rate at each decay", above=0, maximum=1,
                                              only=("training.schedule", ("steps",)))
+    final_factor: Optional[float] = _setting("share of the rate that is left at the end", minimum=0, maximum=1,
+                                             only=("training.schedule", ("cosine",)))
     loss_scale: float = _setting("first factor on the loss before backward, with float16", above=0)
     loss_scale_window: int = _setting("steps in a row without an overflow that double the loss scale; an overflow "
                                       "skips the step and halves it (0: the scale stays, an overflow ends the run)",

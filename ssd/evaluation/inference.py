@@ -25,8 +25,14 @@ class Inference(HybridBlock):
         self.network, self.detections, self.device_kind = network, detections, device_kind
         self.build()
 
-    def hybrid_forward(self, F, images):
-        return self.detections(*self.network(images))
+    @property
+    def in_pixels(self) -> bool:
+        """Whether detections depend on the original images' sizes, which are then a second input (B, 2), width and
+        height [pixels]; without it they are those of an image of the network's own size."""
+        return getattr(self.detections, "in_pixels", False)
+
+    def hybrid_forward(self, F, images, *sizes):
+        return self.detections(*self.network(images), *sizes)
 
     def build(self) -> None:
         """One static graph of the network's weights and running statistics of now, from the next call on (0.1 s)."""
@@ -61,7 +67,10 @@ def detect(inference: HybridBlock, loader: Iterable, sizes: np.ndarray,
     waiting = None
     for images, indices in loader:
         before_batch()
-        outputs = inference(images)
+        own = []
+        if getattr(inference, "in_pixels", False):    # rows beyond the indices are padding
+            own = [mx.nd.array(np.resize(sizes[indices], (images.shape[0], 2)), ctx=images.context)]
+        outputs = inference(images, *own)
         if waiting is not None:    # read a batch only when the next one is under way
             parts.append(detection_rows(waiting[0].asnumpy(), waiting[1], sizes))
         waiting = outputs, indices

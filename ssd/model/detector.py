@@ -9,19 +9,26 @@ from mxnet.gluon import HybridBlock
 from ssd.config import Config
 from ssd.errors import UserError
 from ssd.model.anchor_matching import AnchorMatcher
+from ssd.model.backbones.mobilenet import mobilenet
 from ssd.model.backbones.resnet import resnet
 from ssd.model.boxes.anchors import AnchorSizes, anchors_cxcywh
+from ssd.model.boxes.default_boxes import default_boxes
 from ssd.model.boxes.formats import cxcywh_to_ltrb
 from ssd.model.boxes.rules import BOX_RULES
 from ssd.model.detections.per_class import PerClassDetections
+from ssd.model.detections.per_class_sigmoid import PerClassSigmoidDetections
 from ssd.model.detections.per_level import PerLevelDetections
 from ssd.model.features.extra_blocks import batch_norm_blocks, plain_blocks
+from ssd.model.features.mobile_blocks import mobile_blocks, ssdlite_blocks
 from ssd.model.features.pyramid import Pyramid
+from ssd.model.features.pyramid_norm import NormPyramid
 from ssd.model.heads.fused import FusedHeads
+from ssd.model.heads.separable import SeparableHeads
 from ssd.model.heads.shared import SharedHead
-from ssd.model.losses.focal import FocalLoss
+from ssd.model.heads.shared_norm import NormSharedHead
+from ssd.model.losses.focal import FocalBatchLoss, FocalLoss
 from ssd.model.losses.hard_negatives import HardNegativesLoss
-from ssd.model.matching import Matcher
+from ssd.model.matching import FirstClaimMatcher, Matcher
 from ssd.model.network import Network
 
 
@@ -33,6 +40,12 @@ def _ssd_matcher(config: Config, sizes, boxes: np.ndarray) -> Matcher:
     return Matcher(cxcywh_to_ltrb(boxes), config.default_boxes, sizes.grid)
 
 
+def _mindcv_matcher(config: Config, sizes, boxes: np.ndarray) -> FirstClaimMatcher:
+    # Corners are rounded once, as MindCV's are, not made of rounded centres.
+    return FirstClaimMatcher(cxcywh_to_ltrb(default_boxes(sizes, np.float64)).astype(np.float32), config.default_boxes,
+                             sizes.grid)
+
+
 def _anchor_matcher(config: Config, sizes, boxes: np.ndarray) -> AnchorMatcher:
     _need_anchors(sizes, "default_boxes.matching retinanet")
     return AnchorMatcher(sizes, config.default_boxes)
@@ -40,6 +53,11 @@ def _anchor_matcher(config: Config, sizes, boxes: np.ndarray) -> AnchorMatcher:
 
 def _per_class(config: Config, sizes, boxes: np.ndarray) -> PerClassDetections:
     return PerClassDetections(boxes, config.model.num_classes, config.default_boxes, config.detection)
+
+
+def _per_class_sigmoid(config: Config, sizes, boxes: np.ndarray) -> PerClassSigmoidDetections:
+    return PerClassSigmoidDetections(boxes, config.model.num_classes, sizes.image_size, config.default_boxes,
+                                     config.detection)
 
 
 def _per_level(config: Config, sizes, boxes: np.ndarray) -> PerLevelDetections:
@@ -54,16 +72,24 @@ def _need_anchors(sizes, setting: str) -> None:
 
 
 # One table per seam; its keys are the choices of the setting beside it. That of default_boxes.rule is BOX_RULES.
-BACKBONES = {"resnet34": resnet, "resnet50": resnet, "resnext50_32x4d": resnet}                   # model.backbone
-FEATURES = {"plain_blocks": plain_blocks, "batch_norm_blocks": batch_norm_blocks, "pyramid": Pyramid}    # .features
-HEADS = {"fused": FusedHeads, "shared": SharedHead}                                               # model.head
-MATCHERS = {"ssd": _ssd_matcher, "retinanet": _anchor_matcher}                                    # .matching
+BACKBONES = {"resnet34": resnet, "resnet50": resnet, "resnext50_32x4d": resnet,                   # model.backbone
+             "mobilenet_v2": mobilenet, "mobilenet_v3_large": mobilenet}
+FEATURES = {"plain_blocks": plain_blocks, "batch_norm_blocks": batch_norm_blocks,                 # model.features
+            "ssdlite_blocks": ssdlite_blocks, "mobile_blocks": mobile_blocks, "pyramid": Pyramid,
+            "norm_pyramid": NormPyramid}
+HEADS = {"fused": FusedHeads, "separable": SeparableHeads, "shared": SharedHead,                  # model.head
+         "shared_norm": NormSharedHead}
+MATCHERS = {"ssd": _ssd_matcher, "mindcv": _mindcv_matcher, "retinanet": _anchor_matcher}         # .matching
 LOSSES = {"hard_negatives": lambda config: HardNegativesLoss(config.loss),                        # loss.loss
-          "focal": lambda config: FocalLoss(config.loss, config.model.num_classes - 1)}
-DETECTIONS = {"per_class": _per_class, "per_level": _per_level}                                   # detection.detections
+          "focal": lambda config: FocalLoss(config.loss, config.model.num_classes - 1),
+          "focal_batch": lambda config: FocalBatchLoss(config.loss, config.model.num_classes)}
+DETECTIONS = {"per_class": _per_class, "per_class_sigmoid": _per_class_sigmoid,                   # detection.detections
+              "per_level": _per_level}
 
-# What works on a softmax over the classes and the background, and what on a sigmoid per class.
-SOFTMAX = {"fused", "hard_negatives", "per_class"}
+# What has a logit of the background; of the others all have one fewer.
+BACKGROUND = {"fused", "separable", "shared_norm", "hard_negatives", "focal_batch", "per_class", "per_class_sigmoid"}
+# What makes scores of the background's and the classes' logits together, and what of each by itself.
+SOFTMAX, SIGMOID = {"hard_negatives", "per_class"}, {"focal", "focal_batch", "per_class_sigmoid", "per_level"}
 
 
 class Detector(NamedTuple):
@@ -92,7 +118,8 @@ def build_detector(config: Config) -> Detector:
     if not model.num_classes:
         raise UserError("num_classes is 0, to be counted from a data set, and there is none here: name --num-classes")
     parts = dict(head=model.head, loss=config.loss.loss, detections=config.detection.detections)
-    if len({part in SOFTMAX for part in parts.values()}) > 1:
+    loss, detections = config.loss.loss, config.detection.detections
+    if len({part in BACKGROUND for part in parts.values()}) > 1 or (loss in SOFTMAX) != (detections in SOFTMAX):
         raise UserError("head, loss and detections: " + ", ".join(f"{name} {part}" for name, part in parts.items())
                         + " do not fit each other: some take a softmax with the background, some a sigmoid per class")
     size_rule, box_rule = BOX_RULES[config.default_boxes.rule]

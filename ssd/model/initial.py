@@ -18,3 +18,9 @@ class Constant:
 @dataclass(frozen=True)
 class FanIn:
     """Uniform, of variance 1 / (inputs of an output): Kaiming uniform with a = 1 (He et al., 2015)."""
+
+
+@dataclass(frozen=True)
+class TruncatedNormal:
+    """Around 0, without what lies beyond two deviations."""
+    deviation: float

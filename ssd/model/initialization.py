@@ -9,7 +9,7 @@ import numpy as np
 
 from ssd.errors import UserError
 from ssd.model.heads.fused import FusedHeads
-from ssd.model.initial import Constant, FanIn, Normal
+from ssd.model.initial import Constant, FanIn, Normal, TruncatedNormal
 from ssd.model.network import Network
 
 
@@ -49,6 +49,12 @@ def _drawn(generator, kind, shape) -> np.ndarray:
         return np.full(shape, kind.value)
     if isinstance(kind, Normal):
         return kind.deviation * generator.standard_normal(shape)
+    if isinstance(kind, TruncatedNormal):
+        value = generator.standard_normal(shape)
+        while (np.abs(value) > 2).any():
+            far = np.abs(value) > 2
+            value[far] = generator.standard_normal(int(far.sum()))
+        return kind.deviation * value
     assert isinstance(kind, FanIn), kind
     return generator.uniform(-1, 1, shape) * np.sqrt(3 / np.prod(shape[1:]))
 

@@ -90,3 +90,12 @@ def batch_norm(config: ModelConfig, channels: int, frozen: bool = False, prefix:
     kind = FrozenBatchNorm if frozen else nn.BatchNorm
     return kind(axis=channel_axis(config), momentum=config.batch_norm_momentum, epsilon=config.batch_norm_epsilon,
                 in_channels=channels, prefix=prefix)
+
+
+def twice(F, x, layout: str):
+    """A map with twice the rows and columns, by nearest neighbour."""
+    if layout == "NCHW":
+        return F.UpSampling(x, scale=2, sample_type="nearest")
+    for axis in (1, 2):    # where MXNet's operator cannot
+        x = F.repeat(x, repeats=2, axis=axis)
+    return x

@@ -43,10 +43,13 @@ class Matcher:
     box_type = np.float32      # in which it is given boxes
 
     def __init__(self, default_boxes_ltrb: np.ndarray, settings: DefaultBoxConfig, maps: Sequence[Tuple[int, int]]):
+        # Kept in the order that breaks ties, so that the first of equals is the right one.
+        self._take(default_boxes_ltrb, settings, maps, shapes_first(maps))
+
+    def _take(self, default_boxes_ltrb, settings, maps, positions) -> None:
         self.default_boxes_ltrb = np.asarray(default_boxes_ltrb, np.float32)
         self.settings, self.maps = settings, tuple((int(cells), int(shapes)) for cells, shapes in maps)
-        # Kept in the order that breaks ties, so that the first of equals is the right one.
-        self._positions = shapes_first(self.maps)
+        self._positions = positions
         assert len(self._positions) == len(self.default_boxes_ltrb), "the maps do not add up to the default boxes"
         self.boxes = len(self._positions)
         own = self.default_boxes_ltrb[self._positions]
@@ -66,7 +69,7 @@ class Matcher:
             [better] = np.nonzero(higher > np.maximum(best, self.settings.matching_iou))
             owner[better] = first + overlaps[:, better].argmax(0)
             best[better] = higher[better]
-        owner[np.concatenate(claims)] = np.arange(len(boxes))  # of equal positions NumPy keeps the last
+        self._claim(owner, np.concatenate(claims))
         [found] = np.nonzero(owner >= 0)
         found = found[np.argsort(self._positions[found])]
         owner = owner[found]
@@ -76,9 +79,28 @@ class Matcher:
                                   np.log(sizes / own_sizes) / settings.size_variance], axis=1)
         return Matches(self._positions[found], offsets.astype(np.float32), labels[owner].astype(np.int32))
 
+    @staticmethod
+    def _claim(owner: np.ndarray, best: np.ndarray) -> None:
+        """Gives each ground truth its best default box, best (m,): of two that want the same, the later gets it."""
+        owner[best] = np.arange(len(best))    # of equal positions NumPy keeps the last
+
     def _overlaps(self, boxes: np.ndarray) -> np.ndarray:
         """IoU of (m, 4) boxes with all default boxes, (m, N) float32."""
         return _iou(boxes.T[:, :, None], self._sides, self._area)
+
+
+class FirstClaimMatcher(Matcher):
+    """MindCV's: as Matcher, but where two ground truths have the same best default box, the earlier one gets it; and
+    among default boxes of equal IoU the best is the first in this project's order."""
+
+    in_graph = False    # DALI's box_encoder gives it to the later one
+
+    def __init__(self, default_boxes_ltrb: np.ndarray, settings: DefaultBoxConfig, maps: Sequence[Tuple[int, int]]):
+        self._take(default_boxes_ltrb, settings, maps, np.arange(sum(cells * shapes for cells, shapes in maps)))
+
+    @staticmethod
+    def _claim(owner: np.ndarray, best: np.ndarray) -> None:
+        owner[best[::-1]] = np.arange(len(best))[::-1]
 
 
 def shapes_first(maps: Sequence[Tuple[int, int]]) -> np.ndarray:

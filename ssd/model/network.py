@@ -11,6 +11,7 @@ from mxnet.gluon import HybridBlock, Parameter
 
 from ssd.config import Config
 from ssd.errors import UserError
+from ssd.model.heads.shared import SharedHead
 from ssd.model.layers import input_channels
 
 
@@ -60,7 +61,8 @@ class Network(HybridBlock):
         PyTorch reference of MLPerf Training v2.0 to v5.1. UserError for a network that none is known for."""
         if not all(hasattr(part, "reference_parameters") for part in (self._features, self.predictors)):
             raise UserError("no published network is known by whose names these parameters could be called")
-        return {**{f"backbone.body.{name}": parameter for name, parameter
+        prefix = "backbone.body." if isinstance(self.predictors, SharedHead) else "backbone."
+        return {**{f"{prefix}{name}": parameter for name, parameter
                    in self.backbone.torchvision_parameters().items()},
                 **self._features.reference_parameters(), **self.predictors.reference_parameters()}
 

@@ -72,4 +72,38 @@ def _decode(builder: GraphBuilder, offsets: str, default_boxes_cxcywh: np.ndarra
     return add("Concat", add("Sub", center, half), add("Add", center, half), axis=2)
 
 
-DETECTIONS = {"per_class": _add_per_class, "per_level": add_per_level}    # by detection.detections
+def _add_per_class_sigmoid(builder: GraphBuilder, offsets: str, logits: str, default_boxes_cxcywh: np.ndarray,
+                           config: Config) -> Tuple[str, str, str]:
+    """As ssd.model.detections.per_class_sigmoid for an image of the network's own size."""
+    add, settings = builder.add, config.detection
+    count, classes = len(default_boxes_cxcywh), config.model.num_classes - 1
+    entering = min(settings.boxes_per_class, count)
+    kept = min(settings.kept_per_class, entering)
+    height, width = config.model.image_size
+    boxes = _decode(builder, offsets, default_boxes_cxcywh, config)
+    boxes = add("Max", add("Min", boxes, builder.number(1)), builder.number(0))
+    pixels = add("Mul", boxes, builder.number([width, height] * 2))
+    scores = add("Transpose", add("Sigmoid", add("Slice", logits, builder.integers(1), builder.integers(classes + 1),
+                                                 builder.integers(2))), perm=(0, 2, 1))
+    best, _ = builder.add_several("TopK", 2, scores, builder.integers(entering), axis=2, largest=1, sorted=1)
+    last = add("Slice", best, builder.integers(entering - 1), builder.integers(entering), builder.integers(2))
+    nothing = builder.number(-1)
+    scores = add("Where", add("GreaterOrEqual", scores, last), scores, nothing)
+    larger = add("Add", pixels, builder.number([0, 0, 1, 1]))    # a box from 3 to 5 is three pixels wide
+    chosen = add("NonMaxSuppression", larger, scores, builder.integers(kept), builder.number([settings.nms_iou]),
+                 builder.number([settings.score_threshold]))
+    left = add("ScatterND", add("ConstantOfShape", add("Shape", scores), value=builder.tensor(-1)), chosen,
+               add("GatherND", scores, chosen))
+    most = builder.integers(min(settings.boxes_per_image, kept * classes))
+    best, place = builder.add_several("TopK", 2, add("Reshape", left, builder.integers(0, -1)), most, axis=1, largest=1,
+                                      sorted=1)
+    place, best = add("Unsqueeze", place, builder.integers(2)), add("Unsqueeze", best, builder.integers(2))
+    found, all_boxes = add("Greater", best, builder.number(0)), builder.integers(count)
+    label = add("Div", place, all_boxes)
+    index = add("Sub", place, add("Mul", label, all_boxes))
+    return tuple(add("Where", found, part, nothing) for part in
+                 (add("Cast", label, to=1), best, add("GatherND", pixels, index, batch_dims=1)))
+
+
+# By detection.detections.
+DETECTIONS = {"per_class": _add_per_class, "per_class_sigmoid": _add_per_class_sigmoid, "per_level": add_per_level}

@@ -154,6 +154,22 @@ def _up_sampling(builder, attributes, x):
                        coordinate_transformation_mode="asymmetric", nearest_mode="floor")
 
 
+def _clip(builder, attributes, x):
+    return builder.add("Clip", x, builder.number(attributes["a_min"]), builder.number(attributes["a_max"]))
+
+
+def _pad(builder, attributes, x):
+    width = attributes["pad_width"]
+    assert attributes["mode"] == "constant" and not attributes.get("constant_value", 0), attributes
+    return builder.add("Pad", x, builder.integers(*width[::2], *width[1::2]), mode="constant")
+
+
+def _mean(builder, attributes, x):
+    axes = attributes["axis"]
+    return builder.add("ReduceMean", x, axes=list(axes) if isinstance(axes, tuple) else [axes],
+                       keepdims=int(attributes.get("keepdims", False)))
+
+
 def _slice_axis(builder, attributes, x):
     end = attributes["end"]
     return builder.add("Slice", x, builder.integers(attributes["begin"]),
@@ -171,6 +187,12 @@ _CONVERTERS = {
     "Convolution": _convolution, "BatchNorm": _batch_norm, "Pooling": _pooling, "Activation": _activation,
     "UpSampling": _up_sampling, "BlockGrad": lambda builder, attributes, x: x,    # no matter in evaluation
     "slice_axis": _slice_axis, "Reshape": _reshape, "reshape": _reshape,
+    "clip": _clip, "Pad": _pad, "pad": _pad, "mean": _mean,
+    "hard_sigmoid": lambda builder, attributes, x: builder.add("HardSigmoid", x, alpha=float(attributes["alpha"]),
+                                                               beta=float(attributes["beta"])),
+    "_mul_scalar": lambda builder, attributes, x: builder.add("Mul", x, builder.number(attributes["scalar"])),
+    "broadcast_mul": lambda builder, attributes, x, y: builder.add("Mul", x, y),
+    "elemwise_mul": lambda builder, attributes, x, y: builder.add("Mul", x, y),
     "relu": lambda builder, attributes, x: builder.add("Relu", x),
     "elemwise_add": lambda builder, attributes, x, y: builder.add("Add", x, y),
     "_plus": lambda builder, attributes, x, y: builder.add("Add", x, y),

@@ -91,7 +91,11 @@ class Predictor:
         """
         waiting = None
         for pictures in batches:
-            outputs = self._inference(self._input(pictures))
+            images, own = self._input(pictures), []
+            if self._inference.in_pixels:
+                import mxnet as mx
+                own = [mx.nd.array([picture.shape[1::-1] for picture in pictures], ctx=images.context)]
+            outputs = self._inference(images, *own)
             if waiting is not None:
                 yield self._results(*waiting)
             waiting = outputs, [picture.shape[:2] for picture in pictures]

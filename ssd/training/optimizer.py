@@ -4,6 +4,7 @@
 
 sgd       m = momentum m - lr g';  w += m            MXNet's SGD: lr is inside the momentum
 nesterov  v = momentum v + g';  w -= lr (g' + momentum v)            torch.optim.SGD(nesterov=True)
+momentum  v = momentum v + g';  w -= lr v                            torch.optim.SGD, MindSpore's Momentum
 adam      m = b1 m + (1 - b1) g';  v = b2 v + (1 - b2) g'^2
           w -= lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + epsilon)  torch.optim.Adam
 
@@ -59,12 +60,12 @@ class LossScale:
 
 
 class Nesterov(mx.optimizer.Optimizer):
-    """PyTorch's Nesterov momentum. MXNet's NAG has the learning rate inside the velocity, and so differs from it
-    once the rate changes."""
+    """PyTorch's momentum, Nesterov's or the plain one. MXNet's NAG and SGD have the learning rate inside the velocity,
+    and so differ from it once the rate changes."""
 
-    def __init__(self, momentum: float, **options):
+    def __init__(self, momentum: float, nesterov: bool = True, **options):
         super().__init__(**options)
-        self.momentum = momentum
+        self.momentum, self.nesterov = momentum, nesterov
         # Tensors a call: four calls for these keep the number of calls at that of SGD, which takes 4 at once.
         self.aggregate_num = 16
 
@@ -80,6 +81,12 @@ class Nesterov(mx.optimizer.Optimizer):
         _add(velocities, grad, [-1.0] * len(index), [self.momentum - 1] * len(index), self.rescale_grad, halves)
         if any(decays):
             _add(velocities, whole, [-decay for decay in decays], none, 1.0)
+        if not self.nesterov:
+            _add(whole, velocities, rates, none, 1.0)
+            if half:
+                for master, weight in zip(masters, halves):
+                    mx.nd.cast(master, dtype=weight.dtype, out=weight)
+            return
         _add(whole, velocities, rates, decays, self.momentum)
         _add(whole, grad, rates, none, self.rescale_grad, halves)
 
@@ -140,6 +147,10 @@ def _nesterov(training: TrainingConfig, **options):
     return Nesterov(training.momentum, **options)
 
 
+def _momentum(training: TrainingConfig, **options):
+    return Nesterov(training.momentum, nesterov=False, **options)
+
+
 def _adam(training: TrainingConfig, **options):
     return Adam(training.adam_betas, training.adam_epsilon, **options)
 
@@ -147,6 +158,7 @@ def _adam(training: TrainingConfig, **options):
 # training.optimizer: what makes it, and the groups of arrays that are its state, float32 and of the weights' shapes.
 OPTIMIZERS = {"sgd": (_sgd, ("momenta",)),
               "nesterov": (_nesterov, ("momenta",)),
+              "momentum": (_momentum, ("momenta",)),
               "adam": (_adam, ("means", "variances"))}
 
 
@@ -159,6 +171,10 @@ class Optimizer:
         self.scale = LossScale(training.loss_scale, training.loss_scale_window) if half else LossScale(1, 0)
         self._ranks, self._groups = ranks, (*groups, "masters")
         self._optimizer = build(training, learning_rate=1.0, wd=training.weight_decay, multi_precision=half)
+        if not training.decay_norms:
+            for name, parameter in network.collect_params().items():
+                if name.endswith(("_gamma", "_beta")):
+                    parameter.wd_mult = 0.0
         self._trainer = ranks.trainer(network.collect_params(), self._optimizer)
         self._parameters = parameters.trained(network)
 

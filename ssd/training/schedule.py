@@ -5,23 +5,32 @@ to v5.1.
 """
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Callable, Tuple
 
 from ssd.config import TrainingConfig
 
 
-def _steps(config: TrainingConfig) -> Callable[[int, int], float]:
+def _steps(config: TrainingConfig, warmup: int, total: int) -> Callable[[int, int], float]:
     """A factor after each of some epochs. Boundary 44 means that epoch 45 is the first with the lower rate."""
     return lambda epoch, step: config.decay_factor ** sum(epoch > boundary for boundary in config.decay_epochs)
 
 
-def _constant(config: TrainingConfig) -> Callable[[int, int], float]:
+def _constant(config: TrainingConfig, warmup: int, total: int) -> Callable[[int, int], float]:
     return lambda epoch, step: 1.0
 
 
-# Factor on the peak by (epoch from 1, step from 0 over the whole run).
-SCHEDULES = {"steps": _steps, "constant": _constant}
+def _cosine(config: TrainingConfig, warmup: int, total: int) -> Callable[[int, int], float]:
+    """Half a cosine from 1 behind the warm-up to final_factor at the end of the last epoch, step by step: MindCV's."""
+    final = config.final_factor
+    return lambda epoch, step: final + (1 - final) * (
+        1 + math.cos(math.pi * max(0, step - warmup) / max(1, total - warmup))) / 2
+
+
+# Factor on the peak by (epoch from 1, step from 0 over the whole run); made of the settings, the steps of the warm-up
+# and those of the whole run.
+SCHEDULES = {"steps": _steps, "constant": _constant, "cosine": _cosine}
 
 
 def _reference(config: TrainingConfig, steps: int) -> Callable[[int], float]:
@@ -61,6 +70,7 @@ def build_schedule(config: TrainingConfig, global_batch: int, train_images: int)
     batches = train_images / global_batch
     steps = int(config.warmup_epochs * (batches if config.warmup == "reference" else max(1, int(batches))))
     peak = config.base_lr * global_batch / config.lr_batch if config.lr_batch else config.base_lr
+    total = config.epochs * max(1, int(batches))
     return Schedule(peak=peak, warmup_steps=steps,
-                    decay_epochs=config.decay_epochs or (), _factor=SCHEDULES[config.schedule](config),
+                    decay_epochs=config.decay_epochs or (), _factor=SCHEDULES[config.schedule](config, steps, total),
                     _warmup=WARMUPS[config.warmup](config, steps))

@@ -11,6 +11,7 @@ from ssd.sections import PYRAMIDS
 from ssd.errors import UserError
 from ssd.model.backbones import resnet_specs
 from ssd.model.backbones.resnet_specs import Block, ResNetSpec
+from ssd.model.conv_norm import pad_end, same_padding
 from ssd.model.layers import convolution_and_norm, input_channels, normalised, scaled
 
 
@@ -68,7 +69,11 @@ class ResNet(HybridBlock):
         with self.name_scope():
             self.conv1, self.bn1 = convolution_and_norm(config, input_channels(config), width, 7, stride=2, pad=3,
                                                         frozen=config.frozen_stages > 0)
-            self.maxpool = nn.MaxPool2D(3, 2, 1, layout=config.layout)
+            # MindCV's pyramid pads as TensorFlow does. Zeros will do: what is pooled is not negative.
+            pads = [same_padding(-(-side // 2), 3, 2) for side in config.image_size] \
+                if config.features == "norm_pyramid" else [(1, 1)] * 2
+            self._pad_end = tuple(after - before for before, after in pads)
+            self.maxpool = nn.MaxPool2D(3, 2, tuple(before for before, _ in pads), layout=config.layout)
             self.stages = nn.HybridSequential(prefix="")
             for number in range(1, len(kept) + 1):
                 self.stages.add(nn.HybridSequential(prefix=f"stage{number}_"))
@@ -84,7 +89,8 @@ class ResNet(HybridBlock):
             part.collect_params().setattr("grad_req", "null")
 
     def hybrid_forward(self, F, x):
-        x = self.maxpool(F.Activation(normalised(self.conv1, self.bn1, x), act_type="relu"))
+        x = F.Activation(normalised(self.conv1, self.bn1, x), act_type="relu")
+        x = self.maxpool(pad_end(F, x, self._pad_end, self.layout))
         maps = []
         for number, stage in enumerate(self.stages, start=1):
             # What comes before is frozen: its backward pass would take time for nothing.

@@ -11,11 +11,11 @@ import numpy as np
 from ssd.model.boxes.ssd_sizes import Sizes
 
 
-def default_boxes(sizes: Sizes) -> np.ndarray:
-    """All default boxes, (N, 4) float32 cxcywh in [0, 1].
+def default_boxes(sizes: Sizes, dtype=np.float32) -> np.ndarray:
+    """All default boxes, (N, 4) cxcywh in [0, 1].
 
-    Centre and size are each clipped to [0, 1]; ltrb that is derived from them (`formats.cxcywh_to_ltrb`) may leave the
-    image and is not clipped.
+    Centre and size are each clipped to [0, 1], but for rules that do not; ltrb that is derived from them
+    (`formats.cxcywh_to_ltrb`) may leave the image and is not clipped.
     """
     image_height, image_width = sizes.image_size
     parts = []
@@ -25,5 +25,6 @@ def default_boxes(sizes: Sizes) -> np.ndarray:
         cells = np.empty((height, width, len(shapes), 4))
         cells[..., :2] = centers[:, :, None]
         cells[..., 2:] = np.asarray(shapes)
-        parts.append(np.clip(cells.reshape(-1, 4), 0, 1).astype(np.float32))
+        cells = cells.reshape(-1, 4)
+        parts.append((np.clip(cells, 0, 1) if sizes.clipped else cells).astype(dtype))
     return np.concatenate(parts)

@@ -3,10 +3,12 @@ from __future__ import annotations
 
 from ssd.model.boxes.anchors import anchor_sizes, shares_cxcywh
 from ssd.model.boxes.default_boxes import default_boxes
+from ssd.model.boxes.pyramid import pyramid_sizes
 from ssd.model.boxes.ssd_sizes import ssd_sizes
 
 # default_boxes.rule: what computes the sizes of a recipe, and what makes default boxes, (N, 4) float32 cxcywh, of them.
-BOX_RULES = {"ssd": (ssd_sizes, default_boxes), "retinanet": (anchor_sizes, shares_cxcywh)}
+BOX_RULES = {"ssd": (ssd_sizes, default_boxes), "mobile": (ssd_sizes, default_boxes),
+             "retinanet": (anchor_sizes, shares_cxcywh), "pyramid": (pyramid_sizes, default_boxes)}
 
 
 def sizes_of(config):

@@ -16,7 +16,10 @@ from ssd.errors import UserError
 Shape = Tuple[int, int]    # height, width
 
 # How often each map that a backbone gives has been halved, rounding up; asserted equal to the network's in the tests.
-HALVINGS = {"resnet34": (3,), "resnet50": (3,), "resnext50_32x4d": (3, 4, 5)}
+HALVINGS = {"resnet34": (3,), "resnet50": (3,), "resnext50_32x4d": (3, 4, 5),
+            "mobilenet_v2": (4, 5), "mobilenet_v3_large": (4, 5)}
+# Channels of the last map of the backbones whose extra blocks are inverted residuals.
+LAST = {"mobilenet_v2": 1280, "mobilenet_v3_large": 960}
 SETTINGS = ("model.extra_channels", "model.extra_strides", "model.extra_pads",
             "default_boxes.steps", "default_boxes.scales", "default_boxes.aspect_ratios")
 
@@ -36,18 +39,22 @@ class Sizes(NamedTuple):
     steps: Tuple[Tuple[float, float], ...]
     scales: Tuple[float, ...]
     aspect_ratios: Tuple[Tuple[float, ...], ...]
+    rule: str = "ssd"
 
     @property
     def per_cell(self) -> Tuple[int, ...]:
         """Per feature map the number of default boxes at each of its cells."""
-        return tuple(2 + 2 * len(ratios) for ratios in self.aspect_ratios)
+        return tuple(map(len, self.shapes()))
 
     @property
     def grid(self) -> Tuple[Tuple[int, int], ...]:
         """Per feature map its cells and the default boxes of each."""
         return tuple((height * width, boxes) for (height, width), boxes in zip(self.maps, self.per_cell))
 
-    clipped = True    # whether boxes are cut to the image's size
+    @property
+    def clipped(self) -> bool:
+        """Whether boxes are cut to the image's size."""
+        return self.rule == "ssd"
 
     @property
     def span(self) -> Tuple[float, float]:
@@ -58,15 +65,22 @@ class Sizes(NamedTuple):
         """Per feature map the (width, height) of its default boxes, in shares of the image's width and height.
 
         The square of the map's scale, the square of the geometric mean with the next scale, then for each aspect
-        ratio a the boxes a:1 and 1:a of the first square's area.
+        ratio a the boxes a:1 and 1:a of the first square's area. By the rule "mobile", MindCV's, the square of the mean
+        comes last, and the first map has a square of half its scale and no mean.
         """
         height, width = self.image_size
-        shapes = []
+        mobile, shapes = self.rule == "mobile", []
         for scale, following, ratios in zip(self.scales, self.scales[1:], self.aspect_ratios):
             wide, high, between = scale / width, scale / height, (scale * following) ** 0.5
-            shapes.append([(wide, high), (between / width, between / height)])
-            for root in (ratio ** 0.5 for ratio in ratios):
-                shapes[-1] += [(wide * root, high / root), (wide / root, high * root)]
+            mean = [(between / width, between / height)]
+            others = [shape for root in (ratio ** 0.5 for ratio in ratios)
+                      for shape in ((wide * root, high / root), (wide / root, high * root))]
+            if not mobile:
+                shapes.append([(wide, high)] + mean + others)
+            elif not shapes:
+                shapes.append([(wide / 2, high / 2)] + others)
+            else:
+                shapes.append([(wide, high)] + others + mean)
         return shapes
 
     def outside(self) -> int:
@@ -84,22 +98,36 @@ def ssd_sizes(config) -> Sizes:
     """The sizes of a recipe: what its settings name, the rest computed. UserError for settings that do not fit the
     image or each other, naming the setting."""
     model, boxes = config.model, config.default_boxes
-    return sizes(model.image_size, HALVINGS[model.backbone],
-                 {name: getattr(model if name.startswith("model.") else boxes, name.partition(".")[2])
-                  for name in SETTINGS})
+    mobile = LAST.get(model.backbone) if model.features in ("ssdlite_blocks", "mobile_blocks") else None
+    if mobile is None and len(HALVINGS[model.backbone]) == 2:
+        raise UserError(f"features {model.features}: {model.backbone} has two maps, which are for ssdlite_blocks or "
+                        "mobile_blocks")
+    found = sizes(model.image_size, HALVINGS[model.backbone],
+                  {name: getattr(model if name.startswith("model.") else boxes, name.partition(".")[2])
+                   for name in SETTINGS}, mobile, ends=64 if model.features == "ssdlite_blocks" else 128,
+                  most=1.1 if boxes.rule == "ssd" else 1.0)
+    return found._replace(rule=boxes.rule)
 
 
-def sizes(image_size: Shape, halvings: Sequence[int], given: Dict[str, Any]) -> Sizes:
+def sizes(image_size: Shape, halvings: Sequence[int], given: Dict[str, Any], mobile: int = None, ends: int = 64,
+          most: float = 1.1) -> Sizes:
     """image_size: (height, width). halvings: of the backbone's maps. given: values of SETTINGS; those that are empty
-    or not there are computed. UserError as of `ssd_sizes`."""
+    or not there are computed. UserError as of `ssd_sizes`.
+
+    mobile: channels of the backbone's last map, where extra blocks are inverted residuals; ends: channels of the last
+    of them; most: share of the image's side that the scale behind the last map has.
+    """
     channels, strides, pads, steps, scales, ratios = (given.get(name) or () for name in SETTINGS)
     if bool(strides) != bool(pads):
         raise UserError("extra_strides and extra_pads go together: name both or neither")
     taps = [halved(image_size, times) for times in halvings]
     if not strides:
-        strides, pads = extra_blocks(taps[-1])
-    channels = channels or extra_channels(len(strides))
+        strides, pads = inverted_residuals(taps[-1]) if mobile else extra_blocks(taps[-1])
+    channels = channels or (mobile_channels(len(strides), mobile, ends) if mobile else extra_channels(len(strides)))
     count = len(taps) + len(strides)
+    if mobile:
+        scales = scales or mobile_scales(image_size, count, most)
+        ratios = ratios or (((2.0,),) if most == 1.0 else ((2.0, 3.0),)) + ((2.0, 3.0),) * (count - 1)
     for name, length, wanted in (("extra_pads", len(pads), len(strides)),
                                  ("extra_channels", len(channels), len(strides)),
                                  ("steps", len(steps) or count, count), ("scales", len(scales) or count + 1, count + 1),
@@ -132,6 +160,32 @@ def extra_blocks(size: Shape) -> Tuple[Tuple[int, ...], Tuple[int, ...]]:
         pads.append(1 if halve else 0)
         shorter = -(-shorter // 2) if halve else shorter - 2
     return tuple(strides), tuple(pads)
+
+
+def inverted_residuals(size: Shape) -> Tuple[Tuple[int, ...], Tuple[int, ...]]:
+    """Strides and paddings of the blocks that lead from a map of (height, width) cells to one whose shorter side is 1:
+    each halves, rounding up, as in SSDLite."""
+    blocks, shorter = 0, min(size)
+    while shorter > 1:
+        blocks, shorter = blocks + 1, -(-shorter // 2)
+    return (2,) * blocks, (1,) * blocks
+
+
+def mobile_channels(blocks: int, inputs: int, ends: int) -> Tuple[Tuple[int, int], ...]:
+    """Per inverted residual the channels between and those of its output: the published ones of four blocks, the last
+    repeated. (uvipen/SSD-pytorch, MindCV)"""
+    outputs = [512, 256, 256, ends] + [ends] * max(0, blocks - 4)
+    shares = [0.2, 0.25, 0.5, 0.25] + [1.0] * max(0, blocks - 4)
+    return tuple((int(round(before * share)), after) for before, share, after
+                 in list(zip([inputs] + outputs, shares, outputs))[:blocks])
+
+
+def mobile_scales(image_size: Shape, maps: int, most: float) -> Tuple[float, ...]:
+    """Side of the square box of each map, and of one more [pixels]: .2 of the image's shorter side to .95 in equal
+    steps, then `most`."""
+    side = min(image_size)
+    step = 0.75 / max(1, maps - 1)
+    return tuple(round((0.2 + step * index) * side, 9) for index in range(maps)) + (most * side,)
 
 
 def feature_maps(image_size: Shape, taps: Sequence[Shape], strides: Sequence[int],

@@ -14,6 +14,18 @@ from ssd.model.detections.gather import gather
 MAX_LOG_SIZE = 6.9    # log(1000)
 
 
+def decode(F, offsets, default_boxes, center_variance: float, size_variance: float):
+    """Encoded offsets (B, N, 4) of default boxes (1, N, 4) cxcywh to ltrb (B, N, 4)."""
+    center = F.slice_axis(default_boxes, axis=2, begin=0, end=2)
+    size = F.slice_axis(default_boxes, axis=2, begin=2, end=4)
+    moved = F.slice_axis(offsets, axis=2, begin=0, end=2) * center_variance
+    center = F.broadcast_add(F.broadcast_mul(moved, size), center)
+    # An untrained network's offsets can overflow exp; no box is a thousand times its default box.
+    grown = F.exp(F.minimum(F.slice_axis(offsets, axis=2, begin=2, end=4) * size_variance, MAX_LOG_SIZE))
+    half = F.broadcast_mul(grown, size) / 2
+    return F.concat(center - half, center + half, dim=2)
+
+
 class PerClassDetections(HybridBlock):
     """Offsets (B, N, 4) and logits (B, N, classes) to rows (B, K, 6), best score first, K = boxes_per_image at most:
     class (1..), score, ltrb in shares of the image (not clipped). A row without a detection has class and
@@ -29,21 +41,10 @@ class PerClassDetections(HybridBlock):
         with self.name_scope():
             self.default_boxes = self.params.get_constant("default_boxes", default_boxes_cxcywh[None])
 
-    def decode(self, F, offsets, default_boxes):
-        """Encoded offsets (B, N, 4) to ltrb (B, N, 4)."""
-        center = F.slice_axis(default_boxes, axis=2, begin=0, end=2)
-        size = F.slice_axis(default_boxes, axis=2, begin=2, end=4)
-        moved = F.slice_axis(offsets, axis=2, begin=0, end=2) * self.center_variance
-        center = F.broadcast_add(F.broadcast_mul(moved, size), center)
-        # An untrained network's offsets can overflow exp; no box is a thousand times its default box.
-        grown = F.exp(F.minimum(F.slice_axis(offsets, axis=2, begin=2, end=4) * self.size_variance, MAX_LOG_SIZE))
-        half = F.broadcast_mul(grown, size) / 2
-        return F.concat(center - half, center + half, dim=2)
-
     def hybrid_forward(self, F, offsets, logits, default_boxes):
         offsets, logits = F.cast(offsets, "float32"), F.cast(logits, "float32")
         config = self.config
-        boxes = self.decode(F, offsets, default_boxes)
+        boxes = decode(F, offsets, default_boxes, self.center_variance, self.size_variance)
         scores = F.slice_axis(F.softmax(logits, axis=-1), axis=2, begin=1, end=None)
         scores = F.transpose(scores, (0, 2, 1))                              # (B, classes - 1, N)
         scores = F.where(scores > config.score_threshold, scores, -F.ones_like(scores))

@@ -11,7 +11,7 @@ from mxnet.gluon import HybridBlock, Parameter, nn
 
 from ssd.config import ModelConfig
 from ssd.model.initial import Constant, FanIn
-from ssd.model.layers import convolution, scaled
+from ssd.model.layers import convolution, scaled, twice
 
 COARSER = 2    # maps behind the backbone's, P6 and P7
 
@@ -52,11 +52,7 @@ class Pyramid:
         """Twice the cells by nearest neighbour, cut to `size` (height, width): sides halve rounding up, so that this is
         what enlarging to that size gives."""
         axes = (2, 3) if self.layout == "NCHW" else (1, 2)
-        if self.layout == "NCHW":
-            x = F.UpSampling(x, scale=2, sample_type="nearest")
-        else:
-            for axis in axes:
-                x = F.repeat(x, repeats=2, axis=axis)
+        x = twice(F, x, self.layout)
         for axis, cells in zip(axes, size):
             if cells % 2:
                 x = F.slice_axis(x, axis=axis, begin=0, end=cells)

@@ -1,0 +1,77 @@
+"""MindCV's feature pyramid: BatchNorm and ReLU6 behind its 3x3 convolutions, padding and enlarging as TensorFlow 1 has
+them."""
+from __future__ import annotations
+
+from typing import Dict, List
+
+from mxnet.gluon import HybridBlock, Parameter, nn
+
+from ssd.config import ModelConfig
+from ssd.errors import UserError
+from ssd.model.conv_norm import ConvNorm, norm_parameters
+from ssd.model.initial import TruncatedNormal
+from ssd.model.layers import convolution, scaled, twice
+
+COARSER = 2         # maps behind the backbone's
+DEVIATION = 0.02    # of the first weights
+
+
+class NormPyramid:
+    """`maps(F, taps)`: five maps of an eighth to a 128th of the image's sides, of three of the backbone. No block of
+    Gluon's: `children` become the network's own.
+
+    channels: of every map. children: attribute of the network -> block.
+    """
+
+    def __init__(self, config: ModelConfig, channels: List[int], sizes):
+        """To be made within the network's name scope."""
+        width = scaled(config.pyramid_channels, config)
+        self.layout = config.layout
+        for finer, coarser in zip(sizes.maps, sizes.maps[1:len(channels)]):
+            if finer != (2 * coarser[0], 2 * coarser[1]):
+                raise UserError(f"image_size {config.image_size}: its sides must be multiples of 32, so that each of "
+                                f"the backbone's maps has twice the cells of the next (features {config.features})")
+        lateral, smooth, down = (nn.HybridSequential(prefix="") for _ in range(3))
+        for index, inner in enumerate(channels):
+            lateral.add(convolution(config, inner, width, 1, bias=True, prefix=f"fpn_lateral{index}_"))
+            smooth.add(ConvNorm(config, width, width, 3, own=True, activation="relu6", prefix=f"fpn_smooth{index}_"))
+        for index in range(COARSER):
+            down.add(ConvNorm(config, width, width, 3, stride=2, same=True, size=sizes.maps[len(channels) - 1 + index],
+                              own=True, activation="relu6", prefix=f"fpn_down{index}_"))
+        self.channels = [width] * (len(channels) + COARSER)
+        self.children: Dict[str, HybridBlock] = dict(fpn_lateral=lateral, fpn_smooth=smooth, fpn_down=down)
+
+    def maps(self, F, taps) -> List:
+        lateral, smooth, down = self.children.values()
+        inner = [layer(tap) for layer, tap in zip(lateral, taps)]
+        for index in range(len(inner) - 1, 0, -1):
+            inner[index - 1] = inner[index - 1] + enlarged(F, inner[index], self.layout)
+        maps = [layer(part) for layer, part in zip(smooth, inner)]
+        for layer in down:
+            maps.append(layer(maps[-1]))
+        return maps
+
+    def initial(self) -> Dict[str, object]:
+        """How parameters are drawn, by their names."""
+        return {name: TruncatedNormal(DEVIATION) for block in self.children.values()
+                for name in block.collect_params() if name.endswith("_weight")}
+
+    def reference_parameters(self) -> Dict[str, Parameter]:
+        """The published program's name -> parameter."""
+        found = {}
+        for index, layer in enumerate(self.children["fpn_lateral"]):
+            found[f"fpn.lateral.{index}.weight"], found[f"fpn.lateral.{index}.bias"] = layer.weight, layer.bias
+        for part in ("smooth", "down"):
+            for index, layer in enumerate(self.children[f"fpn_{part}"]):
+                found.update(norm_parameters(f"fpn.{part}.{index}", layer))
+        return found
+
+
+def enlarged(F, x, layout: str):
+    """Twice the cells, bilinear without half pixels and without aligned corners: even cells are copied, odd ones are
+    the mean of two neighbours, the last is repeated."""
+    x = twice(F, x, layout)
+    for axis in (2, 3) if layout == "NCHW" else (1, 2):
+        following = [F.slice_axis(x, axis=axis, begin=begin, end=None) for begin in (1, -1)]
+        x = (x + F.concat(*following, dim=axis)) * 0.5
+    return x

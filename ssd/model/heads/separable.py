@@ -1,0 +1,80 @@
+"""Heads of MobileNet's kind: for offsets and for logits a depthwise 3x3 convolution and a 1x1, on each map.
+
+SSDLite (Sandler et al., 2018) as uvipen/SSD-pytorch and MindCV have it.
+"""
+from __future__ import annotations
+
+from typing import Dict, List
+
+from mxnet.gluon import HybridBlock, Parameter, nn
+
+from ssd.config import ModelConfig
+from ssd.model.conv_norm import ConvNorm, norm_parameters
+from ssd.model.initial import TruncatedNormal
+from ssd.model.layers import PaddedConv2D, convolution
+
+DEVIATION = 0.02    # of MindCV's first weights
+
+
+class Branch(HybridBlock):
+    """(B, C, H, W) or (B, H, W, C) to (B, H * W * boxes, values); channel = box * values + value."""
+
+    def __init__(self, config: ModelConfig, channels: int, boxes: int, values: int, **kwargs):
+        super().__init__(**kwargs)
+        self.layout, self.values, self._used = config.layout, values, boxes * values
+        with self.name_scope():
+            self.depthwise = ConvNorm(config, channels, channels, 3, depthwise=True, bias=config.head_depthwise_bias,
+                                      own=True, activation="relu6")
+            self.out = convolution(config, channels, self._used, 1, bias=True, prefix="out_", kind=PaddedConv2D)
+
+    def hybrid_forward(self, F, x):
+        x = self.out(self.depthwise(x))
+        if self.layout == "NCHW":
+            x = F.transpose(x, (0, 2, 3, 1))
+        if self._used % 8:
+            x = F.slice_axis(x, axis=3, begin=0, end=self._used)
+        return F.reshape(x, (0, -1, self.values))
+
+
+class SeparableHead(HybridBlock):
+    """Offsets and logits, the background's too, of one map."""
+
+    def __init__(self, config: ModelConfig, channels: int, boxes: int, **kwargs):
+        super().__init__(**kwargs)
+        self.boxes, self.classes = boxes, config.num_classes
+        with self.name_scope():
+            self.loc = Branch(config, channels, boxes, 4, prefix="loc_")
+            self.conf = Branch(config, channels, boxes, self.classes, prefix="conf_")
+
+    def hybrid_forward(self, F, x):
+        return self.loc(x), self.conf(x)
+
+
+class SeparableHeads(nn.HybridSequential):
+    """A SeparableHead for each map, of `channels` and `per_cell` default boxes a cell."""
+
+    def __init__(self, config: ModelConfig, channels: List[int], per_cell: List[int]):
+        super().__init__(prefix="")
+        self._truncated = config.initial == "truncated_normal"
+        for index, (width, boxes) in enumerate(zip(channels, per_cell)):
+            self.add(SeparableHead(config, width, boxes, prefix=f"head{index}_"))
+
+    def predict(self, maps) -> List:
+        """(offsets, logits) of each map."""
+        return [head(features) for head, features in zip(self, maps)]
+
+    def initial(self) -> Dict[str, object]:
+        """How parameters are drawn, by their names."""
+        if not self._truncated:
+            return {}
+        return {name: TruncatedNormal(DEVIATION) for name in self.collect_params() if name.endswith("_weight")}
+
+    def reference_parameters(self) -> Dict[str, Parameter]:
+        """The published program's name -> parameter; its channels may be in another order."""
+        found = {}
+        for index, head in enumerate(self):
+            for name, branch in (("loc", head.loc), ("conf", head.conf)):
+                found.update(norm_parameters(f"{name}.{index}.depthwise", branch.depthwise))
+                found[f"{name}.{index}.out.weight"] = branch.out.weight
+                found[f"{name}.{index}.out.bias"] = branch.out.bias
+        return found
