@@ -1,0 +1,120 @@
+"""Every recipe that lies in ssd/recipes, small, through what a user does with it: a new one is here at once."""
+import json
+import os
+
+import mxnet as mx
+import numpy as np
+import pytest
+import yaml
+
+from ssd.__main__ import main
+from ssd.config import builtin_recipes, load_recipe
+from ssd.evaluation.detections import Detections
+from ssd.model.weights import load_detector, read_info, save_weights
+from tests.training.tiny import rows, tiny_data
+
+SMALL = dict(
+    model=dict(width=0.125, image_size=64, num_classes=4, frozen_stages=0, batch_norm="trained"),
+    detection=dict(score_threshold=0.001),
+    data=dict(train_annotations="annotations/bbox_only_instances_train2017.json", train_images="train2017",
+              val_annotations="annotations/bbox_only_instances_val2017.json", val_images="val2017", data_threads=1),
+    training=dict(batch_size=4, epochs=2),
+    evaluation=dict(eval_batch_size=4, eval_every=1),
+    run=dict(log_interval=1, report=False, seed=3))
+
+
+def kinds(recipe):
+    """The kinds of every seam that a recipe chooses."""
+    config = load_recipe(recipe)
+    model, loss = config.model, config.loss.loss
+    return (model.backbone, model.features, model.head, config.default_boxes.rule, config.default_boxes.matching, loss,
+            config.detection.detections, config.training.optimizer, config.training.schedule)
+
+
+def first_of_each_kind():
+    found = {}
+    for recipe in builtin_recipes():
+        found.setdefault(kinds(recipe), recipe)
+    return sorted(found.values())
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny_data(tmp_path_factory.mktemp("shapes") / "set", train_images=4, val_images=4)
+
+
+@pytest.fixture
+def ssd(capfd):
+    """Runs a command in this process; what it printed."""
+    def run(*arguments):
+        status = main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        assert status == 0, f"{arguments}: {err[-2000:]}"
+        return out
+    return run
+
+
+def small(recipe, folder):
+    path = str(folder / "small.yaml")
+    with open(path, "w", encoding="utf-8") as file:
+        yaml.safe_dump(dict(SMALL, extends=recipe), file)
+    return path
+
+
+def train(ssd, recipe, data, folder, output, *flags):
+    ssd("train", "--recipe", small(recipe, folder), "--device", "cpu", "--data-dir", data, "--cache-dir",
+        folder / "cache", "--output", folder / output, *flags)
+    return [float(row[name]) for row in rows(folder / output / "train.csv") for name in ("class_loss", "offset_loss")]
+
+
+@pytest.mark.parametrize("recipe", first_of_each_kind())
+def test_train_resume_evaluate_predict_export(recipe, data, tmp_path, ssd):
+    losses = train(ssd, recipe, data, tmp_path, "first", "--max-steps", "1")
+    losses += train(ssd, recipe, data, tmp_path, "run", "--resume",
+                    tmp_path / "first" / "checkpoints" / "step-00000001", "--allow-changed-recipe")
+    assert len(losses) == 4 and np.isfinite(losses).all(), "a step before the stop and one behind it"
+    weights = str(tmp_path / "run" / "weights.params")
+
+    ssd("evaluate", "--weights", weights, "--data-dir", data, "--device", "cpu", "--cache-dir", tmp_path / "cache",
+        "--save-detections", tmp_path / "detections.json")
+    again = Detections.from_json(str(tmp_path / "detections.json"))
+    trained = Detections.from_npz(str(tmp_path / "run" / "detections-epoch-2.npz"))
+    assert len(again) == len(trained) > 0
+
+    ssd("predict", os.path.join(data, "val2017"), "--weights", weights, "--output", tmp_path / "predicted",
+        "--device", "cpu")
+    assert len(os.listdir(str(tmp_path / "predicted"))) > 4, "a picture for each image, and the boxes"
+
+    # Without suppression and limits: which of two boxes of one score is kept would hang on the last bit.
+    limits = [f"--{name.replace('_', '-')}" for name in ("boxes_per_class", "kept_per_class", "candidates_per_map",
+                                                         "boxes_per_image")
+              if getattr(load_recipe(recipe).detection, name) is not None]
+    said = ssd("export", "--weights", lively(weights, tmp_path), "--output", tmp_path / "exported", "--format", "onnx",
+               "--nms-iou", "1", *[part for limit in limits for part in (limit, "100000")])
+    assert "onnx   equal: " in said and " 0 without a counterpart" in said
+    with open(str(tmp_path / "exported" / "detector.json"), encoding="utf-8") as file:
+        assert json.load(file)["class_names"] == ["circle", "square", "triangle"]
+
+
+def lively(weights, folder):
+    """The same weights with running statistics, offsets and logits of a trained network's size: after two steps they
+    are near 0 and 1, or beyond all measure, and scores say little."""
+    info = read_info(weights)
+    network = load_detector(info.config, weights, mx.cpu()).network
+    images = mx.nd.array(np.random.default_rng(0).standard_normal(network.input_shape(4)))
+    with mx.autograd.train_mode():
+        for _ in range(30):
+            network(images)
+    spread = max(part.asnumpy().std() for part in network(images))
+    last = network.predictors.collect_params(".*out_weight") or network.predictors.collect_params(".*weight")
+    for parameter in last.values():
+        parameter.set_data(parameter.data() * 0.5 / spread)
+    path = str(folder / "lively.params")
+    save_weights(network, path, info)
+    return path
+
+
+@pytest.mark.parametrize("recipe", sorted(set(builtin_recipes()) - set(first_of_each_kind())))
+def test_a_recipe_of_kinds_seen_above_trains_a_step(recipe, data, tmp_path, ssd):
+    losses = train(ssd, recipe, data, tmp_path, "run", "--max-steps", "1")
+    assert len(losses) == 2 and np.isfinite(losses).all()
