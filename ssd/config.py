@@ -209,6 +209,9 @@ def _check_together(config: Config, source: str) -> None:
             raise UserError(f"{source} {name.partition('.')[2]}: {_get(config, name)} is not "
                             f"{' or '.join(map(str, allowed))}, the values that the benchmark's rules allow "
                             f"(run.rules {config.run.rules})")
+    if config.training.batch_norm_ranks > 1 and config.model.batch_norm == "frozen":
+        raise UserError(f"{source} batch_norm_ranks: {config.training.batch_norm_ranks}, but model.batch_norm is "
+                        "frozen, which does not use it")
     decays = list(config.training.decay_epochs or ())
     if decays != sorted(set(decays)):
         raise UserError(f"{source} decay_epochs: {decays} must rise")

@@ -258,6 +258,8 @@ class TrainingConfig:
     loss_scale_window: int = _setting("steps in a row without an overflow that double the loss scale; an overflow "
                                       "skips the step and halves it (0: the scale stays, an overflow ends the run)",
                                       minimum=0)
+    batch_norm_ranks: int = _setting("ranks whose batches BatchNorm normalises together: groups of so many neighbours; "
+                                     "1: each its own", minimum=1, before=1, default=1)
 
 
 @dataclass(frozen=True)
@@ -274,6 +276,9 @@ class RunConfig:
                          minimum=-1, maximum=2 ** 31 - 1, default=-1)
     device: str = _setting("where the network runs; auto: gpu where there is one",
                            choices=("auto", "cpu", "gpu"), default="auto")
+    batch_norm_exchange: str = _setting(
+        "how --batch-norm-ranks works: auto: by MXNet's own operator where it has one (NVIDIA's has), else by Horovod",
+        choices=("auto", "horovod"), default="auto")
     output: str = _setting("folder of the run, new or empty; default: runs/RECIPE-TIME", default="")
     pretrained_backbone: str = _setting("ImageNet weights of the backbone [ONNX file]; default: random", default="")
     weights: str = _setting("start from these weights of the whole network [.params file, or a "

@@ -19,7 +19,7 @@ RATE = 1e-6    # weights hardly move, so that no number of steps makes numbers t
 def measure(request: Request) -> dict:
     """See docs/benchmarking.md for what it holds; on every rank alike."""
     from ssd.training.ranks import Ranks
-    with contextlib.closing(Ranks()) as ranks:
+    with contextlib.closing(Ranks(waiting_steps=request.config.training.batch_norm_ranks > 1)) as ranks:
         return _measure(request, ranks)
 
 

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                                                         "fastest that is installed]")
     group = parser.add_argument_group("settings")
     for name, metavar in (("device", "{auto,cpu,gpu}"), ("weights", "PATH"), ("batch_size", "N"),
-                          ("eval_batch_size", "N"), ("check_finite_every", "N")):
+                          ("eval_batch_size", "N"), ("check_finite_every", "N"), ("batch_norm_ranks", "N")):
         section, field = SETTINGS[name]
         group.add_argument("--" + name.replace("_", "-"), dest=f"{section}.{name}", default=argparse.SUPPRESS,
                            metavar=metavar, help=field.metadata["help"])

@@ -75,7 +75,7 @@ def _run(config: Config, folder, first: bool, signals: StopSignals, log, display
     from ssd.training.train import Training
     from ssd.watchdog.watchdog import Watchdog
     timeout = config.recovery.rank_timeout
-    ranks = Ranks(stall_seconds=20 * timeout)
+    ranks = Ranks(stall_seconds=20 * timeout, waiting_steps=config.training.batch_norm_ranks > 1)
     training = None
 
     def last_acts(cause: str) -> None:

@@ -3,10 +3,11 @@ from __future__ import annotations
 
 from typing import Dict, Optional, Tuple
 
-from mxnet.gluon import HybridBlock, nn
+from mxnet.gluon import HybridBlock
 from mxnet.gluon.parameter import Parameter
 
 from ssd.config import ModelConfig
+from ssd.model.batch_norm import BatchNorm
 from ssd.model.layers import channel_axis, convolution
 
 ACTIVATIONS = {"relu": lambda F, x: F.Activation(x, act_type="relu"), "relu6": lambda F, x: F.clip(x, 0, 6),
@@ -36,7 +37,7 @@ class ConvNorm(HybridBlock):
         with self.name_scope():
             self.conv = convolution(config, in_channels, channels, kernel, stride=stride, pad=pad, bias=bias,
                                     groups=channels if depthwise else 1)
-            self.bn = own_batch_norm(config, channels) if own else nn.BatchNorm(
+            self.bn = own_batch_norm(config, channels) if own else BatchNorm(
                 axis=channel_axis(config), momentum=config.batch_norm_momentum, epsilon=config.batch_norm_epsilon,
                 in_channels=channels)
 
@@ -45,10 +46,10 @@ class ConvNorm(HybridBlock):
         return x if self._activation is None else ACTIVATIONS[self._activation](F, x)
 
 
-def own_batch_norm(config: ModelConfig, channels: int, **kwargs) -> nn.BatchNorm:
+def own_batch_norm(config: ModelConfig, channels: int, **kwargs) -> BatchNorm:
     """A BatchNorm of the detector's own parts."""
-    return nn.BatchNorm(axis=channel_axis(config), momentum=config.own_norm_momentum, epsilon=config.own_norm_epsilon,
-                        in_channels=channels, **kwargs)
+    return BatchNorm(axis=channel_axis(config), momentum=config.own_norm_momentum, epsilon=config.own_norm_epsilon,
+                     in_channels=channels, **kwargs)
 
 
 def same_padding(side: int, kernel: int, stride: int) -> Tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 from mxnet.gluon import nn
 
 from ssd.config import ModelConfig
+from ssd.model.batch_norm import BatchNorm
 
 
 def channel_axis(config: ModelConfig) -> int:
@@ -87,7 +88,7 @@ def normalised(convolved: nn.Conv2D, norm: nn.BatchNorm, x):
 
 def batch_norm(config: ModelConfig, channels: int, frozen: bool = False, prefix: str = None) -> nn.BatchNorm:
     """BatchNorm over the channels; its parameters stay float32 when the network is cast to float16."""
-    kind = FrozenBatchNorm if frozen else nn.BatchNorm
+    kind = FrozenBatchNorm if frozen else BatchNorm
     return kind(axis=channel_axis(config), momentum=config.batch_norm_momentum, epsilon=config.batch_norm_epsilon,
                 in_channels=channels, prefix=prefix)
 

@@ -1,11 +1,11 @@
-"""A network's parameters by structural name (`backbone.conv1.weight`), and the optimizer's states behind them.
+"""A network's parameters by structural name (`backbone.conv1.weight`), its blocks, and the optimizer's states.
 
 The only module that uses Gluon's private names; MXNet 1.9 has no public ones for this. Weight files, checkpoints and
 messages use structural names: Gluon's public ones (`ssd0_conv0_weight`) count the networks built in the process.
 """
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, Iterator, Mapping
 
 import mxnet as mx
 from mxnet.gluon import Block, Parameter, Trainer
@@ -33,6 +33,13 @@ def frozen(network: Block) -> Dict[str, Parameter]:
     """The parameters without a gradient that are no running statistics, in the order of the network."""
     return {name: parameter for name, parameter in by_structural_name(network).items()
             if parameter.grad_req == "null" and not _is_statistic(name)}
+
+
+def blocks(network: Block) -> Iterator[Block]:
+    """The network and all blocks within it, in the order in which it defines them."""
+    yield network
+    for child in network._children.values():
+        yield from blocks(child)
 
 
 def optimizer_states(trainer: Trainer, parameters: Mapping[str, Parameter]) -> Dict[str, Any]:

@@ -28,6 +28,7 @@ def prepare(config: Config, ranks, log, folder: Optional[setup.RunFolder], note:
     from ssd.training.schedule import build_schedule
     from ssd.training.step import TrainingStep, dry_run
 
+    setup.check_groups(config, ranks.size)
     device = choose_device(config, ranks.local_rank)
     note("checking the data set", 0)
     train_set, val_set = setup.load_datasets(config, ranks, look)
@@ -54,6 +55,8 @@ def prepare(config: Config, ranks, log, folder: Optional[setup.RunFolder], note:
     note("building the network", 0)
     setup.initialize_weights(network, config, ranks, device.context, bool(resumed), train_set.category_names, say)
     step = TrainingStep(network, detector.loss, config, ranks)
+    if step.norm_groups:
+        say(step.norm_groups)
     inference = build_inference(detector, device)
     dry_run(step, inference, network, config, len(detector.default_boxes), device.context)
     run = RunState(

@@ -63,15 +63,16 @@ class Ranks:
     Every exchange has a fixed name, so that Horovod refuses mixed-up orders instead of mixing the numbers.
     """
 
-    def __init__(self, stall_seconds: float = 600):
+    def __init__(self, stall_seconds: float = 600, waiting_steps: bool = False):
         """`stall_seconds`: Horovod is asked to end the run when some ranks have waited so long for others. A last
-        resort, which was not seen to act with Gloo: ssd.watchdog.watchdog acts earlier, and names the rank."""
+        resort, which was not seen to act with Gloo: ssd.watchdog.watchdog acts earlier, and names the rank.
+        waiting_steps: a step waits for many exchanges, one after the other (BatchNorm over groups)."""
         os.environ.setdefault("HOROVOD_STALL_CHECK_TIME_SECONDS", str(max(1, int(stall_seconds / 2))))
         os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(max(2, int(stall_seconds))))
         start()
         import horovod.mxnet as hvd
         import mxnet as mx
-        if not mx.context.num_gpus():
+        if not mx.context.num_gpus() and not waiting_steps:
             # Horovod's thread compares notes with the other ranks so often [ms], whether there is something to reduce
             # or not. At its 1 ms that takes a tenth of a core and more from the network (benchmarks/ranks.md).
             os.environ.setdefault("HOROVOD_CYCLE_TIME", "10")
@@ -105,6 +106,21 @@ class Ranks:
         """The mean over ranks of a small float array as an NDArray that is read when it is needed."""
         import mxnet as mx
         return self._hvd.allreduce(mx.nd.array(values, dtype="float64"), average=True, name=name)
+
+    def group_mean(self, array, ranks: int, name: str):
+        """The mean of a small NDArray over the `ranks` ranks of this one's group, which nothing waits for. Groups are
+        ranks 0 to ranks - 1 and so on: neighbours, on one node where launchers fill node by node.
+
+        Collective over all ranks: each group sums in a row of its own, as Horovod has no groups before 0.23.
+        """
+        groups, own = self.size // ranks, self.rank // ranks
+        if groups == 1:
+            return self._hvd.allreduce(array, average=True, name=name)
+        import mxnet as mx
+        rows = mx.nd.zeros((groups, *array.shape), ctx=array.context, dtype=array.dtype)
+        rows[own] = array
+        self._hvd.allreduce_(rows, average=False, name=name)
+        return rows[own] / ranks
 
     def average_in_place(self, arrays: List, name: str) -> None:
         """Replaces each of the NDArrays by its mean over the ranks."""

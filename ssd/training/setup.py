@@ -33,6 +33,14 @@ def check_files(config: Config) -> None:
         raise UserError("--fine-tune: needs --weights, the file to start from")
 
 
+def check_groups(config: Config, ranks_size: int) -> None:
+    """UserError unless the ranks make whole groups for BatchNorm."""
+    group = config.training.batch_norm_ranks
+    if ranks_size % group:
+        raise UserError(f"--batch-norm-ranks {group}: there are no whole groups of {group} in {ranks_size} "
+                        f"rank{'s' if ranks_size > 1 else ''}")
+
+
 class RunFolder(NamedTuple):
     """Where a run writes. A run that is resumed in its folder is there in several parts."""
     path: str
@@ -204,7 +212,7 @@ def log_hyperparameters(log, config: Config, schedule, network, train_images: in
     training = config.training
     known = dict(
         train_samples=train_images, eval_samples=val_images, global_batch_size=global_batch,
-        gradient_accumulation_steps=1, model_bn_span=training.batch_size,
+        gradient_accumulation_steps=1, model_bn_span=training.batch_size * training.batch_norm_ranks,
         max_samples=config.augmentation.crop_attempts, opt_name=training.optimizer,
         opt_learning_rate_warmup_steps=schedule.warmup_steps,
         opt_learning_rate_warmup_epochs=training.warmup_epochs,

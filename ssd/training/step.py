@@ -9,6 +9,7 @@ from mxnet.gluon import HybridBlock
 
 from ssd.config import Config
 from ssd.model import parameters
+from ssd.training.norm_groups import join_groups
 from ssd.training.optimizer import build_optimizer
 
 
@@ -32,6 +33,7 @@ class TrainingStep:
     """
 
     def __init__(self, network: HybridBlock, loss: HybridBlock, config: Config, ranks):
+        self.norm_groups = join_groups(network, config, ranks)    # in words, "" without
         self.graph = NetworkWithLoss(network, loss)
         self.graph.hybridize(static_alloc=True, static_shape=True)
         self.ranks, self.batch_size = ranks, config.training.batch_size

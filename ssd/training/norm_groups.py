@@ -1,0 +1,36 @@
+"""BatchNorm over groups of ranks: which of the two ways there are, and how the network takes it."""
+from __future__ import annotations
+
+from mxnet.gluon import Block
+
+from ssd.config import Config
+from ssd.errors import UserError
+from ssd.model.batch_norm import BatchNorm, batch_norms
+from ssd.training import nvidia_batch_norm
+from ssd.training.setup import check_groups
+
+
+def join_groups(network: Block, config: Config, ranks) -> str:
+    """Joins every trained BatchNorm of a network, which is initialised, to those of this rank's group; returns how, in
+    words, "" where training.batch_norm_ranks is 1. Collective.
+
+    Groups are neighbours, see Ranks.group_mean. UserError where no BatchNorm is trained.
+    """
+    size = config.training.batch_norm_ranks
+    if size == 1:
+        return ""
+    norms = batch_norms(network)
+    if not norms:
+        raise UserError(f"--batch-norm-ranks {size}: no BatchNorm of the network is trained")
+    start = f"BatchNorm over groups of {size} ranks, {size * config.training.batch_size} images: "
+    why = nvidia_batch_norm.join(norms, config, ranks, size, synchronise)
+    if not why:
+        return start + "by MXNet's own operator"
+    for number, norm in enumerate(norms):
+        synchronise(norm, ranks, size, f"batch norm {number}")
+    return start + f"{2 * len(norms)} exchanges a step through Horovod ({why})"
+
+
+def synchronise(norm: BatchNorm, ranks, size: int, name: str) -> None:
+    """Joins one by way of Horovod."""
+    norm.synchronise(lambda array, exchange: ranks.group_mean(array, size, exchange), name)
