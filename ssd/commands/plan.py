@@ -131,10 +131,10 @@ def notes_on(plan: dict, used: Optional[SystemConfig], configs: List[SystemConfi
         notes.append(f"no config_*.sh fits; by global batch {nearest.name} is nearest ({nearest.global_batch:,}). "
                      "Learning rate, warm-up and decay are the recipe's and the flags', which no published run "
                      "had at this batch")
-    if plan["batch_size"] < benchmark.smallest_batch_norm:
-        notes.append(f"BatchNorm sees the {plan['batch_size']} images of one GPU; published runs with fewer than "
-                     f"{benchmark.smallest_batch_norm} a GPU joined groups of GPUs, which is not there: expect more "
-                     "epochs, or that the target is missed")
+    if plan["batch_norm_span"] < benchmark.smallest_batch_norm:
+        notes.append(f"BatchNorm sees {plan['batch_norm_span']} images together; published runs had at least "
+                     f"{benchmark.smallest_batch_norm}, in groups of GPUs (--batch-norm-ranks): expect more epochs, or "
+                     "that the target is missed")
     if plan["decode"] == "cache":
         notes.append(benchmark.cache_note)
     notes.append(benchmark.score_note)
@@ -146,7 +146,8 @@ def format_plan(plan: dict) -> str:
     base = f"{plan['base_learning_rate']:g} scaled" if plan["learning_rate_is_scaled"] else "whatever the batch"
     decays = ", ".join(f"{epoch} (step {step:,})" for epoch, step in zip(plan["decay_epochs"], plan["decay_steps"]))
     lines = [
-        ("system", f"{plan['nodes']} x {plan['gpus_per_node']} GPUs, batch {plan['batch_size']} each"),
+        ("system", f"{plan['nodes']} x {plan['gpus_per_node']} GPUs, batch {plan['batch_size']} each"
+                   + f", BatchNorm over {plan['batch_norm_span']}" * (plan["batch_norm_span"] != plan["batch_size"])),
         ("global batch", f"{plan['global_batch']:,}"),
         ("config", plan["config"] or "none"),
         ("learning rate", f"{plan['peak_learning_rate']:.6g} at its peak ({base}), "

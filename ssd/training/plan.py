@@ -20,6 +20,7 @@ from ssd.errors import UserError
 from ssd.rules import RULES, Rules
 from ssd.training.published import BENCHMARKS, Benchmark, Published, benchmark_of
 from ssd.training.schedule import build_schedule
+from ssd.training.setup import check_groups
 
 # What an array of ssd.datasets.coco and ssd.data.samples costs a rank; docs/scaling.md compares with what was measured.
 BYTES_PER_IMAGE = 8 + 16 + 77 + 9 + 16    # id, sizes, file name; ends and flag of SampleMaker; indices and order
@@ -147,6 +148,7 @@ def make_plan(config: Config, nodes: int, gpus: int, images_per_second: Optional
         raise UserError(f"--images-per-second {images_per_second}: must be above 0")
     benchmark = check_recipe(config)
     ranks, images = nodes * gpus, benchmark.train_images
+    check_groups(config, ranks)
     global_batch = ranks * training.batch_size
     if global_batch > images:
         raise UserError(f"--batch {training.batch_size}: {ranks} GPUs take {global_batch} images a step, "
@@ -174,7 +176,7 @@ def make_plan(config: Config, nodes: int, gpus: int, images_per_second: Optional
     minutes = seconds_to_target(benchmark, epochs, evaluations, throughput) / 60
     return dict(
         recipe=config.recipe, nodes=nodes, gpus_per_node=gpus, batch_size=training.batch_size,
-        global_batch=global_batch,
+        global_batch=global_batch, batch_norm_span=training.batch_size * training.batch_norm_ranks,
         peak_learning_rate=schedule.peak, base_learning_rate=training.base_lr,
         learning_rate_is_scaled=bool(training.lr_batch), weight_decay=training.weight_decay,
         warmup_epochs=training.warmup_epochs, warmup_steps=schedule.warmup_steps,

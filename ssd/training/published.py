@@ -56,7 +56,8 @@ class Benchmark:
     score_seconds: float                # from the end of an evaluation to its score
     trains_on: bool                     # the published programs train to the end of the epoch in which the score comes
     eval_every: int                     # epochs
-    # Fewer images than these were normalised together by no published run; 0: BatchNorm is frozen.
+    # Fewer images than these were normalised together by no published run, groups of GPUs counted; 0: BatchNorm is
+    # frozen.
     smallest_batch_norm: int
     results: Tuple[Published, ...]
     small_batches: str                  # what published results below the first convergence point took, in words
@@ -85,7 +86,7 @@ SSD = Benchmark(
     parameters={("NCHW", "float32"): (19962678, 9856), ("NCHW", "float16"): (19962678, 9856),
                 ("NHWC", "float32"): (20013384, 9856), ("NHWC", "float16"): (20016520, 9856)},
     evaluation_cost=1.75, score_seconds=1.2, trains_on=True, eval_every=5,
-    smallest_batch_norm=114,             # the last two joined GPUs in groups
+    smallest_batch_norm=24,              # 2 x 24 and 8 x 3 in the last two, whose GPUs were in groups
     results=(
         Published("Fujitsu PRIMERGY GX2460 M1, 4 x A100", "config_PG.sh", 1, 4, 114, 20.92, 50, 4833),
         Published("NVIDIA DGX A100, 1 node", "config_DGXA100_001x08x114.sh", 1, 8, 114, 8.26, 50, 12231),

@@ -23,12 +23,13 @@ RETINANET = {
     "config_PG_retinanet.sh": (1, 10, 24, 8, 0, 8.5e-5),
 }
 QUICKSTARTS = {"config_quickstart.sh", "config_quickstart_retinanet.sh"}
-# Nodes, GPUs of a node, batch, epochs, warm-up epochs, base rate, weight decay, decay epochs of the published systems.
+# Nodes, GPUs of a node, batch, epochs, warm-up epochs, base rate, weight decay, decay epochs and GPUs of a BatchNorm of
+# the published systems.
 PUBLISHED = {
-    "config_PG.sh": (1, 4, 114, 65, 3, .003157, 1.3e-4, (44, 55)),
-    "config_DGXA100_001x08x114.sh": (1, 8, 114, 65, 5, .003157, 1.3e-4, (44, 55)),
-    "config_DGXA100_008x08x024.sh": (8, 8, 24, 70, 15, .004, 1.7e-4, (48, 60)),
-    "config_DGXA100_128x08x003.sh": (128, 8, 3, 90, 35, .004, 4e-5, (68, 85)),
+    "config_PG.sh": (1, 4, 114, 65, 3, .003157, 1.3e-4, (44, 55), 1),
+    "config_DGXA100_001x08x114.sh": (1, 8, 114, 65, 5, .003157, 1.3e-4, (44, 55), 1),
+    "config_DGXA100_008x08x024.sh": (8, 8, 24, 70, 15, .004, 1.7e-4, (48, 60), 2),
+    "config_DGXA100_128x08x003.sh": (128, 8, 3, 90, 35, .004, 4e-5, (68, 85), 8),
 }
 
 
@@ -80,7 +81,8 @@ def test_the_command_line_is_one_that_train_takes(config):
 def test_values_of_the_published_systems(config):
     values, training = variables_of(config), settings_of(variables_of(config)).training
     assert PUBLISHED[config] == (int(values["NNODES"]), int(values["NGPU"]), training.batch_size, training.epochs,
-                                 training.warmup_epochs, training.base_lr, training.weight_decay, training.decay_epochs)
+                                 training.warmup_epochs, training.base_lr, training.weight_decay, training.decay_epochs,
+                                 training.batch_norm_ranks)
     closed = [epoch for k in range(11) for epoch in (40 + 4 * k, 50 + 5 * k)]
     assert set(training.decay_epochs) <= set(closed), "[40, 50] * (1 + k/10) is what the closed division allows"
 

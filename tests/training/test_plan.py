@@ -130,7 +130,19 @@ def test_a_system_without_a_config_names_the_nearest(capsys):
     found = planned(capsys, "--nodes", 2, "--gpus", 8, "--batch", 64)
     assert found["config"] is None and found["batch_size"] == 64
     assert any("config_DGXA100_001x08x114.sh is nearest (912)" in note for note in found["notes"])
-    assert any("BatchNorm sees the 64 images" in note for note in found["notes"])
+    assert not any("BatchNorm" in note for note in found["notes"]), "published runs had 24 images together"
+
+
+def test_a_config_joins_gpus_as_the_published_runs_did(capsys):
+    found = planned(capsys, "--nodes", 128, "--gpus", 8)
+    assert (found["batch_size"], found["batch_norm_span"]) == (3, 24)
+    assert not any("BatchNorm" in note for note in found["notes"])
+    alone = planned(capsys, "--nodes", 128, "--gpus", 8, "--batch-norm-ranks", 1)
+    assert any("BatchNorm sees 3 images together; published runs had at least 24" in note for note in alone["notes"])
+    assert command("--nodes", 8, "--gpus", 8) == 0
+    assert "batch 24 each, BatchNorm over 48" in capsys.readouterr().out
+    assert command("--nodes", 1, "--gpus", 9, "--batch", 114, "--batch-norm-ranks", 2) == 2
+    assert "--batch-norm-ranks 2: there are no whole groups of 2 in 9 ranks" in capsys.readouterr().err
 
 
 def test_a_stated_throughput_gives_the_minutes(capsys):
