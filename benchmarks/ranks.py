@@ -1,10 +1,12 @@
 """Two ranks against one on the same cores, at equal global batch, in turns.
 
     python benchmarks/ranks.py [--recipe ssd-resnet34-shapes] [--batch-size 4] [--rounds 8] [--steps 5] [--ranks 2]
+                               [--batch-norm]
 
 Prints the numbers of ranks.md. One rank has all cores as OpenMP threads and the whole batch; several have their share
 of both, and average their gradients through Horovod (Gloo), as `horovodrun python -m ssd train` does. Batches are made
-up and stay in memory. A step of several ranks takes as long as the slowest of them.
+up and stay in memory. A step of several ranks takes as long as the slowest of them. --batch-norm: a third side, the
+several ranks with BatchNorm over all of their batches (--batch-norm-ranks).
 """
 from __future__ import annotations
 
@@ -24,10 +26,10 @@ def work(args) -> None:
     from ssd.threads import use_all_cores
     threads = use_all_cores()
     from ssd.training.ranks import Ranks
-    ranks = Ranks()
+    ranks = Ranks(waiting_steps=args.batch_norm)
     import mxnet as mx
     batch_size = args.batch_size // ranks.size
-    config = ours.recipe(args.recipe, batch_size=batch_size)
+    config = ours.recipe(args.recipe, batch_size=batch_size, batch_norm_ranks=ranks.size if args.batch_norm else 1)
     detector = ours.build(config)
     batch = ours.made_up_batch(config, len(detector.default_boxes), args.batch_size)
     mine = slice(ranks.rank * batch_size, (ranks.rank + 1) * batch_size)
@@ -50,6 +52,7 @@ def main():
     parser.add_argument("--recipe", default="ssd-resnet34-shapes")
     parser.add_argument("--batch-size", type=int, default=4, help="of all ranks together")
     parser.add_argument("--ranks", type=int, default=2, help="from 2 on")
+    parser.add_argument("--batch-norm", action="store_true", help="measure BatchNorm over all ranks too")
     turns.add_arguments(parser, rounds=8, steps=5, warmup=3)
     args = parser.parse_args()
     if args.serve:
@@ -64,10 +67,13 @@ def main():
     command = [sys.executable, os.path.abspath(__file__), "--recipe", args.recipe, "--batch-size",
                str(args.batch_size), "--serve"]
     horovodrun = [os.path.join(os.path.dirname(sys.executable), "horovodrun"), "-np", str(args.ranks), "--gloo"]
-    counts, workers = (1, args.ranks), []
+    counts, workers = (1, args.ranks, args.ranks), []
     try:
         workers.append(turns.Worker("1 rank", command))
         workers.append(turns.Worker(f"{args.ranks} ranks", [*horovodrun, *command], members=args.ranks))
+        if args.batch_norm:
+            workers.append(turns.Worker("BatchNorm over all", [*horovodrun, *command[:-1], "--batch-norm", command[-1]],
+                                        members=args.ranks))
         for worker in workers:
             worker.ask("train", times=args.warmup)
         seconds = turns.in_turns(workers, args.rounds, args.patience, ["train"], times=args.steps)["train"]
@@ -76,12 +82,14 @@ def main():
         for worker, count, values in zip(workers, counts, seconds):
             facts, memory = worker.ask("facts"), worker.ask("memory")
             facts = facts[0] if count > 1 else facts
-            print("  %-8s %d x batch %d, %d threads each: %s images/s; peak memory %s MB" % (
+            print("  %-18s %d x batch %d, %d threads each: %s images/s; peak memory %s MB" % (
                 worker.name, count, facts["batch_size"], facts["threads"],
                 turns.spread([args.batch_size / one for one in values]),
                 " + ".join("%.0f" % one for one in (memory if count > 1 else [memory]))))
-        print("  %s / %s, round by round: %s" % (
-            workers[1].name, workers[0].name, turns.spread(turns.ratios(seconds[0], seconds[1]))))
+        for first, second in zip(range(len(workers)), range(1, len(workers))):
+            print("  %s / %s, round by round: %s" % (
+                workers[second].name, workers[first].name,
+                turns.spread(turns.ratios(seconds[first], seconds[second]))))
         print("  the allreduce alone, %.1f MB of gradients: %s ms" % (
             facts["gradients"] / 1e6, turns.spread(
                 [1000 * max(one) for one in zip(*workers[1].ask("allreduce", times=9))], "%.1f")))
