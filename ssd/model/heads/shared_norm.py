@@ -20,7 +20,7 @@ class NormTower(HybridBlock):
 
     def __init__(self, config: ModelConfig, channels: int, boxes: int, values: int, levels: int, **kwargs):
         super().__init__(**kwargs)
-        self.layout, self.values, self._used, self.level = config.layout, values, boxes * values, 0
+        self.layout, self.values, self._used = config.layout, values, boxes * values
         with self.name_scope():
             self.conv, self.norms = nn.HybridSequential(prefix=""), nn.HybridSequential(prefix="")
             for index in range(config.tower_convolutions):
@@ -31,7 +31,7 @@ class NormTower(HybridBlock):
                 self.norms.add(own)
             self.out = convolution(config, channels, self._used, 3, pad=1, bias=True, prefix="out_", kind=PaddedConv2D)
 
-    def apply(self, F, x, level: int):
+    def at_level(self, F, x, level: int):
         """(B, C, H, W) or (B, H, W, C) to (B, H * W * boxes, values)."""
         for layer, norms in zip(self.conv, self.norms):
             x = F.clip(norms[level](layer(x)), 0, 6)
@@ -58,7 +58,7 @@ class NormSharedHead(HybridBlock):
 
     def hybrid_forward(self, F, *maps):
         return [part for level, x in enumerate(maps)
-                for part in (self.loc.apply(F, x, level), self.conf.apply(F, x, level))]
+                for part in (self.loc.at_level(F, x, level), self.conf.at_level(F, x, level))]
 
     def predict(self, maps) -> List:
         """(offsets, logits) of each map."""
