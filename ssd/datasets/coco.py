@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from ssd.datasets.annotations import read_annotations
 from ssd.datasets.coco_cache import dataset_fingerprint, read_cache, write_cache
 from ssd.datasets.image_cache import ImageCache
 from ssd.datasets.image_checks import LEVELS, ImageReport, check_image_files
+from ssd.datasets.images import open_images
 from ssd.errors import UserError
 
 
@@ -25,11 +27,11 @@ from ssd.errors import UserError
 class CocoDataset:
     """n images, k categories and m boxes; the boxes of an image lie together, images in the file's order.
 
-    path, image_folder: str. image_ids: (n,) int64, as in the file. file_names: n strings relative to the
-    folder. sizes: (n, 2) int64, width and height in pixels. category_ids, category_names: k each, in the
-    order of the file's `categories`; class c = 1 + position, 0 is the background. boxes_ltrb: (m, 4)
-    float64, pixels, inside the image. box_classes: (m,) int64, 1 to k. box_crowd: (m,) bool. box_image: (m,)
-    int64, position of the image, ascending.
+    path, image_folder: str, the folder of image files or of records. image_ids: (n,) int64, as in the file.
+    file_names: n strings relative to the folder. sizes: (n, 2) int64, width and height in pixels. category_ids,
+    category_names: k each, in the order of the file's `categories`; class c = 1 + position, 0 is the background.
+    boxes_ltrb: (m, 4) float64, pixels, inside the image. box_classes: (m,) int64, 1 to k. box_crowd: (m,) bool.
+    box_image: (m,) int64, position of the image, ascending.
     """
 
     path: str
@@ -52,6 +54,11 @@ class CocoDataset:
     def num_classes(self) -> int:
         """Categories and the background."""
         return 1 + len(self.category_ids)
+
+    @cached_property
+    def images(self):
+        """The image files by their names, see ssd.datasets.images. UserError for records that cannot be used."""
+        return open_images(self.image_folder)
 
     @property
     def images_with_boxes(self) -> np.ndarray:

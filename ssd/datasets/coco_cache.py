@@ -8,6 +8,7 @@ import os
 
 import numpy as np
 
+from ssd.datasets.images import open_images
 from ssd.errors import UserError
 from ssd.files import remove_leftovers, replacing
 
@@ -21,12 +22,12 @@ def dataset_fingerprint(annotation_file, image_folder, options) -> str:
     """A hexadecimal name for a data set in its present state, from stat alone.
 
     Changes with the path, size and modification time (ns) of the annotation file, the path and
-    modification time of the image folder, and `options` (anything that JSON holds). Raises UserError where
-    one of the two does not exist or is of the wrong kind.
+    modification time of the image folder (of records: those of its files), and `options` (anything that JSON holds).
+    Raises UserError where one of the two does not exist or is of the wrong kind.
     """
     annotation_file, image_folder = os.path.abspath(annotation_file), os.path.abspath(image_folder)
     try:
-        file, folder = os.stat(annotation_file), os.stat(image_folder)
+        file, _ = os.stat(annotation_file), os.stat(image_folder)
     except FileNotFoundError as error:
         what = "annotation file" if error.filename == annotation_file else "image folder"
         raise UserError(f"{what} {error.filename} does not exist") from None
@@ -37,7 +38,7 @@ def dataset_fingerprint(annotation_file, image_folder, options) -> str:
     if not os.path.isfile(annotation_file):
         raise UserError(f"annotation file {annotation_file} is not a file")
     state = [FORMAT, annotation_file, file.st_size, file.st_mtime_ns,
-             image_folder, folder.st_mtime_ns, options]
+             image_folder, open_images(image_folder).state(), options]
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 

@@ -7,6 +7,7 @@ does (1.6 ms), and Pillow gives the reason where it fails. Whole images take 2.6
 """
 from __future__ import annotations
 
+import io
 import os
 import stat
 import time
@@ -16,7 +17,9 @@ from typing import Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from ssd.datasets.images import open_images
 from ssd.datasets.in_threads import in_threads
+from ssd.errors import UserError
 
 LEVELS = ("exists", "header", "decode")
 # What DALI decodes too. Naming them also keeps Pillow from trying formats that start other programs (EPS).
@@ -44,6 +47,7 @@ MISNAMED = "image named as another format"
 ODD = (GREY, CMYK, DEEP, PALETTE, TRANSPARENT, ROTATED, TINY, HUGE, MISNAMED)
 TINY_SIDE, HUGE_SIDE = 10, 10000  # pixels: an image with a side below the one, or of the other or more
 _ORIENTATION = 0x0112  # EXIF and TIFF tag; 1 is upright
+_PNG_END = b"IEND\xaeB`\x82"  # the last chunk, without which Pillow does
 
 
 class Look(NamedTuple):
@@ -65,21 +69,24 @@ class ImageReport:
 
 
 def check_image_files(folder, names, sizes, level: str, threads: int = 0, cache=None, progress=None) -> ImageReport:
-    """Looks at image files: names below `folder`; sizes: (n, 2) width and height in pixels as annotated.
+    """Looks at image files: names below `folder`, which may be one of records; sizes: (n, 2) width and height in pixels
+    as annotated.
 
     Level "exists" asks the file system, "header" also reads format and size, "decode" also decodes: that finds the
     truncated files that abort DALI. threads: 0 means one per usable core. cache: an ImageCache of this folder; files
     whose size and time it knows are not read again. progress: called with the number of images done, a few times a
-    second. An interrupt ends the threads and keeps in the cache what was done.
+    second. An interrupt ends the threads and keeps in the cache what was done. UserError for records that cannot be
+    used at all.
     """
     assert level in LEVELS
+    images = open_images(folder)
     report = ImageReport({}, np.zeros(len(names), np.int64))
     # Written by all threads, each write atomic: from position to problem; times of what the cache knew.
     found, cached = {}, []
 
     def work(index):
         width, height = map(int, sizes[index])
-        look = _check_image_file(folder, names[index], width, height, level, cache, cached)
+        look = _check_image_file(images, names[index], width, height, level, cache, cached)
         report.notes[index] = look.notes
         if look.problem is not None:
             found[index] = look.problem
@@ -92,12 +99,11 @@ def check_image_files(folder, names, sizes, level: str, threads: int = 0, cache=
     return report
 
 
-def _check_image_file(folder, name, width, height, level, cache, cached) -> Look:
-    path = os.path.join(folder, name)
+def _check_image_file(images, name, width, height, level, cache, cached) -> Look:
     try:
-        status = os.stat(path)
+        status = images.status(name)
     except (FileNotFoundError, NotADirectoryError):
-        return Look((MISSING, f"no such file in {os.path.dirname(path)}"))
+        return Look((MISSING, images.missing(name)))
     except OSError as error:
         return Look((UNREADABLE, error.strerror))
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
@@ -109,7 +115,11 @@ def _check_image_file(folder, name, width, height, level, cache, cached) -> Look
         look, when = known
         cached.append(when)
     else:
-        look = look_at(path, level)
+        try:    # Pillow reads as much of a file as it needs; a record is read whole, and checked by that
+            look = look_at(images.path(name), level) if images.in_files else \
+                look_at(images.path(name), level, images.read(name))
+        except UserError as error:
+            return Look((UNREADABLE, str(error)))
         if cache is not None and look.problem is None:
             cache.keep(name, status, level, look, int(time.time()))
     if look.problem is None and look.size != (width, height):
@@ -125,13 +135,14 @@ def bit(kind: str) -> int:
     return 1 << ODD.index(kind)
 
 
-def look_at(path: str, level: str) -> Look:
-    """Opens an image file and, at level "decode", decodes it."""
+def look_at(path: str, level: str, content=None) -> Look:
+    """Opens an image file and, at level "decode", decodes it. content: its bytes, where they are not in a file of their
+    own at `path`."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            size, refused = image.size, _refused(image, path)
+        with Image.open(path if content is None else io.BytesIO(content), formats=FORMATS) as image:
+            size, refused = image.size, _refused(image, path, content)
             if refused:
                 return Look((REFUSED, refused), size)
             notes = sum(map(bit, _notes(image, path)))  # before draft() changes mode and size
@@ -142,12 +153,11 @@ def look_at(path: str, level: str) -> Look:
                 except Exception as error:  # Pillow's decoders raise nearly anything on bad data
                     cut = "truncated" in str(error)
                     return Look((CUT_SHORT if cut else BROKEN, _one_line(error)), size)
-                if image.format == "PNG" and not _has_png_end(path):
+                if image.format == "PNG" and _PNG_END not in _bytes(path, content):  # DALI does not do without it
                     return Look((CUT_SHORT, "its end chunk is not there"), size)
             return Look(None, size, notes)
     except UnidentifiedImageError:
-        with open(path, "rb") as file:
-            start = file.read(4)
+        start = _bytes(path, content, 4)
         return Look((NOT_IMAGE, "the file is empty" if not start else "a GIF, which DALI does not decode"
                      if start == b"GIF8" else "no image format known here (" + ", ".join(FORMATS) + ")"))
     except Image.DecompressionBombError as error:
@@ -158,12 +168,11 @@ def look_at(path: str, level: str) -> Look:
         return Look((BROKEN, _one_line(error)))
 
 
-def _refused(image, path):
+def _refused(image, path, content):
     """Why DALI cannot be given this image though Pillow reads it, or None. Each seen with DALI 1.53 on a CPU."""
     if image.format == "WEBP":
-        with open(path, "rb") as file:
-            if file.read(16)[12:] == b"VP8X":  # extended: transparency, animation, EXIF
-                return "an extended WebP file (transparency, animation or metadata), which DALI does not decode"
+        if _bytes(path, content, 16)[12:] == b"VP8X":  # extended: transparency, animation, EXIF
+            return "an extended WebP file (transparency, animation or metadata), which DALI does not decode"
     if image.mode not in _MODES.get(image.format, (image.mode,)):
         return f"a {image.format} file of mode {image.mode}, whose colours DALI gets wrong or does not decode"
     if image.format == "TIFF" and image.tag_v2.get(_ORIENTATION, 1) != 1:
@@ -197,10 +206,12 @@ def _notes(image, path):
         yield MISNAMED
 
 
-def _has_png_end(path) -> bool:
-    """Pillow does without a PNG's last chunk, DALI does not."""
+def _bytes(path, content, count: int = -1) -> bytes:
+    """The first bytes of an image file, or all."""
+    if content is not None:
+        return bytes(content[:count] if count >= 0 else content)
     with open(path, "rb") as file:
-        return b"IEND\xaeB`\x82" in file.read()
+        return file.read(count)
 
 
 def _one_line(error) -> str:
