@@ -240,18 +240,16 @@ def training_pipeline(config: Config, samples: Callable[[], Nodes], *,
     return pipeline
 
 
-def evaluation_pipeline(config: Config, annotations: str, image_folder: str, *, device: str = "cpu",
-                        device_id: int = 0, pad_channels: bool = False) -> Pipeline:
-    """A built pipeline over all images of the COCO file `annotations`, in the order of their ids, again and
-    again.
+def evaluation_pipeline(config: Config, feed: Callable[[], list], *, device: str = "cpu", device_id: int = 0,
+                        pad_channels: bool = False) -> Pipeline:
+    """A built pipeline of the batches of `feed()`, an ssd.data.samples.ImageFeed.
 
-    The last batch of each pass is filled up with its last image. Outputs: images as of `training_pipeline`,
-    resized without keeping their aspect ratio, and image id (1,) int32 in main memory.
+    Outputs: images as of `training_pipeline`, resized without keeping their aspect ratio, and image index (1,) int32 in
+    main memory.
     """
     pipeline = _new_pipeline(config, config.evaluation.eval_batch_size, device, device_id)
     with pipeline:
-        encoded, _, _, index = fn.readers.coco(file_root=image_folder, annotations_file=annotations,
-                                               image_ids=True, pad_last_batch=True, name="reader")
+        encoded, index = fn.external_source(source=feed, num_outputs=2)
         images = resize(decode_images(encoded, None, config, device), config)
         pipeline.set_outputs(normalise(images, config, pad_channels), index)
     pipeline.build()

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Deque, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Deque, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from nvidia.dali.pipeline import Pipeline
@@ -17,7 +17,7 @@ from ssd.data.dali_annotations import write_dali_annotations
 from ssd.data.graphs import (cached_samples, decoding_pipeline, evaluation_pipeline, fed_samples, operator_seeds,
                              training_pipeline)
 from ssd.data.targets import dense_targets
-from ssd.data.samples import MATCHES, PLAIN_FIELDS, SampleFeed, augmented_fields, read_image
+from ssd.data.samples import MATCHES, PLAIN_FIELDS, ImageFeed, SampleFeed, augmented_fields, read_image
 from ssd.datasets.coco import CocoDataset
 from ssd.errors import UserError
 from ssd.model.matching import Matcher, Matches
@@ -55,21 +55,15 @@ def _reason(line: str) -> str:
 
 
 class _Loader:
-    """What both loaders share: a pipeline and its errors."""
+    """What both loaders share: a pipeline, what feeds it, and its errors."""
 
     _pipeline: Optional[Pipeline] = None
+    _feed: Union[None, SampleFeed, ImageFeed] = None
 
     def __init__(self, config: Config, dataset: CocoDataset, device: str, device_id: int):
         if device == "cpu" and config.data.decode != "cpu":
             raise UserError(f"decode: {config.data.decode!r} needs a GPU, and the run is on the CPU")
         self._config, self._dataset, self._device, self._device_id = config, dataset, device, device_id
-
-    def _build_from_annotations(self, make, indices: np.ndarray) -> None:
-        # The reader takes the whole annotation file in when it is built, so the file need not outlive this.
-        with tempfile.TemporaryDirectory(prefix="ssd-dali-") as folder:
-            path = os.path.join(folder, "annotations.json")
-            write_dali_annotations(self._dataset, indices, path)
-            self._pipeline = make(path, self._dataset.image_folder)
 
     def _run(self):
         assert self._pipeline is not None, "the loader is closed"
@@ -106,14 +100,17 @@ class _Loader:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Stops DALI's threads and frees its memory; may be called again."""
+        """Stops DALI's threads and those that read ahead, and frees their memory; may be called again."""
         self._pipeline = None
+        if self._feed is not None:
+            self._feed.close()
+
+    def __del__(self):
+        self.close()
 
 
 class _TrainingBatches(_Loader):
     """What is behind a TrainingLoader: `make()` is its next batch."""
-
-    _feed: Optional[SampleFeed] = None
 
     def __init__(self, config: Config, dataset: CocoDataset, matcher: Optional[Matcher], *,
                  rank: int = 0, size: int = 1, seed: int = 0, first_step: int = 0, device: str = "cpu",
@@ -122,6 +119,9 @@ class _TrainingBatches(_Loader):
         assert 0 <= rank < size and seed >= 0 and first_step >= 0
         if config.data.decode == "cache" and config.data.cache_size == 0:
             raise UserError("cache_size: 0 MiB, but decode is 'cache'")
+        if config.data.decode == "cache" and not dataset.images.in_files:
+            raise UserError(f"decode: 'cache', with which DALI reads image files, and {dataset.image_folder} holds "
+                            "records; 'gpu' takes both")
         indices = np.asarray(dataset.images_with_boxes)
         if config.training.batch_size > len(indices) // size:
             raise UserError(f"batch_size: {config.training.batch_size} images are more than a rank's share "
@@ -150,8 +150,11 @@ class _TrainingBatches(_Loader):
             share = order[len(order) * rank // size:len(order) * (rank + 1) // size]
             names = [dataset.file_names[index] for index in share]
             seeds = operator_seeds(seed, rank, first_step, count=7)
-            self._build_from_annotations(
-                lambda path, folder: build(partial(cached_samples, config, path, folder, names, seeds)), share)
+            # The reader takes the whole annotation file in when it is built, so the file need not outlive this.
+            with tempfile.TemporaryDirectory(prefix="ssd-dali-") as folder:
+                path = os.path.join(folder, "annotations.json")
+                write_dali_annotations(dataset, share, path)
+                self._pipeline = build(partial(cached_samples, config, path, dataset.image_folder, names, seeds))
 
     @property
     def exact(self) -> bool:
@@ -191,15 +194,6 @@ class _TrainingBatches(_Loader):
 
     def _in_dali(self) -> np.ndarray:
         return np.concatenate([np.zeros(0, int), *[given.indices for given in self._given]])
-
-    def close(self) -> None:
-        """Stops DALI's threads and those that read ahead, and frees their memory; may be called again."""
-        super().close()
-        if self._feed is not None:
-            self._feed.close()
-
-    def __del__(self):
-        self.close()
 
 
 class TrainingLoader:
@@ -260,7 +254,7 @@ class EvaluationLoader(_Loader):
     Rank r of n takes images r, r + n, ...; over all ranks each image comes exactly once per pass. `images` is
     an MXNet array of eval_batch_size images always, so that the network keeps one shape; `indices` is NumPy
     (valid,), into the data set, and belongs to the first rows: rows past it are padding. A rank without
-    images yields nothing.
+    images yields nothing. UserError: an image that cannot be read or decoded.
     """
 
     def __init__(self, config: Config, dataset: CocoDataset, *, rank: int = 0, size: int = 1,
@@ -269,9 +263,9 @@ class EvaluationLoader(_Loader):
         self._indices = np.arange(rank, dataset.num_images, size)
         self._unread = 0  # batches of a pass that was left early
         if len(self._indices):
-            self._build_from_annotations(
-                lambda path, folder: evaluation_pipeline(config, path, folder, device=device, device_id=device_id,
-                                                         pad_channels=pad_channels), self._indices)
+            self._feed = ImageFeed(config, dataset, self._indices)
+            self._pipeline = evaluation_pipeline(config, self._feed, device=device, device_id=device_id,
+                                                 pad_channels=pad_channels)
 
     def _in_dali(self) -> np.ndarray:
         batch_size = self._config.evaluation.eval_batch_size
@@ -293,5 +287,6 @@ class EvaluationLoader(_Loader):
             self._unread -= 1
             valid = min(batch_size, len(self._indices) - start)
             indices = to_numpy(index).ravel()[:valid].astype(np.int64)
-            assert np.array_equal(indices, self._indices[start:start + valid]), "DALI's order is not by id"
+            assert np.array_equal(indices, self._indices[start:start + valid]), \
+                "DALI returned another batch than it was given"
             yield to_mxnet(images, self._device_id), indices

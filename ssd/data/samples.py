@@ -1,4 +1,5 @@
-"""Which images a step of training takes, and how each is changed: functions of the seed and the step alone.
+"""Which images a step of training takes, and how each is changed: functions of the seed and the step alone; and the
+images of evaluation. Threads read both ahead of DALI, from image files or records.
 
 Every random number comes from a stream of its own, NumPy's Philox keyed by the seed and the epoch, with the purpose
 and the place in the epoch in the counter. So any step can be had without those before it, and an image's changes do
@@ -9,8 +10,8 @@ from __future__ import annotations
 import functools
 import os
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from typing import Callable, Deque, List, Optional, Sequence, Tuple
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Callable, Deque, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -61,13 +62,9 @@ def epoch_order(indices: np.ndarray, seed: int, epoch: int) -> np.ndarray:
 
 def read_image(dataset: CocoDataset, index: int) -> np.ndarray:
     """The bytes of an image file, (k,) uint8, k > 0. UserError where it cannot be read."""
-    path = os.path.join(dataset.image_folder, dataset.file_names[index])
-    try:
-        with open(path, "rb") as file:
-            content = file.read()
-    except OSError as error:
-        raise UserError(f"image {path} cannot be read: {error.strerror}") from None
-    if not content:
+    content = dataset.images.read(dataset.file_names[index])
+    if not len(content):
+        path = os.path.join(dataset.image_folder, dataset.file_names[index])
         raise UserError(f"image {path} cannot be decoded: the file is empty")
     return np.frombuffer(content, np.uint8)
 
@@ -134,7 +131,41 @@ def _make_samples(make: SampleMaker, epoch: int, places: Sequence[Tuple[int, int
     return [make(epoch, position, image) for position, image in places]
 
 
-class SampleFeed:
+class _ReadAhead:
+    """Batches of samples, made by threads up to `ahead` batches before they are asked for."""
+
+    def __init__(self, config: Config, batch_size: int):
+        self._ahead = config.data.prefetch
+        self._part = -(-batch_size // config.data.data_threads)  # samples of a batch that one thread makes
+        self._batches: Deque[List[Future]] = deque()
+        self._threads = ThreadPoolExecutor(config.data.data_threads, thread_name_prefix="ssd-samples")
+
+    def _next_batch(self) -> Tuple[Callable[[Sequence], List], List]:
+        """A function for the threads and the batch's places; it makes a list of samples of a part of them."""
+        raise NotImplementedError
+
+    def _schedule(self) -> None:
+        while len(self._batches) < self._ahead:
+            make, places = self._next_batch()
+            self._batches.append([self._threads.submit(make, places[start:start + self._part])
+                                  for start in range(0, len(places), self._part)])
+
+    def _take(self) -> List:
+        """The samples of the next batch. UserError where a file cannot be read."""
+        batch = self._batches.popleft()
+        self._schedule()
+        return [sample for future in batch for sample in future.result()]
+
+    def close(self) -> None:
+        """Drops what is scheduled and waits for the files being read; may be called again."""
+        for batch in self._batches:
+            for future in batch:
+                future.cancel()
+        self._batches.clear()
+        self._threads.shutdown(wait=True)
+
+
+class SampleFeed(_ReadAhead):
     """One rank's batches, step after step from `first_step`, made by `data_threads` threads up to `prefetch` batches
     before they are asked for: `feed()`.
 
@@ -153,10 +184,7 @@ class SampleFeed:
         self._order = functools.lru_cache(maxsize=1)(functools.partial(epoch_order, indices, seed))
         self._make = SampleMaker(config, dataset, seed, matcher)
         self._step = first_step  # the next to be handed to the threads
-        self._ahead = config.data.prefetch
-        self._part = -(-self._batch_size // config.data.data_threads)  # samples of a batch that one thread makes
-        self._batches: Deque[List] = deque()
-        self._threads = ThreadPoolExecutor(config.data.data_threads, thread_name_prefix="ssd-samples")
+        super().__init__(config, self._batch_size)
         self._schedule()
 
     def places(self, step: int) -> Tuple[int, np.ndarray, np.ndarray]:
@@ -165,13 +193,10 @@ class SampleFeed:
         positions = np.arange(self._batch_size) + step * self._global_batch + self._rank * self._batch_size
         return epoch, positions, self._order(epoch)[positions]
 
-    def _schedule(self) -> None:
-        while len(self._batches) < self._ahead:
-            epoch, positions, images = self.places(self._step)
-            places = list(zip(positions.tolist(), images.tolist()))
-            parts = [places[start:start + self._part] for start in range(0, len(places), self._part)]
-            self._batches.append([self._threads.submit(_make_samples, self._make, epoch, part) for part in parts])
-            self._step += 1
+    def _next_batch(self) -> Tuple[Callable[[Sequence], List], List]:
+        epoch, positions, images = self.places(self._step)
+        self._step += 1
+        return functools.partial(_make_samples, self._make, epoch), list(zip(positions.tolist(), images.tolist()))
 
     def __call__(self) -> list:
         """The next batch: per field one array (batch_size, ...), or a list of arrays where their shapes differ (of
@@ -179,16 +204,40 @@ class SampleFeed:
 
         UserError where a file cannot be read.
         """
-        batch = self._batches.popleft()
-        self._schedule()
-        samples = [sample for future in batch for sample in future.result()]
+        samples = self._take()
         columns = {field: [sample[field] for sample in samples] for field in self._fields}
         return [column if field in _RAGGED else np.array(column, FIELDS[field]) for field, column in columns.items()]
 
-    def close(self) -> None:
-        """Drops what is scheduled and waits for the files being read; may be called again."""
-        for batch in self._batches:
-            for future in batch:
-                future.cancel()
-        self._batches.clear()
-        self._threads.shutdown(wait=True)
+
+class ImageFeed(_ReadAhead):
+    """The images `indices` (n,), n > 0, of a data set in this order, pass after pass without end, eval_batch_size of
+    them at a time: `feed()`. The last batch of a pass is filled up with its last image. Reading starts with the first
+    call."""
+
+    def __init__(self, config: Config, dataset: CocoDataset, indices: np.ndarray):
+        super().__init__(config, config.evaluation.eval_batch_size)
+        self._make = functools.partial(_read_images, dataset)
+        self._passes = _passes(indices.tolist(), config.evaluation.eval_batch_size)
+
+    def _next_batch(self) -> Tuple[Callable[[Sequence], List], List]:
+        return self._make, next(self._passes)
+
+    def __call__(self) -> list:
+        """The next batch: the image files' bytes, (k,) uint8 each, and their places in the data set, (batch, 1) int32.
+
+        UserError where a file cannot be read.
+        """
+        self._schedule()
+        samples = self._take()
+        return [[encoded for encoded, _ in samples], np.array([[index] for _, index in samples], np.int32)]
+
+
+def _read_images(dataset: CocoDataset, indices: Sequence[int]) -> List[Tuple[np.ndarray, int]]:
+    return [(read_image(dataset, index), index) for index in indices]
+
+
+def _passes(indices: List[int], batch_size: int) -> Iterator[List[int]]:
+    while True:
+        for start in range(0, len(indices), batch_size):
+            batch = indices[start:start + batch_size]
+            yield batch + batch[-1:] * (batch_size - len(batch))
