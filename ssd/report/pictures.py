@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import base64
-import os
 from html import escape
 from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
+
+from ssd.datasets.images import open_images
+from ssd.errors import UserError
 
 SIDE = 420       # pixels: the longer side of a picture in the report
 QUALITY = 80     # of its JPEG
@@ -16,14 +18,16 @@ class Pictures:
     """Makes pictures of a data set's images. truth, rows: of an ssd.evaluation.per_class.Evaluation."""
 
     def __init__(self, evaluation, file_names: Sequence[str], image_folder: str, threshold: float):
-        """file_names: of evaluation.image_ids; threshold: detections of at least this score are drawn."""
-        self.evaluation, self.file_names, self.folder, self.threshold = evaluation, file_names, image_folder, threshold
+        """file_names: of evaluation.image_ids; threshold: detections of at least this score are drawn. UserError for
+        records that cannot be used."""
+        self.evaluation, self.file_names, self.threshold = evaluation, file_names, threshold
+        self.images = open_images(image_folder)
         from ssd.drawing import class_colors
         self.colors = class_colors(evaluation.category_names)
 
     def figure(self, image: int, note: str = "") -> str:
         """A figure of an image (its place in the evaluation): ground truth left, detections right."""
-        pixels = read_image(os.path.join(self.folder, self.file_names[image]))
+        pixels = read_image(self.images, self.file_names[image])
         name = self.file_names[image]
         if pixels is None:
             return f"<figure><figcaption>{escape(name)}: cannot be read</figcaption></figure>"
@@ -72,13 +76,13 @@ def _mistakes(missed: int, confused: int, spurious: int) -> str:
     return ", ".join(f"{number} {what}" for number, what in words if number)
 
 
-def read_image(path: str) -> Optional[np.ndarray]:
-    """uint8 (height, width, 3) RGB as stored, without EXIF's turn, as annotations and training take it; None if it
-    cannot be read."""
+def read_image(images, name: str) -> Optional[np.ndarray]:
+    """An image of ssd.datasets.images.open_images as uint8 (height, width, 3) RGB as stored, without EXIF's turn, as
+    annotations and training take it; None if it cannot be read."""
     import cv2
     try:
-        content = np.fromfile(path, np.uint8)
-    except OSError:
+        content = np.frombuffer(images.read(name), np.uint8)
+    except UserError:
         return None
     pixels = cv2.imdecode(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if len(content) else None
     return None if pixels is None else np.ascontiguousarray(pixels[:, :, ::-1])

@@ -5,12 +5,15 @@ import glob
 import os
 from typing import Iterable, List, NamedTuple, Tuple
 
+from ssd.datasets.images import open_images
+from ssd.datasets.records import is_records
 from ssd.errors import UserError
 from ssd.tools import pictures, videos
 
 
 class Input(NamedTuple):
-    """path: as it was named. inside: the path below the named folder, or the file's name. video: or else a picture."""
+    """path: as it was named; for records, the folder and the image's name. inside: the path below the named folder, or
+    the file's name. video: or else a picture."""
     path: str
     inside: str
     video: bool
@@ -20,8 +23,8 @@ def find_inputs(names: Iterable[str]) -> Tuple[List[Input], int]:
     """(pictures and videos, each once, in the order named; files in folders that are neither).
 
     A name is a file; a folder, searched with all folders below it for files with a picture's or a video's ending
-    (hidden ones are passed by); or a pattern with * ? or [, ** being any folders. UserError for a name that gives
-    nothing.
+    (hidden ones are passed by), or one of records; or a pattern with * ? or [, ** being any folders. UserError for a
+    name that gives nothing.
     """
     found, seen, others = [], set(), 0
 
@@ -39,7 +42,7 @@ def find_inputs(names: Iterable[str]) -> Tuple[List[Input], int]:
             if os.path.isdir(one):
                 if "**" in name and one != name:
                     continue    # its files match too
-                inside, rest = _walk(one)
+                inside, rest = (list(open_images(one).names()), 0) if is_records(one) else _walk(one)
                 others += rest
                 for path in inside:
                     add(os.path.join(one, path), path)

@@ -1,6 +1,7 @@
 """Pictures of any kind as arrays, and arrays as the network's input."""
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from typing import List
@@ -14,23 +15,27 @@ ENDINGS = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".tif", ".tiff", ".webp", ".
 
 
 def read_picture(path, upright: bool = True) -> np.ndarray:
-    """A picture file as uint8 (height, width, 3) RGB; UserError naming the file and why it cannot be read.
+    """A picture file, or a record that is named by its folder and the image's name, as uint8 (height, width, 3) RGB;
+    UserError naming it and why it cannot be read.
 
     Grey, CMYK, palettes and 16 bits become 8-bit RGB; transparency is ignored, as DALI does in training. `upright`:
     turned as its EXIF data says, else as it is stored, as training and evaluation take it.
     """
     from PIL import Image, UnidentifiedImageError
     from ssd.datasets.image_checks import FORMATS
+    from ssd.datasets.images import record_at
     path = os.fspath(path)
+    record = record_at(path)
     try:
         with warnings.catch_warnings():  # odd metadata and great sizes
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS + ("GIF",)) as image:
+            with Image.open(path if record is None else io.BytesIO(record), formats=FORMATS + ("GIF",)) as image:
                 return to_rgb(image, upright)
     except FileNotFoundError:
         reason = "no such file"
     except UnidentifiedImageError:
-        reason = "the file is empty" if not os.path.getsize(path) else "not a picture of a known format"
+        empty = not (os.path.getsize(path) if record is None else len(record))
+        reason = "the file is empty" if empty else "not a picture of a known format"
     except UserError as error:
         reason = str(error)
     except Exception as error:  # Pillow's decoders raise nearly anything on bad data
