@@ -7,6 +7,7 @@ from typing import List
 
 from ssd.evaluation.scoring import STAT_NAMES
 from ssd.files import replacing, write_errors
+from ssd.matplotlib_cache import prepare
 
 SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 
@@ -52,6 +53,7 @@ def write(folder: str, results: List[dict]) -> None:
 
 def draw(path: str, results: List[dict]) -> None:
     """AP, AP50 and AP75 over epochs (else steps, else the files) as a PNG."""
+    prepare()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     column = next((name for name in ("epoch", "step") if all(one.get(name) is not None for one in results)), None)

@@ -10,6 +10,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 from ssd.config import Config, load_recipe
 from ssd.errors import UserError
 from ssd.files import replacing
+from ssd.matplotlib_cache import prepare
 from ssd.report import published
 
 OURS, PARTS, PUBLISHED = "#0b5fa5", ("#4c9bd9", "#8a6fbf"), "#c2571a"
@@ -77,6 +78,7 @@ def _svg(title: str, draw, run: Run) -> str:
 
 
 def _figure(size):
+    prepare()
     import matplotlib
     from matplotlib.figure import Figure
     return matplotlib, Figure(figsize=size)
