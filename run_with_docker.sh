@@ -10,8 +10,9 @@
 # go over the image's own; STOP_SECONDS, how long a stopped training may take to save [120].
 #
 # On TERM or INT training saves and leaves, and no trial follows; a second signal ends it at once. The container is
-# removed in every case. The status is 0 if every trial ended well, else that of the first that did not (a failed trial
-# does not keep the next from running), 143 or 130 after a signal. 2: a mistake in the settings, found before training.
+# removed in every case. The status is 0 if every trial ended well, else that of the first that did not; 143 or 130
+# after a signal. A failed trial does not keep the next from running, unless that must fail alike: a mistake in settings
+# or data (status 2). 2 too: a mistake in the settings, found before training.
 set -u
 
 say() { printf 'run_with_docker.sh: %s\n' "$*"; }
@@ -78,12 +79,23 @@ docker image inspect "$CONT" >/dev/null 2>&1 || {
 
 # ---- the container
 
-run_name=${SYSTEM}_$(date +%y%m%d%H%M%S)
-container=ssd_$run_name
+# Two calls in one second, with one LOGDIR: the second takes the next name.
+second=$(date +%y%m%d%H%M%S)
+for ((call = 1; ; call++)); do
+    run_name=${SYSTEM}_$second
+    [ "$call" = 1 ] || run_name+=-$call
+    # shellcheck disable=SC2188  # makes the file, if it is not there
+    (set -C && >"$LOGDIR/${run_name}_1.log") 2>/dev/null && break
+    [ -e "$LOGDIR/${run_name}_1.log" ] || fail "LOGDIR=$LOGDIR: ${run_name}_1.log cannot be made"
+done
+container=ssd_${run_name}_$$ # one name on this machine, whatever the LOGDIR
 stopped=''
 
 # shellcheck disable=SC2317  # called by the trap
-cleanup() { docker rm --force "$container" >/dev/null 2>&1; }
+cleanup() {
+    docker rm --force "$container" >/dev/null 2>&1
+    [ -s "$LOGDIR/${run_name}_1.log" ] || rm -f -- "$LOGDIR/${run_name}_1.log"
+}
 
 # Training gets USR1, which mpirun passes on to every rank (TERM would have mpirun kill them), saves and leaves.
 # shellcheck disable=SC2317  # called by the traps
@@ -178,6 +190,30 @@ run_trial() { # number; returns training's status
     return "$status"
 }
 
+# begin of cause_of, which run.sub has too
+# What ended a trial, in three lines of its log at most, read from line $2 on: Pyxis's errors, else what MPI says of
+# PMI, else training's own last line, else the last ones. Left out: lines that tell no more than that it ended.
+cause_of() {
+    tail -n "+$2" -- "$1" | awk '
+        /^[[:space:]]*$|^:::MLLOG|^-+$|^(STARTING|ENDING) TIMING RUN|^run_and_time.sh: (training ended|stopped)/ ||
+        /^binding: |Exited with exit code|[Ff]orc(e|ing) [Tt]erminat|Terminating StepId|Job step aborted|\*\*\* STEP/ ||
+        /task_init\(\) failed|Failed to invoke spank|could(n.t| not) start container|printing enroot log/ ||
+        /not started successfully|pyxis: import|(child [0-9]+|start|create) failed with error code/ ||
+        /^(Primary job|mpirun (detected|noticed)) |^a non-zero exit code|^the job to be terminated|^ +Process name: / ||
+        /^ +Exit code: / || seen[$0]++ { next }
+        /pyxis: / { sub(/^.*pyxis: */, ""); if (!said[$0]++) pyxis[++p] = "pyxis: " $0; next }
+        /PMI(x|X)? support|PMI(x|X|2)?.*(UNREACHABLE|not (found|initialized))/ { if (mpi == "") mpi = $0 }
+        /^python -m ssd/ { own = $0 }
+        { last[++n] = $0 }
+        END {
+            if (p) for (i = p > 3 ? p - 2 : 1; i <= p; i++) print pyxis[i]
+            else if (mpi != "") print mpi
+            else if (own != "") print own
+            else for (i = n > 3 ? n - 2 : 1; i <= n; i++) print last[i]
+        }'
+}
+# end of cause_of
+
 say "container $container from $CONT, $NGPU rank(s), $device"
 worst=0
 for ((trial = 1; trial <= NEXP; trial++)); do
@@ -188,8 +224,13 @@ for ((trial = 1; trial <= NEXP; trial++)); do
     status=$?
     file=$LOGDIR/${run_name}_$trial
     say "trial $trial of $NEXP: status $status after $((SECONDS - seconds)) s: $file.log"
-    [ "$status" = 0 ] || tail -n 3 -- "$file.log" | sed 's/^/    /' >&2
     [ "$worst" != 0 ] || worst=$status
+    if [ -n "$stopped" ] || [ "$status" = 0 ]; then continue; fi
+    cause_of "$file.log" 1 | sed 's/^/    /' >&2
+    if [ "$status" = 2 ] && [ "$trial" != "$NEXP" ]; then
+        say "no further trial, as each would end alike: settings or data are wrong" >&2
+        break
+    fi
 done
 if [ -n "$stopped" ]; then
     say "stopped by a signal; logs, and what training saved, are kept: $LOGDIR/$run_name*" >&2

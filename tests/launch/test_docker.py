@@ -73,15 +73,16 @@ def test_the_data_set_is_read_only(run, data, docker_environment):
         assert process.returncode == 143
 
 
-def test_a_failing_trial_does_not_keep_the_next_from_running(run):
-    """One rank, so without mpirun; a mistake that only training finds."""
-    a_run = run(NGPU=1, EXTRA_PARAMS=TINY + " --num-classes 9")
+def test_a_mistake_that_training_finds_is_shown_and_ends_all(run):
+    """Two ranks: mpirun speaks after training."""
+    a_run = run(EXTRA_PARAMS=TINY + " --num-classes 9")
     done = a_run()
     assert done.returncode == 2
-    for trial in (1, 2):
-        assert "training ended with status 2" in a_run.log(trial) and "RESULT" not in a_run.log(trial)
-        assert f"trial {trial} of 2: status 2 after " in done.stdout
-    assert done.stderr.count("training ended with status 2") == 2    # the log's last lines are shown
+    assert "training ended with status 2" in a_run.log(1) and "RESULT" not in a_run.log(1)
+    assert "trial 1 of 2: status 2 after " in done.stdout and "trial 2" not in done.stdout and not a_run.log(2)
+    cause, rest = done.stderr.splitlines()
+    assert cause.startswith("    python -m ssd train: ") and "num-classes" in cause
+    assert rest == "run_with_docker.sh: no further trial, as each would end alike: settings or data are wrong"
 
 
 def test_a_killed_rank_fails_its_trial_and_the_next_runs(run):
@@ -231,6 +232,23 @@ def gpus(tmp_path):
     # Variables of these names, from the developer's shell, would go into the containers.
     own = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     return dict(own, PATH=f"{folder}:{os.environ['PATH']}")
+
+
+def test_a_second_call_in_the_same_second_has_another_name(gpus, data, tmp_path):
+    """With one LOGDIR and without: neither log nor container of the first is touched."""
+    stand_in(tmp_path / "programs", "date", "echo 261127101112\n")
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    for number in ("", "-2"):
+        (logs / f"quickstart_261127101112{number}_1.log").write_text("of another call\n")
+    runs = [Run(gpus, CONT="ssd", DATADIR=data, LOGDIR=folder, NEXP=2) for folder in (logs, tmp_path / "other")]
+    outputs = [run().stdout for run in runs]
+    assert "quickstart_261127101112-3_2.log" in outputs[0] and "quickstart_261127101112_2.log" in outputs[1]
+    names = [re.search("container (ssd_quickstart_261127101112.*?) from", output).group(1) for output in outputs]
+    removed = re.findall("^rm\n--force\n(.*)", (tmp_path / "calls").read_text(), re.M)
+    assert len(set(names)) == 2 and set(removed) == set(names)
+    assert sorted(os.listdir(logs)) == [f"quickstart_261127101112{end}.log" for end in ("-2_1", "-3_2", "_1")]
+    assert (logs / "quickstart_261127101112_1.log").read_text() == "of another call\n"
 
 
 def test_gpus_are_handed_over_and_counted(gpus, data, tmp_path):
