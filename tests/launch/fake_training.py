@@ -3,8 +3,10 @@
 
 Run as PYTHON of run_and_time.sh. FAKE says what happens: "ok"; "status N"; "status N in trial T"; "wait": it waits for
 TERM, USR1 or INT, leaves a file `checkpoint` in the run's folder, and ends with 75. With --resume and a checkpoint it
-says so and ends well. Rank 0 prints its arguments, its CPUs and the signal.
+says so and ends well. "mpi": it starts MPI, by the Open MPI that is installed. Rank 0 prints its arguments, its CPUs,
+the signal, and of its environment what SHOW names.
 """
+import ctypes
 import os
 import signal
 import sys
@@ -34,6 +36,7 @@ for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
     signal.signal(getattr(signal, name), on_signal)
 say(" ".join(sys.argv[4:]))
 say("affinity %d" % len(os.sched_getaffinity(0)))
+say("environment " + " ".join("%s=%s" % (name, os.environ.get(name)) for name in os.environ.get("SHOW", "").split()))
 os.makedirs(output, exist_ok=True)
 if "--resume" in sys.argv and os.path.exists(checkpoint):
     say("resumed")
@@ -46,4 +49,7 @@ elif fake[0] == "wait" and (len(fake) == 1 or output.endswith("_" + fake[-1])):
     open(checkpoint, "w").close()
     sys.exit(75)
 elif fake[0] == "status" and (len(fake) == 2 or output.endswith("_" + fake[-1])):
+    print("python -m ssd train: the cause", file=sys.stderr)
     sys.exit(int(fake[1]))
+elif fake[0] == "mpi":
+    ctypes.CDLL("libmpi.so.40", ctypes.RTLD_GLOBAL).MPI_Init(None, None)

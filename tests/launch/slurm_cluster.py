@@ -57,7 +57,7 @@ class Cluster:
         self.base = tempfile.mkdtemp(prefix="slurm-", dir="/var/tmp")
         os.chmod(self.base, 0o755)
         self.processes = []
-        for name in ("bin", "spool", "state", "containers", "registry", "etc"):
+        for name in ("bin", "spool", "state", "containers", "registry", "dockerd", "etc"):
             os.mkdir(self.path(name))
         for node in NODES:
             os.mkdir(self.path("containers", node))
@@ -80,6 +80,8 @@ class Cluster:
         ports = _free_ports(1 + len(NODES))
         host = socket.gethostname().split(".")[0]
         cpus = os.cpu_count()
+        with open(self.path("etc", "gres.conf"), "w") as file:
+            file.write("NodeName=n[1-2] Name=gpu File=/dev/null,/dev/zero\n")
         lines = [f"""
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -99,7 +101,8 @@ PlugStackConfig={self.path('etc', 'plugstack.conf')}
 ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
+SelectTypeParameters=CR_Core_Memory
+GresTypes=gpu
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,sched_interval=1
 MpiDefault=none
@@ -108,7 +111,8 @@ JobAcctGatherType=jobacct_gather/none
 KillWait=15
 """]
         for node, port in zip(NODES, ports[1:]):
-            lines.append(f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus}\n")
+            lines.append(f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} "
+                         "RealMemory=1000 Gres=gpu:2\n")
         lines.append("PartitionName=all Nodes=n[1-2] Default=YES MaxTime=60 State=UP\n")
         with open(self.path("etc", "slurm.conf"), "w") as file:
             file.writelines(lines)
@@ -157,11 +161,12 @@ KillWait=15
         return subprocess.run(command, env=dict(self.environment, **variables), stdin=subprocess.DEVNULL,
                               capture_output=True, text=True, timeout=60)
 
-    def image(self, name, *folders):
-        """An image file over the folders, the topmost first; returns its path."""
+    def image(self, name, *folders, **environment):
+        """An image file over the folders, the topmost first, with its environment; returns its path."""
         path = self.path(name)
         with open(path, "w") as file:
             file.write("lowerdir=" + ":".join(folders) + "\n")
+            file.writelines(f"{name}={value}\n" for name, value in environment.items())
         return path
 
     def submit(self, *arguments, cwd, **variables):
@@ -182,8 +187,16 @@ class Job:
 
     def field(self, name):
         """Of `scontrol show job`: JobState, ExitCode, Restarts, ..."""
-        shown = self.cluster.run("scontrol", "show", "job", "-o", self.number).stdout
-        return next((field.split("=", 1)[1] for field in shown.split() if field.startswith(name + "=")), "")
+        shown = self.cluster.run("scontrol", "show", "job", "-o", self.number).stdout.splitlines()
+        own = next((line for line in shown if line.startswith(f"JobId={self.number} ")), "")
+        return next((field.split("=", 1)[1] for field in own.split() if field.startswith(name + "=")), "")
+
+    def of_array(self):
+        """The jobs of the array of this number, once each has begun. One of them has the array's number."""
+        def begun():
+            shown = self.cluster.run("squeue", "--array", "-h", "-o", "%A %T", "-j", self.number).stdout.split()
+            return set(shown[1::2]) == {"RUNNING"} and len(set(shown[::2])) == len(shown[::2]) and shown[::2]
+        return [Job(self.cluster, number) for number in until(begun, "the array's jobs")]
 
     @property
     def output(self):

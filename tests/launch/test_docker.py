@@ -87,7 +87,7 @@ def test_a_mistake_that_training_finds_is_shown_and_ends_all(run):
 
 def test_a_killed_rank_fails_its_trial_and_the_next_runs(run):
     """And where the file cache cannot be dropped, this is said, and not claimed."""
-    a_run = run(EXTRA_PARAMS=TINY.replace("--clear-cache ", "") + " --max-steps 30 --base-lr 0.001", NUMEPOCHS=100)
+    a_run = run(EXTRA_PARAMS=TINY.replace("--clear-cache ", "") + " --max-steps 15 --base-lr 0.001", NUMEPOCHS=100)
     command = a_run.command()
     command["args"] = ["unshare", "--mount", "bash", "-c", "mount --bind /proc/sys /proc/sys && "
                        "mount -o remount,bind,ro /proc/sys && exec " + 'bash -c "$0"', command["args"][-1]]
