@@ -49,7 +49,7 @@ elif fake[0] == "wait" and (len(fake) == 1 or output.endswith("_" + fake[-1])):
     open(checkpoint, "w").close()
     sys.exit(75)
 elif fake[0] == "status" and (len(fake) == 2 or output.endswith("_" + fake[-1])):
-    print("python -m ssd train: the cause", file=sys.stderr)
+    print("python -m ssd train: the cause", flush=True)
     sys.exit(int(fake[1]))
 elif fake[0] == "mpi":
     ctypes.CDLL("libmpi.so.40", ctypes.RTLD_GLOBAL).MPI_Init(None, None)
