@@ -8,7 +8,6 @@ booleans; -1, unknown, counts as true there, and so here. Images are those with 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from typing import List, Optional, Sequence
 
@@ -21,8 +20,6 @@ from ssd.datasets.openimages_classes import label_positions, read_class_labels
 from ssd.errors import UserError
 from ssd.files import replacing, write_errors
 
-#: More bad rows than this share of a file's rows, and it is taken for another file than it should be.
-MAX_BAD = 0.01
 _ENTRIES = 8192  # images or boxes that are in memory as text at a time
 _BOOL = ("false", "true")
 
@@ -126,19 +123,3 @@ def _json(selection, sides, there, number, rows):
 
 def _parts(rows: np.ndarray):
     return (rows[start:start + _ENTRIES] for start in range(0, len(rows), _ENTRIES))
-
-
-def refuse_bad_rows(problems: Problems, rows: int, max_bad: float, report) -> None:
-    """Reports what was left out, one line a kind; UserError where it is more than the share max_bad of `rows`."""
-    count = sum(problems.counts.values())
-    if count > max_bad * rows:
-        raise UserError(f"{problems.summary()}: {count} of {rows} rows, and --max-bad is {max_bad:g}")
-    for line in problems.lines():
-        report(f"left out: {line}")
-
-
-def check_output(output, overwrite: bool) -> None:
-    """UserError for an output that exists already and must not be replaced."""
-    if os.path.lexists(output) and not (overwrite and os.path.isfile(output) and not os.path.islink(output)):
-        raise UserError(f"output {output} exists already" + (" and is no regular file" if overwrite else
-                                                             "; --overwrite replaces it"))

@@ -2,15 +2,12 @@
 from __future__ import annotations
 
 import os
-import sys
-import time
 
 from ssd.datasets.annotation_checks import Problems
-from ssd.datasets.openimages import MAX_BAD, check_output, convert, refuse_bad_rows, select
+from ssd.datasets.conversion import MAX_BAD, Lines, check_output, refuse_bad, say, share, whole
+from ssd.datasets.openimages import convert, select
 from ssd.datasets.openimages_classes import in_order, mlperf_classes, read_class_list
 from ssd.errors import UserError
-
-_SECONDS = 10  # between two lines of progress
 
 
 def add_arguments(parser) -> None:
@@ -27,30 +24,14 @@ def add_arguments(parser) -> None:
                         help="these classes alone, numbered in the order of their names' bytes")
     chosen.add_argument("--class-list", metavar="FILE",
                         help="one name a line, numbered from 0 in this order [default: the 264 of the MLPerf subset]")
-    parser.add_argument("--max-images", type=_whole, metavar="N",
+    parser.add_argument("--max-images", type=whole, metavar="N",
                         help="of the images with a box, the N with the smallest ids [default: all]")
-    parser.add_argument("--max-bad", type=_share, default=MAX_BAD, metavar="SHARE",
+    parser.add_argument("--max-bad", type=share, default=MAX_BAD, metavar="SHARE",
                         help=f"bad rows are left out and counted; more than this share of all, and nothing is written "
                              f"(0: none at all) [default: {MAX_BAD:g}]")
-    parser.add_argument("--jobs", type=_whole, default=0, metavar="N",
+    parser.add_argument("--jobs", type=whole, default=0, metavar="N",
                         help="threads that read image headers [default: 4 per core, 32 at most]")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
-
-
-def _whole(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise ValueError(text)
-    return int(text)
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise ValueError(text)
-    return value
-
-
-_whole.__name__, _share.__name__ = "whole number from 1", "share from 0 to 1"  # argparse's word for a bad value
 
 
 def run(options) -> None:
@@ -76,26 +57,10 @@ def convert_files(boxes_csv, classes_csv, output, classes, images, sizes_file, *
     """From CSV files to the COCO file `output`; see openimages.select and convert. Returns their lines; `report` is
     given what was left out, and progress. UserError."""
     problems = Problems()
-    selection = select(boxes_csv, classes_csv, classes, problems, max_images, _Lines(report, boxes_csv, "bytes read"))
-    refuse_bad_rows(problems, selection.boxes.rows, max_bad, report)
+    selection = select(boxes_csv, classes_csv, classes, problems, max_images, Lines(report, boxes_csv, "bytes read"))
+    refuse_bad(problems, selection.boxes.rows, "rows", max_bad, report)
     problems = Problems()
-    lines = convert(selection, output, images, sizes_file, problems, threads, _Lines(report, images, "headers read"))
+    lines = convert(selection, output, images, sizes_file, problems, threads, Lines(report, images, "headers read"))
     for line in problems.lines():
         report(f"left out: {line}")
     return lines
-
-
-class _Lines:
-    """A line of progress now and then."""
-
-    def __init__(self, report, what, unit):
-        self._report, self._what, self._unit, self._last = report, what, unit, time.monotonic()
-
-    def __call__(self, done: int, of: int) -> None:
-        if time.monotonic() - self._last >= _SECONDS:
-            self._last = time.monotonic()
-            self._report(f"{self._what}: {done} of {of} {self._unit}")
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -9,8 +9,9 @@ from typing import Dict, List
 
 from ssd.datasets import web
 from ssd.datasets.annotation_checks import Problems
+from ssd.datasets.conversion import MAX_BAD, check_output, refuse_bad
 from ssd.datasets.in_threads import in_threads
-from ssd.datasets.openimages import MAX_BAD, check_output, convert, refuse_bad_rows, select
+from ssd.datasets.openimages import convert, select
 from ssd.datasets.openimages_boxes import id_text
 from ssd.datasets.openimages_classes import in_order, mlperf_classes
 from ssd.datasets.openimages_download import BOXES, CLASSES, FolderStore, WebStore, is_whole_image
@@ -71,7 +72,7 @@ class Download:
         problems = Problems()
         self._say(f"{boxes}: reading")
         selection = select(boxes, labels, classes, problems, self._options.max_samples)
-        refuse_bad_rows(problems, selection.boxes.rows, MAX_BAD, self._say)
+        refuse_bad(problems, selection.boxes.rows, "rows", MAX_BAD, self._say)
         return selection
 
     def _say_plan(self, images: Dict[str, int], at_most: str) -> None:
