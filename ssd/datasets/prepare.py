@@ -89,7 +89,7 @@ def prepare(source, target, keep_keys: bool = False, pretty_print: bool = False)
 
 
 #: Other data sets' formats, and the module that converts each: add_arguments(parser), run(options).
-KINDS = {"openimages": "openimages_command"}
+KINDS = {"openimages": "openimages_command", "cognata": "cognata_command"}
 
 
 def _kind(arguments):
