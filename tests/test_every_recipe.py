@@ -10,6 +10,7 @@ import yaml
 from ssd.__main__ import main
 from ssd.config import builtin_recipes, load_recipe
 from ssd.evaluation.detections import Detections
+from ssd.model.boxes.ssd_sizes import SETTINGS
 from ssd.model.weights import load_detector, read_info, save_weights
 from tests.training.tiny import rows, tiny_data
 
@@ -27,7 +28,7 @@ def kinds(recipe):
     """The kinds of every seam that a recipe chooses."""
     config = load_recipe(recipe)
     model, loss = config.model, config.loss.loss
-    return (model.backbone, model.features, model.head, config.default_boxes.rule, config.default_boxes.matching, loss,
+    return (model.backbone, model.features, model.head, model.head_kernel, config.default_boxes.rule, config.default_boxes.matching, loss,
             config.detection.detections, config.training.optimizer, config.training.schedule)
 
 
@@ -55,9 +56,14 @@ def ssd(capfd):
 
 
 def small(recipe, folder):
-    path = str(folder / "small.yaml")
+    """Path of a recipe of its kinds and this size; what it says of maps and default boxes of another is computed."""
+    config, path = load_recipe(recipe), str(folder / "small.yaml")
+    values = {section: dict(part) for section, part in SMALL.items()}
+    for section, _, name in (setting.partition(".") for setting in SETTINGS):
+        if getattr(getattr(config, section), name):
+            values.setdefault(section, {})[name] = []
     with open(path, "w", encoding="utf-8") as file:
-        yaml.safe_dump(dict(SMALL, extends=recipe), file)
+        yaml.safe_dump(dict(values, extends=recipe), file)
     return path
 
 
