@@ -1,9 +1,10 @@
 """Read a MindSpore checkpoint (.ckpt) without MindSpore and without protobuf.
 
 The file is one protobuf message (google's encoding: a key of field number and wire type, then a varint or a length and
-bytes), as MindSpore 1 and 2 write it: repeated field 1, a parameter, of field 1, its name, and field 2, a tensor of field
-1, its sides, field 2, the name of its type, and field 3, its numbers in little-endian order. A parameter that is too large
-for one entry continues in the next ones of its name. Newer files end with a checksum, which is passed over.
+bytes), as MindSpore 1 and 2 write it: repeated field 1, a parameter, of field 1, its name, and field 2, a tensor of
+field 1, its sides, field 2, the name of its type, and field 3, its numbers in little-endian order. A parameter that is
+too large for one entry continues in the next ones of its name. Newer files may end with a checksum, which is passed
+over.
 """
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ class _Damaged(Exception):
 
 
 def read_checkpoint(path: str) -> Dict[str, np.ndarray]:
-    """{name: array} of all parameters, in the file's order, of their shapes and types. UserError naming the file where it
-    is none, is cut short or damaged."""
+    """{name: array} of all parameters, in the file's order, of their shapes and types. UserError naming the file where
+    it is none, is cut short or damaged."""
     try:
         with open(path, "rb") as file:
             content = memoryview(file.read())
