@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Convert a network of torchvision's (.pth, either of PyTorch's file formats) to a detector's backbone as ONNX.
+"""Convert a network trained on ImageNet to a detector's backbone as ONNX: torchvision's .pth, in either of PyTorch's
+file formats, or MindCV's .ckpt.
 
-Neither PyTorch nor unpickling is involved: a hostile file is refused, not run.
+Neither PyTorch, MindSpore nor unpickling is involved: a hostile file is refused, not run.
 """
 from __future__ import annotations
 
@@ -13,27 +14,33 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ssd.errors import UserError  # noqa: E402
-from ssd.model.backbones.onnx_file import write_backbone  # noqa: E402
-from ssd.model.backbones.resnet_specs import SPECS  # noqa: E402
-from ssd.model.torch_file import read_state_dict  # noqa: E402
+from ssd.model.backbones import published  # noqa: E402
+from ssd.model.backbones.mobilenet_specs import SPECS as MOBILENETS  # noqa: E402
+from ssd.model.backbones.onnx_graph import NAMES  # noqa: E402
 
 
-def convert(source: str, target: str, backbone: str, force: bool) -> None:
+def convert(source: str, target: str, backbone: str, pyramid: bool, force: bool) -> None:
     if os.path.exists(target) and not force:
         raise UserError(f"{target}: exists already; --force overwrites it")
-    write_backbone(read_state_dict(source), target, backbone, source, say=print)
+    if pyramid and backbone in MOBILENETS:
+        raise UserError(f"--pyramid: no feature pyramid works on {backbone}")
+    published.convert(source, target, backbone, pyramid)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("input", metavar="INPUT.pth", help="a state dict of torchvision's")
+    parser.add_argument("input", metavar="INPUT", help="a state dict of torchvision's (.pth) or weights of MindCV's "
+                                                       "(.ckpt)")
     parser.add_argument("output", metavar="OUTPUT.onnx", help="the file to write, for --pretrained-backbone")
-    parser.add_argument("--backbone", choices=sorted(SPECS), default="resnet34",
+    parser.add_argument("--backbone", choices=sorted(NAMES), default="resnet34",
                         help="which network it is (default: resnet34)")
+    parser.add_argument("--pyramid", action="store_true",
+                        help="keep all stages of a ResNet, for feature pyramids and SSD (default: SSD's alone, but for "
+                             "resnext50_32x4d, which has all)")
     parser.add_argument("--force", action="store_true", help="overwrite OUTPUT.onnx (default: refuse)")
     args = parser.parse_args()
     try:
-        convert(args.input, args.output, args.backbone, args.force)
+        convert(args.input, args.output, args.backbone, args.pyramid, args.force)
     except UserError as error:
         print(f"pth_to_onnx.py: {error}", file=sys.stderr)
         return 2

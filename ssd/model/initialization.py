@@ -101,7 +101,7 @@ def load_backbone(network: Network, tensors: Dict[str, np.ndarray], source: str)
         value, wanted = tensors[name], parameter.shape
         if value.ndim == 4:
             wanted = wanted if network.layout == "NCHW" else (wanted[0], wanted[3], wanted[1], wanted[2])
-            if name == "conv1.weight":
+            if parameter is network.backbone.conv1.weight:    # whose input channels may be padded
                 wanted = (wanted[0], 3) + tuple(wanted[2:])
         if tuple(value.shape) != tuple(wanted):
             raise UserError(f"{source}: tensor {name} has shape {tuple(value.shape)}, not {tuple(wanted)}")

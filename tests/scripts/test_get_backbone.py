@@ -9,9 +9,12 @@ import pytest
 from ssd.config import load_recipe
 from ssd.errors import UserError
 from ssd.model.backbones.onnx_file import read_backbone
-from ssd.model.backbones.resnet_specs import SPECS, backbone_shapes, whole_shapes
+from ssd.model.backbones.onnx_graph import NAMES
+from ssd.model.backbones.resnet_specs import backbone_shapes, whole_shapes
 from ssd.model.detector import build_detector
 from ssd.model.initialization import initialize, load_backbone
+from tests.reference.load_mindcv import backbone_of
+from tests.reference.write_mindspore import write_mindspore
 
 torch = pytest.importorskip("torch")
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -72,11 +75,32 @@ def test_a_file_of_another_network_is_refused(resnet50, tmp_path):
 
 
 def test_unknown_names_are_refused():
-    assert set(SPECS) == {"resnet34", "resnet50", "resnext50_32x4d"}, "scripts/get_backbone.sh names them too"
+    assert NAMES == ("resnet34", "resnet50", "resnext50_32x4d", "mobilenet_v2", "mobilenet_v3_large")
+    names = ", ".join(NAMES[:-1]) + f" or {NAMES[-1]}"    # scripts/get_backbone.sh names them too
     for arguments in ((), ("resnet18",), ("--file", "x")):
         done = script(*arguments)
-        assert done.returncode == 1 and "needed is resnet34, resnet50 or resnext50_32x4d" in done.stderr
-    assert "resnet34, resnet50 or resnext50_32x4d" in script("--help").stdout
+        assert done.returncode == 1 and f"needed is {names}" in done.stderr
+    assert names in script("--help").stdout
+    done = script("mobilenet_v2", "--pyramid")
+    assert done.returncode == 1 and "--pyramid: no feature pyramid works on mobilenet_v2" in done.stderr
+
+
+def test_mindcvs_file(tmp_path):
+    """Its digits are in the result's name and are not checked, those of --sha256-prefix are."""
+    shapes = {f"backbone.{name}": shape for name, shape in backbone_shapes("resnet50", pyramid=True).items()}
+    tensors = backbone_of("ssd_resnet50_fpn", shapes, 0)
+    path = tmp_path / "resnet50-e0733ab8.ckpt"
+    write_mindspore(path, tensors)
+    digits = hashlib.sha256(path.read_bytes()).hexdigest()
+    done = script("resnet50", "--mindcv", "--pyramid", "--file", path, tmp_path)
+    assert done.returncode == 0 and f"are not checked; its SHA-256 is {digits}" in done.stdout, done.stderr
+    read = read_backbone(str(tmp_path / "resnet50_pyramid-e0733ab8.onnx"), "resnet50", pyramid=True)
+    np.testing.assert_array_equal(read["layer4.0.downsample.1.running_var"],
+                                  tensors["layer4.0.down_sample.1.moving_variance"])
+    done = script("resnet50", "--url", path.as_uri(), "--sha256-prefix", "0" * 8, tmp_path / "new")
+    assert done.returncode == 1 and "its SHA-256 does not begin with 00000000" in done.stderr
+    done = script("resnet50", "--url", path.as_uri(), tmp_path / "new")
+    assert done.returncode == 0 and (tmp_path / "new" / "resnet50-e0733ab8.onnx").exists(), done.stderr
 
 
 def test_a_pyramids_backbone(tmp_path):

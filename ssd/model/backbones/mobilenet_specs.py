@@ -33,7 +33,8 @@ class Bottleneck(NamedTuple):
 class MobileNetSpec(NamedTuple):
     """stem: channels of the first convolution; last: of the 1x1 behind the blocks. activation: of both. same: depthwise
     convolutions pad as TensorFlow's "same" (else half the kernel). tap: the block at which the first map is taken (at a
-    16th of the image's sides); the second map is the last layer's. prefix: of the network's parameters."""
+    16th of the image's sides); the second map is the last layer's. prefix: of the network's parameters. classifier:
+    widths of what the whole network has behind the last layer."""
     name: str
     stem: int
     blocks: Tuple[Bottleneck, ...]
@@ -42,6 +43,7 @@ class MobileNetSpec(NamedTuple):
     same: bool
     tap: int
     prefix: str
+    classifier: Tuple[int, ...] = (1000,)
 
 
 def _v2() -> Tuple[Bottleneck, ...]:
@@ -73,7 +75,8 @@ def _v3() -> Tuple[Bottleneck, ...]:
 
 SPECS: Dict[str, MobileNetSpec] = {
     "mobilenet_v2": MobileNetSpec("mobilenet_v2", 32, _v2(), 1280, "relu6", False, 13, "mobilenetv2_"),
-    "mobilenet_v3_large": MobileNetSpec("mobilenet_v3_large", 16, _v3(), 960, "hard_swish", True, 12, "mobilenetv3_"),
+    "mobilenet_v3_large": MobileNetSpec("mobilenet_v3_large", 16, _v3(), 960, "hard_swish", True, 12, "mobilenetv3_",
+                                        (1280, 1000)),
 }
 
 
@@ -107,4 +110,13 @@ def backbone_shapes(name: str) -> Dict[str, Tuple[int, ...]]:
                 shapes[f"{part}.se.{layer}.bias"] = (channels,)
         add(f"{part}.project", block.channels, block.hidden, 1)
     add("last", spec.last, spec.blocks[-1].channels, 1)
+    return shapes
+
+
+def whole_shapes(name: str) -> Dict[str, Tuple[int, ...]]:
+    """The same of the whole network, with its classifier, by the names that torchvision and MindCV have for that."""
+    shapes = backbone_shapes(name)
+    widths = (SPECS[name].last, *SPECS[name].classifier)
+    for layer, inputs, channels in zip(("1",) if len(widths) == 2 else ("0", "3"), widths, widths[1:]):
+        shapes[f"classifier.{layer}.weight"], shapes[f"classifier.{layer}.bias"] = (channels, inputs), (channels,)
     return shapes
