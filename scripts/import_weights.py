@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Make weights of this project of a published detector's checkpoint, for evaluate, predict, export and --weights.
 
-What is read is a .pth of MLPerf's RetinaNet reference (rounds 2.0 to 5.1), in either of PyTorch's file formats: a state
-dict, or a checkpoint that holds one. Neither PyTorch nor unpickling is involved: a hostile file is refused, not run.
+What is read: a .pth of MLPerf's RetinaNet reference (rounds 2.0 to 5.1), of uvipen/SSD-pytorch or of
+mlcommons/abtf-ssd-pytorch, in either of PyTorch's file formats, a state dict or a checkpoint that holds one; and a
+.ckpt of MindCV's SSDs. Neither PyTorch, MindSpore nor unpickling is involved: a hostile file is refused, not run.
 """
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ssd.errors import UserError  # noqa: E402
 
-RECIPE = "retinanet-resnext50-openimages"
+DEFAULT_RECIPE = "retinanet-resnext50-openimages"
 
 
 def read_classes(path: str):
@@ -35,16 +36,17 @@ def convert(source: str, target: str, recipe: str, classes: str, force: bool) ->
     if os.path.exists(target) and not force:
         raise UserError(f"{target}: exists already; --force overwrites it")
     from ssd.config import load_recipe
-    from ssd.model.boxes.rules import sizes_of
-    from ssd.model.published_weights import classes_of, plain_names, set_published
-    from ssd.model.torch_file import read_state_dict
-    config = load_recipe(recipe)
-    ids, names = read_classes(classes or default_classes(recipe))
-    tensors = plain_names(read_state_dict(source, checkpoint=True))
-    count = classes_of(tensors, sizes_of(config).per_cell[0], source)
+    from ssd.model.published.networks import classes_of, found_in, plan_of, published_of, read_published
+    from ssd.model.published.tensors import set_published
+    named = load_recipe(recipe) if recipe else None    # before a long reading
+    tensors = read_published(source)
+    found = found_in(tensors)
+    config = named or load_recipe(found.recipe if found else DEFAULT_RECIPE)
+    published = published_of(config, tensors, source)
+    count = classes_of(published, tensors, config, source)
+    ids, names = read_classes(classes) if classes else default_classes(config.recipe, count, source)
     if count != len(names):
-        raise UserError(f"{source}: a network of {count} classes; {classes or default_classes(recipe)} names "
-                        f"{len(names)}")
+        raise UserError(f"{source}: a network of {count} classes; {classes} names {len(names)}")
     from ssd.runtime import start
     start()
     import mxnet as mx
@@ -55,28 +57,38 @@ def convert(source: str, target: str, recipe: str, classes: str, force: bool) ->
     config = config.with_values(num_classes=count + 1, device="cpu", layout="NCHW", dtype="float32")
     network = build_detector(config).network
     initialize(network, 0, mx.cpu())
-    set_published(network, tensors, source)
+    set_published(plan_of(published, network, config, tensors), tensors, source)
     save_weights(network, target, WeightsInfo(config, ids, names))
-    return f"{target}: {len(tensors)} tensors of {source}, {count} classes from {names[0]!r} to {names[-1]!r}"
+    return (f"{target}: {published.what}, {len(tensors)} tensors of {source}, {count} classes from {names[0]!r} to "
+            f"{names[-1]!r}")
 
 
-def default_classes(recipe: str) -> str:
-    """The class list that belongs to a recipe; UserError where none does."""
-    from ssd.datasets.openimages_classes import MLPERF_LIST
-    if recipe != RECIPE:
+def default_classes(recipe: str, count: int, source: str):
+    """(ids, names) of the classes that a recipe's published network has; UserError where there are others."""
+    if recipe == DEFAULT_RECIPE:
+        from ssd.datasets.openimages_classes import MLPERF_LIST
+        ids, names = read_classes(MLPERF_LIST)
+        whose = f"{MLPERF_LIST} names {len(names)}"
+    elif recipe.startswith("retinanet-"):
         raise UserError(f"--classes: recipe {recipe} has no class list of its own; name a COCO annotation file or a "
                         "text file with a name a line")
-    return MLPERF_LIST
+    else:
+        from ssd.datasets.coco_classes import IDS as ids, NAMES as names
+        whose = f"COCO has {len(names)}"
+    if count != len(names):
+        raise UserError(f"{source}: a network of {count} classes; {whose}; name another list with --classes")
+    return ids, names
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("input", metavar="INPUT.pth", help="the published file")
+    parser.add_argument("input", metavar="INPUT", help="the published file, .pth or .ckpt")
     parser.add_argument("output", metavar="OUTPUT.params", help="the file to write")
-    parser.add_argument("--recipe", default=RECIPE, metavar="NAME|FILE", help=f"the detector (default: {RECIPE})")
+    parser.add_argument("--recipe", default="", metavar="NAME|FILE",
+                        help="the detector (default: the recipe of the one that the file holds)")
     parser.add_argument("--classes", default="", metavar="FILE",
                         help="names of its classes in order: a COCO annotation file, or a text file with a name a line "
-                             "(default: the 264 of Open Images' MLPerf subset)")
+                             "(default: RetinaNet's are the 264 of Open Images' MLPerf subset, the others' COCO's 80)")
     parser.add_argument("--force", action="store_true", help="overwrite OUTPUT.params (default: refuse)")
     args = parser.parse_args()
     try:
