@@ -12,6 +12,7 @@ from ssd.config import builtin_recipes, load_recipe
 from ssd.evaluation.detections import Detections
 from ssd.model.boxes.ssd_sizes import SETTINGS
 from ssd.model.weights import load_detector, read_info, save_weights
+from ssd.tools.summary import summarise
 from tests.training.tiny import rows, tiny_data
 
 SMALL = dict(
@@ -124,3 +125,11 @@ def lively(weights, folder):
 def test_a_recipe_of_kinds_seen_above_trains_a_step(recipe, data, tmp_path, ssd):
     losses = train(ssd, recipe, data, tmp_path, "run", "--max-steps", "1")
     assert len(losses) == 2 and np.isfinite(losses).all()
+
+
+@pytest.mark.parametrize("recipe", first_of_each_kind())
+def test_summary_shows_every_part(recipe):
+    found = summarise(load_recipe(recipe))
+    for part in ("parameters", "multiply_adds"):
+        assert sum(block[part] for block in found["blocks"]) == found[part] > 0
+    assert all("output" in block for block in found["blocks"])

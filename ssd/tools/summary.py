@@ -13,11 +13,16 @@ from ssd.errors import UserError
 from ssd.model.boxes.ssd_sizes import Sizes
 
 # Part of the network by the names of its operators, in the order in which they are shown.
-BLOCKS = ((r"{backbone}(conv|batchnorm|pool)", "backbone stem"), (r"{backbone}stage(\d+)", "backbone stage {{}}"),
-          (r"expand_(?:trans_)?(?:conv|batchnorm)(\d+)", "extra block {{}}"), (r"fpn_(\w+?)\d", "pyramid, {{}}"),
-          (r"convpredictor(\d+)", "head {{}}"), (r"head_(classification|regression)_", "head, {{}}"))
+BLOCKS = ((r"{backbone}(conv\d|batchnorm|pool|convnorm0_)", "backbone stem"),
+          (r"{backbone}stage(\d+)", "backbone stage {{}}"),
+          (r"{backbone}block(\d+)", "backbone block {{}}"), (r"{backbone}(convnorm1)_", "backbone, last"),
+          (r"ssd\d+_(tap)_", "first map, widened"),
+          (r"expand_(?:trans_)?(?:conv|batchnorm)(\d+)", "extra block {{}}"),
+          (r"ssd\d+_extra(\d+)_", "extra block {{}}"),
+          (r"fpn_(\w+?)\d", "pyramid, {{}}"), (r"convpredictor(\d+)", "head {{}}"), (r"ssd\d+_head(\d+)_", "head {{}}"),
+          (r"head_(classification|regression|loc|conf)_", "head, {{}}"))
 
-PARTS = ("lateral", "smooth", "coarser", "classification", "regression")
+PARTS = ("lateral", "smooth", "coarser", "down", "classification", "regression", "loc", "conf")
 
 
 class GroundTruth(NamedTuple):
