@@ -183,10 +183,31 @@ def _reshape(builder, attributes, x):
     return builder.add("Reshape", x, builder.integers(*shape))
 
 
+def _arange(builder, attributes):
+    values = np.arange(float(attributes["start"]), float(attributes["stop"]), float(attributes.get("step", 1)))
+    assert attributes.get("repeat", 1) == 1, attributes
+    return builder.constant(values, np.float32)
+
+
+def _take(builder, attributes, x, index):
+    return builder.add("Gather", x, builder.add("Cast", index, to=7), axis=attributes.get("axis", 0))    # int64
+
+
+def _cast(builder, attributes, x):
+    assert attributes["dtype"] == "float32", attributes
+    return x
+
+
 _CONVERTERS = {
     "Convolution": _convolution, "BatchNorm": _batch_norm, "Pooling": _pooling, "Activation": _activation,
     "UpSampling": _up_sampling, "BlockGrad": lambda builder, attributes, x: x,    # no matter in evaluation
     "slice_axis": _slice_axis, "Reshape": _reshape, "reshape": _reshape,
+    "_arange": _arange, "take": _take, "Cast": _cast, "cast": _cast,
+    "floor": lambda builder, attributes, x: builder.add("Floor", x),
+    "_plus_scalar": lambda builder, attributes, x: builder.add("Add", x, builder.number(attributes["scalar"])),
+    "_minimum_scalar": lambda builder, attributes, x: builder.add("Min", x, builder.number(attributes["scalar"])),
+    "elemwise_sub": lambda builder, attributes, x, y: builder.add("Sub", x, y),
+    "_minus": lambda builder, attributes, x, y: builder.add("Sub", x, y),
     "clip": _clip, "Pad": _pad, "pad": _pad, "mean": _mean,
     "hard_sigmoid": lambda builder, attributes, x: builder.add("HardSigmoid", x, alpha=float(attributes["alpha"]),
                                                                beta=float(attributes["beta"])),

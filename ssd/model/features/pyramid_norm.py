@@ -2,12 +2,11 @@
 them."""
 from __future__ import annotations
 
-from typing import Dict, List
+from typing import Dict, List, Tuple
 
 from mxnet.gluon import HybridBlock, Parameter, nn
 
 from ssd.config import ModelConfig
-from ssd.errors import UserError
 from ssd.model.conv_norm import ConvNorm, norm_parameters
 from ssd.model.initial import TruncatedNormal
 from ssd.model.layers import convolution, scaled, twice
@@ -27,10 +26,7 @@ class NormPyramid:
         """To be made within the network's name scope."""
         width = scaled(config.pyramid_channels, config)
         self.layout = config.layout
-        for finer, coarser in zip(sizes.maps, sizes.maps[1:len(channels)]):
-            if finer != (2 * coarser[0], 2 * coarser[1]):
-                raise UserError(f"image_size {config.image_size}: its sides must be multiples of 32, so that each of "
-                                f"the backbone's maps has twice the cells of the next (features {config.features})")
+        self._sizes, self._dtype = sizes.maps[:len(channels)], config.dtype
         lateral, smooth, down = (nn.HybridSequential(prefix="") for _ in range(3))
         for index, inner in enumerate(channels):
             lateral.add(convolution(config, inner, width, 1, bias=True, prefix=f"fpn_lateral{index}_"))
@@ -45,7 +41,8 @@ class NormPyramid:
         lateral, smooth, down = self.children.values()
         inner = [layer(tap) for layer, tap in zip(lateral, taps)]
         for index in range(len(inner) - 1, 0, -1):
-            inner[index - 1] = inner[index - 1] + enlarged(F, inner[index], self.layout)
+            inner[index - 1] = inner[index - 1] + enlarged(F, inner[index], self.layout, self._sizes[index],
+                                                           self._sizes[index - 1], self._dtype)
         maps = [layer(part) for layer, part in zip(smooth, inner)]
         for layer in down:
             maps.append(layer(maps[-1]))
@@ -67,11 +64,21 @@ class NormPyramid:
         return found
 
 
-def enlarged(F, x, layout: str):
-    """Twice the cells, bilinear without half pixels and without aligned corners: even cells are copied, odd ones are
-    the mean of two neighbours, the last is repeated."""
-    x = twice(F, x, layout)
-    for axis in (2, 3) if layout == "NCHW" else (1, 2):
-        following = [F.slice_axis(x, axis=axis, begin=begin, end=None) for begin in (1, -1)]
-        x = (x + F.concat(*following, dim=axis)) * 0.5
+def enlarged(F, x, layout: str, size: Tuple[int, int], finer: Tuple[int, int], dtype: str = "float32"):
+    """A map of `size` (height, width) at the size `finer`, bilinear without half pixels and without aligned corners:
+    cell i is taken at i * old / new. So where there are twice the cells, even ones are copied, odd ones are the mean of
+    two neighbours, and the last is repeated."""
+    axes = (2, 3) if layout == "NCHW" else (1, 2)
+    if finer == (2 * size[0], 2 * size[1]):
+        x = twice(F, x, layout)
+        for axis in axes:
+            following = [F.slice_axis(x, axis=axis, begin=begin, end=None) for begin in (1, -1)]
+            x = (x + F.concat(*following, dim=axis)) * 0.5
+        return x
+    for axis, old, new in zip(axes, size, finer):
+        place = F.arange(0, new) * (old / new)
+        low = F.floor(place)
+        share = F.cast(F.reshape(place - low, tuple(-1 if other == axis else 1 for other in range(4))), dtype=dtype)
+        before, after = F.take(x, low, axis=axis), F.take(x, F.minimum(low + 1, old - 1), axis=axis)
+        x = before + F.broadcast_mul(after - before, share)
     return x
