@@ -172,8 +172,7 @@ def decode_images(encoded, window, config: Config, device: str, cache: bool = Fa
     """Images (height, width, 3) uint8 RGB on `device`, cut to `window` (anchor, shape) or whole."""
     place = "mixed" if device == "gpu" and config.data.decode != "cpu" else "cpu"
     arguments = dict(device=place, output_type=types.DALIImageType.RGB)
-    if _turns_images():
-        arguments["adjust_orientation"] = False
+    arguments.update(_where_known(place))
     if cache:
         # Everything is cached, whole, until the memory is used up; the crop differs from epoch to epoch.
         images = fn.decoders.image(encoded, cache_size=config.data.cache_size, cache_type="threshold",
@@ -186,10 +185,18 @@ def decode_images(encoded, window, config: Config, device: str, cache: bool = Fa
     return images.gpu() if device == "gpu" and place == "cpu" else images
 
 
-def _turns_images() -> bool:
-    """Whether this DALI's decoders turn images as their EXIF data says (2.x does unless told not to; up to 1.53 the
-    CPU decoders cannot). Boxes belong to the pixels as they are stored."""
-    return "adjust_orientation" in backend.GetSchema("decoders__Image").GetArgumentNames()
+def _where_known(place: str) -> Dict[str, object]:
+    """Arguments of the decoders at "cpu" or "mixed", of those that this DALI's have."""
+    # Boxes belong to the pixels as they are stored; 2.x turns images as their EXIF data says unless told not to, the
+    # CPU decoders up to 1.53 cannot.
+    wanted: Dict[str, object] = dict(adjust_orientation=False)
+    if place == "mixed":
+        # By default 65 % of a batch go to the GPU's JPEG engine and the rest to CUDA code, which rounds otherwise: an
+        # image's pixels would depend on what else is in the batch, and so on the number of ranks. All that the engine
+        # takes goes there; it is libjpeg's equal for images with whole chroma (4:4:4), which CUDA code is not.
+        wanted.update(hw_decoder_load=1.0)
+    known = backend.GetSchema("decoders__Image").GetArgumentNames()
+    return {name: value for name, value in wanted.items() if name in known}
 
 
 def decoding_pipeline(config: Config, feed: Callable[[], list], device: str, device_id: int) -> Pipeline:
