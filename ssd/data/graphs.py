@@ -194,7 +194,8 @@ def _where_known(place: str) -> Dict[str, object]:
         # By default 65 % of a batch go to the GPU's JPEG engine and the rest to CUDA code, which rounds otherwise: an
         # image's pixels would depend on what else is in the batch, and so on the number of ranks. All that the engine
         # takes goes there; it is libjpeg's equal for images with whole chroma (4:4:4), which CUDA code is not.
-        wanted.update(hw_decoder_load=1.0)
+        # Chroma is to be smoothed as libjpeg does.
+        wanted.update(hw_decoder_load=1.0, jpeg_fancy_upsampling=True)
     known = backend.GetSchema("decoders__Image").GetArgumentNames()
     return {name: value for name, value in wanted.items() if name in known}
 

@@ -28,22 +28,22 @@ def asked(monkeypatch):
 @pytest.mark.parametrize("decode", ["gpu", "cache"])
 @pytest.mark.parametrize("window", [None, ("anchor", "shape")])
 def test_pixels_on_a_gpu_do_not_depend_on_the_rest_of_the_batch(asked, decode, window):
-    """All that the JPEG engine takes goes there, not a share of the batch."""
+    """All that the JPEG engine takes goes there, not a share of the batch; chroma is smoothed as by libjpeg."""
     graphs.decode_images("encoded", window, settings(decode=decode), "gpu", cache=decode == "cache")
     [arguments] = asked
     assert arguments["device"] == "mixed"
-    assert arguments["hw_decoder_load"] == 1.0
+    assert arguments["hw_decoder_load"] == 1.0 and arguments["jpeg_fancy_upsampling"] is True
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 def test_a_cpu_is_not_asked_for_it(asked, device):
     graphs.decode_images("encoded", None, settings(decode="cpu"), device)
     [arguments] = asked
-    assert arguments["device"] == "cpu" and "hw_decoder_load" not in arguments
+    assert arguments["device"] == "cpu" and not {"hw_decoder_load", "jpeg_fancy_upsampling"} & set(arguments)
 
 
 def test_the_installed_dali_knows_these_arguments():
-    assert "hw_decoder_load" in graphs._where_known("mixed")
+    assert {"hw_decoder_load", "jpeg_fancy_upsampling"} <= set(graphs._where_known("mixed"))
 
 
 def test_a_dali_without_them_is_not_asked(asked, monkeypatch):
