@@ -14,10 +14,10 @@ from nvidia.dali.pipeline import Pipeline
 
 from ssd.config import Config
 from ssd.data.dali_annotations import write_dali_annotations
-from ssd.data.graphs import (cached_samples, decoding_pipeline, evaluation_pipeline, fed_samples, operator_seeds,
-                             training_pipeline)
+from ssd.data.dali_errors import explain
+from ssd.data.graphs import cached_samples, evaluation_pipeline, fed_samples, operator_seeds, training_pipeline
 from ssd.data.targets import dense_targets
-from ssd.data.samples import MATCHES, PLAIN_FIELDS, ImageFeed, SampleFeed, augmented_fields, read_image
+from ssd.data.samples import MATCHES, PLAIN_FIELDS, ImageFeed, SampleFeed, augmented_fields
 from ssd.datasets.coco import CocoDataset
 from ssd.errors import UserError
 from ssd.model.matching import Matcher, Matches
@@ -44,16 +44,6 @@ class _Given(NamedTuple):
     matches: Sequence[Matches] = ()
 
 
-def _own_words(error: Exception) -> str:
-    """What DALI says after its traceback of the graph."""
-    return str(error).split("encountered:")[-1].strip()
-
-
-def _reason(line: str) -> str:
-    # DALI writes "...: REASON. File: NAME" or "File mapping failed: FOLDER/NAME".
-    return line.split("File: ")[0].strip()
-
-
 class _Loader:
     """What both loaders share: a pipeline, what feeds it, and its errors."""
 
@@ -77,23 +67,7 @@ class _Loader:
             raise self._explain(error) from None
 
     def _explain(self, error: RuntimeError) -> Exception:
-        """DALI's error as a UserError that names the image file, if it is about one; else DALI's error itself."""
-        words, folder = _own_words(error), self._dataset.image_folder
-        named = [name for name in self._dataset.file_names if name in words]
-        if named:
-            name = max(named, key=len)  # 11.jpg holds 1.jpg
-            reason = _reason([line for line in words.splitlines() if name in line][0])
-            return UserError(f"image {os.path.join(folder, name)} cannot be decoded: {reason}")
-        # DALI 2.4 names no file, no version one that it did not read itself: all that may be it are tried.
-        for index in self._in_dali():
-            content = read_image(self._dataset, index)
-            try:
-                decoding_pipeline(self._config, lambda: [content], self._device, self._device_id).run()
-            except RuntimeError as found:
-                reason = _reason((_own_words(found) or type(found).__name__).splitlines()[0])
-                return UserError(f"image {os.path.join(folder, self._dataset.file_names[index])} cannot be decoded: "
-                                 f"{reason}")
-        return error
+        return explain(error, self._config, self._dataset, self._in_dali(), self._device, self._device_id)
 
     def _in_dali(self) -> np.ndarray:
         """Images of the batches that DALI is at work on, as far as it is known."""

@@ -2,11 +2,14 @@
 before, what becomes of DALI's errors. docs/dali.md has what was measured on a GPU."""
 import types
 
+import numpy as np
 import pytest
 from nvidia.dali import backend
 
-from ssd.data import graphs
-from tests.data.test_pipeline import settings
+from ssd.data import dali_errors, graphs
+from ssd.data.pipeline import TrainingLoader
+from ssd.errors import UserError
+from tests.data.test_pipeline import MATCHER, jpeg, make_dataset, settings
 
 
 # ---- what the decoder is asked for
@@ -51,3 +54,30 @@ def test_a_dali_without_them_is_not_asked(asked, monkeypatch):
     monkeypatch.setattr(backend, "GetSchema", lambda name: schema)
     graphs.decode_images("encoded", None, settings(decode="gpu"), "gpu")
     assert set(asked[0]) == {"device", "output_type"}
+
+
+# ---- DALI's errors
+
+@pytest.fixture()
+def pipelines(monkeypatch):
+    """How many pipelines were built to find a bad image."""
+    built = []
+
+    def counting(*arguments):
+        built.append(arguments)
+        return graphs.decoding_pipeline(*arguments)
+    monkeypatch.setattr(dali_errors, "decoding_pipeline", counting)
+    return built
+
+
+def test_a_bad_image_is_found_with_one_pipeline(tmp_path, pipelines):
+    """On a GPU each takes half a second."""
+    good = jpeg(tmp_path / "sample.jpg")
+    dataset = make_dataset(tmp_path, [good] * 11 + [b"no image"], [[(2, 2, 20, 20, 1)]] * 12, "jpg")
+    loader = TrainingLoader(settings(batch_size=12), dataset, MATCHER)
+    with pytest.raises(UserError, match=r"image11\.jpg cannot be decoded"):
+        next(loader)
+    assert len(pipelines) == 1
+    found = dali_errors.first_undecodable(settings(), dataset, np.array([3, 3, 1, 11, 2]), "cpu", 0)
+    assert "image11.jpg" in str(found)
+    assert dali_errors.first_undecodable(settings(), dataset, np.arange(11), "cpu", 0) is None
