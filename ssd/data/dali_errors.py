@@ -1,7 +1,8 @@
-"""Which image file DALI's errors are about."""
+"""What DALI's errors are about: an image file, or the GPU's memory."""
 from __future__ import annotations
 
 import os
+import re
 from typing import List, Optional, Sequence
 
 import numpy as np
@@ -11,6 +12,9 @@ from ssd.data.graphs import decoding_pipeline
 from ssd.data.samples import read_image
 from ssd.datasets.coco import CocoDataset
 from ssd.errors import UserError
+
+# "Can't allocate 209715200000 bytes on device 0.", "CUDA allocation failed", nvJPEG's "... allocator functions ..."
+_NO_MEMORY = re.compile(r"alloc|out of memory", re.IGNORECASE)
 
 
 def own_words(error: Exception) -> str:
@@ -23,11 +27,12 @@ def reason_in(line: str) -> str:
     return line.split("File: ")[0].strip()
 
 
-def explain(error: RuntimeError, config: Config, dataset: CocoDataset, in_dali: Sequence[int], device: str,
-            device_id: int) -> Exception:
-    """DALI's error as a UserError of one line, if it is about an image file; else DALI's error.
+def explain(error: RuntimeError, config: Config, dataset: CocoDataset, in_dali: Sequence[int], batch_setting: str,
+            device: str, device_id: int) -> Exception:
+    """DALI's error as a UserError of one line, if it is about an image file or the GPU's memory; else DALI's error.
 
-    in_dali: positions of the images that DALI was at work on, as far as it is known.
+    in_dali: positions of the images that DALI was at work on, as far as it is known. batch_setting: the name of the
+    setting that gives the batch.
     """
     words = own_words(error)
     named = [name for name in dataset.file_names if name in words]
@@ -36,7 +41,19 @@ def explain(error: RuntimeError, config: Config, dataset: CocoDataset, in_dali: 
         return _cannot_be_decoded(dataset, name, [line for line in words.splitlines() if name in line][0])
     # DALI 2.4 names no file, no version one that it did not read itself: all that may be it are tried.
     found = first_undecodable(config, dataset, in_dali, device, device_id)
+    if found is None and device == "gpu" and _NO_MEMORY.search(str(error)):
+        return _no_memory(config, batch_setting, device_id)
     return error if found is None else found
+
+
+def _no_memory(config: Config, batch_setting: str, device_id: int) -> UserError:
+    data = config.data
+    if data.decode == "cache":
+        return UserError(f"cache_size: {data.cache_size} MiB, with all else on it, do not fit into the memory of GPU "
+                         f"{device_id}")
+    batch = getattr(config.training if batch_setting == "batch_size" else config.evaluation, batch_setting)
+    return UserError(f"{batch_setting}: images for batches of {batch} do not fit into the memory of GPU {device_id}, "
+                     f"with prefetch {data.prefetch} and all else on it")
 
 
 def first_undecodable(config: Config, dataset: CocoDataset, indices: Sequence[int], device: str,

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Deque, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Callable, Deque, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from nvidia.dali.pipeline import Pipeline
@@ -49,6 +49,7 @@ class _Loader:
 
     _pipeline: Optional[Pipeline] = None
     _feed: Union[None, SampleFeed, ImageFeed] = None
+    _batch_setting: str    # by which it is known to users
 
     def __init__(self, config: Config, dataset: CocoDataset, device: str, device_id: int):
         if device == "cpu" and config.data.decode != "cpu":
@@ -64,10 +65,16 @@ class _Loader:
             raise
         except RuntimeError as error:
             self.close()
-            raise self._explain(error) from None
+            raise self._explain(error, self._in_dali()) from None
 
-    def _explain(self, error: RuntimeError) -> Exception:
-        return explain(error, self._config, self._dataset, self._in_dali(), self._device, self._device_id)
+    def _explain(self, error: RuntimeError, in_dali: Sequence[int] = ()) -> Exception:
+        return explain(error, self._config, self._dataset, in_dali, self._batch_setting, self._device, self._device_id)
+
+    def _build(self, make: Callable[[], Pipeline]) -> None:
+        try:
+            self._pipeline = make()
+        except RuntimeError as error:    # a cache may already be too large
+            raise self._explain(error) from None
 
     def _in_dali(self) -> np.ndarray:
         """Images of the batches that DALI is at work on, as far as it is known."""
@@ -85,6 +92,8 @@ class _Loader:
 
 class _TrainingBatches(_Loader):
     """What is behind a TrainingLoader: `make()` is its next batch."""
+
+    _batch_setting = "batch_size"
 
     def __init__(self, config: Config, dataset: CocoDataset, matcher: Optional[Matcher], *,
                  rank: int = 0, size: int = 1, seed: int = 0, first_step: int = 0, device: str = "cpu",
@@ -117,7 +126,8 @@ class _TrainingBatches(_Loader):
             fields += augmented_fields(config.augmentation)
             self._feed = SampleFeed(config, dataset, [*fields, MATCHES] if in_feed else fields, rank=rank, size=size,
                                     seed=seed, first_step=first_step, matcher=in_feed)
-            self._pipeline = build(partial(fed_samples, self._noting(self._feed, self._given, len(fields)), fields))
+            source = partial(fed_samples, self._noting(self._feed, self._given, len(fields)), fields)
+            self._build(lambda: build(source))
         else:
             # Shares of one order, the same on all ranks; DALI's shuffling in each rank has seeds of its own.
             order = np.random.default_rng((seed, first_step)).permutation(indices)
@@ -128,7 +138,8 @@ class _TrainingBatches(_Loader):
             with tempfile.TemporaryDirectory(prefix="ssd-dali-") as folder:
                 path = os.path.join(folder, "annotations.json")
                 write_dali_annotations(dataset, share, path)
-                self._pipeline = build(partial(cached_samples, config, path, dataset.image_folder, names, seeds))
+                source = partial(cached_samples, config, path, dataset.image_folder, names, seeds)
+                self._build(lambda: build(source))
 
     @property
     def exact(self) -> bool:
@@ -231,6 +242,8 @@ class EvaluationLoader(_Loader):
     images yields nothing. UserError: an image that cannot be read or decoded.
     """
 
+    _batch_setting = "eval_batch_size"
+
     def __init__(self, config: Config, dataset: CocoDataset, *, rank: int = 0, size: int = 1,
                  device: str = "cpu", device_id: int = 0, pad_channels: bool = False):
         super().__init__(config, dataset, device, device_id)
@@ -238,8 +251,8 @@ class EvaluationLoader(_Loader):
         self._unread = 0  # batches of a pass that was left early
         if len(self._indices):
             self._feed = ImageFeed(config, dataset, self._indices)
-            self._pipeline = evaluation_pipeline(config, self._feed, device=device, device_id=device_id,
-                                                 pad_channels=pad_channels)
+            self._build(partial(evaluation_pipeline, config, self._feed, device=device, device_id=device_id,
+                                pad_channels=pad_channels))
 
     def _in_dali(self) -> np.ndarray:
         batch_size = self._config.evaluation.eval_batch_size

@@ -7,9 +7,17 @@ import pytest
 from nvidia.dali import backend
 
 from ssd.data import dali_errors, graphs
-from ssd.data.pipeline import TrainingLoader
+from ssd.data.pipeline import EvaluationLoader, TrainingLoader
 from ssd.errors import UserError
-from tests.data.test_pipeline import MATCHER, jpeg, make_dataset, settings
+from tests.data.test_pipeline import MATCHER, grey_dataset, jpeg, make_dataset, settings
+
+# DALI 1.53 on an H100, with too large a cache, and with 50 MiB of free memory.
+NO_MEMORY = ("Critical error when building pipeline:\nError in MIXED operator `nvidia.dali.fn.decoders.image`,\n"
+             "which was used in the pipeline definition with the following traceback:\n\n  File \"graphs.py\"\n\n"
+             "encountered:\n\n%s\nCurrent pipeline object is no longer valid.")
+ALLOCATIONS = ["Can't allocate 209715200000 bytes on device 0.", "CUDA allocation failed",
+               "nvJPEG error (5): The user-provided allocator functions, for either memory allocation or for releasing "
+               "the memory, returned a non-zero code."]
 
 
 # ---- what the decoder is asked for
@@ -81,3 +89,34 @@ def test_a_bad_image_is_found_with_one_pipeline(tmp_path, pipelines):
     found = dali_errors.first_undecodable(settings(), dataset, np.array([3, 3, 1, 11, 2]), "cpu", 0)
     assert "image11.jpg" in str(found)
     assert dali_errors.first_undecodable(settings(), dataset, np.arange(11), "cpu", 0) is None
+
+
+def explained(error, dataset, device, setting="batch_size", **values):
+    return dali_errors.explain(error, settings(**values), dataset, (), setting, device, 0)
+
+
+@pytest.mark.parametrize("words", ALLOCATIONS)
+def test_too_little_gpu_memory_is_one_line(tmp_path, words):
+    dataset, error = grey_dataset(tmp_path, 4), RuntimeError(NO_MEMORY % words)
+    for values, setting, line in (
+            (dict(decode="cache", cache_size=200000), "batch_size", "cache_size: 200000 MiB"),
+            (dict(decode="gpu", batch_size=7), "batch_size", "batch_size: images for batches of 7"),
+            (dict(decode="cpu", eval_batch_size=9), "eval_batch_size", "eval_batch_size: images for batches of 9")):
+        found = explained(error, dataset, "gpu", setting, **values)
+        assert isinstance(found, UserError) and str(found).startswith(line) and "memory of GPU 0" in str(found)
+        assert "\n" not in str(found)
+    assert explained(error, dataset, "cpu") is error    # of main memory: not this
+    other = RuntimeError(NO_MEMORY % "CUDA error: an illegal memory access was encountered")
+    assert explained(other, dataset, "gpu") is other
+
+
+def test_a_cache_too_large_is_said_when_the_loader_is_made(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError(NO_MEMORY % ALLOCATIONS[0])
+    monkeypatch.setattr("ssd.data.pipeline.training_pipeline", fail)
+    monkeypatch.setattr("ssd.data.pipeline.evaluation_pipeline", fail)
+    dataset, config = grey_dataset(tmp_path, 4), settings(decode="cache", cache_size=300)
+    with pytest.raises(UserError, match="cache_size: 300 MiB"):
+        TrainingLoader(config, dataset, None, device="gpu")
+    with pytest.raises(UserError, match="cache_size: 300 MiB"):
+        EvaluationLoader(config, dataset, device="gpu")
