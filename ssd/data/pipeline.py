@@ -14,7 +14,7 @@ from nvidia.dali.pipeline import Pipeline
 
 from ssd.config import Config
 from ssd.data.dali_annotations import write_dali_annotations
-from ssd.data.dali_errors import explain
+from ssd.data.dali_errors import explain, release_memory
 from ssd.data.graphs import cached_samples, evaluation_pipeline, fed_samples, operator_seeds, training_pipeline
 from ssd.data.targets import dense_targets
 from ssd.data.samples import MATCHES, PLAIN_FIELDS, ImageFeed, SampleFeed, augmented_fields
@@ -64,8 +64,10 @@ class _Loader:
             self.close()
             raise
         except RuntimeError as error:
-            self.close()
-            raise self._explain(error, self._in_dali()) from None
+            # Its traceback holds the pipeline and so the GPU's memory, as this block does.
+            failure = error.with_traceback(None)
+        self.close()
+        raise self._explain(failure, self._in_dali())
 
     def _explain(self, error: RuntimeError, in_dali: Sequence[int] = ()) -> Exception:
         return explain(error, self._config, self._dataset, in_dali, self._batch_setting, self._device, self._device_id)
@@ -82,7 +84,10 @@ class _Loader:
 
     def close(self) -> None:
         """Stops DALI's threads and those that read ahead, and frees their memory; may be called again."""
-        self._pipeline = None
+        if self._pipeline is not None:
+            self._pipeline = None
+            if self._device == "gpu":
+                release_memory()
         if self._feed is not None:
             self._feed.close()
 

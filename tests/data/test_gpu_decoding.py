@@ -1,6 +1,7 @@
 """What is different where a GPU decodes, as far as it can be seen without one: what DALI is asked for, what is refused
 before, what becomes of DALI's errors. docs/dali.md has what was measured on a GPU."""
 import types
+import weakref
 
 import numpy as np
 import pytest
@@ -120,3 +121,32 @@ def test_a_cache_too_large_is_said_when_the_loader_is_made(tmp_path, monkeypatch
         TrainingLoader(config, dataset, None, device="gpu")
     with pytest.raises(UserError, match="cache_size: 300 MiB"):
         EvaluationLoader(config, dataset, device="gpu")
+
+
+@pytest.mark.parametrize("bad", [False, True])
+@pytest.mark.parametrize("kind", [TrainingLoader, EvaluationLoader])
+def test_memory_is_given_back_when_nothing_uses_it_any_more(tmp_path, monkeypatch, kind, bad):
+    """After close, and before a bad image is looked for, DALI's pipeline is gone and its pools are emptied."""
+    built, released = [], []
+    for name in ("training_pipeline", "evaluation_pipeline"):
+        def build(*positional, make=getattr(graphs, name), **named):
+            pipeline = make(*positional, **{**named, "device": "cpu"})
+            built.append(weakref.ref(pipeline))
+            return pipeline
+        monkeypatch.setattr(f"ssd.data.pipeline.{name}", build)
+    monkeypatch.setattr(dali_errors, "decoding_pipeline", lambda config, feed, device, device_id: (
+        graphs.decoding_pipeline(config, feed, "cpu", device_id)))
+    monkeypatch.setattr("ssd.data.pipeline.release_memory", lambda: released.append(built[0]() is None))
+    good = jpeg(tmp_path / "sample.jpg")
+    dataset = make_dataset(tmp_path, [good] * 3 + [b"no image" if bad else good], [[(2, 2, 20, 20, 1)]] * 4, "jpg")
+    loader = kind(settings(), dataset, device="gpu", **(dict(matcher=None) if kind is TrainingLoader else {}))
+    if bad:
+        with pytest.raises(UserError, match="image3.jpg"):
+            next(iter(loader))
+    else:
+        next(iter(loader))
+        assert not released
+        loader.close()
+    assert released == [True]
+    loader.close()
+    assert released == [True]
