@@ -213,7 +213,8 @@ class DataConfig:
     decode: str = _setting("where JPEGs are decoded: cpu; gpu; cache = gpu, each image once, kept in GPU memory",
                            choices=("cpu", "gpu", "cache"))
     cache_size: int = _setting("decoded-image cache per GPU, with --decode cache [MiB]", minimum=0)
-    data_threads: int = _setting("CPU threads of the data pipeline per rank", minimum=1)
+    data_threads: int = _setting("CPU threads of the data pipeline per rank; beside them Python's, as many up to 4",
+                                 minimum=1)
     prefetch: int = _setting("batches the data pipeline works ahead", minimum=1)
     check_images: str = _setting("how image files are checked before training: exists; header; decode them once",
                                  choices=("exists", "header", "decode"))

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from nvidia.dali import backend
 
-from ssd.data import dali_errors, graphs
+from ssd.data import dali_errors, graphs, samples
 from ssd.data.pipeline import EvaluationLoader, TrainingLoader
+from ssd.data.samples import SampleFeed
 from ssd.errors import UserError
 from tests.data.test_pipeline import MATCHER, grey_dataset, jpeg, make_dataset, settings
 
@@ -63,6 +64,18 @@ def test_a_dali_without_them_is_not_asked(asked, monkeypatch):
     monkeypatch.setattr(backend, "GetSchema", lambda name: schema)
     graphs.decode_images("encoded", None, settings(decode="gpu"), "gpu")
     assert set(asked[0]) == {"device", "output_type"}
+
+
+# ---- threads
+
+@pytest.mark.parametrize("data_threads, expected", [(1, 1), (3, 3), (4, 4), (16, 4)])
+def test_threads_of_python_are_few(tmp_path, data_threads, expected):
+    feed = SampleFeed(settings(batch_size=12, prefetch=2, data_threads=data_threads), grey_dataset(tmp_path, 12),
+                      ("index",))
+    assert feed._threads._max_workers == expected
+    assert [len(batch) for batch in feed._batches] == [expected] * 2    # each makes its share of a batch
+    feed.close()
+    assert samples.MOST_THREADS == 4
 
 
 # ---- DALI's errors
