@@ -18,6 +18,7 @@ import numpy as np
 from ssd.config import AugmentationConfig, Config
 from ssd.data.crops import RandomCrop
 from ssd.datasets.coco import CocoDataset
+from ssd.datasets.jpegs import truncation
 from ssd.errors import UserError
 
 _ORDER, _SAMPLE = 0, 1  # purposes of a stream
@@ -71,6 +72,21 @@ def read_image(dataset: CocoDataset, index: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8)
 
 
+def read_whole_image(dataset: CocoDataset, index: int) -> np.ndarray:
+    """As `read_image`, for a decoder that says nothing where a JPEG is truncated, a GPU's: UserError there too."""
+    content = read_image(dataset, index)
+    reason = truncation(content)
+    if reason:
+        path = os.path.join(dataset.image_folder, dataset.file_names[index])
+        raise UserError(f"image {path} cannot be decoded: {reason}")
+    return content
+
+
+def image_reader(config: Config) -> Callable[[CocoDataset, int], np.ndarray]:
+    """What reads the files that DALI is to decode."""
+    return read_image if config.data.decode == "cpu" else read_whole_image
+
+
 class SampleMaker:
     """Makes the sample at any place of any epoch: reads its file, draws its changes, changes its boxes."""
 
@@ -78,6 +94,7 @@ class SampleMaker:
 
     def __init__(self, config: Config, dataset: CocoDataset, seed: int, matcher: Optional[Callable] = None):
         self._dataset, self._seed, self._settings, self._matcher = dataset, seed, config.augmentation, matcher
+        self._read = image_reader(config)
         self._crop = RandomCrop(config.augmentation)
         self._labels = dataset.box_classes.astype(np.int32)
         self._ends = np.cumsum(np.bincount(dataset.box_image, minlength=dataset.num_images))
@@ -88,10 +105,10 @@ class SampleMaker:
         """The sample of image `index` at `position` of the epoch's order: FIELDS, plain numbers not yet of their type,
         and with a matcher MATCHES.
 
-        UserError where the file cannot be read.
+        UserError where the file cannot be read, and where a GPU decodes it and it is a truncated JPEG.
         """
         rows = slice(self._ends[index - 1] if index else 0, self._ends[index])
-        sample = dict(encoded=read_image(self._dataset, index), index=(index,))
+        sample = dict(encoded=self._read(self._dataset, index), index=(index,))
         # Not once for all boxes: of ten million, that would be a third of a gigabyte a rank.
         boxes = self._dataset.boxes_ltrb[rows] / np.tile(self._dataset.sizes[index], 2)
         sample["labels"] = self._labels[rows]
@@ -219,7 +236,7 @@ class ImageFeed(_ReadAhead):
 
     def __init__(self, config: Config, dataset: CocoDataset, indices: np.ndarray):
         super().__init__(config, config.evaluation.eval_batch_size)
-        self._make = functools.partial(_read_images, dataset)
+        self._make = functools.partial(_read_images, image_reader(config), dataset)
         self._passes = _passes(indices.tolist(), config.evaluation.eval_batch_size)
 
     def _next_batch(self) -> Tuple[Callable[[Sequence], List], List]:
@@ -228,15 +245,15 @@ class ImageFeed(_ReadAhead):
     def __call__(self) -> list:
         """The next batch: the image files' bytes, (k,) uint8 each, and their places in the data set, (batch, 1) int32.
 
-        UserError where a file cannot be read.
+        UserError where a file cannot be read, and where a GPU decodes it and it is a truncated JPEG.
         """
         self._schedule()
         samples = self._take()
         return [[encoded for encoded, _ in samples], np.array([[index] for _, index in samples], np.int32)]
 
 
-def _read_images(dataset: CocoDataset, indices: Sequence[int]) -> List[Tuple[np.ndarray, int]]:
-    return [(read_image(dataset, index), index) for index in indices]
+def _read_images(read: Callable, dataset: CocoDataset, indices: Sequence[int]) -> List[Tuple[np.ndarray, int]]:
+    return [(read(dataset, index), index) for index in indices]
 
 
 def _passes(indices: List[int], batch_size: int) -> Iterator[List[int]]:

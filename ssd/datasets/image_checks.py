@@ -19,6 +19,7 @@ import numpy as np
 
 from ssd.datasets.images import open_images
 from ssd.datasets.in_threads import in_threads
+from ssd.datasets.jpegs import opened_has_no_end, reduce
 from ssd.errors import UserError
 
 LEVELS = ("exists", "header", "decode")
@@ -72,10 +73,10 @@ def check_image_files(folder, names, sizes, level: str, threads: int = 0, cache=
     """Looks at image files: names below `folder`, which may be one of records; sizes: (n, 2) width and height in pixels
     as annotated.
 
-    Level "exists" asks the file system, "header" also reads format and size, "decode" also decodes: that finds the
-    truncated files that abort DALI. threads: 0 means one per usable core. cache: an ImageCache of this folder; files
-    whose size and time it knows are not read again. progress: called with the number of images done, a few times a
-    second. An interrupt ends the threads and keeps in the cache what was done. UserError for records that cannot be
+    Level "exists" asks the file system, "header" also reads format and size and finds truncated JPEGs, "decode" also
+    decodes: that finds all truncated files. threads: 0 means one per usable core. cache: an ImageCache of this folder;
+    files whose size and time it knows are not read again. progress: called with the number of images done, a few times
+    a second. An interrupt ends the threads and keeps in the cache what was done. UserError for records that cannot be
     used at all.
     """
     assert level in LEVELS
@@ -136,8 +137,8 @@ def bit(kind: str) -> int:
 
 
 def look_at(path: str, level: str, content=None) -> Look:
-    """Opens an image file and, at level "decode", decodes it. content: its bytes, where they are not in a file of their
-    own at `path`."""
+    """Opens an image file and, at level "decode" or where it may be a truncated JPEG, decodes it. content: its bytes,
+    where they are not in a file of their own at `path`."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -146,9 +147,9 @@ def look_at(path: str, level: str, content=None) -> Look:
             if refused:
                 return Look((REFUSED, refused), size)
             notes = sum(map(bit, _notes(image, path)))  # before draft() changes mode and size
-            if level == "decode":
+            if level == "decode" or opened_has_no_end(image):
                 try:
-                    image.draft("L", (max(1, size[0] // 8), max(1, size[1] // 8)))
+                    reduce(image)
                     image.load()
                 except Exception as error:  # Pillow's decoders raise nearly anything on bad data
                     cut = "truncated" in str(error)

@@ -40,10 +40,22 @@ def check_classes(dataset, config: Config, split: str) -> None:
                         f" (--num-classes {dataset.num_classes} would fit, 0 has them counted; {split} data)")
 
 
+def decodes_on_gpu(config: Config) -> bool:
+    return config.data.decode != "cpu"
+
+
+def warn_of_unchecked(config: Config, images: str) -> None:
+    """One line where nobody would notice an image that comes out wrong."""
+    if decodes_on_gpu(config) and config.data.check_images == "exists":
+        print(f"--check-images exists: with --decode {config.data.decode}, truncated JPEGs of {images} come out wrong, "
+              "and nothing says so; header finds them", file=sys.stderr)
+
+
 def load_dataset(config: Config, split: str):
     """The checked data set of 'train' or 'val', from the cache where it was checked before."""
     from ssd.datasets.coco import load_coco
     annotations, images = dataset_paths(config, split)
+    warn_of_unchecked(config, images)
     dataset = load_coco(annotations, images, check_images=config.data.check_images,
                         skip_bad=config.data.skip_bad_annotations, require_boxes=split == "train",
                         cache_dir=cache_folder(config), image_cache_dir=cache_folder(config),

@@ -9,7 +9,7 @@ from nvidia.dali import backend
 
 from ssd.data import dali_errors, graphs, samples
 from ssd.data.pipeline import EvaluationLoader, TrainingLoader
-from ssd.data.samples import SampleFeed
+from ssd.data.samples import ImageFeed, SampleFeed
 from ssd.errors import UserError
 from tests.data.test_pipeline import MATCHER, grey_dataset, jpeg, make_dataset, settings
 
@@ -64,6 +64,24 @@ def test_a_dali_without_them_is_not_asked(asked, monkeypatch):
     monkeypatch.setattr(backend, "GetSchema", lambda name: schema)
     graphs.decode_images("encoded", None, settings(decode="gpu"), "gpu")
     assert set(asked[0]) == {"device", "output_type"}
+
+
+# ---- truncated JPEGs, of which a GPU says nothing
+
+@pytest.mark.parametrize("decode, names_it", [("gpu", True), ("cpu", False)])
+def test_a_truncated_jpeg_is_found_before_a_gpu_sees_it(tmp_path, decode, names_it):
+    good = jpeg(tmp_path / "sample.jpg")
+    images = [good, good + b"more, after its end", good[:-len(good) // 3]]
+    dataset = make_dataset(tmp_path, images, [[(2, 2, 20, 20, 1)]] * 3, "jpg")
+    config = settings(batch_size=3, eval_batch_size=3, decode=decode)
+    for feed in SampleFeed(config, dataset, ("encoded",)), ImageFeed(config, dataset, np.arange(3)):
+        if names_it:
+            with pytest.raises(UserError, match=r"image2\.jpg cannot be decoded: .*truncated"):
+                feed()
+        else:
+            encoded = feed()[0]    # DALI says so itself
+            assert sorted(map(len, encoded)) == sorted(map(len, images))
+        feed.close()
 
 
 # ---- threads

@@ -244,8 +244,9 @@ def test_bad_image_files(make, content, kind):
         victim.write_bytes(whole[:-1 - len(whole) // 20] if content == "truncated" else content)
     message = refused(paths)
     assert kind in message and "image 2 ('2.jpg')" in message
-    if content == "truncated":
-        assert load_coco(*paths, check_images="header", report=quiet).num_images == 2
+    if content == "truncated":    # what a GPU decodes without a word, so that it is found at this level too
+        assert kind in refused(paths, check_images="header")
+        assert load_coco(*paths, check_images="exists", report=quiet).num_images == 2
     assert load_coco(*paths, skip_bad=True, report=quiet).file_names == ("1.jpg",)
 
 
