@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import sys
 
@@ -28,6 +29,8 @@ def add_arguments(parser) -> None:
                         help="what to check [default: both]")
     parser.add_argument("--skip-bad-annotations", dest="data.skip_bad_annotations", action="store_true",
                         default=argparse.SUPPRESS, help="as in training: what is bad is left out, and is no error")
+    parser.add_argument("--decode", dest="data.decode", choices=("cpu", "gpu", "cache"), default=argparse.SUPPRESS,
+                        help="as in training: a GPU's decoder gets more kinds of images wrong")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
     parser.add_argument("--examples", type=_count, default=5, metavar="N", help="examples per kind [default: 5]")
     parser.add_argument("--jobs", type=_count, default=None, metavar="N",
@@ -78,17 +81,20 @@ def _check_split(config, split: str, annotations: str, images: str, cache_dir, a
     from ssd.datasets.coco_cache import forget_cache
     from ssd.datasets.image_cache import ImageCache
     from ssd.datasets.image_checks import LEVELS
+    from ssd.datasets.locate import decodes_on_gpu
     from ssd.progress_bar import Progress
 
     def say(line):
         print(line, file=sys.stderr)
 
     skip, require_boxes = config.data.skip_bad_annotations, split == "train"
-    fingerprint = coco.result_fingerprint(annotations, images, config.data.check_images, skip, require_boxes)
+    on_gpu = decodes_on_gpu(config)
+    fingerprint = coco.result_fingerprint(annotations, images, config.data.check_images, skip, require_boxes, on_gpu)
     image_cache, progress = ImageCache(cache_dir, images), Progress(split)
     try:
         found = coco.inspect_coco(annotations, images, check_images="decode", threads=args.jobs or 0,
-                                  image_cache=image_cache, examples=args.examples, progress=progress)
+                                  image_cache=image_cache, examples=args.examples, progress=progress,
+                                  on_gpu=on_gpu)
     finally:
         progress.close()
         image_cache.save(say)
@@ -102,7 +108,7 @@ def _check_split(config, split: str, annotations: str, images: str, cache_dir, a
     if cache_dir is not None:
         if found.files.problems:  # a file overwritten in place is not seen by what load_coco keeps
             for level in LEVELS:
-                for options in ((False, False), (False, True), (True, False), (True, True)):
+                for options in itertools.product((False, True), repeat=3):
                     forget_cache(cache_dir, coco.result_fingerprint(annotations, images, level, *options))
         elif not lacking and (skip or not found.problems):
             coco.keep_result(cache_dir, fingerprint, found, data, lines, say)

@@ -12,6 +12,7 @@ more than a pixel outside its image | error |
 | extended WebP; CMYK, LAB, YCbCr, LA or float TIFF; turned TIFF; CMYK JPEG 2000; odd PPM | error: DALI refuses them \
 or gets their colours wrong |
 | image of more than 178 million pixels (Pillow's limit) | error |
+| JPEG of RGB, grey JPEG 2000 | error with --decode gpu and cache: wrong there, and nothing is said; handled with cpu |
 | grey, CMYK (JPEG), 16-bit, palette, transparent images | handled: see HANDLED |
 | EXIF orientation (JPEG, PNG) | handled: not applied, boxes count in the stored pixels |
 | 1x1 and 10,000-pixel images | handled |
@@ -46,6 +47,8 @@ HANDLED = {
     image_checks.TINY: f"a side below {image_checks.TINY_SIDE} pixels; enlarged like any image",
     image_checks.HUGE: f"a side of {image_checks.HUGE_SIDE} pixels or more; decoded whole, 3 bytes a pixel",
     image_checks.MISNAMED: "decoded by its content",
+    image_checks.RGB_JPEG: "right colours with --decode cpu; refused with gpu and cache",
+    image_checks.GREY_JPEG2000: "three equal channels with --decode cpu; refused with gpu and cache",
     NO_BOX: "not trained on, evaluated",
     CROWDS_ONLY: "trained on, evaluated",
     MANY: "trained on with all of them",

@@ -74,15 +74,16 @@ class CocoDataset:
 
 def load_coco(annotation_file, image_folder, *, check_images: str = "decode", skip_bad: bool = False,
               require_boxes: bool = True, report=print, cache_dir=None, image_cache_dir=None,
-              threads: int = 0) -> CocoDataset:
+              threads: int = 0, on_gpu: bool = False) -> CocoDataset:
     """Reads and checks a COCO data set.
 
-    check_images: "exists", "header" (format and size) or "decode" (every byte, with `threads` threads, 0 for
-    one per core). Boxes up to annotation_boxes.TOLERANCE pixels outside their image are clipped and counted. Any other
-    problem raises UserError, one line that names the first and counts the rest (where there are several
-    kinds, the first of each is given to `report` before); with skip_bad, bad annotations, bad images and
-    the annotations of bad images are left out and reported instead. Categories must be right in any case:
-    classes are numbered by them. require_boxes: an image with a box must be left, as training needs one.
+    check_images: "exists", "header" (format and size; truncated JPEGs) or "decode" (every byte, with `threads` threads,
+    0 for one per core). on_gpu: a GPU is to decode the images, and what it gets wrong is a problem too. Boxes up to
+    annotation_boxes.TOLERANCE pixels outside their image are clipped and counted. Any other problem raises UserError,
+    one line that names the first and counts the rest (where there are several kinds, the first of each is given to
+    `report` before); with skip_bad, bad annotations, bad images and the annotations of bad images are left out and
+    reported instead. Categories must be right in any case: classes are numbered by them. require_boxes: an image with a
+    box must be left, as training needs one.
 
     cache_dir: a folder for checked results, so that the next run only stats the annotation file and the
     folder. An image overwritten in place changes neither; nothing is kept where image files were bad, so
@@ -91,7 +92,7 @@ def load_coco(annotation_file, image_folder, *, check_images: str = "decode", sk
     only new and changed images are read.
     """
     annotation_file, image_folder = os.fspath(annotation_file), os.fspath(image_folder)
-    fingerprint = result_fingerprint(annotation_file, image_folder, check_images, skip_bad, require_boxes)
+    fingerprint = result_fingerprint(annotation_file, image_folder, check_images, skip_bad, require_boxes, on_gpu)
     cached = read_cache(cache_dir, fingerprint) if cache_dir is not None else None
     if cached is not None:
         fields, lines = cached
@@ -102,7 +103,7 @@ def load_coco(annotation_file, image_folder, *, check_images: str = "decode", sk
     image_cache = ImageCache(image_cache_dir, image_folder)
     try:
         found = inspect_coco(annotation_file, image_folder, check_images=check_images, threads=threads,
-                             image_cache=image_cache)
+                             image_cache=image_cache, on_gpu=on_gpu)
     finally:
         image_cache.save(report)
     if found.problems and not skip_bad:
@@ -122,11 +123,12 @@ def load_coco(annotation_file, image_folder, *, check_images: str = "decode", sk
     return data
 
 
-def result_fingerprint(annotation_file, image_folder, check_images: str, skip_bad: bool, require_boxes: bool) -> str:
+def result_fingerprint(annotation_file, image_folder, check_images: str, skip_bad: bool, require_boxes: bool,
+                       on_gpu: bool = False) -> str:
     """Under what name `load_coco` keeps its result in cache_dir."""
     assert check_images in LEVELS
     return dataset_fingerprint(annotation_file, image_folder, {
-        "check_images": check_images, "skip_bad": skip_bad, "require_boxes": require_boxes})
+        "check_images": check_images, "skip_bad": skip_bad, "require_boxes": require_boxes, "on_gpu": on_gpu})
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +151,7 @@ class Inspection:
 
 
 def inspect_coco(annotation_file, image_folder, *, check_images: str = "decode", threads: int = 0,
-                 image_cache=None, examples: int = 1, progress=None) -> Inspection:
+                 image_cache=None, examples: int = 1, progress=None, on_gpu: bool = False) -> Inspection:
     """Reads and checks everything, and counts what is wrong; `examples` of each kind are kept.
 
     UserError: an annotation file that cannot be read, is not COCO, holds no image or has bad categories.
@@ -160,7 +162,7 @@ def inspect_coco(annotation_file, image_folder, *, check_images: str = "decode",
     on_disk = np.flatnonzero(images.good)
     files = check_image_files(image_folder, [images.names[i] for i in on_disk], images.sizes[on_disk],
                               check_images, threads, image_cache,
-                              progress and (lambda done: progress(done, len(on_disk))))
+                              progress and (lambda done: progress(done, len(on_disk))), on_gpu)
     for position, (kind, detail) in files.problems.items():
         index = on_disk[position]
         problems.add(kind, f"image {images.ids[index]} ({show(images.names[index])}): {detail}")

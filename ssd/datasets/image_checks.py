@@ -19,7 +19,7 @@ import numpy as np
 
 from ssd.datasets.images import open_images
 from ssd.datasets.in_threads import in_threads
-from ssd.datasets.jpegs import opened_has_no_end, reduce
+from ssd.datasets.jpegs import is_rgb, opened_has_no_end, reduce
 from ssd.errors import UserError
 
 LEVELS = ("exists", "header", "decode")
@@ -44,8 +44,12 @@ PALETTE, TRANSPARENT = "palette image", "image with transparency"
 ROTATED = "image with an EXIF orientation"
 TINY, HUGE = "tiny image", "huge image"
 MISNAMED = "image named as another format"
+RGB_JPEG, GREY_JPEG2000 = "JPEG of RGB", "grey JPEG 2000 image"
 #: What is odd about an image that is handled; bit k of a file's `notes` stands for ODD[k].
-ODD = (GREY, CMYK, DEEP, PALETTE, TRANSPARENT, ROTATED, TINY, HUGE, MISNAMED)
+ODD = (GREY, CMYK, DEEP, PALETTE, TRANSPARENT, ROTATED, TINY, HUGE, MISNAMED, RGB_JPEG, GREY_JPEG2000)
+#: What is refused where a GPU decodes: it comes out wrong there, and nothing is said. Seen with DALI 1.53 on an H100.
+REFUSED_ON_GPU = {RGB_JPEG: "a JPEG of RGB, whose colours a GPU gets wrong; decode cpu gets them right",
+                  GREY_JPEG2000: "a grey JPEG 2000 file, of which a GPU makes noise; decode cpu decodes it"}
 TINY_SIDE, HUGE_SIDE = 10, 10000  # pixels: an image with a side below the one, or of the other or more
 _ORIENTATION = 0x0112  # EXIF and TIFF tag; 1 is upright
 _PNG_END = b"IEND\xaeB`\x82"  # the last chunk, without which Pillow does
@@ -69,15 +73,16 @@ class ImageReport:
     since: int = 0
 
 
-def check_image_files(folder, names, sizes, level: str, threads: int = 0, cache=None, progress=None) -> ImageReport:
+def check_image_files(folder, names, sizes, level: str, threads: int = 0, cache=None, progress=None,
+                      on_gpu: bool = False) -> ImageReport:
     """Looks at image files: names below `folder`, which may be one of records; sizes: (n, 2) width and height in pixels
     as annotated.
 
     Level "exists" asks the file system, "header" also reads format and size and finds truncated JPEGs, "decode" also
-    decodes: that finds all truncated files. threads: 0 means one per usable core. cache: an ImageCache of this folder;
-    files whose size and time it knows are not read again. progress: called with the number of images done, a few times
-    a second. An interrupt ends the threads and keeps in the cache what was done. UserError for records that cannot be
-    used at all.
+    decodes: that finds all truncated files. on_gpu: a GPU is to decode them, which REFUSED_ON_GPU is about. threads: 0
+    means one per usable core. cache: an ImageCache of this folder; files whose size and time it knows are not read
+    again. progress: called with the number of images done, a few times a second. An interrupt ends the threads and
+    keeps in the cache what was done. UserError for records that cannot be used at all.
     """
     assert level in LEVELS
     images = open_images(folder)
@@ -88,6 +93,8 @@ def check_image_files(folder, names, sizes, level: str, threads: int = 0, cache=
     def work(index):
         width, height = map(int, sizes[index])
         look = _check_image_file(images, names[index], width, height, level, cache, cached)
+        if on_gpu and look.problem is None:
+            look = _for_gpu(look)
         report.notes[index] = look.notes
         if look.problem is not None:
             found[index] = look.problem
@@ -128,6 +135,14 @@ def _check_image_file(images, name, width, height, level, cache, cached) -> Look
             if look.notes & bit(ROTATED) and look.size == (height, width) else ""
         return look._replace(problem=(WRONG_SIZE, f"{look.size[0]} x {look.size[1]} pixels on disk, "
                                                   f"{width} x {height} in the annotations{turned}"))
+    return look
+
+
+def _for_gpu(look: Look) -> Look:
+    """A look at a good file, as it is where a GPU decodes it."""
+    for kind, reason in REFUSED_ON_GPU.items():
+        if look.notes & bit(kind):
+            return look._replace(problem=(REFUSED, reason))
     return look
 
 
@@ -202,6 +217,10 @@ def _notes(image, path):
         yield TINY
     if max(image.size) >= HUGE_SIDE:
         yield HUGE
+    if is_rgb(image):
+        yield RGB_JPEG
+    if image.format == "JPEG2000" and mode in ("L", "LA", "I;16"):
+        yield GREY_JPEG2000
     named = _ENDINGS.get(os.path.splitext(path)[1][1:].lower())
     if named and named != image.format.replace("MPO", "JPEG"):  # a JPEG with several pictures, as phones write them
         yield MISNAMED

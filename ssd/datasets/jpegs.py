@@ -45,3 +45,13 @@ def opened_has_no_end(image) -> bool:
     end = image.fp.read(2)
     image.fp.seek(place)
     return end != _END
+
+
+def is_rgb(image) -> bool:
+    """Whether the JPEG that Pillow has opened holds R, G and B as they are: by libjpeg's rules, without a JFIF marker,
+    and with an Adobe marker that says so or without one and with components of these names."""
+    if image.format not in ("JPEG", "MPO") or image.mode != "RGB" or "jfif" in image.info:
+        return False
+    if "adobe" in image.info:
+        return image.info.get("adobe_transform") == 0
+    return [component[0] for component in image.layer] == _RGB_IDS

@@ -47,8 +47,8 @@ def decodes_on_gpu(config: Config) -> bool:
 def warn_of_unchecked(config: Config, images: str) -> None:
     """One line where nobody would notice an image that comes out wrong."""
     if decodes_on_gpu(config) and config.data.check_images == "exists":
-        print(f"--check-images exists: with --decode {config.data.decode}, truncated JPEGs of {images} come out wrong, "
-              "and nothing says so; header finds them", file=sys.stderr)
+        print(f"--check-images exists: with --decode {config.data.decode}, truncated JPEGs, JPEGs of RGB and grey JPEG "
+              f"2000 files of {images} come out wrong, and nothing says so; header finds them", file=sys.stderr)
 
 
 def load_dataset(config: Config, split: str):
@@ -56,7 +56,7 @@ def load_dataset(config: Config, split: str):
     from ssd.datasets.coco import load_coco
     annotations, images = dataset_paths(config, split)
     warn_of_unchecked(config, images)
-    dataset = load_coco(annotations, images, check_images=config.data.check_images,
+    dataset = load_coco(annotations, images, check_images=config.data.check_images, on_gpu=decodes_on_gpu(config),
                         skip_bad=config.data.skip_bad_annotations, require_boxes=split == "train",
                         cache_dir=cache_folder(config), image_cache_dir=cache_folder(config),
                         report=lambda line: print(line, file=sys.stderr))

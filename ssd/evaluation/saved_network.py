@@ -90,12 +90,12 @@ def load_images(config: Config, annotations: str, images: str, recheck: bool = F
     before is taken for granted. UserError if no image is left."""
     from ssd.datasets.annotation_file import read_annotation_file
     from ssd.datasets.coco import load_coco
-    from ssd.datasets.locate import cache_folder, warn_of_unchecked
+    from ssd.datasets.locate import cache_folder, decodes_on_gpu, warn_of_unchecked
     if not recheck:
         warn_of_unchecked(config, images)
     folder = None if recheck else cache_folder(config)
     dataset = load_coco(annotations, images, check_images="decode" if recheck else config.data.check_images,
-                        skip_bad=True, require_boxes=False, cache_dir=folder,
+                        on_gpu=decodes_on_gpu(config), skip_bad=True, require_boxes=False, cache_dir=folder,
                         image_cache_dir=folder,
                         report=lambda line: print(line, file=sys.stderr))
     kept = set(dataset.image_ids.tolist())

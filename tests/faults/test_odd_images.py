@@ -20,6 +20,7 @@ from ssd.model.matching import Matcher
 from ssd.data.pipeline import EvaluationLoader, TrainingLoader
 from ssd.data.show import denormalise
 from ssd.errors import UserError
+from tests.datasets.jpeg_files import rgb_jpeg
 
 # Four default boxes, the quarters of the image.
 MATCHER = Matcher(np.float32([[0, 0, .5, .5], [.5, 0, 1, .5], [0, .5, .5, 1], [.5, .5, 1, 1]]),
@@ -86,6 +87,8 @@ HANDLED = {
     "picture.bmp": (encoded(picture(), format="BMP"), (), (LEFT, RIGHT)),
     "picture.tif": (encoded(picture(), format="TIFF"), (), (LEFT, RIGHT)),
     "picture.jp2": (encoded(picture(), format="JPEG2000"), (), (LEFT, RIGHT)),
+    "grey.jp2": (encoded(picture().convert("L"), format="JPEG2000"), ("grey JPEG 2000 image", "grey image"), GREYS),
+    "rgb.jpg": (rgb_jpeg(picture()), ("JPEG of RGB",), (LEFT, RIGHT)),
     "picture.ppm": (encoded(picture(), format="PPM"), (), (LEFT, RIGHT)),
     "a-png.jpg": (encoded(picture(), format="PNG"), ("image named as another format",), (LEFT, RIGHT)),
     "junk-after.jpg": (encoded(picture(), format="JPEG", quality=95) + b"junk" * 99, (), (LEFT, RIGHT)),
