@@ -167,7 +167,8 @@ def format_plan(plan: dict) -> str:
         ("files read", f"{size_in_words(plan['file_bytes_per_image'])} an image, "
                        f"{size_in_words(plan['read_bytes_per_second'])}/s, "
                        f"{size_in_words(plan['read_bytes_per_node_and_second'])}/s a node"
-                       + (f"; after epoch 1, {100 * (1 - plan['cached_share']):.0f}% of that (cache)"
+                       + (f"; after epoch 1, {100 * plan['read_share_after_first_epoch']:.0f}% of that, in as many "
+                          f"files (cache, of {100 * plan['cached_share']:.0f}% of the images)"
                           if plan["cached_share"] else "")),
         ("host memory, data", f"{size_in_words(plan['host_memory_per_rank'])} a rank, "
                               f"{size_in_words(plan['host_memory_per_node'])} a node"),

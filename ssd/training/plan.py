@@ -26,6 +26,8 @@ from ssd.training.setup import check_groups
 BYTES_PER_IMAGE = 8 + 16 + 77 + 9 + 16    # id, sizes, file name; ends and flag of SampleMaker; indices and order
 BYTES_PER_BOX = 49 + 4                    # of the data set; of SampleMaker
 CACHE_SHUFFLE_BUFFER = 4096               # ssd.data.graphs, which imports DALI
+# The share of a file that is read all the same where its image is cached, as DALI's reader opens it: docs/scaling.md.
+CACHED_FILE_READ = 0.6
 
 
 def convergence_points(rules: Rules) -> List[Tuple[int, float]]:
@@ -189,7 +191,8 @@ def make_plan(config: Config, nodes: int, gpus: int, images_per_second: Optional
         gradient_bytes=gradients, allreduce_bytes_per_gpu_and_step=sent,
         allreduce_bytes_per_gpu_and_second=sent * throughput / global_batch, storage_bytes=benchmark.storage_bytes,
         file_bytes_per_image=file_bytes, read_bytes_per_second=file_bytes * throughput,
-        read_bytes_per_node_and_second=file_bytes * throughput / nodes, cached_share=cached, decode=data.decode,
+        read_bytes_per_node_and_second=file_bytes * throughput / nodes, cached_share=cached,
+        read_share_after_first_epoch=1 - cached * (1 - CACHED_FILE_READ), decode=data.decode,
         host_memory_per_rank=memory, host_memory_per_node=memory * gpus)
 
 

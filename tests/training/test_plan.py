@@ -155,6 +155,16 @@ def test_a_stated_throughput_gives_the_minutes(capsys):
     assert slow["images_per_second_source"] == "--images-per-second"
 
 
+def test_a_cache_does_not_save_all_the_reading(capsys):
+    """DALI's reader opens every file all the same."""
+    for megabytes, cached in ((22000, 22000 * 2 ** 20 * 4 / (117266 * 640 * 480 * 3)), (10 ** 6, 1), (0, 0)):
+        found = planned(capsys, "--gpus", 4, "--decode", "cache", "--cache-size", megabytes)
+        assert found["cached_share"] == pytest.approx(cached)
+        assert found["read_share_after_first_epoch"] == pytest.approx(1 - cached + .6 * cached)
+    assert command("--gpus", 4) == 0
+    assert "after epoch 1, 66% of that, in as many files (cache, of 85% of the images)" in capsys.readouterr().out
+
+
 def test_the_table_holds_the_numbers(capsys):
     assert command("--gpus", 4) == 0
     shown = capsys.readouterr().out
