@@ -7,6 +7,7 @@ import numpy as np
 
 POSITIVES = (5, 60)    # default boxes with an object, per image: drawn from this range
 CANDIDATES = 400       # (box, class) pairs per image over the score threshold, about as a trained network has
+CALIBRATED_IMAGES = 8  # of noise, whose statistics BatchNorms get
 IGNORED = (20, 200)    # of a focal loss: default boxes between positives and background, per image
 
 
@@ -99,6 +100,24 @@ def scatter_frozen(network) -> None:
             parameter.set_data(mx.nd.array(0.1 * random.standard_normal(parameter.shape)))
 
 
+def calibrate(network, config) -> None:
+    """Gives each BatchNorm the statistics that images of noise have behind it: with those it starts from, the many
+    layers of a MobileNet make all cells of a map alike, and nearly equal scores go in an order that rounding decides."""
+    import mxnet as mx
+    from ssd.model.parameters import by_structural_name
+    other = build(config.with_values(batch_norm_momentum=0, own_norm_momentum=0)).network
+    weights = by_structural_name(other)
+    for name, parameter in by_structural_name(network).items():
+        weights[name].set_data(parameter.data())
+    images = np.random.default_rng(2).standard_normal((CALIBRATED_IMAGES, *network.input_shape(1)[1:]))
+    with mx.autograd.record():
+        outputs = other(mx.nd.array(images))
+    mx.autograd.backward(list(outputs))    # in which oneDNN's BatchNorm updates its running statistics
+    mx.nd.waitall()
+    for name, parameter in by_structural_name(network).items():
+        parameter.set_data(weights[name].data())
+
+
 def change_rows(convolution, rows: slice, factor: float, added: float = 0.0, every: int = 1) -> None:
     """Multiplies output channels `rows` of a convolution, and adds to the bias of every `every`-th of them."""
     import mxnet as mx
@@ -118,6 +137,17 @@ def scatter_scores(network, images, config) -> None:
     if config.model.head == "shared":
         change_rows(heads.regression.out, slice(None), 1 / offsets.std())
         change_rows(heads.classification.out, slice(None), *sigmoid_scores_to_scatter(logits, threshold))
+        return
+    if config.model.head == "separable":
+        if config.loss.loss == "focal_batch":
+            factor, added = sigmoid_scores_to_scatter(logits[:, :, 1:], threshold)
+            every = 1
+        else:
+            factor, added = scores_to_scatter(logits, threshold)
+            every = config.model.num_classes
+        for head in heads:
+            change_rows(head.loc.out, slice(None), 1 / offsets.std())
+            change_rows(head.conf.out, slice(None), factor, added, every)
         return
     factor, background = scores_to_scatter(logits, threshold)
     for head in heads:

@@ -235,9 +235,9 @@ def build(config, form: str) -> RetinaNet:
 
 
 def optimizer(config, parameters, learning_rate: float):
-    """parameters: those that are trained."""
+    """parameters: those that are trained, by name."""
     training = config.training
-    return torch.optim.Adam(parameters, lr=learning_rate, betas=tuple(training.adam_betas), eps=training.adam_epsilon,
+    return torch.optim.Adam(parameters.values(), lr=learning_rate, betas=tuple(training.adam_betas), eps=training.adam_epsilon,
                             weight_decay=training.weight_decay, fused=True)
 
 

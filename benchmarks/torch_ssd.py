@@ -127,7 +127,8 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
     """BatchNorm folded into the convolutions before it, for inference; changes and returns the network."""
     from torch.nn.utils.fusion import fuse_conv_bn_eval
     for module in network.modules():
-        for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("downsample", "downsample_bn")):
+        for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("downsample", "downsample_bn"),
+                           ("conv", "bn")):
             if getattr(module, norm, None) is not None:
                 setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
                 setattr(module, norm, nn.Identity())
@@ -215,9 +216,9 @@ def loss(config, form: str):
 
 
 def optimizer(config, parameters, learning_rate: float):
-    """parameters: those that are trained."""
+    """parameters: those that are trained, by name."""
     training = config.training
-    return torch.optim.SGD(parameters, lr=learning_rate, momentum=training.momentum,
+    return torch.optim.SGD(parameters.values(), lr=learning_rate, momentum=training.momentum,
                            weight_decay=training.weight_decay, fused=True)
 
 
