@@ -86,7 +86,9 @@ def sigmoid_scores_to_scatter(logits: np.ndarray, threshold: float) -> Tuple[flo
     added to all."""
     factor = 3 / logits.std(dtype=np.float64)
     passing = CANDIDATES * len(logits)
-    return factor, np.log(threshold / (1 - threshold)) - factor * np.partition(logits.ravel(), -passing)[-passing]
+    nearest = np.partition(logits.ravel(), [-passing - 1, -passing])[-passing - 1:][:2]
+    # Between two logits: rounding must not decide on which side of the threshold one is.
+    return factor, np.log(threshold / (1 - threshold)) - factor * nearest.mean(dtype=np.float64)
 
 
 def scatter_frozen(network) -> None:

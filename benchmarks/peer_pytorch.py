@@ -33,8 +33,7 @@ PEERS = ("resnet34", "resnext50_32x4d", "mobilenet_v2")    # backbones that PyTo
 FORMS = ("plain", "channels_last", "compile", "lean")
 # Gradients feel each ReLU that rounding flips: from a float64 run, PyTorch's are 7e-4 away, and MXNet's 3e-3.
 TOLERANCES = {"offsets": 1e-4, "logits": 1e-4, "losses": 1e-4, "gradients": 1e-2, "steps": 1e-2, "detections": 1e-3}
-# Of MobileNetV2 PyTorch's are 1.3e-2 away and MXNet's 2.7e-2: ReLU6 has two edges, and behind it are maps of one cell,
-# which BatchNorm normalises over few images.
+# Of MobileNetV2 PyTorch's are 1.3e-2 away and MXNet's 2.7e-2 (mobilenet.md).
 MOBILENET_TOLERANCES = {**TOLERANCES, "gradients": 5e-2, "steps": 5e-2}
 
 
