@@ -137,6 +137,7 @@ def test_a_recipe_of_kinds_seen_above_trains_a_step(recipe, tmp_path):
     count, generator = len(detector.default_boxes), np.random.default_rng(0)
     targets = [mx.nd.zeros((4, count, 4)), mx.nd.array(generator.integers(0, 4, (4, count)))]
     images = mx.nd.array(generator.standard_normal(detector.network.input_shape(4)))
+    assert len(set(map(id, step.parameters.values()))) == len(step.parameters), "each is updated once"
     before = {name: parameter.data().asnumpy() for name, parameter in detector.network.collect_params().items()
               if parameter.grad_req != "null"}
     losses = step.gradients(images, *targets, check=True)

@@ -87,7 +87,11 @@ class MobileNet(HybridBlock):
             last = scaled(spec.last, config)
             self.last = ConvNorm(config, blocks[-1].channels, last, 1, activation=spec.activation)
         self.channels = [blocks[spec.tap].hidden if inner_tap else blocks[spec.tap - 1].channels, last]
-        self.conv1 = self.stem.conv    # whose input channels may be padded
+
+    @property
+    def conv1(self):
+        """Whose input channels may be padded. No attribute: Gluon would list the block twice."""
+        return self.stem.conv
 
     def hybrid_forward(self, F, x):
         x, first = self.stem(x), None
