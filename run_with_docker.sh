@@ -53,7 +53,7 @@ if [ "$PRETRAINED_DIR" != none ]; then
     # shellcheck disable=SC2015  # both, or it fails
     [ "${#files[@]}" = 1 ] && [ -f "${files[0]}" ] ||
         fail "PRETRAINED_DIR=$PRETRAINED_DIR: needed is one file $BACKBONE-*.onnx" \
-            "(scripts/get_backbone.sh $BACKBONE makes it); or the word none, for random weights"
+            "(scripts/get_backbone.sh ${BACKBONE/_pyramid/ --pyramid} makes it); or the word none, for random weights"
     backbone=${files[0]##*/}
     PRETRAINED_DIR=$(cd -- "$PRETRAINED_DIR" && pwd) || exit 2
 fi

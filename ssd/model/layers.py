@@ -93,6 +93,16 @@ def batch_norm(config: ModelConfig, channels: int, frozen: bool = False, prefix:
                 in_channels=channels, prefix=prefix)
 
 
+def box_rows(F, x, layout: str, used: int, values: int):
+    """What a head's convolution gives, (B, C, H, W) or (B, H, W, C) of channels box * values + value, to
+    (B, H * W * boxes, values). used: channels that count; more are zeros that a PaddedConv2D adds."""
+    if layout == "NCHW":
+        x = F.transpose(x, (0, 2, 3, 1))
+    if used % 8:
+        x = F.slice_axis(x, axis=3, begin=0, end=used)
+    return F.reshape(x, (0, -1, values))
+
+
 def twice(F, x, layout: str):
     """A map with twice the rows and columns, by nearest neighbour."""
     if layout == "NCHW":

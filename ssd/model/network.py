@@ -11,8 +11,10 @@ from mxnet.gluon import HybridBlock, Parameter
 
 from ssd.config import Config
 from ssd.errors import UserError
-from ssd.model.heads.shared import SharedHead
+from ssd.model.initial import TruncatedNormal
 from ssd.model.layers import input_channels
+
+DEVIATION = 0.02    # of MindCV's first weights
 
 
 class Network(HybridBlock):
@@ -26,7 +28,7 @@ class Network(HybridBlock):
         # A fixed prefix: Gluon counts instances, but the names of the tensors are part of the benchmark's rules.
         super().__init__(prefix=kwargs.pop("prefix", "ssd0_"), **kwargs)
         model = config.model
-        self.image_size, self.layout = model.image_size, model.layout
+        self.image_size, self.layout, self._initial = model.image_size, model.layout, model.initial
         self.input_channels = input_channels(model)
         with self.name_scope():
             self.backbone = backbone(model)
@@ -53,16 +55,20 @@ class Network(HybridBlock):
 
     def initial(self) -> Dict[str, object]:
         """How those parameters are drawn that have a way of their own (ssd.model.initial), by their names."""
-        return {name: kind for part in (self._features, self.predictors) if hasattr(part, "initial")
-                for name, kind in part.initial().items()}
+        kinds = {}
+        if self._initial == "truncated_normal":
+            own = self.collect_params().keys() - self.backbone.collect_params().keys()
+            kinds = {name: TruncatedNormal(DEVIATION) for name in own if name.endswith("_weight")}
+        for part in (self._features, self.predictors):
+            kinds.update(part.initial() if hasattr(part, "initial") else {})
+        return kinds
 
     def reference_parameters(self) -> Dict[str, Parameter]:
         """The name that a published network of the same structure has for it -> parameter, in its order: those of the
         PyTorch reference of MLPerf Training v2.0 to v5.1. UserError for a network that none is known for."""
         if not all(hasattr(part, "reference_parameters") for part in (self._features, self.predictors)):
             raise UserError("no published network is known by whose names these parameters could be called")
-        prefix = "backbone.body." if isinstance(self.predictors, SharedHead) else "backbone."
-        return {**{f"{prefix}{name}": parameter for name, parameter
+        return {**{f"{self.predictors.reference_backbone}{name}": parameter for name, parameter
                    in self.backbone.torchvision_parameters().items()},
                 **self._features.reference_parameters(), **self.predictors.reference_parameters()}
 

@@ -23,9 +23,11 @@ def weights(tmp_path_factory):
     network = build_detector(config).network
     initialize(network, 4, mx.cpu())
     images = mx.nd.array(np.random.default_rng(0).standard_normal((2, 3, 300, 300)))
-    with mx.autograd.train_mode():    # running statistics like a trained network's, not 0 and 1
-        for _ in range(30):
-            network(images)
+    for _ in range(30):    # running statistics like a trained network's, not 0 and 1: set by the backward pass
+        with mx.autograd.record():
+            total = sum(part.mean() for part in network(images))
+        total.backward()
+    assert network.backbone.bn1.running_mean.data().asnumpy().any()
     for head in network.predictors:    # else scores would be 0 or 1, and say little
         head.conv.weight.set_data(head.conv.weight.data() * 0.05)
     path = str(tmp_path_factory.mktemp("weights") / "weights.params")

@@ -5,52 +5,23 @@ AnchorGenerator), whose anchors are of whole pixels. They are listed feature map
 """
 from __future__ import annotations
 
-from typing import List, NamedTuple, Tuple
+from typing import List, Tuple
 
 import numpy as np
 
 from ssd.errors import UserError
-from ssd.model.boxes.ssd_sizes import Shape, halved
+from ssd.model.boxes.grid import GridSizes
+from ssd.model.boxes.ssd_sizes import halved
 
 LEVELS = (3, 4, 5, 6, 7)    # halvings of the image's sides that the maps of the pyramid have, P3 to P7
 
 
-class AnchorSizes(NamedTuple):
-    """What follows from an image of (height, width) pixels.
+class AnchorSizes(GridSizes):
+    """steps: the first centres lie on the image's edge. scales: whole pixels. ratios: height / width."""
 
-    maps: (height, width) of each feature map [cells]. steps: per map the distances of neighbouring (rows, columns) of
-    centres [pixels], the first of which lie on the image's edge. scales: per map the sides of its square anchors
-    [pixels]. ratios: height / width.
-    """
-    image_size: Shape
-    maps: Tuple[Shape, ...]
-    steps: Tuple[Tuple[float, float], ...]
-    scales: Tuple[Tuple[int, ...], ...]
-    ratios: Tuple[float, ...]
-
-    @property
-    def per_cell(self) -> Tuple[int, ...]:
-        """Per feature map the number of anchors at each of its cells."""
-        return tuple(len(sides) * len(self.ratios) for sides in self.scales)
-
-    @property
-    def grid(self) -> Tuple[Tuple[int, int], ...]:
-        """Per feature map its cells and the anchors of each."""
-        return tuple((height * width, boxes) for (height, width), boxes in zip(self.maps, self.per_cell))
-
-    @property
-    def span(self) -> Tuple[float, float]:
-        """Side of the smallest and of the largest square anchor [pixels]."""
-        return self.scales[0][0], self.scales[-1][-1]
-
-    clipped = False    # whether boxes are cut to the image's size
-
-    def outside(self) -> int:
-        """Number of anchors whose centre lies beyond the image: none."""
-        return 0
+    __slots__ = ()
 
     def shapes(self) -> List[List[Tuple[float, float]]]:
-        """Per feature map the (width, height) of its anchors, in shares of the image's width and height."""
         height, width = self.image_size
         return [[(2 * wide / width, 2 * high / height) for wide, high in half_sizes(sides, self.ratios)]
                 for sides in self.scales]

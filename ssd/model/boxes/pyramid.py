@@ -4,50 +4,21 @@ Listed feature map, row, column, ratio, octave. Ported by description from minds
 """
 from __future__ import annotations
 
-from typing import List, NamedTuple, Tuple
+from typing import List, Tuple
 
 from ssd.errors import UserError
-from ssd.model.boxes.ssd_sizes import Shape
+from ssd.model.boxes.grid import GridSizes
 
 STEPS = (8, 16, 32, 64, 128)    # between centres [pixels], P3 to P7
 BASE = 4                        # side of the smallest square anchor, in steps
 
 
-class PyramidSizes(NamedTuple):
-    """What follows from an image of (height, width) pixels.
+class PyramidSizes(GridSizes):
+    """ratios: width / height."""
 
-    maps: (height, width) of each feature map [cells]. steps: per map the distances of neighbouring (rows, columns) of
-    centres [pixels]. scales: per map the sides of its square anchors [pixels]. ratios: width / height.
-    """
-    image_size: Shape
-    maps: Tuple[Shape, ...]
-    steps: Tuple[Tuple[float, float], ...]
-    scales: Tuple[Tuple[float, ...], ...]
-    ratios: Tuple[float, ...]
-
-    @property
-    def per_cell(self) -> Tuple[int, ...]:
-        """Per feature map the number of anchors at each of its cells."""
-        return tuple(len(sides) * len(self.ratios) for sides in self.scales)
-
-    @property
-    def grid(self) -> Tuple[Tuple[int, int], ...]:
-        """Per feature map its cells and the anchors of each."""
-        return tuple((height * width, boxes) for (height, width), boxes in zip(self.maps, self.per_cell))
-
-    @property
-    def span(self) -> Tuple[float, float]:
-        """Side of the smallest and of the largest square anchor [pixels]."""
-        return self.scales[0][0], self.scales[-1][-1]
-
-    clipped = False    # whether boxes are cut to the image's size
-
-    def outside(self) -> int:
-        """Number of anchors whose centre lies beyond the image, which rounding up brings about: not counted."""
-        return 0
+    __slots__ = ()
 
     def shapes(self) -> List[List[Tuple[float, float]]]:
-        """Per feature map the (width, height) of its anchors, in shares of the image's width and height."""
         height, width = self.image_size
         return [[(side * ratio ** 0.5 / width, side / ratio ** 0.5 / height) for ratio in self.ratios for side in sides]
                 for sides in self.scales]

@@ -11,10 +11,8 @@ from mxnet.gluon import HybridBlock, Parameter, nn
 
 from ssd.config import ModelConfig
 from ssd.model.conv_norm import ConvNorm, norm_parameters
-from ssd.model.initial import TruncatedNormal
 from ssd.model.layers import scaled
 
-DEVIATION = 0.02    # of MindCV's first weights
 
 
 class ExtraResidual(HybridBlock):
@@ -67,14 +65,6 @@ class MobileBlocks:
         for block in self._extras:
             maps.append(block(maps[-1]))
         return maps
-
-    def initial(self) -> Dict[str, object]:
-        """How parameters are drawn, by their names: MindCV's weights; SSDLite's are as those of other extra
-        features."""
-        if not self._mindcv:
-            return {}
-        return {name: TruncatedNormal(DEVIATION) for block in self.children.values()
-                for name in block.collect_params() if name.endswith("_weight")}
 
     def reference_parameters(self) -> Dict[str, Parameter]:
         """The published program's name -> parameter."""

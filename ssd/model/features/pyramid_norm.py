@@ -8,11 +8,9 @@ from mxnet.gluon import HybridBlock, Parameter, nn
 
 from ssd.config import ModelConfig
 from ssd.model.conv_norm import ConvNorm, norm_parameters
-from ssd.model.initial import TruncatedNormal
 from ssd.model.layers import convolution, scaled, twice
 
 COARSER = 2         # maps behind the backbone's
-DEVIATION = 0.02    # of the first weights
 
 
 class NormPyramid:
@@ -47,11 +45,6 @@ class NormPyramid:
         for layer in down:
             maps.append(layer(maps[-1]))
         return maps
-
-    def initial(self) -> Dict[str, object]:
-        """How parameters are drawn, by their names."""
-        return {name: TruncatedNormal(DEVIATION) for block in self.children.values()
-                for name in block.collect_params() if name.endswith("_weight")}
 
     def reference_parameters(self) -> Dict[str, Parameter]:
         """The published program's name -> parameter."""

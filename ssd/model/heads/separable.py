@@ -10,10 +10,8 @@ from mxnet.gluon import HybridBlock, Parameter, nn
 
 from ssd.config import ModelConfig
 from ssd.model.conv_norm import ConvNorm, norm_parameters
-from ssd.model.initial import TruncatedNormal
-from ssd.model.layers import PaddedConv2D, convolution
+from ssd.model.layers import PaddedConv2D, box_rows, convolution
 
-DEVIATION = 0.02    # of MindCV's first weights
 
 
 class Branch(HybridBlock):
@@ -28,12 +26,7 @@ class Branch(HybridBlock):
             self.out = convolution(config, channels, self._used, 1, bias=True, prefix="out_", kind=PaddedConv2D)
 
     def hybrid_forward(self, F, x):
-        x = self.out(self.depthwise(x))
-        if self.layout == "NCHW":
-            x = F.transpose(x, (0, 2, 3, 1))
-        if self._used % 8:
-            x = F.slice_axis(x, axis=3, begin=0, end=self._used)
-        return F.reshape(x, (0, -1, self.values))
+        return box_rows(F, self.out(self.depthwise(x)), self.layout, self._used, self.values)
 
 
 class SeparableHead(HybridBlock):
@@ -53,21 +46,16 @@ class SeparableHead(HybridBlock):
 class SeparableHeads(nn.HybridSequential):
     """A SeparableHead for each map, of `channels` and `per_cell` default boxes a cell."""
 
+    reference_backbone = "backbone."    # before the backbone's names in reference_parameters
+
     def __init__(self, config: ModelConfig, channels: List[int], per_cell: List[int]):
         super().__init__(prefix="")
-        self._truncated = config.initial == "truncated_normal"
         for index, (width, boxes) in enumerate(zip(channels, per_cell)):
             self.add(SeparableHead(config, width, boxes, prefix=f"head{index}_"))
 
     def predict(self, maps) -> List:
         """(offsets, logits) of each map."""
         return [head(features) for head, features in zip(self, maps)]
-
-    def initial(self) -> Dict[str, object]:
-        """How parameters are drawn, by their names."""
-        if not self._truncated:
-            return {}
-        return {name: TruncatedNormal(DEVIATION) for name in self.collect_params() if name.endswith("_weight")}
 
     def reference_parameters(self) -> Dict[str, Parameter]:
         """The published program's name -> parameter; its channels may be in another order."""

@@ -71,6 +71,8 @@ class SharedHead(HybridBlock):
     boxes, classes: per cell, and of each with the background, as of every head.
     """
 
+    reference_backbone = "backbone.body."    # before the backbone's names in reference_parameters
+
     def __init__(self, config: ModelConfig, channels: List[int], per_cell: List[int], **kwargs):
         super().__init__(prefix=kwargs.pop("prefix", "head_"), **kwargs)
         if len(set(channels)) > 1 or len(set(per_cell)) > 1:

@@ -7,11 +7,9 @@ from mxnet.gluon import HybridBlock, Parameter, nn
 
 from ssd.config import ModelConfig
 from ssd.errors import UserError
-from ssd.model.conv_norm import own_batch_norm
-from ssd.model.initial import TruncatedNormal
-from ssd.model.layers import PaddedConv2D, convolution
+from ssd.model.conv_norm import ACTIVATIONS, own_batch_norm
+from ssd.model.layers import PaddedConv2D, box_rows, convolution
 
-DEVIATION = 0.02    # of the first weights
 
 
 class NormTower(HybridBlock):
@@ -34,17 +32,14 @@ class NormTower(HybridBlock):
     def at_level(self, F, x, level: int):
         """(B, C, H, W) or (B, H, W, C) to (B, H * W * boxes, values)."""
         for layer, norms in zip(self.conv, self.norms):
-            x = F.clip(norms[level](layer(x)), 0, 6)
-        x = self.out(x)
-        if self.layout == "NCHW":
-            x = F.transpose(x, (0, 2, 3, 1))
-        if self._used % 8:
-            x = F.slice_axis(x, axis=3, begin=0, end=self._used)
-        return F.reshape(x, (0, -1, self.values))
+            x = ACTIVATIONS["relu6"](F, norms[level](layer(x)))
+        return box_rows(F, self.out(x), self.layout, self._used, self.values)
 
 
 class NormSharedHead(HybridBlock):
     """Offsets and logits, the background's too, of any of the maps."""
+
+    reference_backbone = "backbone."    # before the backbone's names in reference_parameters
 
     def __init__(self, config: ModelConfig, channels: List[int], per_cell: List[int]):
         super().__init__(prefix="head_")
@@ -64,10 +59,6 @@ class NormSharedHead(HybridBlock):
         """(offsets, logits) of each map."""
         parts = self(*maps)
         return list(zip(parts[::2], parts[1::2]))
-
-    def initial(self) -> Dict[str, object]:
-        """How parameters are drawn, by their names."""
-        return {name: TruncatedNormal(DEVIATION) for name in self.collect_params() if name.endswith("_weight")}
 
     def reference_parameters(self) -> Dict[str, Parameter]:
         """The published program's name -> parameter."""
