@@ -18,6 +18,7 @@ from typing import Any, Dict, List, Tuple
 from ssd import kinds
 from ssd.errors import UserError
 from ssd.model.boxes import ssd_sizes
+from ssd.recipe_file import read_sections
 from ssd.rules import RULES
 from ssd.sections import (
     ImageSize, ModelConfig, DefaultBoxConfig, LossConfig, DetectionConfig, AugmentationConfig, DataConfig,
@@ -238,19 +239,10 @@ def recipe_path(name: str) -> str:
 def _read_values(name: str, seen: Tuple[str, ...] = ()) -> Dict[str, Any]:
     """'section.name' -> value of a recipe and of those that it extends; 'recipe' -> the name that a run's copy says;
     'lacking' -> the settings that such a copy, of an older version, takes from the built-in recipe of that name."""
-    import yaml
     path = recipe_path(name)
     if path in seen:
         raise UserError(f"recipe {path}: extends itself")
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file)
-    except OSError as error:
-        raise UserError(f"recipe {path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:    # ValueError: not UTF-8, or 2020-13-45 for a date
-        raise UserError(f"recipe {path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"recipe {path}: sections are needed, not {type(content).__name__}")
+    content = read_sections(path)
     values, own = {}, {}
     parent = content.pop("extends", None)
     saved_as = content.pop("recipe", None)  # written into the saved copy of a run, which holds all settings

@@ -158,6 +158,27 @@ def cannot_write(what: str, path: str, error: Exception) -> UserError:
     return UserError(f"{what}: cannot be written: {reason}{free}")
 
 
+_MARK = ".ssd-output"
+# What is in a folder of drawn pictures once it is done: of predict, of show-data.
+_DONE = (("detections.json", "images.json"), ("training-images.png", "matched-default-boxes.png"))
+
+
+@contextlib.contextmanager
+def marked_output(folder: str) -> Iterator[None]:
+    """Marks a folder, inside, as one in which pictures are being drawn; the mark stays where the process is killed."""
+    mark = os.path.join(folder, _MARK)
+    with open(mark, "w", encoding="utf-8") as file:
+        file.write("Drawn by python -m ssd: passed by where pictures are looked for in a folder above.\n")
+    yield
+    os.unlink(mark)
+
+
+def is_output(folder: str) -> bool:
+    """Whether a folder holds pictures that predict or show-data has drawn, to the end or not."""
+    return os.path.lexists(os.path.join(folder, _MARK)) or any(
+        all(os.path.isfile(os.path.join(folder, name)) for name in names) for names in _DONE)
+
+
 def remove_leftovers(folder: str) -> None:
     """Deletes the temporary files and folders in `folder` whose process is gone, by the rule above."""
     for entry in sorted(os.listdir(folder)):

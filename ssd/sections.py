@@ -219,6 +219,8 @@ class DataConfig:
     check_images: str = _setting("how image files are checked before training: exists; header; decode them once",
                                  choices=("exists", "header", "decode"))
     skip_bad_annotations: bool = _setting("leave out bad annotations and images instead of refusing the data set")
+    max_left_out: float = _setting("with --skip-bad-annotations: the largest share of images or boxes that may be left "
+                                   "out [0..1]; 1: whatever the likely cause", minimum=0, maximum=1, before=0.5)
     data_dir: str = _setting("the data set [folder]", default="data/coco")
     cache_dir: str = _setting("results of data set checks are kept here [folder]; default: the user's cache folder",
                               default="")

@@ -32,7 +32,8 @@ def measure(request: Request) -> dict:
         if not path:
             path = os.path.join(folder, "annotations.json")
             write_annotations(path, request.images, request.categories)
-        truth, images, categories = read_ground_truth(path)
+        known = read_ground_truth(path)
+        truth, images, categories = known.boxes, known.images, known.categories
         found = made_up_detections(truth, images, list(categories), request.detections)
         made = peak_memory()
         seconds = times_of(lambda: score_detections(path, found, scorer=scorer.name), steps, warmup)

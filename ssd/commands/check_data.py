@@ -9,6 +9,7 @@ import sys
 
 from ssd import config as settings
 
+DATA = "data"    # what a data set is called that --annotations and --images name
 HELP = "check a data set: every image decoded once, every annotation"
 
 
@@ -25,12 +26,17 @@ def add_arguments(parser) -> None:
     for name in ("data_dir", "cache_dir", "train_annotations", "train_images", "val_annotations", "val_images"):
         parser.add_argument("--" + name.replace("_", "-"), dest="data." + name, default=argparse.SUPPRESS,
                             metavar="PATH", help=help_of[name])
+    parser.add_argument("--annotations", metavar="FILE",
+                        help="check this file in place of --data-dir's two, as evaluate takes it")
+    parser.add_argument("--images", metavar="FOLDER", help="the images of --annotations")
     parser.add_argument("--split", choices=("train", "val", "both"), default="both",
                         help="what to check [default: both]")
     parser.add_argument("--skip-bad-annotations", dest="data.skip_bad_annotations", action="store_true",
                         default=argparse.SUPPRESS, help="as in training: what is bad is left out, and is no error")
     parser.add_argument("--decode", dest="data.decode", choices=("cpu", "gpu", "cache"), default=argparse.SUPPRESS,
                         help="as in training: a GPU's decoder gets more kinds of images wrong")
+    parser.add_argument("--max-left-out", dest="data.max_left_out", default=argparse.SUPPRESS, metavar="X",
+                        help=help_of["max_left_out"] + " [default: 0.5]")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
     parser.add_argument("--examples", type=_count, default=5, metavar="N", help="examples per kind [default: 5]")
     parser.add_argument("--jobs", type=_count, default=None, metavar="N",
@@ -43,11 +49,12 @@ def run(args) -> int:
     """Exit status: 0 where training would take the data set, 1 where not; UserError where there is none to check."""
     from ssd.commandline import read_settings
     from ssd.datasets.check_report import format_split
-    from ssd.datasets.locate import cache_folder, dataset_paths
+    from ssd.datasets.locate import cache_folder, dataset_paths, named_paths
 
     config = read_settings(args)
-    splits = ("train", "val") if args.split == "both" else (args.split,)
-    paths = {split: dataset_paths(config, split) for split in splits}
+    named = named_paths(args.annotations, args.images, "data.data_dir" in vars(args))
+    splits = (DATA,) if named else ("train", "val") if args.split == "both" else (args.split,)
+    paths = {split: named or dataset_paths(config, split) for split in splits}
     cache_dir = None if args.no_cache else cache_folder(config)
     reports, sets = {}, {}
     for split in splits:
@@ -81,7 +88,8 @@ def _check_split(config, split: str, annotations: str, images: str, cache_dir, a
     from ssd.datasets.coco_cache import forget_cache
     from ssd.datasets.image_cache import ImageCache
     from ssd.datasets.image_checks import LEVELS
-    from ssd.datasets.locate import decodes_on_gpu
+    from ssd.datasets.locate import decodes_on_gpu, has_objects, nothing_to_score
+    from ssd.errors import UserError
     from ssd.progress_bar import Progress
 
     def say(line):
@@ -103,8 +111,16 @@ def _check_split(config, split: str, annotations: str, images: str, cache_dir, a
     for entry in report["errors"]:
         entry["left_out"] = True
     lacking = coco.what_is_lacking(data, found, require_boxes)
+    if split == "val" and not lacking and not has_objects(data):
+        lacking = nothing_to_score(data)
     if lacking and (skip or not found.problems):
         add_error(report, "nothing left to train on" if require_boxes else "nothing left to evaluate", lacking)
+    if not lacking and (skip or not found.problems):
+        try:
+            coco.check_losses(data, config.data.max_left_out, skip)
+        except UserError as error:
+            lacking = str(error)
+            add_error(report, "too much left out" if found.problems else "boxes in another form", lacking)
     if cache_dir is not None:
         if found.files.problems:  # a file overwritten in place is not seen by what load_coco keeps
             for level in LEVELS:
@@ -122,15 +138,17 @@ def add_error(report: dict, kind: str, example: str) -> None:
 
 def _check_categories(config, sets: dict, reports: dict, recipe) -> None:
     """What training refuses about classes: another number than the recipe's, train and val that differ."""
+    from ssd.datasets.categories import align_categories
     from ssd.datasets.locate import check_classes
     from ssd.errors import UserError
+    if len(sets) == 2:
+        try:
+            sets["val"], reports["val"]["categories_mapped"] = align_categories(sets["val"], sets["train"])
+        except UserError as error:
+            add_error(reports["val"], "categories differ", str(error))
     for split, data in sets.items():
         try:
             if recipe is not None:  # else the user has not yet said what is to be trained
                 check_classes(data, config, split)
         except UserError as error:
             add_error(reports[split], "number of categories", str(error))
-    if len(sets) == 2 and (sets["train"].category_ids, sets["train"].category_names) != \
-            (sets["val"].category_ids, sets["val"].category_names):
-        add_error(reports["val"], "categories differ",
-                  f"{sets['val'].path}: its categories are not those of {sets['train'].path}")

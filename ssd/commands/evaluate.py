@@ -18,8 +18,7 @@ HELP = "detect with saved weights on a data set: COCO's twelve numbers, AP per c
 USAGE = ("%(prog)s --weights PATH [PATH ...]\n"
          "           (--data-dir DIR | --annotations FILE --images FOLDER) [flags]")
 SECTIONS = ("data", "evaluation", "model", "detection")
-TRAINING_ALONE = ("train_annotations", "train_images", "target", "eval_every", "batch_norm_momentum",
-                  "skip_bad_annotations")
+TRAINING_ALONE = ("train_annotations", "train_images", "target", "eval_every", "batch_norm_momentum")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,61 +54,58 @@ class Candidate(NamedTuple):
     left_out: list          # names of the classes that the data set lacks
 
 
-class DataSet(NamedTuple):
-    """What every one of the weights is evaluated on. ground_truth: see scoring.read_ground_truth."""
-    annotations: str
-    images: str
-    ground_truth: tuple
-
-
 def run(args) -> int:
     """Exit status: 0, or 1 where images of the data set could not be read and the numbers are of the others."""
-    from ssd.evaluation import saved_network, sweep
+    from ssd.evaluation import sweep
     from ssd.evaluation.per_class import evaluate
     from ssd.evaluation.scoring_backends import load_scorer
     scorer = load_scorer(args.scorer)
-    candidates, data = _prepare(args)
+    candidates, pictures = _prepare(args)
     say(f"evaluating {candidates[0].file.path if len(candidates) == 1 else f'{len(candidates)} weights'} on "
-        f"{data.annotations}, scored by {scorer}")
+        f"{pictures.annotations}, scored by {scorer}")
+    for line in pictures.lines:
+        say(line)
     _say_left_out(candidates)
-    pictures = Pictures(candidates[0].config, data)
-    results, unread = [], []
+    results = []
     for candidate in candidates:
         detections = pictures.detect(candidate)
-        unread = saved_network.file_names(pictures.left_out)
-        evaluation = evaluate(data.annotations, detections, scorer=scorer.name, ground_truth=data.ground_truth,
-                              left_out=[row["id"] for row in pictures.left_out])
+        evaluation = evaluate(pictures.annotations, detections, scorer=scorer.name, ground_truth=pictures.ground_truth)
         results.append(_as_dict(candidate, pictures, detections, evaluation))
         if len(candidates) > 1:
-            say(f"{candidate.file.name}: AP {evaluation.stats['AP']:.4f}, AP50 {evaluation.stats['AP50']:.4f}")
-    result = results[0] if len(results) == 1 else dict(annotations=data.annotations, results=results)
+            say(f"{candidate.file.name}: AP {evaluation.stats['AP']:.4f}, AP50 {evaluation.stats['AP50']:.4f} on "
+                f"{evaluation.counts}")
+    unread = pictures.left_out
+    result = results[0] if len(results) == 1 else dict(annotations=pictures.annotations, results=results)
     if args.json:    # before files, which a full disc may prevent
         print(json.dumps(result), flush=True)
     else:
         print(_format(evaluation) if len(results) == 1 else sweep.format_table(results), flush=True)
+    say(f"on {evaluation.counts}")
     if args.save_detections:
         _save(detections, args.save_detections)
+        if unread:
+            say(f"{args.save_detections}: of {pictures.count} images; `score --images {pictures.images} "
+                "--skip-bad-annotations` counts these alone")
     if args.json_output:
         _write_json(args.json_output, result)
     if args.sweep_output:
         sweep.write(args.sweep_output, results)
     if args.report:
         from ssd.report.report import write_report
-        path = write_report(args.report, annotations=data.annotations, detections=detections,
-                            image_folder=data.images, config=candidate.config,
+        path = write_report(args.report, annotations=pictures.annotations, detections=detections,
+                            image_folder=pictures.images, config=candidate.config,
                             title=f"Evaluation of {candidate.file.path}", evaluation=evaluation, left_out=unread,
                             classes=_words(candidate))
         say(f"report: {path}")
     if unread:
         say(f"{len(unread)} of {len(unread) + pictures.count} images could not be used ({', '.join(unread[:3])}"
             f"{', ...' if len(unread) > 3 else ''}); the numbers are of the others")
-    return 1 if unread else 0
+    return 1 if unread and not vars(args).get("data.skip_bad_annotations") else 0
 
 
 def _prepare(args):
-    """(candidates, DataSet): everything of the user's that can be refused before long work."""
+    """(candidates, Pictures): everything of the user's that can be refused before long work."""
     from ssd.evaluation import saved_network
-    from ssd.evaluation.scoring import read_ground_truth
     if not args.weights:
         raise UserError("--weights: name the file of saved weights")
     files = find_weights(args.weights)
@@ -117,15 +113,16 @@ def _prepare(args):
     start()
     settings = [saved_network.settings_of(args, file.path) for file in files]
     annotations, images = _data_set(args, settings[0][0])
-    ids, names = saved_network.categories_of(annotations)
-    ground_truth = read_ground_truth(annotations)    # refuses what could not be scored later
     candidates = []
-    for file, (config, info) in zip(files, settings):
-        if not config.model.num_classes:    # a recipe's "as many as the data set has"
-            config = config.with_values(num_classes=len(ids) + 1)
-        category_ids = saved_network.category_of_class(config, info, names, ids, file.path, annotations)
-        candidates.append(Candidate(file, config, category_ids, saved_network.left_out_classes(category_ids, info)))
-    return candidates, DataSet(annotations, images, ground_truth)
+
+    def fit(ids, names):
+        for file, (config, info) in zip(files, settings):
+            if not config.model.num_classes:    # a recipe's "as many as the data set has"
+                config = config.with_values(num_classes=len(ids) + 1)
+            category_ids = saved_network.category_of_class(config, info, names, ids, file.path, annotations)
+            candidates.append(Candidate(file, config, category_ids, saved_network.left_out_classes(category_ids, info)))
+    pictures = Pictures(settings[0][0], annotations, images, fit)
+    return candidates, pictures
 
 
 def _words(candidate: Candidate) -> str:
@@ -140,18 +137,8 @@ def _say_left_out(candidates) -> None:
 
 
 def _data_set(args, config: Config):
-    from ssd.datasets.locate import dataset_paths
-    if args.annotations is None and args.images is None:
-        return dataset_paths(config, "val")
-    if "data.data_dir" in vars(args):
-        raise UserError("--annotations, --images: they name the data set, and so does --data-dir; give one of them")
-    for flag, path, exists, kind in (("--annotations", args.annotations, os.path.isfile, "file"),
-                                     ("--images", args.images, os.path.isdir, "folder")):
-        if path is None:
-            raise UserError(f"{flag}: --annotations and --images go together")
-        if not exists(path):
-            raise UserError(f"{flag} {path}: no such {kind}")
-    return args.annotations, args.images
+    from ssd.datasets.locate import dataset_paths, named_paths
+    return named_paths(args.annotations, args.images, "data.data_dir" in vars(args)) or dataset_paths(config, "val")
 
 
 def _check_outputs(args, weights: int) -> None:
@@ -169,18 +156,27 @@ def _check_outputs(args, weights: int) -> None:
 
 
 class Pictures:
-    """The data set's images, loaded and checked once for all weights. count: how many could be read; left_out: the
-    annotation file's rows of the others."""
+    """The data set's images and their ground truth, read and checked once for all weights.
 
-    def __init__(self, config: Config, data: DataSet):
-        """config: says how they are checked."""
-        self._config, self._data, self.annotations = config, data, data.annotations
-        self._load()
+    count: how many could be read; left_out: what the annotation file calls the others; ground_truth: an
+    ssd.evaluation.scored_set.ScoredSet; lines: about what was read.
+    """
 
-    def _load(self, recheck: bool = False) -> None:
+    def __init__(self, config: Config, annotations: str, images: str, look_at_categories):
+        """config: says how they are checked; look_at_categories: see ssd.datasets.coco.load_coco. UserError for what
+        cannot be evaluated."""
+        self._config, self.annotations, self.images = config, annotations, images
+        self.lines = []
+        self._load(report=self.lines.append, look_at_categories=look_at_categories)
+        if not self.ground_truth.objects:
+            self.lines.append(f"{annotations}: it holds no object that is scored: every number will be -1, undefined")
+
+    def _load(self, recheck: bool = False, **options) -> None:
         from ssd.evaluation.saved_network import load_images
-        self._loaded, self.left_out = load_images(self._config, self._data.annotations, self._data.images, recheck)
-        self.count = self._loaded.num_images
+        from ssd.evaluation.scored_set import scored_set
+        self._loaded = load_images(self._config, self.annotations, self.images, recheck, **options)
+        self.left_out, self.count = list(self._loaded.found.left_out), self._loaded.num_images
+        self.ground_truth = scored_set(self._loaded)
 
     def detect(self, candidate: Candidate):
         """Detections of a candidate on all images that can be read."""
@@ -210,13 +206,13 @@ def _detect_shown(candidate: Candidate, dataset):
 
 def _as_dict(candidate: Candidate, pictures: Pictures, detections, evaluation) -> dict:
     """The result as plain values: see docs/evaluation.md."""
-    from ssd.evaluation.saved_network import file_names
     file = candidate.file
     place = {} if file.step is None else dict(step=file.step, epoch=file.epoch)
     classes = dict(classes_left_out=candidate.left_out) if candidate.left_out else {}
     return dict(weights=file.path, **place, annotations=pictures.annotations, images=pictures.count,
-                left_out=file_names(pictures.left_out), **classes, detections=len(detections),
-                scorer=evaluation.scorer, **evaluation.stats, per_class=evaluation.per_class())
+                objects=pictures.ground_truth.objects, left_out=pictures.left_out, **classes,
+                detections=len(detections), scorer=evaluation.scorer, **evaluation.stats,
+                per_class=evaluation.per_class())
 
 
 def _format(evaluation) -> str:

@@ -12,6 +12,7 @@ import time
 from typing import Dict, List, Optional
 
 from ssd.errors import UserError
+from ssd.files import marked_output
 
 HELP = "detect objects in pictures and videos: drawn, and as COCO's JSON"
 USAGE = "%(prog)s INPUT [INPUT ...] --weights PATH [flags]"
@@ -41,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--annotations", metavar="PATH", default="",
                         help="take image and category ids from this COCO annotation file, so that `score` can score "
                              "detections.json against it; pictures are then not turned by their EXIF data")
+    parser.add_argument("--skip-bad-annotations", action="store_true",
+                        help="leave out what is bad in the file of --annotations, as in training [default: it is "
+                             "refused]")
+    parser.add_argument("--max-left-out", type=_share, default=0.5, metavar="X",
+                        help="with --skip-bad-annotations: the largest share of images or boxes that may be left out "
+                             "[0..1; default: 0.5]")
     add_settings(parser, ("detection",))
 
 
@@ -74,7 +81,10 @@ def run(args) -> int:
     if os.path.lexists(folder) and not (os.path.isdir(folder) and not os.listdir(folder)):
         raise UserError(f"--output {folder}: " + ("holds files already; name a new folder" if os.path.isdir(folder)
                                                   else "is no folder"))
-    scheme = Scheme(args.annotations, inputs) if args.annotations else None
+    scheme = None
+    if args.annotations:
+        scheme = Scheme(args.annotations, inputs, args.skip_bad_annotations, args.max_left_out)
+        inputs = [one for one in inputs if one.path not in scheme.bad]
     detector = load_predictor(args.weights, args, args.classes, args.batch_size)
     if scheme is not None:
         scheme.map_classes(detector, args.weights)
@@ -86,15 +96,16 @@ def run(args) -> int:
     least = args.draw_threshold
     if least is None:
         least = DRAWN if "detection.score_threshold" not in vars(args) else 0.0
-    with interrupt_sets_event() as stop, progress_bars() as bar:
+    with marked_output(folder), interrupt_sets_event() as stop, progress_bars() as bar:
         prediction = Prediction(detector, folder, scheme, None if args.no_draw else least, stop)
+        prediction.failures += scheme.bad.values() if scheme is not None else []
         found = [one for one in inputs if not one.video]
         if found:
             prediction.pictures(found, bar("pictures", len(found)))
         for one in inputs:
             if one.video and not stop.is_set():
                 predict_video(prediction, one, bar)
-    prediction.write()
+        prediction.write()
     prediction.report(others)
     if stop.is_set():
         print(f"python -m ssd predict: interrupted: {prediction.finished} of {len(inputs)} inputs were done"
@@ -133,29 +144,43 @@ def predict_video(prediction, one, bar) -> None:
 
 
 class Scheme:
-    """The ids of an annotation file, for pictures found by their paths."""
+    """The ids of an annotation file, for pictures found by their paths.
 
-    def __init__(self, annotations: str, inputs):
-        """UserError for a video, and for a picture that the file does not have or has more than once."""
-        from ssd.datasets.annotation_file import read_annotation_file
-        from ssd.evaluation.saved_network import categories_of
+    count: images of the file; bad: by path, what is wrong with pictures that evaluate would leave out.
+    """
+
+    def __init__(self, annotations: str, inputs, skip_bad: bool, max_left_out: float):
+        """UserError for a file that training would refuse, for a video, and for a picture that the file does not have
+        or that is the same image of it as another."""
+        from ssd.commandline import say
+        from ssd.datasets.coco import load_ground_truth
+        from ssd.datasets.image_checks import check_picture
         self.path = annotations
-        self.categories, self.names = categories_of(annotations)
-        by_name: Dict[str, List[dict]] = {}
-        self.rows = read_annotation_file(annotations)["images"]
-        for row in self.rows:
-            by_name.setdefault(os.path.basename(str(row.get("file_name"))), []).append(row)
+        data = load_ground_truth(annotations, skip_bad=skip_bad, max_left_out=max_left_out, named=True, report=say)
+        self.categories, self.names, self.count = data.category_ids, data.category_names, data.num_images
+        by_name: Dict[str, List[int]] = {}
+        for place, name in enumerate(data.file_names):
+            by_name.setdefault(os.path.basename(name), []).append(place)
         self._of: Dict[str, dict] = {}
+        self.bad: Dict[str, str] = {}
+        taken: Dict[int, str] = {}
         for one in inputs:
             if one.video:
                 raise UserError(f"--annotations {annotations}: {one.path} is a video, and has no image id")
-            parts = "/" + os.path.abspath(one.path)
-            fitting = [row for row in by_name.get(os.path.basename(one.path), ())
-                       if parts.endswith("/" + str(row["file_name"]))]
-            if len(fitting) != 1:
-                raise UserError(f"--annotations {annotations}: {one.path} is "
-                                + ("there more than once" if fitting else "not among its images"))
-            self._of[one.path] = fitting[0]
+            parts = "/" + os.path.abspath(one.path).lstrip("/")
+            fitting = [place for place in by_name.get(os.path.basename(one.path), ())
+                       if parts.endswith("/" + os.path.normpath(data.file_names[place]))]
+            if not fitting:
+                raise UserError(f"--annotations {annotations}: {one.path} is not among its images"
+                                + (" that are left" if data.found.left_out else ""))
+            place = max(fitting, key=lambda place: len(os.path.normpath(data.file_names[place])))
+            if taken.setdefault(place, one.path) != one.path:
+                raise UserError(f"--annotations {annotations}: {taken[place]} and {one.path} are both its image "
+                                f"{data.file_names[place]!r}")
+            self._of[one.path] = dict(id=int(data.image_ids[place]), file_name=data.file_names[place])
+            problem = check_picture(one.path, *map(int, data.sizes[place]))
+            if problem is not None:
+                self.bad[one.path] = f"{one.path}: {problem[0]}: {problem[1]}"
 
     def map_classes(self, detector, weights: str) -> None:
         """Sets the detector's category ids to the file's, None for a class that it lacks. UserError where the file
@@ -169,7 +194,7 @@ class Scheme:
 
     def names_of(self, path: str) -> dict:
         """The file's id and file_name of a picture."""
-        return {key: self._of[path][key] for key in ("id", "file_name")}
+        return self._of[path]
 
 
 @contextlib.contextmanager

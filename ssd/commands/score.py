@@ -11,10 +11,19 @@ HELP = "score a file of detections against COCO annotations"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags to `parser`."""
     parser.add_argument("--annotations", required=True, metavar="FILE",
-                        help="COCO instances file; every image is scored, those without boxes too (required)")
+                        help="COCO instances file; every image is scored, those without boxes too; of detections.npz "
+                             "of a run, those that the run has read (required)")
     parser.add_argument("--detections", required=True, metavar="FILE",
                         help="COCO's results format (.json) or the arrays that evaluate writes (.npz); "
                              "boxes are x, y, width, height in pixels of the original image (required)")
+    parser.add_argument("--images", metavar="FOLDER",
+                        help="check the image files too, as evaluate does; with --skip-bad-annotations the images that "
+                             "cannot be read are not scored (default: no image is looked at)")
+    parser.add_argument("--skip-bad-annotations", action="store_true",
+                        help="leave out bad annotations and images, as in training (default: they are refused)")
+    parser.add_argument("--max-left-out", type=_share, default=0.5, metavar="X",
+                        help="with --skip-bad-annotations: the largest share of images or boxes that may be left out "
+                             "[0..1; default: 0.5]; 1: whatever the likely cause")
     parser.add_argument("--per-class", action="store_true",
                         help="the average precision of every category too (default: off)")
     parser.add_argument("--json", action="store_true",
@@ -25,6 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "give the same numbers (default: the first that is installed; standard error names it)")
 
 
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return value
+
+
+_share.__name__ = "number"    # what argparse calls it in its messages
+
+
 def run(args: argparse.Namespace) -> int:
     """Score and print to standard output; returns the exit status 0. Raises UserError for bad input."""
     from ssd.evaluation.detections import Detections
@@ -33,8 +52,10 @@ def run(args: argparse.Namespace) -> int:
 
     scorer = load_scorer(args.scorer)
     read = Detections.from_npz if args.detections.lower().endswith(".npz") else Detections.from_json
-    stats = score_detections(args.annotations, read(args.detections), per_class=args.per_class, scorer=scorer.name)
-    print("scored by %s" % scorer, file=sys.stderr)
+    detections = read(args.detections)
+    truth = _ground_truth(args, detections)
+    stats = score_detections(args.annotations, detections, per_class=args.per_class, scorer=scorer.name, truth=truth)
+    print(f"scored by {scorer}, on {truth}", file=sys.stderr)
     if args.json:
         print(json.dumps(stats))
         return 0
@@ -43,3 +64,21 @@ def run(args: argparse.Namespace) -> int:
         if name not in STAT_NAMES:
             print("%s = %.3f" % (name, value))
     return 0
+
+
+def _ground_truth(args, detections):
+    """What is scored against: an ssd.evaluation.scored_set.ScoredSet."""
+    from ssd.commandline import say
+    from ssd.evaluation.scored_set import scored_set
+    from ssd.evaluation.scoring import read_ground_truth
+    rules = dict(skip_bad=args.skip_bad_annotations, max_left_out=args.max_left_out, report=say)
+    if args.images is None:
+        truth = read_ground_truth(args.annotations, images=detections.images, **rules)
+    else:
+        from ssd.datasets.coco import load_coco
+        truth = scored_set(load_coco(args.annotations, args.images, require_boxes=False, **rules))
+        if detections.images is not None:
+            truth = truth.of_images(detections.images)
+    if not truth.objects:
+        say(f"{args.annotations}: it holds no object that is scored: every number is -1, undefined")
+    return truth

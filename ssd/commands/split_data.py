@@ -14,10 +14,13 @@ def add_arguments(parser) -> None:
                         help="which images these are follows from it and the images' ids [default: 0]")
     parser.add_argument("--categories", nargs="+", metavar="NAME",
                         help="keep these categories and the images that hold one [default: all of both]")
+    parser.add_argument("--skip-bad-annotations", action="store_true",
+                        help="leave out what training would refuse [default: it is refused here too]")
 
 
 def run(args) -> int:
     from ssd.datasets.split import split_file
-    for line in split_file(args.annotations, args.output, args.val_fraction, args.seed, args.categories):
+    for line in split_file(args.annotations, args.output, args.val_fraction, args.seed, args.categories,
+                           args.skip_bad_annotations):
         print(line)
     return 0

@@ -43,6 +43,8 @@ def run(args) -> int:
         truth = read_ground_truth(path)
         from ssd.data.resolve import resolve
         config = resolve(config, truth)
+        if truth.cause:
+            print(f"{path}: {truth.cause}", file=sys.stderr)
         if truth.left_out:
             print(f"{path}: left out: {truth.left_out} annotations that are wrong; `python -m ssd check-data` names "
                   "them", file=sys.stderr)

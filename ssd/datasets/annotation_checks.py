@@ -9,6 +9,7 @@ import numpy as np
 
 from ssd.datasets.annotation_file import show
 from ssd.datasets.growing import Growing
+from ssd.datasets.json_files import not_whole, whole_number
 from ssd.errors import UserError
 
 # Whole numbers up to here are exact in float32, in which DALI divides boxes by the image's size.
@@ -41,36 +42,38 @@ class Problems:
         return f"{kind}: {self.examples[kind][0]}{hint} (in all: {counts})"
 
 
-def is_id(value) -> bool:
-    """Whether a JSON value can be an id: a whole number of 64 bits. True is none."""
-    return type(value) is int and -2 ** 63 <= value < 2 ** 63
-
-
 def read_categories(entries: list, path: str):
     """(ids, names), tuples in the file's order. Any problem raises UserError: classes are
-    numbered by them."""
+    numbered by them. Two of one name are no problem here; see categories.same_names."""
     if not entries:
         raise UserError(f"annotation file {path} holds no category")
     ids = {}
     for entry in entries:
         name = entry.get("name") if isinstance(entry, dict) else None
-        if not isinstance(name, str) or not is_id(entry.get("id")):
-            raise UserError(f"annotation file {path}: category {show(entry)} lacks a whole id or a name")
-        if entry["id"] in ids:
-            raise UserError(f"annotation file {path}: duplicate category id {entry['id']} "
-                            f"({show(ids[entry['id']])} and {show(name)})")
-        ids[entry["id"]] = name
+        number = whole_number(entry.get("id")) if isinstance(entry, dict) else None
+        if not isinstance(name, str) or number is None:
+            why = ""
+            if isinstance(entry, dict) and isinstance(entry.get("id"), str):
+                why = f": its id {show(entry['id'])} is text, not a number"
+            raise UserError(f"annotation file {path}: category {show(entry)} lacks a whole id or a name{why}")
+        if number in ids:
+            raise UserError(f"annotation file {path}: duplicate category id {number} "
+                            f"({show(ids[number])} and {show(name)})")
+        ids[number] = name
     return tuple(ids), tuple(ids.values())
 
 
 @dataclass
 class Images:
-    """ids: (n,) int64; names: n strings; sizes: (n, 2) int64 width, height; good: (n,) bool."""
+    """ids: (n,) int64; names: n strings; sizes: (n, 2) int64 width, height; good: (n,) bool; labels: what the bad ones
+    are called, by position; sized: whether the file gives sizes at all."""
 
     ids: np.ndarray
     names: list
     sizes: np.ndarray
     good: np.ndarray
+    labels: dict
+    sized: bool
     _sorted: np.ndarray     # the ids that boxes may refer to, each once
     _positions: np.ndarray  # of the images that have them, int64
 
@@ -85,15 +88,21 @@ class Images:
 class ImageReader:
     """Reads `images` from lists of entries, the bad ones included (good = False)."""
 
-    def __init__(self, problems: Problems):
-        self.problems = problems
+    def __init__(self, problems: Problems, files: bool = True):
+        """files: image files are to be read. Without, file names and sizes need not be there; but where some images
+        have them, so must all, as those without are left out elsewhere."""
+        self.problems, self._files = problems, files
         self._names, self._sides, self._good = [], Growing(np.int64, 2), Growing(bool)
-        self._ids, self._by_id, self._seen = Growing(np.int64), {}, {}
+        self._ids, self._by_id, self._seen, self._labels = Growing(np.int64), {}, {}, {}
+        self._without = {"file_name": {}, "size": {}}    # positions of images that lack it, and what they are called
+        self._named = self._sized = False
 
     def add(self, entries: list) -> None:
         rows = []
         for entry in entries:
             key, name, sides, good = self._read(len(self._names), entry)
+            if not good:
+                self._labels[len(self._names)] = _label(entry, len(self._names))
             self._names.append(name)
             rows.append((key, *sides, good))
         rows = np.array(rows, np.int64).reshape(-1, 4)
@@ -107,61 +116,84 @@ class ImageReader:
         if not isinstance(entry, dict):
             problems.add("image entry is not an object", f"images[{index}]: {show(entry)}")
             return 0, "", _NO_SIZE, False
-        key, name = entry.get("id"), entry.get("file_name")
-        if not is_id(key):
-            problems.add("image id is not a 64-bit whole number", f"images[{index}]: {_image(key, name)}")
+        key, name = whole_number(entry.get("id")), entry.get("file_name")
+        if key is None:
+            problems.add("image id is not a 64-bit whole number",
+                         f"images[{index}]: {_image(entry.get('id'), name)}: its id {not_whole(entry.get('id'))}")
             return 0, "", _NO_SIZE, False
         first = self._by_id.setdefault(key, index)
         if first != index:
             problems.add("duplicate image id", f"{_image(key, name)} and images[{first}] ({show(self._names[first])})")
             return 0, "", _NO_SIZE, False
-        bad_name = _bad_file_name(name)
-        if bad_name:
-            problems.add(bad_name, _image(key, name))
-            return key, "", _NO_SIZE, False
-        plain = os.path.normpath(name)
-        other = self._seen.setdefault(name if plain == name else plain, key)
-        if other != key:
-            problems.add("duplicate file name", f"{_image(key, name)} and image {other}")
-            return key, name, _NO_SIZE, False
-        width, height = _side(entry.get("width")), _side(entry.get("height"))
+        if name is None and not self._files:
+            self._without["file_name"][index] = _image(key, name)
+        else:
+            self._named = True
+            bad_name = _bad_file_name(name)
+            if bad_name:
+                problems.add(bad_name, _image(key, name))
+                return key, "", _NO_SIZE, False
+            plain = os.path.normpath(name)
+            other = self._seen.setdefault(name if plain == name else plain, key)
+            if other != key:
+                problems.add("duplicate file name", f"{_image(key, name)} and image {other}")
+                return key, name, _NO_SIZE, False
+        sides = entry.get("width"), entry.get("height")
+        what = f"{_image(key, name)}: width {show(sides[0])}, height {show(sides[1])}"
+        if sides == (None, None) and not self._files:
+            self._without["size"][index] = what
+            return key, name or "", _NO_SIZE, True
+        self._sized = True
+        width, height = map(_side, sides)
         if not width or not height:
-            problems.add("image without a usable size", f"{_image(key, name)}: width {show(entry.get('width'))}, "
-                                                        f"height {show(entry.get('height'))}")
-            return key, name, _NO_SIZE, False
-        return key, name, (width, height), True
+            problems.add(NO_SIZE, what)
+            return key, name or "", _NO_SIZE, False
+        return key, name or "", (width, height), True
 
     def images(self) -> Images:
         """All that was added; to be called once."""
         known = np.fromiter(self._by_id.keys(), np.int64, len(self._by_id))
         positions = np.fromiter(self._by_id.values(), np.int64, len(self._by_id))
         self._by_id = self._seen = None
-        order = np.argsort(known, kind="stable")
-        return Images(self._ids.take(), self._names, self._sides.take(), self._good.take(), known[order],
+        order, good = np.argsort(known, kind="stable"), self._good.take()
+        for some, lacking, kind in ((self._named, "file_name", NO_NAME), (self._sized, "size", NO_SIZE)):
+            if some:
+                for index, what in self._without[lacking].items():
+                    self.problems.add(kind, what)
+                    good[index], self._labels[index] = False, what
+        return Images(self._ids.take(), self._names, self._sides.take(), good, self._labels, self._sized, known[order],
                       positions[order])
 
 
 _NO_SIZE = (0, 0)
+NO_NAME, NO_SIZE = "image without a usable file name", "image without a usable size"
 
 
 def _image(key, name) -> str:
     return f"image {show(key)} ({show(name)})"
 
 
+def _label(entry, index: int) -> str:
+    """What a bad image is called."""
+    name = entry.get("file_name") if isinstance(entry, dict) else None
+    if isinstance(name, str) and name.isprintable() and name:
+        return name
+    return show(entry.get("id")) if isinstance(entry, dict) and "id" in entry else f"images[{index}]"
+
+
 def _side(value) -> int:
-    if type(value) is float and value.is_integer():
-        value = int(value)
-    return value if type(value) is int and 1 <= value <= MAX_SIDE else 0
+    value = whole_number(value)
+    return value if value is not None and 1 <= value <= MAX_SIDE else 0
 
 
 def _bad_file_name(name):
     if not isinstance(name, str) or not name.strip("/.") or name.endswith("/"):
-        return "image without a usable file name"
+        return NO_NAME
     try:
         if b"\0" in os.fsencode(name) + name.encode():
-            return "image without a usable file name"
+            return NO_NAME
     except UnicodeEncodeError:  # a lone surrogate, legal in JSON: of a name that is no UTF-8, which DALI cannot be told
-        return "image without a usable file name"
+        return NO_NAME
     if os.path.isabs(name) or ".." in name.split("/"):
         return "file name leaves the image folder"
     return None

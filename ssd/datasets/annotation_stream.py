@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Optional
 
-from ssd.datasets.annotation_file import SECTIONS, collector_off, not_json, opened, read_annotation_file, show
+from ssd.datasets.annotation_file import SECTIONS, collector_off, not_json, opened, show
 from ssd.errors import UserError
 
 PIECE = 1 << 20  # bytes that are read at a time
@@ -25,68 +25,69 @@ Take = Callable[[List[Any]], None]
 Begin = Callable[[], Take]
 
 
-def stream_annotation_file(path, sections: Dict[str, Begin]) -> None:
-    """Gives the entries of `images`, `annotations` and `categories` away in lists, in the file's order.
+def stream_annotation_file(path, sections: Dict[str, Begin], others: Optional[Dict[str, Any]] = None) -> None:
+    """Gives the entries of `images`, `annotations` and `categories` away in lists, in the file's order; the file is
+    read once.
 
     sections: for each section that is wanted, what is called where it begins; the result is called with each list.
-    Should a section be there twice, the last counts, as it does in json.loads. The entries are not looked at here.
+    The entries are not looked at here. others: is given what else stands at the top level, by name.
 
-    Raises UserError as read_annotation_file does, for a mistake at the file's end after everything was given away.
+    Raises UserError, in one line, for a file that cannot be read, is not JSON or is not COCO ground truth (a list at
+    the top level is named as COCO detections, a section that is there twice is named); for a mistake at the file's end
+    after everything was given away.
     """
     path = os.fspath(path)
     with opened(path) as file, collector_off():
-        encoding = json.detect_encoding(file.read(4))
-        if encoding in ("utf-8", "utf-8-sig") and _feed(path, _Text(file, encoding), sections):
-            return
-    # No object, or text in an encoding that is rare: the whole file at once.
-    content = read_annotation_file(path)
-    for section, begin in sections.items():
-        begin()(content[section])
-
-
-def entries_at(path, section: str, indices) -> Dict[int, Any]:
-    """The entries of a section with these positions; a second reading, for what is to be shown of a few. One that is
-    not there any more is left out."""
-    found: Dict[int, Any] = {}
-
-    def begin() -> Take:
-        found.clear()
-        count, wanted = 0, sorted(indices, reverse=True)
-
-        def take(entries):
-            nonlocal count
-            while wanted and wanted[-1] < count + len(entries):
-                index = wanted.pop()
-                found[index] = entries[index - count]
-            count += len(entries)
-        return take
-
-    stream_annotation_file(path, {section: begin})
-    return found
-
-
-def _feed(path: str, text: _Text, sections: Dict[str, Begin]) -> bool:
-    """Whether it is an object, of which all is read then."""
-    takes, parts = {}, None
-    while True:
+        takes: Dict[str, Take] = {}
         try:
-            if parts is None:
-                if text.next() != "{":
-                    return False
-                parts = _parts(path, text)
-            section, entries = next(parts)
-        except StopIteration:
-            return True
+            text = _open_text(file)
+            if text.next() != "{":
+                raise _no_object(path, text)
+            for section, entries in _parts(path, text, others):
+                if section not in sections:
+                    continue
+                if entries is None:
+                    takes[section] = sections[section]()
+                else:
+                    takes[section](entries)
         except UserError:
             raise
         except (ValueError, RecursionError) as error:  # ValueError: _Mistake, and an integer too long
             raise not_json(path, error) from None
-        if section not in sections:
-            continue
-        if entries is None:
-            takes[section] = sections[section]()
-        else:
-            takes[section](entries)
+
+
+def read_annotation_file(path) -> Dict[str, Any]:
+    """All of a COCO annotation file, its three sections proved to be lists of whatever entries. UserError as of
+    stream_annotation_file."""
+    content: Dict[str, Any] = {}
+
+    def begin(section: str) -> Begin:
+        def take() -> Take:
+            content[section] = []
+            return content[section].extend
+        return take
+    stream_annotation_file(path, {section: begin(section) for section in SECTIONS}, content)
+    return content
+
+
+def _open_text(file) -> _Text:
+    """The text of a file in any of JSON's encodings. Those but UTF-8 are rare, and read whole."""
+    start = file.read(4)
+    encoding = json.detect_encoding(start)
+    if encoding == "utf-8-sig":
+        return _Text(file, start[3:], 3)
+    return _Text(file, start) if encoding == "utf-8" else \
+        _Text(text=(start + file.read()).decode(encoding, "surrogatepass"))
+
+
+def _no_object(path: str, text: _Text) -> UserError:
+    """What is at the top level in place of an object; _Mistake if the text is no JSON."""
+    is_list = text.next() == "["
+    content = text.value()
+    if text.next():
+        raise text.mistake("Extra data", text.position)
+    return UserError(f"annotation file {path} is not COCO ground truth: a list at the top level, as COCO detections "
+                     "have it" if is_list else f"annotation file {path} is not COCO: {show(content)} at the top level")
 
 
 class _Mistake(ValueError):
@@ -96,10 +97,11 @@ class _Mistake(ValueError):
 class _Text:
     """The text of a file from `position` on, as much of it as has been read."""
 
-    def __init__(self, file, encoding: str):
-        self._file, self._rest, self.ended = file, b"", False
-        self._bytes = file.seek(3 if encoding == "utf-8-sig" else 0)  # of those decoded
-        self.text, self.position = "", 0
+    def __init__(self, file=None, start: bytes = b"", passed: int = 0, text: str = ""):
+        """file: in UTF-8, of which `start` has been read already, after `passed` bytes; or `text`: all of it."""
+        self._file, self._rest, self.ended = file, start, file is None
+        self._bytes = passed  # of those decoded or passed
+        self.text, self.position = text, 0
         self._characters = self._lines = self._column = 0  # of what was given up: characters, lines, and in the last
         self.scan = json.JSONDecoder().scan_once
 
@@ -107,12 +109,12 @@ class _Text:
         """Reads on, at least as much again as is here, so that long values are not read many times over."""
         if self.ended:
             return
-        block = self._rest + self._file.read(max(PIECE, len(self.text) - self.position))
-        self.ended = len(block) == len(self._rest)
+        new = self._file.read(max(PIECE, len(self.text) - self.position))
+        block, self.ended = self._rest + new, not new
         cut = len(block) if self.ended else _whole_characters(block)
         self._rest = block[cut:]
         try:
-            new = block[:cut].decode("utf-8", "surrogatepass")  # as json.loads does
+            decoded = block[:cut].decode("utf-8", "surrogatepass")  # as json.loads does
         except UnicodeDecodeError as error:
             raise _Mistake(f"byte 0x{block[error.start]:02x} at position {self._bytes + error.start} is no UTF-8: "
                            f"{error.reason}") from None
@@ -123,7 +125,7 @@ class _Text:
             self._lines, self._column = self._lines + gone.count("\n"), 0
             gone = gone[gone.rindex("\n") + 1:]
         self._column += len(gone)
-        self.text, self.position = self.text[self.position:] + new, 0
+        self.text, self.position = self.text[self.position:] + decoded, 0
 
     def offset(self) -> int:
         """Characters before `position`, from the start of the file."""
@@ -185,10 +187,10 @@ def _whole_characters(block: bytes) -> int:
     return len(block)
 
 
-def _parts(path: str, text: _Text):
+def _parts(path: str, text: _Text, others: Optional[Dict[str, Any]]):
     """(section, None) where a section of the object begins that is next, then (section, entries). UserError for one
-    that is no list, or lacking, once all is read."""
-    found = {}
+    that is there twice, at once; that is no list, or lacking, once all is read."""
+    found: Dict[str, Optional[str]] = {}
     text.take("{", "Expecting value")
     if text.next() == "}":
         text.position += 1
@@ -198,8 +200,13 @@ def _parts(path: str, text: _Text):
                 raise text.mistake("Expecting property name enclosed in double quotes", text.position)
             name = text.value()
             text.take(":", "Expecting ':' delimiter")
+            if name in found:
+                raise UserError(f"annotation file {path}: {name!r} is there twice, and which one counts cannot "
+                                "be known")
             if name not in SECTIONS:
-                text.value()
+                value = text.value()
+                if others is not None:
+                    others[name] = value
             elif text.next() != "[":
                 found[name] = show(text.value())
             else:

@@ -3,11 +3,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, Dict
+from typing import Any, Dict, List, Optional, Tuple
 
 from ssd.datasets.annotation_boxes import Boxes, BoxReader
 from ssd.datasets.annotation_checks import ImageReader, Images, Problems, read_categories
-from ssd.datasets.annotation_stream import entries_at, stream_annotation_file
+from ssd.datasets.annotation_file import SECTIONS
+from ssd.datasets.annotation_stream import stream_annotation_file
 from ssd.errors import UserError
 
 
@@ -23,32 +24,39 @@ class Annotations:
     problems: Problems
 
 
-def read_annotations(path, examples: int = 1) -> Annotations:
-    """Reads an annotation file of any size; `examples` of each kind of problem are kept.
+def read_annotations(path, examples: int = 1, files: bool = True, raw: Optional[Dict[str, Any]] = None) -> Annotations:
+    """Reads an annotation file of any size, once; `examples` of each kind of problem are kept. This is the one reader
+    of all commands.
 
     Of a file of 1.17 million images and 10 million boxes (2.5 GB) about a gigabyte is in memory at a time: see
     benchmarks/openimages_data.md.
+    files: image files are to be read; without, a file whose images have no names or no sizes is taken too. raw: is
+    given everything that the file holds, as JSON has it.
     UserError: a file that cannot be read, is not COCO, holds no image or has bad categories.
     """
     path = os.fspath(path)
-    found: Dict[str, Any] = {}
+    readers = {"images": ImageReader(Problems(examples), files), "annotations": BoxReader()}
+    categories: List[Any] = []
+    takes = {"categories": categories.extend, **{name: reader.add for name, reader in readers.items()}}
 
-    def begin_images():
-        found["images"] = ImageReader(Problems(examples))
-        return found["images"].add
-
-    def begin_boxes():
-        found["boxes"] = BoxReader()
-        return found["boxes"].add
-
-    def begin_categories():
-        found["categories"] = []
-        return found["categories"].extend
-
-    stream_annotation_file(path, {"images": begin_images, "annotations": begin_boxes, "categories": begin_categories})
-    problems, images = found["images"].problems, found["images"].images()
+    def begin(section: str):
+        def take(entries):
+            takes[section](entries)
+            if raw is not None:
+                raw.setdefault(section, []).extend(entries)
+        if raw is not None:
+            raw[section] = []
+        return lambda: take
+    stream_annotation_file(path, {section: begin(section) for section in SECTIONS}, raw)
+    problems, images = readers["images"].problems, readers["images"].images()
     if not len(images.ids):
         raise UserError(f"annotation file {path} holds no image")
-    ids, names = read_categories(found["categories"], path)
-    boxes = found["boxes"].boxes(images, ids, problems, lambda indices: entries_at(path, "annotations", indices))
-    return Annotations(ids, names, images, boxes, problems)
+    ids, names = read_categories(categories, path)
+    return Annotations(ids, names, images, readers["annotations"].boxes(images, ids, problems), problems)
+
+
+def categories_of(path) -> Tuple[tuple, tuple]:
+    """(ids, names) of an annotation file's categories, in its order. UserError as of read_annotations."""
+    path, found = os.fspath(path), []
+    stream_annotation_file(path, {"categories": lambda: found.extend})
+    return read_categories(found, path)

@@ -30,6 +30,7 @@ import numpy as np
 from ssd.datasets import image_checks
 from ssd.datasets.annotation_checks import Problems
 from ssd.datasets.annotation_file import show
+from ssd.datasets.categories import same_names
 
 NO_BOX, CROWDS_ONLY, MANY = "image without a box", "image with crowds only", "image with 1000 boxes or more"
 CROWD, DUPLICATE, CLIPPED = "crowd box", "box given twice", "box clipped at the image's edge"
@@ -71,13 +72,15 @@ def report_split(found, data, examples: int) -> dict:
     look at an image (UTC), or None where every image was read now.
     """
     files, since = found.files, None
+    boxes = np.bincount(data.box_classes, minlength=data.num_classes)[1:].tolist()
     if files.reused:
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(files.since))
     return {
         "annotations": found.annotation_file, "image_folder": found.image_folder,
         "images": len(found.images.ids), "boxes": len(found.boxes.good), "categories": len(found.category_ids),
+        "same_names": same_names(data.category_ids, data.category_names, boxes),
         "images_unchanged": files.reused, "unchanged_since": since,
-        "errors": as_list(found.problems),
+        "likely_cause": found.cause, "errors": as_list(found.problems),
         "handled": (as_list(_image_notes(found, examples), HANDLED)
                     + as_list(_box_notes(found, data, examples), HANDLED)),
     }
@@ -147,6 +150,8 @@ def format_split(split: str, report: dict) -> list:
     if report["images_unchanged"]:
         lines.append(f"  {report['images_unchanged']} images (unchanged since {report['unchanged_since']})")
     width = max([len(entry["kind"]) for part in ("errors", "handled") for entry in report[part]], default=0)
+    lines += [f"  {line}" for line in (report["likely_cause"], report.get("categories_mapped"),
+                                       report.get("same_names")) if line]
     if report["errors"]:
         lines.append("  errors")
     for entry in report["errors"]:

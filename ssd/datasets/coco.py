@@ -9,18 +9,32 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple, Optional
 
 import numpy as np
 
-from ssd.datasets.annotation_boxes import Boxes
+from ssd.datasets.annotation_boxes import Boxes, clipped_ltrb
+from ssd.datasets.annotation_causes import cause_of_missing
 from ssd.datasets.annotation_checks import Images, Problems
 from ssd.datasets.annotation_file import show
 from ssd.datasets.annotations import read_annotations
+from ssd.datasets.categories import same_names
 from ssd.datasets.coco_cache import dataset_fingerprint, read_cache, write_cache
 from ssd.datasets.image_cache import ImageCache
-from ssd.datasets.image_checks import LEVELS, ImageReport, check_image_files
+from ssd.datasets.image_checks import LEVELS, MISSING, ImageReport, check_image_files
 from ssd.datasets.images import open_images
 from ssd.errors import UserError
+
+
+class Found(NamedTuple):
+    """What an annotation file held before anything was left out. images, boxes: how many; left_out: what the images
+    that were left out are called; cause: the likely cause of what is wrong, in a line, or ""; misread: this cause makes
+    also the boxes wrong that pass the checks."""
+    images: int = 0
+    boxes: int = 0
+    left_out: tuple = ()
+    cause: str = ""
+    misread: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +45,9 @@ class CocoDataset:
     file_names: n strings relative to the folder. sizes: (n, 2) int64, width and height in pixels. category_ids,
     category_names: k each, in the order of the file's `categories`; class c = 1 + position, 0 is the background.
     boxes_ltrb: (m, 4) float64, pixels, inside the image. box_classes: (m,) int64, 1 to k. box_crowd: (m,) bool.
-    box_image: (m,) int64, position of the image, ascending.
+    box_image: (m,) int64, position of the image, ascending. found: what the file held.
+    boxes_xywh: (m, 4) float64 left, top, width, height in pixels, as in the file, and box_area: (m,) float64 px^2,
+    width * height where the file has none, are what scoring counts with; None of a set that is not scored.
     """
 
     path: str
@@ -45,6 +61,9 @@ class CocoDataset:
     box_classes: np.ndarray
     box_crowd: np.ndarray
     box_image: np.ndarray
+    boxes_xywh: Optional[np.ndarray] = None
+    box_area: Optional[np.ndarray] = None
+    found: Found = Found()
 
     @property
     def num_images(self) -> int:
@@ -69,12 +88,18 @@ class CocoDataset:
         """The same images without the boxes of groups (iscrowd)."""
         kept = ~self.box_crowd
         return replace(self, **{name: getattr(self, name)[kept] for name in
-                                ("boxes_ltrb", "box_classes", "box_crowd", "box_image")})
+                                ("boxes_ltrb", "box_classes", "box_crowd", "box_image", "boxes_xywh", "box_area")
+                                if getattr(self, name) is not None})
+
+    def for_training(self) -> "CocoDataset":
+        """The same without what scoring alone needs, 40 bytes a box."""
+        return replace(self, boxes_xywh=None, box_area=None)
 
 
 def load_coco(annotation_file, image_folder, *, check_images: str = "decode", skip_bad: bool = False,
-              require_boxes: bool = True, report=print, cache_dir=None, image_cache_dir=None,
-              threads: int = 0, on_gpu: bool = False) -> CocoDataset:
+              skip_files: bool = False, max_left_out: float = 1.0, require_boxes: bool = True, report=print,
+              cache_dir=None, image_cache_dir=None, threads: int = 0, on_gpu: bool = False,
+              look_at_categories=None) -> CocoDataset:
     """Reads and checks a COCO data set.
 
     check_images: "exists", "header" (format and size; truncated JPEGs) or "decode" (every byte, with `threads` threads,
@@ -82,8 +107,10 @@ def load_coco(annotation_file, image_folder, *, check_images: str = "decode", sk
     annotation_boxes.TOLERANCE pixels outside their image are clipped and counted. Any other problem raises UserError,
     one line that names the first and counts the rest (where there are several kinds, the first of each is given to
     `report` before); with skip_bad, bad annotations, bad images and the annotations of bad images are left out and
-    reported instead. Categories must be right in any case: classes are numbered by them. require_boxes: an image with a
-    box must be left, as training needs one.
+    reported instead. Categories must be right in any case: classes are numbered by them. skip_files: bad image files
+    and their annotations alone are left out. max_left_out: the share of images or boxes, 0 to 1, of which more may not
+    be left out by skip_bad; 1: whatever the file holds. require_boxes: an image with a box must be left, as training
+    needs one. look_at_categories: called with (ids, names) before image files are looked at, to refuse them in time.
 
     cache_dir: a folder for checked results, so that the next run only stats the annotation file and the
     folder. An image overwritten in place changes neither; nothing is kept where image files were bad, so
@@ -96,31 +123,56 @@ def load_coco(annotation_file, image_folder, *, check_images: str = "decode", sk
     cached = read_cache(cache_dir, fingerprint) if cache_dir is not None else None
     if cached is not None:
         fields, lines = cached
+        data = CocoDataset(annotation_file, image_folder, **dict(fields, found=Found(*fields["found"])))
+        if look_at_categories is not None:
+            look_at_categories(data.category_ids, data.category_names)
+        check_losses(data, max_left_out, skip_bad)
         for line in lines:
             report(line)
-        return CocoDataset(annotation_file, image_folder, **fields)
+        return data
 
     image_cache = ImageCache(image_cache_dir, image_folder)
     try:
         found = inspect_coco(annotation_file, image_folder, check_images=check_images, threads=threads,
-                             image_cache=image_cache, on_gpu=on_gpu)
+                             image_cache=image_cache, on_gpu=on_gpu, look_at_categories=look_at_categories)
     finally:
         image_cache.save(report)
-    if found.problems and not skip_bad:
-        if len(found.problems) > 1:
-            for line in found.problems.lines():
-                report(f"{annotation_file}: {line}")
-        hint = "; `python -m ssd check-data` shows more" if sum(found.problems.counts.values()) > 1 else ""
-        raise UserError(f"{annotation_file}: {found.problems.summary(hint)}")
-    data, lines = select_good(found)
-    lacking = what_is_lacking(data, found, require_boxes)
-    if lacking:
-        raise UserError(lacking)
+    data, lines = _select(found, skip_bad, skip_files, max_left_out, require_boxes, report)
     for line in lines:
         report(line)
     if cache_dir is not None:
         keep_result(cache_dir, fingerprint, found, data, lines, report)
     return data
+
+
+def load_ground_truth(annotation_file, *, skip_bad: bool = False, max_left_out: float = 1.0, named: bool = False,
+                      report=print) -> CocoDataset:
+    """An annotation file read and checked as load_coco does, but no image file is looked at. named: the images need
+    names and sizes; without, as for scoring, they need none, if none has any."""
+    path = os.fspath(annotation_file)
+    data, lines = _select(inspect_coco(path, None, named=named), skip_bad, False, max_left_out, False, report)
+    for line in lines[:-1]:    # the last one counts what is there, which the score does
+        report(line)
+    return data
+
+
+def _select(found: Inspection, skip_bad: bool, skip_files: bool, max_left_out: float, require_boxes: bool, report):
+    """(CocoDataset of what is good, lines about it). UserError for what is not to be left out; of several kinds each is
+    given to `report` before."""
+    path = found.annotation_file
+    if found.problems and not skip_bad and not (skip_files and not found.entry_problems):
+        if len(found.problems) > 1:
+            for line in found.problems.lines():
+                report(f"{path}: {line}")
+        hint = "; `python -m ssd check-data` shows more" if sum(found.problems.counts.values()) > 1 else ""
+        cause = f"{found.cause}: " if found.cause else ""
+        raise UserError(f"{path}: {cause}{found.problems.summary(hint)}")
+    data, lines = select_good(found)
+    lacking = what_is_lacking(data, found, require_boxes)
+    if lacking:
+        raise UserError(lacking)
+    check_losses(data, max_left_out, skip_bad)
+    return data, lines
 
 
 def result_fingerprint(annotation_file, image_folder, check_images: str, skip_bad: bool, require_boxes: bool,
@@ -146,29 +198,38 @@ class Inspection:
     category_ids: tuple
     category_names: tuple
     problems: Problems
+    entry_problems: int    # how many of them are of entries, not of image files
+    cause: str             # likely, of the problems; "" if none is seen
     files: ImageReport
     on_disk: np.ndarray
 
 
-def inspect_coco(annotation_file, image_folder, *, check_images: str = "decode", threads: int = 0,
-                 image_cache=None, examples: int = 1, progress=None, on_gpu: bool = False) -> Inspection:
+def inspect_coco(annotation_file, image_folder: Optional[str], *, check_images: str = "decode", threads: int = 0,
+                 image_cache=None, examples: int = 1, progress=None, look_at_categories=None,
+                 named: bool = True, on_gpu: bool = False) -> Inspection:
     """Reads and checks everything, and counts what is wrong; `examples` of each kind are kept.
 
+    image_folder: None: no image file is looked at; named: see load_ground_truth.
     UserError: an annotation file that cannot be read, is not COCO, holds no image or has bad categories.
     progress: called with (images done, images), a few times a second.
     """
-    content = read_annotations(annotation_file, examples)
+    content = read_annotations(annotation_file, examples, files=named)
+    if look_at_categories is not None:
+        look_at_categories(content.category_ids, content.category_names)
     images, problems = content.images, content.problems
-    on_disk = np.flatnonzero(images.good)
-    files = check_image_files(image_folder, [images.names[i] for i in on_disk], images.sizes[on_disk],
-                              check_images, threads, image_cache,
-                              progress and (lambda done: progress(done, len(on_disk))), on_gpu)
+    on_disk, entry_problems = np.flatnonzero(images.good), sum(problems.counts.values())
+    files = ImageReport({}, np.zeros(len(on_disk), np.int64)) if image_folder is None else check_image_files(
+        image_folder, [images.names[i] for i in on_disk], images.sizes[on_disk], check_images, threads, image_cache,
+        progress and (lambda done: progress(done, len(on_disk))), on_gpu)
     for position, (kind, detail) in files.problems.items():
         index = on_disk[position]
         problems.add(kind, f"image {images.ids[index]} ({show(images.names[index])}): {detail}")
         images.good[index] = False
-    return Inspection(annotation_file, image_folder, images, content.boxes, content.category_ids,
-                      content.category_names, problems, files, on_disk)
+        images.labels[index] = images.names[index]
+    missing = [images.names[on_disk[position]] for position, (kind, _) in files.problems.items() if kind == MISSING]
+    cause = content.boxes.forms.cause() or (missing and cause_of_missing(open_images(image_folder), missing)) or ""
+    return Inspection(annotation_file, image_folder or "", images, content.boxes, content.category_ids,
+                      content.category_names, problems, entry_problems, cause, files, on_disk)
 
 
 def select_good(found: Inspection):
@@ -179,7 +240,15 @@ def select_good(found: Inspection):
     if orphans.any():
         lines.append(f"{path}: left out: {orphans.sum()} x annotation of an image left out")
     data = CocoDataset(path, found.image_folder, category_ids=found.category_ids,
-                       category_names=found.category_names, **_keep_good(images, boxes))
+                       category_names=found.category_names, **keep_good(images, boxes), found=Found(
+                           len(images.ids), len(boxes.good), tuple(map(images.labels.get, sorted(images.labels))),
+                           found.cause, bool(boxes.forms.cause())))
+    if found.cause:
+        lines.append(f"{path}: {found.cause}")
+    double = same_names(data.category_ids, data.category_names,
+                        np.bincount(data.box_classes, minlength=data.num_classes)[1:].tolist())
+    if double:
+        lines.append(f"{path}: {double}")
     number = int(boxes.clipped.sum())
     clipped = f", {number} of them clipped at the image's edge" if number else ""
     lines.append(f"{path}: {data.num_images} images ({data.num_images - len(data.images_with_boxes)} without a box), "
@@ -196,6 +265,23 @@ def what_is_lacking(data: CocoDataset, found: Inspection, require_boxes: bool):
             + (f" once bad entries are left out ({found.problems.summary()})" if found.problems else ""))
 
 
+def check_losses(data: CocoDataset, max_left_out: float, skip_bad: bool) -> None:
+    """UserError where what is left of a file is wrong too, or where skip_bad leaves out more than a share
+    `max_left_out` of its images or boxes; 1: whatever it is."""
+    found = data.found
+    if max_left_out >= 1:
+        return
+    lost = found.boxes - len(data.box_image)
+    if found.misread:
+        others = f"{lost} of {found.boxes} boxes would be left out, and the others are as wrong: " if lost else ""
+        raise UserError(f"{data.path}: {others}{found.cause} (--max-left-out 1 takes what is left)")
+    for what, count, left in (("images", found.images, data.num_images), ("boxes", found.boxes, len(data.box_image))):
+        if skip_bad and count - left > max_left_out * count:
+            cause = f"; {found.cause}" if found.cause else ""
+            raise UserError(f"{data.path}: {count - left} of {count} {what} would be left out, more than the share of "
+                            f"--max-left-out {max_left_out:g}{cause}")
+
+
 def keep_result(cache_dir, fingerprint: str, found: Inspection, data: CocoDataset, lines: list, report) -> None:
     """Keeps a data set for the next `load_coco`, unless it has bad image files."""
     if not found.files.problems:
@@ -204,7 +290,7 @@ def keep_result(cache_dir, fingerprint: str, found: Inspection, data: CocoDatase
         write_cache(cache_dir, fingerprint, fields, lines, report)
 
 
-def _keep_good(images, boxes) -> dict:
+def keep_good(images, boxes) -> dict:
     """CocoDataset's arrays from what passed the checks, boxes sorted by image."""
     new_position = np.cumsum(images.good) - 1
     kept_images = np.flatnonzero(images.good)
@@ -214,12 +300,15 @@ def _keep_good(images, boxes) -> dict:
     else:
         keep = np.flatnonzero(good)
         keep = keep[np.argsort(boxes.image[keep], kind="stable")]
+    xywh, image = boxes.xywh[keep], new_position[boxes.image[keep]].astype(np.int64, copy=False)
     return dict(
         image_ids=images.ids[kept_images],
         file_names=tuple(images.names[i] for i in kept_images.tolist()),
         sizes=images.sizes[kept_images],
-        boxes_ltrb=boxes.ltrb[keep],
+        boxes_ltrb=clipped_ltrb(xywh, images.sizes[kept_images], image),
+        boxes_xywh=xywh,
+        box_area=boxes.area[keep],
         box_classes=boxes.classes[keep],
         box_crowd=boxes.crowd[keep],
-        box_image=new_position[boxes.image[keep]].astype(np.int64, copy=False),
+        box_image=image,
     )

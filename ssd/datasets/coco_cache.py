@@ -14,8 +14,9 @@ from ssd.files import remove_leftovers, replacing
 
 FORMAT = 3  # to be raised whenever the checks or the arrays change
 _ARRAYS = {"image_ids": (np.int64, 1), "sizes": (np.int64, 2), "boxes_ltrb": (np.float64, 2),
-           "box_classes": (np.int64, 1), "box_crowd": (np.bool_, 1), "box_image": (np.int64, 1)}
-_LISTS = ("file_names", "category_ids", "category_names")
+           "boxes_xywh": (np.float64, 2), "box_area": (np.float64, 1), "box_classes": (np.int64, 1),
+           "box_crowd": (np.bool_, 1), "box_image": (np.int64, 1)}
+_LISTS = ("file_names", "category_ids", "category_names", "found")
 
 
 def dataset_fingerprint(annotation_file, image_folder, options) -> str:

@@ -17,7 +17,7 @@ from typing import Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from ssd.datasets.images import open_images
+from ssd.datasets.images import open_images, record_at
 from ssd.datasets.in_threads import in_threads
 from ssd.datasets.jpegs import is_rgb, opened_has_no_end, reduce
 from ssd.errors import UserError
@@ -130,6 +130,20 @@ def _check_image_file(images, name, width, height, level, cache, cached) -> Look
             return Look((UNREADABLE, str(error)))
         if cache is not None and look.problem is None:
             cache.keep(name, status, level, look, int(time.time()))
+    return compared(look, width, height)
+
+
+def check_picture(path: str, width: int, height: int) -> Optional[Tuple[str, str]]:
+    """What a data set's check says of one image, with its header read alone: None or (kind, detail).
+
+    path: of a file, or of records and an image's name in them; width, height: as annotated. UserError of records that
+    cannot be used.
+    """
+    return compared(look_at(path, "header", record_at(path)), width, height).problem
+
+
+def compared(look: Look, width: int, height: int) -> Look:
+    """A look at an image whose size is annotated as width x height."""
     if look.problem is None and look.size != (width, height):
         turned = "; its EXIF orientation, which is not applied, would turn it" \
             if look.notes & bit(ROTATED) and look.size == (height, width) else ""

@@ -6,6 +6,7 @@ import sys
 from typing import Optional, Tuple
 
 from ssd.config import Config
+from ssd.datasets.categories import align_categories
 from ssd.errors import UserError
 
 
@@ -22,6 +23,22 @@ def dataset_paths(config: Config, split: str) -> Tuple[str, str]:
                         + ("; `python -m ssd split-data` makes train.json and val.json of one file" if own else ""))
     if not os.path.isdir(images):
         raise UserError(f"--{split}-images {images}: no such folder")
+    return annotations, images
+
+
+def named_paths(annotations: Optional[str], images: Optional[str], data_dir: bool) -> Optional[Tuple[str, str]]:
+    """(annotation file, image folder) that --annotations and --images name, None without both. data_dir: --data-dir is
+    there too. UserError for one of them alone, or for what does not exist."""
+    if annotations is None and images is None:
+        return None
+    if data_dir:
+        raise UserError("--annotations, --images: they name the data set, and so does --data-dir; give one of them")
+    for flag, path, exists, kind in (("--annotations", annotations, os.path.isfile, "file"),
+                                     ("--images", images, os.path.isdir, "folder")):
+        if path is None:
+            raise UserError(f"{flag}: --annotations and --images go together")
+        if not exists(path):
+            raise UserError(f"{flag} {path}: no such {kind}")
     return annotations, images
 
 
@@ -51,21 +68,58 @@ def warn_of_unchecked(config: Config, images: str) -> None:
               f"2000 files of {images} come out wrong, and nothing says so; header finds them", file=sys.stderr)
 
 
-def load_dataset(config: Config, split: str):
-    """The checked data set of 'train' or 'val', from the cache where it was checked before."""
+def load_dataset(config: Config, split: str, classes: bool = True):
+    """The checked data set of 'train' or 'val', from the cache where it was checked before. classes: their number must
+    be the recipe's."""
     from ssd.datasets.coco import load_coco
     annotations, images = dataset_paths(config, split)
     warn_of_unchecked(config, images)
     dataset = load_coco(annotations, images, check_images=config.data.check_images, on_gpu=decodes_on_gpu(config),
-                        skip_bad=config.data.skip_bad_annotations, require_boxes=split == "train",
-                        cache_dir=cache_folder(config), image_cache_dir=cache_folder(config),
-                        report=lambda line: print(line, file=sys.stderr))
-    check_classes(dataset, config, split)
-    if split == "train" and not config.data.train_crowds and dataset.box_crowd.any():
+                        skip_bad=config.data.skip_bad_annotations, max_left_out=config.data.max_left_out,
+                        require_boxes=split == "train", cache_dir=cache_folder(config),
+                        image_cache_dir=cache_folder(config), report=_say)
+    if classes:
+        check_classes(dataset, config, split)
+    return dataset if split == "val" else _for_training(dataset, config)
+
+
+def load_datasets(config: Config):
+    """(training set, validation set), checked as load_dataset does; the validation set's categories are put in the
+    order of the training set's, by their names. UserError where they do not fit, and where nothing of the validation
+    set could be scored."""
+    train = load_dataset(config, "train")
+    val, line = align_categories(load_dataset(config, "val", False), train)
+    if line:
+        _say(line)
+    check_classes(val, config, "val")
+    if not has_objects(val):
+        raise UserError(nothing_to_score(val))
+    return train, val
+
+
+def has_objects(dataset) -> bool:
+    """Whether a score is defined: a box that is no group's."""
+    return bool((~dataset.box_crowd).any())
+
+
+def nothing_to_score(dataset) -> str:
+    """One line on a validation set without objects."""
+    boxes = len(dataset.box_crowd)
+    what = f"all its {boxes} boxes are of groups (iscrowd)" if boxes else \
+        "it holds no annotation" + (" that is left" if dataset.found.boxes else ", as files of test images")
+    return f"{dataset.path}: {what}: nothing to be found, the mAP would be undefined and no target ever reached"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _for_training(dataset, config: Config):
+    if not config.data.train_crowds and dataset.box_crowd.any():
         crowds = int(dataset.box_crowd.sum())
         dataset = dataset.without_crowds()
-        print(f"{dataset.path}: {crowds} boxes of groups (iscrowd) are not trained on", file=sys.stderr)
+        _say(f"{dataset.path}: {crowds} boxes of groups (iscrowd) are not trained on")
         if not len(dataset.box_image):
             raise UserError(f"{dataset.path}: all its {crowds} boxes are of groups (iscrowd), on which recipe "
                             f"{config.recipe} does not train")
-    return dataset
+    return dataset.for_training()

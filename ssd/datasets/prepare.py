@@ -9,7 +9,8 @@ import os
 import stat
 import sys
 
-from ssd.datasets.annotation_file import SECTIONS, read_annotation_file, show
+from ssd.datasets.annotation_file import SECTIONS, show
+from ssd.datasets.annotation_stream import read_annotation_file
 from ssd.errors import UserError
 from ssd.files import replace_file, write_errors
 

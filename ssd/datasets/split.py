@@ -6,10 +6,12 @@ import json
 import math
 import os
 from collections import Counter
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ssd.config import nearest
-from ssd.datasets.annotation_file import read_annotation_file, show
+from ssd.datasets.annotation_file import show
+from ssd.datasets.annotations import read_annotations
+from ssd.datasets.json_files import whole_number
 from ssd.errors import UserError
 from ssd.files import replace_file, write_errors
 
@@ -17,15 +19,17 @@ FILES = ("train.json", "val.json")
 
 
 def split_file(path: str, folder: str, val_fraction: float, seed: int = 0,
-               categories: Optional[Sequence[str]] = None) -> List[str]:
-    """Writes FILES to `folder`, new or empty of them; returns lines that say what they hold. UserError."""
+               categories: Optional[Sequence[str]] = None, skip_bad: bool = False) -> List[str]:
+    """Writes FILES to `folder`, new or empty of them; returns lines that say what they hold. skip_bad: leave out what
+    is bad. UserError, also for a file that training would refuse."""
     if not 0 < val_fraction < 1:
         raise UserError(f"--val-fraction {val_fraction:g}: must be between 0 and 1")
     targets = [os.path.join(folder, name) for name in FILES]
     for target in targets:
         if os.path.lexists(target):
             raise UserError(f"--output {folder}: {target} exists already")
-    parts = split(read_annotation_file(path), val_fraction, seed, path)
+    content, left_out = read_checked(path, skip_bad)
+    parts = split(content, val_fraction, seed, path)
     if categories:    # afterwards, so that no image changes sides with the categories that are asked for
         parts = [keep_categories(part, categories, path) for part in parts]
         for part, target in zip(parts, targets):
@@ -36,7 +40,25 @@ def split_file(path: str, folder: str, val_fraction: float, seed: int = 0,
         os.makedirs(folder, exist_ok=True)
         for target, part in zip(targets, parts):
             replace_file(target, (json.dumps(part, separators=(",", ":")) + "\n").encode("ascii"))
-    return [f"{target}: {_count(part)}" for target, part in zip(targets, parts)] + _lacking(parts, targets)
+    return left_out + [f"{target}: {_count(part)}" for target, part in zip(targets, parts)] + _lacking(parts, targets)
+
+
+def read_checked(path: str, skip_bad: bool) -> Tuple[Dict[str, Any], List[str]]:
+    """(an annotation file as JSON has it, lines about what was left out of it), checked as for training, but for the
+    image files."""
+    content: Dict[str, Any] = {}
+    found = read_annotations(path, raw=content)
+    if not found.problems:
+        return content, []
+    if not skip_bad:
+        raise UserError(f"{path}: {found.problems.summary()}; --skip-bad-annotations leaves out what is bad")
+    boxes = found.boxes.good & found.images.good[found.boxes.image]
+    lines = [f"{path}: left out: {line}" for line in found.problems.lines()]
+    orphans = int((found.boxes.good & ~boxes).sum())
+    if orphans:
+        lines.append(f"{path}: left out: {orphans} x annotation of an image left out")
+    return dict(content, images=[entry for entry, good in zip(content["images"], found.images.good) if good],
+                annotations=[entry for entry, good in zip(content["annotations"], boxes) if good]), lines
 
 
 def keep_categories(content: Dict[str, Any], names: Sequence[str], path: str) -> Dict[str, Any]:
@@ -46,9 +68,9 @@ def keep_categories(content: Dict[str, Any], names: Sequence[str], path: str) ->
         if name not in known:
             raise UserError(f"--categories {name}: not a category of {path}{nearest(name, map(str, known))}")
     categories = [entry for entry in content["categories"] if isinstance(entry, dict) and entry.get("name") in names]
-    ids = [entry.get("id") for entry in categories]
+    ids = {_key(entry.get("id")) for entry in categories}
     annotations = [entry for entry in content["annotations"]
-                   if isinstance(entry, dict) and entry.get("category_id") in ids]
+                   if isinstance(entry, dict) and _key(entry.get("category_id")) in ids]
     images = {_key(entry.get("image_id")) for entry in annotations}
     return dict(content, categories=categories, annotations=annotations,
                 images=[entry for entry in content["images"] if _key(_id_of(entry)) in images])
@@ -82,8 +104,9 @@ def _id_of(entry) -> Any:
 
 
 def _key(value) -> str:
-    """An id as text: JSON's ids may be anything, also what is no key of a dict."""
-    return json.dumps(value)
+    """An id as text, 3.0 as 3."""
+    number = whole_number(value)
+    return json.dumps(value if number is None else number)
 
 
 def _count(part: Dict[str, Any]) -> str:

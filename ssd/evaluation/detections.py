@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ssd.datasets.json_files import load_json, whole_number
 from ssd.errors import UserError
 from ssd.files import replace_file, replacing
 
@@ -24,6 +25,7 @@ class Detections:
     score: float64 (n,), finite; higher is surer. Rows of equal score keep their order.
     category_id: int64 (n,), ids of the annotation file's categories (not class numbers 1 to C).
     source: what errors call these detections: a file's path, or "detections".
+    images: int64 (k,), ids of the images that were looked at, those without a detection too; None: not known.
 
     Raises UserError for arrays that do not fit these shapes, naming the first offending row (from 0).
     """
@@ -32,6 +34,7 @@ class Detections:
     score: np.ndarray
     category_id: np.ndarray
     source: str = "detections"
+    images: np.ndarray | None = None
 
     def __post_init__(self):
         self.image_id = _as_array(self.image_id, "image_id", np.int64, self.source)
@@ -52,6 +55,13 @@ class Detections:
             row = int(np.argmax(bad))
             raise UserError("%s: row %d: bbox %s, score %s: all must be finite, sizes at least 0" % (
                 self.source, row, boxes[row].tolist(), self.score[row]))
+
+        if self.images is not None:
+            self.images = np.unique(_as_array(self.images, "images", np.int64, self.source))
+            unknown = ~np.isin(self.image_id, self.images)
+            if unknown.any():
+                row = int(np.argmax(unknown))
+                raise UserError(f"{self.source}: row {row}: image_id {self.image_id[row]} is not among its images")
 
     def __len__(self):
         return len(self.score)
@@ -97,10 +107,12 @@ class Detections:
         return cls(images, boxes, scores, categories, source=str(path))
 
     def to_npz(self, path) -> None:
-        """Write the four arrays to `path`, uncompressed, under their own names; nothing is rounded."""
+        """Write the four arrays, and `images` if known, to `path`, uncompressed, under their own names; nothing is
+        rounded."""
+        images = {} if self.images is None else dict(images=self.images)
         with replacing(path) as partial, open(partial, "wb") as file:
             np.savez(file, image_id=self.image_id, boxes_xywh=self.boxes_xywh, score=self.score,
-                     category_id=self.category_id)
+                     category_id=self.category_id, **images)
 
     @classmethod
     def from_npz(cls, path) -> Detections:
@@ -108,7 +120,7 @@ class Detections:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return cls(arrays["image_id"], arrays["boxes_xywh"], arrays["score"], arrays["category_id"],
-                           source=str(path))
+                           source=str(path), images=arrays["images"] if "images" in arrays.files else None)
         except UserError:
             raise
         except OSError as error:
@@ -124,19 +136,11 @@ class Detections:
 def read_json(path):
     """The parsed content of the JSON file `path`. Raises UserError naming the file."""
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
+        return load_json(path)
     except OSError as error:
         raise UserError("%s: cannot be read: %s" % (path, error.strerror or error)) from None
     except (ValueError, RecursionError) as error:
         raise UserError("%s: not JSON: %s" % (path, str(error).splitlines()[0])) from None
-
-
-def whole_number(value) -> int | None:
-    """`value` as an int if it is a whole number that fits int64 (a float like 5.0 does), else None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
-        return None
-    return int(value) if abs(value) < 2 ** 63 and value == int(value) else None
 
 
 def is_number(value) -> bool:

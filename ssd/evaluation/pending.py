@@ -16,17 +16,18 @@ ATTEMPTS = 2    # a scorer that was killed is started once more
 class RepeatedScoring:
     """Scores one set of detections, in another process. `close` ends it."""
 
-    def __init__(self, dataset, rows: np.ndarray, folder: str, name: str, title: str):
-        """rows: as inference.detection_rows gives them; name: of the file of detections in `folder`, which is kept;
-        title: what is scored, for a line on standard error."""
-        self._dataset, self._rows, self._folder, self._name, self._title = dataset, rows, folder, name, title
+    def __init__(self, dataset, truth: str, rows: np.ndarray, folder: str, name: str, title: str):
+        """truth: file of the data set's ScoredSet; rows: as inference.detection_rows gives them; name: of the file of
+        detections in `folder`, which is kept; title: what is scored, for a line on standard error."""
+        self._truth, self._dataset, self._rows = truth, dataset, rows
+        self._folder, self._name, self._title = folder, name, title
         self._attempts = 0
         self._start()
 
     def _start(self) -> None:
         self._attempts += 1
         self._process = ScoringProcess()
-        self._process.start(self._dataset.path, as_detections(self._rows, self._dataset), self._folder,
+        self._process.start(self._truth, as_detections(self._rows, self._dataset), self._folder,
                             name=self._name)
 
     def is_ready(self) -> bool:
@@ -59,4 +60,4 @@ def as_detections(rows: np.ndarray, dataset) -> Detections:
     """Rows (n, 7) of image index, xywh, score, class as COCO detections with the data set's own ids."""
     image, label = rows[:, 0].astype(np.int64), rows[:, 6].astype(np.int64)
     return Detections(np.asarray(dataset.image_ids)[image], rows[:, 1:5], rows[:, 5],
-                      np.asarray(dataset.category_ids, np.int64)[label - 1])
+                      np.asarray(dataset.category_ids, np.int64)[label - 1], images=dataset.image_ids)

@@ -5,8 +5,8 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
-from ssd.errors import UserError
 from ssd.evaluation.detections import Detections
+from ssd.evaluation.scored_set import ScoredSet, count_words
 from ssd.evaluation.scoring import STAT_NAMES, scored_rows, read_ground_truth
 from ssd.evaluation.scoring_backends import GroundTruth, load_scorer, mean_defined
 
@@ -29,6 +29,7 @@ class Evaluation(NamedTuple):
     truth: GroundTruth            # of these images, numbered by their place in image_ids and category_ids
     rows: np.ndarray              # float64 (m, 7): the detections, see scoring_backends.score_by_hotcoco
     scorer: str                   # name and version
+    file_names: list              # n, of the images
 
     def per_class(self) -> list:
         """One dict of plain values per category: id, name, AP, AP50, AP75, objects, detections."""
@@ -36,6 +37,11 @@ class Evaluation(NamedTuple):
                    self.objects.tolist(), self.found.tolist())
         return [dict(zip(("id", "name", "AP", "AP50", "AP75", "objects", "detections"), row))
                 for row in zip(*columns)]
+
+    @property
+    def counts(self) -> str:
+        """How many images and objects the numbers are of, in words."""
+        return count_words(len(self.image_ids), int(self.objects.sum()))
 
     def mean_curve(self, iou: Optional[float] = None, category: Optional[int] = None) -> np.ndarray:
         """Precision at RECALLS, (101,); nan where undefined. iou: one of IOU_THRESHOLDS, None: the mean over all;
@@ -47,34 +53,24 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(annotation_file, detections: Detections, *, scorer: Optional[str] = None,
-             left_out=(), ground_truth: Optional[tuple] = None) -> Evaluation:
-    """COCO's judgement of `detections` on the images of `annotation_file`, but for those with ids `left_out`.
+             ground_truth: Optional[ScoredSet] = None) -> Evaluation:
+    """COCO's judgement of `detections` on the images of `annotation_file`.
 
-    scorer: see scoring.score_detections, which gives the same twelve numbers. ground_truth: what read_ground_truth
-    gives of the file, where it was read before. UserError as there, and where no image is left.
+    scorer: see scoring.score_detections, which gives the same twelve numbers. ground_truth: what is scored against, in
+    place of all that the file holds. UserError as there.
     """
     counted_by = load_scorer(scorer)
-    truth, images, names = ground_truth or read_ground_truth(annotation_file)
-    if len(left_out):
-        truth, images = without_images(truth, images, left_out)
-        if not images:
-            raise UserError(f"{annotation_file}: no image is left to score")
-    rows = scored_rows(detections, images, names, annotation_file)
+    scored = ground_truth or read_ground_truth(annotation_file, images=detections.images)
+    truth, names = scored.boxes, scored.categories
+    rows = scored_rows(detections, scored.images, names, annotation_file)
     numbers = counted_by.score(truth, rows)
     objects = np.bincount(truth.category[truth.crowd == 0], minlength=truth.categories)
     return Evaluation(
         dict(zip(STAT_NAMES, numbers.stats.tolist())), tuple(names), tuple(names.values()), numbers.class_precision,
         *(mean_defined(numbers.precision[place].T) for place in (0, 5)), objects,
         np.bincount(rows[:, 6].astype(np.int64), minlength=truth.categories), numbers.precision,
-        np.array(images, np.int64), truth, rows, str(counted_by))
-
-
-def without_images(truth: GroundTruth, images: list, left_out):
-    """(GroundTruth, sorted image ids) of the images whose ids are not in `left_out`."""
-    kept = ~np.isin(np.array(images, np.int64), np.array(sorted(left_out), np.int64))
-    boxes = kept[truth.image]
-    return GroundTruth(int(kept.sum()), truth.categories, (np.cumsum(kept) - 1)[truth.image[boxes]],
-                       *(column[boxes] for column in truth[3:])), [i for i, keep in zip(images, kept) if keep]
+        np.array(scored.images, np.int64), truth, rows, str(counted_by),
+        [scored.names[number] for number in scored.images])
 
 
 def format_classes(evaluation: Evaluation) -> str:

@@ -85,22 +85,23 @@ def describe_left_out(names: List[str], classes: int) -> str:
         f"have ({some(names, 5)})" if names else ""
 
 
-def load_images(config: Config, annotations: str, images: str, recheck: bool = False):
-    """(CocoDataset of the images that can be read, file names of those that cannot). recheck: nothing that was found
-    before is taken for granted. UserError if no image is left."""
-    from ssd.datasets.annotation_file import read_annotation_file
+def load_images(config: Config, annotations: str, images: str, recheck: bool = False, report=say,
+                look_at_categories=None):
+    """CocoDataset of the images that can be read.
+
+    recheck: nothing that was found before is taken for granted. look_at_categories: see load_coco. UserError if no
+    image is left, and for entries of the file that are bad, unless they are to be left out.
+    """
     from ssd.datasets.coco import load_coco
     from ssd.datasets.locate import cache_folder, decodes_on_gpu, warn_of_unchecked
     if not recheck:
         warn_of_unchecked(config, images)
     folder = None if recheck else cache_folder(config)
-    dataset = load_coco(annotations, images, check_images="decode" if recheck else config.data.check_images,
-                        on_gpu=decodes_on_gpu(config), skip_bad=True, require_boxes=False, cache_dir=folder,
-                        image_cache_dir=folder,
-                        report=lambda line: print(line, file=sys.stderr))
-    kept = set(dataset.image_ids.tolist())
-    left_out = [row for row in read_annotation_file(annotations)["images"] if row.get("id") not in kept]
-    return dataset, left_out
+    return load_coco(annotations, images, check_images="decode" if recheck else config.data.check_images,
+                     on_gpu=decodes_on_gpu(config), skip_bad=config.data.skip_bad_annotations, skip_files=True,
+                     max_left_out=config.data.max_left_out, require_boxes=False, cache_dir=folder,
+                     image_cache_dir=folder, report=report,
+                     look_at_categories=look_at_categories)
 
 
 def detect_all(config: Config, weights: str, dataset, category_ids: Tuple[Optional[int], ...], progress=None):
@@ -134,14 +135,3 @@ def detect_all(config: Config, weights: str, dataset, category_ids: Tuple[Option
         rows = rows[has_category[rows[:, 6].astype(np.int64) - 1]]
     return as_detections(rows, dataclasses.replace(dataset, category_ids=tuple(one or 0 for one in category_ids)))
 
-
-def categories_of(annotations: str) -> Tuple[tuple, tuple]:
-    """(ids, names) of an annotation file's categories, in its order."""
-    from ssd.datasets.annotation_checks import read_categories
-    from ssd.datasets.annotation_file import read_annotation_file
-    return read_categories(read_annotation_file(annotations)["categories"], annotations)
-
-
-def file_names(rows: List[dict]) -> List[str]:
-    """What images of an annotation file are called."""
-    return [str(row.get("file_name", row.get("id"))) for row in rows]

@@ -1,13 +1,14 @@
 """COCO's twelve box numbers, by the libraries of scoring_backends.py."""
 from __future__ import annotations
 
-import math
+import os
 
 import numpy as np
 
 from ssd.errors import UserError
-from ssd.evaluation.detections import Detections, is_box, is_number, kind, read_json, whole_number
-from ssd.evaluation.scoring_backends import GroundTruth, load_scorer
+from ssd.evaluation.detections import Detections
+from ssd.evaluation.scored_set import ScoredSet, read_scored_set, scored_set
+from ssd.evaluation.scoring_backends import load_scorer
 
 # name, then what pycocotools prints of it: title, type, IoU, area, detections per image
 _STATS = (
@@ -37,26 +38,28 @@ def format_table(stats) -> str:
     return "\n".join("{} = {:0.3f}".format(STAT_SENTENCES[name], stats[name]) for name in STAT_NAMES)
 
 
-def score_detections(annotation_file, detections: Detections, *, per_class: bool = False,
-                     scorer: str | None = None) -> dict[str, float]:
+def score_detections(annotation_file, detections: Detections, *, per_class: bool = False, scorer: str | None = None,
+                     skip_bad: bool = False, truth: ScoredSet | None = None) -> dict[str, float]:
     """COCO's twelve box numbers of `detections` over all images of `annotation_file`, as pycocotools counts them.
 
-    annotation_file: path of a COCO instances file. Its images without boxes are scored too. An annotation
-        without `area` counts as width * height (px^2), one without `iscrowd` as no crowd; one of an image or
-        category that the file does not list is no part of the score.
+    annotation_file: path of a COCO instances file, read and checked as for training (ssd.datasets); of detections that
+        know their images (Detections.images) these alone are scored. Images without boxes are scored too. An annotation
+        without `area` counts as width * height (px^2), one without `iscrowd` as no crowd.
     per_class: add "AP/<category name>" for every category (-1 where it has no ground truth).
     scorer: the library that counts, one of scoring_backends.SCORERS; None for the fastest that is installed.
+    skip_bad: leave out bad entries of the file, as training does with --skip-bad-annotations. truth: what
+        read_ground_truth gives of the file, where it was read before.
 
     Returns float64 in [0, 1] by STAT_NAMES; -1 where undefined (no ground truth of that size), COCO's
-    convention. With no detections at all AP and AR are 0. Raises UserError for a file that is not COCO,
+    convention. With no detections at all AP and AR are 0. Raises UserError for a file that training would refuse,
     for a detection of an image or category that the file does not have, and for a scorer that is not there.
     """
     score = load_scorer(scorer).score
-    truth, images, categories = read_ground_truth(annotation_file)
-    numbers = score(truth, scored_rows(detections, images, categories, annotation_file))
+    truth = truth or read_ground_truth(annotation_file, skip_bad=skip_bad, images=detections.images)
+    numbers = score(truth.boxes, scored_rows(detections, truth.images, truth.categories, annotation_file))
     stats = dict(zip(STAT_NAMES, numbers.stats.tolist()))
     if per_class:
-        for (category, name), precision in zip(categories.items(), numbers.class_precision.tolist()):
+        for (category, name), precision in zip(truth.categories.items(), numbers.class_precision.tolist()):
             key = "AP/" + name
             stats["%s (%d)" % (key, category) if key in stats else key] = precision
     return stats
@@ -83,55 +86,22 @@ def _places(name, known, detections, annotation_file):
     return places
 
 
-def read_ground_truth(path):
-    """GroundTruth of a COCO file, its sorted image ids, and its categories' names by their sorted ids.
+def read_ground_truth(path, *, skip_bad: bool = False, max_left_out: float = 1.0, images=None,
+                      report=lambda line: None) -> ScoredSet:
+    """The ground truth in a COCO file, or in one that ScoredSet.write has made.
 
-    Raises UserError for a file that is not COCO.
+    The file is checked as for training, with the same flags (ssd.datasets.coco.load_ground_truth); no image file is
+    looked at. images: ids of those to be scored, None for all. Raises UserError for a file that training would refuse,
+    and for images that it does not have.
     """
-    dataset = read_json(path)
-    if not isinstance(dataset, dict):
-        raise UserError("%s: not a COCO annotation file but %s" % (path, kind(dataset)))
-    for name in ("images", "annotations", "categories"):
-        if not (isinstance(dataset.get(name), list) and all(isinstance(row, dict) for row in dataset[name])):
-            raise UserError("%s: not a COCO annotation file: no list of %s" % (path, name))
-    if not dataset["images"]:
-        raise UserError("%s: no images" % path)
-    for name in ("images", "categories"):
-        for number, row in enumerate(dataset[name]):
-            if whole_number(row.get("id")) is None:
-                raise UserError("%s: %s: row %d: id %r is not a whole number" % (
-                    path, name, number, row.get("id")))
-    images = sorted({whole_number(row["id"]) for row in dataset["images"]})
-    names = {whole_number(row["id"]): str(row.get("name", row["id"])) for row in dataset["categories"]}
-    categories = {category: names[category] for category in sorted(names)}
-    places = [{known: place for place, known in enumerate(ids)} for ids in (images, categories)]
-    columns = [], [], [], [], []
-    for number, row in enumerate(dataset["annotations"]):
-        try:
-            image, category, *values = _read_annotation(row)
-        except UserError as error:
-            raise UserError("%s: annotations: row %d (id %r): %s" % (path, number, row.get("id"), error)) from None
-        if image in places[0] and category in places[1]:
-            for column, value in zip(columns, (places[0][image], places[1][category], *values)):
-                column.append(value)
-    image, category, boxes, area, crowd = columns
-    truth = GroundTruth(len(images), len(categories), np.array(image, np.int64), np.array(category, np.int64),
-                        np.array(boxes, np.float64).reshape(-1, 4), np.array(area, np.float64),
-                        np.array(crowd, np.int64))
-    return truth, images, categories
-
-
-def _read_annotation(row):
-    image, category = whole_number(row.get("image_id")), whole_number(row.get("category_id"))
-    if image is None or category is None:
-        raise UserError("image_id %r, category_id %r: both must be whole numbers" % (
-            row.get("image_id"), row.get("category_id")))
-    box, area, crowd = row.get("bbox"), row.get("area"), row.get("iscrowd")
-    if not (is_box(box) and all(map(math.isfinite, box))):
-        raise UserError("bbox %r: four finite numbers are needed" % (box,))
-    area = box[2] * box[3] if area is None else area
-    if not (is_number(area) and math.isfinite(area)):
-        raise UserError("area %r is not a finite number" % (area,))
-    if crowd not in (None, 0, 1):
-        raise UserError("iscrowd %r is neither 0 nor 1" % (crowd,))
-    return image, category, box, area, int(crowd or 0)
+    path = os.fspath(path)
+    if path.endswith(".npz"):
+        return read_scored_set(path)
+    from ssd.datasets.coco import load_ground_truth
+    truth = scored_set(load_ground_truth(path, skip_bad=skip_bad, max_left_out=max_left_out, report=report))
+    if images is None:
+        return truth
+    foreign = np.setdiff1d(images, truth.images)
+    if len(foreign):
+        raise UserError(f"{path}: has no image {foreign[0]}, which the detections are of")
+    return truth.of_images(images)

@@ -13,7 +13,8 @@ from ssd.errors import UserError
 def main(argv=None) -> int:
     """Returns the exit status, 2 for a user's mistake."""
     parser = argparse.ArgumentParser(prog="python -m ssd.evaluation.scoring_child", allow_abbrev=False)
-    parser.add_argument("--annotations", required=True, metavar="FILE", help="COCO instances file")
+    parser.add_argument("--annotations", required=True, metavar="FILE",
+                        help="COCO instances file, or what ScoredSet.write has written of one")
     parser.add_argument("--detections", required=True, metavar="FILE", help="the arrays of Detections.to_npz")
     args = parser.parse_args(argv)
     try:

@@ -7,6 +7,7 @@ from typing import List, Optional, Sequence
 from ssd.evaluation.confusion import best_threshold, count, match
 from ssd.evaluation.detections import Detections
 from ssd.evaluation.per_class import Evaluation, evaluate
+from ssd.evaluation.scored_set import ScoredSet
 from ssd.report import sections
 from ssd.report.page import Section, facts, page, share, write_page
 from ssd.report.pictures import Pictures
@@ -14,26 +15,27 @@ from ssd.report.pictures import Pictures
 
 def write_report(folder, *, annotations, detections: Detections, image_folder, config=None, run_folder=None,
                  title: str, evaluation: Optional[Evaluation] = None, left_out: Sequence[str] = (), classes: str = "",
-                 name: str = "report.html") -> str:
+                 ground_truth: Optional[ScoredSet] = None, name: str = "report.html") -> str:
     """Writes `folder`/`name` and returns its path.
 
     annotations: COCO instances file; detections: on its images; image_folder: where those are. config: the network's
     settings; run_folder: a run, of which its curves, outcome and MLPerf verdict are shown too. evaluation: the scorers'
-    judgement of these detections, if it is known already; left_out: file names of images that could not be used;
+    judgement of these detections, if it is known already; ground_truth: what they are scored against, in place of all
+    that the annotations hold; left_out: file names of images that could not be used;
     classes: a sentence on classes of the network that were left out.
     UserError for bad input, and for a file of that name that is no report.
     """
     from ssd.report.run_parts import read_run
     path = os.path.join(os.fspath(folder), name)
-    evaluation = evaluation or evaluate(annotations, detections)
+    evaluation = evaluation or evaluate(annotations, detections, ground_truth=ground_truth)
     run = read_run(os.fspath(run_folder)) if run_folder is not None else None
     tiles = (run.tiles if run else []) + data_tiles(evaluation)
     parts = [Section("summary", "Summary", summary(annotations, evaluation, config, left_out, classes)
                      + (run.summary if run else ""))]
     parts += run.curves if run else []
-    parts += data_sections(evaluation, annotations, image_folder)
+    parts += data_sections(evaluation, image_folder)
     parts += run.verdict if run else []
-    subtitle = f"{os.path.basename(os.fspath(annotations))}: {len(evaluation.image_ids):,} images"
+    subtitle = f"{os.path.basename(os.fspath(annotations))}: {evaluation.counts}"
     write_page(path, page(title, subtitle, tiles, parts))
     return path
 
@@ -57,15 +59,15 @@ def summary(annotations, evaluation: Evaluation, config, left_out: Sequence[str]
         names = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
         missing = f"{len(left_out)} images could not be used: {names}. Every number here is of the others."
     return facts([("network", network), ("annotations", os.fspath(annotations)),
-                  ("detections", f"{len(evaluation.rows):,} on {len(evaluation.image_ids):,} images"),
+                  ("detections", f"{len(evaluation.rows):,} on {evaluation.counts}"),
                   ("scored by", evaluation.scorer), ("classes", classes), ("left out", missing)])
 
 
-def data_sections(evaluation: Evaluation, annotations, image_folder) -> List[Section]:
+def data_sections(evaluation: Evaluation, image_folder) -> List[Section]:
     """Numbers, classes, curves, confusion, pictures."""
     matches = match(evaluation.truth, evaluation.rows)
     counts = count(matches, best_threshold(matches))
-    pictures = Pictures(evaluation, _file_names(annotations, evaluation), os.fspath(image_folder), counts.threshold)
+    pictures = Pictures(evaluation, evaluation.file_names, os.fspath(image_folder), counts.threshold)
     there = os.path.isdir(image_folder)
     gone = "" if there else f'<p>The images are not there any more: {facts([("folder", os.fspath(image_folder))])}</p>'
     return [Section("numbers", "The twelve numbers", sections.numbers(evaluation.stats)),
@@ -75,8 +77,3 @@ def data_sections(evaluation: Evaluation, annotations, image_folder) -> List[Sec
             Section("detections", "Detections", sections.detections(pictures) if there else gone),
             Section("worst", "Worst images", sections.worst_images(pictures, counts) if there else "")]
 
-
-def _file_names(annotations, evaluation: Evaluation) -> List[str]:
-    from ssd.datasets.annotation_file import read_annotation_file
-    names = {row.get("id"): str(row.get("file_name", "")) for row in read_annotation_file(annotations)["images"]}
-    return [names.get(image, "") for image in evaluation.image_ids.tolist()]

@@ -79,7 +79,9 @@ def _summary(folder: str, outcome: dict, scores) -> str:
         rows.append(("trained", f"{outcome['steps']:,} steps, {outcome.get('images', 0):,} images"))
     if best:
         last = scores[-1]["epoch"]
-        rows.append(("best", f"mAP {best['AP']:.4f} after epoch {best['epoch']:.0f}" + (
+        scored = [outcome.get(name) for name in ("eval_images", "eval_objects")]
+        of = f" on {scored[0]:,} images, {scored[1]:,} objects" if all(type(one) is int for one in scored) else ""
+        rows.append(("best", f"mAP {best['AP']:.4f}{of} after epoch {best['epoch']:.0f}" + (
             "" if last == best["epoch"] else f"; the last evaluation, shown here, is of epoch {last:.0f}")))
     if outcome.get("skipped_steps"):
         rows.append(("skipped", f"{outcome['skipped_steps']} steps, for overflow of float16"))

@@ -10,6 +10,7 @@ from ssd.config import Config, load_recipe
 from ssd.datasets.locate import dataset_paths
 from ssd.errors import UserError
 from ssd.evaluation.detections import Detections
+from ssd.evaluation.scored_set import KEPT, ScoredSet
 from ssd.report import sections
 from ssd.report.page import Section, page, write_page
 from ssd.report.report import write_report
@@ -32,9 +33,9 @@ def report_run(run_folder: str, say: Callable[[str], None], *, output: Optional[
     title = f"Run {os.path.basename(os.path.normpath(run_folder))}"
     try:
         config = _settings(recipe, data_dir)
-        annotations, images, detections = _scored(run_folder, config)
-        path = write_report(os.path.dirname(output) or ".", annotations=annotations, detections=detections,
-                            image_folder=images, config=config, run_folder=run_folder, title=title,
+        truth, images, detections = _scored(run_folder, config)
+        path = write_report(os.path.dirname(output) or ".", annotations=truth.path, detections=detections,
+                            ground_truth=truth, image_folder=images, config=config, run_folder=run_folder, title=title,
                             name=os.path.basename(output))
     except Lacking as reason:
         path = _write_without_data(output, title, run_folder, str(reason))
@@ -55,19 +56,23 @@ def _settings(recipe: str, data_dir: Optional[str]) -> Config:
     return config if data_dir is None else config.with_values(data_dir=data_dir)
 
 
-def _scored(run_folder: str, config: Config) -> Tuple[str, str, Detections]:
-    """(annotation file, image folder, detections) of the run's last evaluation. Lacking if one cannot be had."""
+def _scored(run_folder: str, config: Config) -> Tuple[ScoredSet, str, Detections]:
+    """(ground truth, image folder, detections) of the run's last evaluation; the ground truth is what the run has kept
+    of it, else that of its annotation file. Lacking if one cannot be had."""
+    from ssd.evaluation.scored_set import read_scored_set
     from ssd.evaluation.scoring import read_ground_truth, scored_rows
     found = last_detections(run_folder)
     if found is None:
         raise Lacking("no evaluation has left its detections")
     try:
         annotations, images = _paths(config)
-        detections = Detections.from_npz(found)
-        scored_rows(detections, *read_ground_truth(annotations)[1:], annotations)    # of other images: refused
+        detections, kept = Detections.from_npz(found), os.path.join(run_folder, KEPT)
+        truth = read_scored_set(kept)._replace(path=annotations) if os.path.isfile(kept) else read_ground_truth(
+            annotations, skip_bad=config.data.skip_bad_annotations, images=detections.images)
+        scored_rows(detections, truth.images, truth.categories, annotations)    # of other images: refused
     except UserError as error:
         raise Lacking(str(error)) from None
-    return annotations, images, detections
+    return truth, images, detections
 
 
 def _paths(config: Config) -> Tuple[str, str]:

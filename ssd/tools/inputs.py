@@ -8,6 +8,7 @@ from typing import Iterable, List, NamedTuple, Tuple
 from ssd.datasets.images import open_images
 from ssd.datasets.records import is_records
 from ssd.errors import UserError
+from ssd.files import is_output
 from ssd.tools import pictures, videos
 
 
@@ -23,8 +24,8 @@ def find_inputs(names: Iterable[str]) -> Tuple[List[Input], int]:
     """(pictures and videos, each once, in the order named; files in folders that are neither).
 
     A name is a file; a folder, searched with all folders below it for files with a picture's or a video's ending
-    (hidden ones are passed by), or one of records; or a pattern with * ? or [, ** being any folders. UserError for a
-    name that gives nothing.
+    (hidden ones are passed by, and folders that this program has drawn pictures into), or one of records; or a pattern
+    with * ? or [, ** being any folders. UserError for a name that gives nothing.
     """
     found, seen, others = [], set(), 0
 
@@ -61,7 +62,8 @@ def _walk(folder: str) -> Tuple[List[str], int]:
     """(paths below `folder` of pictures and videos, sorted; number of other files)."""
     inside, others = [], 0
     for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders
+                            if not name.startswith(".") and not is_output(os.path.join(place, name)))
         for name in sorted(files):
             if name.startswith("."):
                 continue

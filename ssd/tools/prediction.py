@@ -190,8 +190,8 @@ class Prediction:
         print(f"in {self.folder}: detections.json, images.json{drawn}")
         if self.scheme is not None and self.scheme.left_out:
             print(self.scheme.left_out)
-        if self.scheme is not None and len(self.images) < len(self.scheme.rows):
-            print(f"{len(self.scheme.rows) - len(self.images)} of the {len(self.scheme.rows)} images of "
+        if self.scheme is not None and len(self.images) < self.scheme.count:
+            print(f"{self.scheme.count - len(self.images)} of the {self.scheme.count} images of "
                   f"{self.scheme.path} were not among the pictures; `score` counts their objects as missed")
         if others:
             print(f"passed by: {_number(others, 'other file')} in the folders")

@@ -126,7 +126,7 @@ def classes_of(config: Config, info, path, classes: Optional[str]) -> Tuple[tupl
     """(names, category ids) of the network's classes."""
     count = config.model.num_classes - 1
     if classes:
-        from ssd.evaluation.saved_network import categories_of
+        from ssd.datasets.annotations import categories_of
         ids, names = categories_of(classes)
         if len(ids) != count:
             raise UserError(f"--classes {classes}: {len(ids)} categories; the network of {path} has {count}")

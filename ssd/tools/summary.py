@@ -8,6 +8,7 @@ import numpy as np
 
 from ssd.config import Config
 from ssd.data.coverage import SIZES, coverage
+from ssd.datasets.annotation_boxes import clipped_ltrb
 from ssd.datasets.annotations import read_annotations
 from ssd.errors import UserError
 from ssd.model.boxes.ssd_sizes import Sizes
@@ -31,6 +32,7 @@ class GroundTruth(NamedTuple):
     categories: Tuple[str, ...]
     images: int
     left_out: int           # annotations that are wrong in some way
+    cause: str              # the likely cause, "" where none is seen
     ltrb: np.ndarray        # (m, 4) in shares of the image
     areas: np.ndarray       # (m,) pixels^2 of the image's file
     image: np.ndarray       # (m,) position of the image, ascending
@@ -48,8 +50,9 @@ def read_ground_truth(path: str) -> GroundTruth:
     kept = kept[np.argsort(boxes.image[kept], kind="stable")]
     if not len(kept):
         raise UserError(f"annotation file {path} holds no box that can be used")
-    image, ltrb = boxes.image[kept], boxes.ltrb[kept]
-    return GroundTruth(path, names, len(images.ids), len(boxes.good) - len(kept),
+    image = boxes.image[kept]
+    ltrb = clipped_ltrb(boxes.xywh[kept], images.sizes, image)
+    return GroundTruth(path, names, len(images.ids), len(boxes.good) - len(kept), boxes.forms.cause(),
                        ltrb / np.tile(images.sizes[image], 2), (ltrb[:, 2:] - ltrb[:, :2]).prod(1), image)
 
 

@@ -137,19 +137,23 @@ class Metrics:
             self._events.close()
 
     def result(self, status: str, progress, target: float, seconds: float, *, global_batch: int, seed: int, ranks: int,
-               skipped_steps: int) -> str:
+               skipped_steps: int, scored=None) -> str:
         """The last line of a run that came to its end, also written to summary.json.
 
-        progress: an ssd.training.state.Progress; target: mAP [0, 1]; seconds: on the clock in this part.
+        progress: an ssd.training.state.Progress; target: mAP [0, 1]; seconds: on the clock in this part; scored: the
+        ssd.evaluation.scored_set.ScoredSet that the mAP is of, None where nothing was scored.
         """
         if self.folder is not None:
             self.summary(dict(status=status, target=target, best_map=progress.best_score, seconds=round(seconds, 2),
                               seconds_before=round(progress.seconds, 2), steps=progress.steps,
                               images=progress.steps * global_batch, seed=seed, ranks=ranks,
-                              skipped_steps=skipped_steps))
+                              skipped_steps=skipped_steps,
+                              **({} if scored is None else dict(eval_images=len(scored.images),
+                                                                eval_objects=scored.objects))))
         word = "reached" if status == "success" else "not reached"
         before = f" and {progress.seconds:.1f} s in the parts before" if progress.seconds else ""
-        return (f"target {target} {word}: best mAP {progress.best_score:.4f} after {progress.steps} steps of "
+        of = f" on {scored}" if scored is not None else ""
+        return (f"target {target} {word}: best mAP {progress.best_score:.4f}{of} after {progress.steps} steps of "
                 f"{global_batch}, {seconds:.1f} s{before}; run folder {self.folder}")
 
     def summary(self, values: Dict) -> None:

@@ -7,6 +7,7 @@ from typing import Dict, NamedTuple, Optional
 import numpy as np
 
 from ssd.evaluation.pending import RepeatedScoring
+from ssd.evaluation.scored_set import KEPT, scored_set
 from ssd.evaluation.scoring import STAT_NAMES
 from ssd.training.ranks import Ranks
 
@@ -27,14 +28,18 @@ class PendingScore:
     def __init__(self, dataset, folder: Optional[str], ranks: Ranks):
         """`dataset`: the validation set; `folder`: the run's, None but on rank 0."""
         self.dataset, self.folder, self.ranks = dataset, folder, ranks
-        self.epoch = self._scoring = self._rows = None
+        self.epoch = self._scoring = self._rows = self.scored = None    # scored: a ScoredSet, on rank 0
 
     def start(self, epoch: int, step: int, rows: np.ndarray) -> None:
         """`rows`: all ranks' detections, as ssd.evaluation.inference.detection_rows gives them."""
         assert self.epoch is None, "one score at a time"
         self.epoch, self.step, self._rows = epoch, step, rows
         if self.ranks.rank == 0:
-            self._scoring = RepeatedScoring(self.dataset, rows, self.folder, self._file_name(), f"epoch {epoch}")
+            truth = os.path.join(self.folder, KEPT)
+            if self.scored is None:
+                self.scored = scored_set(self.dataset)
+                self.scored.write(truth)
+            self._scoring = RepeatedScoring(self.dataset, truth, rows, self.folder, self._file_name(), f"epoch {epoch}")
 
     def _file_name(self) -> str:
         name = f"detections-epoch-{self.epoch}"

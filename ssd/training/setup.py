@@ -11,7 +11,8 @@ import numpy as np
 from ssd.checkpoints.files import Checkpoint
 from ssd.checkpoints.store import FOLDER, find_checkpoint
 from ssd.config import Config, to_yaml
-from ssd.datasets.locate import dataset_paths, load_dataset
+from ssd.datasets import locate
+from ssd.datasets.locate import dataset_paths
 from ssd.errors import UserError
 from ssd.files import remove_leftovers
 from ssd.sections import PYRAMIDS
@@ -142,10 +143,7 @@ def load_datasets(config: Config, ranks, look) -> Tuple:
     """Training and validation set. Rank 0 checks them, the others then read its result; a data set that is refused
     ends every rank. `look` is called now and then, on all ranks alike."""
     def load():
-        sets = load_dataset(config, "train"), load_dataset(config, "val")
-        if sets[0].category_names != sets[1].category_names or sets[0].category_ids != sets[1].category_ids:
-            raise UserError(f"{sets[1].path}: its categories are not those of {sets[0].path}")
-        return sets
+        return locate.load_datasets(config)
     return ranks.first_then_others(load, "data set", look)
 
 

@@ -68,7 +68,7 @@ class Training:
         self.saver.close()
         self.say(run.metrics.result(status, run.progress, run.config.evaluation.target, run.seconds(),
                                     global_batch=run.global_batch, seed=run.seed, ranks=self.ranks.size,
-                                    skipped_steps=run.step.scale.skipped))
+                                    skipped_steps=run.step.scale.skipped, scored=run.pending.scored))
 
     # ---- on the clock
 
@@ -271,7 +271,8 @@ class Training:
         if best:
             progress.best_score, progress.best_epoch = score, epoch
         self.saver.scored(scored.step, score, best)
-        self.say("epoch {}: ".format(epoch) + "  ".join(f"{name} {value:.4f}" for name, value in stats.items()))
+        self.say("epoch {}: ".format(epoch) + "  ".join(f"{name} {value:.4f}" for name, value in stats.items())
+                 + (f"  (on {run.pending.scored})" if run.pending.scored else ""))
         return score >= run.config.evaluation.target
 
     # ---- saving and leaving

@@ -162,7 +162,7 @@ def test_a_file_that_is_no_annotation_file_is_status_2(check, data):
 
 
 def test_categories_that_training_would_refuse(check, data):
-    rewrite(data, lambda content: content["categories"].reverse())
+    rewrite(data, lambda content: content["categories"][1].update(name="Square"))
     status, out, _ = check("--json", "--recipe", "ssd-resnet34-coco", "--val-images", "val2017")
     report = json.loads(out)
     assert status == 1 and kinds(report["splits"]["train"]) == {"number of categories": 1}

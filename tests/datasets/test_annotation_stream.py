@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ssd.datasets import annotation_stream
-from ssd.datasets.annotation_file import SECTIONS, read_annotation_file
-from ssd.datasets.annotation_stream import entries_at, stream_annotation_file
+from ssd.datasets.annotation_file import SECTIONS, show
+from ssd.datasets.annotation_stream import read_annotation_file, stream_annotation_file
 from ssd.errors import UserError
 
 COMMON = dict(deadline=None, derandomize=True, database=None,
@@ -44,10 +44,28 @@ def streamed(path):
 
 
 def whole(path):
+    """The same by json.loads on the whole text."""
+    twice = []
+
+    def pairs(found):
+        names = [name for name, _ in found if name in SECTIONS]
+        twice[:] = [name for place, name in enumerate(names) if name in names[:place]][:1]    # the outermost comes last
+        return dict(found)
     try:
-        content = read_annotation_file(path)
-    except UserError as error:
-        return str(error)
+        content = json.loads(path.read_bytes(), object_pairs_hook=pairs)
+    except (ValueError, RecursionError) as error:
+        return f"annotation file {path} is not JSON: {' '.join(str(error).split())}"
+    if isinstance(content, list):
+        return f"annotation file {path} is not COCO ground truth: a list at the top level, as COCO detections have it"
+    if not isinstance(content, dict):
+        return f"annotation file {path} is not COCO: {show(content)} at the top level"
+    if twice:
+        return f"annotation file {path}: {twice[0]!r} is there twice, and which one counts cannot be known"
+    for section in SECTIONS:
+        if section not in content:
+            return f"annotation file {path} is not COCO: it has no {section!r}"
+        if not isinstance(content[section], list):
+            return f"annotation file {path} is not COCO: {section!r} is not a list but {show(content[section])}"
     return {name: content[name] for name in SECTIONS}
 
 
@@ -110,13 +128,11 @@ def test_other_encodings(tmp_path, encoding, monkeypatch):
     same(path, 5, monkeypatch)
 
 
-def test_entries_at(tmp_path, monkeypatch):
+def test_the_whole_content_has_every_other_key_too(tmp_path, monkeypatch):
     monkeypatch.setattr(annotation_stream, "PIECE", 100)
     path = tmp_path / "a.json"
     path.write_text(json.dumps(GOOD))
-    assert entries_at(path, "annotations", {3, 0, 8, 70}) == {key: GOOD["annotations"][key] for key in (0, 3, 8)}
-    path.write_text(json.dumps(GOOD)[:-1] + ',"annotations":[5,6]}')
-    assert entries_at(path, "annotations", [1, 4]) == {1: 6}, "the section that counts"
+    assert read_annotation_file(path) == GOOD
 
 
 def test_pieces_are_small(tmp_path, monkeypatch):
@@ -150,5 +166,5 @@ def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert len(found.boxes.ltrb) == 30000 and found.boxes.good.all() and len(found.images.ids) == 3000
+    assert len(found.boxes.xywh) == 30000 and found.boxes.good.all() and len(found.images.ids) == 3000
     assert peak < 6e6 < path.stat().st_size, peak

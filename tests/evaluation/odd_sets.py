@@ -8,7 +8,23 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from ssd.evaluation.scored_set import ScoredSet
+from ssd.evaluation.scoring_backends import GroundTruth
+
 AREAS = (0, 5, 1024, np.nextafter(1024, 0), 9216, np.nextafter(9216, 1e9), 20000, 1e10, 1.5e10)  # px^2, at the borders
+
+
+def as_scored_set(dataset, path="odd.json"):
+    """COCO annotations as what is scored against, unchecked: with all that the loader would refuse or leave out."""
+    images, categories = (sorted(row["id"] for row in dataset[name]) for name in ("images", "categories"))
+    rows = [row for row in dataset["annotations"] if row["image_id"] in images and row["category_id"] in categories]
+    columns = [[images.index(row["image_id"]) for row in rows], [categories.index(row["category_id"]) for row in rows],
+               [row["bbox"] for row in rows], [row["area"] for row in rows], [row["iscrowd"] for row in rows]]
+    image, category, boxes, area, crowd = (np.array(column, kind) for column, kind in zip(
+        columns, (np.int64, np.int64, np.float64, np.float64, np.int64)))
+    names = {row["id"]: row["name"] for row in dataset["categories"]}
+    return ScoredSet(GroundTruth(len(images), len(categories), image, category, boxes.reshape(-1, 4), area, crowd),
+                     images, {number: names[number] for number in categories}, dict.fromkeys(images, ""), str(path))
 
 
 def score_directly(annotation_file, rows):

@@ -144,7 +144,7 @@ def test_what_is_no_npz_is_refused(tmp_path):
 ])
 def test_unknown_images_and_categories_are_named(tmp_path, changes, words):
     path = tmp_path / "a.json"
-    path.write_text(json.dumps({"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1}]}))
+    path.write_text(json.dumps({"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1, "name": "a"}]}))
     known = dict(ARRAYS, image_id=[1, 1, 1], category_id=[1, 1, 1])
     with pytest.raises(UserError, match=words):
         score_detections(path, Detections(**dict(known, **changes)))

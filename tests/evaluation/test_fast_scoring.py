@@ -16,7 +16,7 @@ from ssd.errors import UserError
 from ssd.evaluation.detections import Detections
 from ssd.evaluation.scoring import STAT_NAMES, score_detections
 from ssd.evaluation.scoring_backends import SCORERS, load_scorer
-from tests.evaluation.odd_sets import AREAS, near_rows, random_set, score_directly
+from tests.evaluation.odd_sets import AREAS, as_scored_set, near_rows, random_set, score_directly
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 SETS, SETS_A_TEST = 300, 50
@@ -53,8 +53,8 @@ def detections(rows):
     return Detections(*([row[name] for row in rows] for name in ("image_id", "bbox", "score", "category_id")))
 
 
-def assert_equal(scorer, path, rows, expected):
-    stats = score_detections(path, detections(rows), per_class=True, scorer=scorer)
+def assert_equal(scorer, path, rows, expected, truth=None):
+    stats = score_detections(path, detections(rows), per_class=True, scorer=scorer, truth=truth)
     assert list(stats)[:12] == list(STAT_NAMES)
     assert list(stats.values()) == pytest.approx(expected.stats + expected.class_precision, abs=1e-9, rel=0)
 
@@ -63,7 +63,7 @@ def assert_equal(scorer, path, rows, expected):
 def test_equal_to_pycocotools_on_odd_sets(scorer, judged, first):
     for seed in range(first, first + SETS_A_TEST):
         try:
-            assert_equal(scorer, *judged(seed))
+            assert_equal(scorer, *judged(seed), as_scored_set(odd_set(seed)[0]))
         except AssertionError as error:
             raise AssertionError("seed %d: %s" % (seed, error)) from None
 
@@ -123,10 +123,14 @@ def real_set(path):
 
 def test_no_categories_at_all(scorer, tmp_path):
     path = tmp_path / "annotations.json"
-    path.write_text(json.dumps({"images": [{"id": 1}], "annotations": [], "categories": []}))
-    assert set(score_detections(path, detections([]), per_class=True, scorer=scorer).values()) == {-1}
+    dataset = {"images": [{"id": 1}], "annotations": [], "categories": []}
+    path.write_text(json.dumps(dataset))
+    truth = as_scored_set(dataset)
+    assert set(score_detections(path, detections([]), per_class=True, scorer=scorer, truth=truth).values()) == {-1}
     with pytest.raises(UserError, match="row 0: category_id 1 is not in"):
-        score_detections(path, Detections([1], [[1, 2, 3, 4]], [0.5], [1]), scorer=scorer)
+        score_detections(path, Detections([1], [[1, 2, 3, 4]], [0.5], [1]), scorer=scorer, truth=truth)
+    with pytest.raises(UserError, match="holds no category"):
+        score_detections(path, detections([]), scorer=scorer)
 
 
 def test_ids_are_not_rounded(scorer, tmp_path):
@@ -146,8 +150,22 @@ def test_a_scorer_prints_and_warns_nothing(scorer, judged, capfd):
     path, rows, _ = judged(0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        score_detections(path, detections(rows), scorer=scorer)
+        score_detections(path, detections(rows), scorer=scorer, truth=as_scored_set(odd_set(0)[0]))
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture
+def clean(tmp_path):
+    """(annotation file, rows, pycocotools' verdict) of a set with nothing that would be refused."""
+    path, random = tmp_path / "clean.json", np.random.default_rng(4)
+    boxes = [[float(side) for side in random.integers(1, 50, 4)] for _ in range(6)]
+    path.write_text(json.dumps({
+        "images": [{"id": image} for image in (1, 2, 3)], "categories": [{"id": 5, "name": "a"}, {"id": 9, "name": "b"}],
+        "annotations": [{"id": 1 + place, "image_id": 1 + place % 3, "category_id": (5, 9)[place % 2], "bbox": box,
+                         "area": box[2] * box[3], "iscrowd": 0} for place, box in enumerate(boxes)]}))
+    rows = [{"image_id": 1 + place % 3, "category_id": (5, 9)[place % 2], "score": 1 - place / 10,
+             "bbox": [side + place / 4 for side in box]} for place, box in enumerate(boxes)]
+    return path, rows, score_directly(path, rows)
 
 
 def hide(monkeypatch, *scorers):
@@ -155,13 +173,13 @@ def hide(monkeypatch, *scorers):
         monkeypatch.setitem(sys.modules, SCORERS[scorer][0], None)
 
 
-def test_pycocotools_counts_where_nothing_faster_is(monkeypatch, judged, tmp_path, capsys):
-    path, rows, expected = judged(1)
+def test_pycocotools_counts_where_nothing_faster_is(monkeypatch, clean, tmp_path, capsys):
+    path, rows, expected = clean
     detections(rows).to_npz(tmp_path / "found.npz")
     arguments = ["score", "--annotations", str(path), "--detections", str(tmp_path / "found.npz"), "--json"]
     assert main(arguments) == 0
     out, err = capsys.readouterr()
-    assert err == "scored by %s\n" % load_scorer()
+    assert err == "scored by %s, on 3 images, 6 objects\n" % load_scorer()
     hide(monkeypatch, "hotcoco", "faster-coco-eval")
     assert main(arguments) == 0
     fallback, err = capsys.readouterr()
@@ -170,8 +188,8 @@ def test_pycocotools_counts_where_nothing_faster_is(monkeypatch, judged, tmp_pat
     assert list(json.loads(fallback).values()) == expected.stats
 
 
-def test_a_scorer_by_name(monkeypatch, judged, tmp_path, capsys):
-    path, rows, _ = judged(1)
+def test_a_scorer_by_name(monkeypatch, clean, tmp_path, capsys):
+    path, rows, _ = clean
     detections(rows).to_npz(tmp_path / "found.npz")
     arguments = ["score", "--annotations", str(path), "--detections", str(tmp_path / "found.npz"), "--scorer"]
     assert main(arguments + ["pycocotools"]) == 0
@@ -209,6 +227,6 @@ def test_arrays_reach_hotcoco_as_they_are(judged, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "hotcoco", Spy)
     path, rows, expected = judged(2)
-    stats = score_detections(path, detections(rows), scorer="hotcoco")
+    stats = score_detections(path, detections(rows), scorer="hotcoco", truth=as_scored_set(odd_set(2)[0]))
     assert list(stats.values()) == pytest.approx(expected.stats, abs=1e-9)
     assert len(given) == 5 and all(isinstance(column, np.ndarray) for column in given)

@@ -11,7 +11,7 @@ from ssd.evaluation.detections import Detections
 from ssd.evaluation.per_class import IOU_THRESHOLDS, RECALLS, evaluate, format_classes
 from ssd.evaluation.scoring import STAT_NAMES, score_detections
 from ssd.evaluation.scoring_backends import SCORERS, load_scorer
-from tests.evaluation.odd_sets import random_set
+from tests.evaluation.odd_sets import as_scored_set, random_set
 
 SEEDS = range(12)
 
@@ -51,7 +51,8 @@ def test_equal_to_pycocotools(scorer, tmp_path):
         path = tmp_path / f"{seed}.json"
         path.write_text(json.dumps(dataset))
         expected = precision_directly(path, rows)
-        got = evaluate(path, detections(rows), scorer=scorer)
+        truth = as_scored_set(dataset)
+        got = evaluate(path, detections(rows), scorer=scorer, ground_truth=truth)
         np.testing.assert_allclose(got.precision, expected, atol=1e-9, rtol=0, err_msg=f"seed {seed}")
         assert got.category_ids == tuple(sorted(row["id"] for row in dataset["categories"]))
         for place, category in enumerate(got.category_ids):
@@ -62,7 +63,7 @@ def test_equal_to_pycocotools(scorer, tmp_path):
             assert got.objects[place] == sum(row["category_id"] == category and not row["iscrowd"]
                                              and row["image_id"] in ids for row in dataset["annotations"])
             assert got.found[place] == sum(row["category_id"] == category for row in rows)
-        assert got.stats == score_detections(path, detections(rows), scorer=scorer)
+        assert got.stats == score_detections(path, detections(rows), scorer=scorer, truth=truth)
 
 
 def test_curves_have_their_average_precision_as_area(tmp_path):
@@ -70,7 +71,7 @@ def test_curves_have_their_average_precision_as_area(tmp_path):
                          if len(pair[0]["categories"]) > 1 and len(pair[1]) > 100 and pair[0]["annotations"])
     path = tmp_path / "set.json"
     path.write_text(json.dumps(dataset))
-    got = evaluate(path, detections(rows))
+    got = evaluate(path, detections(rows), ground_truth=as_scored_set(dataset))
     assert got.mean_curve().shape == RECALLS.shape
     assert got.mean_curve().mean() == pytest.approx(got.stats["AP"], abs=1e-9)
     assert got.mean_curve(0.75).mean() == pytest.approx(got.stats["AP75"], abs=1e-9)
@@ -79,19 +80,17 @@ def test_curves_have_their_average_precision_as_area(tmp_path):
     assert len(IOU_THRESHOLDS) == got.precision.shape[0]
 
 
-def test_images_left_out_are_no_part_of_the_score(tmp_path):
+def test_images_left_out_are_no_part_of_the_score():
     """The same as a file without them."""
     dataset, rows = next(pair for pair in map(random_set, range(100)) if len(pair[0]["images"]) > 3 and pair[1])
     gone = [dataset["images"][0]["id"], dataset["images"][2]["id"]]
     rest = [row for row in rows if row["image_id"] not in gone]
-    whole, part = tmp_path / "whole.json", tmp_path / "part.json"
-    whole.write_text(json.dumps(dataset))
-    part.write_text(json.dumps(dict(dataset, images=[row for row in dataset["images"] if row["id"] not in gone])))
-    left, expected = evaluate(whole, detections(rest), left_out=gone), evaluate(part, detections(rest))
+    part = dict(dataset, images=[row for row in dataset["images"] if row["id"] not in gone])
+    kept = [row["id"] for row in part["images"]]
+    left = evaluate("a.json", detections(rest), ground_truth=as_scored_set(dataset).of_images(kept))
+    expected = evaluate("a.json", detections(rest), ground_truth=as_scored_set(part))
     assert left.stats == expected.stats and left.per_class() == expected.per_class()
-    assert left.image_ids.tolist() == expected.image_ids.tolist()
-    with pytest.raises(UserError, match="no image is left"):
-        evaluate(whole, detections([]), left_out=[row["id"] for row in dataset["images"]])
+    assert left.image_ids.tolist() == expected.image_ids.tolist() == sorted(kept)
 
 
 def test_table_of_classes(tmp_path):

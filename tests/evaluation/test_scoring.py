@@ -130,19 +130,19 @@ def test_other_threads_keep_their_standard_output(tmp_path, capsys, monkeypatch)
 
 
 @pytest.mark.parametrize("content, words", [
-    ("{", "not JSON"), ("[]", "not a COCO annotation file but a list"),
-    ('{"images": []}', "no list of annotations"),
-    (dataset([], images=()), "no images"),
-    (dataset([annotation(5, 1, 1, [1, 2, 3])]), r"annotations: row 0 \(id 5\): bbox \[1, 2, 3\]"),
-    (dataset([annotation(5, 1, 1, [1, 2, 3, float("nan")])]), r"row 0 \(id 5\): bbox .*nan"),
-    (dataset([annotation(5, 1, None, [1, 2, 3, 4])]), "category_id None"),
-    (dataset([annotation(5, 1, 1, [1, 2, 3, 4], area="x")]), "area 'x'"),
-    (dataset([annotation(5, 1, 1, [1, 2, 3, 4], area=float("nan"))]), "area nan is not a finite number"),
+    ("{", "is not JSON"), ("[]", "is not COCO ground truth: a list"),
+    ('{"images": []}', "has no 'annotations'"),
+    (dataset([], images=()), "holds no image"),
+    (dataset([annotation(5, 1, 1, [1, 2, 3])]), r"box is not four numbers: annotation 5 .*box \[1, 2, 3\]"),
+    (dataset([annotation(5, 1, 1, [1, 2, 3, float("nan")])]), "annotation 5 of image 1 .*nan"),
+    (dataset([annotation(5, 1, None, [1, 2, 3, 4])]), "category None"),
+    (dataset([annotation(5, 1, 1, [1, 2, 3, 4], area="x")]), "area 'x', which is text"),
+    (dataset([annotation(5, 1, 1, [1, 2, 3, 4], area=float("nan"))]), "area nan"),
     (dataset([annotation(5, 1, 1, [1, 2, 3, 4], iscrowd=2)]), "iscrowd 2"),
-    ({"images": [{"id": "a"}], "annotations": [], "categories": []}, "images: row 0: id 'a'"),
+    ({"images": [{"id": "a"}], "annotations": [], "categories": [{"id": 1, "name": "a"}]}, "image 'a' .* is text"),
 ])
 def test_bad_annotations_are_named(tmp_path, content, words):
     path = write(tmp_path, content)
     with pytest.raises(UserError, match=words) as error:
         score_detections(path, detections())
-    assert str(error.value).startswith(str(path) + ":") and "\n" not in str(error.value)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
