@@ -136,8 +136,14 @@ def test_a_data_set_of_fewer_classes(first, place, tmp_path, capsys):
     assert 0 < len(filtered) < len(rows)
     # Objects where the untrained network sees some, so that there is something to score.
     sizes = {row["id"]: (row["width"], row["height"]) for row in content["images"]}
-    inside = [row for row in filtered if min(row["bbox"][2:]) >= .1 and min(row["bbox"][:2]) >= -.9 and all(
-        row["bbox"][side] + row["bbox"][2 + side] < sizes[row["image_id"]][side] + .9 for side in (0, 1))]
+
+    def cut(row):
+        left, top, width, height = row["bbox"]
+        right, bottom = (min(low + side, size) for low, side, size in zip((left, top), (width, height),
+                                                                          sizes[row["image_id"]]))
+        left, top = max(left, 0), max(top, 0)
+        return dict(row, bbox=[left, top, right - left, bottom - top])
+    inside = [row for row in map(cut, filtered) if min(row["bbox"][2:]) > .01]
     content["annotations"] = [dict(id=number, image_id=row["image_id"], category_id=row["category_id"],
                                    bbox=row["bbox"], area=row["bbox"][2] * row["bbox"][3], iscrowd=0)
                               for number, row in enumerate(inside[::3], start=1)]

@@ -39,7 +39,8 @@ def test_what_a_run_leaves(finished):
     folder, result = finished
     assert {"mlperf.log", "recipe.yaml", "versions.json", "summary.json", "train.csv", "evaluation.csv",
             "weights.params", "checkpoints", "detections-epoch-1.npz",
-            "detections-epoch-2.npz"} == set(os.listdir(folder))
+            "detections-epoch-2.npz",
+            "validation.npz"} == set(os.listdir(folder))
     assert [row["step"] for row in rows(folder / "train.csv")] == ["1", "2", "3", "4"], \
         "11 images with a box in batches of 4, two epochs"
     assert "target 0.23 not reached" in result.stdout
