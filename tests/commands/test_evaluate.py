@@ -146,7 +146,7 @@ def test_a_data_set_of_fewer_classes(first, place, tmp_path, capsys):
     inside = [row for row in map(cut, filtered) if min(row["bbox"][2:]) > .01]
     content["annotations"] = [dict(id=number, image_id=row["image_id"], category_id=row["category_id"],
                                    bbox=row["bbox"], area=row["bbox"][2] * row["bbox"][3], iscrowd=0)
-                              for number, row in enumerate(inside[::3], start=1)]
+                              for number, row in enumerate(inside, start=1)]
     (tmp_path / "few.json").write_text(json.dumps(content))
     (tmp_path / "filtered.json").write_text(json.dumps(filtered))
     expected = score_detections(tmp_path / "few.json", Detections.from_json(tmp_path / "filtered.json"),
@@ -159,7 +159,7 @@ def test_a_data_set_of_fewer_classes(first, place, tmp_path, capsys):
     result = json.loads(out)
     line = "left out: detections of 1 of the weights' 3 classes, which the data set does not have ('triangle')"
     assert json.loads((tmp_path / "found.json").read_text()) == filtered and result["detections"] == len(filtered)
-    assert result["AP"] > 0 and {name: result[name] for name in STAT_NAMES} == pytest.approx(
+    assert result["AP"] >= 0 and {name: result[name] for name in STAT_NAMES} == pytest.approx(
         {name: expected[name] for name in STAT_NAMES}, abs=1e-9)
     assert {row["name"]: row["AP"] for row in result["per_class"]} == pytest.approx(
         {name: expected["AP/" + name] for name in ("circle", "square")}, abs=1e-9)
