@@ -33,7 +33,7 @@ def find_inputs(names: Iterable[str]) -> Tuple[List[Input], int]:
         real = os.path.realpath(path)
         if real not in seen:
             seen.add(real)
-            found.append(Input(path, inside, _has_ending(path, videos.ENDINGS)))
+            found.append(Input(path, inside, _has_ending(path, videos.ENDINGS + videos.SOUND_ENDINGS)))
 
     for name in names:
         matching = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))

@@ -76,13 +76,15 @@ class Prediction:
                              seconds=round(seconds, 6))
                 if writer is not None:
                     image["drawn"] = name
-                    writer.add(self._drawn(pixels, detected), seconds, reader.start)
+                    writer.add(self._drawn(pixels, detected), seconds, reader.start, reader.look)
                 self._keep(image, detected)
                 advance()
                 if self.stop.is_set():
                     self.broken_off = f"{_number(done, 'frame')} of {one.path}"
                     break
             whole = len(self.failures) == failures and not self.broken_off
+            if reader.odd():
+                self.notes.append(f"{one.path}: {reader.odd()}")
             if writer is not None and done:
                 writer.finish(whole)
                 if sound is not None and sound.missing:
