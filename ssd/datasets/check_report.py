@@ -15,6 +15,7 @@ or gets their colours wrong |
 | JPEG of RGB, grey JPEG 2000 | error with --decode gpu and cache: wrong there, and nothing is said; handled with cpu |
 | grey, CMYK (JPEG), 16-bit, palette, transparent images | handled: see HANDLED |
 | EXIF orientation (JPEG, PNG) | handled: not applied, boxes count in the stored pixels |
+| several images in a file (TIFF, animated PNG, JPEG of a phone); a colour profile other than sRGB's | handled |
 | 1x1 and 10,000-pixel images | handled |
 | image without a box, with crowds only, with thousands of boxes; duplicate boxes; boxes a pixel outside | handled |
 | a JPEG whose middle is overwritten | decodes, to damaged pixels, in Pillow and DALI alike: not noticed |
@@ -50,6 +51,8 @@ HANDLED = {
     image_checks.MISNAMED: "decoded by its content",
     image_checks.RGB_JPEG: "right colours with --decode cpu; refused with gpu and cache",
     image_checks.GREY_JPEG2000: "three equal channels with --decode cpu; refused with gpu and cache",
+    image_checks.SEVERAL: "the first is taken",
+    image_checks.PROFILE: "not sRGB, and not applied: colours count as stored",
     NO_BOX: "not trained on, evaluated",
     CROWDS_ONLY: "trained on, evaluated",
     MANY: "trained on with all of them",

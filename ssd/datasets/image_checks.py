@@ -45,8 +45,10 @@ ROTATED = "image with an EXIF orientation"
 TINY, HUGE = "tiny image", "huge image"
 MISNAMED = "image named as another format"
 RGB_JPEG, GREY_JPEG2000 = "JPEG of RGB", "grey JPEG 2000 image"
+SEVERAL, PROFILE = "file of several images", "image with a colour profile"
 #: What is odd about an image that is handled; bit k of a file's `notes` stands for ODD[k].
-ODD = (GREY, CMYK, DEEP, PALETTE, TRANSPARENT, ROTATED, TINY, HUGE, MISNAMED, RGB_JPEG, GREY_JPEG2000)
+ODD = (GREY, CMYK, DEEP, PALETTE, TRANSPARENT, ROTATED, TINY, HUGE, MISNAMED, RGB_JPEG, GREY_JPEG2000, SEVERAL,
+       PROFILE)
 #: What is refused where a GPU decodes: it comes out wrong there, and nothing is said. Seen with DALI 1.53 on an H100.
 REFUSED_ON_GPU = {RGB_JPEG: "a JPEG of RGB, whose colours a GPU gets wrong; decode cpu gets them right",
                   GREY_JPEG2000: "a grey JPEG 2000 file, of which a GPU makes noise; decode cpu decodes it"}
@@ -238,6 +240,11 @@ def _notes(image, path):
     named = _ENDINGS.get(os.path.splitext(path)[1][1:].lower())
     if named and named != image.format.replace("MPO", "JPEG"):  # a JPEG with several pictures, as phones write them
         yield MISNAMED
+    if getattr(image, "n_frames", 1) > 1:
+        yield SEVERAL
+    profile = image.info.get("icc_profile") or b""
+    if profile and b"sRGB" not in profile.replace(b"\0", b""):    # its name, in Latin-1 or UTF-16
+        yield PROFILE
 
 
 def _bytes(path, content, count: int = -1) -> bytes:
