@@ -9,6 +9,7 @@ import zlib
 
 import numpy as np
 
+from ssd import fonts
 from ssd.errors import UserError
 from ssd.files import replace_file
 
@@ -23,8 +24,9 @@ def draw_boxes(image, boxes_ltrb, labels, scores=None, colors=None, caption="{na
     boxes_ltrb: (n, 4) left, top, right, bottom in pixels, right and bottom exclusive: a box of the whole
         image is 0, 0, width, height. What lies outside the image is cut off, a box wholly outside left out.
     labels: n class names; shortened with ".." where the image is narrow, left out where it is too small.
-        What is not ASCII is drawn as "?". A label is put where no surer box's label is, if there is room.
-        Ground truth with an empty name has none.
+        Letters that no font here has are drawn as escapes (see ssd.fonts, and labels_of there for whole sets of
+        classes). A label is put where no surer box's label is, if there is room. Ground truth with an empty name
+        has none.
     scores: n numbers in [0, 1]: these are detections, drawn with solid edges in their class's colour, the
         surest on top. None: this is ground truth, drawn with thin edges dashed in black and white.
     colors: mapping from class name to (red, green, blue), 0 to 255; a class that it lacks gets a colour that
@@ -132,7 +134,7 @@ def _class_color(name):
     """A bright colour that is the same for this name in every run (hash() is not)."""
     import colorsys
 
-    hue = zlib.crc32(name.encode()) / 2 ** 32
+    hue = zlib.crc32(name.encode("utf-8", "surrogatepass")) / 2 ** 32
     return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.9, 1.0))
 
 
@@ -154,17 +156,39 @@ def _dashed_edges(canvas, left, top, right, bottom):
         canvas[top:bottom, column] = dashes(bottom - top)
 
 
-def _place_label(text, box, shape):
-    """(text that fits, corners it could go to, its width and height), or None in too small an image."""
+def text_size(words, scale):
+    """(width, height above the line, height below it) [pixels] of readable text; scale: as of OpenCV's fonts."""
     import cv2
 
+    if words.isascii():
+        (across, above), below = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+        return across, above, below
+    return fonts.measure(words, _em(scale))
+
+
+def draw_text(canvas, words, left, baseline, scale, color):
+    """Draws readable text (see ssd.fonts.readable) on uint8 (height, width, 3), in place."""
+    import cv2
+
+    if words.isascii():
+        cv2.putText(canvas, words, (left, baseline), cv2.FONT_HERSHEY_SIMPLEX, scale, color, 1, cv2.LINE_AA)
+    else:
+        fonts.draw(canvas, words, left, baseline, color, _em(scale))
+
+
+def _em(scale):
+    return max(14, round(32 * scale))    # capitals as high as OpenCV's; 14: the least at which Han can be read
+
+
+def _place_label(text, box, shape):
+    """(text that fits, corners it could go to, its width and height), or None in too small an image."""
     height, width = shape[:2]
 
     def size(words):
-        (across, above), below = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, _font_scale(shape), 1)
+        across, above, below = text_size(words, _font_scale(shape))
         return across + 2 * _PAD, above + below + 2 * _PAD
 
-    words = text = text.encode("ascii", "replace").decode()
+    words = text = fonts.readable(text)
     kept = len(text)
     while kept > 3 and size(words)[0] > width:
         kept -= 1
@@ -190,12 +214,9 @@ def _font_scale(shape):
 
 
 def _draw_label(canvas, words, color, corner, size):
-    import cv2
-
     (left, top), (across, high) = corner, size
     canvas[top:top + high, left:left + across] = color
-    scale, font = _font_scale(canvas.shape), cv2.FONT_HERSHEY_SIMPLEX
-    below = cv2.getTextSize(words, font, scale, 1)[1]
+    scale = _font_scale(canvas.shape)
+    below = text_size(words, scale)[2]
     bright = np.dot(color, (0.299, 0.587, 0.114)) > 127  # luma weights of ITU-R BT.601
-    cv2.putText(canvas, words, (left + _PAD, top + high - _PAD - below), font, scale,
-                (0, 0, 0) if bright else (255, 255, 255), 1, cv2.LINE_AA)
+    draw_text(canvas, words, left + _PAD, top + high - _PAD - below, scale, (0, 0, 0) if bright else (255, 255, 255))

@@ -47,6 +47,7 @@ def run(args) -> int:
         raise UserError(f"--count {args.count}: the training data has {images} images with a box")
     from ssd.data.show import draw_samples, take_samples
     from ssd.drawing import mosaic, save_image
+    from ssd.fonts import labels_of
     samples = take_samples(config, dataset, count=args.count, epoch=args.epoch, seed=max(0, config.run.seed))
     tiles = draw_samples(config, dataset, samples)
     side = max(tiles[0][0].shape[:2])
@@ -59,4 +60,7 @@ def run(args) -> int:
           f"{'augmented' if config.augmentation.augment else 'not augmented'}: "
           f"{sum(len(sample.boxes) for sample in samples)} objects, {sum(positives)} positive default boxes of "
           f"{len(samples[0].classes)} per image ({min(positives)} to {max(positives)} an image)")
+    legend = labels_of(dataset.category_names)[1]
+    if legend:
+        print(legend)
     return 0

@@ -62,7 +62,9 @@ def draw_samples(config: Config, dataset: CocoDataset, samples: List[Sample]) ->
     """Per sample two tiles of one size, uint8 RGB, captioned: its objects; the default boxes matched to them,
     in their class's colour, those that are ignored in grey, over the objects' dashed boxes."""
     from ssd.drawing import class_colors, draw_boxes
-    names = dataset.category_names
+    from ssd.fonts import labels_of
+    labels_by_name = labels_of(dataset.category_names)[0]
+    names = [labels_by_name[name] for name in dataset.category_names]
     colors = class_colors(names)
     scale = -(-LEAST_SIDE // min(config.model.image_size))
     tiles = []
@@ -93,12 +95,12 @@ def _count(number: int, thing: str, plural: str = "s") -> str:
 
 def _captioned(image: np.ndarray, text: str) -> np.ndarray:
     """The image, framed to stand apart from its neighbours, over a line of text; a square's tile is a square."""
-    import cv2
+    from ssd.drawing import draw_text
+    from ssd.fonts import readable
     high, margin = 22, 3
     height, width = image.shape[0] + high + margin, image.shape[1] + high + margin
     tile = np.full((height, width, 3), 255, np.uint8)
     left = (width - image.shape[1]) // 2
     tile[margin:margin + image.shape[0], left:left + image.shape[1]] = image
-    cv2.putText(tile, text.encode("ascii", "replace").decode(), (left, height - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.4,
-                (0, 0, 0), 1, cv2.LINE_AA)
+    draw_text(tile, readable(text), left, height - 7, 0.4, (0, 0, 0))
     return tile

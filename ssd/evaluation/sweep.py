@@ -7,6 +7,7 @@ from typing import List
 
 from ssd.evaluation.scoring import STAT_NAMES
 from ssd.files import replacing, write_errors
+from ssd.fonts import for_matplotlib, readable
 from ssd.matplotlib_cache import prepare
 
 SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
@@ -42,7 +43,8 @@ def write(folder: str, results: List[dict]) -> None:
     with write_errors(f"--sweep-output {folder}", os.path.join(folder, "sweep.csv")):
         os.makedirs(folder, exist_ok=True)
         path = os.path.join(folder, "sweep.csv")
-        with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        text = dict(newline="", encoding="utf-8", errors="backslashreplace")    # paths need not be UTF-8
+        with replacing(path) as partial, open(partial, "w", **text) as file:
             writer = csv.writer(file)
             writer.writerow(("weights", "step", "epoch", "images", *STAT_NAMES))
             for result in results:
@@ -70,7 +72,9 @@ def draw(path: str, results: List[dict]) -> None:
     if column and all(float(place).is_integer() for place in places):
         axes.xaxis.get_major_locator().set_params(integer=True)
     if column is None:
-        axes.set_xticks(list(places), names_of(results), rotation=30, ha="right")
+        names = [readable(name) for name in names_of(results)]
+        axes.set_xticks(list(places), [name.replace("$", r"\$") for name in names], rotation=30, ha="right",
+                        fontfamily=for_matplotlib(names))
     axes.set_xlabel(column or "")
     axes.set_ylabel("average precision")
     axes.set_ylim(bottom=0)

@@ -43,7 +43,7 @@ def write_page(path: str, text: str) -> None:
         raise UserError(f"{path}: exists already, and is no report")
     with write_errors(f"report {path}", path):
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        replace_file(path, text.encode())
+        replace_file(path, text.encode("utf-8", "backslashreplace"))    # paths may hold bytes that are no UTF-8
 
 
 def is_report(path: str) -> bool:

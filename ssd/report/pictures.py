@@ -2,20 +2,22 @@
 from __future__ import annotations
 
 import base64
+import io
+import warnings
 from html import escape
 from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ssd.datasets.images import open_images
-from ssd.errors import UserError
 
 SIDE = 420       # pixels: the longer side of a picture in the report
 QUALITY = 80     # of its JPEG
 
 
 class Pictures:
-    """Makes pictures of a data set's images. truth, rows: of an ssd.evaluation.per_class.Evaluation."""
+    """Makes pictures of a data set's images. truth, rows: of an ssd.evaluation.per_class.Evaluation. legend: a line on
+    labels that are no names, "" without one."""
 
     def __init__(self, evaluation, file_names: Sequence[str], image_folder: str, threshold: float):
         """file_names: of evaluation.image_ids; threshold: detections of at least this score are drawn. UserError for
@@ -23,7 +25,9 @@ class Pictures:
         self.evaluation, self.file_names, self.threshold = evaluation, file_names, threshold
         self.images = open_images(image_folder)
         from ssd.drawing import class_colors
-        self.colors = class_colors(evaluation.category_names)
+        from ssd.fonts import labels_of
+        self.labels, self.legend = labels_of(evaluation.category_names)
+        self.colors = {self.labels[name]: color for name, color in class_colors(evaluation.category_names).items()}
 
     def figure(self, image: int, note: str = "") -> str:
         """A figure of an image (its place in the evaluation): ground truth left, detections right."""
@@ -44,15 +48,16 @@ class Pictures:
         from ssd.drawing import draw_boxes
         truth, names = self.evaluation.truth, self.evaluation.category_names
         chosen = np.flatnonzero(truth.image == image)
-        labels = [names[truth.category[place]] + (" (crowd)" if truth.crowd[place] else "") for place in chosen]
+        labels = [self.labels[names[truth.category[place]]] + (" (crowd)" if truth.crowd[place] else "")
+                  for place in chosen]
         return draw_boxes(pixels, _ltrb(truth.boxes_xywh[chosen]) * scale, labels)
 
     def _found(self, image, pixels, scale):
         from ssd.drawing import draw_boxes
         rows, names = self.evaluation.rows, self.evaluation.category_names
         chosen = rows[(rows[:, 0] == image) & (rows[:, 5] >= self.threshold)]
-        return draw_boxes(pixels, _ltrb(chosen[:, 1:5]) * scale, [names[int(label)] for label in chosen[:, 6]],
-                          chosen[:, 5], self.colors)
+        labels = [self.labels[names[int(label)]] for label in chosen[:, 6]]
+        return draw_boxes(pixels, _ltrb(chosen[:, 1:5]) * scale, labels, chosen[:, 5], self.colors)
 
 
 def examples(evaluation, count: int) -> List[int]:
@@ -79,13 +84,16 @@ def _mistakes(missed: int, confused: int, spurious: int) -> str:
 def read_image(images, name: str) -> Optional[np.ndarray]:
     """An image of ssd.datasets.images.open_images as uint8 (height, width, 3) RGB as stored, without EXIF's turn, as
     annotations and training take it; None if it cannot be read."""
-    import cv2
+    from PIL import Image
+    from ssd.datasets.image_checks import FORMATS
+    from ssd.datasets.pixels import to_rgb
     try:
-        content = np.frombuffer(images.read(name), np.uint8)
-    except UserError:
+        with warnings.catch_warnings():    # odd metadata and great sizes
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(images.read(name)), formats=FORMATS) as image:
+                return to_rgb(image)
+    except Exception:    # Pillow's decoders raise nearly anything on bad data
         return None
-    pixels = cv2.imdecode(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if len(content) else None
-    return None if pixels is None else np.ascontiguousarray(pixels[:, :, ::-1])
 
 
 def jpeg(pixels: np.ndarray) -> str:

@@ -114,7 +114,7 @@ def detections(pictures: Pictures) -> str:
     """Images with ground truth and detections."""
     chosen = examples(pictures.evaluation, EXAMPLES)
     return (f'<p class="soft">Left ground truth, right detections of at least score {pictures.threshold:.2f}; images '
-            'taken evenly over the data set.</p><div class="pictures">'
+            f'taken evenly over the data set. {escape(pictures.legend)}</p><div class="pictures">'
             + "".join(pictures.figure(image) for image in chosen) + "</div>")
 
 

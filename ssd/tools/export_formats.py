@@ -60,7 +60,8 @@ def description(config: Config, category_ids, category_names, boxes: int) -> Dic
 
 
 def write_description(stem: str, values: Dict) -> None:
-    with open(stem + ".json", "w", encoding="utf-8") as file:
+    # What is no text (half of a surrogate pair in a class name) is escaped, which JSON reads as it was.
+    with open(stem + ".json", "w", encoding="utf-8", errors="backslashreplace") as file:
         json.dump(values, file, indent=1, ensure_ascii=False)
         file.write("\n")
 
@@ -84,8 +85,10 @@ def write_onnx(stem: str, network, default_boxes_cxcywh: np.ndarray, config: Con
         [numpy_helper.from_array(array, name) for name, array in builder.constants.items()])
     model = helper.make_model(graph, producer_name="ssd-benchmark", opset_imports=[helper.make_opsetid("", OPSET)])
     model.ir_version = IR_VERSION
-    helper.set_model_props(model, {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-                                   for key, value in values.items()})
+    texts = {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+             for key, value in values.items()}
+    helper.set_model_props(model, {key: text.encode("utf-8", "backslashreplace").decode()
+                                   for key, text in texts.items()})
     onnx.checker.check_model(model, full_check=True)
     onnx.save_model(model, stem + ".onnx")
 

@@ -15,6 +15,7 @@ from ssd.drawing import class_colors, draw_boxes, save_image
 from ssd.errors import UserError
 from ssd.evaluation.detections import Detections
 from ssd.files import replace_file, write_errors
+from ssd.fonts import labels_of
 from ssd.tools.inputs import Input, OutputNames
 from ssd.tools.pictures import read_picture
 from ssd.tools.videos import VideoReader, VideoWriter
@@ -41,7 +42,9 @@ class Prediction:
         self._has_category = np.array([number is not None for number in detector.category_ids])
         self._found: List[Tuple[int, object]] = []    # (image id, Detected)
         self._names = OutputNames()
-        self._colors = class_colors(detector.class_names)
+        self._labels, self._legend = labels_of(detector.class_names) if least is not None else ({}, "")
+        self._colors = {self._labels.get(name, name): color
+                        for name, color in class_colors(detector.class_names).items()}
 
     def pictures(self, inputs: List[Input], advance) -> None:
         """Detects on picture files; those that cannot be read are noted and left out. `advance()` after each."""
@@ -145,8 +148,8 @@ class Prediction:
     def _drawn(self, picture: np.ndarray, detected) -> np.ndarray:
         shown = detected.scores[:, 0] > self.least
         self.counts["drawn"] += int(shown.sum())
-        return draw_boxes(picture, detected.boxes[shown], [name for name, kept in zip(detected.names, shown) if kept],
-                          detected.scores[shown, 0], self._colors)
+        labels = [self._labels[name] for name, kept in zip(detected.names, shown) if kept]
+        return draw_boxes(picture, detected.boxes[shown], labels, detected.scores[shown, 0], self._colors)
 
     def _keep(self, image: dict, detected) -> None:
         image = dict(id=image.pop("id", len(self.images) + 1), **image)
@@ -190,6 +193,8 @@ class Prediction:
               + (f" ({', '.join(of)})" if total else ""))
         drawn = "" if self.least is None else f", drawn those above {max(self.least, threshold):g} ({counts['drawn']})"
         print(f"in {self.folder}: detections.json, images.json{drawn}")
+        if self._legend and counts["drawn"]:
+            print(self._legend)
         if self.scheme is not None and self.scheme.left_out:
             print(self.scheme.left_out)
         if self.scheme is not None and len(self.images) < self.scheme.count:

@@ -8,7 +8,7 @@ import pytest
 from ssd.__main__ import main
 from ssd.config import load_recipe
 
-NAMES = ("circle", "square", "tri angle é")
+NAMES = ("circle", "\u65b9\u5f62 \U0001f408 \udcff", "tri angle é")    # \udcff: half of a surrogate pair, no text
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,24 @@
 """predict on films that say more of themselves than their frames, and class names of any script."""
+import json
+import os
 from fractions import Fraction
 
 import av
+import mxnet as mx
+import numpy as np
 import pytest
+from PIL import Image
 
+from ssd import fonts
+from ssd.__main__ import main
+from ssd.model.detector import build_detector
+from ssd.model.initialization import initialize
+from ssd.model.weights import save_weights
+from ssd.model.weights_info import WeightsInfo
 from tests.commands.test_predict import look_at, predict, read, weights  # noqa: F401
+from tests.tools.saved import CONFIG
 from tests.tools.test_film import film, sound_with_cover, with_cover
+from tests.training.tiny import ssd, tiny_data
 
 
 def test_a_film_with_its_cover_before_it(predict, tmp_path):  # noqa: F811
@@ -27,3 +40,62 @@ def test_a_film_of_wide_pixels_is_drawn_as_one(predict, tmp_path):  # noqa: F811
     with av.open(str(folder / "film.mp4")) as container:
         assert (status, err, container.streams.video[0].sample_aspect_ratio) == (0, "", Fraction(4, 3))
     assert {(image["width"], image["height"]) for image in read(folder)[1]["images"]} == {(64, 48)}
+
+
+# ---- class names beyond ASCII
+
+NAMES = ("\u65b9\u5f62", "M\u00fcll", "\u4e09\u89d2")
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """(weights of three classes, the annotation file that has them, its images)."""
+    folder = tmp_path_factory.mktemp("foreign")
+    data = tiny_data(folder / "set", train_images=1, val_images=3)
+    content = json.loads(open(os.path.join(data, "annotations", "bbox_only_instances_val2017.json")).read())
+    for category, name in zip(content["categories"], NAMES):
+        category["name"] = name
+    (folder / "val.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    network = build_detector(CONFIG).network
+    initialize(network, 1, mx.cpu())
+    path = str(folder / "weights.params")
+    save_weights(network, path, WeightsInfo(CONFIG, [category["id"] for category in content["categories"]], NAMES))
+    return path, str(folder / "val.json"), os.path.join(data, "val2017")
+
+
+def drawn(foreign, folder, capsys):
+    """(pictures with their boxes, standard output)."""
+    assert main(["predict", foreign[2], "--weights", foreign[0], "--device", "cpu", "--output", str(folder),
+                 "--score-threshold", "0.3"]) == 0
+    images = json.loads((folder / "images.json").read_text())
+    assert [row["name"] for row in images["categories"]] == list(NAMES)
+    return [np.asarray(Image.open(folder / image["drawn"])) for image in images["images"]], capsys.readouterr().out
+
+
+def test_class_names_are_drawn_or_numbered(foreign, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fonts, "_candidates", lambda letters: [])
+    fonts._chosen.cache_clear()
+    numbered, out = drawn(foreign, tmp_path / "numbered", capsys)
+    assert f"in the drawn images #1 is {NAMES[0]}, #3 is {NAMES[2]}: no font here has these letters" in out
+    monkeypatch.undo()
+    monkeypatch.setattr(fonts, "labels_of", lambda names: ({name: "?" for name in names}, ""))
+    monkeypatch.setattr("ssd.tools.prediction.labels_of", fonts.labels_of)
+    lost, out = drawn(foreign, tmp_path / "lost", capsys)
+    assert "in the drawn images" not in out
+    assert any((one != other).any() for one, other in zip(numbered, lost)), "more than question marks"
+    fonts._chosen.cache_clear()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_an_output_of_few_letters_loses_no_numbers(foreign, tmp_path, encoding):
+    weights, annotations, images = foreign    # noqa: F811
+    environment = dict(PYTHONIOENCODING=encoding, SLOT_HELD="1")
+    done = ssd("evaluate", "--weights", weights, "--annotations", annotations, "--images", images, "--device", "cpu",
+               "--report", tmp_path / "report", env=environment)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert NAMES[0].encode(encoding, "backslashreplace").decode() in done.stdout
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert all(name in page for name in NAMES)
+    done = ssd("predict", images, "--weights", weights, "--device", "cpu", "--output", tmp_path / "out",
+               "--score-threshold", "0.3", env=environment)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
