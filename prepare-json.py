@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
-import sys
+from ssd import ends
+
+if __name__ == "__main__":
+    ends.begin("prepare-json.py")
 
 from ssd.datasets.prepare import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ends.run(main)

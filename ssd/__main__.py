@@ -1,8 +1,14 @@
 """`python -m ssd COMMAND`. A command's module is imported when it is asked for, and MXNet when it needs it."""
 from __future__ import annotations
 
-import importlib
 import sys
+
+from ssd import ends
+
+if __name__ == "__main__":
+    ends.begin(" ".join(["python -m ssd", *sys.argv[1:2]]))    # before anything that takes time
+
+import importlib
 
 from ssd import commandline
 from ssd.commandline import Parser
@@ -53,4 +59,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ends.run(main)

@@ -8,6 +8,7 @@ import sys
 from typing import Any, Dict, Iterable
 
 from ssd import config as settings
+from ssd import ends
 from ssd.errors import UserError
 
 DEFAULT_RECIPE = "ssd-resnet34-coco"
@@ -129,14 +130,19 @@ def run(parser: argparse.ArgumentParser, argv=None) -> int:
     args = parser.parse_args(argv)
     try:
         return args.run(args)
-    except UserError as error:
-        print(f"{parser.prog} {args.command}: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return 2
-    except FloatingPointError as error:
-        print(f"{parser.prog} {args.command}: stopped: {error}", file=sys.stderr, flush=True)
-        return 3
     except BrokenPipeError:
-        return 141
-    except KeyboardInterrupt:
-        print(f"{parser.prog} {args.command}: interrupted", file=sys.stderr, flush=True)
-        return 130
+        return ends.BROKEN_PIPE
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or ends.is_interrupted():
+            status, line = ends.INTERRUPTED, "interrupted"
+        elif isinstance(error, UserError):
+            status, line = 2, "error: " + " ".join(str(error).split())
+        elif isinstance(error, FloatingPointError):
+            status, line = 3, f"stopped: {error}"
+        elif isinstance(error, UnicodeEncodeError) and error.encoding.lower().replace("-", "") != "utf8":
+            status, line = 2, (f"error: the encoding of this locale, {error.encoding}, cannot name the file "
+                               f"{error.object!a}; set LC_ALL=C.UTF-8 or PYTHONUTF8=1")
+        else:
+            raise
+    print(f"{parser.prog} {args.command}: {line}", file=sys.stderr, flush=True)
+    return status

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 import time
-from typing import Iterator, Type
+from typing import Dict, Iterator, Tuple, Type
 
 from ssd.errors import UserError
 
@@ -31,6 +32,48 @@ _LONGEST = 180  # bytes of a name that are kept: file systems allow 255, and the
 
 # Why a disc takes no file although the program is right: full, over quota, read-only, not permitted.
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+
+
+_claimed: Dict[Tuple[int, int], int] = {}    # folders of this process, by device and inode: their descriptors
+
+
+def new_folder(path: str) -> str:
+    """Makes a folder of this name, or where there is one already of another program that has begun in the same second,
+    of NAME-2, NAME-3, ...; returns its path. OSError if it cannot be made."""
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    name, number = path, 1
+    while True:
+        try:
+            os.mkdir(name)
+            return name
+        except FileExistsError:
+            number += 1
+            name = f"{path}-{number}"
+
+
+def claim_folder(path: str) -> bool:
+    """Makes a folder if need be, and takes it for as long as this process lives; False where another process of this
+    machine has taken it. OSError if it cannot be made.
+
+    An advisory lock on the folder itself: nothing is left of it, however a process ends. File systems without such
+    locks are taken at their word.
+    """
+    os.makedirs(path, exist_ok=True)
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    status = os.fstat(handle)
+    if (status.st_dev, status.st_ino) in _claimed:
+        os.close(handle)
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return False
+    except OSError:
+        os.close(handle)
+        return True
+    _claimed[status.st_dev, status.st_ino] = handle    # the lock goes with it
+    return True
 
 
 def temporary_path(path: str, kind: str = "partial") -> str:

@@ -12,7 +12,7 @@ import time
 from typing import Dict, List, Optional
 
 from ssd.errors import UserError
-from ssd.files import marked_output
+from ssd.files import claim_folder, marked_output, new_folder
 
 HELP = "detect objects in pictures and videos: drawn, and as COCO's JSON"
 USAGE = "%(prog)s INPUT [INPUT ...] --weights PATH [flags]"
@@ -77,10 +77,7 @@ def run(args) -> int:
     videos = [one.path for one in inputs if one.video]
     if videos and importlib.util.find_spec("av") is None:
         raise UserError(f"{videos[0]}: a video, and the package av is not installed (pip install av)")
-    folder = args.output or os.path.join("predictions", time.strftime("%Y%m%d-%H%M%S"))
-    if os.path.lexists(folder) and not (os.path.isdir(folder) and not os.listdir(folder)):
-        raise UserError(f"--output {folder}: " + ("holds files already; name a new folder" if os.path.isdir(folder)
-                                                  else "is no folder"))
+    _check_output(args.output)
     scheme = None
     if args.annotations:
         scheme = Scheme(args.annotations, inputs, args.skip_bad_annotations, args.max_left_out)
@@ -88,10 +85,14 @@ def run(args) -> int:
     detector = load_predictor(args.weights, args, args.classes, args.batch_size)
     if scheme is not None:
         scheme.map_classes(detector, args.weights)
+    folder = args.output or os.path.join("predictions", time.strftime("%Y%m%d-%H%M%S"))
     try:
-        os.makedirs(folder, exist_ok=True)
+        folder = folder if args.output else new_folder(folder)
+        if not claim_folder(folder):
+            raise UserError(f"--output {folder}: another process writes there; name a new folder")
     except OSError as error:
         raise UserError(f"--output {folder}: {error.strerror}") from None
+    _check_output(args.output)    # once more: loading takes seconds
 
     least = args.draw_threshold
     if least is None:
@@ -112,6 +113,12 @@ def run(args) -> int:
               + (f", and {prediction.broken_off}" if prediction.broken_off else ""), file=sys.stderr, flush=True)
         return 130
     return 1 if prediction.failures else 0
+
+
+def _check_output(folder: str) -> None:
+    if folder and os.path.lexists(folder) and not (os.path.isdir(folder) and not os.listdir(folder)):
+        raise UserError(f"--output {folder}: " + ("holds files already; name a new folder" if os.path.isdir(folder)
+                                                  else "is no folder"))
 
 
 @contextlib.contextmanager

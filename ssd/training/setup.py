@@ -14,7 +14,7 @@ from ssd.config import Config, to_yaml
 from ssd.datasets import locate
 from ssd.datasets.locate import dataset_paths
 from ssd.errors import UserError
-from ssd.files import remove_leftovers
+from ssd.files import claim_folder, new_folder, remove_leftovers
 from ssd.sections import PYRAMIDS
 from ssd.training import versions
 
@@ -82,9 +82,10 @@ def open_folder(config: Config, report=print) -> RunFolder:
         if os.path.realpath(path) == os.path.realpath(own) and find_checkpoint(own, report).step > checkpoint.step:
             raise UserError(f"--resume {resume}: {own} has later checkpoints, which going on there would undo; name a "
                             "new folder with --output")
-    path = path or os.path.join("runs", config.recipe + time.strftime("-%Y%m%d-%H%M%S"))
     try:
-        os.makedirs(path, exist_ok=True)
+        path = path or new_folder(os.path.join("runs", config.recipe + time.strftime("-%Y%m%d-%H%M%S")))
+        if not claim_folder(path):
+            raise UserError(f"--output {path}: another process writes there; name a new folder")
         held = os.listdir(path)
         # A run that was killed while it checked its data set has left no more than a log.
         if held and not (resume and ("recipe.yaml" in held or "mlperf.log" in held)):
@@ -95,7 +96,7 @@ def open_folder(config: Config, report=print) -> RunFolder:
             pass
         os.remove(probe)
     except OSError as error:
-        raise UserError(f"--output {path}: {error.strerror}") from None
+        raise UserError(f"--output {path or error.filename}: {error.strerror}") from None
     part = 1
     while os.path.exists(RunFolder(path, part, None).file("mlperf.log")) or \
             os.path.exists(RunFolder(path, part, None).file("recipe.yaml")):
