@@ -95,8 +95,8 @@ def test_wrong_number_of_classes(data, tmp_path):
 
 
 def test_categories_that_differ(data, tmp_path):
-    rewrite(annotations(data, "val"), lambda content: content["categories"].reverse())
-    refused(train(data, tmp_path / "out"), annotations(data, "val"), "categories")
+    rewrite(annotations(data, "val"), lambda content: content["categories"][1].update(name="ring"))
+    refused(train(data, tmp_path / "out"), annotations(data, "val"), "its categories are not those of", "'ring'")
 
 
 def test_batch_larger_than_the_data(data, tmp_path):
