@@ -1,90 +1,130 @@
-"""What is likely the cause where much of an annotation file is wrong: boxes in another form, names written for another
-place. One line each, for people."""
+"""What the boxes of an annotation file seem to be, where they are not left, top, width, height in pixels. One line
+each, for people."""
 from __future__ import annotations
-
-import os
-from typing import List
 
 import numpy as np
 
-SHARE = 0.1    # of all boxes outside their image from which on another form is looked for
+SHARE = 0.1    # of all boxes outside their image from which on another form is looked for, whatever their number
+CERTAIN = 6    # boxes outside that are enough in any file, if next to none contradicts the form
+LEAST = 3      # boxes outside without which nothing can be known
 FEW = 0.01     # of all boxes may contradict a form
-_LOOKED_AT = 200    # missing files whose names are tried in other ways
+MANY = 20      # boxes from which on it is no chance that all lie in one part of their images
+FAR = 0.02     # of the image's side: a box that is further outside than that is not only drawn carelessly
+_STEP, _STEPS = 0.02, 500    # of the counts of how far boxes reach, in shares of their image
+
+
+def _corners(one, two, three, four, width, height, margin):
+    """Whether these numbers are left, top, right, bottom inside the image."""
+    return (one >= -margin) & (two >= -margin) & (three > one) & (four > two) & (three <= width + margin) \
+        & (four <= height + margin)
+
+
+def _centres(x, y, wide, high, width, height, margin):
+    return (x - wide / 2 >= -margin) & (y - high / 2 >= -margin) & (wide > 0) & (high > 0) \
+        & (x + wide / 2 <= width + margin) & (y + high / 2 <= height + margin)
+
+
+def _turned(top, left, high, wide, width, height, margin):
+    return (left >= -margin) & (top >= -margin) & (wide > 0) & (high > 0) & (left + wide <= width + margin) \
+        & (top + high <= height + margin)
+
+
+# What the four numbers could be, likely ones first, and whether a box fits. The first kind is told by boxes that would
+# reach far out; in the second, small objects lie outside only where they are near the right or the lower edge.
+_FAR_FORMS = (
+    ("left, top, right, bottom", _corners),
+    ("top, left, bottom, right", lambda a, b, c, d, *rest: _corners(b, a, d, c, *rest)),
+    ("left, right, top, bottom", lambda a, b, c, d, *rest: _corners(a, c, b, d, *rest)))
+_NEAR_FORMS = (("centre x, centre y, width, height", _centres), ("top, left, height, width", _turned))
 
 
 class BoxForms:
     """Counts which other meanings the numbers of boxes could have."""
 
     def __init__(self):
-        self.boxes = self.outside = self._corners = self._centres = self._shares = 0
+        self.boxes = self.outside = self._far = self._shares = self._whole = self._percent = self._thousand = 0
+        self._fitting = dict.fromkeys((name for name, _ in _FAR_FORMS + _NEAR_FORMS), 0)
+        self._reach = np.zeros((2, _STEPS + 1), np.int64)    # boxes by their right and lower edge
+        self._start, self._end = np.ones(2), np.zeros(2)    # least, in shares; most, in the file's numbers
+        self._least_side = np.inf
 
     def add(self, boxes: np.ndarray, sizes: np.ndarray, tolerance: float) -> None:
         """boxes: (m, 4) finite numbers of the file; sizes: (m, 2) width, height of their images; tolerance [pixels]."""
-        first, second = boxes[:, :2], boxes[:, 2:]
-        with np.errstate(over="ignore"):
-            inside = (first >= -tolerance).all(axis=1)
-            self.outside += int((~inside | (first + second > sizes + tolerance).any(axis=1)).sum())
-            self._corners += int((inside & (second > first).all(axis=1)
-                                  & (second <= sizes + tolerance).all(axis=1)).sum())
-            self._centres += int(((first - second / 2 >= -tolerance).all(axis=1) & (second > 0).all(axis=1)
-                                  & (first + second / 2 <= sizes + tolerance).all(axis=1)).sum())
-        self._shares += int(((boxes >= 0) & (boxes <= 1)).all(axis=1).sum() - (sizes <= 2).any(axis=1).sum())
+        if not len(boxes):
+            return
+        columns = *boxes.T, *sizes.T, tolerance
+        with np.errstate(over="ignore", invalid="ignore"):
+            ends = boxes[:, :2] + boxes[:, 2:]
+            over = np.maximum(-boxes[:, :2], ends - sizes)
+            self.outside += int((over > tolerance).any(axis=1).sum())
+            self._far += int((over > tolerance + FAR * sizes).any(axis=1).sum())
+            for name, fits in _FAR_FORMS + _NEAR_FORMS:
+                self._fitting[name] += int(fits(*columns).sum())
+            for axis, share in enumerate((ends / sizes).T):
+                places = np.clip(share / _STEP, 0, _STEPS).astype(np.int64)
+                self._reach[axis] += np.bincount(places, minlength=_STEPS + 1)
+            self._end = np.maximum(self._end, ends.max(axis=0))
+            self._start = np.minimum(self._start, (boxes[:, :2] / sizes).min(axis=0))
+        self._shares += int(((boxes >= -0.01) & (boxes <= 1.01) & (sizes.min(axis=1) > 2)[:, None]).all(axis=1).sum())
+        self._percent += int(((boxes >= -0.5) & (boxes <= 100.5)).all(axis=1).sum())
+        self._thousand += int(((boxes >= -0.5) & (boxes <= 1000.5)).all(axis=1).sum())
+        self._whole += int((boxes == np.floor(boxes)).all(axis=1).sum())
+        self._least_side = min(self._least_side, float(sizes.min()))
         self.boxes += len(boxes)
 
     def cause(self) -> str:
-        """The likely other form, "" where there is none."""
-        if not self.boxes:
+        """The likely other form, which makes also the boxes wrong that lie inside; "" where there is none."""
+        count, outside = self.boxes, self.outside
+        least = (1 - FEW) * count
+        if not count:
             return ""
-        if self._shares == self.boxes:
-            return (f"all {self.boxes} boxes lie within the first pixel of their images: they seem to be shares of the "
-                    "image from 0 to 1, and pixels are needed")
-        least = (1 - FEW) * self.boxes
-        if self.outside < SHARE * self.boxes:
+        if self._shares >= least and (count >= MANY or self._whole < count):
+            return (f"{_all(self._shares, count)} lie within the first pixel of their images: they seem to be shares "
+                    "of the image from 0 to 1, and pixels are needed")
+        if count >= MANY and self._percent == count and self._end.max() > 80 and self._least_side >= 200 \
+                and self._whole < count:
+            return (f"all {count} boxes lie within the first 100 pixels of their images: they seem to be percent of "
+                    "the image, and pixels are needed")
+        if outside < LEAST:
             return ""
-        if self._corners >= least:
-            return self._words(self._corners, "left, top, right, bottom")
-        if self._centres >= least:
-            return self._words(self._centres, "centre x, centre y, width, height")
+        for name, _ in _FAR_FORMS:
+            if outside >= SHARE * count and 2 * self._far >= outside and self._fitting[name] >= least:
+                return self._words(name)
+        for name, _ in _NEAR_FORMS:
+            against = count - self._fitting[name]
+            if outside >= CERTAIN and against <= outside // 20 or outside >= 2.5 * SHARE * count and not against:
+                return self._words(name)
+        if outside >= max(CERTAIN, SHARE * count):
+            wide, high = self._largest()
+            if min(wide, high) > 1.15 and max(wide, high) < 1.1 * min(wide, high):
+                return (f"{outside} of {count} boxes lie outside their images, and they reach to {wide:.2g} times the "
+                        f"width and {high:.2g} times the height: they seem to belong to images of another size")
+            if min(wide, high) > 1.05 and self._thousand == count and self._end.min() > 800:
+                return (f"{outside} of {count} boxes lie outside their images, and none beyond 1000: they seem to be "
+                        "thousandths of the image, and pixels are needed")
         return ""
 
-    def _words(self, fitting: int, form: str) -> str:
-        return (f"{self.outside} of {self.boxes} boxes lie outside their images, and {fitting} would fit as {form}: "
-                "the file seems to give that, and left, top, width, height is needed")
+    def note(self) -> str:
+        """What may be wrong with boxes that all lie inside; "" where nothing is seen."""
+        wide, high = self._largest() if self.boxes >= MANY and not self.outside else (1.0, 1.0)
+        if max(wide, high) > 0.6 or (self._start > 0.1).any():
+            return ""
+        return (f"all {self.boxes} boxes lie in the upper left {100 * wide:.0f} % x {100 * high:.0f} % of their "
+                "images: do they belong to images of another size?")
+
+    def _largest(self):
+        """How far boxes reach to the right and down, in shares of their image; 1 where few reach that far."""
+        found = []
+        for counts in self._reach:
+            reached = np.cumsum(counts)
+            last, most = np.flatnonzero(counts)[-1], np.searchsorted(reached, 0.9 * reached[-1])
+            found.append((last + 1) * _STEP if last < _STEPS and most >= 0.8 * last else 1.0)
+        return found
+
+    def _words(self, form: str) -> str:
+        return (f"{self.outside} of {self.boxes} boxes lie outside their images, and {self._fitting[form]} would fit "
+                f"as {form}: the file seems to give that, and left, top, width, height is needed")
 
 
-def cause_of_missing(images, names: List[str]) -> str:
-    """Why image files are not found, if another way of writing their names finds them; "" if none does.
-
-    images: of ssd.datasets.images.open_images; names: as in the file, of the missing ones.
-    """
-    missing, names = len(names), names[:_LOOKED_AT]
-    ways = (("their names have backslashes, as Windows writes paths; with / in their place",
-             lambda name: name.replace("\\", "/") if "\\" in name else None),
-            ("their names hold folders; without these", lambda name: _last(name) if _last(name) != name else None),
-            ("their names have other endings; with .jpg", _ending(".jpg")),
-            ("their names have other endings; with .JPG", _ending(".JPG")),
-            ("their names have other endings; with .png", _ending(".png")))
-    for words, way in ways:
-        others = [other for other in map(way, names) if other and _is_there(images, other)]
-        if 2 * len(others) > len(names):
-            return (f"{missing} image files are missing: {words} they are there "
-                    f"({os.path.basename(images.folder.rstrip(os.sep))}/{others[0]})")
-    return ""
-
-
-def _last(name: str) -> str:
-    return name.replace("\\", "/").rpartition("/")[2]
-
-
-def _ending(ending: str):
-    return lambda name: os.path.splitext(name)[0] + ending if os.path.splitext(name)[1] != ending else None
-
-
-def _is_there(images, name: str) -> bool:
-    if name.startswith("/") or ".." in name.split("/"):
-        return False
-    try:
-        images.status(name)
-        return True
-    except (OSError, ValueError):
-        return False
+def _all(some: int, count: int) -> str:
+    return f"all {count} boxes" if some == count else f"{some} of {count} boxes"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +67,8 @@ def read_categories(entries: list, path: str):
 @dataclass
 class Images:
     """ids: (n,) int64; names: n strings; sizes: (n, 2) int64 width, height; good: (n,) bool; labels: what the bad ones
-    are called, by position; sized: whether the file gives sizes at all."""
+    are called, by position; sized: whether the file gives sizes at all; leaving: names of those whose names leave the
+    image folder; text_ids: whole numbers that are given as text."""
 
     ids: np.ndarray
     names: list
@@ -74,8 +76,15 @@ class Images:
     good: np.ndarray
     labels: dict
     sized: bool
+    leaving: list
+    text_ids: list
     _sorted: np.ndarray     # the ids that boxes may refer to, each once
     _positions: np.ndarray  # of the images that have them, int64
+
+    def bad_ids(self) -> list:
+        """The ids that boxes and detections may refer to, of images that are not good."""
+        return (self._sorted[~self.good[self._positions]].tolist()
+                + np.setdiff1d(np.array(self.text_ids, np.int64), self._sorted).tolist())
 
     def find(self, ids: np.ndarray) -> np.ndarray:
         """Position of the first image that has each id, -1 for an id that no image has; int64."""
@@ -96,6 +105,7 @@ class ImageReader:
         self._ids, self._by_id, self._seen, self._labels = Growing(np.int64), {}, {}, {}
         self._without = {"file_name": {}, "size": {}}    # positions of images that lack it, and what they are called
         self._named = self._sized = False
+        self._leaving, self._text_ids = [], []
 
     def add(self, entries: list) -> None:
         rows = []
@@ -118,13 +128,14 @@ class ImageReader:
             return 0, "", _NO_SIZE, False
         key, name = whole_number(entry.get("id")), entry.get("file_name")
         if key is None:
+            self._text_ids += _as_number(entry.get("id"))
             problems.add("image id is not a 64-bit whole number",
                          f"images[{index}]: {_image(entry.get('id'), name)}: its id {not_whole(entry.get('id'))}")
-            return 0, "", _NO_SIZE, False
+            return 0, _text(name), _NO_SIZE, False
         first = self._by_id.setdefault(key, index)
         if first != index:
             problems.add("duplicate image id", f"{_image(key, name)} and images[{first}] ({show(self._names[first])})")
-            return 0, "", _NO_SIZE, False
+            return 0, _text(name), _NO_SIZE, False
         if name is None and not self._files:
             self._without["file_name"][index] = _image(key, name)
         else:
@@ -132,6 +143,8 @@ class ImageReader:
             bad_name = _bad_file_name(name)
             if bad_name:
                 problems.add(bad_name, _image(key, name))
+                if bad_name == LEAVES:
+                    self._leaving.append(name)
                 return key, "", _NO_SIZE, False
             plain = os.path.normpath(name)
             other = self._seen.setdefault(name if plain == name else plain, key)
@@ -161,12 +174,13 @@ class ImageReader:
                 for index, what in self._without[lacking].items():
                     self.problems.add(kind, what)
                     good[index], self._labels[index] = False, what
-        return Images(self._ids.take(), self._names, self._sides.take(), good, self._labels, self._sized, known[order],
-                      positions[order])
+        return Images(self._ids.take(), self._names, self._sides.take(), good, self._labels, self._sized,
+                      self._leaving, self._text_ids, known[order], positions[order])
 
 
 _NO_SIZE = (0, 0)
 NO_NAME, NO_SIZE = "image without a usable file name", "image without a usable size"
+LEAVES = "file name leaves the image folder"
 
 
 def _image(key, name) -> str:
@@ -179,6 +193,17 @@ def _label(entry, index: int) -> str:
     if isinstance(name, str) and name.isprintable() and name:
         return name
     return show(entry.get("id")) if isinstance(entry, dict) and "id" in entry else f"images[{index}]"
+
+
+def _as_number(value) -> list:
+    """[the whole number of 64 bits that a text is], [] for anything else."""
+    text = value.strip() if isinstance(value, str) else ""
+    number = int(text) if re.fullmatch(r"-?\d{1,19}", text) else None
+    return [] if whole_number(number) is None else [number]
+
+
+def _text(name) -> str:
+    return name if isinstance(name, str) else ""
 
 
 def _side(value) -> int:
@@ -195,5 +220,5 @@ def _bad_file_name(name):
     except UnicodeEncodeError:  # a lone surrogate, legal in JSON: of a name that is no UTF-8, which DALI cannot be told
         return NO_NAME
     if os.path.isabs(name) or ".." in name.split("/"):
-        return "file name leaves the image folder"
+        return LEAVES
     return None

@@ -64,8 +64,8 @@ HANDLED = {
 
 
 def name_of(text: str) -> str:
-    """A file or category name as it is, or escaped where it would break a line."""
-    return text if text.isprintable() else show(text)
+    """A file or category name as it is, or escaped where it would break a line or be nothing to see."""
+    return text if text and text.isprintable() else show(text)
 
 
 def report_split(found, data, examples: int) -> dict:
@@ -83,7 +83,7 @@ def report_split(found, data, examples: int) -> dict:
         "images": len(found.images.ids), "boxes": len(found.boxes.good), "categories": len(found.category_ids),
         "same_names": same_names(data.category_ids, data.category_names, boxes),
         "images_unchanged": files.reused, "unchanged_since": since,
-        "likely_cause": found.cause, "errors": as_list(found.problems),
+        "likely_cause": found.cause or found.note, "errors": as_list(found.problems),
         "handled": (as_list(_image_notes(found, examples), HANDLED)
                     + as_list(_box_notes(found, data, examples), HANDLED)),
     }

@@ -14,7 +14,6 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from ssd.datasets.annotation_boxes import Boxes, clipped_ltrb
-from ssd.datasets.annotation_causes import cause_of_missing
 from ssd.datasets.annotation_checks import Images, Problems
 from ssd.datasets.annotation_file import show
 from ssd.datasets.annotations import read_annotations
@@ -23,18 +22,21 @@ from ssd.datasets.coco_cache import dataset_fingerprint, read_cache, write_cache
 from ssd.datasets.image_cache import ImageCache
 from ssd.datasets.image_checks import LEVELS, MISSING, ImageReport, check_image_files
 from ssd.datasets.images import open_images
+from ssd.datasets.missing_images import cause_of_missing
 from ssd.errors import UserError
 
 
 class Found(NamedTuple):
     """What an annotation file held before anything was left out. images, boxes: how many; left_out: what the images
     that were left out are called; cause: the likely cause of what is wrong, in a line, or ""; misread: this cause makes
-    also the boxes wrong that pass the checks."""
+    also the boxes wrong that pass the checks; ids, names: of images that were left out, if they have usable ones."""
     images: int = 0
     boxes: int = 0
     left_out: tuple = ()
     cause: str = ""
     misread: bool = False
+    ids: tuple = ()
+    names: tuple = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +121,11 @@ def load_coco(annotation_file, image_folder, *, check_images: str = "decode", sk
     only new and changed images are read.
     """
     annotation_file, image_folder = os.fspath(annotation_file), os.fspath(image_folder)
-    fingerprint = result_fingerprint(annotation_file, image_folder, check_images, skip_bad, require_boxes, on_gpu)
+    fingerprint = None
+    if is_pipe(annotation_file):
+        cache_dir = None
+    else:
+        fingerprint = result_fingerprint(annotation_file, image_folder, check_images, skip_bad, require_boxes, on_gpu)
     cached = read_cache(cache_dir, fingerprint) if cache_dir is not None else None
     if cached is not None:
         fields, lines = cached
@@ -137,7 +143,7 @@ def load_coco(annotation_file, image_folder, *, check_images: str = "decode", sk
                              image_cache=image_cache, on_gpu=on_gpu, look_at_categories=look_at_categories)
     finally:
         image_cache.save(report)
-    data, lines = _select(found, skip_bad, skip_files, max_left_out, require_boxes, report)
+    data, lines = select(found, skip_bad, skip_files, max_left_out, require_boxes, report)
     for line in lines:
         report(line)
     if cache_dir is not None:
@@ -149,14 +155,14 @@ def load_ground_truth(annotation_file, *, skip_bad: bool = False, max_left_out: 
                       report=print) -> CocoDataset:
     """An annotation file read and checked as load_coco does, but no image file is looked at. named: the images need
     names and sizes; without, as for scoring, they need none, if none has any."""
-    path = os.fspath(annotation_file)
-    data, lines = _select(inspect_coco(path, None, named=named), skip_bad, False, max_left_out, False, report)
+    found = inspect_coco(os.fspath(annotation_file), None, named=named)
+    data, lines = select(found, skip_bad, False, max_left_out, False, report)
     for line in lines[:-1]:    # the last one counts what is there, which the score does
         report(line)
     return data
 
 
-def _select(found: Inspection, skip_bad: bool, skip_files: bool, max_left_out: float, require_boxes: bool, report):
+def select(found: Inspection, skip_bad: bool, skip_files: bool, max_left_out: float, require_boxes: bool, report):
     """(CocoDataset of what is good, lines about it). UserError for what is not to be left out; of several kinds each is
     given to `report` before."""
     path = found.annotation_file
@@ -173,6 +179,12 @@ def _select(found: Inspection, skip_bad: bool, skip_files: bool, max_left_out: f
         raise UserError(lacking)
     check_losses(data, max_left_out, skip_bad)
     return data, lines
+
+
+def is_pipe(annotation_file: str) -> bool:
+    """Whether it can be read once only, and has no state by which a result could be kept."""
+    return os.path.exists(annotation_file) and not os.path.isfile(annotation_file) \
+        and not os.path.isdir(annotation_file)
 
 
 def result_fingerprint(annotation_file, image_folder, check_images: str, skip_bad: bool, require_boxes: bool,
@@ -200,20 +212,21 @@ class Inspection:
     problems: Problems
     entry_problems: int    # how many of them are of entries, not of image files
     cause: str             # likely, of the problems; "" if none is seen
+    note: str              # what may be wrong where no problem is; "" if nothing is seen
     files: ImageReport
     on_disk: np.ndarray
 
 
 def inspect_coco(annotation_file, image_folder: Optional[str], *, check_images: str = "decode", threads: int = 0,
                  image_cache=None, examples: int = 1, progress=None, look_at_categories=None,
-                 named: bool = True, on_gpu: bool = False) -> Inspection:
+                 named: bool = True, on_gpu: bool = False, raw=None) -> Inspection:
     """Reads and checks everything, and counts what is wrong; `examples` of each kind are kept.
 
-    image_folder: None: no image file is looked at; named: see load_ground_truth.
+    image_folder: None: no image file is looked at; named: see load_ground_truth; raw: see read_annotations.
     UserError: an annotation file that cannot be read, is not COCO, holds no image or has bad categories.
     progress: called with (images done, images), a few times a second.
     """
-    content = read_annotations(annotation_file, examples, files=named)
+    content = read_annotations(annotation_file, examples, files=named, raw=raw)
     if look_at_categories is not None:
         look_at_categories(content.category_ids, content.category_names)
     images, problems = content.images, content.problems
@@ -226,10 +239,13 @@ def inspect_coco(annotation_file, image_folder: Optional[str], *, check_images: 
         problems.add(kind, f"image {images.ids[index]} ({show(images.names[index])}): {detail}")
         images.good[index] = False
         images.labels[index] = images.names[index]
-    missing = [images.names[on_disk[position]] for position, (kind, _) in files.problems.items() if kind == MISSING]
-    cause = content.boxes.forms.cause() or (missing and cause_of_missing(open_images(image_folder), missing)) or ""
+    missing = images.leaving if image_folder is not None else []
+    missing = missing + [images.names[on_disk[position]] for position, (kind, _) in files.problems.items()
+                         if kind == MISSING]
+    forms = content.boxes.forms
+    cause = forms.cause() or (missing and cause_of_missing(open_images(image_folder), missing, len(images.ids))) or ""
     return Inspection(annotation_file, image_folder or "", images, content.boxes, content.category_ids,
-                      content.category_names, problems, entry_problems, cause, files, on_disk)
+                      content.category_names, problems, entry_problems, cause, forms.note(), files, on_disk)
 
 
 def select_good(found: Inspection):
@@ -242,9 +258,11 @@ def select_good(found: Inspection):
     data = CocoDataset(path, found.image_folder, category_ids=found.category_ids,
                        category_names=found.category_names, **keep_good(images, boxes), found=Found(
                            len(images.ids), len(boxes.good), tuple(map(images.labels.get, sorted(images.labels))),
-                           found.cause, bool(boxes.forms.cause())))
-    if found.cause:
-        lines.append(f"{path}: {found.cause}")
+                           found.cause, bool(boxes.forms.cause()), tuple(images.bad_ids()),
+                           tuple(images.names[place] for place in sorted(images.labels) if images.names[place])))
+    for line in (found.cause, found.note):
+        if line:
+            lines.append(f"{path}: {line}")
     double = same_names(data.category_ids, data.category_names,
                         np.bincount(data.box_classes, minlength=data.num_classes)[1:].tolist())
     if double:
@@ -262,7 +280,8 @@ def what_is_lacking(data: CocoDataset, found: Inspection, require_boxes: bool):
         return None
     what = "image with a box" if data.num_images else "image"
     return (f"annotation file {data.path} holds no {what}"
-            + (f" once bad entries are left out ({found.problems.summary()})" if found.problems else ""))
+            + (f" once bad entries are left out ({found.problems.summary()})" if found.problems else "")
+            + (f"; {found.cause}" if found.cause else ""))
 
 
 def check_losses(data: CocoDataset, max_left_out: float, skip_bad: bool) -> None:

@@ -12,7 +12,7 @@ from ssd.datasets.images import open_images
 from ssd.errors import UserError
 from ssd.files import remove_leftovers, replacing
 
-FORMAT = 3  # to be raised whenever the checks or the arrays change
+FORMAT = 4  # to be raised whenever the checks or the arrays change
 _ARRAYS = {"image_ids": (np.int64, 1), "sizes": (np.int64, 2), "boxes_ltrb": (np.float64, 2),
            "boxes_xywh": (np.float64, 2), "box_area": (np.float64, 1), "box_classes": (np.int64, 1),
            "box_crowd": (np.bool_, 1), "box_image": (np.int64, 1)}

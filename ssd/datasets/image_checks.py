@@ -148,10 +148,19 @@ def compared(look: Look, width: int, height: int) -> Look:
     """A look at an image whose size is annotated as width x height."""
     if look.problem is None and look.size != (width, height):
         turned = "; its EXIF orientation, which is not applied, would turn it" \
-            if look.notes & bit(ROTATED) and look.size == (height, width) else ""
+            if look.notes & bit(ROTATED) and look.size == (height, width) else _how_it_differs(look.size, width, height)
         return look._replace(problem=(WRONG_SIZE, f"{look.size[0]} x {look.size[1]} pixels on disk, "
                                                   f"{width} x {height} in the annotations{turned}"))
     return look
+
+
+def _how_it_differs(size, width: int, height: int) -> str:
+    if size == (height, width):
+        return "; width and height are exchanged"
+    ratio = size[0] / width
+    if abs(size[1] - ratio * height) <= max(1.0, ratio):    # rounded to a pixel
+        return f"; the image seems to have been scaled by {ratio:.3g}"
+    return ""
 
 
 def _for_gpu(look: Look) -> Look:
