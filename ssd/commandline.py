@@ -96,6 +96,24 @@ def add_settings(parser: argparse.ArgumentParser, sections: Iterable[str], leave
                                    metavar=_metavar(field, example), **options)
 
 
+def add_max_left_out(parser: argparse.ArgumentParser, what: str = "with --skip-bad-annotations: ") -> None:
+    """Adds --max-left-out to a command that has no flags of the section `data`. what: begins its help."""
+    parser.add_argument("--max-left-out", type=share, default=0.5, metavar="X",
+                        help=what + "the largest share of images or boxes that may be left out [0..1; default: 0.5]; "
+                             "1: whatever the likely cause")
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1, for argparse."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return value
+
+
+share.__name__ = "number"    # what argparse calls it in its messages
+
+
 def _metavar(field, default) -> str:
     if isinstance(default, settings.ImageSize):
         return "N|HxW"

@@ -21,7 +21,7 @@ DRAWN = 0.3     # least score of a drawn detection, where nothing else is asked 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this command's flags to `parser`."""
-    from ssd.commandline import add_settings
+    from ssd.commandline import add_max_left_out, add_settings, share
     parser.add_argument("inputs", nargs="+", metavar="INPUT",
                         help="a picture, a video, a folder (and all below it), or a pattern such as 'a/*.jpg'")
     parser.add_argument("--weights", required=True, metavar="PATH",
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="PATH", default="",
                         help="where everything is written [folder, new or empty; default: predictions/TIME]")
     parser.add_argument("--no-draw", action="store_true", help="write no pictures and videos, only the JSON files")
-    parser.add_argument("--draw-threshold", type=_share, metavar="X",
+    parser.add_argument("--draw-threshold", type=share, metavar="X",
                         help=f"detections of at most this score are not drawn [0..1; default: --score-threshold, or "
                              f"{DRAWN} where that is not given]")
     parser.add_argument("--batch-size", type=_count, default=8, metavar="N",
@@ -45,17 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-bad-annotations", action="store_true",
                         help="leave out what is bad in the file of --annotations, as in training [default: it is "
                              "refused]")
-    parser.add_argument("--max-left-out", type=_share, default=0.5, metavar="X",
-                        help="with --skip-bad-annotations: the largest share of images or boxes that may be left out "
-                             "[0..1; default: 0.5]")
+    add_max_left_out(parser)
     add_settings(parser, ("detection",))
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
-    return value
 
 
 def _count(text: str) -> int:
@@ -64,7 +55,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-_share.__name__, _count.__name__ = "number", "whole number"    # what argparse calls them in its messages
+_count.__name__ = "whole number"    # what argparse calls it in its messages
 
 
 def run(args) -> int:
@@ -81,7 +72,7 @@ def run(args) -> int:
     scheme = None
     if args.annotations:
         scheme = Scheme(args.annotations, inputs, args.skip_bad_annotations, args.max_left_out)
-        inputs = [one for one in inputs if one.path not in scheme.bad]
+        inputs = [one for one in inputs if one.path not in scheme.bad and one.path not in scheme.left_out]
     detector = load_predictor(args.weights, args, args.classes, args.batch_size)
     if scheme is not None:
         scheme.map_classes(detector, args.weights)
@@ -99,7 +90,9 @@ def run(args) -> int:
         least = DRAWN if "detection.score_threshold" not in vars(args) else 0.0
     with marked_output(folder), interrupt_sets_event() as stop, progress_bars() as bar:
         prediction = Prediction(detector, folder, scheme, None if args.no_draw else least, stop)
-        prediction.failures += scheme.bad.values() if scheme is not None else []
+        if scheme is not None:
+            prediction.failures += scheme.bad.values()
+            prediction.notes += scheme.left_out.values()
         found = [one for one in inputs if not one.video]
         if found:
             prediction.pictures(found, bar("pictures", len(found)))
@@ -153,7 +146,8 @@ def predict_video(prediction, one, bar) -> None:
 class Scheme:
     """The ids of an annotation file, for pictures found by their paths.
 
-    count: images of the file; bad: by path, what is wrong with pictures that evaluate would leave out.
+    count: images of the file; bad: by path, what is wrong with pictures that evaluate would leave out; left_out: the
+    same of those that are left out with --skip-bad-annotations.
     """
 
     def __init__(self, annotations: str, inputs, skip_bad: bool, max_left_out: float):
@@ -165,29 +159,42 @@ class Scheme:
         self.path = annotations
         data = load_ground_truth(annotations, skip_bad=skip_bad, max_left_out=max_left_out, named=True, report=say)
         self.categories, self.names, self.count = data.category_ids, data.category_names, data.num_images
+        names = [os.path.normpath(name) for name in data.file_names + data.found.names]    # good ones come first
         by_name: Dict[str, List[int]] = {}
-        for place, name in enumerate(data.file_names):
+        for place, name in enumerate(names):
             by_name.setdefault(os.path.basename(name), []).append(place)
         self._of: Dict[str, dict] = {}
         self.bad: Dict[str, str] = {}
+        self.left_out: Dict[str, str] = {}
         taken: Dict[int, str] = {}
         for one in inputs:
             if one.video:
                 raise UserError(f"--annotations {annotations}: {one.path} is a video, and has no image id")
             parts = "/" + os.path.abspath(one.path).lstrip("/")
             fitting = [place for place in by_name.get(os.path.basename(one.path), ())
-                       if parts.endswith("/" + os.path.normpath(data.file_names[place]))]
+                       if parts.endswith("/" + names[place])]
             if not fitting:
                 raise UserError(f"--annotations {annotations}: {one.path} is not among its images"
-                                + (" that are left" if data.found.left_out else ""))
-            place = max(fitting, key=lambda place: len(os.path.normpath(data.file_names[place])))
+                                + _other_names(inputs, names))
+            place = max(fitting, key=lambda place: len(names[place]))
+            if place >= len(data.file_names):
+                self.left_out[one.path] = f"left out: {one.path}: its entry in {annotations} is bad"
+                continue
             if taken.setdefault(place, one.path) != one.path:
                 raise UserError(f"--annotations {annotations}: {taken[place]} and {one.path} are both its image "
                                 f"{data.file_names[place]!r}")
             self._of[one.path] = dict(id=int(data.image_ids[place]), file_name=data.file_names[place])
             problem = check_picture(one.path, *map(int, data.sizes[place]))
             if problem is not None:
-                self.bad[one.path] = f"{one.path}: {problem[0]}: {problem[1]}"
+                text = f"{one.path}: {problem[0]}: {problem[1]}"
+                if skip_bad:
+                    self.left_out[one.path] = "left out: " + text
+                else:
+                    self.bad[one.path] = text
+        if skip_bad and len(self.left_out) > max_left_out * len(inputs):
+            raise UserError(f"--annotations {annotations}: {len(self.left_out)} of {len(inputs)} pictures would be "
+                            f"left out, more than the share of --max-left-out {max_left_out:g}; "
+                            + next(iter(self.left_out.values())))
 
     def map_classes(self, detector, weights: str) -> None:
         """Sets the detector's category ids to the file's, None for a class that it lacks. UserError where the file
@@ -197,11 +204,18 @@ class Scheme:
         info = read_info(weights)
         ids = category_of_class(detector.config, info, self.names, self.categories, weights, self.path)
         detector.category_ids = ids
-        self.left_out = describe_left_out(left_out_classes(ids, info), len(ids))
+        self.classes_left_out = describe_left_out(left_out_classes(ids, info), len(ids))
 
     def names_of(self, path: str) -> dict:
         """The file's id and file_name of a picture."""
         return self._of[path]
+
+
+def _other_names(inputs, names: List[str]) -> str:
+    """Words on how the pictures' names differ from those of the file, "" where that is not seen."""
+    from ssd.datasets.missing_images import other_names
+    words = other_names([one.inside for one in inputs], names)
+    return f": {words}" if words else ""
 
 
 @contextlib.contextmanager

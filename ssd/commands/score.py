@@ -10,6 +10,7 @@ HELP = "score a file of detections against COCO annotations"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags to `parser`."""
+    from ssd.commandline import add_max_left_out
     parser.add_argument("--annotations", required=True, metavar="FILE",
                         help="COCO instances file; every image is scored, those without boxes too; of detections.npz "
                              "of a run, those that the run has read (required)")
@@ -21,9 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "cannot be read are not scored (default: no image is looked at)")
     parser.add_argument("--skip-bad-annotations", action="store_true",
                         help="leave out bad annotations and images, as in training (default: they are refused)")
-    parser.add_argument("--max-left-out", type=_share, default=0.5, metavar="X",
-                        help="with --skip-bad-annotations: the largest share of images or boxes that may be left out "
-                             "[0..1; default: 0.5]; 1: whatever the likely cause")
+    add_max_left_out(parser)
     parser.add_argument("--per-class", action="store_true",
                         help="the average precision of every category too (default: off)")
     parser.add_argument("--json", action="store_true",
@@ -34,18 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "give the same numbers (default: the first that is installed; standard error names it)")
 
 
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
-    return value
-
-
-_share.__name__ = "number"    # what argparse calls it in its messages
-
-
 def run(args: argparse.Namespace) -> int:
     """Score and print to standard output; returns the exit status 0. Raises UserError for bad input."""
+    from ssd.datasets.check_report import name_of
     from ssd.evaluation.detections import Detections
     from ssd.evaluation.scoring import STAT_NAMES, format_table, score_detections
     from ssd.evaluation.scoring_backends import load_scorer
@@ -54,6 +44,10 @@ def run(args: argparse.Namespace) -> int:
     read = Detections.from_npz if args.detections.lower().endswith(".npz") else Detections.from_json
     detections = read(args.detections)
     truth = _ground_truth(args, detections)
+    gone = len(detections) - len(detections.without_images(truth.left_out))
+    if gone:
+        some = f"{gone} detection{'' if gone == 1 else 's'}"
+        print(f"{args.detections}: left out: {some} on images that are left out", file=sys.stderr)
     stats = score_detections(args.annotations, detections, per_class=args.per_class, scorer=scorer.name, truth=truth)
     print(f"scored by {scorer}, on {truth}", file=sys.stderr)
     if args.json:
@@ -62,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     print(format_table(stats))
     for name, value in stats.items():
         if name not in STAT_NAMES:
-            print("%s = %.3f" % (name, value))
+            print("AP/%s = %.3f" % (name_of(name[3:]), value))
     return 0
 
 

@@ -66,6 +66,14 @@ class Detections:
     def __len__(self):
         return len(self.score)
 
+    def without_images(self, ids) -> Detections:
+        """Those that are not of these images."""
+        kept = ~np.isin(self.image_id, np.asarray(ids, np.int64))
+        if kept.all():
+            return self
+        images = None if self.images is None else np.setdiff1d(self.images, np.asarray(ids, np.int64))
+        return Detections(*(getattr(self, name)[kept] for name in _COLUMNS), source=self.source, images=images)
+
     @classmethod
     def concatenate(cls, parts, source: str = "detections") -> Detections:
         """The rows of all `parts` (any iterable of Detections, possibly none), in order."""
@@ -85,7 +93,9 @@ class Detections:
         """Read COCO's results format. UserError names the file and the first offending row (from 0)."""
         rows = read_json(path)
         if not isinstance(rows, list):
-            raise UserError("%s: not a list of detections but %s" % (path, kind(rows)))
+            truth = isinstance(rows, dict) and "annotations" in rows
+            raise UserError("%s: not a list of detections but %s%s" % (
+                path, kind(rows), ", as of COCO's annotations" if truth else ""))
         images, boxes, scores, categories = [], [], [], []
         for number, row in enumerate(rows):
             try:
@@ -96,10 +106,10 @@ class Detections:
                 raise UserError("%s: row %d: no %s" % (path, number, missing)) from None
             if whole_number(image) is None or whole_number(category) is None:
                 raise UserError("%s: row %d: image_id %s, category_id %s: both must be whole numbers" % (
-                    path, number, json.dumps(image), json.dumps(category)))
+                    path, number, _json(image), _json(category)))
             if not (is_box(box) and is_number(score)):
                 raise UserError("%s: row %d: bbox %s, score %s: four numbers and one number are needed" % (
-                    path, number, json.dumps(box), json.dumps(score)))
+                    path, number, _json(box), _json(score)))
             images.append(whole_number(image))
             boxes.append(box)
             scores.append(score)
@@ -157,6 +167,12 @@ def kind(value) -> str:
     """What JSON calls the type of `value`, with its article, for messages."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a truth value", type(None): "null"}
     return names.get(type(value), "a number")
+
+
+def _json(value) -> str:
+    """A value as JSON has it, cut where it is long."""
+    text = json.dumps(value)
+    return text if len(text) <= 100 else text[:97] + "..."
 
 
 def _as_array(values, name, dtype, source):

@@ -5,6 +5,7 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
+from ssd.datasets.check_report import name_of
 from ssd.evaluation.detections import Detections
 from ssd.evaluation.scored_set import ScoredSet, count_words
 from ssd.evaluation.scoring import STAT_NAMES, scored_rows, read_ground_truth
@@ -62,7 +63,7 @@ def evaluate(annotation_file, detections: Detections, *, scorer: Optional[str] =
     counted_by = load_scorer(scorer)
     scored = ground_truth or read_ground_truth(annotation_file, images=detections.images)
     truth, names = scored.boxes, scored.categories
-    rows = scored_rows(detections, scored.images, names, annotation_file)
+    rows = scored_rows(detections.without_images(scored.left_out), scored.images, names, annotation_file)
     numbers = counted_by.score(truth, rows)
     objects = np.bincount(truth.category[truth.crowd == 0], minlength=truth.categories)
     return Evaluation(
@@ -78,12 +79,13 @@ def format_classes(evaluation: Evaluation) -> str:
     alone."""
     every = evaluation.per_class()
     table = sorted((row for row in every if row["objects"] or row["detections"]), key=lambda row: -row["AP"])
-    width = max([len("class")] + [len(row["name"]) for row in table])
+    names = {row["name"]: name_of(row["name"]) for row in table}
+    width = max([len("class")] + [len(name) for name in names.values()])
     lines = [f"{'class':<{width}}     AP   AP50   AP75  objects  detections"]
     for row in table:
         numbers = "".join(f"  {'-' if row[name] < 0 else format(row[name], '.3f'):>5}"
                           for name in ("AP", "AP50", "AP75"))
-        lines.append(f"{row['name']:<{width}}{numbers}  {row['objects']:7d}  {row['detections']:10d}")
+        lines.append(f"{names[row['name']]:<{width}}{numbers}  {row['objects']:7d}  {row['detections']:10d}")
     if len(table) < len(every):
         lines.append(f"({len(every) - len(table)} more without objects and detections)")
     return "\n".join(lines)

@@ -9,7 +9,8 @@ from typing import List, Optional, Tuple
 import numpy as np
 
 from ssd.commandline import read_settings, say
-from ssd.config import Config, load_recipe, nearest
+from ssd.config import Config, load_recipe
+from ssd.datasets.categories import like
 from ssd.errors import UserError
 
 
@@ -58,7 +59,7 @@ def category_of_class(config: Config, info, names: tuple, ids: tuple, weights: s
         return tuple(map(int, ids))
     foreign = [name for name in names if name not in known]
     if foreign:
-        hint = nearest(foreign[0], known, 0.75) or "; leave out of the file what the weights cannot know"
+        hint = like(foreign[0], known) or "; leave out of the file what the weights cannot know"
         raise UserError(f"--weights {weights}: its {classes} classes lack {some(foreign, 3)} of {annotations}{hint}")
     twice = [name for name in names if names.count(name) > 1 or known.count(name) > 1]
     if twice:

@@ -18,12 +18,14 @@ KEPT = "validation.npz"    # in a run's folder: what its detections are scored a
 
 class ScoredSet(NamedTuple):
     """boxes: of the images and categories, numbered by their places here; images: sorted ids; categories: names by
-    their sorted ids; names: file names by image id, "" where the file has none; path: of the annotation file."""
+    their sorted ids; names: file names by image id, "" where the file has none; path: of the annotation file; left_out:
+    ids of images that the file has too, and that are not scored."""
     boxes: GroundTruth
     images: list
     categories: Dict[int, str]
     names: Dict[int, str]
     path: str
+    left_out: tuple = ()
 
     @property
     def objects(self) -> int:
@@ -70,7 +72,7 @@ def scored_set(dataset) -> ScoredSet:
     return ScoredSet(boxes, dataset.image_ids[image_order].tolist(),
                      {int(category_ids[place]): dataset.category_names[place] for place in category_order.tolist()},
                      {int(dataset.image_ids[place]): dataset.file_names[place] for place in image_order.tolist()},
-                     dataset.path)
+                     dataset.path, tuple(dataset.found.ids))
 
 
 def read_scored_set(path: str) -> ScoredSet:

@@ -44,7 +44,8 @@ def score_detections(annotation_file, detections: Detections, *, per_class: bool
 
     annotation_file: path of a COCO instances file, read and checked as for training (ssd.datasets); of detections that
         know their images (Detections.images) these alone are scored. Images without boxes are scored too. An annotation
-        without `area` counts as width * height (px^2), one without `iscrowd` as no crowd.
+        without `area` counts as width * height (px^2), one without `iscrowd` as no crowd. What was detected on an image
+        that is left out is left out too.
     per_class: add "AP/<category name>" for every category (-1 where it has no ground truth).
     scorer: the library that counts, one of scoring_backends.SCORERS; None for the fastest that is installed.
     skip_bad: leave out bad entries of the file, as training does with --skip-bad-annotations. truth: what
@@ -56,6 +57,7 @@ def score_detections(annotation_file, detections: Detections, *, per_class: bool
     """
     score = load_scorer(scorer).score
     truth = truth or read_ground_truth(annotation_file, skip_bad=skip_bad, images=detections.images)
+    detections = detections.without_images(truth.left_out)
     numbers = score(truth.boxes, scored_rows(detections, truth.images, truth.categories, annotation_file))
     stats = dict(zip(STAT_NAMES, numbers.stats.tolist()))
     if per_class:
@@ -101,7 +103,7 @@ def read_ground_truth(path, *, skip_bad: bool = False, max_left_out: float = 1.0
     truth = scored_set(load_ground_truth(path, skip_bad=skip_bad, max_left_out=max_left_out, report=report))
     if images is None:
         return truth
-    foreign = np.setdiff1d(images, truth.images)
+    foreign = np.setdiff1d(images, truth.images + list(truth.left_out))
     if len(foreign):
         raise UserError(f"{path}: has no image {foreign[0]}, which the detections are of")
     return truth.of_images(images)

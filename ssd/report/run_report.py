@@ -69,6 +69,7 @@ def _scored(run_folder: str, config: Config) -> Tuple[ScoredSet, str, Detections
         detections, kept = Detections.from_npz(found), os.path.join(run_folder, KEPT)
         truth = read_scored_set(kept)._replace(path=annotations) if os.path.isfile(kept) else read_ground_truth(
             annotations, skip_bad=config.data.skip_bad_annotations, images=detections.images)
+        detections = detections.without_images(truth.left_out)
         scored_rows(detections, truth.images, truth.categories, annotations)    # of other images: refused
     except UserError as error:
         raise Lacking(str(error)) from None

@@ -11,6 +11,7 @@ from typing import Iterable, Iterator, List, Optional, Tuple
 
 import numpy as np
 
+from ssd.datasets.check_report import name_of
 from ssd.drawing import class_colors, draw_boxes, save_image
 from ssd.errors import UserError
 from ssd.evaluation.detections import Detections
@@ -188,15 +189,15 @@ class Prediction:
             done.append(f"{_number(counts['videos'], 'video')} of {_number(counts['frames'], 'frame')}")
         classes = collections.Counter(name for _, detected in self._found for name in detected.names)
         total = sum(classes.values())
-        of = [f"{name} {count}" for name, count in classes.most_common(8)] + ["..."] * (len(classes) > 8)
+        of = [f"{name_of(name)} {count}" for name, count in classes.most_common(8)] + ["..."] * (len(classes) > 8)
         print(f"{' and '.join(done)}: {_number(total, 'detection') if total else 'no detection'} above {threshold:g}"
               + (f" ({', '.join(of)})" if total else ""))
         drawn = "" if self.least is None else f", drawn those above {max(self.least, threshold):g} ({counts['drawn']})"
         print(f"in {self.folder}: detections.json, images.json{drawn}")
         if self._legend and counts["drawn"]:
             print(self._legend)
-        if self.scheme is not None and self.scheme.left_out:
-            print(self.scheme.left_out)
+        if self.scheme is not None and self.scheme.classes_left_out:
+            print(self.scheme.classes_left_out)
         if self.scheme is not None and len(self.images) < self.scheme.count:
             print(f"{self.scheme.count - len(self.images)} of the {self.scheme.count} images of "
                   f"{self.scheme.path} were not among the pictures; `score` counts their objects as missed")
