@@ -1,6 +1,8 @@
 """`python -m ssd split-data`: one annotation file into training and validation."""
 from __future__ import annotations
 
+from ssd.commandline import add_max_left_out
+
 HELP = "split an annotation file into training and validation"
 
 
@@ -16,11 +18,12 @@ def add_arguments(parser) -> None:
                         help="keep these categories and the images that hold one [default: all of both]")
     parser.add_argument("--skip-bad-annotations", action="store_true",
                         help="leave out what training would refuse [default: it is refused here too]")
+    add_max_left_out(parser)
 
 
 def run(args) -> int:
     from ssd.datasets.split import split_file
     for line in split_file(args.annotations, args.output, args.val_fraction, args.seed, args.categories,
-                           args.skip_bad_annotations):
+                           args.skip_bad_annotations, args.max_left_out):
         print(line)
     return 0

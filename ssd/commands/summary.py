@@ -4,9 +4,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 
-from ssd.commandline import add_settings, read_settings
+from ssd.commandline import add_max_left_out, add_settings, read_settings, say
 from ssd.errors import UserError
 
 HELP = "a network's layers, cost and default boxes, and how these cover a data set"
@@ -20,6 +19,7 @@ def add_arguments(parser) -> None:
                       help="show how the default boxes cover the objects of this COCO annotation file")
     data.add_argument("--data-dir", dest="data.data_dir", default=argparse.SUPPRESS, metavar="DIR",
                       help="the same, of the recipe's training annotations in this folder")
+    add_max_left_out(parser, "bad annotations and images are left out; ")
     parser.add_argument("--layers", action="store_true", help="list every operator, not only the parts of the network")
     parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
     add_settings(parser, ("model",))
@@ -40,14 +40,13 @@ def run(args) -> int:
     truth = None
     if path:
         from ssd.tools.summary import read_ground_truth
-        truth = read_ground_truth(path)
+        truth = read_ground_truth(path, args.max_left_out)
         from ssd.data.resolve import resolve
         config = resolve(config, truth)
-        if truth.cause:
-            print(f"{path}: {truth.cause}", file=sys.stderr)
+        for line in truth.lines:
+            say(line)
         if truth.left_out:
-            print(f"{path}: left out: {truth.left_out} annotations that are wrong; `python -m ssd check-data` names "
-                  "them", file=sys.stderr)
+            say(f"{path}: left out: {truth.left_out} annotations that are wrong; `python -m ssd check-data` names them")
     from ssd.tools.summary import summarise
     summary = summarise(config, truth)
     if args.json:

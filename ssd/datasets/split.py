@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ssd.config import nearest
 from ssd.datasets.annotation_file import show
-from ssd.datasets.annotations import read_annotations
+from ssd.datasets.coco import inspect_coco, select
 from ssd.datasets.json_files import whole_number
 from ssd.errors import UserError
 from ssd.files import replace_file, write_errors
@@ -19,16 +19,17 @@ FILES = ("train.json", "val.json")
 
 
 def split_file(path: str, folder: str, val_fraction: float, seed: int = 0,
-               categories: Optional[Sequence[str]] = None, skip_bad: bool = False) -> List[str]:
+               categories: Optional[Sequence[str]] = None, skip_bad: bool = False,
+               max_left_out: float = 0.5) -> List[str]:
     """Writes FILES to `folder`, new or empty of them; returns lines that say what they hold. skip_bad: leave out what
-    is bad. UserError, also for a file that training would refuse."""
+    is bad; max_left_out: see ssd.datasets.coco.load_coco. UserError, also for a file that training would refuse."""
     if not 0 < val_fraction < 1:
         raise UserError(f"--val-fraction {val_fraction:g}: must be between 0 and 1")
     targets = [os.path.join(folder, name) for name in FILES]
     for target in targets:
         if os.path.lexists(target):
             raise UserError(f"--output {folder}: {target} exists already")
-    content, left_out = read_checked(path, skip_bad)
+    content, left_out = read_checked(path, skip_bad, max_left_out)
     parts = split(content, val_fraction, seed, path)
     if categories:    # afterwards, so that no image changes sides with the categories that are asked for
         parts = [keep_categories(part, categories, path) for part in parts]
@@ -43,20 +44,15 @@ def split_file(path: str, folder: str, val_fraction: float, seed: int = 0,
     return left_out + [f"{target}: {_count(part)}" for target, part in zip(targets, parts)] + _lacking(parts, targets)
 
 
-def read_checked(path: str, skip_bad: bool) -> Tuple[Dict[str, Any], List[str]]:
+def read_checked(path: str, skip_bad: bool, max_left_out: float) -> Tuple[Dict[str, Any], List[str]]:
     """(an annotation file as JSON has it, lines about what was left out of it), checked as for training, but for the
     image files."""
     content: Dict[str, Any] = {}
-    found = read_annotations(path, raw=content)
+    found = inspect_coco(path, None, raw=content)
+    lines = select(found, skip_bad, False, max_left_out, False, lambda line: None)[1][:-1]    # the last counts
     if not found.problems:
-        return content, []
-    if not skip_bad:
-        raise UserError(f"{path}: {found.problems.summary()}; --skip-bad-annotations leaves out what is bad")
+        return content, lines
     boxes = found.boxes.good & found.images.good[found.boxes.image]
-    lines = [f"{path}: left out: {line}" for line in found.problems.lines()]
-    orphans = int((found.boxes.good & ~boxes).sum())
-    if orphans:
-        lines.append(f"{path}: left out: {orphans} x annotation of an image left out")
     return dict(content, images=[entry for entry, good in zip(content["images"], found.images.good) if good],
                 annotations=[entry for entry, good in zip(content["annotations"], boxes) if good]), lines
 

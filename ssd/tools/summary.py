@@ -8,8 +8,7 @@ import numpy as np
 
 from ssd.config import Config
 from ssd.data.coverage import SIZES, coverage
-from ssd.datasets.annotation_boxes import clipped_ltrb
-from ssd.datasets.annotations import read_annotations
+from ssd.datasets.coco import check_losses, inspect_coco, select_good, what_is_lacking
 from ssd.errors import UserError
 from ssd.model.boxes.ssd_sizes import Sizes
 
@@ -32,7 +31,7 @@ class GroundTruth(NamedTuple):
     categories: Tuple[str, ...]
     images: int
     left_out: int           # annotations that are wrong in some way
-    cause: str              # the likely cause, "" where none is seen
+    lines: Tuple[str, ...]  # what was left out and what is odd, for people
     ltrb: np.ndarray        # (m, 4) in shares of the image
     areas: np.ndarray       # (m,) pixels^2 of the image's file
     image: np.ndarray       # (m,) position of the image, ascending
@@ -42,18 +41,18 @@ class GroundTruth(NamedTuple):
         return 1 + len(self.categories)
 
 
-def read_ground_truth(path: str) -> GroundTruth:
-    """The boxes of a COCO annotation file; no image is looked at. UserError if it is not COCO or holds no box."""
-    content = read_annotations(path)
-    names, images, boxes = content.category_names, content.images, content.boxes
-    kept = np.flatnonzero(boxes.good & images.good[boxes.image])
-    kept = kept[np.argsort(boxes.image[kept], kind="stable")]
-    if not len(kept):
-        raise UserError(f"annotation file {path} holds no box that can be used")
-    image = boxes.image[kept]
-    ltrb = clipped_ltrb(boxes.xywh[kept], images.sizes, image)
-    return GroundTruth(path, names, len(images.ids), len(boxes.good) - len(kept), boxes.forms.cause(),
-                       ltrb / np.tile(images.sizes[image], 2), (ltrb[:, 2:] - ltrb[:, :2]).prod(1), image)
+def read_ground_truth(path: str, max_left_out: float = 0.5) -> GroundTruth:
+    """The boxes of a COCO annotation file; no image is looked at, and bad entries are left out. UserError if it is not
+    COCO, holds no box, or would be refused in training even with --skip-bad-annotations."""
+    found = inspect_coco(path, None)
+    data, lines = select_good(found)
+    lacking = what_is_lacking(data, found, True)
+    if lacking:
+        raise UserError(lacking)
+    check_losses(data, max_left_out, True)
+    ltrb, image = data.boxes_ltrb, data.box_image
+    return GroundTruth(path, data.category_names, data.num_images, data.found.boxes - len(image), tuple(lines[:-1]),
+                       ltrb / np.tile(data.sizes[image], 2), (ltrb[:, 2:] - ltrb[:, :2]).prod(1), image)
 
 
 def summarise(config: Config, truth: GroundTruth = None) -> Dict[str, Any]:
