@@ -96,8 +96,9 @@ def _check_split(config, split: str, annotations: str, images: str, cache_dir, a
         print(line, file=sys.stderr)
 
     skip, require_boxes = config.data.skip_bad_annotations, split == "train"
-    on_gpu = decodes_on_gpu(config)
-    fingerprint = coco.result_fingerprint(annotations, images, config.data.check_images, skip, require_boxes, on_gpu)
+    on_gpu, pipe = decodes_on_gpu(config), coco.is_pipe(annotations)
+    fingerprint = None if pipe else coco.result_fingerprint(annotations, images, config.data.check_images, skip,
+                                                            require_boxes, on_gpu)
     image_cache, progress = ImageCache(cache_dir, images), Progress(split)
     try:
         found = coco.inspect_coco(annotations, images, check_images="decode", threads=args.jobs or 0,
@@ -121,7 +122,7 @@ def _check_split(config, split: str, annotations: str, images: str, cache_dir, a
         except UserError as error:
             lacking = str(error)
             add_error(report, "too much left out" if found.problems else "boxes in another form", lacking)
-    if cache_dir is not None:
+    if cache_dir is not None and not pipe:
         if found.files.problems:  # a file overwritten in place is not seen by what load_coco keeps
             for level in LEVELS:
                 for options in itertools.product((False, True), repeat=3):

@@ -180,10 +180,13 @@ class Pictures:
 
     def detect(self, candidate: Candidate):
         """Detections of a candidate on all images that can be read."""
+        from ssd.datasets.coco import is_pipe
         try:
             return _detect_shown(candidate, self._loaded)
         except UserError:
             # An image that was good when it was checked, or was not decoded then, may be bad: find all that are.
+            if is_pipe(self.annotations):
+                raise
             before = self.count
             self._load(recheck=True)
             if self.count == before:

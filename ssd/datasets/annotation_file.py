@@ -26,6 +26,8 @@ def opened(path):
     try:
         with open_bytes(path) as file:
             yield file
+    except UserError:    # a ValueError too
+        raise
     except FileNotFoundError:
         raise UserError(f"annotation file {path} does not exist") from None
     except OSError as error:

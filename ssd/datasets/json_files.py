@@ -9,6 +9,8 @@ import contextlib
 import gzip
 import json
 import lzma
+import os
+import stat
 import zlib
 from typing import Any, BinaryIO, Iterator, Optional
 
@@ -18,18 +20,28 @@ _ARCHIVES = ((b"PK\x03\x04", "a ZIP archive"), (b"\x28\xb5\x2f\xfd", "compressed
              (b"7z\xbc\xaf\x27\x1c", "a 7z archive"), (b"Rar!", "a RAR archive"))
 
 
+# What stands in the place of a file that was to be fetched, or of one in another format.
+_OTHERS = ((b"version https://git-lfs", "it is a pointer of Git LFS, not the file itself; `git lfs pull` fetches that"),
+           (b"<!doctype", "it is a web page, perhaps in place of a download"),
+           (b"<html", "it is a web page, perhaps in place of a download"),
+           (b"<?xml", "it is XML, and JSON is needed"))
+
+
 @contextlib.contextmanager
 def open_bytes(path) -> Iterator[BinaryIO]:
     """A file open for reading its bytes once, from front to back; of a gzip, bzip2 or xz file those inside it.
 
-    A pipe is read as a file is. Raises OSError, while open too, for what cannot be read: an archive and a compressed
-    file that is damaged are named as such.
+    A pipe is read as a file is. Raises OSError, while open too, for what cannot be read: an archive, a compressed file
+    that is damaged and one that somebody writes to meanwhile are named as such.
     """
-    with open(path, "rb") as file:
-        start = file.peek(8)[:8]
+    with open(path, "rb") as file, _unchanged(file):
+        start = file.peek(32)[:32]
         for magic, what in _ARCHIVES:
             if start.startswith(magic):
                 raise OSError(f"it is {what}, which is not unpacked here; unpack it first")
+        for beginning, what in _OTHERS:
+            if start.lstrip().lower().startswith(beginning):
+                raise OSError(what)
         opener = next((opener for magic, opener in _COMPRESSED if start.startswith(magic)), None)
         if opener is None:
             yield file
@@ -41,6 +53,24 @@ def open_bytes(path) -> Iterator[BinaryIO]:
             if getattr(error, "errno", None) is not None:
                 raise
             raise OSError(f"it is compressed, and cut short or damaged: {error}") from None
+
+
+@contextlib.contextmanager
+def _unchanged(file) -> Iterator[None]:
+    """OSError where a file has other bytes after this than before, in place of whatever error that has led to."""
+    before = _state(file)
+    try:
+        yield
+    except Exception:
+        if _state(file) == before:
+            raise
+    if _state(file) != before:
+        raise OSError("it was changed while it was read; start again once it is whole")
+
+
+def _state(file):
+    status = os.fstat(file.fileno())
+    return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
 def load_json(path) -> Any:

@@ -17,6 +17,8 @@ def dataset_paths(config: Config, split: str) -> Tuple[str, str]:
     if not all(map(os.path.isabs, names)) and not os.path.isdir(data.data_dir):
         raise UserError(f"--data-dir {data.data_dir}: no such folder")
     annotations, images = (os.path.join(data.data_dir, name) for name in names)
+    if os.path.exists(annotations) and not os.path.isfile(annotations):
+        raise UserError(f"--{split}-annotations {annotations}: is {_kind(annotations)}, not a file")
     if not os.path.isfile(annotations):
         own = os.path.basename(annotations) in ("train.json", "val.json")
         raise UserError(f"--{split}-annotations {annotations}: no such file"
@@ -33,13 +35,23 @@ def named_paths(annotations: Optional[str], images: Optional[str], data_dir: boo
         return None
     if data_dir:
         raise UserError("--annotations, --images: they name the data set, and so does --data-dir; give one of them")
-    for flag, path, exists, kind in (("--annotations", annotations, os.path.isfile, "file"),
+    for flag, path, exists, kind in (("--annotations", annotations, _is_readable, "file"),
                                      ("--images", images, os.path.isdir, "folder")):
         if path is None:
             raise UserError(f"{flag}: --annotations and --images go together")
         if not exists(path):
-            raise UserError(f"{flag} {path}: no such {kind}")
+            raise UserError(f"{flag} {path}: is {_kind(path)}, not a {kind}" if os.path.exists(path) else
+                            f"{flag} {path}: no such {kind}")
     return annotations, images
+
+
+def _is_readable(path: str) -> bool:
+    """Whether it is a file, or a pipe, which is read once."""
+    return os.path.exists(path) and not os.path.isdir(path)
+
+
+def _kind(path: str) -> str:
+    return "a folder" if os.path.isdir(path) else "a file" if os.path.isfile(path) else "a pipe or a device"
 
 
 def cache_folder(config: Config) -> Optional[str]:
