@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import unicodedata
+
 import numpy as np
 
 from ssd.config import nearest
@@ -23,6 +25,24 @@ def same_names(ids: tuple, names: tuple, boxes) -> str:
     return f"categories {counts} have one name, {show(first)}, and are classes of their own{cause}"
 
 
+def like(name: str, names) -> str:
+    """'; WORDS' on the one of `names` that `name` may be meant for, "" where none is like it."""
+    for other in names:
+        for words, plain in _WAYS:
+            if plain(name) == plain(other):
+                return f"; it differs from {other!a} in {words} alone ({name!a})"
+    return nearest(name, names, 0.75)
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+_WAYS = (("how its accents are coded (NFC and NFD of Unicode)", _composed),
+         ("its blanks", lambda name: "".join(name.split())), ("its capital letters", str.casefold),
+         ("blanks, capital letters and codes", lambda name: "".join(_composed(name).casefold().split())))
+
+
 def align_categories(dataset, model) -> tuple:
     """(`dataset` with its classes in the order of `model`'s, one line about it or ""): two CocoDatasets, by name.
 
@@ -36,7 +56,7 @@ def align_categories(dataset, model) -> tuple:
     double = next((name for name in wanted + names if wanted.count(name) > 1 or names.count(name) > 1), None)
     if foreign is not None:
         raise UserError(f"{dataset.path}: its categories are not those of {model.path}: {own[foreign]} "
-                        f"{names[foreign]!r} is not among them{nearest(names[foreign], wanted, 0.75)}")
+                        f"{names[foreign]!r} is not among them{like(names[foreign], wanted)}")
     if double is not None:
         place = next((place for place, pair in enumerate(zip(own, names))
                       if place >= len(wanted) or pair != (model.category_ids[place], wanted[place])), len(own))
