@@ -55,6 +55,17 @@ def _with_defaults(annotation):
     return annotation
 
 
+def _first_not_finite(reduced) -> str:
+    """': SECTION[NUMBER]' of the first that holds NaN or an infinity."""
+    for section in SECTIONS:
+        for number, entry in enumerate(reduced[section]):
+            try:
+                json.dumps(entry, allow_nan=False)
+            except ValueError:
+                return f": {section}[{number}]"    # alone: its numbers may be of more digits than Python prints
+    return ""
+
+
 def _pick(entry, keys, what, number):
     try:
         return {key: entry[key] for key in keys}
@@ -81,7 +92,8 @@ def prepare(source, target, keep_keys: bool = False, pretty_print: bool = False)
     try:
         text = json.dumps(reduced, allow_nan=False, **layout)
     except ValueError:
-        raise UserError(f"annotation file {source} holds NaN or Infinity, which JSON does not have") from None
+        raise UserError(f"annotation file {source} holds NaN or Infinity, which JSON does not have"
+                        + _first_not_finite(reduced)) from None
     except RecursionError:
         raise UserError(f"annotation file {source} is nested too deeply") from None
     with write_errors(f"output {target}", target):

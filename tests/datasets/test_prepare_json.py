@@ -73,7 +73,7 @@ def test_box_only_input_is_completed(tmp_path):
     ('{"images":[{"id":3}],"annotations":[],"categories":[]}', "image 3 has no 'file_name'"),
     ('{"images":[null],"annotations":[],"categories":[]}', "image number 0"),
     ('{"images":[],"annotations":[[]],"categories":[]}', "annotation number 0"),
-    ('{"images":[],"annotations":[],"categories":[{"id":NaN}]}', "NaN"),
+    ('{"images":[],"annotations":[],"categories":[{"id":NaN}]}', "which JSON does not have: categories[0]"),
 ])
 def test_bad_content_is_one_line(tmp_path, content, named):
     source, target = tmp_path / "in.json", tmp_path / "out.json"
