@@ -32,6 +32,8 @@ def cause_of_missing(images, names: List[str], all_names: int = 0) -> str:
 
 def other_names(there: List[str], names: List[str]) -> str:
     """The same for images `there` that are to be found among the `names` of a file."""
+    known, wanted = set(there), set(names)
+    names, there = [name for name in names if name not in known], [name for name in there if name not in wanted]
     found = _another_way(names, there, len(there))
     return f"{found[0]} they are the same ({show(found[1])})" if found else ""
 

@@ -120,6 +120,11 @@ def test_the_other_way_of_writing_names_is_found(tmp_path, name, there, words):
         assert words in other_names([there.format(number) for number in range(1, 4)], names)
 
 
+def test_names_that_are_alike_explain_nothing():
+    assert other_names(["1.jpg", "2.jpg", "x.jpg"], ["1.jpg", "2.jpg", "gone.jpg"]) == ""
+    assert "with .png" in other_names(["1.jpg", "2.jpg", "x.png"], ["1.jpg", "2.jpg", "x.jpg"])
+
+
 def test_images_that_are_only_not_there_have_no_cause(tmp_path):
     (tmp_path / "a.jpg").touch()
     assert cause_of_missing(open_images(tmp_path), ["b.jpg", "c.jpg"], 9) == ""
