@@ -30,7 +30,7 @@ def like(name: str, names) -> str:
     for other in names:
         for words, plain in _WAYS:
             if plain(name) == plain(other):
-                return f"; it differs from {other!a} in {words} alone ({name!a})"
+                return f"; did you mean {other}? They differ in {words} alone ({name!a}, {other!a})"
     return nearest(name, names, 0.75)
 
 
@@ -38,8 +38,8 @@ def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-_WAYS = (("how its accents are coded (NFC and NFD of Unicode)", _composed),
-         ("its blanks", lambda name: "".join(name.split())), ("its capital letters", str.casefold),
+_WAYS = (("how accents are coded (NFC and NFD of Unicode)", _composed),
+         ("blanks", lambda name: "".join(name.split())), ("capital letters", str.casefold),
          ("blanks, capital letters and codes", lambda name: "".join(_composed(name).casefold().split())))
 
 
