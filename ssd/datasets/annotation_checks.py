@@ -106,6 +106,7 @@ class ImageReader:
         self._without = {"file_name": {}, "size": {}}    # positions of images that lack it, and what they are called
         self._named = self._sized = False
         self._leaving, self._text_ids = [], []
+        self._shared = {}    # positions of images whose id another file has too, and what they are called
 
     def add(self, entries: list) -> None:
         rows = []
@@ -134,7 +135,10 @@ class ImageReader:
             return 0, _text(name), _NO_SIZE, False
         first = self._by_id.setdefault(key, index)
         if first != index:
-            problems.add("duplicate image id", f"{_image(key, name)} and images[{first}] ({show(self._names[first])})")
+            problems.add(SAME_ID, f"{_image(key, name)} and images[{first}] ({show(self._names[first])})")
+            if _text(name) != self._names[first]:
+                self._shared[first] = f"{_image(key, self._names[first])}: of the two images, to which the boxes " \
+                    "belong cannot be known"
             return 0, _text(name), _NO_SIZE, False
         if name is None and not self._files:
             self._without["file_name"][index] = _image(key, name)
@@ -174,12 +178,17 @@ class ImageReader:
                 for index, what in self._without[lacking].items():
                     self.problems.add(kind, what)
                     good[index], self._labels[index] = False, what
+        for index, what in self._shared.items():
+            if good[index]:
+                self.problems.add(SAME_ID, what)
+                good[index], self._labels[index] = False, self._names[index]
         return Images(self._ids.take(), self._names, self._sides.take(), good, self._labels, self._sized,
                       self._leaving, self._text_ids, known[order], positions[order])
 
 
 _NO_SIZE = (0, 0)
 NO_NAME, NO_SIZE = "image without a usable file name", "image without a usable size"
+SAME_ID = "duplicate image id"
 LEAVES = "file name leaves the image folder"
 
 

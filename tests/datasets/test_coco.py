@@ -121,7 +121,7 @@ BAD_IMAGES = [
     ("64-bit whole number", image(2 ** 64, "2.jpg"), "1844"),
     ("64-bit whole number", image([[]], "2.jpg"), "[[]]"),
     ("64-bit whole number", dict(file_name="2.jpg"), "images[1]"),
-    ("duplicate image id", image(1, "2.jpg"), "2.jpg"),
+    ("duplicate image id", image(1), "1.jpg"),
     ("duplicate file name", image(2, "./1.jpg"), "./1.jpg"),
     ("usable size", image(2, width=0), "image 2 ('2.jpg')"), ("usable size", image(2, height="30"), "'30'"),
     ("usable size", image(2, height=float("nan")), "nan"), ("usable size", image(2, width=1e300), "1e+300"),
@@ -136,6 +136,14 @@ BAD_IMAGES = [
     ("image size differs", image(2, width=30, height=40), "40 x 30 pixels on disk, 30 x 40"),
     ("image file unreadable", image(2, "a" * 300), "image 2"),
 ]
+
+
+def test_two_images_of_one_id_are_both_left_out(make):
+    """The boxes may belong to either."""
+    paths, lines = make([image(3), image(1), image(1, "2.jpg")]), []
+    assert "duplicate image id: image 1 ('2.jpg') and images[1] ('1.jpg')" in refused(paths)
+    data = load_coco(*paths, skip_bad=True, require_boxes=False, report=lines.append)
+    assert data.file_names == ("3.jpg",) and "2 x duplicate image id" in lines[0]
 
 
 @pytest.mark.parametrize("kind, bad, named", BAD_IMAGES)
