@@ -39,6 +39,17 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
 
+def share(text: str) -> float:
+    """The type of a flag whose value is from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return value
+
+
+share.__name__ = "number"    # what argparse calls it in its messages
+
+
 class _OnOff(argparse.Action):
     """--flag and --no-flag (argparse has its own from Python 3.9 on)."""
 

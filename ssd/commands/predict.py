@@ -11,6 +11,7 @@ import threading
 import time
 from typing import Dict, List, Optional
 
+from ssd.commandline import share
 from ssd.errors import UserError
 from ssd.files import claim_folder, marked_output, new_folder
 
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="PATH", default="",
                         help="where everything is written [folder, new or empty; default: predictions/TIME]")
     parser.add_argument("--no-draw", action="store_true", help="write no pictures and videos, only the JSON files")
-    parser.add_argument("--draw-threshold", type=_share, metavar="X",
+    parser.add_argument("--draw-threshold", type=share, metavar="X",
                         help=f"detections of at most this score are not drawn [0..1; default: --score-threshold, or "
                              f"{DRAWN} where that is not given]")
     parser.add_argument("--batch-size", type=_count, default=8, metavar="N",
@@ -45,17 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-bad-annotations", action="store_true",
                         help="leave out what is bad in the file of --annotations, as in training [default: it is "
                              "refused]")
-    parser.add_argument("--max-left-out", type=_share, default=0.5, metavar="X",
+    parser.add_argument("--max-left-out", type=share, default=0.5, metavar="X",
                         help="with --skip-bad-annotations: the largest share of images or boxes that may be left out "
                              "[0..1; default: 0.5]")
     add_settings(parser, ("detection",))
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
-    return value
 
 
 def _count(text: str) -> int:
@@ -64,7 +58,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-_share.__name__, _count.__name__ = "number", "whole number"    # what argparse calls them in its messages
+_count.__name__ = "whole number"    # what argparse calls it in its messages
 
 
 def run(args) -> int:

@@ -5,6 +5,8 @@ import argparse
 import json
 import sys
 
+from ssd.commandline import share
+
 HELP = "score a file of detections against COCO annotations"
 
 
@@ -21,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "cannot be read are not scored (default: no image is looked at)")
     parser.add_argument("--skip-bad-annotations", action="store_true",
                         help="leave out bad annotations and images, as in training (default: they are refused)")
-    parser.add_argument("--max-left-out", type=_share, default=0.5, metavar="X",
+    parser.add_argument("--max-left-out", type=share, default=0.5, metavar="X",
                         help="with --skip-bad-annotations: the largest share of images or boxes that may be left out "
                              "[0..1; default: 0.5]; 1: whatever the likely cause")
     parser.add_argument("--per-class", action="store_true",
@@ -32,16 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scorer", metavar="NAME",
                         help="the library that counts: hotcoco, faster-coco-eval or pycocotools, fastest first; all "
                              "give the same numbers (default: the first that is installed; standard error names it)")
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
-    return value
-
-
-_share.__name__ = "number"    # what argparse calls it in its messages
 
 
 def run(args: argparse.Namespace) -> int:

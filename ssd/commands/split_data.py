@@ -1,6 +1,8 @@
 """`python -m ssd split-data`: one annotation file into training and validation."""
 from __future__ import annotations
 
+from ssd.commandline import share
+
 HELP = "split an annotation file into training and validation"
 
 
@@ -15,12 +17,16 @@ def add_arguments(parser) -> None:
     parser.add_argument("--categories", nargs="+", metavar="NAME",
                         help="keep these categories and the images that hold one [default: all of both]")
     parser.add_argument("--skip-bad-annotations", action="store_true",
-                        help="leave out what training would refuse [default: it is refused here too]")
+                        help="leave out what training would refuse [default: it is refused here too; with "
+                             "--categories, what is of these]")
+    parser.add_argument("--max-left-out", type=share, default=0.5, metavar="X",
+                        help="with --skip-bad-annotations: the largest share of images or boxes that may be left out "
+                             "[0..1; default: 0.5]; 1: whatever the likely cause")
 
 
 def run(args) -> int:
     from ssd.datasets.split import split_file
     for line in split_file(args.annotations, args.output, args.val_fraction, args.seed, args.categories,
-                           args.skip_bad_annotations):
+                           args.skip_bad_annotations, args.max_left_out):
         print(line)
     return 0
