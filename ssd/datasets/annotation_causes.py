@@ -10,6 +10,7 @@ import numpy as np
 SHARE = 0.1    # of all boxes outside their image from which on another form is looked for
 FEW = 0.01     # of all boxes may contradict a form
 _LOOKED_AT = 200    # missing files whose names are tried in other ways
+_ENDINGS = (".jpg", ".JPG", ".jpeg", ".png", ".PNG", ".bmp")
 
 
 class BoxForms:
@@ -61,9 +62,7 @@ def cause_of_missing(images, names: List[str]) -> str:
     ways = (("their names have backslashes, as Windows writes paths; with / in their place",
              lambda name: name.replace("\\", "/") if "\\" in name else None),
             ("their names hold folders; without these", lambda name: _last(name) if _last(name) != name else None),
-            ("their names have other endings; with .jpg", _ending(".jpg")),
-            ("their names have other endings; with .JPG", _ending(".JPG")),
-            ("their names have other endings; with .png", _ending(".png")))
+            *((f"their names have other endings; with {ending}", _ending(ending)) for ending in _ENDINGS))
     for words, way in ways:
         others = [other for other in map(way, names) if other and _is_there(images, other)]
         if 2 * len(others) > len(names):

@@ -174,6 +174,7 @@ class ImageReader:
 
 _NO_SIZE = (0, 0)
 NO_NAME, NO_SIZE = "image without a usable file name", "image without a usable size"
+LEAVES_FOLDER = "file name leaves the image folder"
 
 
 def _image(key, name) -> str:
@@ -201,6 +202,9 @@ def _bad_file_name(name):
             return NO_NAME
     except UnicodeEncodeError:  # a lone surrogate, legal in JSON: of a name that is no UTF-8, which DALI cannot be told
         return NO_NAME
-    if os.path.isabs(name) or ".." in name.split("/"):
-        return "file name leaves the image folder"
-    return None
+    return LEAVES_FOLDER if leaves_folder(name) else None
+
+
+def leaves_folder(name: str) -> bool:
+    """Whether an image's file name points out of its folder."""
+    return os.path.isabs(name) or ".." in name.split("/")

@@ -16,7 +16,7 @@ import numpy as np
 from ssd.datasets import left_out
 from ssd.datasets.annotation_boxes import Boxes, clipped_ltrb
 from ssd.datasets.annotation_causes import cause_of_missing
-from ssd.datasets.annotation_checks import Images, Problems
+from ssd.datasets.annotation_checks import LEAVES_FOLDER, Images, Problems, leaves_folder
 from ssd.datasets.annotation_file import show
 from ssd.datasets.annotations import read_annotations
 from ssd.datasets.categories import same_names
@@ -212,13 +212,16 @@ def inspect_coco(annotation_file, image_folder: Optional[str], *, check_images: 
     files = ImageReport({}, np.zeros(len(on_disk), np.int64)) if image_folder is None else check_image_files(
         image_folder, [images.names[i] for i in on_disk], images.sizes[on_disk], check_images, threads, image_cache,
         progress and (lambda done: progress(done, len(on_disk))), on_gpu)
+    away = [name for name in images.labels.values() if LEAVES_FOLDER in problems.counts and leaves_folder(name)]
     for position, (kind, detail) in files.problems.items():
         index = on_disk[position]
         problems.add(kind, f"image {images.ids[index]} ({show(images.names[index])}): {detail}")
         images.good[index] = False
         images.labels[index] = images.names[index]
-    missing = [images.names[on_disk[position]] for position, (kind, _) in files.problems.items() if kind == MISSING]
-    cause = content.boxes.forms.cause() or (missing and cause_of_missing(open_images(image_folder), missing)) or ""
+    missing = away + [images.names[on_disk[position]] for position, (kind, _) in files.problems.items() if kind == MISSING]
+    cause = content.boxes.forms.cause()
+    if missing and image_folder is not None:
+        cause = cause or cause_of_missing(open_images(image_folder), missing)
     return Inspection(annotation_file, image_folder or "", images, content.boxes, content.category_ids,
                       content.category_names, problems, entry_problems, cause, files, on_disk)
 
@@ -252,8 +255,9 @@ def what_is_lacking(data: CocoDataset, found: Inspection, require_boxes: bool):
     if data.num_images and (len(data.box_image) or not require_boxes):
         return None
     what = "image with a box" if data.num_images else "image"
+    cause = f"{found.cause}; " if found.cause else ""
     return (f"annotation file {data.path} holds no {what}"
-            + (f" once bad entries are left out ({found.problems.summary()})" if found.problems else ""))
+            + (f" once bad entries are left out ({cause}{found.problems.summary()})" if found.problems else ""))
 
 
 def check_losses(data: CocoDataset, max_left_out: float, skip_bad: bool) -> None:
