@@ -37,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-bad-annotations", dest="data.skip_bad_annotations", action="store_true",
                         default=argparse.SUPPRESS, help="as in training: leave out bad images instead of refusing the "
                         "data set")
+    parser.add_argument("--max-left-out", dest="data.max_left_out", default=argparse.SUPPRESS, metavar="X",
+                        help=help_of["max_left_out"] + " [default: 0.5]")
     parser.add_argument("--shard-size", type=float, metavar="GB",
                         help="the most that a file of records holds [10^9 bytes; default: 1, or more where that makes "
                              "over 128 files]")

@@ -135,6 +135,7 @@ def make_plan(config: Config, splits: Sequence[str], shard_bytes: Optional[int],
         folder, annotations_name = (_inside(getattr(data, f"{split}_{kind}"), f"--{split}-{kind}")
                                     for kind in ("images", "annotations"))
         dataset = load_coco(annotations, images, check_images=data.check_images, skip_bad=data.skip_bad_annotations,
+                            max_left_out=data.max_left_out,
                             require_boxes=False, cache_dir=cache_folder(config), image_cache_dir=cache_folder(config),
                             report=say, threads=threads)
         if not dataset.images.in_files:
