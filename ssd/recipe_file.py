@@ -29,8 +29,8 @@ def read_sections(path: str) -> Dict[str, Any]:
 
 
 def _refuse_twice(node, path: str, section: str, seen: Set[int]) -> None:
-    """UserError for a key that a mapping, or one inside it, holds twice, with both lines' numbers. seen: nodes that were
-    looked at, as an alias (*name) brings them again and again."""
+    """UserError for a key that a mapping, or one inside it, holds twice, with both lines' numbers. seen: nodes that
+    were looked at, as an alias (*name) brings them again and again."""
     import yaml
     if id(node) in seen:
         return

@@ -218,7 +218,8 @@ def inspect_coco(annotation_file, image_folder: Optional[str], *, check_images: 
         problems.add(kind, f"image {images.ids[index]} ({show(images.names[index])}): {detail}")
         images.good[index] = False
         images.labels[index] = images.names[index]
-    missing = away + [images.names[on_disk[position]] for position, (kind, _) in files.problems.items() if kind == MISSING]
+    missing = away + [images.names[on_disk[position]]
+                      for position, (kind, _) in files.problems.items() if kind == MISSING]
     cause = content.boxes.forms.cause()
     if missing and image_folder is not None:
         cause = cause or cause_of_missing(open_images(image_folder), missing)
