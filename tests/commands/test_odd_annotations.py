@@ -125,7 +125,8 @@ def prepared(odd, path):
             content, truth = json.loads(target.read_text()), expected(odd, passed and not skip)
             assert content["images"] == [{key: row[key] for key in IMAGE_KEYS} for row in truth["images"]]
             assert content["categories"] == truth["categories"]
-            assert content["annotations"] == [{key: row[key] for key in ANNOTATION_KEYS} for row in truth["annotations"]]
+            assert content["annotations"] == [
+                {key: row[key] for key in ANNOTATION_KEYS} for row in truth["annotations"]]
             target.unlink()
         else:
             assert not odd_files.expected(odd)["images"], line

@@ -151,8 +151,8 @@ def test_missing_validation_images(place, capsys):
     val = load_datasets(config)[1]
     assert scores(val, rows, place / "run") == pytest.approx(right, abs=1e-9)
     own = scored_set(load_images(config, str(place / "val.json"), str(place / "images"), report=len))
-    assert str(own) == f"4 images, {sum(row['image_id'] in here and not row['iscrowd'] for row in content['annotations'])}" \
-        " objects"
+    objects = sum(row["image_id"] in here and not row["iscrowd"] for row in content["annotations"])
+    assert str(own) == f"4 images, {objects} objects"
     (place / "found.json").write_text(json.dumps(rows))
     kept = place / "run" / "detections-epoch-1.npz"
     for found, more in ((place / "found.json", ["--images", str(place / "images")]), (kept, [])):
@@ -176,8 +176,8 @@ def test_two_pictures_of_one_image(place):
     inputs, _ = find_inputs([str(place / name / "1.jpg") for name in "ab"])
     with pytest.raises(UserError) as error:
         Scheme(str(place / "flat.json"), inputs, False, .5)
-    assert str(error.value) == (f"--annotations {place / 'flat.json'}: {place / 'a' / '1.jpg'} and {place / 'b' / '1.jpg'} "
-                                "are both its image '1.jpg'")
+    both = f"{place / 'a' / '1.jpg'} and {place / 'b' / '1.jpg'}"
+    assert str(error.value) == f"--annotations {place / 'flat.json'}: {both} are both its image '1.jpg'"
     assert Scheme(str(place / "flat.json"), inputs[:1], False, .5).names_of(inputs[0].path)["id"] == 1
 
 
