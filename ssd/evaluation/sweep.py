@@ -36,7 +36,7 @@ def format_table(results: List[dict]) -> str:
     lines = [f"{'weights':<{width}}" + "".join(f"{name:>8}" for name in SHOWN + EXTENT)]
     for name, result in zip(names, results):
         numbers = "".join(f"{'-' if result[one] < 0 else format(result[one], '.4f'):>8}" for one in SHOWN)
-        numbers += "".join(f"{result[one]:8d}" for one in EXTENT)
+        numbers += "".join(f"{result.get(one, '-'):>8}" for one in EXTENT)
         lines.append(f"{name:<{width}}{numbers}" + ("  best" if result["AP"] == best else ""))
     return "\n".join(lines)
 
@@ -51,8 +51,8 @@ def write(folder: str, results: List[dict]) -> None:
             writer = csv.writer(file)
             writer.writerow(("weights", "step", "epoch", *EXTENT, *STAT_NAMES))
             for result in results:
-                writer.writerow([result["weights"], result.get("step"), result.get("epoch")]
-                                + [result[name] for name in EXTENT] + [f"{result[name]:.6f}" for name in STAT_NAMES])
+                writer.writerow([result["weights"], *(result.get(name) for name in ("step", "epoch", *EXTENT)),
+                                 *(f"{result[name]:.6f}" for name in STAT_NAMES)])
         draw(os.path.join(folder, "sweep.png"), results)
 
 
@@ -80,8 +80,9 @@ def draw(path: str, results: List[dict]) -> None:
                         fontfamily=for_matplotlib(names))
     axes.set_xlabel(column or "")
     axes.set_ylabel("average precision")
-    extents = {count_words(result["images"], result["objects"]) for result in results}
-    axes.set_title("on " + " or ".join(sorted(extents)), fontsize=9, loc="left")
+    extents = {count_words(*map(result.get, EXTENT)) for result in results if all(map(result.__contains__, EXTENT))}
+    if extents:
+        axes.set_title("on " + " or ".join(sorted(extents)), fontsize=9, loc="left")
     axes.set_ylim(bottom=0)
     axes.margins(y=0.15)
     axes.grid(alpha=0.3)
