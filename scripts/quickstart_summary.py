@@ -13,6 +13,7 @@ import sys
 import numpy as np
 
 from ssd.config import differences, load_recipe
+from ssd.evaluation.scored_set import count_words
 from ssd.mlperf import check_log
 from ssd.rules import RULES
 
@@ -69,6 +70,12 @@ def division_in(log: str) -> str:
         return next(event["value"] for event in events if event["key"] == "submission_division")
 
 
+def scored_on(summary: dict) -> str:
+    """How many images and objects the mAP is of, in words; "" where the summary does not say."""
+    known = "eval_images" in summary
+    return f" on {count_words(summary['eval_images'], summary['eval_objects'])}" if known else ""
+
+
 def from_here(path: str) -> str:
     """A path below the current folder without that folder's name; another as it is."""
     relative = os.path.relpath(path)
@@ -91,7 +98,7 @@ def main(run_folder: str, data_folder: str) -> int:
     print("Quickstart: the benchmark in small")
     print("  differs in: " + "; ".join(f"{name.split('.')[1]} {ours} instead of {theirs}"
                                        for name, theirs, ours in changes))
-    print(f"  mAP              {summary['best_map']:.4f} (target {summary['target']}, "
+    print(f"  mAP              {summary['best_map']:.4f}{scored_on(summary)} (target {summary['target']}, "
           f"{'reached' if reached else 'NOT reached'})")
     print(f"  time to target   {minutes} min {seconds} s, {summary['steps']} steps of "
           f"{summary['images'] // summary['steps']} images, evaluations included" if reached else

@@ -180,23 +180,26 @@ class MLPerfLog:
         """The evaluation after epoch `epoch` ends."""
         self._event("eval_stop", epoch=epoch, kind="end", after=("eval_start", epoch))
 
-    def eval_accuracy(self, epoch: int, value: float) -> None:
-        """The score after epoch `epoch`: COCO's AP as a fraction in [0, 1]; once per epoch."""
+    def eval_accuracy(self, epoch: int, value: float, **extent) -> None:
+        """The score after epoch `epoch`: COCO's AP as a fraction in [0, 1]; once per epoch. extent: numbers of the
+        images and objects that it is of, which stand in the event's metadata; the rules know none of these."""
         assert 0 <= value <= 1, f"eval_accuracy {value!r} is no fraction"
-        self._event("eval_accuracy", float(value), epoch=epoch)
+        self._event("eval_accuracy", float(value), epoch=epoch, metadata=extent)
 
     def eval_result(self, epoch: int, stats) -> None:
-        """COCO's twelve numbers after epoch `epoch` (name to fraction, -1 where undefined); once per epoch.
+        """COCO's twelve numbers after epoch `epoch` (name to fraction, -1 where undefined), and of how many images and
+        objects they are; once per epoch.
 
         Informational: the rules know no such key, and the compliance checker passes over it.
         """
-        self._event("eval_result", {name: float(value) for name, value in stats.items()}, epoch=epoch)
+        self._event("eval_result", {name: value if type(value) is int else float(value)
+                                    for name, value in stats.items()}, epoch=epoch)
 
     def _event(self, key, value=None, *, kind="event", once=True, which=None, epoch=None, after=None,
                metadata=None):
         """which: what of this key may be logged once. after: the mark of the event that must precede."""
         if epoch is not None:
-            which, metadata = epoch, {"epoch_num": _whole(epoch)}
+            which, metadata = epoch, {"epoch_num": _whole(epoch), **_plain(metadata or {})}
         mark = key if which is None else (key, which)
         with self._lock:
             assert not self._closed, f"{key} after close"

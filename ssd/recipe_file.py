@@ -1,7 +1,7 @@
 """A recipe as YAML: its sections, with nothing in it twice."""
 from __future__ import annotations
 
-from typing import Any, Dict
+from typing import Any, Dict, Set
 
 from ssd.errors import UserError
 
@@ -14,7 +14,7 @@ def read_sections(path: str) -> Dict[str, Any]:
     try:
         with open(path, encoding="utf-8-sig") as file:
             node = yaml.compose(file, Loader=yaml.SafeLoader)
-        _refuse_twice(node, path, "")
+        _refuse_twice(node, path, "", set())
         loader = yaml.SafeLoader("")
         content = None if node is None else loader.construct_document(node)
     except OSError as error:
@@ -28,12 +28,16 @@ def read_sections(path: str) -> Dict[str, Any]:
     return content
 
 
-def _refuse_twice(node, path: str, section: str) -> None:
-    """UserError for a key that a mapping, or one inside it, holds twice, with both lines' numbers."""
+def _refuse_twice(node, path: str, section: str, seen: Set[int]) -> None:
+    """UserError for a key that a mapping, or one inside it, holds twice, with both lines' numbers. seen: nodes that
+    were looked at, as an alias (*name) brings them again and again."""
     import yaml
+    if id(node) in seen:
+        return
+    seen.add(id(node))
     if isinstance(node, yaml.SequenceNode):
         for part in node.value:
-            _refuse_twice(part, path, section)
+            _refuse_twice(part, path, section, seen)
     if not isinstance(node, yaml.MappingNode):
         return
     lines: Dict[str, int] = {}
@@ -44,4 +48,4 @@ def _refuse_twice(node, path: str, section: str) -> None:
             if key.value in lines:
                 raise UserError(f"recipe {path}: {name} is there twice, in lines {lines[key.value]} and {line}")
             lines[key.value] = line
-        _refuse_twice(value, path, name)
+        _refuse_twice(value, path, name, seen)

@@ -27,7 +27,7 @@ HYPERPARAMETERS = dict(
     model_bn_span=114, opt_base_learning_rate=0.003157 * 456 / 32, opt_weight_decay=1.3e-4,
     opt_learning_rate_warmup_steps=771, opt_learning_rate_warmup_factor=0,
     opt_learning_rate_decay_boundary_epochs=(44, 55), max_samples=1)
-STATS = {"AP": 0.2314, "AP50": 0.4, "APs": -1.0}
+STATS = {"AP": 0.2314, "AP50": 0.4, "APs": -1.0, "images": 5000, "objects": 36335}
 
 
 def tensor_names():
@@ -54,7 +54,7 @@ def write_run(log, *, names=None, accuracy=0.2314, status="success",
         log.epoch_stop(epoch)
         log.eval_start(epoch)
         log.eval_stop(epoch)
-        log.eval_accuracy(epoch, np.float32(accuracy) if epoch == 2 else 0.1)
+        log.eval_accuracy(epoch, np.float32(accuracy) if epoch == 2 else 0.1, images=5000, objects=np.int64(36335))
         log.eval_result(epoch, STATS)
     log.run_stop(status)
 
@@ -166,7 +166,8 @@ def test_events_are_what_the_rules_describe(tmp_path):
     assert value("opt_base_learning_rate") == HYPERPARAMETERS["opt_base_learning_rate"]
     assert value("opt_learning_rate_decay_boundary_epochs") == [44, 55]
     assert value("eval_accuracy") == float(np.float32(0.2314)) and value("eval_result") == STATS
-    assert last["eval_accuracy"]["metadata"]["epoch_num"] == 2
+    of = {name: last["eval_accuracy"]["metadata"][name] for name in ("epoch_num", "images", "objects")}
+    assert of == {"epoch_num": 2, "images": 5000, "objects": 36335}
     assert last["run_stop"]["metadata"]["status"] == "success"
     assert last["epoch_start"]["metadata"]["epoch_num"] == 2
     assert last["run_start"]["event_type"] == "INTERVAL_START"

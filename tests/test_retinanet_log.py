@@ -60,8 +60,8 @@ def written(path, name, network, config=BENCHMARK, accuracy=.3421, division="clo
             log.epoch_start(epoch)
             log.epoch_stop(epoch)
             log.eval_start(epoch)
-            log.eval_accuracy(epoch, accuracy if epoch == 4 else .2)
-            log.eval_result(epoch, {"AP": .2})
+            log.eval_accuracy(epoch, accuracy if epoch == 4 else .2, images=VAL, objects=190000)
+            log.eval_result(epoch, {"AP": .2, "images": VAL, "objects": 190000})
             log.eval_stop(epoch)
         log.run_stop("success")
     return path

@@ -13,7 +13,7 @@ import operator
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from ssd.checkpoints.files import (FOLDER_NAME, MANIFEST, Arrays, Checkpoint, check_arrays, load_checkpoint,
                                    write_files)
@@ -94,8 +94,9 @@ class CheckpointStore:
         finally:
             self._writer.shutdown()
 
-    def mark_best(self, step: int, score: float) -> None:
+    def mark_best(self, step: int, score: float, about: Optional[Dict[str, int]] = None) -> None:
         """The checkpoint of `step` is now the best, and stays until another is. Waits, and raises, as `wait` does.
+        about: what else best.json says of the score.
 
         A step whose checkpoint is no longer kept (or never was) is reported and changes nothing.
         """
@@ -105,7 +106,7 @@ class CheckpointStore:
             self.report(f"checkpoint of step {step}, with the best score, {score:g}, is not in {self.folder}")
             return
         try:
-            replace_file(self._best_file, json.dumps({"step": step, "score": float(score)}).encode())
+            replace_file(self._best_file, json.dumps({"step": step, "score": float(score), **(about or {})}).encode())
         except OSError as error:
             raise self._failure("best.json", 4096, error) from None
         self._best = (step, float(score))

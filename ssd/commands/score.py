@@ -5,6 +5,7 @@ import argparse
 import json
 import sys
 
+
 HELP = "score a file of detections against COCO annotations"
 
 

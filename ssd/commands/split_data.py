@@ -17,7 +17,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--categories", nargs="+", metavar="NAME",
                         help="keep these categories and the images that hold one [default: all of both]")
     parser.add_argument("--skip-bad-annotations", action="store_true",
-                        help="leave out what training would refuse [default: it is refused here too]")
+                        help="leave out what training would refuse [default: it is refused here too; with "
+                             "--categories, what is of these]")
     add_max_left_out(parser)
 
 

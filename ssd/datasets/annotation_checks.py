@@ -32,6 +32,13 @@ class Problems:
     def __len__(self) -> int:
         return len(self.counts)
 
+    def without(self, kind: str) -> Problems:
+        """The problems of all other kinds."""
+        others = Problems(self.limit)
+        others.counts = {name: count for name, count in self.counts.items() if name != kind}
+        others.examples = {name: self.examples[name] for name in others.counts}
+        return others
+
     def lines(self) -> list:
         """One line per kind."""
         return [f"{count} x {kind}; the first: {self.examples[kind][0]}" for kind, count in self.counts.items()]

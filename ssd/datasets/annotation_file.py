@@ -31,11 +31,11 @@ def opened(path):
     except FileNotFoundError:
         raise UserError(f"annotation file {path} does not exist") from None
     except OSError as error:
-        raise UserError(f"annotation file {show(path)} cannot be read: {_one_line(error)}") from None
+        raise UserError(f"annotation file {path} cannot be read: {_one_line(error)}") from None
     except ValueError as error:
         if "null" not in str(error):
             raise
-        raise UserError(f"annotation file {show(path)} cannot be read: {_one_line(error)}") from None
+        raise UserError(f"annotation file {path} cannot be read: {_one_line(error)}") from None
 
 
 @contextlib.contextmanager

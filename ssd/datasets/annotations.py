@@ -48,11 +48,23 @@ def read_annotations(path, examples: int = 1, files: bool = True, raw: Optional[
             raw[section] = []
         return lambda: take
     stream_annotation_file(path, {section: begin(section) for section in SECTIONS}, raw)
-    problems, images = readers["images"].problems, readers["images"].images()
+    return _checked(readers["images"], readers["annotations"], categories, path)
+
+
+def check_content(content: Dict[str, Any], path: str) -> Annotations:
+    """As read_annotations, of a file that was read already. content: as JSON has it; path: what errors call it."""
+    images, boxes = ImageReader(Problems()), BoxReader()
+    images.add(content["images"])
+    boxes.add(content["annotations"])
+    return _checked(images, boxes, content["categories"], path)
+
+
+def _checked(image_reader: ImageReader, box_reader: BoxReader, categories: List[Any], path: str) -> Annotations:
+    problems, images = image_reader.problems, image_reader.images()
     if not len(images.ids):
         raise UserError(f"annotation file {path} holds no image")
     ids, names = read_categories(categories, path)
-    return Annotations(ids, names, images, readers["annotations"].boxes(images, ids, problems), problems)
+    return Annotations(ids, names, images, box_reader.boxes(images, ids, problems), problems)
 
 
 def categories_of(path) -> Tuple[tuple, tuple]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple, Optional
+from typing import Optional
 
 import numpy as np
 
+from ssd.datasets import left_out
 from ssd.datasets.annotation_boxes import Boxes, clipped_ltrb
 from ssd.datasets.annotation_checks import Images, Problems
 from ssd.datasets.annotation_file import show
@@ -22,21 +23,9 @@ from ssd.datasets.coco_cache import dataset_fingerprint, read_cache, write_cache
 from ssd.datasets.image_cache import ImageCache
 from ssd.datasets.image_checks import LEVELS, MISSING, ImageReport, check_image_files
 from ssd.datasets.images import open_images
+from ssd.datasets.left_out import Found
 from ssd.datasets.missing_images import cause_of_missing
 from ssd.errors import UserError
-
-
-class Found(NamedTuple):
-    """What an annotation file held before anything was left out. images, boxes: how many; left_out: what the images
-    that were left out are called; cause: the likely cause of what is wrong, in a line, or ""; misread: this cause makes
-    also the boxes wrong that pass the checks; ids, names: of images that were left out, if they have usable ones."""
-    images: int = 0
-    boxes: int = 0
-    left_out: tuple = ()
-    cause: str = ""
-    misread: bool = False
-    ids: tuple = ()
-    names: tuple = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,20 +274,8 @@ def what_is_lacking(data: CocoDataset, found: Inspection, require_boxes: bool):
 
 
 def check_losses(data: CocoDataset, max_left_out: float, skip_bad: bool) -> None:
-    """UserError where what is left of a file is wrong too, or where skip_bad leaves out more than a share
-    `max_left_out` of its images or boxes; 1: whatever it is."""
-    found = data.found
-    if max_left_out >= 1:
-        return
-    lost = found.boxes - len(data.box_image)
-    if found.misread:
-        others = f"{lost} of {found.boxes} boxes would be left out, and the others are as wrong: " if lost else ""
-        raise UserError(f"{data.path}: {others}{found.cause} (--max-left-out 1 takes what is left)")
-    for what, count, left in (("images", found.images, data.num_images), ("boxes", found.boxes, len(data.box_image))):
-        if skip_bad and count - left > max_left_out * count:
-            cause = f"; {found.cause}" if found.cause else ""
-            raise UserError(f"{data.path}: {count - left} of {count} {what} would be left out, more than the share of "
-                            f"--max-left-out {max_left_out:g}{cause}")
+    """UserError where too much was left out, see left_out.check_losses."""
+    left_out.check_losses(data.path, data.found, data.num_images, len(data.box_image), max_left_out, skip_bad)
 
 
 def keep_result(cache_dir, fingerprint: str, found: Inspection, data: CocoDataset, lines: list, report) -> None:

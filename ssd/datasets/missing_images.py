@@ -57,7 +57,8 @@ def _same(name: str) -> str:
 
 
 def _slashes(name: str) -> str:
-    return name.replace("\\", "/")
+    name = name.replace("\\", "/")
+    return name[2:] if name.startswith("./") else name
 
 
 def _last(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
 import json
 import os
 import stat
@@ -11,11 +11,13 @@ import sys
 
 from ssd.datasets.annotation_file import SECTIONS, show
 from ssd.datasets.annotation_stream import read_annotation_file
+from ssd.datasets.json_files import whole_number
 from ssd.errors import UserError
 from ssd.files import replace_file, write_errors
 
 IMAGE_KEYS = ("id", "file_name", "height", "width")
 ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
+WHOLE = ("id", "image_id", "category_id", "height", "width", "iscrowd")    # 3.0 becomes 3
 
 
 def reduce_annotations(content: dict, keep_keys: bool = False) -> dict:
@@ -24,10 +26,10 @@ def reduce_annotations(content: dict, keep_keys: bool = False) -> dict:
     Images keep IMAGE_KEYS, annotations ANNOTATION_KEYS: `area` and `iscrowd` unchanged, because COCO scores
     by the size of the mask and treats crowds apart. With keep_keys annotations keep every key, but a
     `segmentation` becomes []. Raises UserError for an entry without one of these keys. Two keys that
-    box-only data sets leave out are filled as COCO's own loader fills them for detections: iscrowd 0,
-    area = width x height of the box.
+    box-only data sets leave out, or set to null, are filled as COCO's own loader fills them for detections: iscrowd 0,
+    area = width x height of the box. Whole numbers are written without a point, iscrowd is 0 or 1.
     """
-    images = [_pick(image, IMAGE_KEYS, "image", number) for number, image in enumerate(content["images"])]
+    images = [_plain(_pick(image, IMAGE_KEYS, "image", number)) for number, image in enumerate(content["images"])]
     annotations = []
     for number, entry in enumerate(content["annotations"]):
         entry = _with_defaults(entry)
@@ -36,17 +38,19 @@ def reduce_annotations(content: dict, keep_keys: bool = False) -> dict:
             kept = dict(entry)
             if "segmentation" in kept:
                 kept["segmentation"] = []
-        annotations.append(kept)
-    return {"images": images, "annotations": annotations, "categories": content["categories"]}
+        annotations.append(_plain(kept))
+    categories = [_plain(dict(entry)) if isinstance(entry, dict) else entry for entry in content["categories"]]
+    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def _with_defaults(annotation):
-    if not isinstance(annotation, dict) or ("iscrowd" in annotation and "area" in annotation):
+    if not isinstance(annotation, dict) or None not in (annotation.get("iscrowd"), annotation.get("area")):
         return annotation
     annotation = dict(annotation)
-    annotation.setdefault("iscrowd", 0)
+    if annotation.get("iscrowd") is None:
+        annotation["iscrowd"] = 0
     box = annotation.get("bbox")
-    if "area" not in annotation and isinstance(box, list) and len(box) == 4 \
+    if annotation.get("area") is None and isinstance(box, list) and len(box) == 4 \
             and all(type(side) in (int, float) for side in box):
         try:
             annotation["area"] = box[2] * box[3]
@@ -75,11 +79,26 @@ def _pick(entry, keys, what, number):
         raise UserError(f"{what} number {number} is not an object but {show(entry)}") from None
 
 
-def prepare(source, target, keep_keys: bool = False, pretty_print: bool = False) -> dict:
+def _plain(entry: dict) -> dict:
+    """The entry with whole numbers as such, which it is given to change."""
+    for key in WHOLE:
+        value = entry.get(key)
+        if type(value) is float:
+            number = whole_number(value)
+            entry[key] = value if number is None else number
+    if type(entry.get("iscrowd")) is bool:
+        entry["iscrowd"] = int(entry["iscrowd"])
+    return entry
+
+
+def prepare(source, target, keep_keys: bool = False, pretty_print: bool = False, skip_bad: bool = False,
+            max_left_out: float = 1.0, report=lambda line: None) -> dict:
     """Writes the reduced copy of annotation file `source` to `target`; returns it.
 
     The copy is written beside the target and renamed, so the target is whole or absent. Equal input and
-    options give equal bytes. Raises UserError.
+    options give equal bytes. Raises UserError, also for a file that training would refuse; skip_bad and max_left_out as
+    there. Boxes without an area, of which COCO's own training file has some, are copied and counted all the same.
+    report: is given lines.
     """
     source, target = os.fspath(source), os.fspath(target)
     if os.path.realpath(source) == os.path.realpath(target) or \
@@ -87,7 +106,10 @@ def prepare(source, target, keep_keys: bool = False, pretty_print: bool = False)
         raise UserError(f"input and output are the same file: {source}")
     if os.path.lexists(target) and not stat.S_ISREG(os.lstat(target).st_mode):
         raise UserError(f"output {target} exists and is not a regular file")
-    reduced = reduce_annotations(read_annotation_file(source), keep_keys)
+    content = read_annotation_file(source)
+    if skip_bad:
+        content = _checked(content, source, report, skip_bad=True, max_left_out=max_left_out)
+    reduced = reduce_annotations(content, keep_keys)
     layout = {"indent": 2} if pretty_print else {"separators": (",", ":")}
     try:
         text = json.dumps(reduced, allow_nan=False, **layout)
@@ -96,9 +118,27 @@ def prepare(source, target, keep_keys: bool = False, pretty_print: bool = False)
                         + _first_not_finite(reduced)) from None
     except RecursionError:
         raise UserError(f"annotation file {source} is nested too deeply") from None
+    if not skip_bad:
+        _checked(content, source, report, max_left_out=max_left_out)
     with write_errors(f"output {target}", target):
         replace_file(target, (text + "\n").encode("ascii"))
     return reduced
+
+
+def _checked(content: dict, source: str, report, **rules) -> dict:
+    """The content that good_entries leaves. The checks need NumPy, and this program must run without."""
+    if importlib.util.find_spec("numpy") is None:
+        if rules.get("skip_bad"):
+            raise UserError("--skip-bad-annotations: needs NumPy, which this Python does not have")
+        report(f"{source}: its entries are not checked, as this Python has no NumPy; `python -m ssd check-data` checks "
+               "them")
+        return content
+    from ssd.datasets.annotations import check_content
+    from ssd.datasets.left_out import EMPTY_BOX, good_entries
+    content, lines = good_entries(content, check_content(content, source), source, passed_on=EMPTY_BOX, **rules)
+    for line in lines:
+        report(line)
+    return content
 
 
 #: Other data sets' formats, and the module that converts each: add_arguments(parser), run(options).
@@ -125,6 +165,16 @@ def _convert(kind: str, arguments) -> int:
     return 0
 
 
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return value
+
+
+_share.__name__ = "number"    # what argparse calls it in its messages
+
+
 def main(arguments=None) -> int:
     """The command line of prepare-json.py; returns the exit status (2 for a mistake of the user's)."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -148,9 +198,17 @@ def main(arguments=None) -> int:
                              + ", ".join(ANNOTATION_KEYS) + ")")
     parser.add_argument("--pretty-print", action="store_true",
                         help="indent the output (default: one line)")
+    parser.add_argument("--skip-bad-annotations", action="store_true",
+                        help="leave out bad annotations and images, as in training (default: they are refused, but for "
+                             "boxes without an area)")
+    parser.add_argument("--max-left-out", type=_share, default=0.5, metavar="X",
+                        help="with --skip-bad-annotations: the largest share of images or boxes that may be left out "
+                             "(0 to 1, default: 0.5); 1: whatever the likely cause")
     options = parser.parse_args(arguments)
     try:
-        reduced = prepare(options.input, options.output, options.keep_keys, options.pretty_print)
+        reduced = prepare(options.input, options.output, options.keep_keys, options.pretty_print,
+                          options.skip_bad_annotations, options.max_left_out,
+                          lambda line: print(f"prepare-json.py: {line}", file=sys.stderr))
     except UserError as error:
         print(f"prepare-json.py: error: {error}", file=sys.stderr)
         return 2

@@ -10,8 +10,9 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ssd.config import nearest
 from ssd.datasets.annotation_file import show
-from ssd.datasets.coco import inspect_coco, select
+from ssd.datasets.annotations import check_content, read_annotations
 from ssd.datasets.json_files import whole_number
+from ssd.datasets.left_out import good_entries
 from ssd.errors import UserError
 from ssd.files import replace_file, write_errors
 
@@ -22,14 +23,15 @@ def split_file(path: str, folder: str, val_fraction: float, seed: int = 0,
                categories: Optional[Sequence[str]] = None, skip_bad: bool = False,
                max_left_out: float = 0.5) -> List[str]:
     """Writes FILES to `folder`, new or empty of them; returns lines that say what they hold. skip_bad: leave out what
-    is bad; max_left_out: see ssd.datasets.coco.load_coco. UserError, also for a file that training would refuse."""
+    is bad, at most the share `max_left_out` of the images or boxes. UserError, also for a file that training would
+    refuse."""
     if not 0 < val_fraction < 1:
         raise UserError(f"--val-fraction {val_fraction:g}: must be between 0 and 1")
     targets = [os.path.join(folder, name) for name in FILES]
     for target in targets:
         if os.path.lexists(target):
             raise UserError(f"--output {folder}: {target} exists already")
-    content, left_out = read_checked(path, skip_bad, max_left_out)
+    content, left_out = read_checked(path, categories, skip_bad, max_left_out)
     parts = split(content, val_fraction, seed, path)
     if categories:    # afterwards, so that no image changes sides with the categories that are asked for
         parts = [keep_categories(part, categories, path) for part in parts]
@@ -44,17 +46,19 @@ def split_file(path: str, folder: str, val_fraction: float, seed: int = 0,
     return left_out + [f"{target}: {_count(part)}" for target, part in zip(targets, parts)] + _lacking(parts, targets)
 
 
-def read_checked(path: str, skip_bad: bool, max_left_out: float) -> Tuple[Dict[str, Any], List[str]]:
+def read_checked(path: str, categories: Optional[Sequence[str]], skip_bad: bool,
+                 max_left_out: float) -> Tuple[Dict[str, Any], List[str]]:
     """(an annotation file as JSON has it, lines about what was left out of it), checked as for training, but for the
-    image files."""
+    image files. Of a file of which some categories alone are asked for, only what is of these can be bad."""
     content: Dict[str, Any] = {}
-    found = inspect_coco(path, None, raw=content)
-    lines = select(found, skip_bad, False, max_left_out, False, lambda line: None)[1][:-1]    # the last counts
-    if not found.problems:
-        return content, lines
-    boxes = found.boxes.good & found.images.good[found.boxes.image]
-    return dict(content, images=[entry for entry, good in zip(content["images"], found.images.good) if good],
-                annotations=[entry for entry, good in zip(content["annotations"], boxes) if good]), lines
+    found = read_annotations(path, raw=content)
+    if not found.problems or skip_bad or not categories:
+        return good_entries(content, found, path, skip_bad=skip_bad, max_left_out=max_left_out)
+    kept = keep_categories(content, categories, path)
+    if kept["images"]:
+        good_entries(kept, check_content(kept, path), path, max_left_out=max_left_out)
+    return content, [f"{path}: not of these categories, so that it does not matter: {line}"
+                     for line in found.problems.lines()]
 
 
 def keep_categories(content: Dict[str, Any], names: Sequence[str], path: str) -> Dict[str, Any]:

@@ -32,8 +32,13 @@ class ScoredSet(NamedTuple):
         """Boxes that count: without crowd regions."""
         return int((self.boxes.crowd == 0).sum())
 
+    @property
+    def extent(self) -> Dict[str, int]:
+        """What stands beside a score in files: `images` and `objects`, how many it is of."""
+        return dict(images=len(self.images), objects=self.objects)
+
     def __str__(self) -> str:
-        return count_words(len(self.images), self.objects)
+        return count_words(**self.extent)
 
     def of_images(self, ids) -> "ScoredSet":
         """These images alone."""

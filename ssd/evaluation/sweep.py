@@ -5,12 +5,14 @@ import csv
 import os
 from typing import List
 
+from ssd.evaluation.scored_set import count_words
 from ssd.evaluation.scoring import STAT_NAMES
 from ssd.files import replacing, write_errors
 from ssd.fonts import for_matplotlib, readable
 from ssd.matplotlib_cache import prepare
 
 SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
+EXTENT = ("images", "objects")    # how many a score is of
 
 
 def names_of(results: List[dict]) -> List[str]:
@@ -31,9 +33,10 @@ def format_table(results: List[dict]) -> str:
     """One line per result, the best AP marked; "-" where undefined."""
     names = names_of(results)
     width, best = max([len("weights")] + [len(name) for name in names]), max(result["AP"] for result in results)
-    lines = [f"{'weights':<{width}}" + "".join(f"{name:>8}" for name in SHOWN)]
+    lines = [f"{'weights':<{width}}" + "".join(f"{name:>8}" for name in SHOWN + EXTENT)]
     for name, result in zip(names, results):
         numbers = "".join(f"{'-' if result[one] < 0 else format(result[one], '.4f'):>8}" for one in SHOWN)
+        numbers += "".join(f"{result.get(one, '-'):>8}" for one in EXTENT)
         lines.append(f"{name:<{width}}{numbers}" + ("  best" if result["AP"] == best else ""))
     return "\n".join(lines)
 
@@ -46,10 +49,10 @@ def write(folder: str, results: List[dict]) -> None:
         text = dict(newline="", encoding="utf-8", errors="backslashreplace")    # paths need not be UTF-8
         with replacing(path) as partial, open(partial, "w", **text) as file:
             writer = csv.writer(file)
-            writer.writerow(("weights", "step", "epoch", "images", *STAT_NAMES))
+            writer.writerow(("weights", "step", "epoch", *EXTENT, *STAT_NAMES))
             for result in results:
-                writer.writerow([result["weights"], result.get("step"), result.get("epoch"), result["images"]]
-                                + [f"{result[name]:.6f}" for name in STAT_NAMES])
+                writer.writerow([result["weights"], *(result.get(name) for name in ("step", "epoch", *EXTENT)),
+                                 *(f"{result[name]:.6f}" for name in STAT_NAMES)])
         draw(os.path.join(folder, "sweep.png"), results)
 
 
@@ -77,6 +80,9 @@ def draw(path: str, results: List[dict]) -> None:
                         fontfamily=for_matplotlib(names))
     axes.set_xlabel(column or "")
     axes.set_ylabel("average precision")
+    extents = {count_words(*map(result.get, EXTENT)) for result in results if all(map(result.__contains__, EXTENT))}
+    if extents:
+        axes.set_title("on " + " or ".join(sorted(extents)), fontsize=9, loc="left")
     axes.set_ylim(bottom=0)
     axes.margins(y=0.15)
     axes.grid(alpha=0.3)

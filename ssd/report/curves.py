@@ -9,6 +9,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ssd.config import Config, load_recipe
 from ssd.errors import UserError
+from ssd.evaluation.scored_set import count_words
 from ssd.files import replacing
 from ssd.matplotlib_cache import prepare
 from ssd.report import published
@@ -87,7 +88,14 @@ def _figure(size):
 def _title(run: Run) -> str:
     images = f", {run.train_images:,} training images" if run.train_images else ""
     best = max(run.evaluations.get("AP", []), default=None)
-    return f"{run.recipe}{images}" + (f", best mAP {best:.4f}" if best is not None else "")
+    return f"{run.recipe}{images}" + (f", best mAP {best:.4f}{_extent(run)}" if best is not None else "")
+
+
+def _extent(run: Run) -> str:
+    """" on 24 images, 80 objects", what the scores are of; "" for runs that did not write it, or of several parts that
+    differ."""
+    found = set(zip(*(map(int, run.evaluations.get(name, ())) for name in ("images", "objects"))))
+    return f" on {count_words(*found.pop())}" if len(found) == 1 else ""
 
 
 # ---- the curves
@@ -126,7 +134,7 @@ def _draw_rate(axis, run: Run) -> None:
 def _draw_scores(axis, run: Run) -> None:
     scores, target = run.evaluations, run.config.evaluation.target
     if scores.get("AP"):
-        axis.plot(scores["epoch"], scores["AP"], "o-", color=OURS, markersize=4, label="mAP")
+        axis.plot(scores["epoch"], scores["AP"], "o-", color=OURS, markersize=4, label="mAP" + _extent(run))
         axis.plot(scores["epoch"], scores["AP50"], ".:", color=PARTS[0], linewidth=.9, label="at IoU .5")
     else:
         axis.text(.5, .5, "no evaluation yet", transform=axis.transAxes, ha="center", color="#777")

@@ -13,8 +13,12 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from ssd.config import load_recipe
 from ssd.errors import UserError
+from ssd.evaluation.scored_set import count_words
 from ssd.report.page import Section, facts
 from ssd.rules import DEFAULT_RULES, RULES, Rules
+
+
+EXTENT = ("images", "objects")    # columns of evaluation.csv that older versions have left out
 
 
 class RunParts(NamedTuple):
@@ -33,13 +37,21 @@ def read_run(folder: str) -> RunParts:
 
 
 def read_evaluations(folder: str) -> List[Dict[str, float]]:
-    """The rows of evaluation.csv: epoch and COCO's twelve numbers; [] where there is none, whole rows alone."""
+    """The rows of evaluation.csv: epoch, COCO's twelve numbers and, of runs that have them, EXTENT; [] where there is
+    none, whole rows alone."""
     try:
         with open(os.path.join(folder, "evaluation.csv"), newline="", encoding="utf-8") as file:
-            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
+            rows = [{name: value for name, value in row.items() if value != "" or name not in EXTENT}
+                    for row in csv.DictReader(file)]
+            return [{name: float(value) for name, value in row.items()} for row in rows
                     if None not in row.values() and "" not in row.values()]
     except (OSError, ValueError, AttributeError):
         return []
+
+
+def extent_words(row: Dict[str, float]) -> str:
+    """" on 24 images, 80 objects" of a row of read_evaluations; "" of one that does not know."""
+    return f" on {count_words(*(int(row[name]) for name in EXTENT))}" if all(name in row for name in EXTENT) else ""
 
 
 def newest_part(folder: str, name: str) -> Optional[str]:
@@ -79,9 +91,7 @@ def _summary(folder: str, outcome: dict, scores) -> str:
         rows.append(("trained", f"{outcome['steps']:,} steps, {outcome.get('images', 0):,} images"))
     if best:
         last = scores[-1]["epoch"]
-        scored = [outcome.get(name) for name in ("eval_images", "eval_objects")]
-        of = f" on {scored[0]:,} images, {scored[1]:,} objects" if all(type(one) is int for one in scored) else ""
-        rows.append(("best", f"mAP {best['AP']:.4f}{of} after epoch {best['epoch']:.0f}" + (
+        rows.append(("best", f"mAP {best['AP']:.4f}{extent_words(best)} after epoch {best['epoch']:.0f}" + (
             "" if last == best["epoch"] else f"; the last evaluation, shown here, is of epoch {last:.0f}")))
     if outcome.get("skipped_steps"):
         rows.append(("skipped", f"{outcome['skipped_steps']} steps, for overflow of float16"))

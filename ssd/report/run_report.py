@@ -14,7 +14,7 @@ from ssd.evaluation.scored_set import KEPT, ScoredSet
 from ssd.report import sections
 from ssd.report.page import Section, page, write_page
 from ssd.report.report import write_report
-from ssd.report.run_parts import newest_part, read_evaluations, read_run
+from ssd.report.run_parts import extent_words, newest_part, read_evaluations, read_run
 
 
 def report_run(run_folder: str, say: Callable[[str], None], *, output: Optional[str] = None,
@@ -102,6 +102,7 @@ def _write_without_data(path: str, title: str, run_folder: str, reason: str) -> 
     if scores:
         stats = {name: value for name, value in scores[-1].items() if name in sections.SENTENCES}
         if len(stats) == len(sections.SENTENCES):
-            parts.append(Section("numbers", "The twelve numbers", sections.numbers(stats)))
+            of = extent_words(scores[-1])
+            parts.append(Section("numbers", "The twelve numbers" + of, sections.numbers(stats)))
     write_page(path, page(title, "without its validation set", run.tiles, parts + run.verdict))
     return path

@@ -25,7 +25,7 @@ def find_inputs(names: Iterable[str]) -> Tuple[List[Input], int]:
 
     A name is a file; a folder, searched with all folders below it for files with a picture's or a video's ending
     (hidden ones are passed by, and folders that this program has drawn pictures into), or one of records; or a pattern
-    with * ? or [, ** being any folders. UserError for a name that gives nothing.
+    with * ? or [, ** being any folders, which passes by drawn pictures too. UserError for a name that gives nothing.
     """
     found, seen, others = [], set(), 0
 
@@ -40,6 +40,8 @@ def find_inputs(names: Iterable[str]) -> Tuple[List[Input], int]:
         if not matching:
             raise UserError(f"{name}: no such file or folder" + (" matches" if glob.has_magic(name) else ""))
         for one in matching:
+            if one != name and _is_drawn(one, name):
+                continue
             if os.path.isdir(one):
                 if "**" in name and one != name:
                     continue    # its files match too
@@ -56,6 +58,24 @@ def find_inputs(names: Iterable[str]) -> Tuple[List[Input], int]:
     if not found:
         raise UserError("no picture and no video in what was named")
     return found, others
+
+
+def _is_drawn(path: str, pattern: str) -> bool:
+    """Whether a match of a pattern is, or lies in, a folder of drawn pictures that the pattern does not name."""
+    named = next(part for part in _parents(pattern) if not glob.has_magic(part))
+    while path and path != named and len(path) > len(named):
+        if os.path.isdir(path) and is_output(path):
+            return True
+        path = os.path.dirname(path)
+    return False
+
+
+def _parents(path: str) -> Iterable[str]:
+    """The folder of a path, its folder, and so on; "" at last."""
+    while path:
+        above = os.path.dirname(path)
+        path = above if above != path else ""
+        yield path
 
 
 def _walk(folder: str) -> Tuple[List[str], int]:

@@ -15,14 +15,15 @@ from ssd.training.estimates import Pace
 # The seconds are on the clock of this part of the run, from its first step on; the two last ones are parts of them.
 TRAIN_COLUMNS = ("epoch", "step", "images", "seconds", "class_loss", "offset_loss", "learning_rate",
                  "images_per_second", "data_wait_share", "data_wait_seconds", "evaluation_seconds")
+EXTENT = ("images", "objects")    # what a row of evaluation.csv is of: its last columns
 
 
 class Metrics:
     """Losses are kept as NDArrays and read every few steps, so that no step waits for its loss.
 
     What the progress display reads: `last`, the newest row of train.csv (numbers by column), or None; `scores`, the
-    (epoch, mAP) known so far, those of parts before included; `split`, seconds since the first step, and of these
-    waiting for data and evaluating, as of the last change.
+    (epoch, mAP) known so far, those of parts before included; `scored`, the ScoredSet that they are of; `split`,
+    seconds since the first step, and of these waiting for data and evaluating, as of the last change.
     """
 
     def __init__(self, folder: Optional[str], events=None):
@@ -31,6 +32,7 @@ class Metrics:
         self.folder, self._events = folder, events
         self.last: Optional[Dict[str, float]] = None
         self.scores = []
+        self.scored = None    # what the last of them is of
         self.split = (0.0, 0.0, 0.0)
         self._evaluations = 0
         self._counted, self._training_seconds = 0, 0.0    # steps between reports, and what they took
@@ -81,6 +83,7 @@ class Metrics:
             if columns == list(TRAIN_COLUMNS[:len(columns)]):    # an older version has left the first ones alone
                 columns = list(TRAIN_COLUMNS)
             if name == "evaluation.csv":
+                columns += [column for column in EXTENT if column not in columns]
                 self.scores = [(int(row["epoch"]), max(0.0, float(row["AP"]))) for row in rows]
             _write_rows(path, columns, rows)
 
@@ -125,12 +128,15 @@ class Metrics:
                 f"loss {losses.sum():.4f} (class {losses[0]:.4f}, offsets {losses[1]:.4f})  lr {rate:.3g}  "
                 f"{speed:.2f} images/s  waiting for data {100 * waiting:.1f} %")
 
-    def evaluation(self, epoch: int, step: int, stats: Dict[str, float]) -> None:
-        """COCO's twelve numbers of an epoch, which ended after `step`, to evaluation.csv."""
+    def evaluation(self, epoch: int, step: int, stats: Dict[str, float], scored=None) -> None:
+        """COCO's twelve numbers of an epoch, which ended after `step`, to evaluation.csv. scored: see `result`."""
         self.scores.append((epoch, max(0.0, stats["AP"])))
-        self._append("evaluation.csv", ("epoch", *stats), (epoch, *(f"{value:.6f}" for value in stats.values())))
+        self.scored = scored
+        extent = scored.extent if scored is not None else {}
+        self._append("evaluation.csv", ("epoch", *stats, *extent),
+                     (epoch, *(f"{value:.6f}" for value in stats.values()), *extent.values()))
         if self._events is not None:
-            self._events.evaluated(step, stats)
+            self._events.evaluated(step, {**stats, **extent})
 
     def close(self) -> None:
         if self._events is not None:
@@ -148,8 +154,8 @@ class Metrics:
                               seconds_before=round(progress.seconds, 2), steps=progress.steps,
                               images=progress.steps * global_batch, seed=seed, ranks=ranks,
                               skipped_steps=skipped_steps,
-                              **({} if scored is None else dict(eval_images=len(scored.images),
-                                                                eval_objects=scored.objects))))
+                              **({} if scored is None else
+                                 {f"eval_{name}": count for name, count in scored.extent.items()})))
         word = "reached" if status == "success" else "not reached"
         before = f" and {progress.seconds:.1f} s in the parts before" if progress.seconds else ""
         of = f" on {scored}" if scored is not None else ""

@@ -73,6 +73,8 @@ def _scores(run: RunState) -> str:
         parts.append(f"best {progress.best_score:.4f} (epoch {progress.best_epoch})")
     if pending is not None:
         parts.append(f"epoch {pending} is being scored")
+    if scores and run.metrics.scored is not None:
+        parts.append(f"on {run.metrics.scored}")
     return "   ".join(parts) or "none yet"
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Dict
 
 from ssd.checkpoints.store import FOLDER, CheckpointStore
 from ssd.errors import UserError
@@ -45,11 +46,11 @@ class Saver:
         if self._store is not None:
             self._store.held.add(step)
 
-    def scored(self, step: int, score: float, best: bool) -> None:
-        """The weights after `step` have this mAP."""
+    def scored(self, step: int, score: float, best: bool, extent: Dict[str, int]) -> None:
+        """The weights after `step` have this mAP. extent: see ssd.evaluation.scored_set.ScoredSet."""
         if self._store is not None:
             if best:
-                self.warned(self._store.mark_best, step, score)
+                self.warned(self._store.mark_best, step, score, extent)
             self._store.held.discard(step)
 
     def where(self) -> str:

@@ -39,7 +39,8 @@ class Events:
             self._writer.add_scalar(tag, float(value), step)
 
     def evaluated(self, step: int, stats: Dict[str, float]) -> None:
-        """`stats`: COCO's twelve numbers of the weights after `step`; a number that is undefined (-1) is left out."""
+        """`stats`: COCO's twelve numbers of the weights after `step`, and of how many images and objects they are; a
+        number that is undefined (-1) is left out."""
         for name, value in stats.items():
             if value >= 0:
                 self._writer.add_scalar(f"evaluation/{name}", float(value), step)

@@ -263,14 +263,15 @@ class Training:
             raise NoScore(f"epoch {scored.epoch} could not be scored: {scored.failure}{self.saver.where()}")
         epoch, stats, progress = scored.epoch, scored.stats, run.progress
         score = max(0.0, stats["AP"])
-        self.log.eval_accuracy(epoch, score)
-        self.log.eval_result(epoch, stats)
+        extent = run.pending.scored.extent if run.pending.scored is not None else {}    # known to rank 0
+        self.log.eval_accuracy(epoch, score, **extent)
+        self.log.eval_result(epoch, {**stats, **extent})
         self.log.eval_stop(epoch)
-        run.metrics.evaluation(epoch, scored.step, stats)
+        run.metrics.evaluation(epoch, scored.step, stats, run.pending.scored)
         best = score > progress.best_score or not progress.best_epoch
         if best:
             progress.best_score, progress.best_epoch = score, epoch
-        self.saver.scored(scored.step, score, best)
+        self.saver.scored(scored.step, score, best, extent)
         self.say("epoch {}: ".format(epoch) + "  ".join(f"{name} {value:.4f}" for name, value in stats.items())
                  + (f"  (on {run.pending.scored})" if run.pending.scored else ""))
         return score >= run.config.evaluation.target

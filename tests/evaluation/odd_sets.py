@@ -4,12 +4,17 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 
+from ssd.evaluation import pending, scoring_child
 from ssd.evaluation.scored_set import ScoredSet
 from ssd.evaluation.scoring_backends import GroundTruth
+from ssd.evaluation.scoring_process import ScoringProcess
+from ssd.training.score import PendingScore
 
 AREAS = (0, 5, 1024, np.nextafter(1024, 0), 9216, np.nextafter(9216, 1e9), 20000, 1e10, 1.5e10)  # px^2, at the borders
 
@@ -47,6 +52,34 @@ def score_directly(annotation_file, rows):
     per_class = np.moveaxis(evaluation.eval["precision"][:, :, :, 0, -1], 2, 0)
     return SimpleNamespace(stats=evaluation.stats.tolist(), printed=printed.getvalue(),
                            class_precision=[one[one > -1].mean() if (one > -1).any() else -1 for one in per_class])
+
+
+def score_of_run(dataset, rows, folder):
+    """The twelve numbers that a run on the validation set `dataset` gives for rows of COCO's results format: by its own
+    code and through its files in `folder`, but the scorer runs in this process."""
+    found = {int(number): index for index, number in enumerate(dataset.image_ids)}
+    array = np.array([[found[row["image_id"]], *row["bbox"], row["score"],
+                       1 + dataset.category_ids.index(row["category_id"])] for row in rows]).reshape(-1, 7)
+    ranks = SimpleNamespace(rank=0, all_from_first=lambda values, name: values)
+    os.makedirs(folder, exist_ok=True)
+    with mock.patch.object(pending, "ScoringProcess", _InThisProcess):
+        own = PendingScore(dataset, str(folder), ranks)
+        own.start(1, 10, array)
+        return own.take().stats
+
+
+class _InThisProcess(ScoringProcess):
+    """Runs what a ScoringProcess starts."""
+
+    def start(self, annotation_file, detections, folder, name="detections"):
+        path = os.path.join(folder, name + ".npz")
+        detections.to_npz(path)
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            assert scoring_child.main(["--annotations", annotation_file, "--detections", path]) == 0
+        self._stats = json.loads(printed.getvalue())
+
+    def poll(self):
+        return self._stats
 
 
 def random_ids(random, count, below):

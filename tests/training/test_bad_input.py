@@ -95,8 +95,9 @@ def test_wrong_number_of_classes(data, tmp_path):
 
 
 def test_categories_that_differ(data, tmp_path):
-    rewrite(annotations(data, "val"), lambda content: content["categories"][1].update(name="ring"))
-    refused(train(data, tmp_path / "out"), annotations(data, "val"), "its categories are not those of", "'ring'")
+    rewrite(annotations(data, "val"), lambda content: content["categories"][1].update(name="Square"))
+    refused(train(data, tmp_path / "out"), annotations(data, "val"), "7 'Square' is not among them", "mean square?")
+    assert not os.path.exists(tmp_path / "out")
 
 
 def test_batch_larger_than_the_data(data, tmp_path):

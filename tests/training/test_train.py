@@ -10,6 +10,7 @@ import pytest
 from ssd.config import load_recipe
 from ssd.data.pipeline import TrainingLoader
 from ssd.datasets.coco import load_coco
+from ssd.evaluation.scoring import STAT_NAMES
 from ssd.model.initialization import initialize
 from ssd.model.detector import build_detector
 from ssd.model.weights import read_info
@@ -44,7 +45,7 @@ def test_what_a_run_leaves(finished):
     assert [row["step"] for row in rows(folder / "train.csv")] == ["1", "2", "3", "4"], \
         "11 images with a box in batches of 4, two epochs"
     assert "target 0.23 not reached" in result.stdout
-    assert len(rows(folder / "evaluation.csv")[0]) == 13, "the epoch and COCO's twelve numbers"
+    assert len(rows(folder / "evaluation.csv")[0]) == 15, "epoch, COCO's twelve numbers, images, objects"
 
 
 def test_order_of_the_log(finished):
@@ -60,13 +61,15 @@ def test_order_of_the_log(finished):
 @pytest.mark.parametrize("weights", ["weights.params", "checkpoints/step-00000004/parameters.npz"])
 def test_evaluate_and_score_repeat_the_runs_last_score(finished, data, tmp_path, weights):
     folder, _ = finished
-    logged = {name: float(value) for name, value in rows(folder / "evaluation.csv")[-1].items() if name != "epoch"}
+    row = rows(folder / "evaluation.csv")[-1]
+    logged = {name: float(row[name]) for name in STAT_NAMES}
     saved = tmp_path / "detections.json"
     again = ssd("evaluate", "--weights", folder / weights, "--data-dir", data, "--json", "--device", "cpu",
                 "--save-detections", saved, "--cache-dir", tmp_path)
     assert again.returncode == 0, again.stderr
     result = json.loads(again.stdout)
     assert {name: result[name] for name in logged} == pytest.approx(logged, abs=1e-6)
+    assert (str(result["images"]), str(result["objects"])) == (row["images"], row["objects"])
     annotations = os.path.join(data, "annotations", "bbox_only_instances_val2017.json")
     for detections in (saved, folder / "detections-epoch-2.npz"):
         scored = ssd("score", "--annotations", annotations, "--detections", detections, "--json")
