@@ -5,6 +5,7 @@ Imported first of all, so it imports next to nothing.
 from __future__ import annotations
 
 import _signal    # `signal` itself imports for milliseconds, in which a Ctrl-C gives a traceback
+import atexit
 import errno
 import io
 import os
@@ -19,22 +20,32 @@ _LOST = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 class _State:
     interrupted = False
     streams = ()
+    unread = None
 
 
 def begin(name: str) -> None:
-    """To be called first of all: from now on a Ctrl-C ends the process at once, with one line and status 130. name: of
-    the command in that line. A SIGINT that is ignored, as under nohup, stays so."""
+    """To be called first of all: from now on a Ctrl-C ends the process at once, with one line and status 130; after all
+    is done, while Python takes its modules down, it is ignored. name: of the command in that line. A SIGINT that is
+    ignored, as under nohup, stays so."""
     def leave(*_):
         os.write(2, f"{name}: interrupted\n".encode(errors="backslashreplace"))
         os._exit(INTERRUPTED)
     _State.leave = leave
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, leave)
+        # Registered first, so called last. Python's own end would have SIGINT kill the process, without a word.
+        atexit.register(_signal.signal, _signal.SIGINT, _signal.SIG_IGN)
 
 
 def is_interrupted() -> bool:
     """Whether a Ctrl-C was met by `run`'s handler: an import that it cuts off may fail with any other error."""
     return _State.interrupted
+
+
+def when_unread(call) -> None:
+    """Has `call()` called where a pipe has no reader any more, in place of a BrokenPipeError; what is printed into it
+    from then on is lost. None: that error again, for pipes that still have a reader."""
+    _State.unread = call
 
 
 def run(main) -> None:
@@ -62,7 +73,6 @@ def run(main) -> None:
     status = _flushed(int(status or 0))
     if status == INTERRUPTED:
         # Modules that were half imported may crash where the interpreter takes them down.
-        import atexit
         atexit._run_exitfuncs()
         os._exit(status)
     sys.exit(status)
@@ -93,7 +103,9 @@ class _Output(io.RawIOBase):
                 import select
                 select.select([], [self._number], [])
             except OSError as error:
-                if error.errno not in _LOST:
+                if error.errno == errno.EPIPE and _State.unread is not None:
+                    _State.unread()
+                elif error.errno not in _LOST and not (error.errno == errno.EPIPE and self.lost is not None):
                     raise
                 self.lost = error
                 break
@@ -114,7 +126,7 @@ def _protect_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)    # or a child has it closed again
     outputs = []
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)

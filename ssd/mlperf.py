@@ -49,7 +49,7 @@ class MLPerfLog:
 
         if self.path is not None:
             self._handlers.append(_open_log(self.path))
-        self._handlers.append(logging.StreamHandler(sys.stdout))
+        self._handlers.append(_LogStream(sys.stdout))
         logger = logging.Logger("ssd.mlperf", logging.INFO)  # not getLogger: that one would be global
         for handler in self._handlers:
             logger.addHandler(handler)
@@ -211,10 +211,15 @@ class MLPerfLog:
                 getattr(self._mllogger, kind)(key, value=value, metadata=metadata)
 
 
-class _LogFile(logging.FileHandler):
+class _LogStream(logging.StreamHandler):
     def handleError(self, record):
-        """Raise where logging would print a traceback and lose the line: on a full disk, say."""
+        """Raise where logging would print a traceback and lose the line: on a full disk, say, or where nobody reads the
+        pipe any more."""
         raise
+
+
+class _LogFile(_LogStream, logging.FileHandler):
+    pass
 
 
 def _open_log(path):

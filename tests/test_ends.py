@@ -1,10 +1,16 @@
 """How a command ends: Ctrl-C while it imports, and outputs that are full, closed, unread or of few letters."""
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 
 import pytest
+
+from ssd import ends
+from ssd.training.signals import StopSignals
+from tests.training.tiny import FLAGS, tiny_data
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -27,13 +33,13 @@ runpy.run_module("ssd", run_name="__main__", alter_sys=True)
 
 
 def start(*command, env=None, **streams):
-    environment = {**os.environ, "PYTHONPATH": ROOT, "SLOT_HELD": "1", **(env or {})}
+    environment = {**os.environ, "PYTHONPATH": ROOT, **(env or {})}
+    streams = {**dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE), **streams}
     return subprocess.run(list(map(str, command)), env=environment, timeout=120, **streams)
 
 
-def ssd(*arguments, env=None, **streams):
-    streams = {**dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE), **streams}
-    return start(sys.executable, "-m", "ssd", *arguments, env=env, **streams)
+def ssd(*arguments, **streams):
+    return start(sys.executable, "-m", "ssd", *arguments, **streams)
 
 
 @pytest.fixture(scope="module")
@@ -49,25 +55,20 @@ def check(shapes, *flags):
             "annotations/bbox_only_instances_val2017.json", "--val-images", "val2017", "--no-cache", *flags)
 
 
-MOMENTS = ("ssd.commandline", "argparse", "ssd.config", "yaml", "ssd.sections", "ssd.commands.check_data", "numpy",
-           "ssd.datasets.coco", "PIL._imaging", "ssd.datasets.image_checks", "ssd.datasets.annotation_file")
-
-
 def interrupted(module, after, *arguments):
-    done = start(sys.executable, "-c", DRIVER, module, after, *arguments, stdout=subprocess.PIPE,
-                 stderr=subprocess.PIPE)
+    done = start(sys.executable, "-c", DRIVER, module, after, *arguments)
     return done.returncode, done.stderr.decode()
 
 
-@pytest.mark.parametrize("module, after", [(module, "before") for module in MOMENTS]
-                         + [(module, "after") for module in MOMENTS[::3]])
+@pytest.mark.parametrize("module, after", [
+    ("ssd.commandline", "before"), ("yaml", "after"), ("ssd.commands.check_data", "before"), ("numpy", "after"),
+    ("PIL._imaging", "before"), ("ssd.datasets.annotation_file", "after")])
 def test_ctrl_c_while_importing(shapes, module, after):
     assert interrupted(module, after, *check(shapes)) == (130, "python -m ssd check-data: interrupted\n")
 
 
 @pytest.mark.parametrize("module, after", [
-    ("nvidia.dali.backend_impl", "before"), ("nvidia.dali.fn", "after"), ("mxnet", "before"),
-    ("mxnet.base", "after"), ("mxnet.gluon", "before")])
+    ("nvidia.dali.backend_impl", "before"), ("mxnet.base", "after"), ("mxnet.gluon", "before")])
 def test_ctrl_c_while_mxnet_and_dali_are_loaded(shapes, tmp_path, module, after):
     """Where an interrupt may come out as an ImportError, and half of a library be taken down."""
     status = interrupted(module, after, "show-data", "--data-dir", shapes, "--output", tmp_path / "out",
@@ -75,40 +76,106 @@ def test_ctrl_c_while_mxnet_and_dali_are_loaded(shapes, tmp_path, module, after)
     assert status == (130, "python -m ssd show-data: interrupted\n")
 
 
+# A command of our own kind: sends itself a SIGINT at one moment, or None.
+SMALL = """
+import os, signal, sys
+from ssd import ends
+ends.begin("small")
+class Late:
+    def __del__(self, kill=os.kill, number=os.getpid()):
+        kill(number, 2)
+def main():
+    moment, text = sys.argv[1:]
+    print(text)
+    if moment == "work":
+        os.kill(os.getpid(), signal.SIGINT)
+    elif moment == "exit":
+        import atexit
+        atexit.register(os.kill, os.getpid(), signal.SIGINT)
+    elif moment == "teardown":
+        sys.modules["late"] = Late()
+    return 0
+ends.run(main)
+"""
+
+
+@pytest.mark.parametrize("moment, end", [("work", (130, b"small: interrupted\n")), ("teardown", (0, b"")),
+                                         ("exit", (130, b"small: interrupted\n"))])
+def test_ctrl_c_at_the_ends_of_a_command(moment, end):
+    """Python's own end, when all is done, would have SIGINT kill the process without a word."""
+    done = start(sys.executable, "-c", SMALL, moment, "done")
+    assert (done.returncode, done.stderr) == end
+    assert moment == "work" or done.stdout == b"done\n"
+
+
 def test_an_ignored_interrupt_stays_ignored(shapes):
     """As under nohup, and in the background of a script."""
     ignoring = ("import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
                 "os.execv(sys.argv[1], sys.argv[1:])")
-    done = start(sys.executable, "-c", ignoring, sys.executable, "-c", DRIVER, "yaml", "before", *check(shapes),
-                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done = start(sys.executable, "-c", ignoring, sys.executable, "-c", DRIVER, "yaml", "before", *check(shapes))
     assert done.returncode == 0 and b"no errors" in done.stdout
 
 
 # ---- outputs
 
-COMMANDS = (("check-data",), ("summary", "--recipe", "ssd-resnet34-shapes"), ("plan", "--gpus", "8", "--nodes", "1"), ("--help",))
+COMMANDS = (("check-data",), ("plan", "--gpus", "8", "--nodes", "1"))
 
 
 def arguments_of(command, shapes):
     return check(shapes) if command == ("check-data",) else command
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
-def test_a_full_output_is_said(shapes, command):
+# As a shell has it, and run_and_time.sh.
+BUFFERING = [dict(PYTHONUNBUFFERED=""), dict(PYTHONUNBUFFERED="1")]
+each_command = pytest.mark.parametrize(
+    "command, buffering", [(COMMANDS[0], BUFFERING[0]), *zip(COMMANDS, BUFFERING[::-1])], ids=str)
+
+
+@each_command
+def test_a_full_output_is_said(shapes, command, buffering):
     with open("/dev/full", "w") as full:
-        done = ssd(*arguments_of(command, shapes), stdout=full)
+        done = ssd(*arguments_of(command, shapes), stdout=full, env=buffering)
     assert (done.returncode, done.stderr.decode().splitlines()[-1]) == (
         1, "standard output is not whole: No space left on device")
     assert b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr
 
 
-@pytest.mark.parametrize("command", COMMANDS[:3], ids=lambda command: command[0])
-def test_a_pipe_that_nobody_reads(shapes, command):
+@each_command
+def test_a_pipe_that_nobody_reads(shapes, command, buffering):
     reader, writer = os.pipe()
     os.close(reader)
-    done = ssd(*arguments_of(command, shapes), stdout=writer)
+    done = ssd(*arguments_of(command, shapes), stdout=writer, env=buffering)
     os.close(writer)
     assert done.returncode == 141 and b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr
+
+
+def test_training_saves_when_its_reader_has_gone(tmp_path):
+    data = tiny_data(tmp_path / "data", train_images=8, val_images=2)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ssd", "train", *FLAGS, "--data-dir", data, "--cache-dir", tmp_path / "cache",
+         "--output", tmp_path / "run", "--epochs", "200"], env={**os.environ, "PYTHONPATH": ROOT},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    next(line for line in process.stdout if line.startswith(b"epoch 1 step 1/"))
+    process.stdout.close()
+    errors = process.communicate(timeout=120)[1].decode()
+    *_, stopped, lost = errors.splitlines()
+    stopped = re.match(r"python -m ssd train: stopped: SIGPIPE on rank 0, after step (\d+) .*; checkpoint", stopped)
+    assert (process.returncode, lost) == (75, "standard output is not whole: Broken pipe") and stopped, errors
+    assert f"step-{int(stopped[1]):08d}" in os.listdir(tmp_path / "run" / "checkpoints")
+
+
+def test_a_lost_reader_is_no_first_ctrl_c():
+    """Ctrl-C in `train | tee log` ends tee at once, perhaps before training sees it: the checkpoint is saved all the
+    same."""
+    with StopSignals() as signals:
+        ends._State.unread()
+        assert signals.received == "SIGPIPE"
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(1000):    # Python calls handlers between two of its steps
+                pass
+    assert ends._State.unread is None
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full"])
@@ -116,22 +183,37 @@ def test_closed_streams(shapes, tmp_path, closed):
     """The work is done, and no file that is opened later takes the place of a stream."""
     output = tmp_path / "made"
     done = start("sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "ssd", "make-shapes", output,
-                 "--train-images", "1", "--val-images", "1", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                 "--train-images", "1", "--val-images", "1")
     assert (done.returncode, done.stderr) == (0, b"")
     annotations = output / "annotations" / "bbox_only_instances_val2017.json"
     assert len(json.loads(annotations.read_text())["images"]) == 1
 
 
+def test_children_have_the_streams_that_were_closed():
+    code = ("import subprocess, sys; from ssd import ends; ends.begin('small'); ends.run(lambda: subprocess.call(["
+            "sys.executable, '-c', 'import os, sys; [os.fstat(number) for number in range(3)]; sys.exit(7)']))")
+    assert start("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", code).returncode == 7
+
+
 NAME = "\u65b9\u5f62 M\u00fcll \U0001f408 \udcff"
-
-
-@pytest.mark.parametrize("encoding, environment", [
+ENCODINGS = [
     ("ascii", dict(PYTHONIOENCODING="ascii")), ("utf-8", dict(LC_ALL="C")), ("utf-8", dict(LC_ALL="POSIX")),
     ("utf-8", dict(LC_ALL="C.UTF-8")), ("ascii", dict(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")),
     ("latin-1", dict(PYTHONIOENCODING="latin-1")), ("ascii", dict(PYTHONIOENCODING="ascii:strict")),
     ("cp1252", dict(PYTHONIOENCODING="cp1252")), ("utf-8", dict(PYTHONIOENCODING="utf-8:strict")),
-    ("gbk", dict(PYTHONIOENCODING="gbk"))], ids=str)
-def test_letters_that_an_output_lacks_are_escaped(shapes, tmp_path, encoding, environment):
+    ("gbk", dict(PYTHONIOENCODING="gbk"))]
+
+
+@pytest.mark.parametrize("buffering", BUFFERING, ids=str)
+@pytest.mark.parametrize("encoding, environment", ENCODINGS, ids=str)
+def test_letters_that_an_output_lacks_are_escaped(encoding, environment, buffering):
+    done = start(sys.executable, "-c", SMALL.replace("text = sys.argv[1:]", f"text = '', {NAME!a}"), "", "",
+                 env={**environment, **buffering})
+    assert (done.returncode, done.stdout, done.stderr) == (0, NAME.encode(encoding, "backslashreplace") + b"\n", b"")
+
+
+@pytest.mark.parametrize("encoding, environment", ENCODINGS[:2], ids=str)
+def test_a_class_name_that_an_output_lacks(shapes, tmp_path, encoding, environment):
     content = json.loads((shapes / "annotations" / "bbox_only_instances_val2017.json").read_text())
     content["categories"].append(dict(id=99, name=NAME))
     path = tmp_path / "val.json"

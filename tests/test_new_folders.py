@@ -23,7 +23,7 @@ sys.stdin.read()
 
 def at_once(function, path, count):
     """What `count` processes get that ask for one path together."""
-    environment = dict(os.environ, PYTHONPATH=ROOT, SLOT_HELD="1")
+    environment = dict(os.environ, PYTHONPATH=ROOT)
     processes = [subprocess.Popen([sys.executable, "-c", CLAIM.format(function=function), str(path)], env=environment,
                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(count)]
     for process in processes:

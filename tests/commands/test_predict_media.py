@@ -89,7 +89,7 @@ def test_class_names_are_drawn_or_numbered(foreign, tmp_path, monkeypatch, capsy
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
 def test_an_output_of_few_letters_loses_no_numbers(foreign, tmp_path, encoding):
     weights, annotations, images = foreign    # noqa: F811
-    environment = dict(PYTHONIOENCODING=encoding, SLOT_HELD="1")
+    environment = dict(PYTHONIOENCODING=encoding)
     done = ssd("evaluate", "--weights", weights, "--annotations", annotations, "--images", images, "--device", "cpu",
                "--report", tmp_path / "report", env=environment)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
