@@ -47,11 +47,18 @@ def missing(text: str) -> FrozenSet[str]:
 
 def labels_of(names: Sequence[str]) -> Tuple[Dict[str, str], str]:
     """(from each class name to what stands on an image for it, a legend): the name; or where some of its letters
-    cannot be drawn here, the number of the class, from 1. The legend is "" where every label is a name."""
-    labels = {name: f"#{number}" if missing(name) else name for number, name in enumerate(names, 1)}
+    cannot be drawn here, the number of the class, from 1, as #1, or as ##1 beside a class whose name is #1. The legend
+    is "" where every label is a name."""
+    labels = {}
+    for number, name in enumerate(names, 1):
+        label = f"#{number}" if missing(name) else name
+        while label != name and label in names:
+            label = "#" + label
+        labels[name] = label
     numbered = [f"{label} is {name}" for name, label in labels.items() if label != name]
-    return labels, numbered and (f"in the drawn images {', '.join(numbered)}: no font here has these letters "
-                                 "(to be had: Noto Sans CJK of the system, or pip install matplotlib-fontja)") or ""
+    return labels, numbered and (f"in the drawn images {', '.join(numbered)}: no font here has these letters (fonts "
+                                 "that may: Noto Sans or Noto Sans CJK for the system; for Chinese and Japanese also "
+                                 "pip install matplotlib-fontja)") or ""
 
 
 def measure(text: str, pixels: int) -> Tuple[int, int, int]:

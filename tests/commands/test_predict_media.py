@@ -86,14 +86,13 @@ def test_class_names_are_drawn_or_numbered(foreign, tmp_path, monkeypatch, capsy
     fonts._chosen.cache_clear()
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
-def test_an_output_of_few_letters_loses_no_numbers(foreign, tmp_path, encoding):
+def test_an_output_of_few_letters_loses_no_numbers(foreign, tmp_path):
     weights, annotations, images = foreign    # noqa: F811
-    environment = dict(PYTHONIOENCODING=encoding)
+    environment = dict(PYTHONIOENCODING="ascii")
     done = ssd("evaluate", "--weights", weights, "--annotations", annotations, "--images", images, "--device", "cpu",
                "--report", tmp_path / "report", env=environment)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    assert NAMES[0].encode(encoding, "backslashreplace").decode() in done.stdout
+    assert NAMES[0].encode("ascii", "backslashreplace").decode() in done.stdout
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert all(name in page for name in NAMES)
     done = ssd("predict", images, "--weights", weights, "--device", "cpu", "--output", tmp_path / "out",
