@@ -19,6 +19,7 @@ _LOST = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 class _State:
     interrupted = False
+    leaves_imports = True
     streams = ()
     unread = None
 
@@ -48,10 +49,16 @@ def when_unread(call) -> None:
     _State.unread = call
 
 
+def leave_imports(at_once: bool) -> None:
+    """Whether a Ctrl-C in an import ends the process, or raises KeyboardInterrupt as anywhere else."""
+    _State.leaves_imports = at_once
+
+
 def run(main) -> None:
     """Runs `main()` and ends the process with the status that it returns or exits with.
 
-    Meanwhile a Ctrl-C raises KeyboardInterrupt, for which main has its line. Standard output and error take any text:
+    Meanwhile a Ctrl-C raises KeyboardInterrupt, for which main has its line; or in an import, in which libraries in C
+    would print it or make it an ImportError, it ends the process as before. Standard output and error take any text:
     what their encoding lacks is written as escapes. Where they are closed, or can take no more, the text is lost and
     the work goes on; where standard output lost some, a line says so and status 0 becomes 1. A pipe that nobody reads
     ends the process with status 141, as for programs in C.
@@ -65,6 +72,7 @@ def run(main) -> None:
     except BrokenPipeError:    # of standard error
         status = BROKEN_PIPE
     except KeyboardInterrupt:    # outside of what main looks after
+        _flushed(0)
         _State.leave()
     _switch(_raise, _State.leave)
     if isinstance(status, str):
@@ -78,8 +86,15 @@ def run(main) -> None:
     sys.exit(status)
 
 
-def _raise(*_):
+def _raise(_, frame):
     _State.interrupted = True
+    while _State.leaves_imports and frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            try:
+                sys.stdout.flush()
+            finally:
+                _State.leave()
+        frame = frame.f_back
     raise KeyboardInterrupt
 
 

@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 
+from ssd import ends
 from ssd.commandline import add_settings, read_settings
 from ssd.config import Config
 from ssd.files import UNWRITABLE, cannot_write
@@ -126,6 +127,7 @@ def leave_report(run_folder: str) -> None:
     def report():
         from ssd.report.run_report import report_run
         return report_run(run_folder, lambda line: print(line, flush=True))
+    ends.leave_imports(False)    # the run has its status
     for name, work in (("curves.png", curves), ("report.html", report)):
         try:
             work()
