@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from ssd import ends
+from ssd.commands.train import leave_report
 from ssd.training.signals import StopSignals
 from tests.training.tiny import FLAGS, tiny_data
 
@@ -84,6 +85,18 @@ def test_ctrl_c_that_a_library_in_c_would_print(tmp_path):
     code = "from ssd import ends; ends.begin('small'); ends.run(lambda: print('half') or __import__('library'))"
     done = start(sys.executable, "-c", code, env=dict(PYTHONPATH=f"{ROOT}:{tmp_path}", PYTHONUNBUFFERED=""))
     assert (done.returncode, done.stdout, done.stderr) == (130, b"half\n", b"small: interrupted\n")
+
+
+def test_ctrl_c_in_the_report_leaves_the_run_its_status(monkeypatch, capsys):
+    """The rest is left out too: Matplotlib may be half imported."""
+    def interrupt(*_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr("ssd.report.curves.draw_curves", interrupt)
+    monkeypatch.setattr("ssd.report.run_report.report_run", lambda *_: pytest.fail("it is left out"))
+    monkeypatch.setattr(ends._State, "leaves_imports", True)
+    leave_report("run")
+    assert capsys.readouterr().err == "warning: left out of run, interrupted: curves.png and report.html\n"
+    assert not ends._State.leaves_imports
 
 
 # A command of our own kind: sends itself a SIGINT at one moment, or None.

@@ -131,8 +131,10 @@ def leave_report(run_folder: str) -> None:
     for name, work in (("curves.png", curves), ("report.html", report)):
         try:
             work()
-        except KeyboardInterrupt:
-            print(f"warning: {name} of {run_folder} is left out: interrupted", file=sys.stderr, flush=True)
+        except KeyboardInterrupt:    # Matplotlib may be half imported
+            names = "curves.png and report.html" if work is curves else name
+            print(f"warning: left out of {run_folder}, interrupted: {names}", file=sys.stderr, flush=True)
+            return
         except Exception as error:
             text = " ".join(str(error).split()) or type(error).__name__
             print(f"warning: {name} of {run_folder} could not be made: {text}", file=sys.stderr, flush=True)
