@@ -11,7 +11,7 @@ import numpy as np
 from ssd.datasets.image_checks import LEVELS, Look
 from ssd.files import remove_leftovers, replacing
 
-FORMAT = 2  # to be raised whenever the checks of image files change
+FORMAT = 3  # to be raised whenever the checks of image files change
 # size [bytes], time [ns], level, width, height, notes, when looked at [s]: packed, since a tuple of these for each of a
 # million images would be half a gigabyte
 _ENTRY = struct.Struct("=7q")

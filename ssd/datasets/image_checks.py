@@ -17,19 +17,15 @@ from typing import Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from ssd.datasets.image_formats import FORMATS, refused, unknown_format
 from ssd.datasets.images import open_images, record_at
 from ssd.datasets.in_threads import in_threads
 from ssd.datasets.jpegs import is_rgb, opened_has_no_end, reduce
 from ssd.errors import UserError
 
 LEVELS = ("exists", "header", "decode")
-# What DALI decodes too. Naming them also keeps Pillow from trying formats that start other programs (EPS).
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")
 _ENDINGS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "bmp": "BMP", "tif": "TIFF", "tiff": "TIFF", "webp": "WEBP",
             "gif": "GIF", "ppm": "PPM", "pgm": "PPM", "pbm": "PPM", "jp2": "JPEG2000"}
-# Pillow's modes (colour spaces and depths) that DALI reads with the right colours, where it does not read all.
-_MODES = {"TIFF": ("1", "L", "P", "RGB", "RGBA", "I;16", "I;16B"), "PPM": ("1", "L", "RGB", "I"),
-          "JPEG2000": ("L", "LA", "RGB", "RGBA", "I;16")}
 
 MISSING = "image file missing"
 UNREADABLE = "image file unreadable"
@@ -183,9 +179,9 @@ def look_at(path: str, level: str, content=None) -> Look:
 
     try:
         with Image.open(path if content is None else io.BytesIO(content), formats=FORMATS) as image:
-            size, refused = image.size, _refused(image, path, content)
-            if refused:
-                return Look((REFUSED, refused), size)
+            size, reason = image.size, refused(image, lambda count: _bytes(path, content, count))
+            if reason:
+                return Look((REFUSED, reason), size)
             notes = sum(map(bit, _notes(image, path)))  # before draft() changes mode and size
             if level == "decode" or opened_has_no_end(image):
                 try:
@@ -198,29 +194,13 @@ def look_at(path: str, level: str, content=None) -> Look:
                     return Look((CUT_SHORT, "its end chunk is not there"), size)
             return Look(None, size, notes)
     except UnidentifiedImageError:
-        start = _bytes(path, content, 4)
-        return Look((NOT_IMAGE, "the file is empty" if not start else "a GIF, which DALI does not decode"
-                     if start == b"GIF8" else "no image format known here (" + ", ".join(FORMATS) + ")"))
+        return Look((NOT_IMAGE, unknown_format(_bytes(path, content, 300))))
     except Image.DecompressionBombError as error:
         return Look((REFUSED, _one_line(error)))
     except OSError as error:  # a header cut short has no errno
         return Look((UNREADABLE if error.errno else BROKEN, _one_line(error)))
     except Exception as error:
         return Look((BROKEN, _one_line(error)))
-
-
-def _refused(image, path, content):
-    """Why DALI cannot be given this image though Pillow reads it, or None. Each seen with DALI 1.53 on a CPU."""
-    if image.format == "WEBP":
-        if _bytes(path, content, 16)[12:] == b"VP8X":  # extended: transparency, animation, EXIF
-            return "an extended WebP file (transparency, animation or metadata), which DALI does not decode"
-    if image.mode not in _MODES.get(image.format, (image.mode,)):
-        return f"a {image.format} file of mode {image.mode}, whose colours DALI gets wrong or does not decode"
-    if image.format == "TIFF" and image.tag_v2.get(_ORIENTATION, 1) != 1:
-        return f"a TIFF file of orientation {image.tag_v2[_ORIENTATION]}, which decoders turn in different ways"
-    if image.format == "PPM" and isinstance(image.tile[0][3], tuple) and image.tile[0][3][-1] not in (255, 65535):
-        return f"a {image.format} file whose greatest value is {image.tile[0][3][-1]}, which DALI takes for 255"
-    return None
 
 
 def _notes(image, path):
@@ -236,7 +216,7 @@ def _notes(image, path):
         yield PALETTE
     if mode in ("RGBA", "LA") or "transparency" in image.info:
         yield TRANSPARENT
-    if "exif" in image.info and image.getexif().get(_ORIENTATION, 1) not in (0, 1):
+    if "exif" in image.info and image.getexif().get(_ORIENTATION) in range(2, 9):
         yield ROTATED
     if min(image.size) < TINY_SIDE:
         yield TINY

@@ -85,7 +85,7 @@ def read_image(images, name: str) -> Optional[np.ndarray]:
     """An image of ssd.datasets.images.open_images as uint8 (height, width, 3) RGB as stored, without EXIF's turn, as
     annotations and training take it; None if it cannot be read."""
     from PIL import Image
-    from ssd.datasets.image_checks import FORMATS
+    from ssd.datasets.image_formats import FORMATS
     from ssd.datasets.pixels import to_rgb
     try:
         with warnings.catch_warnings():    # odd metadata and great sizes

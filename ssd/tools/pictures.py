@@ -23,7 +23,7 @@ def read_picture(path, upright: bool = True) -> np.ndarray:
     turned as its EXIF data says, else as it is stored, as training and evaluation take it.
     """
     from PIL import Image, UnidentifiedImageError
-    from ssd.datasets.image_checks import FORMATS
+    from ssd.datasets.image_formats import FORMATS, unknown_format
     from ssd.datasets.images import record_at
     path = os.fspath(path)
     record = record_at(path)
@@ -35,8 +35,7 @@ def read_picture(path, upright: bool = True) -> np.ndarray:
     except FileNotFoundError:
         reason = "no such file"
     except UnidentifiedImageError:
-        empty = not (os.path.getsize(path) if record is None else len(record))
-        reason = "the file is empty" if empty else "not a picture of a known format"
+        reason = unknown_format(_start(path, record))
     except UserError as error:
         reason = str(error)
     except Exception as error:  # Pillow's decoders raise nearly anything on bad data
@@ -45,6 +44,13 @@ def read_picture(path, upright: bool = True) -> np.ndarray:
         else:
             reason = "the picture does not decode: " + (" ".join(str(error).split()) or type(error).__name__)
     raise UserError(f"{path}: {reason}")
+
+
+def _start(path: str, record) -> bytes:
+    if record is not None:
+        return bytes(record[:300])
+    with open(path, "rb") as file:
+        return file.read(300)
 
 
 def as_picture(image) -> np.ndarray:
