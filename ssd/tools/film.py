@@ -12,6 +12,7 @@ UNSPECIFIED = 2
 _MATRICES = {1: "bt709", UNSPECIFIED: "bt601", 4: "fcc", 5: "bt470", 6: "smpte170m", 7: "smpte240m", 9: "bt2020",
              10: "bt2020"}
 _BT709, _SRGB_TRANSFER, _LIMITED = 1, 13, 1
+_WIDENED = np.clip(np.rint((np.arange(256) - 16) * (255 / 219)), 0, 255).astype(np.uint8)    # limited to full range
 
 
 def film_stream(container):
@@ -76,7 +77,10 @@ class ToRGB:
 
     def __call__(self, frame) -> np.ndarray:
         self._graph.push(frame)
-        return self._graph.pull().to_ndarray()
+        pixels = self._graph.pull().to_ndarray()
+        if frame.format.name.startswith("gray") and frame.color_range == _LIMITED:
+            pixels = _WIDENED[pixels]    # the scaler takes all grey for full range
+        return pixels
 
 
 class FromRGB:

@@ -14,7 +14,7 @@ from ssd.tools import pictures, videos
 
 class Input(NamedTuple):
     """path: as it was named; for records, the folder and the image's name. inside: the path below the named folder, or
-    the file's name. video: or else a picture."""
+    the file's name. video: or else a picture, as it seems."""
     path: str
     inside: str
     video: bool
@@ -33,7 +33,7 @@ def find_inputs(names: Iterable[str]) -> Tuple[List[Input], int]:
         real = os.path.realpath(path)
         if real not in seen:
             seen.add(real)
-            found.append(Input(path, inside, _has_ending(path, videos.ENDINGS + videos.SOUND_ENDINGS)))
+            found.append(Input(path, inside, _is_video(path)))
 
     for name in names:
         matching = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
@@ -92,6 +92,13 @@ def _walk(folder: str) -> Tuple[List[str], int]:
             else:
                 others += 1
     return inside, others
+
+
+def _is_video(path: str) -> bool:
+    """By the ending, and by the content of a file that has none of ours."""
+    if _has_ending(path, pictures.ENDINGS) or not os.path.isfile(path):    # one in records is an image
+        return False
+    return _has_ending(path, videos.ENDINGS + videos.SOUND_ENDINGS) or not pictures.is_picture(path)
 
 
 def _has_ending(path: str, endings: Tuple[str, ...]) -> bool:

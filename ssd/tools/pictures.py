@@ -12,7 +12,8 @@ from ssd.config import Config
 from ssd.datasets.pixels import to_rgb
 from ssd.errors import UserError
 
-ENDINGS = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2")
+ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm",
+           ".pnm", ".jp2", ".j2k")
 
 
 def read_picture(path, upright: bool = True) -> np.ndarray:
@@ -44,6 +45,19 @@ def read_picture(path, upright: bool = True) -> np.ndarray:
         else:
             reason = "the picture does not decode: " + (" ".join(str(error).split()) or type(error).__name__)
     raise UserError(f"{path}: {reason}")
+
+
+def is_picture(path: str) -> bool:
+    """Whether a file, whatever its name, begins like a picture."""
+    from PIL import Image
+    from ssd.datasets.image_formats import FORMATS
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=FORMATS):
+                return True
+    except Exception:    # Pillow raises nearly anything on bad data
+        return False
 
 
 def _start(path: str, record) -> bytes:

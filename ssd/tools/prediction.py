@@ -90,7 +90,7 @@ class Prediction:
             if reader.odd():
                 self.notes.append(f"{one.path}: {reader.odd()}")
             if writer is not None and done:
-                writer.finish(whole)
+                writer.finish(whole, reader.end)
                 if sound is not None and sound.missing:
                     self.notes.append(f"{one.path}: {sound.missing}")
         finally:

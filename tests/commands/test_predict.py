@@ -276,7 +276,7 @@ def test_videos_that_are_none(predict, data, tmp_path):
     assert status == 1 and out.startswith("1 picture and 1 video of ")
     lines = {line.split("/")[-1].split(":")[0]: line for line in err.splitlines()}
     assert set(lines) == {"text.mp4", "empty.webm", "picture.mov", "cut.webm"}
-    assert "not a video that can be read" in lines["text.mp4"] and "not a video" in lines["empty.webm"]
+    assert "not a video that can be read" in lines["text.mp4"] and "the file is empty" in lines["empty.webm"]
     assert "a picture, not a video" in lines["picture.mov"] and "is cut short" in lines["cut.webm"]
     assert "cut.mp4" in files(folder) and not [name for name in files(folder) if "partial" in name]
 
