@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterable
 
 from ssd import config as settings
 from ssd import ends
-from ssd.errors import UserError
+from ssd.errors import UserError, on_a_line
 
 DEFAULT_RECIPE = "ssd-resnet34-coco"
 
@@ -154,7 +154,7 @@ def run(parser: argparse.ArgumentParser, argv=None) -> int:
         if isinstance(error, KeyboardInterrupt) or ends.is_interrupted():
             status, line = ends.INTERRUPTED, "interrupted"
         elif isinstance(error, UserError):
-            status, line = 2, "error: " + " ".join(str(error).split())
+            status, line = 2, "error: " + on_a_line(" ".join(str(error).split()))
         elif isinstance(error, FloatingPointError):
             status, line = 3, f"stopped: {error}"
         elif isinstance(error, UnicodeEncodeError) and error.encoding.lower().replace("-", "") != "utf8":

@@ -1,4 +1,8 @@
-"""The exceptions that stand for a mistake of the user's."""
+"""The exceptions that stand for a mistake of the user's, and how a user's text is put on a line."""
+import unicodedata
+
+# They turn the direction of what follows them, to the end of the line: of numbers too.
+_TURNS = frozenset(map(chr, (*range(0x202a, 0x202f), *range(0x2066, 0x206a))))
 
 
 class UserError(ValueError):
@@ -11,3 +15,16 @@ class UserError(ValueError):
 
 class UserErrorEverywhere(UserError):
     """A UserError that is raised on every rank, so that rank 0 alone says it."""
+
+
+def breaks_lines(letter: str) -> bool:
+    """Whether a character does something else to a line than to stand on it: controls, ends of lines, lone surrogates,
+    and those that turn the direction of the text around them."""
+    return letter in _TURNS or unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")
+
+
+def on_a_line(text: str) -> str:
+    """A name from a user's file as it may be printed, with escapes (\\n, \\u202e) for what breaks lines."""
+    if text.isprintable():
+        return text
+    return "".join(letter.encode("unicode_escape").decode() if breaks_lines(letter) else letter for letter in text)

@@ -17,6 +17,8 @@ from typing import Dict, FrozenSet, Iterable, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
+from ssd.errors import breaks_lines, on_a_line
+
 _ENDINGS = (".ttf", ".otf", ".ttc", ".otc")
 _PLAIN = ("bold", "italic", "oblique", "mono", "serif", "light", "thin", "black", "condensed")
 _ASKED = 16    # letters that fontconfig is asked about at once: a name has few that DejaVu lacks
@@ -55,7 +57,7 @@ def labels_of(names: Sequence[str]) -> Tuple[Dict[str, str], str]:
         while label != name and label in names:
             label = "#" + label
         labels[name] = label
-    numbered = [f"{label} is {name}" for name, label in labels.items() if label != name]
+    numbered = [f"{label} is {on_a_line(name)}" for name, label in labels.items() if label != name]
     return labels, numbered and (f"in the drawn images {', '.join(numbered)}: no font here has these letters (fonts "
                                  "that may: Noto Sans or Noto Sans CJK for the system; for Chinese and Japanese also "
                                  "pip install matplotlib-fontja)") or ""
@@ -64,7 +66,7 @@ def labels_of(names: Sequence[str]) -> Tuple[Dict[str, str], str]:
 def measure(text: str, pixels: int) -> Tuple[int, int, int]:
     """(width, height above the line, height below it) of drawn text [pixels]; pixels: of its em square."""
     runs = _runs(text, pixels)
-    return (round(sum(font.getlength(part) for part, font in runs)) or 1,
+    return (round(sum(font.getlength(part, **_across(font)) for part, font in runs)) or 1,
             max(font.getmetrics()[0] for _, font in runs), max(font.getmetrics()[1] for _, font in runs))
 
 
@@ -74,8 +76,8 @@ def draw(canvas: np.ndarray, text: str, left: int, baseline: int, color, pixels:
     image = Image.fromarray(canvas)
     pen, place = ImageDraw.Draw(image), float(left)
     for part, font in _runs(text, pixels):
-        pen.text((place, baseline), part, fill=tuple(map(int, color)), font=font, anchor="ls")
-        place += font.getlength(part)
+        pen.text((place, baseline), part, fill=tuple(map(int, color)), font=font, anchor="ls", **_across(font))
+        place += font.getlength(part, **_across(font))
     canvas[:] = np.asarray(image)
 
 
@@ -92,7 +94,7 @@ def for_matplotlib(texts: Iterable[str]) -> List[str]:
 
 
 def _is_control(letter: str) -> bool:
-    return unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp", "Cn", "Co")
+    return breaks_lines(letter) or unicodedata.category(letter) in ("Cn", "Co")
 
 
 def _runs(text: str, pixels: int) -> list:
@@ -110,6 +112,12 @@ def _runs(text: str, pixels: int) -> list:
         else:
             parts.append([letter, font])
     return [(part, _loaded(font, pixels)) for part, font in parts]
+
+
+def _across(font) -> Dict[str, str]:
+    """For Pillow: lines run from left to right also where their first letter does not, as in a file's name."""
+    from PIL import ImageFont
+    return dict(direction="ltr") if font.layout_engine == ImageFont.Layout.RAQM else {}
 
 
 @functools.lru_cache(maxsize=None)

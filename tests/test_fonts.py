@@ -180,3 +180,31 @@ def test_matplotlib_gets_the_same_fonts(machine):
     make_font(machine / "Boxes.ttf", HAN, "Boxes of Han")
     assert fonts.for_matplotlib(["plain", f"runs/{HAN}"]) == ["DejaVu Sans", "Boxes of Han"]
     assert fonts.for_matplotlib(["plain"]) == ["DejaVu Sans"]
+
+
+# ---- lines of text
+
+@pytest.mark.parametrize("name, line", [
+    ("M\u00fcll \u65b9", "M\u00fcll \u65b9"), ("a\nb\t", "a\\nb\\t"), ("\x1b[31mred", "\\x1b[31mred"),
+    ("\u202eevil", "\\u202eevil"), ("a\u2066b\u2069", "a\\u2066b\\u2069"), ("a\u2028b", "a\\u2028b"),
+    ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"),
+    ("\U0001f468\u200d\U0001f469", "\U0001f468\u200d\U0001f469"), ("\udcff", "\\udcff"), ("a\\n", "a\\n")])
+def test_names_keep_to_their_line(machine, name, line):
+    """What a terminal obeys, and what turns the rest of the line; joiners of Persian and of emoji stay."""
+    from ssd.errors import on_a_line
+    assert on_a_line(name) == line
+    if name != line:
+        assert fonts.readable(name) == line, "nor is a score drawn backwards"
+
+
+def test_a_line_runs_from_left_to_right(machine):
+    """A file's name of Hebrew letters does not turn the text around it: its ending stays beside it."""
+    from PIL import features
+    if not features.check("raqm"):
+        pytest.skip("this Pillow has no FriBiDi")
+    hebrew = "\u05d0\u05d1"
+    canvas = [np.zeros((40, 200, 3), np.uint8) for _ in range(2)]
+    fonts.draw(canvas[0], hebrew + ".png", 5, 30, (255, 255, 255), 24)
+    fonts.draw(canvas[1], hebrew, 5, 30, (255, 255, 255), 24)
+    width = fonts.measure(hebrew, 24)[0]
+    assert (canvas[0][:, :5 + width - 2] == canvas[1][:, :5 + width - 2]).mean() > .97

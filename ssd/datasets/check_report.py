@@ -32,6 +32,7 @@ from ssd.datasets import image_checks
 from ssd.datasets.annotation_checks import Problems
 from ssd.datasets.annotation_file import show
 from ssd.datasets.categories import same_names
+from ssd.errors import on_a_line
 
 NO_BOX, CROWDS_ONLY, MANY = "image without a box", "image with crowds only", "image with 1000 boxes or more"
 CROWD, DUPLICATE, CLIPPED = "crowd box", "box given twice", "box clipped at the image's edge"
@@ -64,8 +65,8 @@ HANDLED = {
 
 
 def name_of(text: str) -> str:
-    """A file or category name as it is, or escaped where it would break a line or be nothing to see."""
-    return text if text and text.isprintable() else show(text)
+    """A file or category name as it is, or in quotes with escapes where it would break a line or be nothing to see."""
+    return text if text and text == on_a_line(text) else show(text)
 
 
 def report_split(found, data, examples: int) -> dict:

@@ -5,7 +5,7 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
-from ssd.datasets.check_report import name_of
+from ssd.errors import on_a_line
 from ssd.evaluation.detections import Detections
 from ssd.evaluation.scored_set import ScoredSet, count_words
 from ssd.evaluation.scoring import STAT_NAMES, scored_rows, read_ground_truth
@@ -79,13 +79,13 @@ def format_classes(evaluation: Evaluation) -> str:
     alone."""
     every = evaluation.per_class()
     table = sorted((row for row in every if row["objects"] or row["detections"]), key=lambda row: -row["AP"])
-    names = {row["name"]: name_of(row["name"]) for row in table}
-    width = max([len("class")] + [len(name) for name in names.values()])
+    classes = [on_a_line(row["name"]) or "''" for row in table]
+    width = max([len("class")] + list(map(len, classes)))
     lines = [f"{'class':<{width}}     AP   AP50   AP75  objects  detections"]
-    for row in table:
+    for shown, row in zip(classes, table):
         numbers = "".join(f"  {'-' if row[name] < 0 else format(row[name], '.3f'):>5}"
                           for name in ("AP", "AP50", "AP75"))
-        lines.append(f"{names[row['name']]:<{width}}{numbers}  {row['objects']:7d}  {row['detections']:10d}")
+        lines.append(f"{shown:<{width}}{numbers}  {row['objects']:7d}  {row['detections']:10d}")
     if len(table) < len(every):
         lines.append(f"({len(every) - len(table)} more without objects and detections)")
     return "\n".join(lines)

@@ -5,6 +5,7 @@ import csv
 import os
 from typing import List
 
+from ssd.errors import on_a_line
 from ssd.evaluation.scored_set import count_words
 from ssd.evaluation.scoring import STAT_NAMES
 from ssd.files import replacing, write_errors
@@ -31,7 +32,7 @@ def names_of(results: List[dict]) -> List[str]:
 
 def format_table(results: List[dict]) -> str:
     """One line per result, the best AP marked; "-" where undefined."""
-    names = names_of(results)
+    names = list(map(on_a_line, names_of(results)))
     width, best = max([len("weights")] + [len(name) for name in names]), max(result["AP"] for result in results)
     lines = [f"{'weights':<{width}}" + "".join(f"{name:>8}" for name in SHOWN + EXTENT)]
     for name, result in zip(names, results):

@@ -11,9 +11,8 @@ from typing import Iterable, Iterator, List, Optional, Tuple
 
 import numpy as np
 
-from ssd.datasets.check_report import name_of
 from ssd.drawing import class_colors, draw_boxes, save_image
-from ssd.errors import UserError
+from ssd.errors import UserError, on_a_line
 from ssd.evaluation.detections import Detections
 from ssd.files import replace_file, write_errors
 from ssd.fonts import labels_of
@@ -189,11 +188,11 @@ class Prediction:
             done.append(f"{_number(counts['videos'], 'video')} of {_number(counts['frames'], 'frame')}")
         classes = collections.Counter(name for _, detected in self._found for name in detected.names)
         total = sum(classes.values())
-        of = [f"{name_of(name)} {count}" for name, count in classes.most_common(8)] + ["..."] * (len(classes) > 8)
+        of = [f"{on_a_line(name)} {count}" for name, count in classes.most_common(8)] + ["..."] * (len(classes) > 8)
         print(f"{' and '.join(done)}: {_number(total, 'detection') if total else 'no detection'} above {threshold:g}"
               + (f" ({', '.join(of)})" if total else ""))
         drawn = "" if self.least is None else f", drawn those above {max(self.least, threshold):g} ({counts['drawn']})"
-        print(f"in {self.folder}: detections.json, images.json{drawn}")
+        print(f"in {on_a_line(self.folder)}: detections.json, images.json{drawn}")
         if self._legend and counts["drawn"]:
             print(self._legend)
         if self.scheme is not None and self.scheme.classes_left_out:
@@ -206,7 +205,7 @@ class Prediction:
         if self.failures:
             print(f"not done, or not to the end: {len(self.failures)} (exit status 1)")
         for line in self.notes + [f"not done: {line}" for line in self.failures]:
-            print(f"python -m ssd predict: {line}", file=sys.stderr, flush=True)
+            print(f"python -m ssd predict: {on_a_line(line)}", file=sys.stderr, flush=True)
 
 
 def _number(count: int, word: str) -> str:
