@@ -231,10 +231,15 @@ def _bad_file_name(name):
     if not isinstance(name, str) or not name.strip("/.") or name.endswith("/"):
         return NO_NAME
     try:
-        if b"\0" in os.fsencode(name) + name.encode():
+        if b"\0" in name.encode():
             return NO_NAME
     except UnicodeEncodeError:  # a lone surrogate, legal in JSON: of a name that is no UTF-8, which DALI cannot be told
         return NO_NAME
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError as error:
+        return (f"image whose file the encoding of this locale, {error.encoding}, cannot name (set LC_ALL=C.UTF-8 or "
+                "PYTHONUTF8=1)")
     if os.path.isabs(name) or ".." in name.split("/"):
         return LEAVES
     return None
