@@ -14,6 +14,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from ssd import ends  # noqa: E402
+
+if __name__ == "__main__":
+    ends.begin("import_weights.py")    # before anything that takes time
+
 from ssd.errors import UserError  # noqa: E402
 
 DEFAULT_RECIPE = "retinanet-resnext50-openimages"
@@ -100,4 +105,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ends.run(main)

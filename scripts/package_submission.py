@@ -16,6 +16,11 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)  # so that it runs from any folder, with or without the set-up
 
+from ssd import ends  # noqa: E402
+
+if __name__ == "__main__":
+    ends.begin("package_submission.py")    # before anything that takes time
+
 from ssd.errors import UserError  # noqa: E402
 from ssd.rules import DEFAULT_RULES, RULES, Rules  # noqa: E402
 from ssd.submission import AVAILABILITY, LAUNCHERS, SYSTEM_FIELDS, Package, package, read_trial  # noqa: E402
@@ -126,4 +131,4 @@ def main(arguments=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ends.run(main)

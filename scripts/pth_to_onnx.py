@@ -13,6 +13,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from ssd import ends  # noqa: E402
+
+if __name__ == "__main__":
+    ends.begin("pth_to_onnx.py")    # before anything that takes time
+
 from ssd.errors import UserError  # noqa: E402
 from ssd.model.backbones import published  # noqa: E402
 from ssd.model.backbones.mobilenet_specs import SPECS as MOBILENETS  # noqa: E402
@@ -48,4 +53,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ends.run(main)

@@ -182,6 +182,8 @@ def write_errors(what: str, path: str, *kinds: Type[Exception]) -> Iterator[None
     """An OSError inside, or an error of one of `kinds`, becomes the UserError of `cannot_write`."""
     try:
         yield
+    except BrokenPipeError:    # of standard output, which is no file of ours
+        raise
     except (OSError, *kinds) as error:
         raise cannot_write(what, path, error) from None
 

@@ -200,6 +200,30 @@ def test_a_lost_reader_is_no_first_ctrl_c():
             for _ in range(1000):    # Python calls handlers between two of its steps
                 pass
     assert ends._State.unread is None
+def test_a_pipe_that_nobody_reads_is_no_file_that_cannot_be_written():
+    """Lines that are printed while a file is written."""
+    from ssd.files import write_errors
+    with pytest.raises(BrokenPipeError):
+        with write_errors("--output out", "out"):
+            raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.mark.parametrize("script, module", [("pth_to_onnx.py", "ssd.errors"), ("import_weights.py", "ssd.errors"),
+                                            ("package_submission.py", "ssd.submission"), ("pth_to_onnx.py", "numpy")])
+def test_ctrl_c_in_scripts(script, module):
+    driver = DRIVER.replace('runpy.run_module("ssd", run_name="__main__", alter_sys=True)',
+                            f'runpy.run_path({os.path.join(ROOT, "scripts", script)!r}, run_name="__main__")')
+    done = start(sys.executable, "-c", driver, module, "before", "--help", stdout=subprocess.PIPE,
+                 stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr.decode()) == (130, f"{script}: interrupted\n")
+
+
+def test_ctrl_c_after_the_work(tmp_path):
+    """While Python takes itself down: all is done, and nothing kills it without a word."""
+    code = ("import atexit, os, signal; from ssd import ends; ends.begin('x'); "
+            "atexit.register(os.kill, os.getpid(), signal.SIGINT); ends.run(lambda: print('done') or 0)")
+    done = start(sys.executable, "-c", code, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"done\n", b"")
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full"])
