@@ -182,8 +182,6 @@ def write_errors(what: str, path: str, *kinds: Type[Exception]) -> Iterator[None
     """An OSError inside, or an error of one of `kinds`, becomes the UserError of `cannot_write`."""
     try:
         yield
-    except BrokenPipeError:    # of standard output, which is no file of ours
-        raise
     except (OSError, *kinds) as error:
         raise cannot_write(what, path, error) from None
 
@@ -192,8 +190,11 @@ def cannot_write(what: str, path: str, error: Exception) -> UserError:
     """The line for a file that cannot be written: `WHAT: cannot be written: REASON (N bytes are free)`.
 
     what: names the file, and the flag if it has one. path: of the file, for the free bytes of its disc. They are said
-    where the disc is full and where `error`, of a library, does not tell.
+    where the disc is full and where `error`, of a library, does not tell. Raises a BrokenPipeError: that is of standard
+    output, while the file was being written.
     """
+    if isinstance(error, BrokenPipeError):
+        raise error
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = getattr(error, "strerror", None) or (lines[-1] if lines else type(error).__name__)
     free = ""
