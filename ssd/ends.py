@@ -83,8 +83,6 @@ def run(main) -> None:
         # Modules that were half imported may crash where the interpreter takes them down.
         atexit._run_exitfuncs()
         os._exit(status)
-    if _signal.getsignal(_signal.SIGINT) is _State.leave:
-        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)    # or Python's end makes it a silent death, with all done
     sys.exit(status)
 
 

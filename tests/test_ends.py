@@ -218,14 +218,6 @@ def test_ctrl_c_in_scripts(script, module):
     assert (done.returncode, done.stderr.decode()) == (130, f"{script}: interrupted\n")
 
 
-def test_ctrl_c_after_the_work(tmp_path):
-    """While Python takes itself down: all is done, and nothing kills it without a word."""
-    code = ("import atexit, os, signal; from ssd import ends; ends.begin('x'); "
-            "atexit.register(os.kill, os.getpid(), signal.SIGINT); ends.run(lambda: print('done') or 0)")
-    done = start(sys.executable, "-c", code, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"done\n", b"")
-
-
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full"])
 def test_closed_streams(shapes, tmp_path, closed):
     """The work is done, and no file that is opened later takes the place of a stream."""

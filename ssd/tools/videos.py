@@ -81,7 +81,7 @@ class VideoReader:
         """Raises UserError where the file cannot be decoded any further; `read` frames are done then."""
         import av
         upright = to_rgb = None
-        times, before = FrameTimes(self._container, self.rate), None
+        times = FrameTimes(self._container, self.rate)
         try:
             for packet in self._container.demux(self._stream):
                 times.note(packet)
