@@ -1,4 +1,8 @@
-"""Every recipe that lies in ssd/recipes, small, through what a user does with it: a new one is here at once."""
+"""Every recipe that lies in ssd/recipes, small, through what a user does with it: a new one is here at once.
+
+Training, evaluation, prediction and export run on a second context, as on a GPU (tests/second_context.py): an array made
+on the default one is found.
+"""
 import json
 import os
 
@@ -17,6 +21,7 @@ from ssd.model.parameters import trained
 from ssd.model.weights import load_detector, read_info, save_weights
 from ssd.tools.summary import summarise
 from ssd.training.step import TrainingStep
+from tests.second_context import on_second_context
 from tests.training import tiny
 from tests.training.test_trace import OneRank
 from tests.training.tiny import rows, tiny_data
@@ -55,9 +60,11 @@ def data(tmp_path_factory):
 def ssd(capfd):
     """Runs a command in this process; what it printed."""
     def run(*arguments):
-        status = main([str(argument) for argument in arguments])
+        with on_second_context() as elsewhere:
+            status = main([str(argument) for argument in arguments])
         out, err = capfd.readouterr()
         assert status == 0, f"{arguments}: {err[-2000:]}"
+        assert arguments[0] == "export" or not elsewhere, f"{arguments}: not on the step's context: {dict(elsewhere)}"
         return out
     return run
 
@@ -77,7 +84,7 @@ def small(recipe, folder):
 def train(recipe, data, folder, output, *flags):
     # In a process of its own: Horovod with MPI starts only once in a process.
     result = tiny.ssd("train", "--recipe", small(recipe, folder), "--device", "cpu", "--data-dir", data, "--cache-dir",
-                      folder / "cache", "--output", folder / output, *flags)
+                      folder / "cache", "--output", folder / output, *flags, module="tests.second_context")
     assert result.returncode == 0, result.stderr[-2000:]
     return [float(row[name]) for row in rows(folder / output / "train.csv") for name in ("class_loss", "offset_loss")]
 

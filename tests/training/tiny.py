@@ -17,10 +17,10 @@ def tiny_data(folder, train_images=12, val_images=6):
                            report=lambda line: None))
 
 
-def ssd(*arguments, env=None, prefix=(), timeout=300):
-    """`python -m ssd ARGUMENTS` as a user runs it."""
+def ssd(*arguments, env=None, prefix=(), timeout=300, module="ssd"):
+    """`python -m ssd ARGUMENTS` as a user runs it. module: another in its place."""
     environment = dict(os.environ, PYTHONPATH=ROOT, PYTHONWARNINGS="ignore", **(env or {}))
-    return subprocess.run([*prefix, sys.executable, "-m", "ssd", *map(str, arguments)], cwd=ROOT, env=environment,
+    return subprocess.run([*prefix, sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, env=environment,
                           stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
 
 
