@@ -14,6 +14,7 @@ from ssd.evaluation.inference import build_inference
 from ssd.model.detector import build_detector
 from ssd.model.device import Device
 from ssd.model.initialization import initialize
+from ssd.training import optimizer as optimizers
 from ssd.training import recovery
 from ssd.training.optimizer import OPTIMIZERS, build_optimizer
 from ssd.training.ranks import Ranks
@@ -246,3 +247,20 @@ def test_a_float32_checkpoint_taken_up_in_float16_keeps_its_weights(config_of):
     recovery.restore(training, arrays, dict(ranks=1, loss_scale=step.scale.state()))
     for name, value in values.items():
         assert step.optimizer.arrays()["masters"][name].tobytes() == value.tobytes()
+
+
+def test_the_kernel_of_many_tensors_that_a_gpu_takes(monkeypatch):
+    """The same numbers as of the kernel for one tensor, and as of the formula."""
+    generator = np.random.default_rng(5)
+    start, change = ([generator.standard_normal(shape).astype(np.float32) for shape in ((3, 4), (5,), (2, 3, 1, 1))]
+                     for _ in range(2))
+    rates, decays, results = [0.1, -2.0, 0.5], [0.0, 0.3, -0.1], []
+    for device_type in ("cpu", "gpu"):
+        ys, xs = ([mx.nd.array(part) for part in parts] for parts in (start, change))
+        with monkeypatch.context() as patched:
+            patched.setattr(mx.nd.NDArray, "context", SimpleNamespace(device_type=device_type))
+            optimizers._add(ys, xs, rates, decays, 0.25)
+        results.append([y.asnumpy() for y in ys])
+    for one, many, y, x, rate, decay in zip(*results, start, change, rates, decays):
+        np.testing.assert_allclose(many, one, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(many, (1 - rate * decay) * y - rate * 0.25 * x, rtol=1e-5, atol=1e-6)
