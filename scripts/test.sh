@@ -1,7 +1,19 @@
 #!/usr/bin/env bash
-# Sets up what the tests need and runs them all; arguments go to pytest.
+# Sets up what the tests need and runs them.
+#
+#   scripts/test.sh            all tests, in two processes
+#   scripts/test.sh --quick    the subset for daily work, under two minutes
+#   scripts/test.sh ARGS       what is named, in one process; arguments go to pytest (`-n 2 --dist loadgroup`: in two)
 set -euo pipefail
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 cd -- "$root"
+parallel=(-n 2 --dist loadgroup)
+case ${1-} in
+'') set -- "${parallel[@]}" ;;
+--quick)
+    shift
+    set -- "${parallel[@]}" -m "not slow" "$@"
+    ;;
+esac
 scripts/setup.sh --test
 exec .venv/bin/python -m pytest -q "$@"

@@ -4,12 +4,17 @@ In the other order (mxnet, horovod.mxnet, torch) the process dies with "free(): 
 
 And Ctrl-C is not ignored: a shell that starts pytest in the background has it ignored, which all processes of the tests
 would inherit.
+
+scripts/test.sh runs the tests in two processes (pytest-xdist), since many of them wait for others to start, to fail or
+to be found hanging. Each of the two has one thread, as have the processes that it starts.
 """
 import os
 import signal
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")    # before PyTorch and MXNet read it
 THREADS = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT")}
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -17,6 +22,28 @@ try:
     import torch  # noqa: F401
 except ImportError:
     pass
+
+
+# What waits comes first, so that the end is short; the longest of all are these.
+FIRST = ("tests/launch/test_slurm.py", "tests/launch/test_docker", "tests/launch/", "tests/faults/")
+
+
+def pytest_configure(config):
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False    # keep the order below
+
+
+def pytest_collection_modifyitems(items):
+    """The order, and which tests stay in one process: those of a file, for its fixtures, and all that need the Docker
+    engine, of which a machine has one."""
+    def place(item):
+        path = item.location[0].replace(os.sep, "/")
+        return next((number for number, start in enumerate(FIRST) if path.startswith(start)), len(FIRST))
+    items.sort(key=place)
+    for item in items:
+        path = item.location[0]
+        docker = "docker_environment" in item.fixturenames or path.endswith("test_slurm.py")
+        item.add_marker(pytest.mark.xdist_group("docker" if docker else path.replace(os.sep, ".")))
 
 
 @pytest.fixture(autouse=True)
