@@ -65,7 +65,8 @@ if [ "$device" = gpu ]; then
     [ "$gpus" -ge "$NGPU" ] || fail "NGPU=$NGPU: this machine has $gpus GPUs (nvidia-smi --list-gpus);" \
         "a run without GPUs has --device cpu in EXTRA_PARAMS"
 else
-    [ "$(nproc)" -ge "$NGPU" ] || fail "NGPU=$NGPU: more ranks than the $(nproc) CPUs of this machine"
+    cpus=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)    # which it would obey
+    [ "$cpus" -ge "$NGPU" ] || fail "NGPU=$NGPU: more ranks than the $cpus CPUs of this machine"
 fi
 
 command -v docker >/dev/null 2>&1 || fail "docker is not installed"
