@@ -3,11 +3,11 @@
 #
 #   scripts/test.sh            all tests, in two processes
 #   scripts/test.sh --quick    the subset for daily work, under two minutes
-#   scripts/test.sh ARGS       what is named, in one process; arguments go to pytest (`-n 2 --dist loadgroup`: in two)
+#   scripts/test.sh ARGS       what is named, in one process; arguments go to pytest (`-n 2 --dist loadfile`: in two)
 set -euo pipefail
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 cd -- "$root"
-parallel=(-n 2 --dist loadgroup)
+parallel=(-n 2 --dist loadfile)
 case ${1-} in
 '') set -- "${parallel[@]}" ;;
 --quick)

@@ -24,8 +24,20 @@ except ImportError:
     pass
 
 
+# Those that need a Docker engine and its image, which are made once in a process, or ask as much of the machine.
+DOCKER = ("tests/launch/test_slurm.py", "tests/launch/test_docker")
 # What waits comes first, so that the end is short; the longest of all are these.
-FIRST = ("tests/launch/test_slurm.py", "tests/launch/test_docker", "tests/launch/", "tests/faults/")
+FIRST = (*DOCKER, "tests/launch/", "tests/faults/")
+# What starts processes, networks of full size or servers: no part of the quick subset.
+SLOW = ("tests/launch/", "tests/faults/", "tests/scripts/", "tests/benchmark/", "tests/benchmarks/", "tests/report/",
+        "tests/test_every_recipe.py", "tests/test_ends.py", "tests/test_retinanet_log.py", "tests/tools/test_predictor.py",
+        "tests/data/test_record_batches.py", "tests/data/test_pipeline.py", "tests/data/test_crops.py",
+        "tests/evaluation/test_fast_scoring.py",
+        *(f"tests/commands/test_{name}" for name in ("evaluate", "export", "odd_annotations", "predict", "show_data")),
+        *(f"tests/model/test_{name}" for name in ("backbone", "channels_last", "fine_tuning", "int8", "structure")),
+        *(f"tests/training/test_{name}.py" for name in (
+            "bad_input", "norm_groups", "optimizer", "own_data", "progress", "ranks", "retinanet", "run_folder", "trace",
+            "train")))
 
 
 def pytest_configure(config):
@@ -33,17 +45,24 @@ def pytest_configure(config):
         config.option.loadscopereorder = False    # keep the order below
 
 
+@pytest.hookimpl(optionalhook=True)    # of pytest-xdist
+def pytest_xdist_make_scheduler(config, log):
+    """The tests of a file stay in one process, for its fixtures, and those of DOCKER too."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return DOCKER[0] if nodeid.startswith(DOCKER) else super()._split_scope(nodeid)
+    return Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items):
-    """The order, and which tests stay in one process: those of a file, for its fixtures, and all that need the Docker
-    engine, of which a machine has one."""
     def place(item):
-        path = item.location[0].replace(os.sep, "/")
-        return next((number for number, start in enumerate(FIRST) if path.startswith(start)), len(FIRST))
+        return next((number for number, start in enumerate(FIRST) if item.nodeid.startswith(start)), len(FIRST))
     items.sort(key=place)
     for item in items:
-        path = item.location[0]
-        docker = "docker_environment" in item.fixturenames or path.endswith("test_slurm.py")
-        item.add_marker(pytest.mark.xdist_group("docker" if docker else path.replace(os.sep, ".")))
+        if item.nodeid.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Horovod loads MXNet's libjpeg for all that is loaded later.
 JPEG = """
@@ -28,6 +30,7 @@ def run(code, *arguments, **variables):
                           capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_pictures_can_be_read_beside_horovod():
     done = run(JPEG, "ours", OMP_NUM_THREADS="3")
     assert done.returncode == 0, done.stderr
@@ -51,6 +54,7 @@ print(*order)
 """
 
 
+@pytest.mark.slow
 def test_entries_load_in_this_order(tmp_path):
     (tmp_path / "weights.params").write_bytes(b"no weights")
     for entry, last in (("detector", []), ("ranks", ["horovod.mxnet"])):
@@ -61,6 +65,8 @@ def test_entries_load_in_this_order(tmp_path):
 
 COMMAND_LINE = """
 import os, sys
+
+import pytest
 from ssd import __main__
 __main__.use_all_cores = lambda: print("numpy" in sys.modules)
 __main__.main(sys.argv[1:])

@@ -49,6 +49,7 @@ print(len(os.listdir("/proc/self/task")) - before)
 """
 
 
+@pytest.mark.slow
 def test_the_main_thread_has_no_team_of_its_own():
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     environment = dict(os.environ, OMP_NUM_THREADS="3")

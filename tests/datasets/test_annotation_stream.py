@@ -146,6 +146,7 @@ def test_pieces_are_small(tmp_path, monkeypatch):
         assert sum(sizes) == 4000 and max(sizes) < 300 and len(sizes) < 2.2 * path.stat().st_size / 4096
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch):
     """30,000 annotations with all of Open Images' keys: as dicts they are some 30 MB, as columns 2."""
     import tracemalloc

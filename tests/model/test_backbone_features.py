@@ -37,6 +37,7 @@ def test_gluon_pytorch_and_onnxruntime_agree(tmp_path, zipped):
     assert np.abs(expected.features).std() > 0.05 * scale, "features that are not next to constant"
 
 
+@pytest.mark.slow
 def test_training_starts_from_an_onnx_backbone(tmp_path):
     """Through the command line: the loaded tensors are those of the file, a narrower network refuses it by name."""
     from tests.torch_resnet34 import reference

@@ -119,6 +119,7 @@ def test_mindcvs_file_gives_onnxruntimes_maps(tmp_path, backbone, mint):
         close(ours.asnumpy(), wanted)
 
 
+@pytest.mark.slow
 def test_mindcvs_resnet50_for_a_pyramid_and_for_ssd(tmp_path):
     from ssd.model.backbones.resnet_specs import backbone_shapes as shapes_of
     shapes = {f"backbone.{name}": shape for name, shape in shapes_of("resnet50", pyramid=True).items()}

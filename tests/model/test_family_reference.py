@@ -98,6 +98,7 @@ def norms_of(network, wanted, values):
     return np.array([np.linalg.norm(values(names[str(name)]).astype(np.float64)) for name in wanted])
 
 
+@pytest.mark.slow
 def test_four_training_steps(case):
     name, arrays, seed, _ = case
     lite = name == "ssdlite_mobilenetv2"
@@ -168,6 +169,7 @@ def test_learning_rate(case):
     np.testing.assert_allclose(ours, arrays["lr_value"], rtol=2e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_what_decays(case):
     name, arrays, _, _ = case
     if "decayed_name" not in arrays.files:

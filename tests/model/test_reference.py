@@ -80,6 +80,7 @@ def test_loss_and_its_gradient(reference):
     np.testing.assert_allclose(norms[1], arrays["loss_grad_conf_norm"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_first_gradients_and_four_sgd_steps(reference, network):
     arrays, seed = reference
     loss = HardNegativesLoss(CONFIG.loss)

@@ -58,6 +58,7 @@ def test_default_boxes(reference):
                                rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config, name, prefix", INPUTS)
 def test_evaluation_output(reference, config, name, prefix):
     arrays, seed = reference
@@ -117,6 +118,7 @@ def norms_of(names, wanted, values):
                      for parameter, forth, _ in (names[str(name)] for name in wanted)])
 
 
+@pytest.mark.slow
 def test_four_training_steps(reference):
     """Nesterov's momentum by the step that `train` makes."""
     arrays, seed = reference

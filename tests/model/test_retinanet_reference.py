@@ -206,6 +206,7 @@ def test_resized_images(reference):
     np.testing.assert_allclose(boxes * [128, 96, 128, 96], arrays["resized_boxes"], rtol=0, atol=4e-5)
 
 
+@pytest.mark.slow
 def test_four_adam_steps(reference):
     """The steps that `train` makes, in its warm-up: PyTorch's Adam, frozen stages and BatchNorm left as they are."""
     arrays, seed = reference
