@@ -17,9 +17,9 @@ from ssd.threads import use_all_cores
 
 # Each has a module in ssd.commands with HELP, add_arguments and run; its name there has _ for -.
 COMMANDS = ("train", "evaluate", "predict", "export", "report", "score", "check-data", "plan", "summary", "show-data",
-            "split-data", "pack-data", "make-shapes", "benchmark")
+            "split-data", "pack-data", "make-shapes", "quantize", "benchmark")
 # Those that compute with the network.
-NETWORK = ("train", "evaluate", "predict", "export", "show-data", "benchmark")
+NETWORK = ("train", "evaluate", "predict", "export", "show-data", "quantize", "benchmark")
 DESCRIPTION = """Trains, evaluates and scores single-shot detectors: an MLPerf benchmark on MXNet, DALI and Horovod."""
 
 

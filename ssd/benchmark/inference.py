@@ -35,7 +35,7 @@ def measure(request: Request) -> dict:
     if config.run.weights:
         from ssd.model.weights import load_weights
         load_weights(network, config.run.weights)
-    inference = build_inference(detector, device)
+    inference = build_inference(detector, device, config.run.weights or None)
     with open_images(config, dataset, network, device, request.seed) as batches:
         numbers = steady(inference, batches, dataset, steps, warmup)
         memory = dict(peak_rss_bytes=peak_memory(), gpu_bytes=gpu_memory(device))

@@ -1,7 +1,8 @@
 """The network over a data set: detections in COCO's terms."""
 from __future__ import annotations
 
-from typing import Callable, Iterable
+import sys
+from typing import Callable, Iterable, Optional
 
 import mxnet as mx
 import numpy as np
@@ -9,6 +10,7 @@ from mxnet.gluon import HybridBlock
 
 from ssd.model.boxes.formats import ltrb_to_xywh
 from ssd.model.detector import Detector
+from ssd.model.weights import read_ranges
 
 COLUMNS = 7    # image index, x, y, w, h, score, class
 
@@ -40,10 +42,18 @@ class Inference(HybridBlock):
         self.hybridize(backend="MKLDNN" if fused else None, static_alloc=True, static_shape=True)
 
 
-def build_inference(detector: Detector, device) -> Inference:
-    """The hybridized inference graph of a detector whose network is initialised."""
+def build_inference(detector: Detector, device, weights: Optional[str] = None) -> Inference:
+    """The hybridized inference graph of a detector whose network is initialised. weights: the file that they are of;
+    with its ranges (`python -m ssd quantize`) the network computes in integers, on a CPU."""
     detector.detections.initialize(ctx=device.context)
-    return Inference(detector.network, detector.detections, device.kind)
+    network, ranges = detector.network, None if weights is None else read_ranges(weights)
+    if ranges is not None and device.kind != "cpu":
+        print(f"{weights}: computed in floating point, as its 8-bit integers are for CPUs", file=sys.stderr, flush=True)
+    elif ranges is not None:
+        from ssd.model.int8 import quantize
+        network = quantize(network, ranges)[0]
+        print(f"{weights}: computed in 8-bit integers", file=sys.stderr, flush=True)
+    return Inference(network, detector.detections, device.kind)
 
 
 def detection_rows(outputs: np.ndarray, indices: np.ndarray, sizes: np.ndarray) -> np.ndarray:

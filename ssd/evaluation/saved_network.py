@@ -118,7 +118,7 @@ def detect_all(config: Config, weights: str, dataset, category_ids: Tuple[Option
     from ssd.model.weights import load_detector
     device = choose_device(config)
     detector = load_detector(config, weights, device.context)
-    inference = build_inference(detector, device)
+    inference = build_inference(detector, device, weights)
     loader = EvaluationLoader(config, dataset, rank=0, size=1, device=device.kind, device_id=device.index,
                               pad_channels=detector.network.input_channels == 4)
     done = [0]

@@ -20,15 +20,18 @@ from ssd.model.initialization import initialize
 from ssd.model.detector import Detector, build_detector
 from ssd.model.network import Network
 from ssd.model.parameters import by_structural_name
-from ssd.model.weights_info import METADATA, WeightsInfo, pack_info, unpack_info
+from ssd.model.weights_info import INT8, METADATA, WeightsInfo, pack_info, pack_ranges, unpack_info, unpack_ranges
 
 
-def save_weights(network: Network, path: str, info: Optional[WeightsInfo] = None) -> None:
-    """Writes all parameters and running statistics, and `info`; an older file at `path` is replaced only by a whole
-    new one. UserError if it cannot be written."""
+def save_weights(network: Network, path: str, info: Optional[WeightsInfo] = None, ranges=None) -> None:
+    """Writes all parameters and running statistics, `info`, and the `ranges` of a network that is to compute in
+    integers (ssd.model.int8); an older file at `path` is replaced only by a whole new one. UserError if it cannot be
+    written."""
     tensors = {name: parameter.data().copyto(mx.cpu()) for name, parameter in by_structural_name(network).items()}
     if info is not None:
         tensors[METADATA] = mx.nd.array(pack_info(info), ctx=mx.cpu(), dtype=np.uint8)
+    if ranges is not None:
+        tensors[INT8] = mx.nd.array(pack_ranges(ranges), ctx=mx.cpu(), dtype=np.uint8)
     with write_errors(f"weights {path}", path, mx.MXNetError), replacing(path) as partial:
         mx.nd.save(partial, tensors)
 
@@ -80,7 +83,8 @@ def read_tensors(path: str) -> Dict[str, mx.nd.NDArray]:
     """The tensors of a .params file or a checkpoint's parameters.npz by structural name, of any network, in main
     memory. UserError if it is no such file."""
     tensors = _read(path)
-    tensors.pop(METADATA, None)
+    for name in (METADATA, INT8):
+        tensors.pop(name, None)
     return tensors
 
 
@@ -89,6 +93,13 @@ def read_info(path: str) -> Optional[WeightsInfo]:
     weights, or says what cannot be."""
     content = _read(path).get(METADATA)
     return None if content is None else unpack_info(content.asnumpy(), path)
+
+
+def read_ranges(path: str):
+    """The ranges by which the file's weights are to compute in integers (ssd.model.int8.Ranges), None for a file
+    without. UserError if it is no file of weights, or says what cannot be."""
+    content = _read(path).get(INT8)
+    return None if content is None else unpack_ranges(content.asnumpy(), path)
 
 
 def _read(path: str) -> Dict[str, mx.nd.NDArray]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, Tuple
 
@@ -19,6 +20,7 @@ from ssd.errors import UserError
 from ssd.model.boxes.rules import sizes_of
 
 METADATA = "metadata"   # no tensor is called so: their names have a dot
+INT8 = "int8"           # the array of ranges, see ssd.model.int8
 FORMAT = 1              # to be raised whenever an older program could misread a file
 SECTIONS = ("model", "default_boxes", "detection")
 INPUT = ("pixel_mean", "pixel_std", "antialias")     # of section data
@@ -80,6 +82,27 @@ def unpack_info(array: np.ndarray, path: str) -> WeightsInfo:
     if len(set(ids)) != len(ids):
         raise UserError(f"{where}: category_ids: {min(n for n in ids if ids.count(n) > 1)} is there twice")
     return WeightsInfo(config, tuple(ids), tuple(names))
+
+
+def pack_ranges(ranges: dict) -> np.ndarray:
+    """The array `int8`: (bytes,) uint8, JSON of {"format": 1, "ranges": {tensor: [least, greatest]}}."""
+    content = dict(format=FORMAT, ranges={name: list(map(float, pair)) for name, pair in sorted(ranges.items())})
+    return np.frombuffer(json.dumps(content, separators=(",", ":")).encode(), np.uint8)
+
+
+def unpack_ranges(array: np.ndarray, path: str) -> dict:
+    """What `pack_ranges` packed. UserError naming the file `path`."""
+    try:
+        content = json.loads(array.astype(np.uint8).tobytes().decode())
+        ranges = {str(name): (float(least), float(greatest)) for name, (least, greatest) in content["ranges"].items()}
+        good = content["format"] == FORMAT and all(-math.inf < least <= greatest < math.inf
+                                                   for least, greatest in ranges.values())
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        good = False
+    if not good:
+        raise UserError(f"weights {path}: {INT8}: no ranges that quantize has written; the file was changed or is "
+                        "another program's")
+    return ranges
 
 
 def _config(content: Any, where: str) -> Config:

@@ -69,7 +69,7 @@ class Predictor:
         self.class_names, self.category_ids = tuple(class_names), tuple(category_ids)
         device = choose_device(config)
         detector = load_detector(config, path, device.context)
-        self._inference = build_inference(detector, device)
+        self._inference = build_inference(detector, device, path)
         self._input = NetworkInput(config, batch_size, device.kind, device.index, detector.network.input_channels == 4)
 
     def __call__(self, image):
