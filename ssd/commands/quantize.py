@@ -46,6 +46,9 @@ def run(args) -> int:
     if not os.path.isdir(os.path.dirname(os.path.abspath(args.output))):
         raise UserError(f"--output {args.output}: its folder does not exist")
     start()
+    import mxnet as mx
+    if not mx.runtime.Features().is_enabled("MKLDNN"):
+        raise UserError("this MXNet has no oneDNN, and so no convolutions of integers")
     config, info = settings_of(args, args.weights)
     if info is None:
         raise UserError(f"--weights {args.weights}: they do not say of which network they are")
@@ -55,7 +58,6 @@ def run(args) -> int:
     dataset = load_images(config, annotations, images, report=say)
     dataset = _evenly(dataset, args.calibration_images)
 
-    import mxnet as mx
     from ssd.data.pipeline import EvaluationLoader
     from ssd.model.int8 import measure_ranges, quantize
     from ssd.model.weights import load_detector, save_weights

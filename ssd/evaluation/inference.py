@@ -47,8 +47,9 @@ def build_inference(detector: Detector, device, weights: Optional[str] = None) -
     with its ranges (`python -m ssd quantize`) the network computes in integers, on a CPU."""
     detector.detections.initialize(ctx=device.context)
     network, ranges = detector.network, None if weights is None else read_ranges(weights)
-    if ranges is not None and device.kind != "cpu":
-        print(f"{weights}: computed in floating point, as its 8-bit integers are for CPUs", file=sys.stderr, flush=True)
+    if ranges is not None and not (device.kind == "cpu" and mx.runtime.Features().is_enabled("MKLDNN")):
+        print(f"{weights}: computed in floating point, as 8-bit integers need a CPU and an MXNet with oneDNN",
+              file=sys.stderr, flush=True)
     elif ranges is not None:
         from ssd.model.int8 import quantize
         network = quantize(network, ranges)[0]
