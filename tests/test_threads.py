@@ -2,9 +2,11 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from ssd import threads
 from ssd.threads import use_all_cores
 
 
@@ -16,18 +18,37 @@ def machine(monkeypatch):
     for name in ("HOROVOD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_NTASKS_PER_NODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(threads, "LOOK_SECONDS", 0)
+    others(monkeypatch, [0])
     return monkeypatch
 
 
-@pytest.mark.parametrize("variables, threads", [
+def others(monkeypatch, busy):
+    """So many cores are taken by other processes in one look after the other."""
+    looks = iter(busy)
+    monkeypatch.setattr(threads, "OtherWork", lambda: SimpleNamespace(share=lambda: next(looks) / 6))
+
+
+@pytest.mark.parametrize("variables, number", [
     ({}, 6), ({"HOROVOD_LOCAL_SIZE": "2"}, 3), ({"OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, 1),
     ({"SLURM_NTASKS_PER_NODE": "8"}, 1), ({"OMP_NUM_THREADS": "5", "HOROVOD_LOCAL_SIZE": "2"}, 5),
     ({"OMP_NUM_THREADS": "lots"}, 6), ({"HOROVOD_LOCAL_SIZE": "0"}, 6), ({"HOROVOD_LOCAL_SIZE": "2(x3)"}, 6)])
-def test_a_ranks_share_of_the_cores(machine, variables, threads):
+def test_a_ranks_share_of_the_cores(machine, variables, number):
     for name, value in variables.items():
         machine.setenv(name, value)
-    assert use_all_cores() == threads
-    assert os.environ["OMP_NUM_THREADS"] == str(threads)
+    assert use_all_cores() == number
+    assert os.environ["OMP_NUM_THREADS"] == str(number)
+
+
+@pytest.mark.parametrize("busy, ranks, number", [
+    ([0.2], 1, 6), ([0.59], 1, 6), ([1, 1, 1, 1, 1], 1, 5), ([0.7, 0.9, 1.2, 0.8, 1], 1, 5), ([1, 1, 0], 1, 6),
+    ([2.9, 3.1, 2.8, 3, 3], 1, 3), ([6, 6, 6, 6, 6], 1, 1), ([2, 2, 2, 2, 2], 2, 2), ([5, 5, 5, 5, 5], 2, 1)])
+def test_cores_that_others_take_are_left_to_them(machine, busy, ranks, number):
+    """If they do all the time that is looked at."""
+    others(machine, busy)
+    machine.setenv("HOROVOD_LOCAL_SIZE", str(ranks))
+    assert use_all_cores() == number
 
 
 def test_a_spin_count_that_is_given_stays(machine):
@@ -53,10 +74,10 @@ print(len(os.listdir("/proc/self/task")) - before)
 def test_the_main_thread_has_no_team_of_its_own():
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     environment = dict(os.environ, OMP_NUM_THREADS="3")
-    threads = {}
+    counts = {}
     for kind in ("ours", "plain"):
         result = subprocess.run([sys.executable, "-W", "ignore", "-c", TEAMS, kind], cwd=root, env=environment,
                                 capture_output=True, text=True, timeout=120)
         assert result.returncode == 0, result.stderr
-        threads[kind] = int(result.stdout)
-    assert threads == {"ours": 0, "plain": 2}
+        counts[kind] = int(result.stdout)
+    assert counts == {"ours": 0, "plain": 2}

@@ -10,11 +10,13 @@ from typing import Dict, Optional
 import numpy as np
 
 from ssd.files import replace_file, replacing
+from ssd.machine_load import OtherWork
 from ssd.training.estimates import Pace
 
 # The seconds are on the clock of this part of the run, from its first step on; the two last ones are parts of them.
 TRAIN_COLUMNS = ("epoch", "step", "images", "seconds", "class_loss", "offset_loss", "learning_rate",
                  "images_per_second", "data_wait_share", "data_wait_seconds", "evaluation_seconds")
+NOTED = 0.1                       # share of the cores that other work takes, from which on a line says so
 EXTENT = ("images", "objects")    # what a row of evaluation.csv is of: its last columns
 
 
@@ -39,6 +41,7 @@ class Metrics:
         self._waited_before = None    # for the first batch, which is no part of a step's time
         self._losses = []
         self._start = self._last = None
+        self._others = OtherWork()
         self._waited = self._pause = 0.0
         self._steps = 0      # made since the last report, here
         self._carried = 0    # of the unread losses, those of another part of the run
@@ -107,7 +110,7 @@ class Metrics:
 
     def report(self, epoch, step, steps_per_epoch, losses, rate, global_batch, wait_seconds) -> str:
         """The progress line; also written to train.csv. `wait_seconds`: spent waiting for data since the start."""
-        now = time.time()
+        now, others = time.time(), self._others.share()
         seconds = now - self._last - self._pause
         speed = self._steps * global_batch / seconds if seconds > 0 and step > 1 else 0.0
         waiting = (wait_seconds - self._waited) / seconds if seconds > 0 and step > 1 else 0.0
@@ -126,7 +129,8 @@ class Metrics:
             self._events.trained(step, self.last)
         return (f"epoch {epoch} step {step - (epoch - 1) * steps_per_epoch}/{steps_per_epoch}  "
                 f"loss {losses.sum():.4f} (class {losses[0]:.4f}, offsets {losses[1]:.4f})  lr {rate:.3g}  "
-                f"{speed:.2f} images/s  waiting for data {100 * waiting:.1f} %")
+                f"{speed:.2f} images/s  waiting for data {100 * waiting:.1f} %"
+                + (f"  other work takes {100 * others:.0f} % of the cores" if others >= NOTED else ""))
 
     def evaluation(self, epoch: int, step: int, stats: Dict[str, float], scored=None) -> None:
         """COCO's twelve numbers of an epoch, which ended after `step`, to evaluation.csv. scored: see `result`."""

@@ -1,0 +1,76 @@
+"""How much of the machine other work takes: what threads that wait for each other are slowed down by."""
+from __future__ import annotations
+
+import os
+from typing import Dict, NamedTuple, Optional, Set
+
+LOOK_SECONDS = 0.1    # of a look at the start of a process
+
+
+class _Times(NamedTuple):
+    """Ticks since the machine's start: of all cores together, of these those in which they computed, of this run."""
+    all: int
+    busy: int
+    own: int
+
+
+class OtherWork:
+    """The share of the machine's cores that other processes take. This run's are this process, those of the same
+    command line, which are its other ranks, and what they have started."""
+
+    def __init__(self, proc: str = "/proc", pid: Optional[int] = None):
+        """proc: the folder of Linux' process files; pid: of this process."""
+        self._proc, self._pid = proc, os.getpid() if pid is None else pid
+        self._last = self._read()
+
+    def share(self) -> float:
+        """[0, 1], since the last call or the start; 0 where the system does not say."""
+        now, last = self._read(), self._last
+        self._last = now
+        if now is None or last is None or now.all <= last.all:
+            return 0.0
+        others = (now.busy - last.busy) - max(0, now.own - last.own)
+        return min(1.0, max(0.0, others / (now.all - last.all)))
+
+    def _read(self) -> Optional[_Times]:
+        try:
+            with open(os.path.join(self._proc, "stat"), encoding="ascii") as file:
+                ticks = list(map(int, file.readline().split()[1:9]))    # guests' are in user's already
+            parents, own = self._processes()
+        except (OSError, ValueError):
+            return None
+        user, nice, system, idle, waiting, *others = ticks
+        ours = self._ours(parents)
+        return _Times(sum(ticks), user + nice + system + sum(others), sum(own[pid] for pid in ours if pid in own))
+
+    def _processes(self):
+        """(parent of each process, ticks of each and of what it has started and that has ended)."""
+        parents: Dict[int, int] = {}
+        own: Dict[int, int] = {}
+        for name in os.listdir(self._proc):
+            if name.isdigit():
+                try:
+                    with open(os.path.join(self._proc, name, "stat"), "rb") as file:
+                        fields = file.read().rpartition(b")")[2].split()
+                    parents[int(name)] = int(fields[1])
+                    own[int(name)] = sum(map(int, fields[11:15]))
+                except (OSError, ValueError, IndexError):    # it has ended meanwhile
+                    continue
+        return parents, own
+
+    def _ours(self, parents: Dict[int, int]) -> Set[int]:
+        command = self._command(self._pid)
+        ours = {pid for pid in parents if pid == self._pid or command and self._command(pid) == command}
+        grown = True
+        while grown:
+            more = {pid for pid, parent in parents.items() if parent in ours} - ours
+            ours |= more
+            grown = bool(more)
+        return ours
+
+    def _command(self, pid: int) -> bytes:
+        try:
+            with open(os.path.join(self._proc, str(pid), "cmdline"), "rb") as file:
+                return file.read()
+        except OSError:
+            return b""
