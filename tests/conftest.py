@@ -30,15 +30,16 @@ DOCKER = ("tests/launch/test_slurm.py", "tests/launch/test_docker")
 FIRST = (*DOCKER, "tests/launch/", "tests/faults/")
 # What starts processes, networks of full size or servers: no part of the quick subset.
 SLOW = ("tests/launch/", "tests/faults/", "tests/scripts/", "tests/benchmark/", "tests/benchmarks/", "tests/report/",
-        "tests/test_every_recipe.py", "tests/test_ends.py", "tests/test_retinanet_log.py",
-        "tests/tools/test_predictor.py", "tests/data/test_record_batches.py", "tests/data/test_pipeline.py",
-        "tests/data/test_crops.py", "tests/evaluation/test_fast_scoring.py",
+        "tests/test_every_recipe.py", "tests/test_ends.py", "tests/test_mlperf.py", "tests/test_retinanet_log.py",
+        "tests/tools/test_predictor.py", "tests/evaluation/test_fast_scoring.py", "tests/data/test_",
         *(f"tests/commands/test_{name}" for name in ("evaluate", "export", "odd_annotations", "predict", "show_data")),
+        *(f"tests/datasets/test_{name}" for name in ("prepare_json", "shapes")),
         *(f"tests/model/test_{name}" for name in (
-            "backbone", "channels_last", "fine_tuning", "int8", "retinanet_reference", "structure")),
+            "backbone", "channels_last", "family_reference", "fine_tuning", "int8", "retinanet_reference", "structure",
+            "weights")),
         *(f"tests/training/test_{name}.py" for name in (
             "bad_input", "norm_groups", "optimizer", "own_data", "plan", "progress", "ranks", "retinanet", "run_folder",
-            "trace", "train")))
+            "score_extent", "trace", "train")))
 
 
 def pytest_configure(config):
