@@ -10,6 +10,7 @@ from typing import Any, Dict, Iterable
 from ssd import config as settings
 from ssd import ends
 from ssd.errors import UserError, on_a_line
+from ssd.flag_types import share
 
 DEFAULT_RECIPE = "ssd-resnet34-coco"
 
@@ -101,17 +102,6 @@ def add_max_left_out(parser: argparse.ArgumentParser, what: str = "with --skip-b
     parser.add_argument("--max-left-out", type=share, default=0.5, metavar="X",
                         help=what + "the largest share of images or boxes that may be left out [0..1; default: 0.5]; "
                              "1: whatever the likely cause")
-
-
-def share(text: str) -> float:
-    """A number from 0 to 1, for argparse."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
-    return value
-
-
-share.__name__ = "number"    # what argparse calls it in its messages
 
 
 def _metavar(field, default) -> str:

@@ -1,26 +1,27 @@
-"""How much of the machine other work takes: what threads that wait for each other are slowed down by."""
+"""How much of its cores other work takes: what threads that wait for each other are slowed down by."""
 from __future__ import annotations
 
 import os
-from typing import Dict, NamedTuple, Optional, Set
+from typing import Dict, Iterable, NamedTuple, Optional, Set
 
 LOOK_SECONDS = 0.1    # of a look at the start of a process
 
 
 class _Times(NamedTuple):
-    """Ticks since the machine's start: of all cores together, of these those in which they computed, of this run."""
+    """Ticks since the machine's start: of the cores together, of these those in which they computed, of this run."""
     all: int
     busy: int
     own: int
 
 
 class OtherWork:
-    """The share of the machine's cores that other processes take. This run's are this process, those of the same
-    command line, which are its other ranks, and what they have started."""
+    """The share that other processes take of the cores on which this one may run. No others are those of the same
+    command line, which are this run's other ranks, and what they and this one have started."""
 
-    def __init__(self, proc: str = "/proc", pid: Optional[int] = None):
-        """proc: the folder of Linux' process files; pid: of this process."""
+    def __init__(self, proc: str = "/proc", pid: Optional[int] = None, cores: Optional[Iterable[int]] = None):
+        """proc: the folder of Linux' process files; pid: of this process; cores: numbers of those that it may use."""
         self._proc, self._pid = proc, os.getpid() if pid is None else pid
+        self._cores = {f"cpu{core}" for core in (os.sched_getaffinity(0) if cores is None else cores)}
         self._last = self._read()
 
     def share(self) -> float:
@@ -35,7 +36,9 @@ class OtherWork:
     def _read(self) -> Optional[_Times]:
         try:
             with open(os.path.join(self._proc, "stat"), encoding="ascii") as file:
-                ticks = list(map(int, file.readline().split()[1:9]))    # guests' are in user's already
+                rows = [line.split() for line in file]
+            # A row a core: user, nice, system, idle, iowait, irq, softirq, steal; what follows is in user's already.
+            ticks = [sum(part) for part in zip(*(map(int, row[1:9]) for row in rows if row and row[0] in self._cores))]
             parents, own = self._processes()
         except (OSError, ValueError):
             return None

@@ -37,12 +37,12 @@ def use_all_cores() -> int:
 
 
 def _taken(cores: int) -> int:
-    """How many of the machine's cores other processes keep busy: 0 after one look of a tenth of a second if that finds
-    none; else as many as five looks find at least, since a process that ends in the midst of it is no company."""
+    """How many of this process' cores others keep busy: 0 after one look of a tenth of a second if that finds none;
+    else as many as five looks find at least, since a process that ends in the midst of it is no company."""
     work, least = OtherWork(), float(cores)
     for _ in range(_LOOKS):
         time.sleep(LOOK_SECONDS)
-        least = min(least, work.share() * (os.cpu_count() or 1))
+        least = min(least, work.share() * cores)
         if least < _BUSY:
             return 0
     return min(cores - 1, int(least + 1 - _BUSY))

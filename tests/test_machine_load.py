@@ -5,10 +5,13 @@ from ssd.machine_load import OtherWork
 
 
 def machine(folder, cpu, processes):
-    """cpu: ticks user, nice, system, idle, iowait, irq, softirq, steal; processes: by pid (parent, command line, ticks
-    of user, system, and of ended children)."""
+    """cpu: of the two cores 0 and 1 that we may use, ticks user, nice, system, idle, iowait, irq, softirq, steal;
+    processes: by pid (parent, command line, ticks of user, system, and of ended children)."""
     folder.mkdir(exist_ok=True)
-    (folder / "stat").write_text(f"cpu  {' '.join(map(str, cpu))} 0 0\ncpu0 0\n")
+    halves = [[number // 2 for number in cpu], [number - number // 2 for number in cpu]]
+    rows = {"cpu ": cpu, "cpu0": halves[0], "cpu1": halves[1], "cpu2": [90 * number for number in cpu]}
+    (folder / "stat").write_text("".join(f"{name} {' '.join(map(str, row))} 0 0\n" for name, row in rows.items())
+                                 + "intr 1 2 3\n")
     for pid, (parent, command, *ticks) in processes.items():
         (folder / str(pid)).mkdir(exist_ok=True)
         (folder / str(pid) / "stat").write_text(
@@ -31,7 +34,7 @@ BEFORE = {10: (1, TRAIN, 100, 10, 0, 0), 11: (1, TRAIN, 100, 10, 0, 0), 12: (10,
     ({10: (1, TRAIN, 900, 20, 0, 0)}, 0.0)])                        # the files are not of one moment
 def test_what_is_not_ours(tmp_path, after, share):
     machine(tmp_path / "proc", (1000, 0, 0, 1000, 0, 0, 0, 0), BEFORE)
-    work = OtherWork(str(tmp_path / "proc"), 10)
+    work = OtherWork(str(tmp_path / "proc"), 10, (0, 1))
     machine(tmp_path / "proc", (1060, 10, 20, 1060, 40, 5, 4, 1), {**BEFORE, **after})
     assert work.share() == pytest.approx(share)
     assert work.share() == 0, "no time has passed since"
@@ -39,7 +42,7 @@ def test_what_is_not_ours(tmp_path, after, share):
 
 def test_a_process_that_has_ended_and_a_system_without_such_files(tmp_path):
     machine(tmp_path / "proc", (0, 0, 0, 0, 0, 0, 0, 0), BEFORE)
-    work = OtherWork(str(tmp_path / "proc"), 10)
+    work = OtherWork(str(tmp_path / "proc"), 10, (0, 1))
     (tmp_path / "proc" / "20" / "stat").unlink()
     machine(tmp_path / "proc", (50, 0, 0, 50, 0, 0, 0, 0), {10: (1, TRAIN, 100, 10, 0, 0)})
     assert work.share() == 0.5

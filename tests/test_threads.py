@@ -18,7 +18,6 @@ def machine(monkeypatch):
     for name in ("HOROVOD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_NTASKS_PER_NODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
-    monkeypatch.setattr(os, "cpu_count", lambda: 6)
     monkeypatch.setattr(threads, "LOOK_SECONDS", 0)
     others(monkeypatch, [0])
     return monkeypatch

@@ -240,10 +240,7 @@ def inspect_coco(annotation_file, image_folder: Optional[str], *, check_images: 
 def select_good(found: Inspection):
     """(CocoDataset of what passed the checks, lines that say what was left out and what is there)."""
     path, images, boxes = found.annotation_file, found.images, found.boxes
-    lines = [f"{path}: left out: {line}" for line in found.problems.lines()]
-    orphans = boxes.good & ~images.good[boxes.image]
-    if orphans.any():
-        lines.append(f"{path}: left out: {orphans.sum()} x annotation of an image left out")
+    lines = left_out.lines_of(path, found.problems, images, boxes)
     data = CocoDataset(path, found.image_folder, category_ids=found.category_ids,
                        category_names=found.category_names, **keep_good(images, boxes), found=Found(
                            len(images.ids), len(boxes.good), tuple(map(images.labels.get, sorted(images.labels))),

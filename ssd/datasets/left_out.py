@@ -41,6 +41,13 @@ def check_losses(path: str, found: Found, images: int, boxes: int, max_left_out:
                             f"--max-left-out {max_left_out:g}{cause}")
 
 
+def lines_of(path: str, problems, images, boxes) -> List[str]:
+    """Lines about what is left out of a file; images, boxes: with what is good of them."""
+    lines = [f"{path}: left out: {line}" for line in problems.lines()]
+    orphans = int((boxes.good & ~images.good[boxes.image]).sum())
+    return lines + [f"{path}: left out: {orphans} x annotation of an image left out"] * (orphans > 0)
+
+
 def good_entries(content: Dict[str, Any], found: Annotations, path: str, *, skip_bad: bool = False,
                  max_left_out: float = 1.0, passed_on: str = "") -> Tuple[Dict[str, Any], List[str]]:
     """(`content` without its bad entries, lines about them), by the rules of training; no image file is looked at.
@@ -63,10 +70,7 @@ def good_entries(content: Dict[str, Any], found: Annotations, path: str, *, skip
     if not skip_bad:
         return content, [f"{path}: {line}; kept here, and refused by training without --skip-bad-annotations"
                          for line in found.problems.lines()]
-    lines = [f"{path}: left out: {line}" for line in found.problems.lines()]
-    orphans = int((found.boxes.good & ~boxes).sum())
-    if orphans:
-        lines.append(f"{path}: left out: {orphans} x annotation of an image left out")
+    lines = lines_of(path, found.problems, found.images, found.boxes)
     if not kept_images:
         raise UserError(f"annotation file {path} holds no image once bad entries are left out "
                         f"({found.problems.summary()})" + (f"; {cause}" if cause else ""))

@@ -13,6 +13,7 @@ from ssd.datasets.annotation_file import SECTIONS, show
 from ssd.datasets.annotation_stream import read_annotation_file
 from ssd.datasets.json_files import whole_number
 from ssd.errors import UserError
+from ssd.flag_types import share
 from ssd.files import replace_file, write_errors
 
 IMAGE_KEYS = ("id", "file_name", "height", "width")
@@ -165,16 +166,6 @@ def _convert(kind: str, arguments) -> int:
     return 0
 
 
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
-    return value
-
-
-_share.__name__ = "number"    # what argparse calls it in its messages
-
-
 def main(arguments=None) -> int:
     """The command line of prepare-json.py; returns the exit status (2 for a mistake of the user's)."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -201,7 +192,7 @@ def main(arguments=None) -> int:
     parser.add_argument("--skip-bad-annotations", action="store_true",
                         help="leave out bad annotations and images, as in training (default: they are refused, but for "
                              "boxes without an area)")
-    parser.add_argument("--max-left-out", type=_share, default=0.5, metavar="X",
+    parser.add_argument("--max-left-out", type=share, default=0.5, metavar="X",
                         help="with --skip-bad-annotations: the largest share of images or boxes that may be left out "
                              "(0 to 1, default: 0.5); 1: whatever the likely cause")
     options = parser.parse_args(arguments)
