@@ -49,7 +49,8 @@ def test_files_of_both_parts(folder):
 def test_plain_lines_without_a_terminal(folder):
     _, first, _ = folder
     lines = [line for line in first.stdout.splitlines() if line.startswith("epoch 1 step 2/2  loss ")]
-    assert len(lines) == 1 and lines[0].endswith(" %") and "\x1b" not in first.stdout + first.stderr
+    assert len(lines) == 1 and "  waiting for data " in lines[0]  # what follows it depends on the machine's other work
+    assert "\x1b" not in first.stdout + first.stderr
 
 
 def test_columns_split_the_time(folder):
