@@ -8,7 +8,7 @@ import pytest
 ROOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "ssd")
 # The floor of each module, and of each folder where the module itself is not named.
 FLOORS = {"ends": 0, "errors": 0, "flag_types": 0, "rules": 0, "sections": 0, "kinds": 0, "recipe_file": 0,
-          "machine_load": 0, "model.boxes": 0, "config": 1, "files": 1, "checkpoints": 2, "watchdog": 2,
+          "lock_wait": 0, "machine_load": 0, "model.boxes": 0, "config": 1, "files": 1, "checkpoints": 2, "watchdog": 2,
           "commandline": 2, "drawing": 2, "fonts": 2, "matplotlib_cache": 2, "page_cache": 2, "progress_bar": 2,
           "threads": 2, "runtime": 2, "mlperf": 3, "submission": 4, "model": 3, "datasets": 4, "data": 5,
           "evaluation": 6, "report": 7, "tools": 8, "training": 8, "benchmark": 9, "commands": 10, "__main__": 11}

@@ -43,6 +43,7 @@ def _network(result: Dict) -> Lines:
     peaks, shares = arithmetic["peaks"], arithmetic["share_of_peak"]
     lines = _steps(result) + [
         ("waiting for data", f"{100 * result['data_wait_share']:.2f} % of the time"),
+        *_lock(result),
         ("arithmetic", f"{arithmetic['operations_per_image'] / 1e9:.4g} GFLOP an image, "
                        f"{arithmetic['operations_per_second'] / 1e9:.4g} GFLOP/s")]
     for name, title in (("convolution", "convolution peak"), ("matrix_product", "matrix peak")):
@@ -51,6 +52,11 @@ def _network(result: Dict) -> Lines:
     if result.get("detections_per_image") is not None:
         lines.append(("detections", f"{result['detections_per_image']:.1f} an image ({result['weights']} weights)"))
     return lines + _parts(result, "waiting after each")
+
+
+def _lock(result: Dict) -> Lines:
+    share = result.get("lock_wait_share")    # of a training alone
+    return [] if share is None else [("Python's lock", f"{100 * share:.2f} % of the time waited for")]
 
 
 def _steps(result: Dict) -> Lines:

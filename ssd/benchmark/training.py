@@ -71,7 +71,7 @@ def _measure(request: Request, ranks) -> dict:
         batches.close()
     rank, seconds = slowest(ranks, numbers.pop("seconds"))
     parts = {name: ranks.gather(np.array([values]), f"part {name}")[rank].tolist() for name, values in parts.items()}
-    waits = ranks.gather(np.array([[numbers["wait"]]]), "waits")[:, 0]
+    waits = ranks.gather(np.array([[numbers["wait"], numbers["lock"]]]), "waits").max(0).tolist()
     memory = dict(zip(memory, ranks.gather(np.array([list(memory.values())], float), "memory").max(0).astype(int)
                       .tolist()))
     images = config.training.batch_size * ranks.size
@@ -80,7 +80,8 @@ def _measure(request: Request, ranks) -> dict:
         recipe=config.recipe, device=device.kind, ranks=ranks.size, slowest_rank=rank,
         batch_size=config.training.batch_size, global_batch=images, image_size=config.model.image_size.plain,
         data=dataset.path if dataset else "made-up batches", warmup=warmup, steps=steps,
-        step_seconds=spread(seconds), images_per_second=speed, data_wait_share=float(waits.max()),
+        step_seconds=spread(seconds), images_per_second=speed, data_wait_share=waits[0],
+        lock_wait_share=waits[1],
         parts=as_parts(parts), memory=memory,
         arithmetic=arithmetic(training_multiply_adds(network), speed["median"], peaks.results(), ranks.size),
         machine=describe_machine(), rank=ranks.rank)
@@ -132,18 +133,21 @@ def train_step(step, batch, check: bool):
 
 
 def steady(step, batches, every: int, steps: int, warmup: int) -> Dict[str, object]:
-    """seconds (steps,) of each step, and the share of them that went into waiting for data. Numbers are checked to be
-    finite every `every` steps."""
-    done, waits = [0], []
+    """seconds (steps,) of each step, and the shares of them that went into waiting for data, and for Python's lock.
+    Numbers are checked to be finite every `every` steps."""
+    done, waits, locks = [0], [], []
 
     def one():
         start = time.perf_counter()
         batch = next(batches)
         waits.append(time.perf_counter() - start)
         done[0] += 1
-        return train_step(step, batch, done[0] % every == 0 or step.scale.window > 0)[0]
+        before = step.lock_wait.seconds
+        losses = train_step(step, batch, done[0] % every == 0 or step.scale.window > 0)
+        locks.append(step.lock_wait.seconds - before)
+        return losses[0]
     seconds = steady_state(one, steps, warmup)
-    return dict(seconds=seconds, wait=sum(waits[warmup:]) / seconds.sum())
+    return dict(seconds=seconds, wait=sum(waits[warmup:]) / seconds.sum(), lock=sum(locks[warmup:]) / seconds.sum())
 
 
 def in_parts(step, batches, steps: int, every: int) -> Dict[str, List[float]]:

@@ -5,7 +5,7 @@ messages use structural names: Gluon's public ones (`ssd0_conv0_weight`) count t
 """
 from __future__ import annotations
 
-from typing import Any, Dict, Iterator, Mapping
+from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
 import mxnet as mx
 from mxnet.gluon import Block, Parameter, Trainer
@@ -57,6 +57,34 @@ def optimizer_states(trainer: Trainer, parameters: Mapping[str, Parameter]) -> D
             updater.states_synced[index] = True
         found[name] = updater.states[index]
     return found
+
+
+def optimizer_calls(trainer: Trainer, parameters: Mapping[str, Parameter]) -> List[Tuple[Any, Any, Any, Any]]:
+    """Arguments of the calls of the optimizer's `update_multi_precision` that update `parameters` once: indices,
+    weights, gradients, states, each of one tensor, or lists of as many of one type as the optimizer takes together.
+
+    Made once, after a backward pass, where Trainer.update asks MXNet for types and states of every tensor at every step
+    (some 770 calls of its library for SSD-ResNet34). The arrays stay those of the parameters, which must not be cast or
+    moved afterwards.
+    """
+    indices = {id(parameter): index for index, parameter in enumerate(trainer._params)}
+    groups: Dict[Any, list] = {}
+    stale = [name for name, parameter in parameters.items() if not parameter.list_data()[0]._fresh_grad]
+    assert not stale, f"no gradient has come to {', '.join(stale)}"
+    for name, state in optimizer_states(trainer, parameters).items():
+        weight, gradient = parameters[name].list_data()[0], parameters[name].list_grad()[0]
+        groups.setdefault(weight.dtype, []).append((indices[id(parameters[name])], weight, gradient, state))
+    together = trainer._optimizer.aggregate_num
+    if not together:
+        return [call for group in groups.values() for call in group]
+    return [tuple(map(list, zip(*group[start:start + together])))
+            for group in groups.values() for start in range(0, len(group), together)]
+
+
+def gradient_factor(trainer: Trainer) -> float:
+    """What the trainer multiplies gradients by, as they come from its allreduce, before it divides by the batch: one
+    over the number of ranks where the allreduce gave a sum."""
+    return trainer._scale
 
 
 def set_update_count(optimizer: mx.optimizer.Optimizer, count: int) -> None:

@@ -5,7 +5,7 @@ import csv
 import json
 import os
 import time
-from typing import Dict, Optional
+from typing import Dict, NamedTuple, Optional
 
 import numpy as np
 
@@ -13,19 +13,30 @@ from ssd.files import replace_file, replacing
 from ssd.machine_load import OtherWork
 from ssd.training.estimates import Pace
 
-# The seconds are on the clock of this part of the run, from its first step on; the two last ones are parts of them.
+# The seconds are on the clock of this part of the run, from its first step on; later ones are parts of them.
 TRAIN_COLUMNS = ("epoch", "step", "images", "seconds", "class_loss", "offset_loss", "learning_rate",
-                 "images_per_second", "data_wait_share", "data_wait_seconds", "evaluation_seconds")
+                 "images_per_second", "data_wait_share", "data_wait_seconds", "evaluation_seconds",
+                 "lock_wait_share", "lock_wait_seconds")
 NOTED = 0.1                       # share of the cores that other work takes, from which on a line says so
+NOTED_LOCK = 0.01                 # share of its time that the loop waits for Python's lock, from which on one does
 EXTENT = ("images", "objects")    # what a row of evaluation.csv is of: its last columns
+
+
+class Split(NamedTuple):
+    """Seconds since the first step, and of these what the training loop waited for data, evaluated, and waited for
+    Python's lock while it queued steps."""
+    total: float = 0.0
+    waiting: float = 0.0
+    evaluating: float = 0.0
+    locked: float = 0.0
 
 
 class Metrics:
     """Losses are kept as NDArrays and read every few steps, so that no step waits for its loss.
 
     What the progress display reads: `last`, the newest row of train.csv (numbers by column), or None; `scores`, the
-    (epoch, mAP) known so far, those of parts before included; `scored`, the ScoredSet that they are of; `split`,
-    seconds since the first step, and of these waiting for data and evaluating, as of the last change.
+    (epoch, mAP) known so far, those of parts before included; `scored`, the ScoredSet that they are of; `split`, a
+    Split as of the last change.
     """
 
     def __init__(self, folder: Optional[str], events=None):
@@ -35,14 +46,14 @@ class Metrics:
         self.last: Optional[Dict[str, float]] = None
         self.scores = []
         self.scored = None    # what the last of them is of
-        self.split = (0.0, 0.0, 0.0)
+        self.split = Split()
         self._evaluations = 0
         self._counted, self._training_seconds = 0, 0.0    # steps between reports, and what they took
-        self._waited_before = None    # for the first batch, which is no part of a step's time
+        self._waits_before = None    # for data and lock at the first step, which are no part of the time
         self._losses = []
         self._start = self._last = None
         self._others = OtherWork()
-        self._waited = self._pause = 0.0
+        self._waits, self._pause = np.zeros(2), 0.0
         self._steps = 0      # made since the last report, here
         self._carried = 0    # of the unread losses, those of another part of the run
 
@@ -54,8 +65,13 @@ class Metrics:
 
     def unread_losses(self) -> np.ndarray:
         """Mean class and offset loss of each step since `mean_losses`, (k, 2)."""
-        self._losses = [[float(loss.asscalar()) if hasattr(loss, "asscalar") else loss for loss in pair]
-                        for pair in self._losses]
+        arrays = [loss for pair in self._losses for loss in pair if not isinstance(loss, float)]
+        if arrays:
+            import mxnet as mx
+            # In one piece: each array that is read by itself costs ten calls of MXNet's library.
+            values = iter(mx.nd.concat(*arrays, dim=0).asnumpy().tolist())
+            self._losses = [[loss if isinstance(loss, float) else next(values) for loss in pair]
+                            for pair in self._losses]
         return np.array(self._losses, np.float64).reshape(-1, 2)
 
     def restore(self, losses: np.ndarray) -> None:
@@ -101,35 +117,42 @@ class Metrics:
         self._pause += seconds
         self._evaluations += not again
         if self._start is not None:
-            self.split = time.time() - self._start, self.split[1], self.split[2] + seconds
+            self.split = self.split._replace(total=time.time() - self._start,
+                                             evaluating=self.split.evaluating + seconds)
 
     def pace(self) -> Pace:
         """Mean seconds of a step and of an evaluation since the start of this part."""
         return Pace(self._training_seconds / self._counted if self._counted else None,
-                    self.split[2] / self._evaluations if self._evaluations else None)
+                    self.split.evaluating / self._evaluations if self._evaluations else None)
 
-    def report(self, epoch, step, steps_per_epoch, losses, rate, global_batch, wait_seconds) -> str:
-        """The progress line; also written to train.csv. `wait_seconds`: spent waiting for data since the start."""
+    def report(self, epoch, step, steps_per_epoch, losses, rate, global_batch, wait_seconds, lock_seconds=0.0) -> str:
+        """The progress line; also written to train.csv. Spent waiting since the start: for data, `wait_seconds`; for
+        Python's lock, `lock_seconds`."""
         now, others = time.time(), self._others.share()
         seconds = now - self._last - self._pause
         speed = self._steps * global_batch / seconds if seconds > 0 and step > 1 else 0.0
-        waiting = (wait_seconds - self._waited) / seconds if seconds > 0 and step > 1 else 0.0
-        self._last, self._waited, self._pause = now, wait_seconds, 0.0
-        if self._waited_before is None:
-            self._waited_before = wait_seconds if self._steps == 1 else 0.0
+        waits = np.array([wait_seconds, lock_seconds])
+        waiting, locked = ((waits - self._waits) / seconds).tolist() if seconds > 0 and step > 1 else (0.0, 0.0)
+        self._last, self._waits, self._pause = now, waits, 0.0
+        if self._waits_before is None:
+            self._waits_before = waits if self._steps == 1 else np.zeros(2)
         if step > 1:
             self._counted, self._training_seconds = self._counted + self._steps, self._training_seconds + seconds
-        self.split = now - self._start, wait_seconds - self._waited_before, self.split[2]
+        waits = (waits - self._waits_before).tolist()
+        self.split = Split(now - self._start, waits[0], self.split.evaluating, waits[1])
         self._append("train.csv", TRAIN_COLUMNS, (
             epoch, step, step * global_batch, f"{now - self._start:.2f}", f"{losses[0]:.6f}", f"{losses[1]:.6f}",
-            f"{rate:.8g}", f"{speed:.3f}", f"{waiting:.5f}", f"{self.split[1]:.2f}", f"{self.split[2]:.2f}"))
-        self.last = dict(zip(TRAIN_COLUMNS, (epoch, step, step * global_batch, self.split[0], *map(float, losses), rate,
-                                             speed, waiting, *self.split[1:])))
+            f"{rate:.8g}", f"{speed:.3f}", f"{waiting:.5f}", f"{self.split.waiting:.2f}",
+            f"{self.split.evaluating:.2f}", f"{locked:.5f}", f"{self.split.locked:.2f}"))
+        self.last = dict(zip(TRAIN_COLUMNS, (epoch, step, step * global_batch, self.split.total, *map(float, losses),
+                                             rate, speed, waiting, self.split.waiting, self.split.evaluating, locked,
+                                             self.split.locked)))
         if self._events is not None:
             self._events.trained(step, self.last)
         return (f"epoch {epoch} step {step - (epoch - 1) * steps_per_epoch}/{steps_per_epoch}  "
                 f"loss {losses.sum():.4f} (class {losses[0]:.4f}, offsets {losses[1]:.4f})  lr {rate:.3g}  "
                 f"{speed:.2f} images/s  waiting for data {100 * waiting:.1f} %"
+                + (f"  Python's lock {100 * locked:.1f} %" if locked >= NOTED_LOCK else "")
                 + (f"  other work takes {100 * others:.0f} % of the cores" if others >= NOTED else ""))
 
     def evaluation(self, epoch: int, step: int, stats: Dict[str, float], scored=None) -> None:

@@ -59,6 +59,29 @@ class LossScale:
         self.skipped = int(state["skipped"])
 
 
+class Sgd(mx.optimizer.SGD):
+    """MXNet's own, which asks for the kind of storage of every tensor at every step: here they are all dense."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.aggregate_num = max(16, self.aggregate_num)    # MXNet's 4 need four times the calls, and as long
+
+    def update_multi_precision(self, index, weight, grad, state):
+        if not self.momentum:
+            super().update_multi_precision(index, weight, grad, state)
+            return
+        self._update_count(index)
+        together = dict(num_weights=len(index), lrs=self._get_lrs(index), wds=self._get_wds(index),
+                        momentum=self.momentum, rescale_grad=self.rescale_grad)
+        if isinstance(state[0], tuple):
+            arrays = [array for *both, (momentum, master) in zip(weight, grad, state)
+                      for array in (*both, momentum, master)]
+            mx.nd.multi_mp_sgd_mom_update(*arrays, out=weight, **together)
+        else:
+            arrays = [array for part in zip(weight, grad, state) for array in part]
+            mx.nd.multi_sgd_mom_update(*arrays, out=weight, **together)
+
+
 class Nesterov(mx.optimizer.Optimizer):
     """PyTorch's momentum, Nesterov's or the plain one. MXNet's NAG and SGD have the learning rate inside the velocity,
     and so differ from it once the rate changes."""
@@ -140,7 +163,7 @@ def _add(ys, xs, rates: List[float], decays: List[float], scale: float, halves=N
 
 
 def _sgd(training: TrainingConfig, **options):
-    return mx.optimizer.SGD(momentum=training.momentum, **options)
+    return Sgd(momentum=training.momentum, **options)
 
 
 def _nesterov(training: TrainingConfig, **options):
@@ -177,6 +200,7 @@ class Optimizer:
                     parameter.wd_mult = 0.0
         self._trainer = ranks.trainer(network.collect_params(), self._optimizer)
         self._parameters = parameters.trained(network)
+        self._calls = None    # of the optimizer, for one update; from the first one on
 
     def allreduce(self) -> None:
         """Replaces the gradients by their means over the ranks; nothing waits for them. Collective."""
@@ -184,8 +208,12 @@ class Optimizer:
 
     def update(self, learning_rate: float, batch: int) -> None:
         """One update by the gradients of a sum over `batch` images' losses times the loss scale."""
-        self._trainer.set_learning_rate(learning_rate)
-        self._trainer.update(batch * self.scale.value)
+        if self._calls is None:
+            self._calls = parameters.optimizer_calls(self._trainer, self._parameters)
+        self._optimizer.set_learning_rate(learning_rate)
+        self._optimizer.rescale_grad = parameters.gradient_factor(self._trainer) / (batch * self.scale.value)
+        for call in self._calls:
+            self._optimizer.update_multi_precision(*call)
 
     # ---- what a checkpoint holds
 

@@ -55,10 +55,11 @@ def _speed(metrics) -> str:
 
 
 def _split(metrics) -> str:
-    total, waiting, evaluating = metrics.split
+    total, waiting, evaluating, locked = metrics.split
     if metrics.pace().step is None:
         return "not measured yet"
-    shares = ("training", total - waiting - evaluating), ("waiting for data", waiting), ("evaluation", evaluating)
+    shares = (("training", total - waiting - evaluating - locked), ("waiting for data", waiting),
+              ("Python's lock", locked), ("evaluation", evaluating))
     return "   ".join(f"{name} {100 * max(0.0, part) / total:.0f} %" for name, part in shares)
 
 

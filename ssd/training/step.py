@@ -8,6 +8,7 @@ import numpy as np
 from mxnet.gluon import HybridBlock
 
 from ssd.config import Config
+from ssd.lock_wait import LockWait
 from ssd.model import parameters
 from ssd.training.norm_groups import join_groups
 from ssd.training.optimizer import build_optimizer
@@ -41,7 +42,9 @@ class TrainingStep:
         self.parameters = parameters.trained(network)
         self.statistics = parameters.statistics(network)
         self.frozen = parameters.frozen(network)
+        self.lock_wait = LockWait()    # of the thread that queues the steps
         self._own = self._total = self._before = None
+        self._by_type = None    # the gradients in lists of one type each: MXNet is asked for their types once
 
     @property
     def scale(self):
@@ -54,11 +57,12 @@ class TrainingStep:
         Returns the batch's class and offset losses, (B,) NDArrays. `check`: `finite` can be asked, and `discard`
         called, before the update.
         """
-        before = self._joined_statistics() if check else None
-        losses, total = self.forward(images, offsets, classes)
-        self._before = before
-        self.backward(total)
-        self.average(total if check else None)
+        with self.lock_wait:
+            before = self._joined_statistics() if check else None
+            losses, total = self.forward(images, offsets, classes)
+            self._before = before
+            self.backward(total)
+            self.average(total if check else None)
         return losses
 
     def forward(self, images, offsets, classes):
@@ -77,15 +81,15 @@ class TrainingStep:
             # A rank's loss that is not finite must reach all, even where its gradient is finite.
             self._total = total.sum()
             if self.ranks.size > 1:
-                self._own = _sums_of_squares([self._total, *self._gradients()])
+                self._own = _sums_of_squares(self._checked())
             self.ranks.average_in_place([self._total], "total loss")
         self.optimizer.allreduce()
 
     def finite(self) -> bool:
         """Whether the loss and all averaged gradients of the step are finite: the same answer on every rank. Waits
         for them."""
-        arrays = [self._total, *self._gradients()]
-        return _finite(_sums_of_squares(arrays)) or _all_finite(arrays)
+        groups = self._checked()
+        return _finite(_sums_of_squares(groups)) or _all_finite(groups)
 
     def own_finite(self) -> bool:
         """Whether this rank's loss and gradients were finite before they were averaged."""
@@ -93,14 +97,22 @@ class TrainingStep:
 
     def update(self, learning_rate: float) -> None:
         """The step itself."""
-        self.optimizer.update(learning_rate, self.batch_size)
+        with self.lock_wait:
+            self.optimizer.update(learning_rate, self.batch_size)
 
     def discard(self) -> None:
         """As if `gradients` had not been called: the running statistics are what they were."""
         self.set_statistics(self._before.asnumpy())
 
-    def _gradients(self) -> List:
-        return [parameter.list_grad()[0] for parameter in self.parameters.values()]
+    def _checked(self) -> List[List]:
+        """Loss and gradients in lists of one type each, as MXNet's operators on many arrays want them."""
+        if self._by_type is None:
+            groups: Dict[type, List] = {}
+            for parameter in self.parameters.values():
+                gradient = parameter.list_grad()[0]
+                groups.setdefault(gradient.dtype, []).append(gradient)
+            self._by_type = list(groups.values())
+        return [[self._total], *self._by_type]
 
     # ---- what a checkpoint holds
 
@@ -143,30 +155,23 @@ class TrainingStep:
             self.statistics[name].set_data(mx.nd.array(part, dtype=self.statistics[name].dtype))
 
 
-def _by_type(arrays) -> List[List]:
-    """The arrays in lists of one type each, as MXNet's operators on many arrays want them."""
-    groups: Dict[type, List] = {}
-    for array in arrays:
-        groups.setdefault(array.dtype, []).append(array)
-    return list(groups.values())
-
-
-def _sums_of_squares(arrays) -> List:
-    """Finite where all elements of all arrays are, unless an element's square is above 3e38; nothing waits here.
+def _sums_of_squares(groups: List[List]) -> List:
+    """Finite where all elements of all arrays in the lists are, unless an element's square is above 3e38; nothing waits
+    here.
 
     On a CPU it takes a tenth of the time of MXNet's own check (docs/performance-log.md).
     """
-    return [mx.nd.multi_sum_sq(*group, num_arrays=len(group)) for group in _by_type(arrays)]
+    return [mx.nd.multi_sum_sq(*group, num_arrays=len(group)) for group in groups]
 
 
 def _finite(sums) -> bool:
     return all(np.isfinite(part.asnumpy()).all() for part in sums)
 
 
-def _all_finite(arrays) -> bool:
-    """Whether all elements of all arrays are finite, exactly."""
+def _all_finite(groups: List[List]) -> bool:
+    """Whether all elements of all arrays in the lists are finite, exactly."""
     return all(mx.nd.multi_all_finite(*group, num_arrays=len(group), init_output=True).asscalar()
-               for group in _by_type(arrays))
+               for group in groups)
 
 
 def dry_run(step: TrainingStep, inference, network, config: Config, boxes: int, context) -> None:
@@ -191,3 +196,4 @@ def dry_run(step: TrainingStep, inference, network, config: Config, boxes: int, 
     step.set_statistics(before)
     step.optimizer.reset()
     mx.nd.waitall()
+    step.lock_wait.seconds = 0.0

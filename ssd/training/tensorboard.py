@@ -35,7 +35,8 @@ class Events:
         for tag, value in (("loss/total", classes + offsets), ("loss/classes", classes), ("loss/offsets", offsets),
                            ("training/learning_rate", values["learning_rate"]),
                            ("training/images_per_second", values["images_per_second"]),
-                           ("training/data_wait_share", values["data_wait_share"])):
+                           ("training/data_wait_share", values["data_wait_share"]),
+                           ("training/lock_wait_share", values["lock_wait_share"])):
             self._writer.add_scalar(tag, float(value), step)
 
     def evaluated(self, step: int, stats: Dict[str, float]) -> None:

@@ -180,7 +180,7 @@ class Training:
         if not np.isfinite(mean).all() and not run.step.scale.window:
             raise NotFinite(f"epoch {epoch}, step {number}: loss {mean.sum()}")
         line = run.metrics.report(epoch, number, run.steps_per_epoch, mean, rate, run.global_batch,
-                                   self.train_data.wait_seconds)
+                                   self.train_data.wait_seconds, run.step.lock_wait.seconds)
         if not self.display.shows_steps:
             self.say(line)
 

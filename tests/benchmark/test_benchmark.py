@@ -91,6 +91,7 @@ def test_train(data, tmp_path):
     assert result["images_per_second"]["minimum"] == pytest.approx(2 / result["step_seconds"]["maximum"])
     check_parts(result, ["data wait", "forward", "backward", "allreduce", "check", "update"])
     check_arithmetic(result, training=True)
+    assert 0 <= result["lock_wait_share"] < 1 and "Python's lock" in run.stdout
     assert 0 <= result["data_wait_share"] < 1 and result["ranks"] == 1 and result["global_batch"] == 2
     assert result["data"].endswith("train2017.json")
     for word in ("images/s", "matrix peak", "peak memory", "  backward", result["machine"]["processor"]):

@@ -80,7 +80,8 @@ def test_a_bad_loss_of_a_skipped_step_is_reported_and_ends_no_run(scale, ends):
     vars(training).update(
         ranks=SimpleNamespace(mean=lambda values, name: values), train_data=SimpleNamespace(wait_seconds=0.0),
         display=SimpleNamespace(shows_steps=True), state=SimpleNamespace(
-            step=SimpleNamespace(scale=scale), global_batch=4, steps_per_epoch=2,
+            step=SimpleNamespace(scale=scale, lock_wait=SimpleNamespace(seconds=0.0)),
+            global_batch=4, steps_per_epoch=2,
             metrics=SimpleNamespace(mean_losses=lambda: np.array([np.nan, 1.0]), report=lambda *_: "line")))
     with pytest.raises(NotFinite) if ends else contextlib.nullcontext():
         training.report(1, 1, 0.1)

@@ -145,7 +145,7 @@ def test_what_the_display_says(width, monkeypatch):
     metrics, start = training.metrics, time.time() - 1000
     metrics._start = metrics._last = start
     metrics._losses = [[3.0, 1.5]] * 400
-    metrics.report(4, 400, 100, metrics.mean_losses(), .0025, 32, wait_seconds=100.0)
+    metrics.report(4, 400, 100, metrics.mean_losses(), .0025, 32, wait_seconds=100.0, lock_seconds=50.0)
     metrics.evaluated(250)
     for epoch, score in ((1, .05), (2, .10)):
         metrics.evaluation(epoch, 100 * epoch, {"AP": score})
@@ -155,7 +155,7 @@ def test_what_the_display_says(width, monkeypatch):
     assert max(map(len, lines)) <= width
     text = " ".join(" ".join(lines).split())
     for words in ("epoch 5 of 12", "step 27/100", "4.500 = classes 3.000 + offsets 1.500", "learning rate 0.0025",
-                  "12.8 images/s", "training 65 % waiting for data 10 % evaluation 25 %",
+                  "12.8 images/s", "training 60 % waiting for data 10 % Python's lock 5 % evaluation 25 %",
                   "0.1000 (epoch 2), the best so far",
                   "epoch 4 is being scored", "in 3 min, after epoch 5", "(epoch 5), if mAP rises", "at the latest in"):
         assert words in text, (words, text)

@@ -56,9 +56,9 @@ def test_plain_lines_without_a_terminal(folder):
 def test_columns_split_the_time(folder):
     last = rows(folder[0] / "train.csv")[-1]
     assert tuple(last) == TRAIN_COLUMNS
-    seconds, waiting, evaluating = (float(last[name]) for name in
-                                    ("seconds", "data_wait_seconds", "evaluation_seconds"))
-    assert 0 <= waiting < seconds and 0 <= evaluating < seconds
+    seconds, waiting, evaluating, locked = (float(last[name]) for name in (
+        "seconds", "data_wait_seconds", "evaluation_seconds", "lock_wait_seconds"))
+    assert 0 <= waiting < seconds and 0 <= evaluating < seconds and 0 <= locked < seconds
 
 
 def test_versions(folder):
