@@ -105,7 +105,7 @@ class Node:
         if self.op in CONVOLUTIONS:
             self.operations = 2 * math.prod(outputs[0][0]) * math.prod(inputs[1][1][0][1:])
             self.group = part_of(weights[0] if weights else inputs[1][0]["name"])
-            if node.get("attrs", {}).get("quantized", "false").lower() == "true":
+            if node.get("attrs", {}).get("quantized", "false").lower() == "true" and "heads" not in self.group:
                 self.group += ", int8"
         self.bytes = sum(math.prod(shape) * width for shape, width in outputs) \
             + sum(math.prod(shape) * width for _, (shape, width) in inputs)
@@ -116,9 +116,8 @@ def part_of(weight: str) -> str:
     stage = re.search(r"stage(\d)", weight)
     if stage:
         return f"convolutions, stage {stage.group(1)}"
-    if "predictor" in weight or "head" in weight or "concat" in weight:
-        return "convolutions, heads"
-    return "convolutions, first" if "resnet" in weight or "backbone" in weight else "convolutions, extra features"
+    # MXNet may compute a head before or after the next feature map, so that their times cannot be told apart.
+    return "convolutions, first" if "resnet" in weight or "backbone" in weight else "convolutions, features and heads"
 
 
 def graph(inference, images):
@@ -176,8 +175,8 @@ def print_table(nodes, seconds, whole: float, peak: float, bandwidth: float) -> 
     groups = {}
     for node, took in zip(nodes, seconds):
         groups.setdefault(node.group, []).append((node, took))
-    print("| operators | number | ms | share | GFLOP | GFLOP/s | of the peak | GB | GB/s | of the bandwidth | limit [ms] |"
-          "\n|---|---|---|---|---|---|---|---|---|---|---|")
+    print("| operators | number | ms | share | GFLOP | GFLOP/s | of the peak | GB | GB/s | of the bandwidth "
+          "| limit [ms] |\n|---|---|---|---|---|---|---|---|---|---|---|")
     total = [0.0] * 4
     order = sorted(groups, key=lambda name: -sum(took for _, took in groups[name]))
     for name in order + ["all"]:
