@@ -3,9 +3,10 @@
 How large the numbers between the layers are is measured over some images (`measure_ranges`), once, and kept in the file
 of weights, which stay float32; `quantize` makes a graph of both whenever such a file is loaded.
 
-Two things keep the detections what they are (benchmarks/int8.md). The convolutions whose results are the network's own
-stay in float32: offsets and logits of all boxes share a tensor, and a few large ones would leave the steps of 8 bits
-too wide for the others. And the ranges pass over the largest numbers, one in 10,000, which would do the same elsewhere.
+Three things keep the detections what they are (benchmarks/int8.md). The convolutions whose results are the network's
+own stay in float32: offsets and logits of all boxes share a tensor, and a few large ones would leave the steps of 8
+bits too wide for the others. So do the sums of `_signed_sums`. And a range ends where cutting off the largest numbers
+costs as much as finer steps gain: at the least mean square of both errors.
 """
 from __future__ import annotations
 
@@ -24,9 +25,9 @@ from ssd.model.operations import first_outputs
 Ranges = Dict[str, Tuple[float, float]]    # least and greatest number of a tensor, by its name in the graph
 
 
-SHARE = 0.9999          # of the numbers of a tensor that lie below the upper end of its range, and above the lower one
 _CONVOLUTION = "_sg_mkldnn_conv"    # as oneDNN fuses it with what follows
 _SAMPLED = 1 << 20      # numbers of a tensor and batch that are looked at
+_BINS = 2048            # of their histogram, whose edges are the ranges that are compared
 # MXNet's product of two maps takes numbers with a sign alone, and may get others.
 _FLOAT = ("elemwise_mul",)
 
@@ -41,7 +42,7 @@ def measure_ranges(network, batches: Iterable[mx.nd.NDArray], progress: Callable
     """The ranges of all tensors that the integer graph takes: means over the batches, which are images as the network
     takes them, on a CPU. network: initialised, NCHW in float32. `progress()` after each batch."""
     symbol, arguments, auxiliary = _graph(network)
-    collector = _Quantiles(_prepared(symbol, arguments, auxiliary)[-1].include_layer)
+    collector = _Collector(_prepared(symbol, arguments, auxiliary)[-1].include_layer)
     executor = shape = None
     for images in batches:
         if images.shape != shape:
@@ -56,7 +57,32 @@ def measure_ranges(network, batches: Iterable[mx.nd.NDArray], progress: Callable
     return collector.ranges()
 
 
-class _Quantiles:
+def best_range(numbers: np.ndarray) -> Tuple[float, float]:
+    """The range of integers of 8 bits, from least to greatest, that keeps `numbers` (of any shape, finite) best: that
+    with the least mean square of what is cut off beyond it and of the rounding inside, which zeros do not suffer.
+
+    Of numbers with a sign it is as long on both sides, 127 steps each, and of others it has 255.
+    """
+    sizes = np.abs(numbers[numbers != 0]).astype(np.float64)
+    if not sizes.size:
+        return 0.0, 1.0
+    signed, greatest = bool((numbers < 0).any()), sizes.max()
+    places = np.minimum((sizes * (_BINS / greatest)).astype(np.int64), _BINS - 1)
+    counts = np.bincount(places, minlength=_BINS).astype(np.float64)
+    ends = np.arange(1, _BINS + 1) * (greatest / _BINS)
+    centres = ends - greatest / (2 * _BINS)
+
+    def beyond(power):
+        """Sum of those powers of the numbers beyond each end."""
+        sums = counts * centres ** power
+        return sums.sum() - np.cumsum(sums)
+    cut_off = beyond(2) - 2 * ends * beyond(1) + ends ** 2 * beyond(0)
+    steps = ends / (127 if signed else 255)
+    end = float(ends[np.argmin(cut_off + np.cumsum(counts) * steps ** 2 / 12)])
+    return max(float(numbers.min()), -end) if signed else 0.0, min(float(numbers.max()), end)
+
+
+class _Collector:
     """Collects, as MXNet's own collectors do, the ranges of the tensors of these names."""
 
     def __init__(self, names):
@@ -66,9 +92,7 @@ class _Quantiles:
         name = name.decode() if isinstance(name, bytes) else name
         if name in self._names:
             array = mx.nd.NDArray(ctypes.cast(handle, mx.base.NDArrayHandle), writable=False).asnumpy().ravel()
-            array = array[::-(-array.size // _SAMPLED)]
-            least = np.quantile(array, 1 - SHARE) if array.min() < 0 else 0.0
-            self._found.setdefault(name, []).append((least, np.quantile(array, SHARE)))
+            self._found.setdefault(name, []).append(best_range(array[::-(-array.size // _SAMPLED)]))
 
     def ranges(self) -> Ranges:
         return {name: tuple(map(float, np.mean(found, axis=0))) for name, found in self._found.items()}
@@ -78,10 +102,12 @@ def quantize(network, ranges: Ranges):
     """(a block of the same outputs as `network`, Layers): images (B, 3, H, W) float32 to offsets and logits. Its
     tensors are those that the network has now."""
     symbol, arguments, auxiliary = _graph(network)
-    quantized, arguments, auxiliary, collector = _prepared(symbol, arguments, auxiliary)
+    quantized, arguments, auxiliary, collector = _prepared(symbol, arguments, auxiliary, _signed_sums(symbol, ranges))
     collector.min_max_dict = dict(ranges)
     quantized, arguments, auxiliary = quantization.calib_graph(quantized, arguments, auxiliary, collector,
                                                                calib_mode="naive", quantized_dtype="auto", logger=None)
+    # The convolutions then give 8 bits at once; else each gives 32 and an operator of its own makes 8 of them.
+    quantized = quantized.get_backend_symbol("MKLDNN_QUANTIZE")
     block = mx.gluon.SymbolBlock(quantized, mx.sym.var("images", dtype="float32"))
     tensors = {**{f"arg:{name}": value for name, value in arguments.items()},
                **{f"aux:{name}": value for name, value in auxiliary.items()}}
@@ -92,12 +118,29 @@ def quantize(network, ranges: Ranges):
     return block, _layers(quantized)
 
 
-def _prepared(symbol, arguments, auxiliary):
-    """(the integer graph without its ranges, its tensors, its auxiliary tensors, MXNet's collector of ranges)."""
+def _prepared(symbol, arguments, auxiliary, others=()):
+    """(the integer graph without its ranges, its tensors, its auxiliary tensors, MXNet's collector of ranges). others:
+    names of convolutions that stay in float32 beside the last ones."""
     # "smart" leaves what lies alone between float operators in float: the conversions would cost more.
     return quantization.quantize_graph(symbol, arguments, auxiliary, ctx=mx.cpu(), calib_mode="naive",
                                        quantized_dtype="auto", quantize_mode="smart", logger=None,
-                                       excluded_sym_names=_last_convolutions(symbol), excluded_op_names=list(_FLOAT))
+                                       excluded_sym_names=_last_convolutions(symbol) + list(others),
+                                       excluded_op_names=list(_FLOAT))
+
+
+def _signed_sums(symbol, ranges: Ranges) -> List[str]:
+    """Convolutions with a ReLU that add a map with negative numbers to their own, a projected shortcut: MXNet writes
+    the sum, without a sign, over that map, and seems to read its negative numbers as great ones."""
+    nodes = json.loads(symbol.tojson())["nodes"]
+    found = []
+    for node in nodes:
+        attributes = node.get("attrs", {})
+        if node["op"] == _CONVOLUTION and attributes.get("with_sum", "").lower() in ("true", "1") \
+                and attributes.get("with_postsum_act", "").lower() in ("true", "1"):
+            added = nodes[node["inputs"][-1][0]]["name"]
+            if ranges.get(f"{added}_output", (0.0,))[0] < 0:
+                found.append(node["name"])
+    return found
 
 
 def _last_convolutions(symbol) -> List[str]:

@@ -8,9 +8,10 @@ import pytest
 from ssd.__main__ import main
 from ssd.config import load_recipe
 from ssd.errors import UserError
+from ssd.model import int8
 from ssd.model.detector import build_detector
 from ssd.model.initialization import initialize
-from ssd.model.int8 import SHARE, measure_ranges, quantize
+from ssd.model.int8 import best_range, measure_ranges, quantize
 from ssd.model.weights import INT8, WeightsInfo, load_weights, read_info, read_ranges, save_weights
 from tests.test_every_recipe import first_of_each_kind, small
 from tests.training.tiny import tiny_data
@@ -40,6 +41,45 @@ def test_every_kind_of_network_is_near_itself(recipe, tmp_path):
         whole, part = whole.asnumpy().ravel(), part.asnumpy().ravel()
         # First weights are no trained network, whose detections benchmarks/int8.md compares: a wrong layer gives 0.
         assert 0.75 < np.corrcoef(whole, part)[0, 1] < 1
+    operators = {node["op"] for node in json.loads(integers._cached_graph[1].tojson())["nodes"]}
+    assert "_contrib_requantize" not in operators, "the convolutions give 8 bits themselves"
+
+
+@pytest.mark.parametrize("recipe", ["ssd-resnet34-shapes", "ssd-resnet50-shapes"])
+def test_projected_shortcuts_with_negative_numbers(recipe, tmp_path, monkeypatch):
+    """What they are added to stays in float32, as MXNet's sums of integers read them as positive."""
+    _, network, images = network_of(recipe, tmp_path)
+    ranges = measure_ranges(network, [images])
+
+    def error():
+        integers, layers = quantize(network, ranges)
+        pairs = [(whole.asnumpy(), part.asnumpy()) for whole, part in zip(network(images), integers(images))]
+        return max(((part - whole) ** 2).mean() / whole.var() for whole, part in pairs), layers
+    ours, layers = error()
+    assert any("add_act" in name for name in layers.int8) and any("add_act" in name for name in layers.others)
+    monkeypatch.setattr(int8, "_signed_sums", lambda *_: [])
+    theirs, layers = error()
+    assert not any("add_act" in name for name in layers.others)
+    assert ours < 0.5 * theirs
+
+
+def test_the_range_that_keeps_numbers_best():
+    """Against all ends one after the other, by rounding the numbers themselves."""
+    rng = np.random.default_rng(4)
+    heavy = rng.standard_t(3, 20000).astype(np.float32)
+    for numbers, levels in ((heavy, 127), (np.maximum(heavy, 0), 255)):
+        def error(end):
+            steps = np.clip(np.round(numbers * (levels / end)), -levels, levels)
+            return ((steps * (end / levels) - numbers) ** 2).sum()
+        least, greatest = best_range(numbers)
+        end, most = max(-least, greatest), np.abs(numbers).max()
+        assert error(end) <= 1.03 * min(map(error, np.linspace(0.02, 1, 50) * most))
+        assert numbers.min() <= least <= 0 < greatest <= numbers.max() + 1e-6
+    # The least of what one number loses by a cut at t, (50 - t)^2, and 200,000 by rounding, 200,000 (t / 127)^2 / 12.
+    end = 50 / (1 + 200000 / 12 / 127 ** 2)
+    assert best_range(np.append(rng.standard_normal(200000), 50))[1] == pytest.approx(end, rel=0.01)
+    assert best_range(np.linspace(0, 1, 9999)) == (0, pytest.approx(1, abs=2e-3)), "nothing to gain from a cut"
+    assert best_range(np.zeros((2, 3))) == (0, 1)
 
 
 def test_ranges_are_those_of_all_images(tmp_path):
@@ -49,7 +89,7 @@ def test_ranges_are_those_of_all_images(tmp_path):
     parts = [measure_ranges(network, [batch]) for batch in (first, second)]
     for name, pair in both.items():
         np.testing.assert_allclose(pair, np.mean([part[name] for part in parts], axis=0), rtol=1e-6)
-    wanted = [np.quantile(batch.asnumpy(), (1 - SHARE, SHARE)) for batch in (first, second)]
+    wanted = [best_range(batch.asnumpy()) for batch in (first, second)]
     assert any(np.allclose(pair, np.mean(wanted, axis=0), rtol=1e-5) for pair in both.values()), "of the images"
 
 
