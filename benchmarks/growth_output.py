@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import threading
 
@@ -40,12 +41,14 @@ def report(point, folder, measure) -> None:
     place = _run_folder(folder, int(point))
     path = measure(lambda: report_run(place, lambda line: None))
     measure.note(kilobytes=os.path.getsize(path) // 1000)
+    shutil.rmtree(place)
 
 
 def resume(point, folder, measure) -> None:
     from ssd.training.metrics import Metrics
     place = _run_folder(folder, int(point))
     measure(lambda: Metrics(place).set_aside(2, 20 * int(point), int(point) // 100))
+    shutil.rmtree(place)
 
 
 def report_classes(point, folder, measure) -> None:
@@ -78,8 +81,9 @@ class _Found:
             results = []
             for _ in batch:
                 ids = random.integers(0, 80, (PER_FRAME, 1)).astype(np.int32)
+                corner = random.random((PER_FRAME, 2)) * 16
                 results.append(Detected(ids, random.random((PER_FRAME, 1)).astype(np.float32),
-                                        random.random((PER_FRAME, 4)).astype(np.float32),
+                                        np.concatenate([corner, corner + 10], 1).astype(np.float32),
                                         tuple(self.class_names[place] for place in ids[:, 0])))
             yield results
 
