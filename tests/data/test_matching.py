@@ -121,8 +121,8 @@ def test_many_objects_and_many_default_boxes(monkeypatch):
     matcher, found = matcher_of(Matcher, image_size=1000), {}
     low = random.uniform(0, .7, (200, 2))
     boxes = np.concatenate([low, low + random.uniform(.05, .3, (200, 2))], 1).astype(np.float32)
-    for pairs in (matching.COMPARED, 10 ** 9):
-        monkeypatch.setattr(matching, "COMPARED", pairs)
+    for pairs in (matching.SEARCH, 10 ** 9):
+        monkeypatch.setattr(matching, "SEARCH", pairs)
         compared.clear()
         found[pairs] = matcher(boxes, np.arange(200)), sum(compared)
     (few, some), (whole, every) = found.values()
