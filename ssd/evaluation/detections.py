@@ -10,9 +10,10 @@ import numpy as np
 
 from ssd.datasets.json_files import load_json, whole_number
 from ssd.errors import UserError
-from ssd.files import replace_file, replacing
+from ssd.files import replacing
 
 
+ROWS = 10000    # of a JSON file that are in memory at a time
 _COLUMNS = ("image_id", "boxes_xywh", "score", "category_id")
 
 
@@ -83,10 +84,15 @@ class Detections:
 
     def to_json(self, path) -> None:
         """Write COCO's results format: a list of {image_id, category_id, bbox [x, y, w, h], score}."""
-        rows = [{"image_id": image, "category_id": category, "bbox": box, "score": score}
-                for image, category, box, score in zip(self.image_id.tolist(), self.category_id.tolist(),
-                                                       self.boxes_xywh.tolist(), self.score.tolist())]
-        replace_file(path, json.dumps(rows, separators=(",", ":")).encode())
+        with replacing(path) as partial, open(partial, "xb") as file:
+            file.write(b"[")
+            for start in range(0, len(self), ROWS):    # a dict for each row is half a kilobyte
+                part = slice(start, start + ROWS)
+                rows = [{"image_id": image, "category_id": category, "bbox": box, "score": score}
+                        for image, category, box, score in zip(*(getattr(self, name)[part].tolist() for name in (
+                            "image_id", "category_id", "boxes_xywh", "score")))]
+                file.write(b"," * (start > 0) + json.dumps(rows, separators=(",", ":"))[1:-1].encode())
+            file.write(b"]")
 
     @classmethod
     def from_json(cls, path) -> Detections:

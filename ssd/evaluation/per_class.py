@@ -47,8 +47,11 @@ class Evaluation(NamedTuple):
     def mean_curve(self, iou: Optional[float] = None, category: Optional[int] = None) -> np.ndarray:
         """Precision at RECALLS, (101,); nan where undefined. iou: one of IOU_THRESHOLDS, None: the mean over all;
         category: its place, None: the mean over those with ground truth."""
-        chosen = self.precision if iou is None else self.precision[[int(np.argmin(abs(IOU_THRESHOLDS - iou)))]]
-        chosen = chosen if category is None else chosen[:, :, [category]]
+        place = int(np.argmin(abs(IOU_THRESHOLDS - iou))) if iou is not None else None
+        # Slices, not lists: of many classes, each curve would copy the numbers of all.
+        chosen = self.precision[slice(None) if place is None else slice(place, place + 1), :,
+                                slice(None) if category is None else slice(category, category + 1)]
+        chosen = chosen[:, :, (chosen > -1).any(axis=(0, 1))]    # a class without ground truth is undefined throughout
         defined = mean_defined(np.moveaxis(chosen, 1, 0))
         return np.where(defined < 0, np.nan, defined)
 

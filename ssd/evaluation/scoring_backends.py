@@ -156,7 +156,14 @@ def _numbers(evaluation):
 
 def mean_defined(values):
     """COCO's mean of each of `values`, (n, ...): of what is defined (above -1); -1 where nothing is. float64 (n,)."""
-    return np.array([one[one > -1].mean() if (one > -1).any() else -1.0 for one in values])
+    rows = np.ascontiguousarray(values, np.float64).reshape(len(values), int(np.prod(values.shape[1:])))
+    defined = rows > -1
+    means, whole = np.full(len(rows), -1.0), defined.all(axis=1)
+    if rows.shape[1]:
+        means[whole] = rows[whole].mean(axis=1)
+    for place in np.flatnonzero(defined.any(axis=1) & ~whole):
+        means[place] = rows[place, defined[place]].mean()
+    return means
 
 
 @contextlib.contextmanager

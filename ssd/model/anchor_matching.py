@@ -15,6 +15,8 @@ from ssd.model.boxes.anchors import AnchorSizes, half_sizes
 from ssd.model.matching import Matches
 
 ROUNDING = 1e-5    # more than a bound and an IoU in float32 are off
+ROOM = 1.0         # pixels: more than the place of a box's centre is off
+COMPARED = 1 << 20    # pairs of an object and an anchor whose IoUs are in memory at a time
 
 
 class AnchorMatcher:
@@ -54,42 +56,52 @@ class AnchorMatcher:
 
     def _match(self, boxes: np.ndarray, labels: np.ndarray) -> Tuple[Matches, np.ndarray]:
         """Of boxes in pixels: Matches, and each one's best IoU."""
-        least, chosen = self.settings.background_iou, []
+        least = np.float32(self.settings.background_iou)
+        owner, position, overlap = self._pairs(boxes, np.minimum(least, self._reached(boxes)) - ROUNDING)
         most = np.zeros(len(boxes), np.float32)
-        bounds = self._bounds(boxes)
-        reached = self._reached(boxes)
-        for level, bound in zip(self._levels, bounds):
-            # Only anchors that may pass a threshold, or be an object's best, need an IoU.
-            objects = np.flatnonzero(bound >= np.minimum(least, reached) - ROUNDING)
-            if not len(objects):
-                continue
-            overlaps = level.overlaps(boxes[objects])                     # (objects, rows, columns, shapes)
-            most[objects] = np.maximum(most[objects], overlaps.max((1, 2, 3)))
-            chosen.append((level, objects, overlaps))
-        positions: List[np.ndarray] = []
-        for level, objects, overlaps in chosen:
-            flat = overlaps.reshape(len(objects), -1)
-            best = flat.max(0)
-            wanted = best >= np.float32(least)
-            # An object's highest IoU, wherever it is reached; below the threshold it is rare.
-            low = np.flatnonzero(most[objects] < np.float32(least))
-            if len(low):
-                wanted |= (flat[low] == most[objects[low], None]).any(0)
-            positions.append(level.start + np.flatnonzero(wanted))
-        position = np.concatenate(positions) if positions else np.zeros(0, np.int64)
-        return self._judge(boxes, labels, position, most), most
+        np.maximum.at(most, owner, overlap)
+        best_of_its_own = overlap == most[owner]
+        # An object's highest IoU, wherever it is reached; below the threshold it is rare. Whose such an anchor is,
+        # pairs below the threshold decide, which are not all known.
+        low = np.unique(position[best_of_its_own & (overlap < least)])
+        by_low = self._judge_all(boxes, low, most)
+        chosen = np.flatnonzero((overlap >= least) & ~np.isin(position, low))
+        by_pairs = _judge(owner[chosen], position[chosen], overlap[chosen], best_of_its_own[chosen])
+        position, owner, best, claimed = (np.concatenate(pair) for pair in zip(by_low, by_pairs))
+        order = np.argsort(position)
+        position, owner, best, claimed = position[order], owner[order], best[order], claimed[order]
+        positive = (best >= np.float32(self.settings.matching_iou)) | claimed
+        ignored = position[~positive & (best >= least)]
+        position, owner = position[positive], owner[positive]
+        return Matches(position, self._encode(boxes[owner], self._anchors(position)), labels[owner].astype(np.int32),
+                       ignored), most
 
-    def _judge(self, boxes, labels, position, most) -> Matches:
-        """Matches among the anchors at `position` (p,), ascending, against all boxes."""
-        if not len(position):
-            return Matches(position, np.zeros((0, 4), np.float32), np.zeros(0, np.int32), position)
-        anchors = self._anchors(position)
-        overlaps = iou(boxes, anchors)                                   # (m, p)
-        owner, best = overlaps.argmax(0), overlaps.max(0)
-        positive = (best >= np.float32(self.settings.matching_iou)) | (overlaps == most[:, None]).any(0)
-        ignored = position[~positive & (best >= np.float32(self.settings.background_iou))]
-        owner, anchors = owner[positive], anchors[positive]
-        return Matches(position[positive], self._encode(boxes[owner], anchors), labels[owner].astype(np.int32), ignored)
+    def _pairs(self, boxes: np.ndarray, least: np.ndarray):
+        """Objects (p,) int64, positions (p,) int64 and IoUs (p,) float32 of all pairs of at least `least` (m,)."""
+        found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))]
+        for level, bound in zip(self._levels, self._bounds(boxes)):
+            # Only anchors that may pass a threshold, or be an object's best, need an IoU.
+            objects = np.flatnonzero(bound >= least)
+            windows, hits, values = level.windows(boxes[objects], least[objects]), [], []
+            for number, window in zip(objects, windows.tolist()):
+                overlaps = level.overlaps(boxes[number], *window).ravel()
+                hits.append(np.flatnonzero(overlaps >= least[number]))
+                values.append(overlaps[hits[-1]])
+            if len(objects):
+                counts = list(map(len, hits))
+                found.append((np.repeat(objects, counts), level.positions(
+                    np.concatenate(hits), np.repeat(windows, counts, axis=0)), np.concatenate(values)))
+        return tuple(np.concatenate(column) for column in zip(*found))
+
+    def _judge_all(self, boxes: np.ndarray, position: np.ndarray, most: np.ndarray):
+        """`_judge` of the anchors at `position` (p,), ascending, by their IoUs with all boxes."""
+        parts = [(position[:0], position[:0], most[:0], np.zeros(0, bool))]
+        block = max(1, COMPARED // max(1, len(boxes)))
+        for start in range(0, len(position), block):
+            part = position[start:start + block]
+            overlaps = iou(boxes, self._anchors(part))                   # (m, p)
+            parts.append((part, overlaps.argmax(0), overlaps.max(0), (overlaps == most[:, None]).any(0)))
+        return tuple(np.concatenate(column) for column in zip(*parts))
 
     def _anchors(self, position: np.ndarray) -> np.ndarray:
         """(p, 4) ltrb [pixels] of the anchors at `position`."""
@@ -157,18 +169,46 @@ class _Level(NamedTuple):
         centre = np.stack([self.x[column], self.y[row]], 1)
         return np.concatenate([centre - self.half[shape], centre + self.half[shape]], 1)
 
-    def overlaps(self, boxes: np.ndarray) -> np.ndarray:
-        """IoU with (m, 4) boxes, (m, rows, columns, shapes): bit for bit what `iou` gives, but in fewer operations, as
-        the overlap in x depends on the column alone and that in y on the row."""
+    def windows(self, boxes: np.ndarray, least: np.ndarray) -> np.ndarray:
+        """(m, 4) int64: for each of the (m, 4) boxes first row, last, first column, last, the last ones exclusive, of
+        all anchors whose IoU with it is `least` (m,) or more."""
         sides = []
-        for axis, line in ((0, self.x), (1, self.y)):
-            low = np.maximum(boxes[:, axis, None, None], line[:, None] - self.half[:, axis])
-            high = np.minimum(boxes[:, axis + 2, None, None], line[:, None] + self.half[:, axis])
+        for axis, line in ((1, self.y), (0, self.x)):
+            low, high = boxes[:, axis].astype(np.float64), boxes[:, axis + 2].astype(np.float64)
+            # At an IoU of t the centres are no farther apart than (w + w') (1 - t) / (1 + t) / 2.
+            share = np.where(least > 0, (1 - least) / (1 + least), np.inf)
+            reach = (high - low + 2 * self.half[:, axis].max()) / 2 * share + ROOM
+            middle = (low + high) / 2
+            sides += [np.searchsorted(line, middle - reach), np.searchsorted(line, middle + reach, side="right")]
+        return np.stack(sides, 1)
+
+    def positions(self, hits: np.ndarray, windows: np.ndarray) -> np.ndarray:
+        """(p,) int64 of the anchors at `hits` (p,), places in the flat overlaps of the windows (p, 4)."""
+        cell, shape = np.divmod(hits, len(self.half))
+        row, column = np.divmod(cell, windows[:, 3] - windows[:, 2])
+        return self.start + ((row + windows[:, 0]) * len(self.x) + column + windows[:, 2]) * len(self.half) + shape
+
+    def overlaps(self, box: np.ndarray, top: int, bottom: int, left: int, right: int) -> np.ndarray:
+        """IoU of a box (4,) with the anchors of these rows and columns, (rows, columns, shapes): bit for bit what `iou`
+        gives, but in fewer operations, as the overlap in x depends on the column alone and that in y on the row."""
+        sides = []
+        for axis, line in ((0, self.x[left:right]), (1, self.y[top:bottom])):
+            low = np.maximum(box[axis], line[:, None] - self.half[:, axis])
+            high = np.minimum(box[axis + 2], line[:, None] + self.half[:, axis])
             sides.append(np.maximum(high - low, np.float32(0)))
-        common = sides[0][:, None] * sides[1][:, :, None]
-        area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        union = (area[:, None] + self.area)[:, None, None] - common
+        common = sides[0] * sides[1][:, None]
+        union = ((box[2] - box[0]) * (box[3] - box[1]) + self.area) - common
         return np.divide(common, union, out=union)
+
+
+def _judge(owner: np.ndarray, position: np.ndarray, overlap: np.ndarray, best_of_its_own: np.ndarray):
+    """Of pairs (p,) that hold every best one of an anchor: positions (q,), each once, ascending; the object of its
+    highest IoU, of equals the first; that IoU; whether it is some object's best anchor."""
+    order = np.lexsort((owner, -overlap, position))
+    position, owner, overlap = position[order], owner[order], overlap[order]
+    first = np.flatnonzero(np.append(True, position[1:] != position[:-1])[:len(position)])
+    claimed = np.logical_or.reduceat(best_of_its_own[order], first) if len(first) else np.zeros(0, bool)
+    return position[first], owner[first], overlap[first], claimed
 
 
 def iou(boxes: np.ndarray, anchors: np.ndarray) -> np.ndarray:

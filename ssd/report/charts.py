@@ -7,6 +7,7 @@ from typing import List, Sequence, Tuple
 import numpy as np
 
 SMALL_MATRIX = 16    # classes up to which the cells of a matrix have room for their numbers
+MOST_CELLS = 81 ** 2    # of a matrix that are drawn, at 155 bytes: all of COCO's
 
 
 def precision_recall_chart(curves: Sequence[Tuple[str, str, np.ndarray]], recalls: np.ndarray,
@@ -45,7 +46,8 @@ def small_curve(name: str, note: str, curves: Sequence[Tuple[str, np.ndarray]], 
 
 def matrix_chart(matrix: np.ndarray, names: List[str]) -> str:
     """A confusion matrix as a heat map. matrix: int (c + 1, c + 1), rows truth, columns predicted, the last one
-    background; names: of the c classes. A cell's shade is its share of its row; a small matrix has it in numbers."""
+    background; names: of the c classes. A cell's shade is its share of its row; a small matrix has it in numbers. Of a
+    large one `drawn_cells` alone are there."""
     labels = list(names) + ["background"]
     small = len(names) <= SMALL_MATRIX
     cell, font = (max(34, min(64, 520 // len(labels))), 12) if small else (11, 9)
@@ -63,7 +65,7 @@ def matrix_chart(matrix: np.ndarray, names: List[str]) -> str:
     parts.append(f'<text x="{room + side / 2:.0f}" y="12" text-anchor="middle">predicted</text>'
                  f'<text x="{room - 6}" y="{12 + room}" text-anchor="end">truth</text>')
     parts.append(f'<rect class="frame" x="{room}" y="{18 + room}" width="{side}" height="{side}"/>')
-    for row, column in zip(*np.nonzero(matrix)):
+    for row, column in zip(*np.nonzero(drawn_cells(matrix))):
         x, y, share = room + column * cell, 18 + room + row * cell, shares[row, column]
         right = row == column
         truth, predicted = ("no object" if row == len(names) else labels[row],
@@ -79,6 +81,18 @@ def matrix_chart(matrix: np.ndarray, names: List[str]) -> str:
                          f'<text{dark} x="{middle:.1f}" y="{y + cell / 2 + 12:.1f}" text-anchor="middle">'
                          f'{100 * share:.0f}%</text>')
     return "".join(parts) + "</svg>"
+
+
+def drawn_cells(matrix: np.ndarray) -> np.ndarray:
+    """Which cells of a confusion matrix are drawn, bool of its shape: those above 0; of more than MOST_CELLS the
+    diagonal's, then the largest, of equals the first."""
+    there = matrix > 0
+    if there.sum() <= MOST_CELLS:
+        return there
+    rank = np.where(np.eye(len(matrix), dtype=bool), matrix.max() + 1, matrix) * there
+    chosen = np.zeros(matrix.size, bool)
+    chosen[np.argsort(-rank, axis=None, kind="stable")[:MOST_CELLS]] = True
+    return chosen.reshape(matrix.shape)
 
 
 def bar(value: float) -> str:

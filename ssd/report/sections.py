@@ -97,13 +97,17 @@ def confusion(evaluation: Evaluation, counts: Counts) -> str:
             '<p class="soft">Rows are the truth, columns what was predicted; a cell is as dark as its share of its '
             'row. Column background: objects not found; row background: detections on no object. Crowd regions are '
             'left out.</p>')
-    pairs = [(matrix[row, column], row, column) for row, column in zip(*np.nonzero(matrix[:classes, :classes]))
-             if row != column]
+    hidden = int((matrix > 0).sum()) - int(charts.drawn_cells(matrix).sum())
+    if hidden:
+        text += f'<p class="soft">The {hidden:,} smallest cells beside the diagonal are left out.</p>'
+    wrong = matrix[:classes, :classes] * ~np.eye(classes, dtype=bool)
+    pairs = np.argsort(-wrong, axis=None, kind="stable")[:10]
+    pairs = [pair for pair in zip(*(place.tolist() for place in np.unravel_index(pairs, wrong.shape))) if wrong[pair]]
     table = ""
     if pairs and classes > 2:
         rows = "".join(f'<tr><td>{escape(names[row])}</td><td>{escape(names[column])}</td><td class="number">'
-                       f'{number:,}</td><td class="number">{100 * number / matrix[row].sum():.1f} %</td></tr>'
-                       for number, row, column in sorted(pairs, key=lambda pair: (-pair[0], pair[1:]))[:10])
+                       f'{matrix[row, column]:,}</td><td class="number">'
+                       f'{100 * matrix[row, column] / matrix[row].sum():.1f} %</td></tr>' for row, column in pairs)
         table = ('<h3>Most often confused</h3><div class="scroll"><table><thead><tr><th>object</th><th>found as</th>'
                  '<th class="number">times</th><th class="number">of the objects</th></tr></thead>'
                  f'<tbody>{rows}</tbody></table></div>')

@@ -109,14 +109,19 @@ class OutputNames:
     """Names in one folder, none given twice: a.jpg, a-2.jpg, ..."""
 
     def __init__(self):
-        self._taken = set()
+        self._taken, self._last = set(), {}    # last: by name, in small letters, the highest number that was given
 
     def new(self, inside: str, ending: str) -> str:
         """A path for what is made of the input `inside`, with another ending."""
-        stem, number = os.path.splitext(inside)[0], 1
-        path = stem + ending
-        while path.lower() in self._taken:
+        stem = os.path.splitext(inside)[0]
+        key = (stem.lower(), ending.lower())
+        # Numbers up to the last one stay taken: of a thousand inputs of one name each is not compared with all others.
+        number = self._last.get(key, 0) + 1
+        while True:
+            path = f"{stem}-{number}{ending}" if number > 1 else stem + ending
+            if path.lower() not in self._taken:
+                break
             number += 1
-            path = f"{stem}-{number}{ending}"
+        self._last[key] = number
         self._taken.add(path.lower())
         return path

@@ -161,15 +161,15 @@ class Prediction:
     def write(self) -> None:
         """detections.json, COCO's results, and images.json, what their ids mean, in the folder."""
         ids = self.detector.category_ids
-        images, boxes, scores, categories = [], [np.zeros((0, 4))], [np.zeros(0)], []
-        for image, detected in self._found:
-            images += [image] * len(detected.ids)
-            categories += [ids[place] for place in detected.ids[:, 0]]
-            boxes.append(detected.boxes)
-            scores.append(detected.scores[:, 0])
-        ltrb = np.concatenate(boxes)
+        known = np.array([0 if number is None else number for number in ids], np.int64)    # None is not among them
+        columns = zip(*((image, *detected[:3]) for image, detected in self._found))
+        images, places, scores, boxes = columns if self._found else ((), (), (), ())
+        images = np.repeat(np.array(images, np.int64), list(map(len, scores)))
+        places, scores = (np.concatenate([np.zeros((0, 1), dtype), *parts])[:, 0]
+                          for dtype, parts in ((np.int32, places), (np.float32, scores)))
+        ltrb = np.concatenate([np.zeros((0, 4), np.float32), *boxes]).astype(np.float64)
         xywh = np.concatenate([ltrb[:, :2], ltrb[:, 2:] - ltrb[:, :2]], axis=1)
-        detections = Detections(images, np.round(xywh, 3), np.round(np.concatenate(scores), 6), categories)
+        detections = Detections(images, np.round(xywh, 3), np.round(scores.astype(np.float64), 6), known[places])
         path = os.path.join(self.folder, "detections.json")
         with write_errors(path, path):
             detections.to_json(path)

@@ -9,7 +9,10 @@ from ssd.model import matching
 from ssd.data.bridge import to_numpy
 from ssd.data.graphs import encode_boxes
 from ssd.data.targets import dense_targets
-from ssd.model.matching import Matcher
+from ssd.model.boxes.default_boxes import default_boxes
+from ssd.model.boxes.formats import cxcywh_to_ltrb
+from ssd.model.boxes.rules import sizes_of
+from ssd.model.matching import FirstClaimMatcher, Matcher
 from tests.data.test_pipeline import REFERENCE, reference_matcher
 from tests.reference import vectors
 
@@ -86,3 +89,51 @@ def test_equal_overlaps():
         classes = np.zeros(5, int)
         classes[found.positions] = found.classes
         assert classes.tolist() == expected
+
+
+def matcher_of(kind, **changes):
+    config = load_recipe("ssd-resnet50-coco").with_values(**changes)
+    sizes = sizes_of(config)
+    return kind(cxcywh_to_ltrb(default_boxes(sizes)), config.default_boxes, sizes.grid)
+
+
+@pytest.mark.parametrize("kind", [Matcher, FirstClaimMatcher])
+@pytest.mark.parametrize("size", [300, "217x450"])
+def test_pairs_within_reach_are_enough(kind, size):
+    """The same owners as from all pairs: ties, equal boxes, and those that no default box fits, included."""
+    matcher, random = matcher_of(kind, image_size=size), np.random.RandomState(4)
+    sets = [random_boxes(random, 1 + number % 30) for number in range(40)]
+    tiny = random.uniform(0, .99, (20, 2))
+    sets += [np.concatenate([tiny, tiny + random.uniform(1e-5, .01, (20, 2))], 1).astype(np.float32)]
+    for boxes in sets:
+        np.testing.assert_array_equal(matcher._by_pairs(boxes), matcher._by_all(boxes))
+
+
+def test_many_objects_and_many_default_boxes(monkeypatch):
+    """What is compared grows with the objects, not with objects times default boxes, and gives the same."""
+    compared, iou, random = [], matching._iou, np.random.RandomState(2)
+
+    def counted(*arguments):
+        result = iou(*arguments)
+        compared.append(result.size)
+        return result
+    monkeypatch.setattr(matching, "_iou", counted)
+    matcher, found = matcher_of(Matcher, image_size=1000), {}
+    low = random.uniform(0, .7, (200, 2))
+    boxes = np.concatenate([low, low + random.uniform(.05, .3, (200, 2))], 1).astype(np.float32)
+    for pairs in (matching.SEARCH, 10 ** 9):
+        monkeypatch.setattr(matching, "SEARCH", pairs)
+        compared.clear()
+        found[pairs] = matcher(boxes, np.arange(200)), sum(compared)
+    (few, some), (whole, every) = found.values()
+    for one, other in zip(few, whole):
+        np.testing.assert_array_equal(one, other)
+    assert every == 200 * matcher.boxes and some < every / 20
+
+
+def test_default_boxes_that_are_no_grid():
+    """All pairs are compared where default boxes do not stand in rows and columns."""
+    sizes = sizes_of(load_recipe("ssd-resnet50-coco"))
+    boxes = cxcywh_to_ltrb(default_boxes(sizes))
+    boxes[777] += np.float32(.001)
+    assert Matcher(boxes, SETTINGS, sizes.grid)._pairs is None

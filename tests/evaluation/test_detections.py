@@ -46,6 +46,19 @@ def test_json_is_cocos_results_format(tmp_path):
     assert json.loads((tmp_path / "found.json").read_text()) == [GOOD]
 
 
+@pytest.mark.parametrize("count", [0, 1, 6, 7, 8, 21])
+def test_json_is_written_in_pieces(tmp_path, monkeypatch, count):
+    """The bytes of one call of json.dumps, of which no call sees more than some rows."""
+    seen, dumps, found = [], json.dumps, random_detections(count)
+    monkeypatch.setattr(module, "ROWS", 7)
+    monkeypatch.setattr(module.json, "dumps", lambda rows, **how: seen.append(len(rows)) or dumps(rows, **how))
+    found.to_json(tmp_path / "found.json")
+    assert sum(seen) == count and max(seen, default=0) <= 7
+    rows = [dict(image_id=image, category_id=category, bbox=box, score=score) for image, category, box, score in zip(
+        found.image_id.tolist(), found.category_id.tolist(), found.boxes_xywh.tolist(), found.score.tolist())]
+    assert (tmp_path / "found.json").read_text() == dumps(rows, separators=(",", ":"))
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "found.npz"
     random_detections(3).to_npz(path)

@@ -2,15 +2,16 @@
 import contextlib
 import io
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from ssd.errors import UserError
 from ssd.evaluation.detections import Detections
-from ssd.evaluation.per_class import IOU_THRESHOLDS, RECALLS, evaluate, format_classes
+from ssd.evaluation.per_class import IOU_THRESHOLDS, RECALLS, Evaluation, evaluate, format_classes
 from ssd.evaluation.scoring import STAT_NAMES, score_detections
-from ssd.evaluation.scoring_backends import SCORERS, load_scorer
+from ssd.evaluation.scoring_backends import SCORERS, load_scorer, mean_defined
 from tests.evaluation.odd_sets import as_scored_set, random_set
 
 SEEDS = range(12)
@@ -78,6 +79,33 @@ def test_curves_have_their_average_precision_as_area(tmp_path):
     known = int(np.argmax(got.ap))
     assert got.mean_curve(0.5, known).mean() == pytest.approx(got.ap50[known], abs=1e-9)
     assert len(IOU_THRESHOLDS) == got.precision.shape[0]
+
+
+def test_means_are_those_one_by_one():
+    """To the last bit, whatever is undefined."""
+    random = np.random.default_rng(3)
+    for shape in ((5, 10, 101), (101, 1), (101, 10, 80), (3, 0), (0, 4)):
+        values = random.random(shape)
+        values[random.random(shape[0]) < .3] = -1
+        for one in values[::4]:
+            one[random.random(one.shape) < .5] = -1
+        expected = [one[one > -1].mean() if (one > -1).any() else -1.0 for one in values]
+        assert mean_defined(values).tolist() == expected
+
+
+def test_curves_of_many_classes():
+    """A class's curve takes its own numbers alone, of however many classes there are."""
+    random, count = np.random.default_rng(0), 500
+    precision = random.random((10, 101, count))
+    precision[:, :, 7] = -1
+    got = Evaluation({}, (), (), *[np.zeros(count)] * 3, None, None, precision, None, None, None, "", [])
+    tracemalloc.start()
+    curves = [got.mean_curve(0.75, place) for place in (3, 7)]
+    assert tracemalloc.get_traced_memory()[1] < precision.nbytes / 100
+    tracemalloc.stop()
+    assert curves[0].tolist() == precision[5, :, 3].tolist() and np.isnan(curves[1]).all()
+    np.testing.assert_allclose(got.mean_curve(0.5), np.delete(precision[0], 7, axis=1).mean(1), rtol=1e-12)
+    np.testing.assert_allclose(got.mean_curve(), np.delete(precision, 7, axis=2).mean((0, 2)), rtol=1e-12)
 
 
 def test_images_left_out_are_no_part_of_the_score():

@@ -9,7 +9,7 @@ import pytest
 from ssd.config import load_recipe
 from ssd.data import graphs
 from ssd.data.targets import dense_targets
-from ssd.model import parameters
+from ssd.model import anchor_matching, parameters
 from ssd.model.anchor_matching import AnchorMatcher
 from ssd.model.boxes.anchors import anchors_ltrb, half_sizes
 from ssd.model.boxes.rules import sizes_of
@@ -128,6 +128,37 @@ def test_pruned_matching_is_that_of_all_pairs():
         highest, matched = matcher.cover(boxes)
         np.testing.assert_array_equal(highest, overlaps.max(1))
         np.testing.assert_array_equal(matched, np.bincount(owner[positive], minlength=count))
+
+
+def test_matching_of_many_objects(monkeypatch):
+    """Ten times as many objects take about ten times as many IoUs, some of them in memory at a time."""
+    compared, random = [], np.random.default_rng(1)
+
+    def counted(function):
+        def call(*arguments):
+            result = function(*arguments)
+            compared.append(result.size)
+            return result
+        return call
+    monkeypatch.setattr(anchor_matching._Level, "overlaps", counted(anchor_matching._Level.overlaps))
+    monkeypatch.setattr(anchor_matching, "iou", counted(anchor_matching.iou))
+    matcher = build_detector(CONFIG).matcher
+
+    def ious(objects, least):
+        size = np.exp(random.uniform(np.log(least), np.log(.6), (objects, 2)))
+        corner = random.uniform(0, 1 - size)
+        compared.clear()
+        return matcher(np.concatenate([corner, corner + size], 1), np.arange(objects)), sum(compared)
+    assert ious(500, .1)[1] < 12 * ious(50, .1)[1]
+    # Objects that no anchor fits are compared with each other's best anchors.
+    state = random.bit_generator.state
+    whole, _ = ious(300, .01)
+    assert max(compared) > 3000
+    monkeypatch.setattr(anchor_matching, "COMPARED", 3000)
+    random.bit_generator.state = state
+    for one, other in zip(ious(300, .01)[0], whole):
+        np.testing.assert_array_equal(one, other)
+    assert max(compared) <= 3000
 
 
 def targets_of(seed, samples):
