@@ -87,7 +87,8 @@ def pillow(arguments):
     import numpy as np
     from PIL import Image
     config, dataset, matcher = load(arguments)
-    random, settings, side = np.random.RandomState(os.getpid()), config.augmentation, config.model.image_size
+    random, settings = np.random.RandomState(os.getpid()), config.augmentation
+    size = (config.model.image_size.width, config.model.image_size.height)
     default_ltrb = matcher.default_boxes_ltrb
     mean, std = [np.float32(values)[:, None, None] for values in (config.data.pixel_mean, config.data.pixel_std)]
     samples = [(os.path.join(dataset.image_folder, dataset.file_names[index]),
@@ -102,7 +103,7 @@ def pillow(arguments):
         if random.rand() < settings.flip_probability:
             image = image.transpose(Image.FLIP_LEFT_RIGHT)
             boxes = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], 1)
-        image = colour_jitter(image.resize((side, side), Image.BILINEAR), settings, random)
+        image = colour_jitter(image.resize(size, Image.BILINEAR), settings, random)
         pixels = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)).astype(np.float32)
         pixels /= 255
         pixels -= mean
