@@ -22,13 +22,14 @@ from ssd.config import Config
 # Rows or columns of the result made by one product. Fewer take more calls, more multiply by more zeros; larger products
 # would besides be shared out to threads of OpenBLAS, above 262,144 multiplications, which are not wanted here.
 ROWS, COLUMNS = 12, 16
-CACHED_SIZES = 256
+CACHED_SIZES = 512    # axes; at 300 pixels 35 kB each
 TO_YIQ = np.array([[.299, .587, .114], [.596, -.274, -.321], [.211, -.523, .311]])    # DALI's, of fn.hsv
 FROM_YIQ = np.linalg.inv(TO_YIQ)
 
 
 class Block(NamedTuple):
-    """Rows `first` to `end` of a resized axis: `weights` (end - first, stop - start) times rows `start` to `stop`."""
+    """Rows `first` to `end` of a resized axis: `weights` (end - first, stop - start) times rows `start` to `stop`; or
+    columns, with weights (stop - start, end - first)."""
     first: int
     end: int
     start: int
@@ -54,17 +55,20 @@ def axis_weights(size: int, wanted: int, antialias: bool) -> Tuple[np.ndarray, n
 
 
 @functools.lru_cache(CACHED_SIZES)
-def axis_blocks(size: int, wanted: int, antialias: bool, length: int) -> List[Block]:
-    """The matrix of `axis_weights` in float32, in blocks of `length` rows."""
+def axis_blocks(size: int, wanted: int, antialias: bool, columns: bool) -> List[Block]:
+    """The matrix of `axis_weights` in float32, in blocks for ROWS rows or COLUMNS columns."""
+    length = COLUMNS if columns else ROWS
     starts, weights = axis_weights(size, wanted, antialias)
     # Of each row, the part that its block covers.
-    columns = (starts - starts[::length].repeat(length)[:wanted])[:, None] + np.arange(weights.shape[1])
-    dense = np.zeros((wanted, columns.max() + 1), np.float32)
-    dense[np.arange(wanted)[:, None], columns] = weights
+    places = (starts - starts[::length].repeat(length)[:wanted])[:, None] + np.arange(weights.shape[1])
+    dense = np.zeros((wanted, places.max() + 1), np.float32)
+    dense[np.arange(wanted)[:, None], places] = weights
     blocks = []
     for first, start in zip(range(0, wanted, length), starts[::length].tolist()):
         end, stop = min(first + length, wanted), min(start + dense.shape[1], size)
-        blocks.append(Block(first, end, start, stop, dense[first:end, :stop - start]))
+        part = dense[first:end, :stop - start]
+        # OpenBLAS is slower where it has to transpose.
+        blocks.append(Block(first, end, start, stop, part.T.copy() if columns else part))
     return blocks
 
 
@@ -120,7 +124,7 @@ class PixelMaker:
         import cv2
         antialias, width = self._config.data.antialias, image.shape[1]
         height = planes.shape[1]
-        blocks = axis_blocks(image.shape[0], height, antialias, ROWS)
+        blocks = axis_blocks(image.shape[0], height, antialias, columns=False)
         # A row is three parts of `width` numbers, whatever they are: smaller products, as said above.
         image = image.reshape(-1, 3, width)
         rows = self._room("rows", max(block.stop - block.start for block in blocks), 3, width)
@@ -134,10 +138,10 @@ class PixelMaker:
             low = cv2.transform(low, matrix.astype(np.float32), dst=self._room("turned", *low.shape))
         split = self._room("split", 3, height, width)
         cv2.split(low, list(split))
-        for first, end, start, stop, weights in axis_blocks(width, planes.shape[2], antialias, COLUMNS):
+        for first, end, start, stop, weights in axis_blocks(width, planes.shape[2], antialias, columns=True):
             if flip:
-                first, end, weights = planes.shape[2] - end, planes.shape[2] - first, weights[::-1].copy()
-            np.matmul(split[:, :, start:stop], weights.T, out=planes[:, :, first:end])
+                first, end, weights = planes.shape[2] - end, planes.shape[2] - first, weights[:, ::-1].copy()
+            np.matmul(split[:, :, start:stop], weights, out=planes[:, :, first:end])
 
     def _normalise(self, planes: np.ndarray, gain: float, constant: float, clamp: bool) -> None:
         """`planes` times `gain` plus `constant`, clamped to [0, 255], mean and deviation taken out; in place."""

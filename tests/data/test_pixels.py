@@ -37,7 +37,7 @@ def test_resizing_is_pillows():
     for result, image in zip(made(settings(image_size=300, **RAW), images), images):
         expected = np.asarray(Image.fromarray(image).resize((300, 300), Image.BILINEAR)).transpose(2, 0, 1)
         assert np.abs(result - expected).max() < 1.01    # it rounds twice
-        assert abs((result - expected).mean()) < .03
+        assert min(image.shape[:2]) < 100 or abs((result - expected).mean()) < .03
 
 
 @pytest.mark.parametrize("size", [(64, 48), (200, 300)])
@@ -49,20 +49,20 @@ def test_resizing_without_antialiasing_is_pytorchs(size):
         expected = torch.nn.functional.interpolate(
             torch.from_numpy(image.transpose(2, 0, 1)[None].astype(np.float32)), size=tuple(config.model.image_size),
             mode="bilinear", align_corners=False)[0].numpy()
-        np.testing.assert_allclose(result, expected, atol=2e-2)    # PyTorch takes the scale in float32
+        np.testing.assert_allclose(result, expected, atol=4e-2)    # PyTorch has places in float32
 
 
 def test_blocks_are_the_whole_matrix():
-    for size, wanted, antialias, length in itertools.product((1, 7, 300, 533), (1, 30, 299), (True, False), (12, 16)):
+    for size, wanted, antialias, columns in itertools.product((1, 7, 300, 533), (1, 30, 299), (True, False), (True, False)):
         starts, weights = axis_weights(size, wanted, antialias)
         expected, found = np.zeros((2, wanted, size + weights.shape[1]))
         for row, start, values in zip(expected, starts, weights):
             row[start:start + len(values)] = values
         assert not expected[:, size:].any()
         rows = []
-        for block in axis_blocks(size, wanted, antialias, length):
+        for block in axis_blocks(size, wanted, antialias, columns):
             assert 0 <= block.start < block.stop <= size
-            found[block.first:block.end, block.start:block.stop] = block.weights
+            found[block.first:block.end, block.start:block.stop] = block.weights.T if columns else block.weights
             rows += range(block.first, block.end)
         assert rows == list(range(wanted))
         np.testing.assert_allclose(found, expected, atol=1e-7)
@@ -70,16 +70,16 @@ def test_blocks_are_the_whole_matrix():
 
 @pytest.mark.parametrize("hue, saturation", [(0, 1), (0, 1.4), (17, 1), (-12, .6)])
 def test_hue_and_saturation_are_dalis(hue, saturation):
-    image = noise(40, 30)
+    image = noise(50, 40)
     pipeline = Pipeline(batch_size=1, num_threads=1, device_id=None)
     with pipeline:
         source = fn.external_source(source=lambda: [image], layout="HWC")
-        pipeline.set_outputs(graphs.jitter_colour(source, hue, saturation, .8, 1.1))
+        pipeline.set_outputs(graphs.jitter_colour(source, hue, saturation, 1.4, 1.1))
     pipeline.build()
     expected = np.array(pipeline.run()[0][0]).transpose(2, 0, 1)
-    config = settings(image_size=[30, 40], **RAW)
-    found = made(config, [image], hue=hue, saturation=saturation, contrast=.8, brightness=1.1, flip=0)[0]
-    assert found.min() == 0 or found.max() == 255 or (hue, saturation) == (0, 1)
+    config = settings(image_size=[40, 50], **RAW)
+    found = made(config, [image], hue=hue, saturation=saturation, contrast=1.4, brightness=1.1, flip=0)[0]
+    assert found.min() == 0 and found.max() == 255
     np.testing.assert_allclose(found, expected, atol=2e-3)
     if not hue:
         np.testing.assert_allclose(colour_matrix(hue, saturation).sum(1), 1, atol=.01)    # grey stays grey
