@@ -22,18 +22,18 @@ from ssd.config import Config
 # Rows or columns of the result made by one product. Fewer take more calls, more multiply by more zeros; larger products
 # would besides be shared out to threads of OpenBLAS, above 262,144 multiplications, which are not wanted here.
 ROWS, COLUMNS = 12, 16
+# Numbers of an image that are at work at a time: they are to stay in a core's cache; and each call from Python gives
+# its lock away and has to wait for it, so that small calls are not wanted either.
+NUMBERS = 200_000
 CACHED_SIZES = 512    # axes; at 300 pixels 35 kB each
 TO_YIQ = np.array([[.299, .587, .114], [.596, -.274, -.321], [.211, -.523, .311]])    # DALI's, of fn.hsv
 FROM_YIQ = np.linalg.inv(TO_YIQ)
 
 
-class Block(NamedTuple):
-    """Rows `first` to `end` of a resized axis: `weights` (end - first, stop - start) times rows `start` to `stop`; or
-    columns, with weights (stop - start, end - first)."""
-    first: int
-    end: int
-    start: int
-    stop: int
+class Bands(NamedTuple):
+    """A resized axis in B bands of `length` pixels, the last filled up. places: (B, k) pixels of the axis that each is
+    made of; weights: (B, length, k) float32."""
+    places: np.ndarray
     weights: np.ndarray
 
 
@@ -55,20 +55,27 @@ def axis_weights(size: int, wanted: int, antialias: bool) -> Tuple[np.ndarray, n
 
 
 @functools.lru_cache(CACHED_SIZES)
-def axis_blocks(size: int, wanted: int, antialias: bool, columns: bool) -> List[Block]:
-    """The matrix of `axis_weights` in float32, in blocks for ROWS rows or COLUMNS columns."""
-    length = COLUMNS if columns else ROWS
+def axis_bands(size: int, wanted: int, antialias: bool, length: int) -> Bands:
+    """The matrix of `axis_weights`, in bands of `length` pixels of the result."""
     starts, weights = axis_weights(size, wanted, antialias)
-    # Of each row, the part that its block covers.
-    places = (starts - starts[::length].repeat(length)[:wanted])[:, None] + np.arange(weights.shape[1])
-    dense = np.zeros((wanted, places.max() + 1), np.float32)
-    dense[np.arange(wanted)[:, None], places] = weights
+    firsts = starts[::length]
+    columns = (starts - firsts.repeat(length)[:wanted])[:, None] + np.arange(weights.shape[1])
+    dense = np.zeros((len(firsts) * length, columns.max() + 1), np.float32)
+    dense[np.arange(wanted)[:, None], columns] = weights
+    places = np.minimum(firsts[:, None] + np.arange(dense.shape[1]), size - 1)    # past the end weights are 0
+    return Bands(places, dense.reshape(len(firsts), length, -1))
+
+
+@functools.lru_cache(CACHED_SIZES)
+def column_blocks(size: int, wanted: int, antialias: bool) -> List[Tuple[slice, slice, np.ndarray]]:
+    """The same, COLUMNS by COLUMNS: the columns of the result, those that they are made of, and the weights (of, to)
+    as OpenBLAS takes them without transposing."""
     blocks = []
-    for first, start in zip(range(0, wanted, length), starts[::length].tolist()):
-        end, stop = min(first + length, wanted), min(start + dense.shape[1], size)
-        part = dense[first:end, :stop - start]
-        # OpenBLAS is slower where it has to transpose.
-        blocks.append(Block(first, end, start, stop, part.T.copy() if columns else part))
+    for number, (places, weights) in enumerate(zip(*axis_bands(size, wanted, antialias, COLUMNS))):
+        first, start = number * COLUMNS, int(places[0])
+        stop = min(start + len(places), size)
+        weights = weights[:wanted - first, :stop - start].T.copy()
+        blocks.append((slice(first, first + weights.shape[1]), slice(start, stop), weights))
     return blocks
 
 
@@ -124,24 +131,26 @@ class PixelMaker:
         import cv2
         antialias, width = self._config.data.antialias, image.shape[1]
         height = planes.shape[1]
-        blocks = axis_blocks(image.shape[0], height, antialias, columns=False)
+        places, weights = axis_bands(image.shape[0], height, antialias, ROWS)
+        image, (bands, reach) = image.reshape(-1, 3 * width), places.shape
+        low = self._room("low", bands * ROWS, 3 * width)
         # A row is three parts of `width` numbers, whatever they are: smaller products, as said above.
-        image = image.reshape(-1, 3, width)
-        rows = self._room("rows", max(block.stop - block.start for block in blocks), 3, width)
-        low = self._room("low", height, 3, width)
-        parts, low_parts = rows.transpose(1, 0, 2), low.transpose(1, 0, 2)
-        for first, end, start, stop, weights in blocks:
-            rows[:stop - start] = image[start:stop]
-            np.matmul(weights, parts[:, :stop - start], out=low_parts[:, first:end])
-        low = low.reshape(height, width, 3)
+        parts = low.reshape(bands, ROWS, 3, width).transpose(0, 2, 1, 3)
+        group = max(1, NUMBERS // (reach * 3 * width))
+        for some in [slice(first, first + group) for first in range(0, bands, group)]:
+            rows = self._room("rows", *places[some].shape, 3, width)
+            rows.reshape(-1, reach, 3 * width)[...] = image[places[some]]
+            np.matmul(weights[some, None], rows.transpose(0, 2, 1, 3), out=parts[some])
+        low = low[:height].reshape(height, width, 3)
         if matrix is not None:
             low = cv2.transform(low, matrix.astype(np.float32), dst=self._room("turned", *low.shape))
         split = self._room("split", 3, height, width)
         cv2.split(low, list(split))
-        for first, end, start, stop, weights in axis_blocks(width, planes.shape[2], antialias, columns=True):
+        for columns, source, weights in column_blocks(width, planes.shape[2], antialias):
             if flip:
-                first, end, weights = planes.shape[2] - end, planes.shape[2] - first, weights[:, ::-1].copy()
-            np.matmul(split[:, :, start:stop], weights, out=planes[:, :, first:end])
+                last = planes.shape[2] - columns.start
+                columns, weights = slice(last - weights.shape[1], last), weights[:, ::-1].copy()
+            np.matmul(split[:, :, source], weights, out=planes[:, :, columns])
 
     def _normalise(self, planes: np.ndarray, gain: float, constant: float, clamp: bool) -> None:
         """`planes` times `gain` plus `constant`, clamped to [0, 255], mean and deviation taken out; in place."""
