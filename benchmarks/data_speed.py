@@ -1,14 +1,16 @@
 """Images per second of the training data path, against the reference's way in Python and against decoding alone.
 
     python benchmarks/data_speed.py [COCO_FOLDER] [--annotations FILE --images FOLDER] [--rounds 8] [--seconds 3]
+        [--before FOLDER_OF_ANOTHER_STATE]
 
-Three sides take turns in one run on the same cores, each a process of its own that is stopped while another works:
+The sides take turns in one run on the same cores, each a process of its own that is stopped while another works:
 
     ours     ssd.data.pipeline.TrainingLoader: read, decode, crop, resize, colour, flip, normalise, match and encode,
              up to the batch in MXNet arrays
     pillow   the same steps as the PyTorch reference takes them: Pillow, NumPy, one process per core as a DataLoader
              has, batches collated in NumPy; without the way back to a parent process, in its favour
     decode   OpenCV's libjpeg-turbo on as many threads, the whole image, nothing else: the limit
+    before   ours, of another state of this repository, a git worktree (--before)
 
 Prints images/s (median, least, most) and the ratios round by round. Without COCO_FOLDER shapes are drawn.
 """
@@ -26,6 +28,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from benchmarks.turns import Worker, end_workers_with_us, machine, serve, spread  # noqa: E402
 
 SIDES = ("ours", "pillow", "decode")
+BEFORE = "before"
 
 
 def load(arguments):
@@ -87,7 +90,8 @@ def pillow(arguments):
     import numpy as np
     from PIL import Image
     config, dataset, matcher = load(arguments)
-    random, settings, side = np.random.RandomState(os.getpid()), config.augmentation, config.model.image_size
+    random, settings = np.random.RandomState(os.getpid()), config.augmentation
+    size = (config.model.image_size.width, config.model.image_size.height)
     default_ltrb = matcher.default_boxes_ltrb
     mean, std = [np.float32(values)[:, None, None] for values in (config.data.pixel_mean, config.data.pixel_std)]
     samples = [(os.path.join(dataset.image_folder, dataset.file_names[index]),
@@ -102,7 +106,7 @@ def pillow(arguments):
         if random.rand() < settings.flip_probability:
             image = image.transpose(Image.FLIP_LEFT_RIGHT)
             boxes = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], 1)
-        image = colour_jitter(image.resize((side, side), Image.BILINEAR), settings, random)
+        image = colour_jitter(image.resize(size, Image.BILINEAR), settings, random)
         pixels = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)).astype(np.float32)
         pixels /= 255
         pixels -= mean
@@ -204,18 +208,22 @@ def work(arguments):
 
 def measure(arguments):
     """{side: [(images/s, CPU milliseconds an image) of each round]}."""
-    command = [sys.executable, os.path.abspath(__file__), "--annotations", arguments.annotations, "--images",
-               arguments.images]
+    command = ["--annotations", os.path.abspath(arguments.annotations), "--images", os.path.abspath(arguments.images)]
     for name in ("threads", "prefetch", "batch_size"):
         command += ["--" + name.replace("_", "-"), str(getattr(arguments, name))]
-    results = {side: [] for side in arguments.sides}
+    sides = [*arguments.sides, *([BEFORE] if arguments.before else [])]
+    results = {side: [] for side in sides}
     workers = {}
     try:
-        for side in arguments.sides:
-            workers[side] = Worker(side, [*command, "--side", side, "--socket"],
+        for side in sides:
+            script = os.path.abspath(__file__)
+            if side == BEFORE:
+                script = os.path.join(arguments.before, "benchmarks", os.path.basename(script))
+            workers[side] = Worker(side, [sys.executable, script, *command, "--side",
+                                          "ours" if side == BEFORE else side, "--socket"],
                                    members=arguments.threads if side == "pillow" else 1)
         for number in range(arguments.rounds):
-            for side in arguments.sides[::1 if number % 2 == 0 else -1]:
+            for side in sides[::1 if number % 2 == 0 else -1]:
                 replies = workers[side].ask("run", seconds=arguments.seconds)
                 replies = replies if side == "pillow" and arguments.threads > 1 else [replies]
                 results[side].append((sum(rate for rate, _ in replies),
@@ -231,7 +239,7 @@ def report(results):
     for side, rounds in results.items():
         rates, cpu = zip(*rounds)
         print(f"{side:28} {spread(rates, '%.1f'):>28} {spread(cpu):>24}")
-    for other in ("pillow", "decode"):
+    for other in ("pillow", "decode", BEFORE):
         if other in results and "ours" in results:
             print(f"{'ours / ' + other:28} "
                   f"{spread([a[0] / b[0] for a, b in zip(results['ours'], results[other])]):>28}")
@@ -249,6 +257,7 @@ def main():
                         help="data_threads of ours, processes of pillow, threads of decode; default: one per core")
     parser.add_argument("--prefetch", type=int, default=2, help="batches that ours works ahead")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
+    parser.add_argument("--before", metavar="FOLDER", help="another state of this repository, a side more")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--socket", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -11,7 +11,7 @@ array long after the call that used it returned.
 from __future__ import annotations
 
 import ctypes
-from typing import Optional, Tuple
+from typing import List, Optional, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -80,6 +80,12 @@ def to_mxnet(batch, device_id: int = 0, out: Optional[mx.nd.NDArray] = None) -> 
 def to_numpy(batch) -> np.ndarray:
     """A dense DALI TensorList as an array of its own, (samples, ...), in main memory."""
     return np.array((batch.as_cpu() if is_on_gpu(batch) else batch).as_array())
+
+
+def sample_views(batch) -> List[np.ndarray]:
+    """The samples of a DALI TensorList in main memory as arrays on DALI's own memory, which the pipeline's next `run`
+    takes back."""
+    return [np.asarray(batch[sample]) for sample in range(len(batch))]
 
 
 def samples_to_numpy(batch) -> list:

@@ -13,6 +13,7 @@ from nvidia.dali import backend, fn, math, types
 from nvidia.dali.pipeline import DataNode, Pipeline
 
 from ssd.config import AugmentationConfig, Config
+from ssd.data.samples import COLOUR_FIELDS
 from ssd.model.matching import Matcher, shapes_first
 
 # Images that the reader's shuffle buffer holds where images are cached.
@@ -72,6 +73,11 @@ def _around(centre: float, spread: float, seed: int):
 
 
 # ---- parts
+
+def make_pixels(device: str) -> bool:
+    """Whether training's graph turns decoded images into the network's input; else ssd.data.pixels does it."""
+    return device == "gpu"
+
 
 def _reversed(node, *row: int):
     """The rows of a node of shape (n, *row), `row` empty or one number, in reverse."""
@@ -224,7 +230,8 @@ def training_pipeline(config: Config, samples: Callable[[], Nodes], *,
                       pad_channels: bool = False, raw_boxes: bool = False) -> Pipeline:
     """A built pipeline that decodes, augments and encodes `samples()`, for ever.
 
-    Outputs: images (3, height, width) or (height, width, 3), normalised; with a `matcher` also
+    Outputs: images (3, height, width) or (height, width, 3), normalised, or where `make_pixels` says no, decoded
+    windows (height, width, 3) uint8 RGB, of their own sizes; with a `matcher` also
     offsets and classes as of `encode_boxes`; image index (1,) int32; with `raw_boxes` also the boxes (m, 4)
     float32 ltrb in [0, 1] and labels (m,) int32 that belong to the augmented image. Boxes, labels and index
     are in main memory but for offsets and classes, which are on the device as the images are. `pad_channels`:
@@ -237,10 +244,12 @@ def training_pipeline(config: Config, samples: Callable[[], Nodes], *,
         nodes = samples()
         window = (nodes["anchor"], nodes["shape"]) if crop else None
         images = decode_images(nodes["encoded"], window, config, device, cache=config.data.decode == "cache")
-        images = resize(images, config)
-        if config.augmentation.changes_colour:
-            images = jitter_colour(images, *[nodes[name] for name in ("hue", "saturation", "contrast", "brightness")])
-        outputs = [normalise(images, config, pad_channels, mirror=nodes["flip"] if augment else 0)]
+        if make_pixels(device):
+            images = resize(images, config)
+            if config.augmentation.changes_colour:
+                images = jitter_colour(images, *[nodes[name] for name in COLOUR_FIELDS])
+            images = normalise(images, config, pad_channels, mirror=nodes["flip"] if augment else 0)
+        outputs = [images]
         if matcher is not None:
             on_device = [nodes[name].gpu() if device == "gpu" else nodes[name] for name in ("boxes", "labels")]
             outputs += encode_boxes(*on_device, matcher, max(config.model.image_size))

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Callable, Deque, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Callable, Deque, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from nvidia.dali.pipeline import Pipeline
@@ -15,9 +15,11 @@ from nvidia.dali.pipeline import Pipeline
 from ssd.config import Config
 from ssd.data.dali_annotations import write_dali_annotations
 from ssd.data.dali_errors import explain, release_memory
-from ssd.data.graphs import cached_samples, evaluation_pipeline, fed_samples, operator_seeds, training_pipeline
+from ssd.data.graphs import (cached_samples, evaluation_pipeline, fed_samples, make_pixels, operator_seeds,
+                             training_pipeline)
+from ssd.data.pixels import PixelMaker
 from ssd.data.targets import dense_targets
-from ssd.data.samples import MATCHES, PLAIN_FIELDS, ImageFeed, SampleFeed, augmented_fields
+from ssd.data.samples import MATCHES, PLAIN_FIELDS, WINDOW_FIELDS, ImageFeed, SampleFeed, augmented_fields
 from ssd.datasets.coco import CocoDataset
 from ssd.errors import UserError
 from ssd.model.matching import Matcher, Matches
@@ -39,9 +41,11 @@ class TrainingBatch(NamedTuple):
 
 
 class _Given(NamedTuple):
-    """What is known of a batch without DALI: its images (batch,), matched default boxes where DALI is not to match."""
+    """What is known of a batch without DALI: its images (batch,); matched default boxes where DALI is not to match;
+    flips and colour changes, (batch,) each, where it is not to make them."""
     indices: Optional[np.ndarray]
     matches: Sequence[Matches] = ()
+    changes: Dict[str, np.ndarray] = {}
 
 
 class _Loader:
@@ -99,6 +103,7 @@ class _TrainingBatches(_Loader):
     """What is behind a TrainingLoader: `make()` is its next batch."""
 
     _batch_setting = "batch_size"
+    _pixels: Optional[PixelMaker] = None    # where DALI decodes alone
 
     def __init__(self, config: Config, dataset: CocoDataset, matcher: Optional[Matcher], *,
                  rank: int = 0, size: int = 1, seed: int = 0, first_step: int = 0, device: str = "cpu",
@@ -119,6 +124,9 @@ class _TrainingBatches(_Loader):
         # The feed's threads match boxes on a CPU; DALI does on a GPU, where the result is wanted, if it can.
         in_feed, in_graph = (None, matcher) if matcher and device == "gpu" and matcher.in_graph else (matcher, None)
         self._boxes = in_feed.boxes if in_feed else 0
+        self._channels = 4 if pad_channels else 3
+        if not make_pixels(device):
+            self._pixels = PixelMaker(config)
         if in_feed and config.data.decode == "cache":
             raise UserError("decode: 'cache', with which DALI chooses the images, and default_boxes.matching "
                             f"{config.default_boxes.matching}, which must know them before: one of the two")
@@ -128,10 +136,12 @@ class _TrainingBatches(_Loader):
             # DALI 1.5 may refuse input for a node that nothing uses.
             in_dali = raw_boxes or in_graph is not None
             fields = [name for name in PLAIN_FIELDS if name in ("encoded", "index") or in_dali]
-            fields += augmented_fields(config.augmentation)
-            self._feed = SampleFeed(config, dataset, [*fields, MATCHES] if in_feed else fields, rank=rank, size=size,
-                                    seed=seed, first_step=first_step, matcher=in_feed)
-            source = partial(fed_samples, self._noting(self._feed, self._given, len(fields)), fields)
+            changes = augmented_fields(config.augmentation)
+            fields += [name for name in changes if not self._pixels or name in WINDOW_FIELDS]
+            noted = [name for name in changes if name not in fields]
+            self._feed = SampleFeed(config, dataset, fields + noted + ([MATCHES] if in_feed else []), rank=rank,
+                                    size=size, seed=seed, first_step=first_step, matcher=in_feed)
+            source = partial(fed_samples, self._noting(self._feed, self._given, fields, noted), fields)
             self._build(lambda: build(source))
         else:
             # Shares of one order, the same on all ranks; DALI's shuffling in each rank has seeds of its own.
@@ -157,7 +167,7 @@ class _TrainingBatches(_Loader):
         from ssd.data.bridge import samples_to_numpy, to_mxnet, to_numpy
         outputs = iter(self._run())
         given = self._given.popleft() if self.exact else _Given(None)
-        images = to_mxnet(next(outputs), self._device_id)
+        images = self._network_input(next(outputs), given)
         offsets = classes = None
         if given.matches:
             offsets, classes = dense_targets(given.matches, self._boxes)
@@ -172,15 +182,34 @@ class _TrainingBatches(_Loader):
         self._step += 1
         return batch
 
+    def _network_input(self, images, given: _Given):
+        """DALI's images as the MXNet array that the network takes."""
+        from ssd.data.bridge import new_array, sample_views, to_mxnet
+        if self._pixels is None:
+            return to_mxnet(images, self._device_id)
+        model, size = self._config.model, tuple(self._config.model.image_size)
+        shape = (self._channels, *size) if model.layout == "NCHW" else (*size, self._channels)
+        array, memory = new_array((len(images), *shape), model.dtype)
+        self._pixels(sample_views(images), given.changes, memory)
+        return array
+
     @staticmethod
-    def _noting(feed: SampleFeed, given: Deque[_Given], count: int):
-        """The first `count` columns of `feed`, noting what DALI is not given. It does not know the loader, which DALI
-        would else keep alive."""
+    def _noting(feed: SampleFeed, given: Deque[_Given], fields: Sequence[str], noted: Sequence[str]):
+        """The columns of `feed` that DALI is given, `fields`, noting `noted` and the matches after them. It does not
+        know the loader, which DALI would else keep alive."""
         def next_samples() -> list:
             columns = feed()
-            given.append(_Given(columns[1].ravel(), *columns[count:]))
-            return columns[:count]
+            rest = columns[len(fields):]
+            given.append(_Given(columns[1].ravel(), rest[len(noted)] if len(rest) > len(noted) else (),
+                                dict(zip(noted, rest))))
+            return columns[:len(fields)]
         return next_samples
+
+    def close(self) -> None:
+        """As of any loader."""
+        super().close()
+        if self._pixels is not None:
+            self._pixels.close()
 
     def _in_dali(self) -> np.ndarray:
         return np.concatenate([np.zeros(0, int), *[given.indices for given in self._given]])

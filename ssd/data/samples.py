@@ -33,6 +33,8 @@ PLAIN_FIELDS = dict(encoded=np.uint8, index=np.int32, boxes=np.float32, labels=n
 AUGMENTED_FIELDS = dict(anchor=np.float32, shape=np.float32, flip=np.int32, hue=np.float32, saturation=np.float32,
                         contrast=np.float32, brightness=np.float32)
 FIELDS = dict(PLAIN_FIELDS, **AUGMENTED_FIELDS)
+WINDOW_FIELDS = ("anchor", "shape")
+COLOUR_FIELDS = ("hue", "saturation", "contrast", "brightness")
 MATCHES = "matches"  # one more field where the feed has a matcher: ssd.model.matching.Matches
 _RAGGED = ("encoded", "boxes", "labels", MATCHES)  # of another shape from sample to sample
 
@@ -41,8 +43,8 @@ def augmented_fields(augmentation: AugmentationConfig) -> List[str]:
     """Those of AUGMENTED_FIELDS that the settings make use of."""
     if not augmentation.augment:
         return []
-    return [*(("anchor", "shape") if augmentation.crop_min_iou else ()), "flip",
-            *(("hue", "saturation", "contrast", "brightness") if augmentation.changes_colour else ())]
+    return [*(WINDOW_FIELDS if augmentation.crop_min_iou else ()), "flip",
+            *(COLOUR_FIELDS if augmentation.changes_colour else ())]
 
 
 def steps_per_epoch(images: int, global_batch: int) -> int:

@@ -361,6 +361,7 @@ def test_the_number_of_ranks_changes_nothing(photos, size):
 
 def test_the_image_cache_has_a_stream_of_its_own(photos, monkeypatch):
     # Its graph, on the CPU: DALI takes the cache's settings there and ignores them.
+    monkeypatch.setattr("ssd.data.graphs.make_pixels", lambda device: True)
     monkeypatch.setattr("ssd.data.pipeline.training_pipeline", lambda *positional, **named: training_pipeline(
         *positional, **{**named, "device": "cpu"}))
     written = []
