@@ -75,7 +75,7 @@ def _around(centre: float, spread: float, seed: int):
 # ---- parts
 
 def make_pixels(device: str) -> bool:
-    """Whether training's graph turns decoded images into the network's input; else ssd.data.pixels does it."""
+    """Whether training's graph turns decoded images into the network's input; else ssd.data.cpu_pixels does it."""
     return device == "gpu"
 
 

@@ -1,4 +1,4 @@
-"""ssd.data.pixels against Pillow, PyTorch, and DALI's operators, whose place it takes on a CPU."""
+"""ssd.data.cpu_pixels against Pillow, PyTorch, and DALI's operators, whose place it takes on a CPU."""
 import itertools
 
 import numpy as np
@@ -8,7 +8,7 @@ from nvidia.dali.pipeline import Pipeline
 from PIL import Image
 
 from ssd.data import graphs
-from ssd.data.pixels import PixelMaker, axis_bands, axis_weights, colour_matrix, column_blocks
+from ssd.data.cpu_pixels import PixelMaker, axis_bands, axis_weights, colour_matrix, column_blocks
 from ssd.data.pipeline import TrainingLoader
 from tests.data.test_pipeline import MATCHER, make_dataset, photo, settings
 
