@@ -13,11 +13,11 @@ import numpy as np
 from nvidia.dali.pipeline import Pipeline
 
 from ssd.config import Config
+from ssd.data.cpu_pixels import PixelMaker
 from ssd.data.dali_annotations import write_dali_annotations
 from ssd.data.dali_errors import explain, release_memory
 from ssd.data.graphs import (cached_samples, evaluation_pipeline, fed_samples, make_pixels, operator_seeds,
                              training_pipeline)
-from ssd.data.cpu_pixels import PixelMaker
 from ssd.data.targets import dense_targets
 from ssd.data.samples import MATCHES, PLAIN_FIELDS, WINDOW_FIELDS, ImageFeed, SampleFeed, augmented_fields
 from ssd.datasets.coco import CocoDataset
