@@ -57,7 +57,7 @@ def _names():
 def on_second_context():
     """`--device cpu` means mx.cpu(1), to which DALI's batches go as well; yields an Elsewhere."""
     found, names = Elsewhere(), _names()
-    Device, to_mxnet = device.Device, bridge.to_mxnet
+    Device, to_mxnet, filled = device.Device, bridge.to_mxnet, bridge.filled
     invoke, call = register._imperative_invoke, low.CachedOp.__call__
 
     def watched(handle, inputs, keys, values, out, *rest):
@@ -71,6 +71,7 @@ def on_second_context():
         return result
     with patch.object(device, "Device", lambda kind, index, context: Device(kind, index, STEP)), \
             patch.object(bridge, "to_mxnet", lambda batch, device_id=0: to_mxnet(batch).as_in_context(STEP)), \
+            patch.object(bridge, "filled", lambda *arguments: filled(*arguments).as_in_context(STEP)), \
             patch.object(register, "_imperative_invoke", watched), \
             patch.object(low.CachedOp, "__call__", watched_graph):
         yield found

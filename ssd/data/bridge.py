@@ -11,7 +11,7 @@ array long after the call that used it returned.
 from __future__ import annotations
 
 import ctypes
-from typing import List, Optional, Tuple
+from typing import Callable, List, Optional, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -45,6 +45,13 @@ def new_array(shape: Tuple[int, ...], dtype) -> Tuple[mx.nd.NDArray, np.ndarray]
     size = dtype.itemsize * int(np.prod(shape))
     memory = (ctypes.c_uint8 * size).from_address(_address(array).value)
     return array, np.frombuffer(memory, dtype).reshape(shape)
+
+
+def filled(shape: Tuple[int, ...], dtype, fill: Callable[[np.ndarray], None]) -> mx.nd.NDArray:
+    """A batch of training images made in MXNet's main memory: `fill(memory)` writes all of it."""
+    array, memory = new_array(shape, dtype)
+    fill(memory)
+    return array
 
 
 def _address(array: mx.nd.NDArray) -> ctypes.c_void_p:

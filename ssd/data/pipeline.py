@@ -184,14 +184,12 @@ class _TrainingBatches(_Loader):
 
     def _network_input(self, images, given: _Given):
         """DALI's images as the MXNet array that the network takes."""
-        from ssd.data.bridge import new_array, sample_views, to_mxnet
+        from ssd.data.bridge import filled, sample_views, to_mxnet
         if self._pixels is None:
             return to_mxnet(images, self._device_id)
         model, size = self._config.model, tuple(self._config.model.image_size)
         shape = (self._channels, *size) if model.layout == "NCHW" else (*size, self._channels)
-        array, memory = new_array((len(images), *shape), model.dtype)
-        self._pixels(sample_views(images), given.changes, memory)
-        return array
+        return filled((len(images), *shape), model.dtype, partial(self._pixels, sample_views(images), given.changes))
 
     @staticmethod
     def _noting(feed: SampleFeed, given: Deque[_Given], fields: Sequence[str], noted: Sequence[str]):
