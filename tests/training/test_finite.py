@@ -1,4 +1,6 @@
 """Whether a step's numbers are finite: the answer, and when it is asked for."""
+from types import SimpleNamespace
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from ssd.training.step import TrainingStep
 def step_with(total, *gradients):
     """A TrainingStep after `gradients`, of which only loss and gradients are there."""
     step = object.__new__(TrainingStep)
-    step._total, step._own = mx.nd.array([total]), None
-    step._gradients = lambda: list(gradients)
+    step._total, step._own, step._by_type = mx.nd.array([total]), None, None
+    step.parameters = {str(number): SimpleNamespace(list_grad=lambda gradient=gradient: [gradient])
+                       for number, gradient in enumerate(gradients)}
     return step
 
 
