@@ -18,7 +18,7 @@ TRAIN_COLUMNS = ("epoch", "step", "images", "seconds", "class_loss", "offset_los
                  "images_per_second", "data_wait_share", "data_wait_seconds", "evaluation_seconds",
                  "lock_wait_share", "lock_wait_seconds")
 NOTED = 0.1                       # share of the cores that other work takes, from which on a line says so
-NOTED_LOCK = 0.01                 # share of its time that the loop waits for Python's lock, from which on one does
+NOTED_LOCK = 0.02                 # share of its time that the loop waits for Python's lock, from which on one does
 EXTENT = ("images", "objects")    # what a row of evaluation.csv is of: its last columns
 
 
