@@ -64,7 +64,7 @@ def optimizer_calls(trainer: Trainer, parameters: Mapping[str, Parameter]) -> Li
     weights, gradients, states, each of one tensor, or lists of as many of one type as the optimizer takes together.
 
     Made once, after a backward pass, where Trainer.update asks MXNet for types and states of every tensor at every step
-    (some 770 calls of its library for SSD-ResNet34). The arrays stay those of the parameters, which must not be cast or
+    (745 calls of its library for SSD-ResNet34). The arrays stay those of the parameters, which must not be cast or
     moved afterwards.
     """
     indices = {id(parameter): index for index, parameter in enumerate(trainer._params)}

@@ -55,7 +55,7 @@ def calls(work) -> int:
 
 @pytest.mark.parametrize("check, most", [(False, 35), (True, 55)])
 def test_a_step_calls_the_library_a_few_times(trained, check, most):
-    """MXNet's own Trainer makes some 900, seven for each of 119 tensors."""
+    """MXNet's own Trainer makes 765, six for each of 119 tensors."""
     step, batch, metrics = trained
     assert len(step.parameters) == 119
     assert 10 < calls(lambda: one_step(step, batch, metrics, check)) <= most
