@@ -47,7 +47,7 @@ def measure(request: Request) -> dict:
         images = [read_image(dataset, index) for step in range(steps) for index in feed.places(step)[2]]
     finally:
         feed.close()
-    stages += [("decode, resize and normalise whole images (DALI)", of_loader(plain, None)),
+    stages += [("decode, resize and normalise whole images", of_loader(plain, None)),
                ("with crops and colours", of_loader(config, None)),
                ("with default boxes matched and encoded: all", whole)]
     threads = config.data.data_threads
