@@ -1,4 +1,5 @@
 """Single-shot detectors: trained, evaluated, used. MXNet is loaded when `Predictor` is first asked for."""
+__version__ = "0.2.0"  # the one place where it stands: pyproject.toml reads it here
 
 
 def __getattr__(name):

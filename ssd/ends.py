@@ -17,6 +17,11 @@ BROKEN_PIPE = 141       # 128 + SIGPIPE
 _LOST = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
+def program() -> str:
+    """How the user has called us: `ssd`, the installed command, or `python -m ssd`."""
+    return "ssd" if os.path.basename(sys.argv[0]) == "ssd" else "python -m ssd"
+
+
 class _State:
     interrupted = False
     leaves_imports = True

@@ -9,6 +9,7 @@ from typing import List, NamedTuple, Tuple
 
 import numpy as np
 
+from ssd import ends
 from ssd.errors import UserError
 from ssd.files import cannot_write, discard, put_in_place, remove_leftovers, temporary_path
 from ssd.runtime import start
@@ -78,7 +79,7 @@ def run(args) -> int:
                   f"{difference.missing} without a counterpart ({difference.excused} more on the edge of being kept), "
                   f"scores within {difference.score:.1e}, boxes within {difference.box:.1e} of the image")
         if failed:
-            print(f"python -m ssd export: the files do not give the network's detections to {TOLERANCE:g}; none is "
+            print(f"{ends.program()} export: the files do not give the network's detections to {TOLERANCE:g}; none is "
                   "kept (a network that has hardly learnt gives many boxes one score, and rounding chooses among them)",
                   file=sys.stderr, flush=True)
             return 1

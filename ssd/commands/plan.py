@@ -16,7 +16,7 @@ from ssd.training.published import BENCHMARKS, Benchmark, benchmark_of
 
 HELP = "what a run on so many nodes and GPUs will do"
 USAGE = "%(prog)s --nodes N --gpus G [flags]"
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def add_arguments(parser) -> None:
@@ -69,8 +69,11 @@ def read_config(path: str, recipe: str) -> Optional[SystemConfig]:
 
 
 def system_configs(recipe: str = DEFAULT_RECIPE) -> List[SystemConfig]:
-    """Every config_*.sh of this copy of the repository, for a benchmark's recipe."""
-    found = (read_config(path, recipe) for path in sorted(glob.glob(os.path.join(glob.escape(ROOT), "config_*.sh"))))
+    """Every config_*.sh of this copy of the repository, or of the installed package, for a benchmark's recipe."""
+    folder = os.path.join(PACKAGE, "configs")    # where setup.py has put them
+    if not os.path.isdir(folder):
+        folder = os.path.dirname(PACKAGE)
+    found = (read_config(path, recipe) for path in sorted(glob.glob(os.path.join(glob.escape(folder), "config_*.sh"))))
     return [config for config in found if config is not None]
 
 

@@ -18,7 +18,6 @@ from ssd.training.tensorboard import check_installed
 
 HELP = "train a detector until its target mAP, with an MLPerf log"
 USAGE = "%(prog)s --data-dir DIR [--recipe NAME|FILE] [flags]"
-NAME = "python -m ssd train"
 
 
 def add_arguments(parser) -> None:
@@ -87,7 +86,7 @@ def _run(config: Config, folder, first: bool, signals: StopSignals, log, display
             if first and training.started is None:
                 folder.discard()
     watch = Watchdog(ranks.rank, ranks.size, lambda content: ranks.bytes_from_first(content, "watchdog"), timeout,
-                     on_stop=last_acts, name=NAME)
+                     on_stop=last_acts, name=f"{ends.program()} train")
     training = Training(config, ranks, log, folder, signals, watch, display)
     status = 0
     try:
@@ -97,7 +96,7 @@ def _run(config: Config, folder, first: bool, signals: StopSignals, log, display
         training.run()
     except Ended as end:
         if ranks.is_first:
-            print(f"{NAME}: stopped: {end}", file=sys.stderr, flush=True)
+            print(f"{ends.program()} train: stopped: {end}", file=sys.stderr, flush=True)
         if first and training.started is None:
             folder.discard()    # so that the same command starts again, or --resume auto
         status, signals.leaving = end.status, True

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from typing import Any, Dict, List, Mapping, Optional
 
+from ssd import __version__
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PREFIXES = ("MXNET_", "HOROVOD_", "OMP_", "DALI_", "NCCL_", "CUDA_", "KMP_", "GOMP_", "SLURM_")
 SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD")    # in a variable's name: its value is left out
@@ -17,7 +19,7 @@ PATIENCE = 10    # seconds for each program that is asked
 
 def collect(ranks: int) -> Dict[str, Any]:
     """Everything that can be known without a failure; what cannot be known is None. `ranks`: those of the run."""
-    return dict(python=sys.version, executable=sys.executable, command_line=sys.argv, ranks=ranks,
+    return dict(ssd=__version__, python=sys.version, executable=sys.executable, command_line=sys.argv, ranks=ranks,
                 os=_os_name(), kernel=platform.platform(), host=platform.node(), cpu=_cpu(), gpus=_gpus(),
                 memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), code=_code(ROOT),
                 loaded=_loaded(), packages=_packages(), environment=_environment(os.environ))

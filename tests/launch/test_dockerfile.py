@@ -89,7 +89,8 @@ def base_packages(tmp_path):
             (site / f"{name}-{version}.dist-info").mkdir()
             (site / f"{name}-{version}.dist-info/METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
         done = subprocess.run([sys.executable, "-S", os.path.join(ROOT, "scripts/container_packages.py"),
-                               os.path.join(ROOT, "pyproject.toml"), tmp_path / "r", tmp_path / "c"],
+                               os.path.join(ROOT, "pyproject.toml"), os.path.join(ROOT, "scripts/constraints.txt"),
+                               tmp_path / "r", tmp_path / "c"],
                               env=dict(os.environ, PYTHONPATH=str(site)), capture_output=True, text=True)
         if done.returncode:
             return done.stderr
