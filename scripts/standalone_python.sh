@@ -165,7 +165,7 @@ main() {
             ;;
     esac
     mkdir -p -- "$store"
-    exec 8>>"$store/.lock"
+    exec 8>>"$store/.setup.lock" # not .lock, which is uv's
     flock 8
     if [ -n "${SSD_STANDALONE_PYTHON:-}" ]; then
         from_archive "$SSD_STANDALONE_PYTHON"
@@ -187,7 +187,7 @@ main() {
     fi
     # Not among the user's commands, and without the user's and the folder's settings for other projects.
     attempt "uv python install $version" env UV_PYTHON_INSTALL_DIR="$store" UV_PYTHON_INSTALL_BIN=0 UV_NO_CONFIG=1 \
-        UV_PYTHON_DOWNLOADS=manual UV_NO_PROGRESS=1 "$uv" python install "$version"
+        UV_PYTHON_DOWNLOADS=manual UV_NO_PROGRESS=1 "$uv" python install "$version" 8>&-
     in_store || die "uv has installed no Python $version with venv in $store"
 }
 
