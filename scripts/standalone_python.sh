@@ -39,7 +39,7 @@ attempt() {
     local what=$1 output
     shift
     output=$("$@" 2>&1 </dev/null) && return
-    output=$(grep -v '^[[:space:]]*$' <<<"$output" | tail -n 1)
+    output=$(sed -n 's/^ *\([^ ]\)/\1/p' <<<"$output" | tail -n 1)
     die "$what failed: ${output:-no reason given}; see --help of scripts/standalone_python.sh, or name a Python 3.8" \
         "to 3.12 in PYTHON"
 }
