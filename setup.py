@@ -1,4 +1,5 @@
-"""pyproject.toml has everything but this: the systems of config_*.sh, which `ssd plan` knows, go into the package."""
+"""pyproject.toml has everything but this: config_*.sh, which `ssd plan` reads, go into the package."""
+
 import glob
 import os
 
