@@ -1,4 +1,4 @@
-"""pyproject.toml has everything but this: config_*.sh, which `ssd plan` reads, go into the package."""
+"""pyproject.toml has the rest: this puts config_*.sh, which `ssd plan` reads, into the package."""
 
 import glob
 import os
