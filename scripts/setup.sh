@@ -218,8 +218,11 @@ build_horovod() {
     say "building Horovod against MXNet, $mpi (3 to 8 minutes, once for all clones)"
     mkdir -p -- "$folder"
     scratch=$(mktemp -d -- "$folder/.building.XXXXXX")
+    # Horovod's build imports MXNet, which on Python 3.12 needs what the package puts back for it.
+    cp -- "$root/ssd/mxnet_import.py" "$scratch/"
+    echo 'import mxnet_import; mxnet_import.install()' >"$scratch/sitecustomize.py"
     # Without MAKEFLAGS Horovod runs 8 compilers at once, whatever the cores and the memory.
-    quietly "building Horovod" env MAKEFLAGS="${MAKEFLAGS:--j$(nproc)}" HOROVOD_WITH_MXNET=1 \
+    quietly "building Horovod" env PYTHONPATH="$scratch" MAKEFLAGS="${MAKEFLAGS:--j$(nproc)}" HOROVOD_WITH_MXNET=1 \
         HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITH_GLOO=1 "$with_mpi" \
         "$python" -m pip wheel -v --no-build-isolation --no-deps --no-cache-dir --no-binary horovod -w "$scratch" \
         "horovod==$(pin horovod)"
@@ -235,8 +238,9 @@ prove() {
     (cd -- "$venv" && quietly "$what" "$python" -c '
 import sys
 sys.modules["torch"] = None  # Horovod crashes if it comes after
+import ssd  # before MXNet, for what that needs on Python 3.12
 import mxnet, horovod.mxnet as hvd
-import cv2, matplotlib, mlperf_logging.mllog, nvidia.dali, onnx, pycocotools.cocoeval, PIL, ssd, yaml
+import cv2, matplotlib, mlperf_logging.mllog, nvidia.dali, onnx, pycocotools.cocoeval, PIL, yaml
 hvd.init()
 total = hvd.allreduce(mxnet.nd.array([1.0, 2.0]), average=False, name="setup")
 assert total.asnumpy().tolist() == [hvd.size(), 2.0 * hvd.size()], total
