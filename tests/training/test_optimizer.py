@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import mxnet as mx
 import numpy as np
 import pytest
-import torch
 from mxnet.gluon import nn
 
 from ssd import sections
@@ -96,6 +95,7 @@ def tensors(network):
 
 def theirs(kind, decay):
     """The weights after each of RATES, by PyTorch."""
+    torch = pytest.importorskip("torch")
     weights = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in numbers(0).items()}
     make = {
         "sgd": lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9, weight_decay=decay),
