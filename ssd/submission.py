@@ -46,6 +46,7 @@ IMPLEMENTATION = (
     "run_and_time.sh",
     "run_with_docker.sh",
     "scripts",
+    "setup.py",
     "ssd",
 )
 LAUNCHERS = {
