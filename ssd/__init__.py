@@ -1,6 +1,10 @@
 """Single-shot detectors: trained, evaluated, used. MXNet is loaded when `Predictor` is first asked
 for."""
 
+from ssd import mxnet_import
+
+mxnet_import.install()  # before any module of this package imports MXNet
+
 
 def __getattr__(name):
     if name in ("Predictor", "Detector"):  # the latter is what it was called first
