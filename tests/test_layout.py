@@ -21,6 +21,7 @@ FLOORS = {
     "recipe_file": 0,
     "lock_wait": 0,
     "machine_load": 0,
+    "mxnet_import": 0,
     "model.boxes": 0,
     "config": 1,
     "files": 1,
