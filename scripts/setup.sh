@@ -164,16 +164,12 @@ install_mxnet() { # and what Horovod's build needs besides
 
 # With Horovod there, pip leaves it as it is.
 install_package() {
-    local extras=() tools=$constraints
+    local extras=()
     [ -z "$want_tests" ] || extras+=(test)
     [ -z "$want_comparison" ] || extras+=(comparison)
     say "this package and its requirements${extras[*]+, with ${extras[*]}} (some minutes the first time)"
-    if [ -n "$want_comparison" ]; then # PyTorch wants a setuptools that is too new for Horovod's build
-        tools=$venv/constraints.txt
-        sed '/^setuptools==/d' "$constraints" >"$tools"
-    fi
     local IFS=,
-    pip_install "installing requirements" --no-build-isolation --config-settings editable_mode=compat -c "$tools" \
+    pip_install "installing requirements" --no-build-isolation --config-settings editable_mode=compat -c "$constraints" \
         -e "$root${extras[*]+[${extras[*]}]}"
     # Without its dependencies: see pyproject.toml.
     [ -z "$want_comparison" ] || pip_install "installing GluonCV" --no-deps "gluoncv==$(pin gluoncv)"
