@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ssd import files
+from ssd import __version__, files
 from ssd.config import load_recipe
 from ssd.training import setup, versions
 from ssd.training.metrics import TRAIN_COLUMNS, Metrics
@@ -111,6 +111,7 @@ def test_versions(folder):
         and found["ranks"] == 1
         and found["cpu"]["usable_cores"] >= 1
     )
+    assert found["ssd"] == __version__
     assert found["environment"]["OMP_WAIT_POLICY"] == "passive"
     assert found["environment"]["MXNET_SOME_TOKEN"] == "(left out)"
 
