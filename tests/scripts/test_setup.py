@@ -270,7 +270,6 @@ printf '%s' '{page}' >"$2"
     )
     script(programs / "curl", body)
     script(programs / "cmake", "exit 1")
-    script(programs / "uname", "echo x86_64")
     done = run(
         [clone / "scripts/setup.sh"],
         programs,
