@@ -49,6 +49,7 @@ def run(command, path=None, **variables):
 
 
 def script(path, text):
+    assert not path.is_symlink()  # or the system's program would be overwritten
     path.write_text("#!/bin/sh\n" + text + "\n")
     path.chmod(0o755)
 
