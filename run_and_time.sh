@@ -8,7 +8,7 @@
 # on from the newest checkpoint in RUNDIR; CACHE_CLEARED, words for what the caller has dropped of every node's file
 # cache, so that the log may claim it; BIND=no, leave every rank on all cores; PYTHON.
 #
-# Exit status: training's own (README.md lists it); 2 for a variable that is missing.
+# Exit status: training's own (docs/commands.md lists it); 2 for a variable that is missing.
 set -u
 
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
