@@ -1,13 +1,16 @@
-"""Where the time of float32 inference goes, operator by operator, and what the machine's limits leave of it.
+"""Where the time of float32 inference goes, operator by operator, and what the machine's limits
+leave of it.
 
     python benchmarks/inference_operators.py --recipe ssd-resnet34-coco --batch-size 8
     python benchmarks/inference_operators.py --recipe ssd-resnet34-coco --batch-size 8 --int8
 
-Random weights whose scores are scattered as a trained network's are (benchmarks/ours.py), images of noise. MXNet's
-profiler gives each operator's seconds; graph and shapes give its arithmetic and the bytes that it reads and writes at
-least (inputs, outputs, weights, once each). Limit: the larger of arithmetic by the fastest multiplication measured
-here and bytes by the speed of a large addition of two arrays.
+Random weights whose scores are scattered as a trained network's are (benchmarks/ours.py), images of
+noise. MXNet's profiler gives each operator's seconds; graph and shapes give its arithmetic and the
+bytes that it reads and writes at least (inputs, outputs, weights, once each). Limit: the larger of
+arithmetic by the fastest multiplication measured here and bytes by the speed of a large addition of
+two arrays.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -21,10 +24,10 @@ import sys
 import tempfile
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from benchmarks import turns  # noqa: E402
-from ssd.threads import use_all_cores  # noqa: E402
+from benchmarks import turns
+from ssd.threads import use_all_cores
 
-ADDED = 1 << 25    # numbers of each array of the addition that bandwidth is measured by
+ADDED = 1 << 25  # numbers of each array of the addition that bandwidth is measured by
 CONVOLUTIONS = ("_sg_mkldnn_conv", "Convolution")
 
 
@@ -33,15 +36,21 @@ def main() -> None:
     parser.add_argument("--recipe", default="ssd-resnet34-coco")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--int8", action="store_true", help="convolutions in 8-bit integers, as `quantize` makes them")
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="convolutions in 8-bit integers, as `quantize` makes them",
+    )
     args = parser.parse_args()
     print(turns.machine())
     use_all_cores()
     inference, images, device = build(args)
     import mxnet as mx
+
     from ssd.benchmark.machine import Peaks
     from ssd.benchmark.trace import unbulk
     from ssd.config import load_recipe
+
     for _ in range(2):
         inference(images).wait_to_read()
     peaks = Peaks(load_recipe(args.recipe).model, device)
@@ -54,11 +63,15 @@ def main() -> None:
     inference(images).wait_to_read()
     nodes = graph(inference, images)
     seconds = traced_seconds(inference, images, nodes, args.repeats)
-    print(f"{args.recipe}, batches of {args.batch_size}: {turns.spread([1e3 * one for one in whole], '%.0f')} ms, "
-          f"{args.batch_size / statistics.median(whole):.2f} images/s; at best {speeds['convolution']:.0f} GFLOP/s in "
-          f"convolutions, {speeds['matrix_product']:.0f} in products of matrices, {bandwidth:.1f} GB/s")
-    print_table(nodes, seconds, statistics.median(whole),
-                max(speeds.values()), bandwidth)
+    print(
+        f"{args.recipe}, batches of {args.batch_size}: "
+        f"{turns.spread([1e3 * one for one in whole], '%.0f')} ms, "
+        f"{args.batch_size / statistics.median(whole):.2f} images/s; at best "
+        f"{speeds['convolution']:.0f} GFLOP/s in "
+        f"convolutions, {speeds['matrix_product']:.0f} in products of matrices, {bandwidth:.1f} "
+        "GB/s"
+    )
+    print_table(nodes, seconds, statistics.median(whole), max(speeds.values()), bandwidth)
 
 
 def build(args):
@@ -68,15 +81,21 @@ def build(args):
     from benchmarks import ours
     from ssd.evaluation.inference import build_inference
     from ssd.model.device import Device
+
     config = ours.recipe(args.recipe)
     detector, device = ours.build(config), Device("cpu", 0, mx.cpu())
-    images = np.random.default_rng(0).standard_normal(detector.network.input_shape(args.batch_size)).astype(np.float32)
+    images = (
+        np.random.default_rng(0)
+        .standard_normal(detector.network.input_shape(args.batch_size))
+        .astype(np.float32)
+    )
     ours.scatter_scores(detector.network, images, config)
     images = mx.nd.array(images)
     if not args.int8:
         return build_inference(detector, device), images, device
     from ssd.evaluation.inference import Inference
     from ssd.model.int8 import measure_ranges, quantize
+
     detector.detections.initialize(ctx=device.context)
     network, _ = quantize(detector.network, measure_ranges(detector.network, [images]))
     return Inference(network, detector.detections, "cpu"), images, device
@@ -89,6 +108,7 @@ def measured_bandwidth(mx, repeats: int) -> float:
     def add():
         mx.nd.elemwise_add(one, two, out=out)
         out.wait_to_read()
+
     return 3 * 4 * ADDED / min(turns.timed(add, repeats + 1)) / 1e9
 
 
@@ -96,19 +116,28 @@ class Node:
     """An operator of the graph: group, kind, floating-point operations and bytes of a batch."""
 
     def __init__(self, node, nodes, shapes):
-        """shapes: (shape, bytes of a number) of each output, by (place of its node, place among the node's own)."""
+        """shapes: (shape, bytes of a number) of each output, by (place of its node, place among the
+        node's own)."""
         self.op = node["op"]
         inputs = [(nodes[source], shapes[source, output]) for source, output, *_ in node["inputs"]]
         outputs = [shape for (source, _), shape in shapes.items() if nodes[source] is node]
-        weights = [one["name"] for one, _ in inputs if one["op"] == "null" and one["name"].endswith("weight")]
+        weights = [
+            one["name"]
+            for one, _ in inputs
+            if one["op"] == "null" and one["name"].endswith("weight")
+        ]
         self.operations, self.group = 0, node["op"]
         if self.op in CONVOLUTIONS:
             self.operations = 2 * math.prod(outputs[0][0]) * math.prod(inputs[1][1][0][1:])
             self.group = part_of(weights[0] if weights else inputs[1][0]["name"])
-            if node.get("attrs", {}).get("quantized", "false").lower() == "true" and "heads" not in self.group:
+            if (
+                node.get("attrs", {}).get("quantized", "false").lower() == "true"
+                and "heads" not in self.group
+            ):
                 self.group += ", int8"
-        self.bytes = sum(math.prod(shape) * width for shape, width in outputs) \
-            + sum(math.prod(shape) * width for _, (shape, width) in inputs)
+        self.bytes = sum(math.prod(shape) * width for shape, width in outputs) + sum(
+            math.prod(shape) * width for _, (shape, width) in inputs
+        )
 
 
 def part_of(weight: str) -> str:
@@ -116,16 +145,25 @@ def part_of(weight: str) -> str:
     stage = re.search(r"stage(\d)", weight)
     if stage:
         return f"convolutions, stage {stage.group(1)}"
-    # MXNet may compute a head before or after the next feature map, so that their times cannot be told apart.
-    return "convolutions, first" if "resnet" in weight or "backbone" in weight else "convolutions, features and heads"
+    # MXNet may compute a head before or after the next feature map, so that their times cannot be
+    # told apart.
+    return (
+        "convolutions, first"
+        if "resnet" in weight or "backbone" in weight
+        else "convolutions, features and heads"
+    )
 
 
 def graph(inference, images):
     """Node of each operator of the graph that runs, in its order."""
     import numpy as np
+
     data, symbol = inference._cached_graph
-    known = {parameter.name: parameter.data().shape for _, parameter in inference._cached_op_args
-             if not isinstance(parameter, int)}
+    known = {
+        parameter.name: parameter.data().shape
+        for _, parameter in inference._cached_op_args
+        if not isinstance(parameter, int)
+    }
     internals = symbol.get_internals()
     known = {name: shape for name, shape in known.items() if name in symbol.list_inputs()}
     _, inferred, _ = internals.infer_shape(**{data[0].name: images.shape}, **known)
@@ -135,8 +173,13 @@ def graph(inference, images):
     names, shapes, place = internals.list_outputs(), {}, 0
     for index, node in enumerate(nodes):
         first, after = place, nodes[index + 1]["name"] if index + 1 < len(nodes) else None
-        while place < len(names) and (place == first or names[place].startswith(node["name"])
-                                      and names[place] not in (after, f"{after}_output", f"{after}_output0")):
+        while place < len(names) and (
+            place == first
+            or (
+                names[place].startswith(node["name"])
+                and names[place] not in (after, f"{after}_output", f"{after}_output0")
+            )
+        ):
             shapes[index, place - first] = sizes[place]
             place += 1
             if node["op"] == "null":
@@ -147,9 +190,10 @@ def graph(inference, images):
 def traced_seconds(inference, images, nodes, batches: int):
     """Of each node, the median of the batches."""
     from ssd.benchmark.trace import traced
+
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "trace.json")
-        with traced(path):    # once in a process: MXNet's profiler cannot be set up again
+        with traced(path):  # once in a process: MXNet's profiler cannot be set up again
             for _ in range(batches):
                 inference(images).wait_to_read()
         with open(path, encoding="utf-8") as file:
@@ -164,9 +208,9 @@ def traced_seconds(inference, images, nodes, batches: int):
     seconds = {}
     for op, count in collections.Counter(node.op for node in nodes).items():
         took = [one for _, one in sorted(found[op])]
-        if len(took) == batches * count:    # they come in the order of the graph
+        if len(took) == batches * count:  # they come in the order of the graph
             seconds[op] = iter([statistics.median(took[place::count]) for place in range(count)])
-        else:    # some were no work: a change of shape in place
+        else:  # some were no work: a change of shape in place
             seconds[op] = iter([sum(took) / batches / count] * count)
     return [next(seconds[node.op]) for node in nodes]
 
@@ -175,8 +219,11 @@ def print_table(nodes, seconds, whole: float, peak: float, bandwidth: float) -> 
     groups = {}
     for node, took in zip(nodes, seconds):
         groups.setdefault(node.group, []).append((node, took))
-    print("| operators | number | ms | share | GFLOP | GFLOP/s | of the peak | GB | GB/s | of the bandwidth "
-          "| limit [ms] |\n|---|---|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| operators | number | ms | share | GFLOP | GFLOP/s | of the peak | GB | GB/s | of the "
+        "bandwidth "
+        "| limit [ms] |\n|---|---|---|---|---|---|---|---|---|---|---|"
+    )
     total = [0.0] * 4
     order = sorted(groups, key=lambda name: -sum(took for _, took in groups[name]))
     for name in order + ["all"]:
@@ -186,14 +233,28 @@ def print_table(nodes, seconds, whole: float, peak: float, bandwidth: float) -> 
             took = sum(one for _, one in groups[name])
             operations = sum(node.operations for node, _ in groups[name]) / 1e9
             size = sum(node.bytes for node, _ in groups[name]) / 1e9
-            limit = sum(max(node.operations / 1e9 / peak, 1e-9 * node.bytes / bandwidth) for node, _ in groups[name])
-            total, count = [a + b for a, b in zip(total, (took, operations, size, limit))], len(groups[name])
+            limit = sum(
+                max(node.operations / 1e9 / peak, 1e-9 * node.bytes / bandwidth)
+                for node, _ in groups[name]
+            )
+            total, count = (
+                [a + b for a, b in zip(total, (took, operations, size, limit))],
+                len(groups[name]),
+            )
         rates = (operations / took, size / took) if took else (0, 0)
-        done = f"{operations:.1f} | {rates[0]:.0f} | {rates[0] / peak:.2f}" if operations else " | | "
-        print(f"| {name} | {count} | {1e3 * took:.1f} | {took / whole:.3f} | {done} | {size:.3f} | {rates[1]:.1f} | "
-              f"{rates[1] / bandwidth:.2f} | {1e3 * limit:.1f} |")
-    print(f"| the whole, as it runs | | {1e3 * whole:.1f} | 1 | {total[1]:.1f} | {total[1] / whole:.0f} | "
-          f"{total[1] / whole / peak:.2f} | | | | |")
+        done = (
+            f"{operations:.1f} | {rates[0]:.0f} | {rates[0] / peak:.2f}" if operations else " | | "
+        )
+        print(
+            f"| {name} | {count} | {1e3 * took:.1f} | {took / whole:.3f} | {done} | {size:.3f} | "
+            f"{rates[1]:.1f} | "
+            f"{rates[1] / bandwidth:.2f} | {1e3 * limit:.1f} |"
+        )
+    print(
+        f"| the whole, as it runs | | {1e3 * whole:.1f} | 1 | {total[1]:.1f} | "
+        f"{total[1] / whole:.0f} | "
+        f"{total[1] / whole / peak:.2f} | | | | |"
+    )
 
 
 if __name__ == "__main__":
