@@ -1,4 +1,4 @@
-"""The pages against the repository: links, commands, flags, tables of names. Nothing here runs a command."""
+"""The pages against the repository: links, commands, flags, tables of names. No command is run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ssd import sections
+from ssd import model_sections, sections
 from ssd.__main__ import COMMANDS, build_parser
 from ssd.config import SECTIONS, builtin_recipes
 from ssd.rules import RULES
@@ -75,7 +75,7 @@ def test_every_page_has_one_line_in_the_index():
 
 
 def commands_of(text: str):
-    """The command lines of a page's blocks of code, continued lines joined, prompts and comments taken off."""
+    """The lines of a page's blocks of code: continued ones joined, no prompts, no comments."""
     lines = []
     for block in re.findall(r"^```[a-z]*\n(.*?)^```", text, re.M | re.S):
         for line in re.sub(r"\\\n\s*", " ", block).splitlines():
@@ -131,23 +131,19 @@ HAND_ON = (
 
 @functools.lru_cache(maxsize=None)
 def reached(path: Path):
-    """A script and all files of this repository that it names by import, in a string or, in a shell, by path."""
-    found, waiting = set(), [path]
+    """A script and all files that it names by import, in a string or, in a shell, by path."""
+    found, waiting = {path}, [path]
     while waiting:
         text = text_of(waiting.pop())
-        names = [
-            name.replace(".", "/") + ".py"
-            for name in re.findall(r"\b(?:ssd|benchmarks)(?:\.\w+)+", text)
-        ]
-        names += [
-            f"benchmarks/{name}.py" for name in re.findall(r"^(?:from|import) (\w+)", text, re.M)
-        ]
-        names += re.findall(r"\b[\w-]+\.sh\b", text) if path.suffix == ".sh" else []
-        for file in [
-            path,
-            *(ROOT / name for name in names),
-            *(ROOT / "scripts" / name for name in names),
-        ]:
+        names = re.findall(r"\b(?:ssd|benchmarks)(?:\.\w+)+", text)
+        for package, inside in re.findall(r"from ([\w.]+) import (\([^)]*|.*)", text):
+            names += [f"{package}.{name}" for name in re.findall(r"\w+", inside)]
+        # prepare-json.py chooses between these two by a name.
+        names += [f"ssd.datasets.{name}" for name in re.findall(r'"(\w+_command)"', text)]
+        paths = [name.replace(".", "/") + ".py" for name in names]
+        if path.suffix == ".sh":
+            paths += [f"scripts/{name}" for name in re.findall(r"\b[\w-]+\.sh\b", text)]
+        for file in (ROOT / name for name in paths):
             if file.is_file() and file not in found:
                 found.add(file)
                 waiting.append(file)
@@ -156,8 +152,8 @@ def reached(path: Path):
 
 @functools.lru_cache(maxsize=None)
 def has_flag(script: str, flag: str) -> bool:
-    """Whether a script's text, or that of what it imports, has a flag; some take those of `train` too. Its parser is
-    not built, as that would import MXNet for some."""
+    """Whether the text of a script or of what it imports has a flag; some take those of `train`
+    too. Its parser is not built: some import MXNet for it."""
     texts = [text_of(file) for file in reached(ROOT / script)]
     return flag in flags_of("train") or any(
         re.search(re.escape(flag) + r"(?![\w-])", text) for text in texts
@@ -171,7 +167,9 @@ def test_every_script_exists_and_knows_its_flags(name):
         words = words_of(line)
         for number, word in enumerate(words):
             match = re.match(r"(?:\./)?((?:scripts/|benchmarks/)?[\w-]+\.(?:py|sh|sub))$", word)
-            if not match or "/" in word and not word.startswith(("./", "scripts/", "benchmarks/")):
+            if not match or (
+                "/" in word and not word.startswith(("./", "scripts/", "benchmarks/"))
+            ):
                 continue
             script = match.group(1)
             if not (ROOT / script).is_file():
@@ -274,7 +272,7 @@ def first_cells(heading: str):
     ],
 )
 def test_every_kind_of_a_seam_is_listed(heading, table):
-    assert sorted(first_cells(heading)) == sorted(getattr(sections, table))
+    assert sorted(first_cells(heading)) == sorted(getattr(model_sections, table))
 
 
 def test_every_optimizer_schedule_and_warmup_is_listed():
