@@ -125,7 +125,7 @@ HAND_ON = (
     "scripts/quickstart.sh",
     "run_and_time.sh",
     "scripts/test.sh",
-    "scripts/test_python38.sh",
+    "scripts/test_python.sh",
 )
 
 
