@@ -194,7 +194,7 @@ def test_the_page_of_commands_has_all_of_them():
     ]
     assert set(examples) == set(COMMANDS)
     listed = subprocess.run(
-        ["git", "ls-files", "scripts", "*.sh", "*.sub", "prepare-json.py"],
+        ["git", "ls-files", "scripts/*.py", "*.sh", "*.sub", "prepare-json.py"],
         cwd=ROOT,
         capture_output=True,
         text=True,
