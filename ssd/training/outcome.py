@@ -1,4 +1,4 @@
-"""How a run may end early, and the exit statuses that tell (README lists them)."""
+"""How a run may end early, and the exit statuses that tell (docs/commands.md lists them)."""
 
 from __future__ import annotations
 
