@@ -1,8 +1,8 @@
-"""A backbone file for trials where the ImageNet weights cannot be had: random convolutions, and BatchNorm with the
-statistics that some images have behind them. `calibrated_backbone.py RECIPE DATA_DIR OUT.onnx [flag=value ...]`
+"""A backbone file for trials without ImageNet weights: random convolutions, and BatchNorm with the statistics that
+some images have there. `calibrated_backbone.py RECIPE DATA_DIR OUT.onnx [flag=value ...]`
 
 A network whose BatchNorm is frozen needs such statistics: at the identity, 16 residual blocks let activations grow a
-hundredfold. What comes out is normalised as a trained backbone's is, and knows nothing.
+hundredfold. The features are normalised like a trained backbone's, and mean nothing.
 """
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 
 from ssd.runtime import start
 
-IMAGES = 4    # with the gradients that MXNet sets the statistics beside, what fits 16 GB at 800 pixels
+IMAGES = 4    # with gradients, as MXNet sets statistics in the backward pass: what fits 16 GB at 800 pixels
 
 
 def main(recipe: str, data_dir: str, out: str, *values: str) -> None:
@@ -38,7 +38,7 @@ def main(recipe: str, data_dir: str, out: str, *values: str) -> None:
     tensors = {name: parameter.data().asnumpy() for name, parameter
                in network.backbone.torchvision_parameters().items()}
     if not all(tensor.any() for name, tensor in tensors.items() if name.endswith("running_mean")):
-        sys.exit("calibrated_backbone.py: a BatchNorm has kept its first statistics")
+        sys.exit("calibrated_backbone.py: a BatchNorm still has its first statistics")
     write_backbone(tensors, out, config.model.backbone, pyramid=config.model.features in PYRAMIDS)
     print(f"{out}: statistics of {IMAGES} images of {config.model.image_size} pixels")
 

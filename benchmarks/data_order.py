@@ -1,9 +1,9 @@
-"""What an addressable training stream costs: images/s of DALI's own reader and random operators against ours.
+"""What a training stream costs that can start at any step: images/s of DALI's own reader and random operators against ours.
 
     python benchmarks/data_order.py ANNOTATIONS.json IMAGE_FOLDER [--rounds 8] [--steps 30] [--batch-size 8]
 
-Prints the numbers of data_order.md. The two ways take turns in short rounds, since other work on the machine comes
-and goes; the ratio of neighbouring rounds counts. `--checkpoint` instead tries DALI's own checkpoints.
+Prints the numbers of data_order.md. The two ways alternate in short rounds, since other work on the machine starts and
+ends; the ratio of neighbouring rounds counts. `--checkpoint` instead tries DALI's own checkpoints.
 """
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def by_dali(config, dataset, matcher):
         return graphs.drawn_by_dali(dict(encoded=encoded, boxes=boxes, labels=labels, index=index),
                                     config.augmentation, graphs.operator_seeds(0, count=6))
 
-    # DALI has taken the annotation file in when the pipeline is built.
+    # DALI has read the annotation file when the pipeline is built.
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "annotations.json")
         write_dali_annotations(dataset, dataset.images_with_boxes, path)
@@ -96,7 +96,7 @@ def cost_of_parts(config, dataset, passes=3):
         print(f"one crop, crop_attempts {attempts}: {least(crop, [(part, random) for part in boxes]):.0f} us "
               f"({np.mean([len(part) for part in boxes]):.1f} boxes an image on average)")
     make = SampleMaker(config, dataset, 0)
-    print(f"one sample, its file read: {least(make, [(1, place, image) for place, image in enumerate(images)]):.0f} us")
+    print(f"one sample, its file read: {least(make, [(1, position, image) for position, image in enumerate(images)]):.0f} us")
     print(f"an epoch's order, 117,266 images: {least(epoch_order, [(np.arange(117266), 0, 1)]) / 1e3:.1f} ms")
     for step in (0, 10 ** 6):
         start = time.perf_counter()
@@ -107,7 +107,7 @@ def cost_of_parts(config, dataset, passes=3):
 
 
 def try_checkpoints(config, dataset, matcher, steps=130):
-    """Whether a pipeline restored from DALI's own checkpoint goes on as the one that made it."""
+    """Whether a pipeline restored from DALI's own checkpoint continues like the one that made it."""
     plain = graphs.Pipeline
     graphs.Pipeline = functools.partial(plain, enable_checkpointing=True)
     pipeline = by_dali(config, dataset, matcher)

@@ -1,4 +1,4 @@
-"""How long a run of two ranks outlives a fault: prints a table, median and worst of some trials.
+"""How long a run of two ranks survives a fault: prints a table, median and worst of some trials.
 
     python benchmarks/fault_times.py [TRIALS]
 

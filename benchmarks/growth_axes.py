@@ -1,7 +1,7 @@
 """What benchmarks/growth.py measures: an axis for each thing that grows, a function for each that takes one point.
 
-A function gets the point as it was named, the folder of prepared files, and a Measure, which it gives what is to be
-timed. Each runs in a process of its own; what it imports and makes before does not count.
+A function gets the point as it was named, the folder of prepared files, and a Measure, to which it passes what is to
+be timed. Each runs in a process of its own; what it imports and makes before does not count.
 """
 from __future__ import annotations
 
@@ -32,15 +32,16 @@ class Measure:
 
     def __call__(self, function: Callable, series: str = "", warm: bool = False, **notes):
         """The function's result. One that is quick is called AGAIN times, and the median counts. warm: it is called
-        once before, as the first call builds something; that counts for the memory alone. notes: whole numbers to stand beside the measurement."""
-        ctypes.CDLL(None).malloc_trim(0)    # what was given back before is not to be used again unseen
+        once before, as the first call builds something; that counts for the memory alone. notes: integers to print beside
+        the measurement."""
+        ctypes.CDLL(None).malloc_trim(0)    # memory returned before must not be reused without being counted
         with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-            file.write("5")    # the peak starts anew
+            file.write("5")    # reset the peak
         before, seconds = resident("VmRSS"), []
         if warm:
             function()
         while not seconds or sum(seconds) < SHORT and len(seconds) < AGAIN:
-            result = None    # of the call before: not there twice
+            result = None    # free the previous result: never two at once
             start = time.perf_counter()
             result = function()
             seconds.append(time.perf_counter() - start)
@@ -49,13 +50,13 @@ class Measure:
         return result
 
     def note(self, series: str = "", **notes) -> None:
-        """Whole numbers that are known after the measurement."""
+        """Integers that are known after the measurement."""
         self.results[series]["notes"].update(notes)
 
 
 class Axis(NamedTuple):
-    """points: as they are named on a command line, ascending; must: how the cost has to grow at least, in words;
-    prepare(point, folder): makes what is needed, if it is not there; amount: the number that a point stands for."""
+    """points: as they are named on a command line, ascending; must: how the cost has to grow at least, as text;
+    prepare(point, folder): makes what is needed, if it does not exist; amount: the number that a point stands for."""
     group: str
     name: str
     title: str
@@ -79,7 +80,7 @@ CLASSES, COUNTS, ROWS = ("4", "80", "264", "601"), ("1", "10", "100", "1000"), (
 
 AXES = (
     Axis("dataset", "load", "First load, annotations checked", "images", IMAGES, "1", data.load, data.annotations),
-    Axis("dataset", "kept", "Later load, from the kept result", "images", IMAGES, "1", data.kept, data.kept_result),
+    Axis("dataset", "kept", "Later load, from the cached result", "images", IMAGES, "1", data.kept, data.kept_result),
     Axis("dataset", "rank", "Later load, a rank's samples and an epoch's order", "images", IMAGES, "1", data.rank,
          data.kept_result),
     Axis("dataset", "order", "Order of an epoch", "images", IMAGES, "1 (n log n)", data.order, data.kept_result),
@@ -109,9 +110,9 @@ AXES = (
     Axis("run", "resume", "Files of a part set aside", "rows of train.csv", ROWS, "1", output.resume),
     Axis("run", "frames", "predict, its own share: 100 detections a frame", "frames", ("100", "1000", "10000"), "1",
          output.frames),
-    Axis("run", "names", "Names of drawn pictures, all inputs of one name", "inputs", ROWS, "1", output.names),
+    Axis("run", "names", "Names of drawn images, all inputs of one name", "inputs", ROWS, "1", output.names),
     Axis("run", "inputs", "predict's inputs found", "files", ROWS, "1", output.inputs, output.files),
     Axis("run", "draw", "Boxes drawn with labels", "boxes", COUNTS, "1", output.draw),
-    Axis("run", "show", "show-data's two pictures", "images", ("12", "48", "192"), "1", output.show, output.shapes),
+    Axis("run", "show", "show-data's two mosaics", "images", ("12", "48", "192"), "1", output.show, output.shapes),
     Axis("ranks", "plan", "plan", "ranks", ("8", "64", "128", "512", "1024"), "0", output.plan),
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 RECIPES = {"SSD": "ssd-resnet50-coco", "RetinaNet": "retinanet-resnext50-coco"}
-PAIRS = 400                                  # of box and class that pass the threshold, about as a trained network has
+PAIRS = 400                                  # pairs of box and class above the threshold, about as many as a trained network has
 LARGEST = dict(forward=2.2e6, step=1.5e6)    # pixels up to which RetinaNet is run: its maps are twice as fine
 OBJECTS_AT = {"SSD": ("300", "2160x3840"), "RetinaNet": ("800",)}
 
@@ -109,7 +109,7 @@ def step(point, folder, measure) -> None:
         detector = ours.build(config)
         batch = ours.made_up_batch(config, len(detector.default_boxes), 1)
         _, one_step = ours.training(detector, config, batch)
-        measure(one_step, kind)    # the first, planning included: at these sizes it is the convolutions that count
+        measure(one_step, kind)    # the first step, planning included: at these sizes the convolutions dominate
         del detector, one_step, _
 
 
