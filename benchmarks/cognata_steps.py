@@ -1,12 +1,14 @@
-"""Time and peak memory of some training steps of the Cognata recipe on a data set's images, one image a step.
+"""Time and peak memory of some training steps of the Cognata recipe on a data set's images, one
+image a step.
 
-    python benchmarks/cognata_steps.py DATA_DIR [--steps 3] [--image-size 1080x1920] [--frozen-stages 2] [--static]
-        [--weights-out FILE]
+    python benchmarks/cognata_steps.py DATA_DIR [--steps 3] [--image-size 1080x1920]
+        [--frozen-stages 2] [--static] [--weights-out FILE]
 
-The steps of `train`, from random weights, except that MXNet plans no memory in advance (`--static` does): at 2160x3840
-that plan alone may be more than the machine has. Feature maps, steps and scales are the recipe's [pixels], whatever the
-size. `evaluate` and `predict` read the file of weights.
+The steps of `train`, from random weights, except that MXNet plans no memory in advance (`--static`
+does): at 2160x3840 that plan alone may be more than the machine has. Feature maps, steps and scales
+are the recipe's [pixels], whatever the size. `evaluate` and `predict` read the file of weights.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -23,7 +25,7 @@ RECIPE = "ssd-resnet50-cognata"
 def peak() -> float:
     """Peak memory of this process so far [GiB]."""
     with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 2 ** 20
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 2**20
 
 
 def main() -> None:
@@ -32,7 +34,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--image-size", default="2160x3840")
     parser.add_argument("--frozen-stages", type=int, default=0)
-    parser.add_argument("--static", action="store_true", help="plan the memory in advance, as `train` does")
+    parser.add_argument(
+        "--static", action="store_true", help="plan the memory in advance, as `train` does"
+    )
     parser.add_argument("--weights-out", help="file to write the weights to")
     options = parser.parse_args()
     # If memory runs out, the system ends this process first.
@@ -54,10 +58,17 @@ def main() -> None:
     from ssd.training.step import TrainingStep
 
     plain = load_recipe(RECIPE)
-    by_hand = {name: getattr(getattr(plain, section), name)
-               for section, _, name in (setting.partition(".") for setting in SETTINGS)}
-    config = plain.with_values(image_size=options.image_size, **by_hand, data_dir=options.data_dir,
-                               frozen_stages=options.frozen_stages, seed=0)
+    by_hand = {
+        name: getattr(getattr(plain, section), name)
+        for section, _, name in (setting.partition(".") for setting in SETTINGS)
+    }
+    config = plain.with_values(
+        image_size=options.image_size,
+        **by_hand,
+        data_dir=options.data_dir,
+        frozen_stages=options.frozen_stages,
+        seed=0,
+    )
     dataset = load_dataset(config, "train")
     detector = build_detector(config)
     print(describe(config, detector.sizes), flush=True)
@@ -67,7 +78,9 @@ def main() -> None:
         if not options.static:
             step.graph.hybridize(static_alloc=False, static_shape=False)
         schedule = build_schedule(config.training, 1, len(dataset.images_with_boxes))
-        with contextlib.closing(TrainingLoader(config, dataset, detector.matcher, seed=0)) as loader:
+        with contextlib.closing(
+            TrainingLoader(config, dataset, detector.matcher, seed=0)
+        ) as loader:
             print(f"built: {peak():.2f} GiB", flush=True)
             for number in range(options.steps):
                 batch = next(loader)
@@ -77,12 +90,18 @@ def main() -> None:
                 step.update(schedule(1, number))
                 class_loss, box_loss = (float(loss.sum().asscalar()) for loss in losses)
                 mx.nd.waitall()
-                print(f"step {number + 1}: {time.perf_counter() - start:.1f} s, loss of classes {class_loss:.3f}, of "
-                      f"boxes {box_loss:.3f}, peak {peak():.2f} GiB", flush=True)
+                print(
+                    f"step {number + 1}: {time.perf_counter() - start:.1f} s, loss of classes "
+                    f"{class_loss:.3f}, of boxes {box_loss:.3f}, peak {peak():.2f} GiB",
+                    flush=True,
+                )
                 del losses, batch
     if options.weights_out:
-        save_weights(detector.network, options.weights_out,
-                     WeightsInfo(config, dataset.category_ids, dataset.category_names))
+        save_weights(
+            detector.network,
+            options.weights_out,
+            WeightsInfo(config, dataset.category_ids, dataset.category_names),
+        )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """What the data path of a rank holds in main memory: the numbers of docs/scaling.md.
 
     python benchmarks/data_memory.py [--images 118287] [--boxes 860001]
-    python benchmarks/data_memory.py --real ANNOTATIONS.json IMAGE_FOLDER [--batch-sizes 4 8 16] [--prefetch 2 4]
+    python benchmarks/data_memory.py --real ANNOTATIONS.json IMAGE_FOLDER [--batch-sizes 4 8 16]
+    [--prefetch 2 4]
 
-The first draws annotations of COCO's size and empty image files, loads them as a run does, with the check and from
-the cached result, and makes a rank's samples of them. The second runs the training pipeline on real images. Every
-measurement has a process of its own; sizes are in MB of a million bytes, "resident" is what the kernel counts.
+The first draws annotations of COCO's size and empty image files, loads them as a run does, with the
+check and from the cached result, and makes a rank's samples of them. The second runs the training
+pipeline on real images. Every measurement has a process of its own; sizes are in MB of a million
+bytes, "resident" is what the kernel counts.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -32,6 +35,7 @@ def resident(field="VmRSS"):
 def draw(folder, images, boxes):
     """(annotation file, image folder) of empty image files and random boxes."""
     import numpy as np
+
     random = np.random.default_rng(0)
     files = os.path.join(folder, "images")
     os.mkdir(files)
@@ -42,13 +46,30 @@ def draw(folder, images, boxes):
     corner = random.uniform(0, [400, 300], (boxes, 2)).round(2)
     extent = random.uniform(1, [240, 180], (boxes, 2)).round(2)
     content = {
-        "images": [{"id": index, "file_name": name, "width": 640, "height": 480} for index, name in enumerate(names)],
-        "annotations": [{"id": row, "image_id": image, "category_id": category, "bbox": [*corner, *extent],
-                         "area": 100.0, "iscrowd": 0}
-                        for row, (image, category, corner, extent) in enumerate(zip(
-                            owner.tolist(), random.integers(1, 81, boxes).tolist(), corner.tolist(),
-                            extent.tolist()))],
-        "categories": [{"id": 1 + index, "name": f"category {index}"} for index in range(80)]}
+        "images": [
+            {"id": index, "file_name": name, "width": 640, "height": 480}
+            for index, name in enumerate(names)
+        ],
+        "annotations": [
+            {
+                "id": row,
+                "image_id": image,
+                "category_id": category,
+                "bbox": [*corner, *extent],
+                "area": 100.0,
+                "iscrowd": 0,
+            }
+            for row, (image, category, corner, extent) in enumerate(
+                zip(
+                    owner.tolist(),
+                    random.integers(1, 81, boxes).tolist(),
+                    corner.tolist(),
+                    extent.tolist(),
+                )
+            )
+        ],
+        "categories": [{"id": 1 + index, "name": f"category {index}"} for index in range(80)],
+    }
     path = os.path.join(folder, "annotations.json")
     with open(path, "w", encoding="utf-8") as file:
         json.dump(content, file, separators=(",", ":"))
@@ -57,22 +78,31 @@ def draw(folder, images, boxes):
 
 def load(path, files, cache):
     from ssd.datasets.coco import load_coco
+
     return load_coco(path, files, check_images="exists", cache_dir=cache, report=lambda line: None)
 
 
 def loading(path, files, cache):
     """Seconds, and resident memory before, after and at the most, of one rank's load_coco."""
     from ssd.datasets import coco  # noqa: F401
+
     before, start = resident(), time.perf_counter()
     dataset = load(path, files, cache)
-    return dict(images=dataset.num_images, boxes=len(dataset.box_image), seconds=time.perf_counter() - start,
-                before=before, after=resident(), most=resident("VmHWM"))
+    return dict(
+        images=dataset.num_images,
+        boxes=len(dataset.box_image),
+        seconds=time.perf_counter() - start,
+        before=before,
+        after=resident(),
+        most=resident("VmHWM"),
+    )
 
 
 def holding(path, files, cache):
     """What tracemalloc counts of the data set, of a rank's SampleMaker, and of an epoch's order."""
     from ssd.config import load_recipe
     from ssd.data.samples import SampleMaker, epoch_order
+
     tracemalloc.start()
     result, held = {}, []
 
@@ -80,6 +110,7 @@ def holding(path, files, cache):
         held.append(value)
         now = tracemalloc.get_traced_memory()[0] / MB
         result[name] = now - sum(result.values())
+
     note("data set", load(path, files, cache))
     note("sample maker", SampleMaker(load_recipe("ssd-resnet34-coco"), held[0], 0))
     note("indices", held[0].images_with_boxes)
@@ -92,26 +123,34 @@ def holding(path, files, cache):
 
 
 def writing(path, files, cache):
-    """Resident memory at the most while a rank writes DALI's annotations of all images, as `--decode cache` needs."""
+    """Resident memory at the most while a rank writes DALI's annotations of all images, as
+    `--decode cache` needs."""
     from ssd.data.dali_annotations import write_dali_annotations
+
     dataset = load(path, files, cache)
     before, start = resident(), time.perf_counter()
     target = os.path.join(cache, "dali.json")
     write_dali_annotations(dataset, dataset.images_with_boxes, target)
-    return dict(seconds=time.perf_counter() - start, before=before, most=resident("VmHWM"),
-                file=os.path.getsize(target) / MB)
+    return dict(
+        seconds=time.perf_counter() - start,
+        before=before,
+        most=resident("VmHWM"),
+        file=os.path.getsize(target) / MB,
+    )
 
 
 def running(path, files, batch_size, prefetch, steps):
     """Resident memory that the training pipeline adds, and the mean size of an image file."""
     from ssd.config import load_recipe
-    from ssd.data.pipeline import TrainingLoader
     from ssd.data import bridge  # noqa: F401
-    from ssd.model.detector import build_detector
+    from ssd.data.pipeline import TrainingLoader
     from ssd.datasets.coco import load_coco
+    from ssd.model.detector import build_detector
+
     dataset = load_coco(path, files, check_images="header", skip_bad=True, report=lambda line: None)
     config = load_recipe("ssd-resnet34-coco").with_values(
-        batch_size=batch_size, prefetch=prefetch, data_threads=2, num_classes=dataset.num_classes)
+        batch_size=batch_size, prefetch=prefetch, data_threads=2, num_classes=dataset.num_classes
+    )
     before = resident()
     loader = TrainingLoader(config, dataset, build_detector(config).matcher)
     for _ in range(steps):
@@ -120,8 +159,12 @@ def running(path, files, batch_size, prefetch, steps):
     after = resident()
     loader.close()
     sizes = [os.path.getsize(os.path.join(files, name)) for name in dataset.file_names]
-    return dict(added=after - before, most=resident("VmHWM"), kilobytes_of_a_file=sum(sizes) / len(sizes) / 1e3,
-                kilopixels=dataset.sizes.prod(1).mean() / 1e3)
+    return dict(
+        added=after - before,
+        most=resident("VmHWM"),
+        kilobytes_of_a_file=sum(sizes) / len(sizes) / 1e3,
+        kilopixels=dataset.sizes.prod(1).mean() / 1e3,
+    )
 
 
 def alone(function, *arguments):
@@ -131,12 +174,20 @@ def alone(function, *arguments):
 
 
 def shown(title, values):
-    print(f"{title}: " + ", ".join(f"{name} {value:.1f}" if isinstance(value, float) else f"{name} {value}"
-                                   for name, value in values.items()), flush=True)
+    print(
+        f"{title}: "
+        + ", ".join(
+            f"{name} {value:.1f}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in values.items()
+        ),
+        flush=True,
+    )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=118287)
     parser.add_argument("--boxes", type=int, default=860001)
     parser.add_argument("--real", nargs=2, metavar=("ANNOTATIONS", "IMAGES"))
@@ -147,8 +198,10 @@ def main():
     if args.real:
         for prefetch in args.prefetch:
             for batch_size in args.batch_sizes:
-                shown(f"pipeline, batch {batch_size}, prefetch {prefetch} [MB]",
-                      alone(running, *args.real, batch_size, prefetch, args.steps))
+                shown(
+                    f"pipeline, batch {batch_size}, prefetch {prefetch} [MB]",
+                    alone(running, *args.real, batch_size, prefetch, args.steps),
+                )
         return
     with tempfile.TemporaryDirectory() as folder:
         path, files = alone(draw, folder, args.images, args.boxes)

@@ -1,10 +1,14 @@
-"""What a training stream costs that can start at any step: images/s of DALI's own reader and random operators against ours.
+"""What a training stream costs that can start at any step: images/s of DALI's own reader and random
+operators against ours.
 
-    python benchmarks/data_order.py ANNOTATIONS.json IMAGE_FOLDER [--rounds 8] [--steps 30] [--batch-size 8]
+    python benchmarks/data_order.py ANNOTATIONS.json IMAGE_FOLDER [--rounds 8] [--steps 30]
+    [--batch-size 8]
 
-Prints the numbers of data_order.md. The two ways alternate in short rounds, since other work on the machine starts and
-ends; the ratio of neighbouring rounds counts. `--checkpoint` instead tries DALI's own checkpoints.
+Prints the numbers of data_order.md. The two ways alternate in short rounds, since other work on the
+machine starts and ends; the ratio of neighbouring rounds counts. `--checkpoint` instead tries
+DALI's own checkpoints.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -20,24 +24,37 @@ import nvidia.dali
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from ssd.config import load_recipe  # noqa: E402
-from ssd.data import graphs  # noqa: E402
-from ssd.data.bridge import to_numpy  # noqa: E402
-from ssd.data.crops import RandomCrop  # noqa: E402
-from ssd.data.dali_annotations import write_dali_annotations  # noqa: E402
-from ssd.data.pipeline import TrainingLoader  # noqa: E402
-from ssd.data.samples import SampleMaker, epoch_order  # noqa: E402
-from ssd.datasets.coco import load_coco  # noqa: E402
+from ssd.config import load_recipe
+from ssd.data import graphs
+from ssd.data.bridge import to_numpy
+from ssd.data.crops import RandomCrop
+from ssd.data.dali_annotations import write_dali_annotations
+from ssd.data.pipeline import TrainingLoader
+from ssd.data.samples import SampleMaker, epoch_order
+from ssd.datasets.coco import load_coco
 
 
 def by_dali(config, dataset, matcher):
-    """Runs of the graph with readers.coco and random_bbox_crop; its shuffle of each pass, as before samples.py."""
+    """Runs of the graph with readers.coco and random_bbox_crop; its shuffle of each pass, as before
+    samples.py."""
+
     def samples(path):
         encoded, boxes, labels, index = graphs.fn.readers.coco(
-            file_root=dataset.image_folder, annotations_file=path, ltrb=True, ratio=True, skip_empty=True,
-            size_threshold=0.0, image_ids=True, shuffle_after_epoch=True, name="reader")
-        return graphs.drawn_by_dali(dict(encoded=encoded, boxes=boxes, labels=labels, index=index),
-                                    config.augmentation, graphs.operator_seeds(0, count=6))
+            file_root=dataset.image_folder,
+            annotations_file=path,
+            ltrb=True,
+            ratio=True,
+            skip_empty=True,
+            size_threshold=0.0,
+            image_ids=True,
+            shuffle_after_epoch=True,
+            name="reader",
+        )
+        return graphs.drawn_by_dali(
+            dict(encoded=encoded, boxes=boxes, labels=labels, index=index),
+            config.augmentation,
+            graphs.operator_seeds(0, count=6),
+        )
 
     # DALI has read the annotation file when the pipeline is built.
     with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +79,10 @@ def spread(values):
 def compare(config, dataset, matcher, rounds, steps):
     dali = by_dali(config, dataset, matcher)
     loader = TrainingLoader(config, dataset, matcher)
-    ways = {"readers.coco, random_bbox_crop": dali.run, "external_source, samples.py": loader._batches._run}
+    ways = {
+        "readers.coco, random_bbox_crop": dali.run,
+        "external_source, samples.py": loader._batches._run,
+    }
     rates = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, run in ways.items():
@@ -71,15 +91,19 @@ def compare(config, dataset, matcher, rounds, steps):
                 rates[name].append(result)
     print(f"{'median (least to most)':36} images/s                    CPU ms per image")
     for name, results in rates.items():
-        print(f"{name:36}{spread([one for one, _ in results]):28}{spread([two for _, two in results])}")
+        first, second = zip(*results)
+        print(f"{name:36}{spread(list(first)):28}{spread(list(second))}")
     old, new = rates.values()
-    print(f"{'new / old, round by round':36}{spread([b[0] / a[0] for a, b in zip(old, new)]):28}"
-          f"{spread([b[1] / a[1] for a, b in zip(old, new)])}")
+    print(
+        f"{'new / old, round by round':36}{spread([b[0] / a[0] for a, b in zip(old, new)]):28}"
+        f"{spread([b[1] / a[1] for a, b in zip(old, new)])}"
+    )
     loader.close()
 
 
 def cost_of_parts(config, dataset, passes=3):
     """Microseconds of this process per call, least of `passes` over the data set."""
+
     def least(function, arguments):
         times = []
         for _ in range(passes):
@@ -88,17 +112,30 @@ def cost_of_parts(config, dataset, passes=3):
                 function(*argument)
             times.append((time.process_time() - start) / len(arguments))
         return 1e6 * min(times)
+
     images = dataset.images_with_boxes
-    boxes = [dataset.boxes_ltrb[dataset.box_image == image] / np.tile(dataset.sizes[image], 2) for image in images]
+    boxes = [
+        dataset.boxes_ltrb[dataset.box_image == image] / np.tile(dataset.sizes[image], 2)
+        for image in images
+    ]
     random = np.random.default_rng(0)
     for attempts in (1, 50):
         crop = RandomCrop(config.with_values(crop_attempts=attempts).augmentation)
-        print(f"one crop, crop_attempts {attempts}: {least(crop, [(part, random) for part in boxes]):.0f} us "
-              f"({np.mean([len(part) for part in boxes]):.1f} boxes an image on average)")
+        print(
+            f"one crop, crop_attempts {attempts}: "
+            f"{least(crop, [(part, random) for part in boxes]):.0f} us "
+            f"({np.mean([len(part) for part in boxes]):.1f} boxes an image on average)"
+        )
     make = SampleMaker(config, dataset, 0)
-    print(f"one sample, its file read: {least(make, [(1, position, image) for position, image in enumerate(images)]):.0f} us")
-    print(f"an epoch's order, 117,266 images: {least(epoch_order, [(np.arange(117266), 0, 1)]) / 1e3:.1f} ms")
-    for step in (0, 10 ** 6):
+    print(
+        "one sample, its file read: "
+        f"{least(make, [(1, position, image) for position, image in enumerate(images)]):.0f} us"
+    )
+    print(
+        "an epoch's order, 117,266 images: "
+        f"{least(epoch_order, [(np.arange(117266), 0, 1)]) / 1e3:.1f} ms"
+    )
+    for step in (0, 10**6):
         start = time.perf_counter()
         loader = TrainingLoader(config, dataset, None, first_step=step)
         next(loader)
@@ -107,7 +144,8 @@ def cost_of_parts(config, dataset, passes=3):
 
 
 def try_checkpoints(config, dataset, matcher, steps=130):
-    """Whether a pipeline restored from DALI's own checkpoint continues like the one that made it."""
+    """Whether a pipeline restored from DALI's own checkpoint continues like the one that made
+    it."""
     plain = graphs.Pipeline
     graphs.Pipeline = functools.partial(plain, enable_checkpointing=True)
     pipeline = by_dali(config, dataset, matcher)
@@ -118,20 +156,30 @@ def try_checkpoints(config, dataset, matcher, steps=130):
     graphs.Pipeline = functools.partial(plain, enable_checkpointing=True, checkpoint=checkpoint)
     restored = by_dali(config, dataset, matcher)
     same = [np.array_equal(images, to_numpy(restored.run()[0])) for images in ahead]
-    print(f"DALI {nvidia.dali.__version__}: {len(checkpoint)} bytes after {steps} steps; then bitwise equal: {same}")
+    print(
+        f"DALI {nvidia.dali.__version__}: {len(checkpoint)} bytes after {steps} steps; then "
+        f"bitwise equal: {same}"
+    )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("annotations")
     parser.add_argument("images")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--checkpoint", action="store_true", help="try DALI's own checkpoints instead")
+    parser.add_argument(
+        "--checkpoint", action="store_true", help="try DALI's own checkpoints instead"
+    )
     arguments = parser.parse_args()
     from ssd.model.detector import build_detector
-    config = load_recipe("ssd-resnet34-coco").with_values(batch_size=arguments.batch_size, data_threads=2)
+
+    config = load_recipe("ssd-resnet34-coco").with_values(
+        batch_size=arguments.batch_size, data_threads=2
+    )
     dataset = load_coco(arguments.annotations, arguments.images, check_images="exists")
     matcher = build_detector(config).matcher
     if arguments.checkpoint:

@@ -1,11 +1,13 @@
-"""Inference in 8-bit integers against float32, alternating: the network alone, and with its detections.
+"""Inference in 8-bit integers against float32, alternating: the network alone, and with its
+detections.
 
     python benchmarks/int8_speed.py --recipe ssd-resnet34-coco --batch-size 8
     python benchmarks/int8_speed.py --weights runs/mine/weights.params --batch-size 8
 
-Without --weights the network has initial weights, whose detections mean nothing: then only the network
-is timed.
+Without --weights the network has initial weights, whose detections mean nothing: then only the
+network is timed.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -13,7 +15,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from benchmarks import turns  # noqa: E402
+from benchmarks import turns
 
 SIDES = ("float32", "int8")
 
@@ -29,8 +31,10 @@ def main() -> None:
         serve(args)
         return
     turns.end_workers_with_us()
-    print(f"{turns.machine()}; {args.weights or args.recipe}, batches of {args.batch_size}; {args.rounds} rounds of "
-          f"{args.steps} steps")
+    print(
+        f"{turns.machine()}; {args.weights or args.recipe}, batches of {args.batch_size}; "
+        f"{args.rounds} rounds of {args.steps} steps"
+    )
     command = [sys.executable, os.path.abspath(__file__), *sys.argv[1:]]
     workers = [turns.Worker(side, [*command, "--side", side, "--serve"]) for side in SIDES]
     try:
@@ -41,7 +45,10 @@ def main() -> None:
         for job in jobs:
             slow, fast = seconds[job]
             for side, found in zip(SIDES, (slow, fast)):
-                print(f"{job}, {side}: {turns.spread([args.batch_size / one for one in found])} images/s")
+                print(
+                    f"{job}, {side}: {turns.spread([args.batch_size / one for one in found])} "
+                    "images/s"
+                )
             print(f"{job}: int8 is {turns.spread(turns.ratios(slow, fast))} times as fast")
         print(turns.others(workers))
     finally:
@@ -57,13 +64,18 @@ def serve(args) -> None:
     from ssd.evaluation.inference import Inference
     from ssd.model.int8 import measure_ranges, quantize
     from ssd.model.weights import load_detector, read_info
+
     if args.weights:
-        config = read_info(args.weights).config.with_values(layout="NCHW", dtype="float32", device="cpu", decode="cpu")
+        config = read_info(args.weights).config.with_values(
+            layout="NCHW", dtype="float32", device="cpu", decode="cpu"
+        )
         detector = load_detector(config, args.weights, mx.cpu())
     else:
         detector = ours.build(ours.recipe(args.recipe))
     network, said = detector.network, "as trained in"
-    images = mx.nd.array(np.random.default_rng(0).standard_normal(network.input_shape(args.batch_size)))
+    images = mx.nd.array(
+        np.random.default_rng(0).standard_normal(network.input_shape(args.batch_size))
+    )
     if args.side == "int8":
         network, layers = quantize(network, measure_ranges(network, [images]))
         said = f"{len(layers.int8)} of {len(layers.int8) + len(layers.others)} convolutions"
@@ -81,8 +93,15 @@ def serve(args) -> None:
             if args.weights:
                 call(inference)
         return said
-    turns.serve(args.serve, dict(warm=warm, network=lambda times: turns.timed(lambda: call(alone), times),
-                                 inference=lambda times: turns.timed(lambda: call(inference), times)))
+
+    turns.serve(
+        args.serve,
+        dict(
+            warm=warm,
+            network=lambda times: turns.timed(lambda: call(alone), times),
+            inference=lambda times: turns.timed(lambda: call(inference), times),
+        ),
+    )
 
 
 def Both():
@@ -92,6 +111,7 @@ def Both():
     class Joined(HybridBlock):
         def hybrid_forward(self, F, offsets, logits):
             return F.concat(F.reshape(offsets, (0, -1)), F.reshape(logits, (0, -1)), dim=1)
+
     return Joined()
 
 

@@ -1,4 +1,6 @@
-"""Draws a run's losses, and its mAP where it was evaluated more than once: `plot_run.py RUN_FOLDER OUT.png`."""
+"""Draws a run's losses, and its mAP where it was evaluated more than once: `plot_run.py RUN_FOLDER
+OUT.png`."""
+
 from __future__ import annotations
 
 import csv
@@ -13,8 +15,10 @@ def read(path: str):
 
 def main(run_folder: str, out: str) -> None:
     import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
+
     training = read(os.path.join(run_folder, "train.csv"))
     scores = read(os.path.join(run_folder, "evaluation.csv"))
     figure, axis = pyplot.subplots(figsize=(8, 4), dpi=100)
@@ -28,8 +32,12 @@ def main(run_folder: str, out: str) -> None:
     if len(scores) > 1:
         last_of_epoch = {row["epoch"]: row["step"] for row in training}
         right = axis.twinx()
-        right.plot([last_of_epoch[row["epoch"]] for row in scores], [row["AP"] for row in scores], "k.--",
-                   label="mAP")
+        right.plot(
+            [last_of_epoch[row["epoch"]] for row in scores],
+            [row["AP"] for row in scores],
+            "k.--",
+            label="mAP",
+        )
         right.set(ylabel="mAP", ylim=(0, None))
         more = right.get_legend_handles_labels()
         handles, labels = handles + more[0], labels + more[1]

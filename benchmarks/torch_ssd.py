@@ -1,10 +1,13 @@
-"""SSD-ResNet34 in PyTorch, of the same structure as ssd.model.network: the other side of peer_pytorch.py.
+"""SSD-ResNet34 in PyTorch, of the same structure as ssd.model.network: the other side of
+peer_pytorch.py.
 
-Structure, loss and decoding are those of the PyTorch reference of MLPerf Training v1.1 (base_model.py, ssd300.py,
-utils.py), written as one would write them today: one fused convolution per head, whose output in channels_last is
-already in the order of the boxes; one sort in the hard negative mining; suppression of all classes and images at
-once. Modules are named as ours, so that one set of weights serves both.
+Structure, loss and decoding are those of the PyTorch reference of MLPerf Training v1.1
+(base_model.py, ssd300.py, utils.py), written as one would write them today: one fused convolution
+per head, whose output in channels_last is already in the order of the boxes; one sort in the hard
+negative mining; suppression of all classes and images at once. Modules are named as ours, so that
+one set of weights serves both.
 """
+
 from __future__ import annotations
 
 from typing import Dict, List
@@ -17,11 +20,11 @@ from torch import nn
 from ssd.model.boxes.rules import sizes_of
 
 FORMS = ("plain", "channels_last", "compile")
-STAGES = ((3, 64, 1), (4, 128, 2), (6, 256, 1))    # blocks, channels, stride of the first block
+STAGES = ((3, 64, 1), (4, 128, 2), (6, 256, 1))  # blocks, channels, stride of the first block
 
 
 def scaled(channels: int, width: float) -> int:
-    return channels if width == 1 else max(8, int(round(channels * width / 8)) * 8)
+    return channels if width == 1 else max(8, round(channels * width / 8) * 8)
 
 
 class BasicBlock(nn.Module):
@@ -53,8 +56,14 @@ class Backbone(nn.Module):
         stages = []
         for blocks, out, stride in STAGES:
             out = scaled(out, width)
-            stages.append(nn.Sequential(*(BasicBlock(out if block else channels, out, 1 if block else stride)
-                                          for block in range(blocks))))
+            stages.append(
+                nn.Sequential(
+                    *(
+                        BasicBlock(out if block else channels, out, 1 if block else stride)
+                        for block in range(blocks)
+                    )
+                )
+            )
             channels = out
         self.stages = nn.Sequential(*stages)
         self.out_channels = channels
@@ -65,7 +74,8 @@ class Backbone(nn.Module):
 
 
 class Predictor(nn.Module):
-    """Offsets and logits of one feature map; channels are offsets (shape, coordinate), then logits (shape, class)."""
+    """Offsets and logits of one feature map; channels are offsets (shape, coordinate), then logits
+    (shape, class)."""
 
     def __init__(self, in_channels: int, boxes: int, classes: int):
         super().__init__()
@@ -79,7 +89,8 @@ class Predictor(nn.Module):
 
 
 class SSD(nn.Module):
-    """Images (B, 3, S, S) to offsets (B, N, 4) in units of the variances, cxcywh, and logits (B, N, classes)."""
+    """Images (B, 3, S, S) to offsets (B, N, 4) in units of the variances, cxcywh, and logits (B, N,
+    classes)."""
 
     def __init__(self, config):
         super().__init__()
@@ -94,10 +105,15 @@ class SSD(nn.Module):
             self.expand_convs.append(nn.Conv2d(middle, out, 3, stride, pad))
             channels.append(out)
         self.predictors = nn.ModuleList(
-            Predictor(width, boxes, model.num_classes) for width, boxes in zip(channels, sizes.per_cell))
+            Predictor(width, boxes, model.num_classes)
+            for width, boxes in zip(channels, sizes.per_cell)
+        )
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.eps, module.momentum = model.batch_norm_epsilon, 1 - model.batch_norm_momentum
+                module.eps, module.momentum = (
+                    model.batch_norm_epsilon,
+                    1 - model.batch_norm_momentum,
+                )
 
     def forward(self, images):
         maps = [self.backbone(images)]
@@ -109,38 +125,56 @@ class SSD(nn.Module):
 
 
 def our_name(name: str, tensors) -> str:
-    """The structural name in MXNet of a tensor of the state dict: BatchNorm's weight and bias are gamma and beta."""
+    """The structural name in MXNet of a tensor of the state dict: BatchNorm's weight and bias are
+    gamma and beta."""
     stem, last = name.rsplit(".", 1)
-    return f"{stem}.{dict(weight='gamma', bias='beta')[last]}" if f"{stem}.gamma" in tensors and \
-        last in ("weight", "bias") else name
+    return (
+        f"{stem}.{dict(weight='gamma', bias='beta')[last]}"
+        if f"{stem}.gamma" in tensors and last in ("weight", "bias")
+        else name
+    )
 
 
 def load(network: nn.Module, tensors: Dict[str, np.ndarray]) -> None:
     """Weights and running statistics under our names."""
-    state = {name: torch.from_numpy(np.array(tensors[our_name(name, tensors)]))
-             for name in network.state_dict() if not name.endswith("num_batches_tracked")}
+    state = {
+        name: torch.from_numpy(np.array(tensors[our_name(name, tensors)]))
+        for name in network.state_dict()
+        if not name.endswith("num_batches_tracked")
+    }
     missing, unexpected = network.load_state_dict(state, strict=False)
     assert not unexpected and all(name.endswith("num_batches_tracked") for name in missing)
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """BatchNorm folded into the convolutions before it, for inference; changes and returns the network."""
+    """BatchNorm folded into the convolutions before it, for inference; changes and returns the
+    network."""
     from torch.nn.utils.fusion import fuse_conv_bn_eval
+
     for module in network.modules():
-        for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("downsample", "downsample_bn"),
-                           ("conv", "bn")):
+        for conv, norm in (
+            ("conv1", "bn1"),
+            ("conv2", "bn2"),
+            ("conv3", "bn3"),
+            ("downsample", "downsample_bn"),
+            ("conv", "bn"),
+        ):
             if getattr(module, norm, None) is not None:
-                setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
+                setattr(
+                    module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm))
+                )
                 setattr(module, norm, nn.Identity())
     return network
 
 
 def ssd_loss(offsets, logits, target_offsets, target_classes, negatives_per_positive: int):
-    """Class and offset losses, (B,) each: cross-entropy of positives and hard negatives, smooth L1 of positives, over
-    the positives. Classes (B, N) int64, 0 for background."""
+    """Class and offset losses, (B,) each: cross-entropy of positives and hard negatives, smooth L1
+    of positives, over the positives. Classes (B, N) int64, 0 for background."""
     positive = target_classes > 0
     positives = positive.sum(dim=1)
-    cross_entropy = F.cross_entropy(logits.flatten(0, 1), target_classes.flatten(), reduction="none")
+    cross_entropy = F.cross_entropy(
+        logits.flatten(0, 1), target_classes.flatten(), reduction="none"
+    )
     cross_entropy = cross_entropy.view_as(target_classes)
     with torch.no_grad():
         order = cross_entropy.masked_fill(positive, -1).argsort(dim=1, descending=True, stable=True)
@@ -159,11 +193,12 @@ def decode(offsets, default_boxes, center_variance: float, size_variance: float)
 
 
 def kept_by_nms(boxes, valid, threshold: float):
-    """Greedy non-maximum suppression in all rows at once: boxes (R, K, 4) ltrb, best first; valid (R, K). Returns
-    which are kept, (R, K).
+    """Greedy non-maximum suppression in all rows at once: boxes (R, K, 4) ltrb, best first; valid
+    (R, K). Returns which are kept, (R, K).
 
-    A box is kept if no kept box before it overlaps it. This is iterated from "all are kept" until nothing changes:
-    after i rounds the first i decisions are final, and usually a few rounds are enough.
+    A box is kept if no kept box before it overlaps it. This is iterated from "all are kept" until
+    nothing changes: after i rounds the first i decisions are final, and usually a few rounds are
+    enough.
     """
     left_top = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
     right_bottom = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
@@ -180,25 +215,29 @@ def kept_by_nms(boxes, valid, threshold: float):
 
 
 def detections(offsets, logits, default_boxes, config) -> List[torch.Tensor]:
-    """Per image its detections (n, 6), best first: class (1..), score, ltrb as fractions of the image."""
+    """Per image its detections (n, 6), best first: class (1..), score, ltrb as fractions of the
+    image."""
     settings, variances = config.detection, config.default_boxes
     boxes = decode(offsets, default_boxes, variances.center_variance, variances.size_variance)
-    scores = logits.softmax(dim=2)[:, :, 1:].transpose(1, 2)                        # (B, classes - 1, N)
+    scores = logits.softmax(dim=2)[:, :, 1:].transpose(1, 2)  # (B, classes - 1, N)
     passing = scores > settings.score_threshold
     counts = passing.sum(dim=2)
-    image, label = counts.nonzero(as_tuple=True)                                    # (R,) each
+    image, label = counts.nonzero(as_tuple=True)  # (R,) each
     if not len(image):
         return [offsets.new_zeros((0, 6))] * len(offsets)
     most = min(settings.boxes_per_class, int(counts.max()))
-    best, index = scores[image, label].topk(most, dim=1)                            # (R, most)
-    rows = boxes[image[:, None], index]                                             # (R, most, 4)
+    best, index = scores[image, label].topk(most, dim=1)  # (R, most)
+    rows = boxes[image[:, None], index]  # (R, most, 4)
     kept = kept_by_nms(rows, best > settings.score_threshold, settings.nms_iou)
     row, place = kept.nonzero(as_tuple=True)
-    found = torch.cat([(label[row] + 1)[:, None].to(best.dtype), best[row, place][:, None], rows[row, place]], dim=1)
+    found = torch.cat(
+        [(label[row] + 1)[:, None].to(best.dtype), best[row, place][:, None], rows[row, place]],
+        dim=1,
+    )
     result = []
     for one in range(len(offsets)):
         mine = found[image[row] == one]
-        order = mine[:, 1].argsort(descending=True)[:settings.boxes_per_image]
+        order = mine[:, 1].argsort(descending=True)[: settings.boxes_per_image]
         result.append(mine[order])
     return result
 
@@ -218,10 +257,16 @@ def loss(config, form: str):
 def optimizer(config, parameters, learning_rate: float):
     """parameters: those that are trained, by name."""
     training = config.training
-    return torch.optim.SGD(parameters.values(), lr=learning_rate, momentum=training.momentum,
-                           weight_decay=training.weight_decay, fused=True)
+    return torch.optim.SGD(
+        parameters.values(),
+        lr=learning_rate,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+        fused=True,
+    )
 
 
 def postprocessing(config, default_boxes):
-    """A function of offsets and logits, as `detections`. default_boxes: (N, 4) cxcywh as fractions of the image."""
+    """A function of offsets and logits, as `detections`. default_boxes: (N, 4) cxcywh as fractions
+    of the image."""
     return lambda offsets, logits: detections(offsets, logits, default_boxes, config)

@@ -1,10 +1,11 @@
 """Programs that alternate on one machine: a worker runs while all others are stopped.
 
-Speeds measured one after the other are not comparable where other work starts and ends. So each side is a process of
-its own (its memory is its own too), does one step or a few at a time, and is stopped (SIGSTOP) while another one works:
-none of its idle threads spin, and none of its background threads run. Turns in which other processes took part of the
-cores can be repeated.
+Speeds measured one after the other are not comparable where other work starts and ends. So each
+side is a process of its own (its memory is its own too), does one step or a few at a time, and is
+stopped (SIGSTOP) while another one works: none of its idle threads spin, and none of its background
+threads run. Turns in which other processes took part of the cores can be repeated.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -19,18 +20,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Callable, Dict, List
+from typing import Callable, Dict, List, Optional
 
 START_SECONDS = 120
-DISTURBED = 0.05    # share of the cores that other processes may take during a turn
+DISTURBED = 0.05  # share of the cores that other processes may take during a turn
 _PR_SET_PDEATHSIG = 1
 
 
 class Worker:
-    """One side: `members` processes behind one command line, each of which calls `serve` with the path that is
-    appended to the command. Stopped but for the time of `ask`."""
+    """One side: `members` processes behind one command line, each of which calls `serve` with the
+    path that is appended to the command. Stopped but for the time of `ask`."""
 
-    def __init__(self, name: str, command: List[str], members: int = 1, env: Dict[str, str] = None):
+    def __init__(
+        self, name: str, command: List[str], members: int = 1, env: Optional[Dict[str, str]] = None
+    ):
         self.name, self.others = name, []
         self._folder = tempfile.TemporaryDirectory()
         path = os.path.join(self._folder.name, "socket")
@@ -38,8 +41,12 @@ class Worker:
         listener.bind(path)
         listener.listen()
         listener.settimeout(1)
-        self._process = subprocess.Popen([*command, path], env=dict(os.environ, **(env or {})),
-                                         stdin=subprocess.DEVNULL, start_new_session=True)
+        self._process = subprocess.Popen(
+            [*command, path],
+            env=dict(os.environ, **(env or {})),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         self._files, self._pids = [], []
         deadline = time.monotonic() + START_SECONDS
         while len(self._files) < members:
@@ -67,8 +74,8 @@ class Worker:
         return replies if len(replies) > 1 else replies[0]
 
     def undisturbed(self, what: str, patience: int, **values):
-        """As `ask`, again up to `patience` times while other processes take more than DISTURBED of the cores. `others`
-        holds their shares in the turns that counted."""
+        """As `ask`, again up to `patience` times while other processes take more than DISTURBED of
+        the cores. `others` holds their shares in the turns that counted."""
         for left in range(patience, -1, -1):
             before, start = self._foreign_seconds(), time.monotonic()
             reply = self.ask(what, **values)
@@ -79,7 +86,8 @@ class Worker:
                 return reply
 
     def _foreign_seconds(self) -> float:
-        """Processor seconds since the machine's start that were not this worker's, those of the hypervisor included."""
+        """Processor seconds since the machine's start that were not this worker's, those of the
+        hypervisor included."""
         with open("/proc/stat", encoding="utf-8") as file:
             user, nice, system, _, _, irq, softirq, steal = map(int, file.readline().split()[1:9])
         ticks = user + nice + system + irq + softirq + steal
@@ -110,7 +118,7 @@ class Worker:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
-            for pid in self._pids:    # under horovodrun, of other process groups
+            for pid in self._pids:  # under horovodrun, of other process groups
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
@@ -138,14 +146,15 @@ def serve(path: str, handlers: Dict[str, Callable]) -> None:
         reply = handlers[request.pop("what")](**request)
         try:
             print(json.dumps(reply), file=file, flush=True)
-        except BrokenPipeError:    # no one waits for it any more
+        except BrokenPipeError:  # no one waits for it any more
             return
 
 
-def in_turns(workers, rounds: int, patience: int, jobs: List[str], after_round=lambda: None,
-             **values) -> Dict[str, List[List[float]]]:
-    """Per job and worker the seconds of each round: medians of the seconds that a reply lists; of several members, of
-    the slowest's. The order of the workers changes from round to round."""
+def in_turns(
+    workers, rounds: int, patience: int, jobs: List[str], after_round=lambda: None, **values
+) -> Dict[str, List[List[float]]]:
+    """Per job and worker the seconds of each round: medians of the seconds that a reply lists; of
+    several members, of the slowest's. The order of the workers changes from round to round."""
     seconds = {job: [[] for _ in workers] for job in jobs}
     for number in range(rounds):
         for job in jobs:
@@ -161,17 +170,25 @@ def in_turns(workers, rounds: int, patience: int, jobs: List[str], after_round=l
 def add_arguments(parser, rounds: int, steps: int, warmup: int) -> None:
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--steps", type=int, default=steps, help="of each side in a round")
-    parser.add_argument("--warmup", type=int, default=warmup, help="steps of each side before the first round")
-    parser.add_argument("--patience", type=int, default=3, help="how often a turn is repeated in which other "
-                        f"processes had more than {100 * DISTURBED:.0f} %% of the cores")
+    parser.add_argument(
+        "--warmup", type=int, default=warmup, help="steps of each side before the first round"
+    )
+    parser.add_argument(
+        "--patience",
+        type=int,
+        default=3,
+        help="how often a turn is repeated in which other "
+        f"processes had more than {100 * DISTURBED:.0f} %% of the cores",
+    )
     for name in ("--side", "--folder", "--serve"):
         parser.add_argument(name, help=argparse.SUPPRESS)
 
 
 def others(workers) -> str:
     """How much of the cores other processes had."""
-    return "other processes took %s %% of the cores" % spread(
-        [100 * share for worker in workers for share in worker.others], "%.1f")
+    return "other processes took {} % of the cores".format(
+        spread([100 * share for worker in workers for share in worker.others], "%.1f")
+    )
 
 
 def timed(work: Callable[[], object], times: int) -> List[float]:
@@ -192,7 +209,9 @@ def peak_megabytes() -> float:
 
 def spread(values, form: str = "%.2f") -> str:
     """'median (least to most)'."""
-    return "%s (%s to %s)" % tuple(form % one for one in (statistics.median(values), min(values), max(values)))
+    return "{} ({} to {})".format(
+        *tuple(form % one for one in (statistics.median(values), min(values), max(values)))
+    )
 
 
 def ratios(slow, fast) -> List[float]:
@@ -204,9 +223,15 @@ def machine() -> str:
     """The processor, its cores that this process may use, the load as this starts, and Python."""
     name = platform.processor() or platform.machine()
     with open("/proc/cpuinfo", encoding="utf-8") as file:
-        name = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), name)
+        name = next(
+            (line.split(":")[1].strip() for line in file if line.startswith("model name")), name
+        )
     return "%s, %d cores, load %.1f at the start, Python %s" % (
-        name, len(os.sched_getaffinity(0)), os.getloadavg()[0], platform.python_version())
+        name,
+        len(os.sched_getaffinity(0)),
+        os.getloadavg()[0],
+        platform.python_version(),
+    )
 
 
 def end_workers_with_us() -> None:

@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""Print, for pip, the packages that a container's base image lacks. The Dockerfile runs it before the code is copied.
+"""Print, for pip, the packages that a container's base image lacks. The Dockerfile runs it before
+the code is copied.
 
     container_packages.py pyproject.toml REQUIREMENTS CONSTRAINTS
 
-Writes two files for `pip install -r REQUIREMENTS -c CONSTRAINTS`, and one line per package to standard output. The
-base image's own MXNet, NumPy, Horovod and DALI are never replaced: they must be there, and NumPy's version becomes a
-constraint. Needs the standard library and any pip (pins.py wants a newer pip than NVIDIA's image may have).
+Writes two files for `pip install -r REQUIREMENTS -c CONSTRAINTS`, and one line per package to
+standard output. The base image's own MXNet, NumPy, Horovod and DALI are never replaced: they must
+be there, and NumPy's version becomes a constraint. Needs the standard library and any pip (pins.py
+wants a newer pip than NVIDIA's image may have).
 """
+
 from __future__ import annotations
 
 import ast
@@ -21,11 +24,18 @@ except ImportError:
     from pip._vendor.packaging.requirements import Requirement
 
 FROM_BASE = ("mxnet", "numpy", "horovod", "nvidia-dali-cuda120")
-# Of no use to training, evaluation, scoring and their report: videos, export, and GluonCV with its own requirements.
+# Of no use to training, evaluation, scoring and their report: videos, export, and GluonCV with its
+# own requirements.
 NOT_NEEDED = ("av", "onnxruntime", "gluoncv", "autocfg", "portalocker", "yacs")
-# What counts and checks the score is taken at the pinned version; for the others the image's own version will do.
+# What counts and checks the score is taken at the pinned version; for the others the image's own
+# version will do.
 EXACT = ("pycocotools", "mlperf-logging", "hotcoco", "faster-coco-eval")
-MODULES = {"nvidia-dali-cuda120": "nvidia.dali", "pillow": "PIL", "pyyaml": "yaml", "opencv-python-headless": "cv2"}
+MODULES = {
+    "nvidia-dali-cuda120": "nvidia.dali",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "opencv-python-headless": "cv2",
+}
 # onnx 1.17.0 wants NumPy 1.20; which one NVIDIA's image has is not written in its release notes.
 FOR_OLD_NUMPY = {"onnx": "onnx==1.12.0"}
 
@@ -43,7 +53,7 @@ def pinned(pyproject: str) -> list:
 def importable(name: str) -> bool:
     try:
         return importlib.util.find_spec(MODULES.get(name, name.replace("-", "_"))) is not None
-    except ImportError:    # the package around a submodule is missing
+    except ImportError:  # the package around a submodule is missing
         return False
 
 
@@ -57,10 +67,14 @@ def installed(name: str) -> str:
 def main(pyproject: str, requirements: str, constraints: str) -> int:
     for name in FROM_BASE:
         if not importable(name):
-            print(f"container_packages.py: the base image has no {MODULES.get(name, name)}; FROM_IMAGE_NAME must name "
-                  "one with MXNet, NumPy, Horovod and DALI", file=sys.stderr)
+            print(
+                f"container_packages.py: the base image has no {MODULES.get(name, name)}; "
+                "FROM_IMAGE_NAME must name one with MXNet, NumPy, Horovod and DALI",
+                file=sys.stderr,
+            )
             return 1
     import numpy
+
     old_numpy = tuple(map(int, numpy.__version__.split(".")[:2])) < (1, 20)
     lacking = []
     for one in pinned(pyproject):
@@ -71,7 +85,9 @@ def main(pyproject: str, requirements: str, constraints: str) -> int:
         if found == pin if name in EXACT else importable(name):
             print(f"{name}: the base image's {found or 'own'} (pinned {pin})")
         else:
-            lacking.append(FOR_OLD_NUMPY[name] if old_numpy and name in FOR_OLD_NUMPY else f"{name}=={pin}")
+            lacking.append(
+                FOR_OLD_NUMPY[name] if old_numpy and name in FOR_OLD_NUMPY else f"{name}=={pin}"
+            )
             print(f"{name}: installing {lacking[-1]}" + (f" over {found}" if found else ""))
     with open(requirements, "w", encoding="utf-8") as file:
         file.write("".join(line + "\n" for line in lacking))

@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
-"""Open Images for the MLPerf benchmark: box annotations and images. Run again, it goes on where it was stopped.
+"""Open Images for the MLPerf benchmark: box annotations and images. Run again, it goes on where it
+was stopped.
 
     scripts/download_openimages.py data/openimages                          1,195,082 images, 352 GB
     scripts/download_openimages.py data/small --max-samples 500             500 images of each split
-    scripts/download_openimages.py data/fruit --classes Apple Banana        the images with a box of these
+    scripts/download_openimages.py data/fruit --classes Apple Banana     images with a box of these
 
-In the end OUTPUT holds, for SPLIT train and validation: SPLIT/data/ID.jpg, SPLIT/labels/openimages-mlperf.json (COCO
-annotations, made by prepare-json.py --from openimages), and what that was made of: SPLIT/labels/detections.csv,
-SPLIT/metadata/classes.csv and sizes.csv. See docs/openimages.md.
+In the end OUTPUT holds, for SPLIT train and validation: SPLIT/data/ID.jpg,
+SPLIT/labels/openimages-mlperf.json (COCO annotations, made by prepare-json.py --from openimages),
+and what that was made of: SPLIT/labels/detections.csv, SPLIT/metadata/classes.csv and sizes.csv.
+See docs/openimages.md.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -25,7 +28,9 @@ try:
     from ssd.datasets.web import checked_url
     from ssd.errors import UserError
 except ImportError as lacking:
-    sys.exit(f"{NAME}: {lacking} for {sys.executable}; the set-up's Python, .venv/bin/python, has it")
+    sys.exit(
+        f"{NAME}: {lacking} for {sys.executable}; the set-up's Python, .venv/bin/python, has it"
+    )
 
 
 def say(line: str) -> None:
@@ -37,6 +42,7 @@ def _whole(least: int):
         if not text.isdigit() or int(text) < least:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least}")
         return int(text)
+
     return convert
 
 
@@ -51,37 +57,82 @@ def _seconds(text: str) -> float:
 
 
 def parse(arguments) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=f"{NAME}.py", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=f"{NAME}.py",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     # No default: --classes NAME OUTPUT takes OUTPUT for a class, and then this says that it lacks.
     parser.add_argument("output", metavar="OUTPUT", help="folder; before --classes and --splits")
-    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS), help="[default: both]")
-    parser.add_argument("--classes", nargs="+", metavar="NAME",
-                        help="classes to take [default: the 264 of the MLPerf subset]")
-    parser.add_argument("--max-samples", type=_whole(1), metavar="N",
-                        help="of each split the N images with the smallest ids, which are random numbers "
-                             "[default: all]")
+    parser.add_argument(
+        "--splits", nargs="+", choices=SPLITS, default=list(SPLITS), help="[default: both]"
+    )
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="NAME",
+        help="classes to take [default: the 264 of the MLPerf subset]",
+    )
+    parser.add_argument(
+        "--max-samples",
+        type=_whole(1),
+        metavar="N",
+        help="of each split the N images with the smallest ids, which are random numbers "
+        "[default: all]",
+    )
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--mirror", metavar="URL", help="a server with v6/..., v5/..., train/ID.jpg, validation/ID.jpg "
-                        f"[default: {CSV_URL} and {IMAGE_URL}]")
-    source.add_argument("--from-folder", metavar="DIR", help="files that are here already, under these paths, or "
-                        "SPLIT/data/ID.jpg; they are linked, or copied to another disc")
-    parser.add_argument("--jobs", type=_whole(1), default=32, metavar="N",
-                        help="images that are downloaded at a time [default: 32]")
-    parser.add_argument("--retries", type=_whole(0), default=5, metavar="N", help="per file [default: 5]")
-    parser.add_argument("--backoff", type=_seconds, default=1.0, metavar="SECONDS",
-                        help="pause before the first repetition, doubled for each one after it [default: 1]")
-    parser.add_argument("--max-missing", type=_whole(0), default=None, metavar="N",
-                        help="images of a split that the server may lack; more, and it ends [default: 1 in 1000, at "
-                             "least 10]")
-    parser.add_argument("--ignore-space", action="store_true", help="begin although the disc is too small")
-    parser.add_argument("--overwrite", action="store_true",
-                        help="write openimages-mlperf.json anew where it is there already")
+    source.add_argument(
+        "--mirror",
+        metavar="URL",
+        help=f"a server with v6/..., v5/..., train/ID.jpg, validation/ID.jpg [default: {CSV_URL} "
+        f"and {IMAGE_URL}]",
+    )
+    source.add_argument(
+        "--from-folder",
+        metavar="DIR",
+        help="files that are here already, under these paths, or SPLIT/data/ID.jpg; they are "
+        "linked, or copied to another disc",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=_whole(1),
+        default=32,
+        metavar="N",
+        help="images that are downloaded at a time [default: 32]",
+    )
+    parser.add_argument(
+        "--retries", type=_whole(0), default=5, metavar="N", help="per file [default: 5]"
+    )
+    parser.add_argument(
+        "--backoff",
+        type=_seconds,
+        default=1.0,
+        metavar="SECONDS",
+        help="pause before the first repetition, doubled for each one after it [default: 1]",
+    )
+    parser.add_argument(
+        "--max-missing",
+        type=_whole(0),
+        default=None,
+        metavar="N",
+        help="images of a split that the server may lack; more, and it ends [default: 1 in 1000, "
+        "at least 10]",
+    )
+    parser.add_argument(
+        "--ignore-space", action="store_true", help="begin although the disc is too small"
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="write openimages-mlperf.json anew where it is there already",
+    )
     return parser.parse_args(arguments)
 
 
 def main(arguments=None) -> int:
-    """Exit status: 0 complete; 1 not, run again; 2 for a mistake of the user's; 130 after Ctrl-C."""
+    """Exit status: 0 complete; 1 not, run again; 2 for a mistake of the user's; 130 after
+    Ctrl-C."""
     options = parse(arguments)
     csv_url, image_url = (CSV_URL, IMAGE_URL)
     try:
@@ -91,12 +142,16 @@ def main(arguments=None) -> int:
             os.makedirs(options.output, exist_ok=True)
             lock = open(os.path.join(options.output, ".download.lock"), "w")
         except OSError as error:
-            raise UserError(f"{options.output}: cannot be made or written: {error.strerror}") from None
+            raise UserError(
+                f"{options.output}: cannot be made or written: {error.strerror}"
+            ) from None
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise UserError(f"{options.output}: another download into this folder is running") from None
+                raise UserError(
+                    f"{options.output}: another download into this folder is running"
+                ) from None
             return 0 if Download(options, csv_url, image_url, say).run() else 1
     except UserError as error:
         print(f"{NAME}: {error}", file=sys.stderr)

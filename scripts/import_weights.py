@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""Make weights of this project of a published detector's checkpoint, for evaluate, predict, export and --weights.
+"""Make weights of this project of a published detector's checkpoint, for evaluate, predict, export
+and --weights.
 
-What is read: a .pth of MLPerf's RetinaNet reference (rounds 2.0 to 5.1), of uvipen/SSD-pytorch or of
-mlcommons/abtf-ssd-pytorch, in either of PyTorch's file formats, a state dict or a checkpoint that holds one; and a
-.ckpt of MindCV's SSDs. Neither PyTorch, MindSpore nor unpickling is involved: a hostile file is refused, not run.
+What is read: a .pth of MLPerf's RetinaNet reference (rounds 2.0 to 5.1), of uvipen/SSD-pytorch or
+of mlcommons/abtf-ssd-pytorch, in either of PyTorch's file formats, a state dict or a checkpoint
+that holds one; and a .ckpt of MindCV's SSDs. Neither PyTorch, MindSpore nor unpickling is involved:
+a hostile file is refused, not run.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -14,24 +17,26 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssd import ends  # noqa: E402
+from ssd import ends
 
 if __name__ == "__main__":
-    ends.begin("import_weights.py")    # before anything that takes time
+    ends.begin("import_weights.py")  # before anything that takes time
 
-from ssd.errors import UserError  # noqa: E402
+from ssd.errors import UserError
 
 DEFAULT_RECIPE = "retinanet-resnext50-openimages"
 
 
 def read_classes(path: str):
-    """(ids, names) of the classes in order: of a COCO annotation file's categories, or of a text file with a name a
-    line, whose ids count from 0."""
+    """(ids, names) of the classes in order: of a COCO annotation file's categories, or of a text
+    file with a name a line, whose ids count from 0."""
     if path.lower().endswith(".json"):
         from ssd.datasets.annotations import read_annotations
+
         found = read_annotations(path)
         return found.category_ids, found.category_names
     from ssd.datasets.openimages_classes import read_class_list
+
     names = read_class_list(path)
     return tuple(range(len(names))), names
 
@@ -41,9 +46,16 @@ def convert(source: str, target: str, recipe: str, classes: str, force: bool) ->
     if os.path.exists(target) and not force:
         raise UserError(f"{target}: exists already; --force overwrites it")
     from ssd.config import load_recipe
-    from ssd.model.published.networks import classes_of, found_in, plan_of, published_of, read_published
+    from ssd.model.published.networks import (
+        classes_of,
+        found_in,
+        plan_of,
+        published_of,
+        read_published,
+    )
     from ssd.model.published.tensors import set_published
-    named = load_recipe(recipe) if recipe else None    # before a long reading
+
+    named = load_recipe(recipe) if recipe else None  # before a long reading
     tensors = read_published(source)
     found = found_in(tensors)
     config = named or load_recipe(found.recipe if found else DEFAULT_RECIPE)
@@ -53,48 +65,74 @@ def convert(source: str, target: str, recipe: str, classes: str, force: bool) ->
     if count != len(names):
         raise UserError(f"{source}: a network of {count} classes; {classes} names {len(names)}")
     from ssd.runtime import start
+
     start()
     import mxnet as mx
+
     from ssd.model.detector import build_detector
     from ssd.model.initialization import initialize
     from ssd.model.weights import save_weights
     from ssd.model.weights_info import WeightsInfo
+
     config = config.with_values(num_classes=count + 1, device="cpu", layout="NCHW", dtype="float32")
     network = build_detector(config).network
     initialize(network, 0, mx.cpu())
     set_published(plan_of(published, network, config, tensors), tensors, source)
     save_weights(network, target, WeightsInfo(config, ids, names))
-    return (f"{target}: {published.what}, {len(tensors)} tensors of {source}, {count} classes from {names[0]!r} to "
-            f"{names[-1]!r}")
+    return (
+        f"{target}: {published.what}, {len(tensors)} tensors of {source}, {count} classes from "
+        f"{names[0]!r} to {names[-1]!r}"
+    )
 
 
 def default_classes(recipe: str, count: int, source: str):
-    """(ids, names) of the classes that a recipe's published network has; UserError where there are others."""
+    """(ids, names) of the classes that a recipe's published network has; UserError where there are
+    others."""
     if recipe == DEFAULT_RECIPE:
         from ssd.datasets.openimages_classes import MLPERF_LIST
+
         ids, names = read_classes(MLPERF_LIST)
         whose = f"{MLPERF_LIST} names {len(names)}"
     elif recipe.startswith("retinanet-"):
-        raise UserError(f"--classes: recipe {recipe} has no class list of its own; name a COCO annotation file or a "
-                        "text file with a name a line")
+        raise UserError(
+            f"--classes: recipe {recipe} has no class list of its own; name a COCO annotation file "
+            "or a text file with a name a line"
+        )
     else:
-        from ssd.datasets.coco_classes import IDS as ids, NAMES as names
+        from ssd.datasets.coco_classes import IDS as ids
+        from ssd.datasets.coco_classes import NAMES as names
+
         whose = f"COCO has {len(names)}"
     if count != len(names):
-        raise UserError(f"{source}: a network of {count} classes; {whose}; name another list with --classes")
+        raise UserError(
+            f"{source}: a network of {count} classes; {whose}; name another list with --classes"
+        )
     return ids, names
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("input", metavar="INPUT", help="the published file, .pth or .ckpt")
     parser.add_argument("output", metavar="OUTPUT.params", help="the file to write")
-    parser.add_argument("--recipe", default="", metavar="NAME|FILE",
-                        help="the detector (default: the recipe of the one that the file holds)")
-    parser.add_argument("--classes", default="", metavar="FILE",
-                        help="names of its classes in order: a COCO annotation file, or a text file with a name a line "
-                             "(default: RetinaNet's are the 264 of Open Images' MLPerf subset, the others' COCO's 80)")
-    parser.add_argument("--force", action="store_true", help="overwrite OUTPUT.params (default: refuse)")
+    parser.add_argument(
+        "--recipe",
+        default="",
+        metavar="NAME|FILE",
+        help="the detector (default: the recipe of the one that the file holds)",
+    )
+    parser.add_argument(
+        "--classes",
+        default="",
+        metavar="FILE",
+        help="names of its classes in order: a COCO annotation file, or a text file with a name a "
+        "line (default: RetinaNet's are the 264 of Open Images' MLPerf subset, the others' COCO's "
+        "80)",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="overwrite OUTPUT.params (default: refuse)"
+    )
     args = parser.parse_args()
     try:
         print(convert(args.input, args.output, args.recipe, args.classes, args.force))

@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
 """Makes an MLPerf submission package of the trial logs of a system, checks it and prints the score.
 
-    package_submission.py --describe LOG > SYSTEM.json     (on the system: a draft of its description, to complete)
-    package_submission.py --output DIR --system NAME --description SYSTEM.json --config config_NAME.sh LOG...
+package_submission.py --describe LOG > SYSTEM.json     (on the system: a draft of its description,
+                                                       to complete)
+package_submission.py --output DIR --system NAME --description SYSTEM.json --config config_NAME.sh
+LOG...
 """
+
 from __future__ import annotations
 
 import argparse
@@ -19,39 +22,81 @@ sys.path.insert(0, ROOT)  # so that it runs from any folder, with or without the
 from ssd import ends  # noqa: E402
 
 if __name__ == "__main__":
-    ends.begin("package_submission.py")    # before anything that takes time
+    ends.begin("package_submission.py")  # before anything that takes time
 
 from ssd.errors import UserError  # noqa: E402
 from ssd.rules import DEFAULT_RULES, RULES, Rules  # noqa: E402
-from ssd.submission import AVAILABILITY, LAUNCHERS, SYSTEM_FIELDS, Package, package, read_trial  # noqa: E402
+from ssd.submission import (  # noqa: E402
+    AVAILABILITY,
+    LAUNCHERS,
+    SYSTEM_FIELDS,
+    Package,
+    package,
+    read_trial,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="package_submission.py", allow_abbrev=False, description=(
-        "Makes an MLPerf submission package of the trial logs of a system, has it checked by the official checkers and "
-        "prints the score: the mean without the fastest and the slowest run, in minutes."))
-    parser.add_argument("logs", nargs="+", metavar="LOG",
-                        help="a trial's log or a run's mlperf.log; as many as the rules ask for")
-    parser.add_argument("--rules", choices=sorted(name for name, rules in RULES.items() if rules.ruleset),
-                        default=DEFAULT_RULES, help=f"rule set of the runs [default: {DEFAULT_RULES}]")
-    parser.add_argument("--describe", action="store_true", help="print a draft of this system's description, with "
-                        "what the first log and this machine tell, and leave")
+    parser = argparse.ArgumentParser(
+        prog="package_submission.py",
+        allow_abbrev=False,
+        description=(
+            "Makes an MLPerf submission package of the trial logs of a system, has it checked by "
+            "the official checkers and prints the score: the mean without the fastest and the "
+            "slowest run, in minutes."
+        ),
+    )
+    parser.add_argument(
+        "logs",
+        nargs="+",
+        metavar="LOG",
+        help="a trial's log or a run's mlperf.log; as many as the rules ask for",
+    )
+    parser.add_argument(
+        "--rules",
+        choices=sorted(name for name, rules in RULES.items() if rules.ruleset),
+        default=DEFAULT_RULES,
+        help=f"rule set of the runs [default: {DEFAULT_RULES}]",
+    )
+    parser.add_argument(
+        "--describe",
+        action="store_true",
+        help="print a draft of this system's description, with what the first log and this machine "
+        "tell, and leave",
+    )
     parser.add_argument("--output", metavar="DIR", help="the package: a new or empty folder")
-    parser.add_argument("--system", metavar="NAME", help="what folders and files of the system are called")
-    parser.add_argument("--description", metavar="FILE", help="the system's description, JSON (see --describe)")
+    parser.add_argument(
+        "--system", metavar="NAME", help="what folders and files of the system are called"
+    )
+    parser.add_argument(
+        "--description", metavar="FILE", help="the system's description, JSON (see --describe)"
+    )
     parser.add_argument("--config", metavar="NAME", help="the config_*.sh of the runs")
-    parser.add_argument("--implementation", metavar="NAME", default="mxnet",
-                        help="what the folder of the code is called [default: mxnet]")
-    parser.add_argument("--launcher", choices=sorted(LAUNCHERS), default="docker",
-                        help="what ran the trials: the package's run_and_time.sh does the same [default: docker]")
+    parser.add_argument(
+        "--implementation",
+        metavar="NAME",
+        default="mxnet",
+        help="what the folder of the code is called [default: mxnet]",
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=sorted(LAUNCHERS),
+        default="docker",
+        help="what ran the trials: the package's run_and_time.sh does the same [default: docker]",
+    )
     return parser
 
 
 def first_line(*command: str) -> str:
     """What a program prints first; nothing where there is no such program."""
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                              universal_newlines=True)
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
     except OSError:
         return ""
     return (done.stdout.splitlines() or [""])[0].strip() if done.returncode == 0 else ""
@@ -83,10 +128,17 @@ def describe(log: str, rules: Rules) -> dict:
         "host_processor_model_name": model.group(1) if model else "",
         "host_processor_core_count": str(int(cores.group(1)) * len(sockets)) if cores else "",
         "host_processor_vcpu_count": str(os.cpu_count()),
-        "host_memory_capacity": f"{round(int(memory.group(1)) / 2 ** 20)}GB" if memory else "",
-        "accelerators_per_node": first_line("nvidia-smi", "--query-gpu=count", "--format=csv,noheader") or "0",
-        "accelerator_model_name": first_line("nvidia-smi", "--query-gpu=name", "--format=csv,noheader"),
-        "accelerator_memory_capacity": first_line("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader"),
+        "host_memory_capacity": f"{round(int(memory.group(1)) / 2**20)}GB" if memory else "",
+        "accelerators_per_node": first_line(
+            "nvidia-smi", "--query-gpu=count", "--format=csv,noheader"
+        )
+        or "0",
+        "accelerator_model_name": first_line(
+            "nvidia-smi", "--query-gpu=name", "--format=csv,noheader"
+        ),
+        "accelerator_memory_capacity": first_line(
+            "nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader"
+        ),
         "framework": "MXNet",
         "operating_system": operating_system.group(1) if operating_system else "",
     }
@@ -98,13 +150,26 @@ def report(made: Package) -> str:
     order = sorted(made.trials, key=lambda trial: trial.minutes)
     lines = [f"Package: {made.folder}"]
     for number, trial in enumerate(made.trials):
-        dropped = " (fastest, dropped)" if trial is order[0] else " (slowest, dropped)" if trial is order[-1] else ""
-        lines.append(f"  result_{number}.txt  {trial.minutes:9.3f} min  mAP {trial.accuracy:.4f} at epoch "
-                     f"{trial.epoch:g}  seed {trial.seed}  {trial.path}{dropped}")
-    lines.append(f"  compliance, package and repository checkers: passed; convergence points: {made.convergence}")
+        dropped = (
+            " (fastest, dropped)"
+            if trial is order[0]
+            else " (slowest, dropped)"
+            if trial is order[-1]
+            else ""
+        )
+        lines.append(
+            f"  result_{number}.txt  {trial.minutes:9.3f} min  mAP {trial.accuracy:.4f} at epoch "
+            f"{trial.epoch:g}  seed {trial.seed}  {trial.path}{dropped}"
+        )
+    lines.append(
+        "  compliance, package and repository checkers: passed; convergence points: "
+        f"{made.convergence}"
+    )
     if made.scaling != 1:
-        lines.append(f"  mean without the fastest and the slowest: {made.minutes:.3f} min, times {made.scaling:.4f} "
-                     "because the runs converged in fewer epochs than the reference")
+        lines.append(
+            f"  mean without the fastest and the slowest: {made.minutes:.3f} min, times "
+            f"{made.scaling:.4f} because the runs converged in fewer epochs than the reference"
+        )
     lines.append(f"Score: {made.minutes * made.scaling:.3f} minutes")
     if made.empty_fields:
         lines.append(f"To be filled in the system's description: {', '.join(made.empty_fields)}")
@@ -118,12 +183,28 @@ def main(arguments=None) -> int:
         if options.describe:
             print(json.dumps(describe(options.logs[0], RULES[options.rules]), indent=1))
             return 0
-        missing = [name for name in ("output", "system", "description", "config") if not getattr(options, name)]
+        missing = [
+            name
+            for name in ("output", "system", "description", "config")
+            if not getattr(options, name)
+        ]
         if missing:
             raise UserError("needed: " + ", ".join("--" + name for name in missing))
-        print(report(package(options.logs, options.output, options.system, options.description, options.config, ROOT,
-                             rules=RULES[options.rules], implementation=options.implementation,
-                             launcher=options.launcher)))
+        print(
+            report(
+                package(
+                    options.logs,
+                    options.output,
+                    options.system,
+                    options.description,
+                    options.config,
+                    ROOT,
+                    rules=RULES[options.rules],
+                    implementation=options.implementation,
+                    launcher=options.launcher,
+                )
+            )
+        )
     except UserError as error:
         print(f"package_submission.py: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

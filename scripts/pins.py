@@ -6,6 +6,7 @@
 
 Needs the standard library alone (and pip's own TOML reader before Python 3.11).
 """
+
 from __future__ import annotations
 
 import argparse
@@ -26,8 +27,9 @@ def project_name(requirement: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     listing = commands.add_parser("requirements")
     listing.add_argument("--extra", action="append", default=[])

@@ -1,8 +1,10 @@
-"""The last lines of the quickstart: what was reached, what the official checker says, where everything lies.
+"""The last lines of the quickstart: what was reached, what the official checker says, where
+everything lies.
 
-Usage: quickstart_summary.py RUN_FOLDER DATA_FOLDER. Exit status 0 if the target was reached and the log accepted by the
-checker of its rules.
+Usage: quickstart_summary.py RUN_FOLDER DATA_FOLDER. Exit status 0 if the target was reached and the
+log accepted by the checker of its rules.
 """
+
 from __future__ import annotations
 
 import csv
@@ -17,7 +19,7 @@ from ssd.evaluation.scored_set import count_words
 from ssd.mlperf import check_log
 from ssd.rules import RULES
 
-SCORE_SHOWN = 0.3     # detections below are left out of the picture, unless nothing is above
+SCORE_SHOWN = 0.3  # detections below are left out of the picture, unless nothing is above
 COLUMNS, ROWS, CELL = 4, 3, 320
 
 
@@ -37,12 +39,18 @@ def training_speed(run_folder: str) -> str:
 def draw_detections(run_folder: str, config, epoch: int) -> str:
     """A page of validation images: ground truth and detections. Returns its path."""
     import cv2
+
     from ssd.datasets.coco import load_coco
     from ssd.datasets.locate import dataset_paths
     from ssd.drawing import class_colors, draw_boxes, mosaic, save_image
     from ssd.evaluation.detections import Detections
-    dataset = load_coco(*dataset_paths(config, "val"), check_images="exists", require_boxes=False,
-                        report=lambda line: None)
+
+    dataset = load_coco(
+        *dataset_paths(config, "val"),
+        check_images="exists",
+        require_boxes=False,
+        report=lambda line: None,
+    )
     found = Detections.from_npz(os.path.join(run_folder, f"detections-epoch-{epoch}.npz"))
     names = dict(zip(dataset.category_ids, dataset.category_names))
     colors = class_colors(dataset.category_names)
@@ -55,9 +63,15 @@ def draw_detections(run_folder: str, config, epoch: int) -> str:
         image = draw_boxes(image, dataset.boxes_ltrb[truth], [""] * int(truth.sum()))
         chosen = (found.image_id == dataset.image_ids[index]) & (found.score >= SCORE_SHOWN)
         boxes = found.boxes_xywh[chosen]
-        pictures.append(draw_boxes(image, np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1),
-                                   [names[category] for category in found.category_id[chosen]], found.score[chosen],
-                                   colors))
+        pictures.append(
+            draw_boxes(
+                image,
+                np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1),
+                [names[category] for category in found.category_id[chosen]],
+                found.score[chosen],
+                colors,
+            )
+        )
     path = os.path.join(run_folder, "detections.png")
     save_image(path, mosaic(pictures, COLUMNS, CELL))
     return path
@@ -66,7 +80,9 @@ def draw_detections(run_folder: str, config, epoch: int) -> str:
 def division_in(log: str) -> str:
     """The division that a log names."""
     with open(log, encoding="utf-8") as file:
-        events = (json.loads(line[line.index("{"):]) for line in file if line.startswith(":::MLLOG"))
+        events = (
+            json.loads(line[line.index("{") :]) for line in file if line.startswith(":::MLLOG")
+        )
         return next(event["value"] for event in events if event["key"] == "submission_division")
 
 
@@ -87,31 +103,52 @@ def main(run_folder: str, data_folder: str) -> int:
         summary = json.load(file)
     config = load_recipe(os.path.join(run_folder, "recipe.yaml")).with_values(data_dir=data_folder)
     ruleset = RULES[config.run.rules].ruleset
-    accepted, words = check_log(os.path.join(run_folder, "mlperf.log"), ruleset) if ruleset else (True, "")
+    accepted, words = (
+        check_log(os.path.join(run_folder, "mlperf.log"), ruleset) if ruleset else (True, "")
+    )
     picture = draw_detections(run_folder, config, last_evaluation(run_folder))
     reached = summary["status"] == "success"
-    changes = differences(config, load_recipe(RULES[config.run.rules].closed_recipe or "ssd-resnet34-coco"),
-                          ("model", "default_boxes", "loss", "detection", "augmentation", "training", "evaluation"))
+    changes = differences(
+        config,
+        load_recipe(RULES[config.run.rules].closed_recipe or "ssd-resnet34-coco"),
+        ("model", "default_boxes", "loss", "detection", "augmentation", "training", "evaluation"),
+    )
     division = division_in(os.path.join(run_folder, "mlperf.log"))
     minutes, seconds = divmod(round(summary["seconds"]), 60)
     print()
     print("Quickstart: the benchmark in small")
-    print("  differs in: " + "; ".join(f"{name.split('.')[1]} {ours} instead of {theirs}"
-                                       for name, theirs, ours in changes))
-    print(f"  mAP              {summary['best_map']:.4f}{scored_on(summary)} (target {summary['target']}, "
-          f"{'reached' if reached else 'NOT reached'})")
-    print(f"  time to target   {minutes} min {seconds} s, {summary['steps']} steps of "
-          f"{summary['images'] // summary['steps']} images, evaluations included" if reached else
-          f"  time             {minutes} min {seconds} s")
-    print(f"  training speed   {training_speed(run_folder)} on {summary['ranks']} "
-          f"rank{'s' if summary['ranks'] > 1 else ''}")
+    print(
+        "  differs in: "
+        + "; ".join(
+            f"{name.split('.')[1]} {ours} instead of {theirs}" for name, theirs, ours in changes
+        )
+    )
+    print(
+        f"  mAP              {summary['best_map']:.4f}{scored_on(summary)} (target "
+        f"{summary['target']}, {'reached' if reached else 'NOT reached'})"
+    )
+    print(
+        f"  time to target   {minutes} min {seconds} s, {summary['steps']} steps of "
+        f"{summary['images'] // summary['steps']} images, evaluations included"
+        if reached
+        else f"  time             {minutes} min {seconds} s"
+    )
+    print(
+        f"  training speed   {training_speed(run_folder)} on {summary['ranks']} "
+        f"rank{'s' if summary['ranks'] > 1 else ''}"
+    )
     print(f"  seed             {summary['seed']}")
     verdict = f"{'SUCCESS' if accepted else 'FAILURE'}, rules {ruleset}, {division} division"
     print(f"  MLPerf checker   {verdict if ruleset else 'not asked'}")
-    for label, name in (("log", "mlperf.log"), ("weights", "weights.params"), ("detections", picture),
-                        ("curves", "curves.png"), ("report", "report.html")):
+    for label, name in (
+        ("log", "mlperf.log"),
+        ("weights", "weights.params"),
+        ("detections", picture),
+        ("curves", "curves.png"),
+        ("report", "report.html"),
+    ):
         path = os.path.join(run_folder, os.path.basename(name))
-        if os.path.exists(path):    # --no-report leaves two of them out
+        if os.path.exists(path):  # --no-report leaves two of them out
             print(f"  {label:<16} {from_here(path)}")
     if not accepted:
         print(words, file=sys.stderr)

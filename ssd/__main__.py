@@ -1,4 +1,6 @@
-"""`python -m ssd COMMAND`. A command's module is imported when it is asked for, and MXNet when it needs it."""
+"""`python -m ssd COMMAND`. A command's module is imported when it is asked for, and MXNet when it
+needs it."""
+
 from __future__ import annotations
 
 import sys
@@ -6,7 +8,7 @@ import sys
 from ssd import ends
 
 if __name__ == "__main__":
-    ends.begin(" ".join(["python -m ssd", *sys.argv[1:2]]))    # before anything that takes time
+    ends.begin(" ".join(["python -m ssd", *sys.argv[1:2]]))  # before anything that takes time
 
 import importlib
 
@@ -16,11 +18,29 @@ from ssd.config import nearest
 from ssd.threads import use_all_cores
 
 # Each has a module in ssd.commands with HELP, add_arguments and run; its name there has _ for -.
-COMMANDS = ("train", "evaluate", "predict", "export", "report", "score", "check-data", "plan", "summary", "show-data",
-            "split-data", "pack-data", "make-shapes", "quantize", "benchmark")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "predict",
+    "export",
+    "report",
+    "score",
+    "check-data",
+    "plan",
+    "summary",
+    "show-data",
+    "split-data",
+    "pack-data",
+    "make-shapes",
+    "quantize",
+    "benchmark",
+)
 # Those that compute with the network.
 NETWORK = ("train", "evaluate", "predict", "export", "show-data", "quantize", "benchmark")
-DESCRIPTION = """Trains, evaluates and scores single-shot detectors: an MLPerf benchmark on MXNet, DALI and Horovod."""
+DESCRIPTION = (
+    "Trains, evaluates and scores single-shot detectors: an MLPerf benchmark on MXNet, DALI and "
+    "Horovod."
+)
 
 
 def command_module(name: str):
@@ -28,14 +48,19 @@ def command_module(name: str):
 
 
 def build_parser(commands=COMMANDS, flags: bool = True) -> Parser:
-    """The parser of the named commands; without their flags, whose help texts read the recipe, where not `flags`."""
+    """The parser of the named commands; without their flags, whose help texts read the recipe,
+    where not `flags`."""
     parser = Parser(prog="python -m ssd", description=DESCRIPTION)
     parser.set_defaults(run=None)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name in commands:
         module = command_module(name)
-        sub = subparsers.add_parser(name, help=module.HELP, description=module.HELP[0].upper() + module.HELP[1:] + ".",
-                                    usage=getattr(module, "USAGE", None))
+        sub = subparsers.add_parser(
+            name,
+            help=module.HELP,
+            description=module.HELP[0].upper() + module.HELP[1:] + ".",
+            usage=getattr(module, "USAGE", None),
+        )
         sub.set_defaults(run=module.run)
         if flags:
             module.add_arguments(sub)
@@ -46,7 +71,7 @@ def build_parser(commands=COMMANDS, flags: bool = True) -> Parser:
 def main(argv=None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in NETWORK:
-        use_all_cores()    # here, as NumPy reads it too; the rest is ssd.runtime.start's
+        use_all_cores()  # here, as NumPy reads it too; the rest is ssd.runtime.start's
     if argv and argv[0] in COMMANDS:
         return commandline.run(build_parser(argv[:1]), argv)
     parser = build_parser(flags=False)

@@ -1,11 +1,12 @@
 """Flags for the settings of ssd.config, and error messages of one line."""
+
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import shutil
 import sys
-from typing import Any, Dict, Iterable
+from typing import Any, Dict, Iterable, Optional
 
 from ssd import config as settings
 from ssd import ends
@@ -16,7 +17,9 @@ DEFAULT_RECIPE = "ssd-resnet34-coco"
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:
-    return argparse.HelpFormatter(prog, max_help_position=34, width=min(110, shutil.get_terminal_size().columns))
+    return argparse.HelpFormatter(
+        prog, max_help_position=34, width=min(110, shutil.get_terminal_size().columns)
+    )
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,8 +38,10 @@ class Parser(argparse.ArgumentParser):
         if rest:
             flags = getattr(parsed, "known_flags", None) or list(self._option_string_actions)
             name = rest[0].split("=")[0]
-            self.error(f"unknown {'flag' if name.startswith('-') else 'argument'} {name}"
-                       + settings.nearest(name, flags))
+            self.error(
+                f"unknown {'flag' if name.startswith('-') else 'argument'} {name}"
+                + settings.nearest(name, flags)
+            )
         return parsed
 
 
@@ -66,42 +71,74 @@ def size_in_words(number: float) -> str:
     return f"{number:.3g} {unit}" if number < 1000 else f"{number:,.0f} {unit}"
 
 
-def add_settings(parser: argparse.ArgumentParser, sections: Iterable[str], leave_out: Iterable[str] = (),
-                 default_recipe: str = DEFAULT_RECIPE) -> None:
-    """Adds --recipe and one flag per setting of the sections, but for those named in `leave_out`; a flag that is not
-    given leaves no trace. default_recipe: the words of its help for what is taken without --recipe."""
+def add_settings(
+    parser: argparse.ArgumentParser,
+    sections: Iterable[str],
+    leave_out: Iterable[str] = (),
+    default_recipe: str = DEFAULT_RECIPE,
+) -> None:
+    """Adds --recipe and one flag per setting of the sections, but for those named in `leave_out`; a
+    flag that is not given leaves no trace. default_recipe: the words of its help for what is taken
+    without --recipe."""
     base = settings.load_recipe(DEFAULT_RECIPE)
-    parser.add_argument("--recipe", default=None, metavar="NAME|FILE",
-                        help=f"settings to start from: {', '.join(settings.builtin_recipes())}, or a YAML file "
-                             f"[default: {default_recipe}]")
+    parser.add_argument(
+        "--recipe",
+        default=None,
+        metavar="NAME|FILE",
+        help=f"settings to start from: {', '.join(settings.builtin_recipes())}, or a YAML file "
+        f"[default: {default_recipe}]",
+    )
     for section in sections:
         kind = settings.SECTIONS[section]
         group = parser.add_argument_group(f"{section} (defaults: {DEFAULT_RECIPE}'s)")
         for field in dataclasses.fields(kind):
             if not field.metadata["flag"] or field.name in leave_out:
                 continue
-            flag, default = "--" + field.name.replace("_", "-"), getattr(getattr(base, section), field.name)
+            flag, default = (
+                "--" + field.name.replace("_", "-"),
+                getattr(getattr(base, section), field.name),
+            )
             text = field.metadata["help"].replace("%", "%%")
-            if default is None:    # of a kind that the default recipe has not chosen
+            if default is None:  # of a kind that the default recipe has not chosen
                 chooser, kinds = field.metadata["only"]
                 text += f" (with {chooser} {' or '.join(kinds)})"
             elif "default:" not in text and default != "":
                 text += f" [default: {_shown(default)}]"
-            options: Dict[str, Any] = dict(dest=f"{section}.{field.name}", default=argparse.SUPPRESS)
+            options: Dict[str, Any] = dict(
+                dest=f"{section}.{field.name}", default=argparse.SUPPRESS
+            )
             if isinstance(default, bool):
-                group.add_argument(flag, "--no-" + flag[2:], action=_OnOff, nargs=0, help=text, **options)
+                group.add_argument(
+                    flag, "--no-" + flag[2:], action=_OnOff, nargs=0, help=text, **options
+                )
             else:
-                example = settings.example(f"{section}.{field.name}") if default is None else default
+                example = (
+                    settings.example(f"{section}.{field.name}") if default is None else default
+                )
                 several = isinstance(example, tuple) and not isinstance(example, settings.ImageSize)
-                group.add_argument(flag, help=text, nargs="*" if several else None,
-                                   metavar=_metavar(field, example), **options)
+                group.add_argument(
+                    flag,
+                    help=text,
+                    nargs="*" if several else None,
+                    metavar=_metavar(field, example),
+                    **options,
+                )
 
 
-def add_max_left_out(parser: argparse.ArgumentParser, what: str = "with --skip-bad-annotations: ") -> None:
-    """Adds --max-left-out to a command that has no flags of the section `data`. what: begins its help."""
-    parser.add_argument("--max-left-out", type=share, default=0.5, metavar="X",
-                        help=what + "the largest share of images or boxes that may be left out [0..1; default: 0.5]; "
-                             "1: whatever the likely cause")
+def add_max_left_out(
+    parser: argparse.ArgumentParser, what: str = "with --skip-bad-annotations: "
+) -> None:
+    """Adds --max-left-out to a command that has no flags of the section `data`. what: begins its
+    help."""
+    parser.add_argument(
+        "--max-left-out",
+        type=share,
+        default=0.5,
+        metavar="X",
+        help=what
+        + "the largest share of images or boxes that may be left out [0..1; default: 0.5]; "
+        "1: whatever the likely cause",
+    )
 
 
 def _metavar(field, default) -> str:
@@ -110,21 +147,28 @@ def _metavar(field, default) -> str:
     if field.metadata["choices"]:
         return "{" + ",".join(field.metadata["choices"]) + "}"
     paths = ("dir", "images", "annotations", "backbone", "weights", "output", "resume")
-    return {int: "N", float: "X", tuple: "N"}.get(type(default), "PATH" if field.name.endswith(paths) else "TEXT")
+    return {int: "N", float: "X", tuple: "N"}.get(
+        type(default), "PATH" if field.name.endswith(paths) else "TEXT"
+    )
 
 
-def read_settings(args: argparse.Namespace, recipe: str = None, base: settings.Config = None,
-                  report=None) -> settings.Config:
-    """The recipe, or `base` in its place, with the flags of `args` over it; UserError naming the flag. report: is given
-    what load_recipe has to say, in place of standard error."""
+def read_settings(
+    args: argparse.Namespace,
+    recipe: Optional[str] = None,
+    base: settings.Config = None,
+    report=None,
+) -> settings.Config:
+    """The recipe, or `base` in its place, with the flags of `args` over it; UserError naming the
+    flag. report: is given what load_recipe has to say, in place of standard error."""
     config = base or settings.load_recipe(args.recipe or recipe or DEFAULT_RECIPE, report or say)
     values = {name: value for name, value in vars(args).items() if "." in name}
     for name, value in values.items():
         flag = "--" + name.split(".")[1].replace("_", "-")
         values[name] = settings.checked(name, value, flag)
     config = settings.apply_values(config, values, "flags")
-    from ssd.model.boxes.rules import sizes_of    # with NumPy, before which `start` sets the threads
-    sizes_of(config)    # refuses what does not fit the image, before any long work
+    from ssd.model.boxes.rules import sizes_of  # with NumPy, before which `start` sets the threads
+
+    sizes_of(config)  # refuses what does not fit the image, before any long work
     return config
 
 
@@ -147,9 +191,17 @@ def run(parser: argparse.ArgumentParser, argv=None) -> int:
             status, line = 2, "error: " + on_a_line(" ".join(str(error).split()))
         elif isinstance(error, FloatingPointError):
             status, line = 3, f"stopped: {error}"
-        elif isinstance(error, UnicodeEncodeError) and error.encoding.lower().replace("-", "") != "utf8":
-            status, line = 2, (f"error: the encoding of this locale, {error.encoding}, cannot name the file "
-                               f"{error.object!a}; set LC_ALL=C.UTF-8 or PYTHONUTF8=1")
+        elif (
+            isinstance(error, UnicodeEncodeError)
+            and error.encoding.lower().replace("-", "") != "utf8"
+        ):
+            status, line = (
+                2,
+                (
+                    f"error: the encoding of this locale, {error.encoding}, cannot name the file "
+                    f"{error.object!a}; set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+                ),
+            )
         else:
             raise
     print(f"{parser.prog} {args.command}: {line}", file=sys.stderr, flush=True)

@@ -1,15 +1,19 @@
-"""The settings of a run: one tree of frozen dataclasses, read from a recipe file and then from flags.
+"""The settings of a run: one tree of frozen dataclasses, read from a recipe file and then from
+flags.
 
-A recipe is a YAML file with one section per dataclass of ssd.sections. `extends: NAME` takes every value of another
-recipe first, so that a small recipe shows just what it changes. Later wins: recipe < flag. Every value is
-checked where it is read; an unknown name is refused with the nearest one that exists.
+A recipe is a YAML file with one section per dataclass of ssd.sections. `extends: NAME` takes every
+value of another recipe first, so that a small recipe shows just what it changes. Later wins: recipe
+< flag. Every value is checked where it is read; an unknown name is refused with the nearest one
+that exists.
 """
+
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import json
 import math
+import operator
 import os
 import typing
 from dataclasses import dataclass
@@ -18,11 +22,18 @@ from typing import Any, Dict, List, Tuple
 from ssd import kinds
 from ssd.errors import UserError
 from ssd.model.boxes import ssd_sizes
+from ssd.model_sections import DefaultBoxConfig, DetectionConfig, LossConfig, ModelConfig
 from ssd.recipe_file import read_sections
 from ssd.rules import RULES
 from ssd.sections import (
-    ImageSize, ModelConfig, DefaultBoxConfig, LossConfig, DetectionConfig, AugmentationConfig, DataConfig,
-    TrainingConfig, EvaluationConfig, RunConfig, RecoveryConfig)
+    AugmentationConfig,
+    DataConfig,
+    EvaluationConfig,
+    RecoveryConfig,
+    RunConfig,
+    TrainingConfig,
+)
+from ssd.setting import ImageSize
 
 RECIPE_FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recipes")
 
@@ -30,6 +41,7 @@ RECIPE_FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recipe
 @dataclass(frozen=True)
 class Config:
     """All settings of a run, by section."""
+
     recipe: str
     model: ModelConfig
     default_boxes: DefaultBoxConfig
@@ -42,18 +54,39 @@ class Config:
     run: RunConfig
     recovery: RecoveryConfig
 
-    def with_values(self, **values) -> "Config":
+    def with_values(self, **values) -> Config:
         """A copy with other settings, by their (unique) names; checked like a recipe's."""
-        return apply_values(self, {sectioned(name): value for name, value in values.items()}, "setting")
+        return apply_values(
+            self, {sectioned(name): value for name, value in values.items()}, "setting"
+        )
 
 
-SECTIONS = {name: kind for name, kind in typing.get_type_hints(Config).items() if dataclasses.is_dataclass(kind)}
-SETTINGS = {field.name: (section, field) for section, kind in SECTIONS.items() for field in dataclasses.fields(kind)}
-_TYPES = {(section, name): hint for section, kind in SECTIONS.items()
-          for name, hint in typing.get_type_hints(kind).items()}
-_ONLY, _BEFORE = ({f"{section}.{name}": field.metadata[key] for name, (section, field) in SETTINGS.items()
-                   if field.metadata[key] is not None} for key in ("only", "before"))
-assert len(SETTINGS) == len(_TYPES), "the names of settings are unique across sections, since flags have no section"
+SECTIONS = {
+    name: kind
+    for name, kind in typing.get_type_hints(Config).items()
+    if dataclasses.is_dataclass(kind)
+}
+SETTINGS = {
+    field.name: (section, field)
+    for section, kind in SECTIONS.items()
+    for field in dataclasses.fields(kind)
+}
+_TYPES = {
+    (section, name): hint
+    for section, kind in SECTIONS.items()
+    for name, hint in typing.get_type_hints(kind).items()
+}
+_ONLY, _BEFORE = (
+    {
+        f"{section}.{name}": field.metadata[key]
+        for name, (section, field) in SETTINGS.items()
+        if field.metadata[key] is not None
+    }
+    for key in ("only", "before")
+)
+assert len(SETTINGS) == len(_TYPES), (
+    "the names of settings are unique across sections, since flags have no section"
+)
 
 
 def sectioned(name: str) -> str:
@@ -62,7 +95,8 @@ def sectioned(name: str) -> str:
 
 
 def nearest(name: str, known, cutoff: float = 0.5) -> str:
-    """'; did you mean X?' for the known name that is most like `name`, or ''. cutoff: least likeness [0..1]."""
+    """'; did you mean X?' for the known name that is most like `name`, or ''. cutoff: least
+    likeness [0..1]."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -70,7 +104,7 @@ def nearest(name: str, known, cutoff: float = 0.5) -> str:
 def _convert(kind: Any, value: Any, where: str) -> Any:
     """`value` as the type `kind`, or UserError naming `where`."""
     origin = getattr(kind, "__origin__", None)
-    if origin is typing.Union:    # Optional
+    if origin is typing.Union:  # Optional
         return None if value is None else _convert(kind.__args__[0], value, where)
     if kind is ImageSize:
         return _image_size(value, where)
@@ -83,9 +117,13 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         if len(items) != len(value):
             raise UserError(f"{where}: {len(items)} values are needed, not {value!r}")
         return tuple(_convert(item, part, where) for item, part in zip(items, value))
-    if kind is bool and isinstance(value, bool) or kind is str and isinstance(value, str):
+    if (kind is bool and isinstance(value, bool)) or (kind is str and isinstance(value, str)):
         return value
-    if kind in (int, float) and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+    if (
+        kind in (int, float)
+        and isinstance(value, (int, float, str))
+        and not isinstance(value, bool)
+    ):
         try:  # YAML 1.1 reads 1e-4 as a string
             number = float(value)
         except (ValueError, OverflowError):
@@ -102,26 +140,39 @@ def _image_size(value: Any, where: str) -> ImageSize:
     sides = list(sides) if isinstance(sides, (list, tuple)) else [sides]
     sides = sides * 2 if len(sides) == 1 else sides
     try:
-        return ImageSize(*[_convert(int, side.strip() if isinstance(side, str) else side, where) for side in sides])
+        return ImageSize(
+            *[
+                _convert(int, side.strip() if isinstance(side, str) else side, where)
+                for side in sides
+            ]
+        )
     except (TypeError, UserError):
-        raise UserError(f"{where}: one whole number or HEIGHTxWIDTH is needed, not {value!r}") from None
+        raise UserError(
+            f"{where}: one whole number or HEIGHTxWIDTH is needed, not {value!r}"
+        ) from None
 
 
 def _check(metadata: Dict[str, Any], value: Any, where: str) -> None:
     parts = () if value is None else value if isinstance(value, tuple) else (value,)
     for part in parts:
         if metadata["choices"] and part not in metadata["choices"]:
-            raise UserError(f"{where}: {part!r} is not one of {', '.join(metadata['choices'])}"
-                            f"{nearest(str(part), metadata['choices'])}")
-        for name, bad in (("minimum", lambda limit: part < limit), ("above", lambda limit: part <= limit),
-                          ("maximum", lambda limit: part > limit)):
-            if metadata[name] is not None and bad(metadata[name]):
-                words = {"minimum": "at least", "above": "above", "maximum": "at most"}
-                raise UserError(f"{where}: {part!r} must be {words[name]} {metadata[name]}")
+            raise UserError(
+                f"{where}: {part!r} is not one of {', '.join(metadata['choices'])}"
+                f"{nearest(str(part), metadata['choices'])}"
+            )
+        for name, words, breaks in (
+            ("minimum", "at least", operator.lt),
+            ("above", "above", operator.le),
+            ("maximum", "at most", operator.gt),
+        ):
+            limit = metadata[name]
+            if limit is not None and breaks(part, limit):
+                raise UserError(f"{where}: {part!r} must be {words} {limit}")
 
 
 def checked(name: str, value: Any, where: str) -> Any:
-    """`value` converted to the type of setting `name` ('section.name') and checked; UserError naming `where`."""
+    """`value` converted to the type of setting `name` ('section.name') and checked; UserError
+    naming `where`."""
     section, _, key = name.partition(".")
     value = _convert(_TYPES[section, key], value, where)
     _check(SETTINGS[key][1].metadata, value, where)
@@ -139,8 +190,13 @@ def apply_values(config: Config, values: Dict[str, Any], source: str) -> Config:
     for name in values:
         section, _, key = name.partition(".")
         if (section, key) not in _TYPES:
-            raise UserError(f"{source}: unknown setting {name!r}{nearest(key or section, SETTINGS)}")
-    values = {name: checked(name, value, f"{source} {name.partition('.')[2]}") for name, value in values.items()}
+            raise UserError(
+                f"{source}: unknown setting {name!r}{nearest(key or section, SETTINGS)}"
+            )
+    values = {
+        name: checked(name, value, f"{source} {name.partition('.')[2]}")
+        for name, value in values.items()
+    }
     _check_size_follows({name: _get(config, name) for name in _SIZED}, values, source)
     values = kinds.follow(_ONLY, _flat(as_dict(config)), values, source)
     return _finished(_replace(config, values), source)
@@ -153,7 +209,11 @@ def _get(config: Config, name: str) -> Any:
 
 def _flat(sections: Dict[str, Dict[str, Any]]) -> Dict[str, Any]:
     """'section.name' -> value."""
-    return {f"{section}.{name}": value for section, part in sections.items() for name, value in part.items()}
+    return {
+        f"{section}.{name}": value
+        for section, part in sections.items()
+        for name, value in part.items()
+    }
 
 
 def _replace(config: Config, values: Dict[str, Any]) -> Config:
@@ -162,8 +222,13 @@ def _replace(config: Config, values: Dict[str, Any]) -> Config:
     for name, value in values.items():
         section, _, key = name.partition(".")
         sections.setdefault(section, {})[key] = value
-    return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **part)
-                                          for section, part in sections.items()})
+    return dataclasses.replace(
+        config,
+        **{
+            section: dataclasses.replace(getattr(config, section), **part)
+            for section, part in sections.items()
+        },
+    )
 
 
 # ---- what follows from the image's size
@@ -172,7 +237,8 @@ _SIZED = ("model.image_size",) + ssd_sizes.SETTINGS
 
 
 def _check_size_follows(values: Dict[str, Any], changes: Dict[str, Any], source: str) -> None:
-    """UserError where `changes` give the image another size and something was set by hand for the old one.
+    """UserError where `changes` give the image another size and something was set by hand for the
+    old one.
 
     values: the settings before, as far as they are known.
     """
@@ -181,12 +247,15 @@ def _check_size_follows(values: Dict[str, Any], changes: Dict[str, Any], source:
         return
     for name in ssd_sizes.SETTINGS[1:]:
         if values.get(name) and name not in changes:
-            raise UserError(f"{source} image_size: {new}, but {name.partition('.')[2]} is set by hand, for {old}: name "
-                            "it for the new size too, or leave it empty to have it computed")
+            raise UserError(
+                f"{source} image_size: {new}, but {name.partition('.')[2]} is set by hand, for "
+                f"{old}: name it for the new size too, or leave it empty to have it computed"
+            )
 
 
 def _without_computed(values: Dict[str, Any]) -> Dict[str, Any]:
-    """`values` of a saved recipe, 'section.name' -> value, without what an older version had computed."""
+    """`values` of a saved recipe, 'section.name' -> value, without what an older version had
+    computed."""
     size, backbone = values.get("model.image_size"), values.get("model.backbone")
     if size is None or not isinstance(backbone, str):
         return values
@@ -204,21 +273,29 @@ def _finished(config: Config, source: str) -> Config:
 def _check_together(config: Config, source: str) -> None:
     """Rules that span several settings."""
     if config.model.num_classes == 1:
-        raise UserError(f"{source} num_classes: 1 is the background alone; 2 at least, or 0 to have them counted")
+        raise UserError(
+            f"{source} num_classes: 1 is the background alone; 2 at least, or 0 to have them "
+            "counted"
+        )
     for name, allowed in RULES[config.run.rules].allowed.items():
         if _get(config, name) not in allowed:
-            raise UserError(f"{source} {name.partition('.')[2]}: {_get(config, name)} is not "
-                            f"{' or '.join(map(str, allowed))}, the values that the benchmark's rules allow "
-                            f"(run.rules {config.run.rules})")
+            raise UserError(
+                f"{source} {name.partition('.')[2]}: {_get(config, name)} is not "
+                f"{' or '.join(map(str, allowed))}, the values that the benchmark's rules allow "
+                f"(run.rules {config.run.rules})"
+            )
     if config.training.batch_norm_ranks > 1 and config.model.batch_norm == "frozen":
-        raise UserError(f"{source} batch_norm_ranks: {config.training.batch_norm_ranks}, but model.batch_norm is "
-                        "frozen, which does not use it")
+        raise UserError(
+            f"{source} batch_norm_ranks: {config.training.batch_norm_ranks}, but model.batch_norm "
+            "is frozen, which does not use it"
+        )
     decays = list(config.training.decay_epochs or ())
     if decays != sorted(set(decays)):
         raise UserError(f"{source} decay_epochs: {decays} must rise")
 
 
 # ---- recipe files
+
 
 def builtin_recipes() -> List[str]:
     """Names of the recipes in ssd/recipes."""
@@ -232,49 +309,66 @@ def recipe_path(name: str) -> str:
         return path
     if os.path.isfile(name):
         return name
-    raise UserError(f"no recipe {name!r}: neither a file nor one of {', '.join(builtin_recipes())}"
-                    f"{nearest(name, builtin_recipes())}")
+    raise UserError(
+        f"no recipe {name!r}: neither a file nor one of {', '.join(builtin_recipes())}"
+        f"{nearest(name, builtin_recipes())}"
+    )
 
 
 def _read_values(name: str, seen: Tuple[str, ...] = ()) -> Dict[str, Any]:
-    """'section.name' -> value of a recipe and of those that it extends; 'recipe' -> the name that a run's copy says;
-    'lacking' -> the settings that such a copy, of an older version, takes from the built-in recipe of that name."""
+    """'section.name' -> value of a recipe and of those that it extends; 'recipe' -> the name that a
+    run's copy says; 'lacking' -> the settings that such a copy, of an older version, takes from the
+    built-in recipe of that name."""
     path = recipe_path(name)
     if path in seen:
         raise UserError(f"recipe {path}: extends itself")
     content = read_sections(path)
     values, own = {}, {}
     parent = content.pop("extends", None)
-    saved_as = content.pop("recipe", None)  # written into the saved copy of a run, which holds all settings
+    saved_as = content.pop(
+        "recipe", None
+    )  # written into the saved copy of a run, which holds all settings
     is_copy = parent is None and isinstance(saved_as, str)
     if is_copy and saved_as in builtin_recipes():
         parent = saved_as
     if parent is not None:
         beside = os.path.join(os.path.dirname(path), str(parent))
-        values.update(_read_values(beside if os.path.isfile(beside) else str(parent), seen + (path,)))
-    values["recipe"] = saved_as if isinstance(saved_as, str) else os.path.splitext(os.path.basename(path))[0]
+        values.update(
+            _read_values(beside if os.path.isfile(beside) else str(parent), seen + (path,))
+        )
+    values["recipe"] = (
+        saved_as if isinstance(saved_as, str) else os.path.splitext(os.path.basename(path))[0]
+    )
     for section, part in content.items():
         if section not in SECTIONS:
-            raise UserError(f"recipe {path}: unknown section {section!r}{nearest(str(section), SECTIONS)}")
+            raise UserError(
+                f"recipe {path}: unknown section {section!r}{nearest(str(section), SECTIONS)}"
+            )
         if not isinstance(part, dict):
             raise UserError(f"recipe {path}: section {section} holds no settings")
         for key, value in part.items():
             if (section, key) not in _TYPES:
                 keys = [field.name for field in dataclasses.fields(SECTIONS[section])]
-                raise UserError(f"recipe {path}: unknown key {section}.{key}{nearest(str(key), keys)}")
+                raise UserError(
+                    f"recipe {path}: unknown key {section}.{key}{nearest(str(key), keys)}"
+                )
             own[f"{section}.{key}"] = value
     if is_copy:
         own = _without_computed(own)
         own = kinds.complete(_ONLY, _BEFORE, own)
     if is_copy and parent is not None:
-        values["lacking"] = [f"{section}.{key}" for section, key in _TYPES if f"{section}.{key}" not in own]
+        values["lacking"] = [
+            f"{section}.{key}" for section, key in _TYPES if f"{section}.{key}" not in own
+        ]
     where = f"recipe {path}:"
     for chooser, _ in _ONLY.values():
         if chooser in own:
             own[chooser] = checked(chooser, own[chooser], f"{where} {chooser}")
     own = kinds.follow(_ONLY, values, own, where)
-    typed = [{name: checked(name, part[name], f"{where} {name}") for name in _SIZED if name in part}
-             for part in (values, own)]
+    typed = [
+        {name: checked(name, part[name], f"{where} {name}") for name in _SIZED if name in part}
+        for part in (values, own)
+    ]
     _check_size_follows(*typed, where)
     return {**values, **own}
 
@@ -282,8 +376,8 @@ def _read_values(name: str, seen: Tuple[str, ...] = ()) -> Dict[str, Any]:
 def load_recipe(name: str, report=lambda line: None) -> Config:
     """The settings of a built-in recipe or of a recipe file; UserError naming the file and the key.
 
-    What a run's recipe.yaml lacks, being of an older version, is that of the built-in recipe of its name: `report` is
-    given one line that says what.
+    What a run's recipe.yaml lacks, being of an older version, is that of the built-in recipe of its
+    name: `report` is given one line that says what.
     """
     path = recipe_path(name)
     values = _read_values(name)
@@ -292,34 +386,51 @@ def load_recipe(name: str, report=lambda line: None) -> Config:
         for field in dataclasses.fields(kind):
             full = f"{section}.{field.name}"
             if full in values:
-                sections[section][field.name] = checked(full, values[full], f"recipe {path}: {full}")
+                sections[section][field.name] = checked(
+                    full, values[full], f"recipe {path}: {full}"
+                )
             elif full in _ONLY:
                 sections[section][field.name] = None
             elif field.default is dataclasses.MISSING:
                 raise UserError(f"recipe {path}: {full} is missing")
-    config = Config(recipe=values["recipe"],
-                    **{section: kind(**sections[section]) for section, kind in SECTIONS.items()})
+    config = Config(
+        recipe=values["recipe"],
+        **{section: kind(**sections[section]) for section, kind in SECTIONS.items()},
+    )
     config = _finished(config, f"recipe {path}:")
     if values.get("lacking"):
-        report(f"recipe {path}: of an older version; what it lacks is as in {config.recipe}: "
-               + ", ".join(f"{full} {json.dumps(_get(config, full))}" for full in values["lacking"]
-                           if _get(config, full) is not None))
+        report(
+            f"recipe {path}: of an older version; what it lacks is as in {config.recipe}: "
+            + ", ".join(
+                f"{full} {json.dumps(_get(config, full))}"
+                for full in values["lacking"]
+                if _get(config, full) is not None
+            )
+        )
     return config
 
 
 def as_dict(config: Config) -> Dict[str, Any]:
-    """Sections of plain values, as a recipe file holds them; None: the chosen kind does not use the setting."""
+    """Sections of plain values, as a recipe file holds them; None: the chosen kind does not use the
+    setting."""
+
     def plain(value):
         if isinstance(value, ImageSize):
             return value.plain
         return [plain(part) for part in value] if isinstance(value, tuple) else value
-    return {section: {field.name: plain(getattr(getattr(config, section), field.name))
-                      for field in dataclasses.fields(kind)} for section, kind in SECTIONS.items()}
+
+    return {
+        section: {
+            field.name: plain(getattr(getattr(config, section), field.name))
+            for field in dataclasses.fields(kind)
+        }
+        for section, kind in SECTIONS.items()
+    }
 
 
 def completed(saved: Dict[str, Dict[str, Any]], sections=None) -> Dict[str, Dict[str, Any]]:
-    """Settings of an older version, by section, with those that came later and say what that version always did.
-    sections: in which nothing is to be lacking; default: all."""
+    """Settings of an older version, by section, with those that came later and say what that
+    version always did. sections: in which nothing is to be lacking; default: all."""
     result = {section: dict(part) for section, part in saved.items()}
     for name, value in kinds.complete(_ONLY, _BEFORE, _without_computed(_flat(saved))).items():
         section, _, key = name.partition(".")
@@ -331,13 +442,21 @@ def completed(saved: Dict[str, Dict[str, Any]], sections=None) -> Dict[str, Dict
 def differences(config: Config, other: Config, sections=None) -> List[Tuple[str, Any, Any]]:
     """(section.name, value in `other`, value in `config`) of every setting that differs."""
     ours, theirs = as_dict(config), as_dict(other)
-    return [(f"{section}.{name}", theirs[section][name], value)
-            for section in (sections or SECTIONS) for name, value in ours[section].items()
-            if value != theirs[section][name]]
+    return [
+        (f"{section}.{name}", theirs[section][name], value)
+        for section in (sections or SECTIONS)
+        for name, value in ours[section].items()
+        if value != theirs[section][name]
+    ]
 
 
 def to_yaml(config: Config) -> str:
     """The settings as a recipe file that `load_recipe` reads back."""
     import yaml
-    return yaml.safe_dump(dict(recipe=config.recipe, **as_dict(config)), sort_keys=False, default_flow_style=None,
-                          width=110)
+
+    return yaml.safe_dump(
+        dict(recipe=config.recipe, **as_dict(config)),
+        sort_keys=False,
+        default_flow_style=None,
+        width=110,
+    )

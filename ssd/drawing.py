@@ -1,7 +1,9 @@
-"""Pictures of images with their boxes: ground truth dashed, detections in their class's colour with score.
+"""Pictures of images with their boxes: ground truth dashed, detections in their class's colour with
+score.
 
 OpenCV, not gluoncv.utils.viz: importing that takes 3 seconds against 0.3.
 """
+
 from __future__ import annotations
 
 import os
@@ -21,37 +23,50 @@ def draw_boxes(image, boxes_ltrb, labels, scores=None, colors=None, caption="{na
     """A copy of `image` with boxes and their labels drawn on it.
 
     image: uint8 (height, width, 3), RGB, at least 1x1.
-    boxes_ltrb: (n, 4) left, top, right, bottom in pixels, right and bottom exclusive: a box of the whole
-        image is 0, 0, width, height. What lies outside the image is cut off, a box wholly outside left out.
-    labels: n class names; shortened with ".." where the image is narrow, left out where it is too small.
-        Letters that no font here has are drawn as escapes (see ssd.fonts, and labels_of there for whole sets of
-        classes). A label is put where no surer box's label is, if there is room. Ground truth with an empty name
-        has none.
-    scores: n numbers in [0, 1]: these are detections, drawn with solid edges in their class's colour, the
-        surest on top. None: this is ground truth, drawn with thin edges dashed in black and white.
-    colors: mapping from class name to (red, green, blue), 0 to 255; a class that it lacks gets a colour that
-        depends on nothing but its name. Ignored for ground truth.
+    boxes_ltrb: (n, 4) left, top, right, bottom in pixels, right and bottom exclusive: a box of the
+        whole image is 0, 0, width, height. What lies outside the image is cut off, a box wholly
+        outside left out.
+    labels: n class names; shortened with ".." where the image is narrow, left out where it is too
+        small. Letters that no font here has are drawn as escapes (see ssd.fonts, and labels_of
+        there for whole sets of classes). A label is put where no surer box's label is, if there is
+        room. Ground truth with an empty name has none.
+    scores: n numbers in [0, 1]: these are detections, drawn with solid edges in their class's
+        colour, the surest on top. None: this is ground truth, drawn with thin edges dashed in black
+        and white.
+    colors: mapping from class name to (red, green, blue), 0 to 255; a class that it lacks gets a
+        colour that depends on nothing but its name. Ignored for ground truth.
     caption: what a label of a detection says, of its name and score; "" for none.
 
-    Returns uint8 (height, width, 3). AssertionError for other shapes or types (grey images have no third
-    dimension) and for boxes that are not finite.
+    Returns uint8 (height, width, 3). AssertionError for other shapes or types (grey images have no
+    third dimension) and for boxes that are not finite.
     """
     image = np.asarray(image)
     assert image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8 and image.size, (
-        "draw_boxes wants uint8 (height, width, 3), not %s %s" % (image.dtype, image.shape))
+        f"draw_boxes wants uint8 (height, width, 3), not {image.dtype} {image.shape}"
+    )
     boxes = np.asarray(boxes_ltrb, np.float64).reshape(-1, 4)
     assert np.isfinite(boxes).all(), "boxes must be finite"
-    assert len(boxes) == len(labels) and (scores is None or len(scores) == len(boxes)), "lengths differ"
+    assert len(boxes) == len(labels) and (scores is None or len(scores) == len(boxes)), (
+        "lengths differ"
+    )
     height, width = image.shape[:2]
-    visible = ((boxes[:, 0] < width) & (boxes[:, 1] < height) & (boxes[:, 2] > 0) & (boxes[:, 3] > 0)
-               & (boxes[:, 2] >= boxes[:, 0]) & (boxes[:, 3] >= boxes[:, 1]))
+    visible = (
+        (boxes[:, 0] < width)
+        & (boxes[:, 1] < height)
+        & (boxes[:, 2] > 0)
+        & (boxes[:, 3] > 0)
+        & (boxes[:, 2] >= boxes[:, 0])
+        & (boxes[:, 3] >= boxes[:, 1])
+    )
     order = [index for index in range(len(boxes)) if visible[index]]
     if scores is not None:
         order.sort(key=lambda index: scores[index])
     canvas = image.copy()
     labelled = []
     for index in order:
-        left, top, right, bottom = np.rint(np.clip(boxes[index], 0, [width, height] * 2)).astype(int)
+        left, top, right, bottom = np.rint(np.clip(boxes[index], 0, [width, height] * 2)).astype(
+            int
+        )
         # a box thinner than a pixel is drawn as one pixel, inside the image
         left, top = min(left, width - 1), min(top, height - 1)
         right, bottom = max(right, left + 1), max(bottom, top + 1)
@@ -66,10 +81,13 @@ def draw_boxes(image, boxes_ltrb, labels, scores=None, colors=None, caption="{na
         found = _place_label(text, (left, top, right, bottom), canvas.shape) if text else None
         if found:
             labelled.append((color, found))
-    # labels after all edges, so that no edge runs through a text; the surest choose first and are drawn last
+    # labels after all edges, so that no edge runs through a text; the surest choose first and are
+    # drawn last
     taken, strips = [], []
     for color, (words, corners, size) in reversed(labelled):
-        corner = next((corner for corner in corners if not _overlaps(corner, size, taken)), corners[0])
+        corner = next(
+            (corner for corner in corners if not _overlaps(corner, size, taken)), corners[0]
+        )
         taken.append((corner, size))
         strips.append((words, color, corner, size))
     for strip in reversed(strips):
@@ -78,19 +96,22 @@ def draw_boxes(image, boxes_ltrb, labels, scores=None, colors=None, caption="{na
 
 
 def class_colors(names):
-    """(red, green, blue), 0 to 255, of each class name: hues a golden section apart, so that neighbours in the list
-    differ; the first is yellow."""
+    """(red, green, blue), 0 to 255, of each class name: hues a golden section apart, so that
+    neighbours in the list differ; the first is yellow."""
     import colorsys
 
     hues = [(1 / 6 + 0.618034 * place) % 1 for place in range(len(names))]
-    return {name: tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.95, 1.0))
-            for name, hue in zip(names, hues)}
+    return {
+        name: tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.95, 1.0))
+        for name, hue in zip(names, hues)
+    }
 
 
 def mosaic(images, columns: int, cell: int):
     """The images side by side, row by row, each scaled to fit a square of `cell` pixels, on grey.
 
-    images: uint8 (height, width, 3) each, RGB, of any sizes; at least one. columns: at most so many in a row.
+    images: uint8 (height, width, 3) each, RGB, of any sizes; at least one. columns: at most so many
+    in a row.
 
     Returns uint8 (rows * cell, columns * cell, 3), with no more columns than images.
     """
@@ -103,11 +124,18 @@ def mosaic(images, columns: int, cell: int):
     for index, image in enumerate(images):
         scale = cell / max(image.shape[:2])
         height, width = (min(cell, max(1, round(side * scale))) for side in image.shape[:2])
-        fitted = image if scale == 1 else cv2.resize(
-            image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        fitted = (
+            image
+            if scale == 1
+            else cv2.resize(
+                image,
+                (width, height),
+                interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR,
+            )
+        )
         top = index // columns * cell + (cell - height) // 2
         left = index % columns * cell + (cell - width) // 2
-        canvas[top:top + height, left:left + width] = fitted
+        canvas[top : top + height, left : left + width] = fitted
     return canvas
 
 
@@ -121,29 +149,31 @@ def save_image(path, image) -> None:
     path = str(path)
     ending = os.path.splitext(path)[1].lower()
     if ending not in (".png", ".jpg", ".jpeg"):
-        raise UserError("%s: a picture's name must end in .png or .jpg" % path)
+        raise UserError(f"{path}: a picture's name must end in .png or .jpg")
     encoded = cv2.imencode(ending, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
     try:
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        replace_file(path, encoded, synced=False)    # predict draws thousands, and can draw them again
+        replace_file(
+            path, encoded, synced=False
+        )  # predict draws thousands, and can draw them again
     except OSError as error:
-        raise UserError("%s: cannot write the picture: %s" % (path, error.strerror)) from None
+        raise UserError(f"{path}: cannot write the picture: {error.strerror}") from None
 
 
 def _class_color(name):
     """A bright colour that is the same for this name in every run (hash() is not)."""
     import colorsys
 
-    hue = zlib.crc32(name.encode("utf-8", "surrogatepass")) / 2 ** 32
+    hue = zlib.crc32(name.encode("utf-8", "surrogatepass")) / 2**32
     return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.9, 1.0))
 
 
 def _solid_edges(canvas, left, top, right, bottom, color, thickness):
     # edges grow inwards: a box along the image's border keeps all of them
-    canvas[top:min(top + thickness, bottom), left:right] = color
-    canvas[max(bottom - thickness, top):bottom, left:right] = color
-    canvas[top:bottom, left:min(left + thickness, right)] = color
-    canvas[top:bottom, max(right - thickness, left):right] = color
+    canvas[top : min(top + thickness, bottom), left:right] = color
+    canvas[max(bottom - thickness, top) : bottom, left:right] = color
+    canvas[top:bottom, left : min(left + thickness, right)] = color
+    canvas[top:bottom, max(right - thickness, left) : right] = color
 
 
 def _dashed_edges(canvas, left, top, right, bottom):
@@ -157,7 +187,8 @@ def _dashed_edges(canvas, left, top, right, bottom):
 
 
 def text_size(words, scale):
-    """(width, height above the line, height below it) [pixels] of readable text; scale: as of OpenCV's fonts."""
+    """(width, height above the line, height below it) [pixels] of readable text; scale: as of
+    OpenCV's fonts."""
     import cv2
 
     if words.isascii():
@@ -171,17 +202,22 @@ def draw_text(canvas, words, left, baseline, scale, color):
     import cv2
 
     if words.isascii():
-        cv2.putText(canvas, words, (left, baseline), cv2.FONT_HERSHEY_SIMPLEX, scale, color, 1, cv2.LINE_AA)
+        cv2.putText(
+            canvas, words, (left, baseline), cv2.FONT_HERSHEY_SIMPLEX, scale, color, 1, cv2.LINE_AA
+        )
     else:
         fonts.draw(canvas, words, left, baseline, color, _em(scale))
 
 
 def _em(scale):
-    return max(14, round(32 * scale))    # capitals as high as OpenCV's; 14: the least at which Han can be read
+    return max(
+        14, round(32 * scale)
+    )  # capitals as high as OpenCV's; 14: the least at which Han can be read
 
 
 def _place_label(text, box, shape):
-    """(text that fits, corners it could go to, its width and height), or None in too small an image."""
+    """(text that fits, corners it could go to, its width and height), or None in too small an
+    image."""
     height, width = shape[:2]
 
     def size(words):
@@ -197,7 +233,9 @@ def _place_label(text, box, shape):
     if across > width or 2 * high > height:
         return None
     left, top, right, bottom = box
-    corners = [(x, y) for y in (top - high, top, bottom, bottom - high) for x in (left, right - across)]
+    corners = [
+        (x, y) for y in (top - high, top, bottom, bottom - high) for x in (left, right - across)
+    ]
     inside = [(x, y) for x, y in corners if 0 <= x <= width - across and 0 <= y <= height - high]
     nearest = (max(0, min(left, width - across)), max(0, min(top, height - high)))
     return words, inside or [nearest], (across, high)
@@ -205,18 +243,29 @@ def _place_label(text, box, shape):
 
 def _overlaps(corner, size, taken):
     left, top = corner
-    return any(left < x + across and x < left + size[0] and top < y + high and y < top + size[1]
-               for (x, y), (across, high) in taken)
+    return any(
+        left < x + across and x < left + size[0] and top < y + high and y < top + size[1]
+        for (x, y), (across, high) in taken
+    )
 
 
 def _font_scale(shape):
-    return min(1.0, max(0.4, min(shape[:2]) / 1000))  # 0.4: some 9 pixels high, the least that can be read
+    return min(
+        1.0, max(0.4, min(shape[:2]) / 1000)
+    )  # 0.4: some 9 pixels high, the least that can be read
 
 
 def _draw_label(canvas, words, color, corner, size):
     (left, top), (across, high) = corner, size
-    canvas[top:top + high, left:left + across] = color
+    canvas[top : top + high, left : left + across] = color
     scale = _font_scale(canvas.shape)
     below = text_size(words, scale)[2]
     bright = np.dot(color, (0.299, 0.587, 0.114)) > 127  # luma weights of ITU-R BT.601
-    draw_text(canvas, words, left + _PAD, top + high - _PAD - below, scale, (0, 0, 0) if bright else (255, 255, 255))
+    draw_text(
+        canvas,
+        words,
+        left + _PAD,
+        top + high - _PAD - below,
+        scale,
+        (0, 0, 0) if bright else (255, 255, 255),
+    )

@@ -1,17 +1,21 @@
 """Files that survive a killed process and a failing machine: whole or not there.
 
-`replacing` and `replace_file` put a new file in the place of an old one; `write_errors` words what prevents it.
+`replacing` and `replace_file` put a new file in the place of an old one; `write_errors` words what
+prevents it.
 
-What is being made or taken away has a temporary name beside its place, `.NAME.WORLD-PID-START.partial` or
-`.removed`. `remove_leftovers` deletes those whose process is gone:
+What is being made or taken away has a temporary name beside its place,
+`.NAME.WORLD-PID-START.partial` or `.removed`. `remove_leftovers` deletes those whose process is
+gone:
 
-- WORLD stands for this boot of this machine and this PID namespace (containers number their processes anew). In the
-  same WORLD a process is gone when no process has its PID, or one with another start time (the PID was given again),
-  or a zombie.
-- Of another machine, container or boot (or where there is no /proc) nothing can be known: there, what nobody has
-  written to for a day is taken as left over. A live process that was only slow would then fail with a "no such file";
-  nothing half made can come out of it, since the rename fails too.
+- WORLD stands for this boot of this machine and this PID namespace (containers number their
+  processes anew). In the same WORLD a process is gone when no process has its PID, or one with
+  another start time (the PID was given again), or a zombie.
+- Of another machine, container or boot (or where there is no /proc) nothing can be known: there,
+  what nobody has written to for a day is taken as left over. A live process that was only slow
+  would then fail with a "no such file"; nothing half made can come out of it, since the rename
+  fails too.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -28,18 +32,23 @@ from ssd.errors import UserError
 
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8}|unknown)-(\d+)-(\d+)\.(?:partial|removed)", re.DOTALL)
 _DAY = 24 * 3600.0  # seconds
-_LONGEST = 180  # bytes of a name that are kept: file systems allow 255, and the temporary name is longer
+_LONGEST = (
+    180  # bytes of a name that are kept: file systems allow 255, and the temporary name is longer
+)
 
-# Why a disc takes no file although the program is right: full, over quota, read-only, not permitted.
+# Why a disc takes no file although the program is right: full, over quota, read-only, not
+# permitted.
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
-_claimed: Dict[Tuple[int, int], int] = {}    # folders of this process, by device and inode: their descriptors
+_claimed: Dict[
+    Tuple[int, int], int
+] = {}  # folders of this process, by device and inode: their descriptors
 
 
 def new_folder(path: str) -> str:
-    """Makes a folder of this name, or where there is one already of another program that has begun in the same second,
-    of NAME-2, NAME-3, ...; returns its path. OSError if it cannot be made."""
+    """Makes a folder of this name, or where there is one already of another program that has begun
+    in the same second, of NAME-2, NAME-3, ...; returns its path. OSError if it cannot be made."""
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     name, number = path, 1
     while True:
@@ -52,11 +61,11 @@ def new_folder(path: str) -> str:
 
 
 def claim_folder(path: str) -> bool:
-    """Makes a folder if need be, and takes it for as long as this process lives; False where another process of this
-    machine has taken it. OSError if it cannot be made.
+    """Makes a folder if need be, and takes it for as long as this process lives; False where
+    another process of this machine has taken it. OSError if it cannot be made.
 
-    An advisory lock on the folder itself: nothing is left of it, however a process ends. File systems without such
-    locks are taken at their word.
+    An advisory lock on the folder itself: nothing is left of it, however a process ends. File
+    systems without such locks are taken at their word.
     """
     os.makedirs(path, exist_ok=True)
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -72,12 +81,13 @@ def claim_folder(path: str) -> bool:
     except OSError:
         os.close(handle)
         return True
-    _claimed[status.st_dev, status.st_ino] = handle    # the lock goes with it
+    _claimed[status.st_dev, status.st_ino] = handle  # the lock goes with it
     return True
 
 
 def temporary_path(path: str, kind: str = "partial") -> str:
-    """A name beside `path` for what this process makes ("partial") or takes away ("removed"); the same every time."""
+    """A name beside `path` for what this process makes ("partial") or takes away ("removed"); the
+    same every time."""
     assert kind in ("partial", "removed")
     folder, name = os.path.split(path)
     if len(os.fsencode(name)) > _LONGEST:
@@ -87,7 +97,8 @@ def temporary_path(path: str, kind: str = "partial") -> str:
 
 
 def write_synced(path: str, content) -> None:
-    """Writes a new file of these bytes and waits until they are on the disc; FileExistsError if there is one.
+    """Writes a new file of these bytes and waits until they are on the disc; FileExistsError if
+    there is one.
 
     Its pages are dropped from the memory, so that reading it back asks the disc.
     """
@@ -99,7 +110,8 @@ def write_synced(path: str, content) -> None:
 
 
 def sync_folder(path: str) -> None:
-    """Waits until the folder's entries are on the disc, where its file system can do that for folders."""
+    """Waits until the folder's entries are on the disc, where its file system can do that for
+    folders."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -117,11 +129,13 @@ def replacing(path: str, synced: bool = True) -> Iterator[str]:
         with replacing(path) as partial, open(partial, "wb") as file:
             file.write(content)
 
-    At every moment there is the old file or the whole new one, after a power cut too. An exception leaves the old file
-    and no temporary one. synced: False for what is easily made again, and many: it is not waited for the disc.
+    At every moment there is the old file or the whole new one, after a power cut too. An exception
+    leaves the old file and no temporary one. synced: False for what is easily made again, and many:
+    it is not waited for the disc.
 
-    The temporary path ends in `.partial`: give libraries that go by the extension the format, or an open file. Raises
-    OSError, whose `filename` is `path` where it would name nothing or the temporary file.
+    The temporary path ends in `.partial`: give libraries that go by the extension the format, or an
+    open file. Raises OSError, whose `filename` is `path` where it would name nothing or the
+    temporary file.
     """
     path = os.fspath(path)
     partial = temporary_path(path)
@@ -143,9 +157,11 @@ def replace_file(path: str, content: bytes, synced: bool = True) -> None:
 
 
 def put_in_place(partial: str, path: str, synced: bool = True) -> None:
-    """Renames a whole new file to `path`, or a folder, where at `path` there is nothing or an empty folder.
+    """Renames a whole new file to `path`, or a folder, where at `path` there is nothing or an empty
+    folder.
 
-    synced: waits until all of it is on the disc, first the content, then the name. OSError if it cannot be done.
+    synced: waits until all of it is on the disc, first the content, then the name. OSError if it
+    cannot be done.
     """
     if synced:
         _sync(partial)
@@ -187,11 +203,12 @@ def write_errors(what: str, path: str, *kinds: Type[Exception]) -> Iterator[None
 
 
 def cannot_write(what: str, path: str, error: Exception) -> UserError:
-    """The line for a file that cannot be written: `WHAT: cannot be written: REASON (N bytes are free)`.
+    """The line for a file that cannot be written: `WHAT: cannot be written: REASON (N bytes are
+    free)`.
 
-    what: names the file, and the flag if it has one. path: of the file, for the free bytes of its disc. They are said
-    where the disc is full and where `error`, of a library, does not tell. Raises a BrokenPipeError: that is of standard
-    output, while the file was being written.
+    what: names the file, and the flag if it has one. path: of the file, for the free bytes of its
+    disc. They are said where the disc is full and where `error`, of a library, does not tell.
+    Raises a BrokenPipeError: that is of standard output, while the file was being written.
     """
     if isinstance(error, BrokenPipeError):
         raise error
@@ -200,7 +217,10 @@ def cannot_write(what: str, path: str, error: Exception) -> UserError:
     free = ""
     if getattr(error, "errno", None) in (None, errno.ENOSPC, errno.EDQUOT):
         with contextlib.suppress(OSError):
-            free = f" ({shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free} bytes are free)"
+            free = (
+                f" ({shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free} bytes are "
+                "free)"
+            )
     return UserError(f"{what}: cannot be written: {reason}{free}")
 
 
@@ -211,10 +231,13 @@ _DONE = (("detections.json", "images.json"), ("training-images.png", "matched-de
 
 @contextlib.contextmanager
 def marked_output(folder: str) -> Iterator[None]:
-    """Marks a folder, inside, as one in which pictures are being drawn; the mark stays where the process is killed."""
+    """Marks a folder, inside, as one in which pictures are being drawn; the mark stays where the
+    process is killed."""
     mark = os.path.join(folder, _MARK)
     with open(mark, "w", encoding="utf-8") as file:
-        file.write("Drawn by python -m ssd: passed by where pictures are looked for in a folder above.\n")
+        file.write(
+            "Drawn by python -m ssd: passed by where pictures are looked for in a folder above.\n"
+        )
     yield
     os.unlink(mark)
 
@@ -222,11 +245,13 @@ def marked_output(folder: str) -> Iterator[None]:
 def is_output(folder: str) -> bool:
     """Whether a folder holds pictures that predict or show-data has drawn, to the end or not."""
     return os.path.lexists(os.path.join(folder, _MARK)) or any(
-        all(os.path.isfile(os.path.join(folder, name)) for name in names) for names in _DONE)
+        all(os.path.isfile(os.path.join(folder, name)) for name in names) for names in _DONE
+    )
 
 
 def remove_leftovers(folder: str) -> None:
-    """Deletes the temporary files and folders in `folder` whose process is gone, by the rule above."""
+    """Deletes the temporary files and folders in `folder` whose process is gone, by the rule
+    above."""
     for entry in sorted(os.listdir(folder)):
         match = _TEMPORARY.fullmatch(entry)
         path = os.path.join(folder, entry)
@@ -275,10 +300,13 @@ def _world() -> str:
 
 
 def _start_time(pid: int):
-    """Clock ticks between the machine's boot and the process's start; None for no process or a zombie."""
+    """Clock ticks between the machine's boot and the process's start; None for no process or a
+    zombie."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()  # the command's name may hold anything, blanks too
+            fields = (
+                file.read().rpartition(b")")[2].split()
+            )  # the command's name may hold anything, blanks too
     except OSError:
         return None
     return None if fields[0] in (b"Z", b"X") else int(fields[19])

@@ -1,4 +1,6 @@
-"""Types of flags that several command lines have; without a package, as prepare-json.py runs without any."""
+"""Types of flags that several command lines have; without a package, as prepare-json.py runs
+without any."""
+
 from __future__ import annotations
 
 import argparse
@@ -12,4 +14,4 @@ def share(text: str) -> float:
     return value
 
 
-share.__name__ = "number"    # what argparse calls it in its messages
+share.__name__ = "number"  # what argparse calls it in its messages

@@ -1,10 +1,13 @@
-"""Text of any script on images: fonts that have its letters, found on this machine, and what is drawn where none has.
+"""Text of any script on images: fonts that have its letters, found on this machine, and what is
+drawn where none has.
 
-OpenCV's own strokes know ASCII alone. Pillow (FreeType, and HarfBuzz where FriBiDi is there, for scripts that join
-their letters or run from right to left) draws the rest, in Matplotlib's DejaVu Sans, which has Latin, Greek, Cyrillic,
-Hebrew and Arabic, in the machine's fonts, for example Noto Sans CJK, and in IPAexGothic (Han and Japanese) where the
-package matplotlib-fontja is installed (the extra "fonts").
+OpenCV's own strokes know ASCII alone. Pillow (FreeType, and HarfBuzz where FriBiDi is there, for
+scripts that join their letters or run from right to left) draws the rest, in Matplotlib's DejaVu
+Sans, which has Latin, Greek, Cyrillic, Hebrew and Arabic, in the machine's fonts, for example Noto
+Sans CJK, and in IPAexGothic (Han and Japanese) where the package matplotlib-fontja is installed
+(the extra "fonts").
 """
+
 from __future__ import annotations
 
 import functools
@@ -21,36 +24,43 @@ from ssd.errors import breaks_lines, on_a_line
 
 _ENDINGS = (".ttf", ".otf", ".ttc", ".otc")
 _PLAIN = ("bold", "italic", "oblique", "mono", "serif", "light", "thin", "black", "condensed")
-_ASKED = 16    # letters that fontconfig is asked about at once: a name has few that DejaVu lacks
+_ASKED = 16  # letters that fontconfig is asked about at once: a name has few that DejaVu lacks
 
 
 class _Font(NamedTuple):
     """A font file and which of its fonts; letters: the code points that it has."""
+
     path: str
     index: int
     letters: FrozenSet[int]
 
 
 def readable(text: str) -> str:
-    """`text` with what cannot be drawn here (letters that no font has, control characters, broken encoding) as escapes
-    such as \\u65b9, so that two names stay two."""
+    """`text` with what cannot be drawn here (letters that no font has, control characters, broken
+    encoding) as escapes such as \\u65b9, so that two names stay two."""
     if text.isascii() and text.isprintable():
         return text
     lacking = missing(text)
-    return "".join(letter.encode("unicode_escape").decode() if letter in lacking or _is_control(letter) else letter
-                   for letter in text)
+    return "".join(
+        letter.encode("unicode_escape").decode()
+        if letter in lacking or _is_control(letter)
+        else letter
+        for letter in text
+    )
 
 
 def missing(text: str) -> FrozenSet[str]:
     """The letters of `text` that no font here has."""
-    wanted = frozenset(letter for letter in text if not letter.isascii() and not _is_control(letter))
+    wanted = frozenset(
+        letter for letter in text if not letter.isascii() and not _is_control(letter)
+    )
     return wanted - frozenset(letter for letter in wanted if _font_of(letter, wanted) is not None)
 
 
 def labels_of(names: Sequence[str]) -> Tuple[Dict[str, str], str]:
-    """(from each class name to what stands on an image for it, a legend): the name; or where some of its letters
-    cannot be drawn here, the number of the class, from 1, as #1, or as ##1 beside a class whose name is #1. The legend
-    is "" where every label is a name."""
+    """(from each class name to what stands on an image for it, a legend): the name; or where some
+    of its letters cannot be drawn here, the number of the class, from 1, as #1, or as ##1 beside a
+    class whose name is #1. The legend is "" where every label is a name."""
     labels = {}
     for number, name in enumerate(names, 1):
         label = f"#{number}" if missing(name) else name
@@ -58,36 +68,60 @@ def labels_of(names: Sequence[str]) -> Tuple[Dict[str, str], str]:
             label = "#" + label
         labels[name] = label
     numbered = [f"{label} is {on_a_line(name)}" for name, label in labels.items() if label != name]
-    return labels, numbered and (f"in the drawn images {', '.join(numbered)}: no font here has these letters (fonts "
-                                 "that may: Noto Sans or Noto Sans CJK for the system; for Chinese and Japanese also "
-                                 "pip install matplotlib-fontja)") or ""
+    return labels, (
+        numbered
+        and (
+            f"in the drawn images {', '.join(numbered)}: no font here has these letters (fonts "
+            "that may: Noto Sans or Noto Sans CJK for the system; for Chinese and Japanese also "
+            "pip install matplotlib-fontja)"
+        )
+    ) or ""
 
 
 def measure(text: str, pixels: int) -> Tuple[int, int, int]:
-    """(width, height above the line, height below it) of drawn text [pixels]; pixels: of its em square."""
+    """(width, height above the line, height below it) of drawn text [pixels]; pixels: of its em
+    square."""
     runs = _runs(text, pixels)
-    return (round(sum(font.getlength(part, **_across(font)) for part, font in runs)) or 1,
-            max(font.getmetrics()[0] for _, font in runs), max(font.getmetrics()[1] for _, font in runs))
+    return (
+        round(sum(font.getlength(part, **_across(font)) for part, font in runs)) or 1,
+        max(font.getmetrics()[0] for _, font in runs),
+        max(font.getmetrics()[1] for _, font in runs),
+    )
 
 
 def draw(canvas: np.ndarray, text: str, left: int, baseline: int, color, pixels: int) -> None:
-    """Draws text on `canvas`, uint8 (height, width, 3), in place; color: three numbers, 0 to 255."""
+    """Draws text on `canvas`, uint8 (height, width, 3), in place; color: three numbers, 0 to
+    255."""
     from PIL import Image, ImageDraw
+
     image = Image.fromarray(canvas)
     pen, place = ImageDraw.Draw(image), float(left)
     for part, font in _runs(text, pixels):
-        pen.text((place, baseline), part, fill=tuple(map(int, color)), font=font, anchor="ls", **_across(font))
+        pen.text(
+            (place, baseline),
+            part,
+            fill=tuple(map(int, color)),
+            font=font,
+            anchor="ls",
+            **_across(font),
+        )
         place += font.getlength(part, **_across(font))
     canvas[:] = np.asarray(image)
 
 
 def for_matplotlib(texts: Iterable[str]) -> List[str]:
-    """Names of font families for Matplotlib's `font.family`, which together have the letters of `texts`."""
+    """Names of font families for Matplotlib's `font.family`, which together have the letters of
+    `texts`."""
     from matplotlib import font_manager
+
     families, letters = ["DejaVu Sans"], frozenset("".join(texts))
     for letter in sorted(letters):
         font = None if letter.isascii() else _font_of(letter, letters)
-        if font is not None and font.index == 0 and not font.path.startswith(os.path.dirname(_dejavu() or "/none/")):
+        if (
+            font is not None
+            and font.index == 0
+            and not font.path.startswith(os.path.dirname(_dejavu() or "/none/"))
+        ):
             font_manager.fontManager.addfont(font.path)
             families.append(font_manager.FontProperties(fname=font.path).get_name())
     return list(dict.fromkeys(families))
@@ -102,8 +136,11 @@ def _runs(text: str, pixels: int) -> list:
     parts, wanted = [], frozenset(text)
     for letter in text:
         before = parts[-1][1] if parts else None
-        if before is not None and ord(letter) in before.letters and not (
-                letter.isascii() and letter.isalnum() and before is not _first()):
+        if (
+            before is not None
+            and ord(letter) in before.letters
+            and not (letter.isascii() and letter.isalnum() and before is not _first())
+        ):
             parts[-1][0] += letter
             continue
         font = _font_of(letter, wanted) or before or _first()
@@ -115,43 +152,59 @@ def _runs(text: str, pixels: int) -> list:
 
 
 def _across(font) -> Dict[str, str]:
-    """For Pillow: lines run from left to right also where their first letter does not, as in a file's name."""
+    """For Pillow: lines run from left to right also where their first letter does not, as in a
+    file's name."""
     from PIL import ImageFont
+
     return dict(direction="ltr") if font.layout_engine == ImageFont.Layout.RAQM else {}
 
 
 @functools.lru_cache(maxsize=None)
 def _loaded(font, pixels: int):
     from PIL import ImageFont
-    if font is None:    # Pillow's own: Latin letters
+
+    if font is None:  # Pillow's own: Latin letters
         return ImageFont.load_default(pixels)
     return ImageFont.truetype(font.path, pixels, index=font.index)
 
 
 def _font_of(letter: str, wanted: FrozenSet[str]):
-    """The font that draws a letter, None where there is none. wanted: all letters of the text, found together."""
+    """The font that draws a letter, None where there is none. wanted: all letters of the text,
+    found together."""
     first = _first()
     if first is not None and ord(letter) in first.letters:
         return first
-    rest = frozenset(one for one in wanted if not one.isascii() and not _is_control(one)
-                     and not (first is not None and ord(one) in first.letters)) | {letter}
+    rest = frozenset(
+        one
+        for one in wanted
+        if not one.isascii()
+        and not _is_control(one)
+        and not (first is not None and ord(one) in first.letters)
+    ) | {letter}
     return _chosen(rest).get(letter)
 
 
 @functools.lru_cache(maxsize=64)
 def _chosen(letters: FrozenSet[str]) -> Dict[str, _Font]:
-    """A font for each of the letters that some font of the machine has: as few fonts as a greedy choice gives."""
+    """A font for each of the letters that some font of the machine has: as few fonts as a greedy
+    choice gives."""
     left, chosen, known = set(letters), {}, {}
     for path, index in _candidates(letters):
         font = _read(path, index)
         if font is not None and any(ord(letter) in font.letters for letter in left):
             known[path, index] = font
     while left and known:
-        key = max(known, key=lambda key: (sum(ord(letter) in known[key].letters for letter in left), -_oddness(key[0]),
-                                          [-ord(one) for one in key[0]]))
+        key = max(
+            known,
+            key=lambda key: (
+                sum(ord(letter) in known[key].letters for letter in left),
+                -_oddness(key[0]),
+                [-ord(one) for one in key[0]],
+            ),
+        )
         font = known.pop(key)
         mine = {letter for letter in left if ord(letter) in font.letters}
-        chosen.update({letter: font for letter in mine})
+        chosen.update(dict.fromkeys(mine, font))
         left -= mine
     return chosen
 
@@ -162,25 +215,41 @@ def _oddness(path: str) -> int:
 
 
 def _candidates(letters: FrozenSet[str]) -> List[Tuple[str, int]]:
-    """(file, index in it) of fonts that may have some of the letters: fontconfig's word where it is installed, else
-    every font in the folders where desktops keep them."""
-    found, shipped, tool = {}, importlib.util.find_spec("matplotlib_fontja"), shutil.which("fc-list")
+    """(file, index in it) of fonts that may have some of the letters: fontconfig's word where it is
+    installed, else every font in the folders where desktops keep them."""
+    found, shipped, tool = (
+        {},
+        importlib.util.find_spec("matplotlib_fontja"),
+        shutil.which("fc-list"),
+    )
     if tool:
         for letter in sorted(letters)[:_ASKED]:
             try:
-                done = subprocess.run([tool, "-f", "%{file}\t%{index}\n", f":charset={ord(letter):x}"], timeout=20,
-                                      stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+                done = subprocess.run(
+                    [tool, "-f", "%{file}\t%{index}\n", f":charset={ord(letter):x}"],
+                    timeout=20,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                )
             except (OSError, subprocess.TimeoutExpired):
                 break
             for line in os.fsdecode(done.stdout).splitlines():
                 path, _, index = line.partition("\t")
                 if path.lower().endswith(_ENDINGS) and index.isdigit():
-                    found[path, int(index) & 0xffff] = None    # the upper bits name an instance of a variable font
+                    found[path, int(index) & 0xFFFF] = (
+                        None  # the upper bits name an instance of a variable font
+                    )
     if not found:
         for folder in _folders():
             for place, _, names in os.walk(folder):
-                found.update({(os.path.join(place, name), 0): None for name in names
-                              if name.lower().endswith(_ENDINGS)})
+                found.update(
+                    {
+                        (os.path.join(place, name), 0): None
+                        for name in names
+                        if name.lower().endswith(_ENDINGS)
+                    }
+                )
     if shipped is not None and shipped.origin:
         found[os.path.join(os.path.dirname(shipped.origin), "fonts", "ipaexg.ttf"), 0] = None
     return sorted(found)
@@ -188,29 +257,37 @@ def _candidates(letters: FrozenSet[str]) -> List[Tuple[str, int]]:
 
 def _folders() -> List[str]:
     home = os.path.expanduser("~")
-    data = [os.environ.get("XDG_DATA_HOME") or os.path.join(home, ".local", "share"),
-            *(os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share").split(":")]
-    return [os.path.join(home, ".fonts")] + [os.path.join(folder, "fonts") for folder in data if folder]
+    data = [
+        os.environ.get("XDG_DATA_HOME") or os.path.join(home, ".local", "share"),
+        *(os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share").split(":"),
+    ]
+    return [os.path.join(home, ".fonts")] + [
+        os.path.join(folder, "fonts") for folder in data if folder
+    ]
 
 
 @functools.lru_cache(maxsize=None)
 def _read(path: str, index: int):
     """A font that Pillow can draw with, None for any other."""
     try:
-        from fontTools.ttLib import TTFont    # comes with Matplotlib
+        from fontTools.ttLib import TTFont  # comes with Matplotlib
+
         with TTFont(path, fontNumber=index, lazy=True) as file:
             letters = frozenset(file.getBestCmap() or ())
         font = _Font(path, index, letters)
-        _loaded(font, 14)    # fonts of bitmaps alone (colour emoji) have one size
+        _loaded(font, 14)  # fonts of bitmaps alone (colour emoji) have one size
         return font
-    except Exception:    # a damaged font raises nearly anything
+    except Exception:  # a damaged font raises nearly anything
         return None
 
 
 def _dejavu() -> str:
     spec = importlib.util.find_spec("matplotlib")
-    return os.path.join(os.path.dirname(spec.origin), "mpl-data", "fonts", "ttf", "DejaVuSans.ttf") \
-        if spec is not None and spec.origin else ""
+    return (
+        os.path.join(os.path.dirname(spec.origin), "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
+        if spec is not None and spec.origin
+        else ""
+    )
 
 
 @functools.lru_cache(maxsize=None)

@@ -1,8 +1,10 @@
-"""Settings that only some kinds of a part use: `momentum` belongs to the optimizers sgd and nesterov, not to adam.
+"""Settings that only some kinds of a part use: `momentum` belongs to the optimizers sgd and
+nesterov, not to adam.
 
-All settings here are flat: 'section.name' -> value. `only` maps a setting's name to (name of the setting that chooses
-the kind, the kinds that use it).
+All settings here are flat: 'section.name' -> value. `only` maps a setting's name to (name of the
+setting that chooses the kind, the kinds that use it).
 """
+
 from __future__ import annotations
 
 import json
@@ -13,11 +15,13 @@ from ssd.errors import UserError
 Only = Dict[str, Tuple[str, Tuple[str, ...]]]
 
 
-def follow(only: Only, values: Dict[str, Any], changes: Dict[str, Any], source: str) -> Dict[str, Any]:
+def follow(
+    only: Only, values: Dict[str, Any], changes: Dict[str, Any], source: str
+) -> Dict[str, Any]:
     """`changes`, and None for each of `values` that the kinds chosen by both together do not use.
 
-    values: the settings before, as far as they are known. UserError, which names `source`, where `changes` give a
-    setting that its kind does not use a value.
+    values: the settings before, as far as they are known. UserError, which names `source`, where
+    `changes` give a setting that its kind does not use a value.
     """
     result = dict(changes)
     for name, (chooser, kinds) in only.items():
@@ -26,7 +30,10 @@ def follow(only: Only, values: Dict[str, Any], changes: Dict[str, Any], source: 
         if chooser not in together or kind in kinds or together.get(name) is None:
             continue
         if changes.get(name) is not None:
-            raise UserError(f"{source} {name}: {_shown(changes[name])}, but {chooser} is {kind}, which does not use it")
+            raise UserError(
+                f"{source} {name}: {_shown(changes[name])}, but {chooser} is {kind}, which does "
+                "not use it"
+            )
         result[name] = None
     return result
 
@@ -39,7 +46,8 @@ def check(only: Only, values: Dict[str, Any], source: str) -> None:
 
 
 def complete(only: Only, before: Dict[str, Any], saved: Dict[str, Any]) -> Dict[str, Any]:
-    """`saved` settings of an older version with those that came later and say what that version always did.
+    """`saved` settings of an older version with those that came later and say what that version
+    always did.
 
     before: the value of such a setting. A setting that none of the kinds in `saved` uses is None.
     """

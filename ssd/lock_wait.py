@@ -1,4 +1,5 @@
 """How long a thread waits for Python's lock while it has work to do."""
+
 from __future__ import annotations
 
 import os
@@ -9,18 +10,18 @@ from typing import Optional
 class LockWait:
     """Seconds that a thread was held up inside `with` blocks of this object, so far: `seconds`.
 
-    For blocks that only queue work, as a training step does on MXNet's engine: then a thread that neither runs nor
-    waits for a core waits for Python's lock, which another thread holds, or a lock of the library's own. Each call of
-    a library lets go of Python's lock and takes it again, so that a block of many calls can lose it as often. All
-    blocks must be run by one thread.
+    For blocks that only queue work, as a training step does on MXNet's engine: then a thread that
+    neither runs nor waits for a core waits for Python's lock, which another thread holds, or a lock
+    of the library's own. Each call of a library lets go of Python's lock and takes it again, so
+    that a block of many calls can lose it as often. All blocks must be run by one thread.
     """
 
     def __init__(self):
         self.seconds = 0.0
-        self._status: Optional[int] = None    # descriptor; -1 where the system does not tell
+        self._status: Optional[int] = None  # descriptor; -1 where the system does not tell
         self._start = 0.0
 
-    def __enter__(self) -> "LockWait":
+    def __enter__(self) -> LockWait:
         if self._status is None:
             try:
                 self._status = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
@@ -33,12 +34,13 @@ class LockWait:
         self.seconds += max(0.0, self._elsewhere() - self._start)
 
     def _elsewhere(self) -> float:
-        """Seconds up to now in which this thread neither ran nor waited for a core; without the system's word on the
-        latter, the wait for a core counts too."""
+        """Seconds up to now in which this thread neither ran nor waited for a core; without the
+        system's word on the latter, the wait for a core counts too."""
         return time.perf_counter() - time.thread_time() - self._queued()
 
     def _queued(self) -> float:
-        """Seconds that this thread has waited for a core: the second number of Linux' schedstat [ns]."""
+        """Seconds that this thread has waited for a core: the second number of Linux' schedstat
+        [ns]."""
         if self._status < 0:
             return 0.0
         try:

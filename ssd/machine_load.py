@@ -1,27 +1,37 @@
-"""How much of its cores other work takes: what threads that wait for each other are slowed down by."""
+"""How much of its cores other work takes: what threads that wait for each other are slowed down
+by."""
+
 from __future__ import annotations
 
 import os
 from typing import Dict, Iterable, NamedTuple, Optional, Set
 
-LOOK_SECONDS = 0.1    # of a look at the start of a process
+LOOK_SECONDS = 0.1  # of a look at the start of a process
 
 
 class _Times(NamedTuple):
-    """Ticks since the machine's start: of the cores together, of these those in which they computed, of this run."""
+    """Ticks since the machine's start: of the cores together, of these those in which they
+    computed, of this run."""
+
     all: int
     busy: int
     own: int
 
 
 class OtherWork:
-    """The share that other processes take of the cores on which this one may run. No others are those of the same
-    command line, which are this run's other ranks, and what they and this one have started."""
+    """The share that other processes take of the cores on which this one may run. No others are
+    those of the same command line, which are this run's other ranks, and what they and this one
+    have started."""
 
-    def __init__(self, proc: str = "/proc", pid: Optional[int] = None, cores: Optional[Iterable[int]] = None):
-        """proc: the folder of Linux' process files; pid: of this process; cores: numbers of those that it may use."""
+    def __init__(
+        self, proc: str = "/proc", pid: Optional[int] = None, cores: Optional[Iterable[int]] = None
+    ):
+        """proc: the folder of Linux' process files; pid: of this process; cores: numbers of those
+        that it may use."""
         self._proc, self._pid = proc, os.getpid() if pid is None else pid
-        self._cores = {f"cpu{core}" for core in (os.sched_getaffinity(0) if cores is None else cores)}
+        self._cores = {
+            f"cpu{core}" for core in (os.sched_getaffinity(0) if cores is None else cores)
+        }
         self._last = self._read()
 
     def share(self) -> float:
@@ -37,14 +47,24 @@ class OtherWork:
         try:
             with open(os.path.join(self._proc, "stat"), encoding="ascii") as file:
                 rows = [line.split() for line in file]
-            # A row a core: user, nice, system, idle, iowait, irq, softirq, steal; what follows is in user's already.
-            ticks = [sum(part) for part in zip(*(map(int, row[1:9]) for row in rows if row and row[0] in self._cores))]
+            # A row a core: user, nice, system, idle, iowait, irq, softirq, steal; what follows is
+            # in user's already.
+            ticks = [
+                sum(part)
+                for part in zip(
+                    *(map(int, row[1:9]) for row in rows if row and row[0] in self._cores)
+                )
+            ]
             parents, own = self._processes()
         except (OSError, ValueError):
             return None
         user, nice, system, idle, waiting, *others = ticks
         ours = self._ours(parents)
-        return _Times(sum(ticks), user + nice + system + sum(others), sum(own[pid] for pid in ours if pid in own))
+        return _Times(
+            sum(ticks),
+            user + nice + system + sum(others),
+            sum(own[pid] for pid in ours if pid in own),
+        )
 
     def _processes(self):
         """(parent of each process, ticks of each and of what it has started and that has ended)."""
@@ -57,13 +77,17 @@ class OtherWork:
                         fields = file.read().rpartition(b")")[2].split()
                     parents[int(name)] = int(fields[1])
                     own[int(name)] = sum(map(int, fields[11:15]))
-                except (OSError, ValueError, IndexError):    # it has ended meanwhile
+                except (OSError, ValueError, IndexError):  # it has ended meanwhile
                     continue
         return parents, own
 
     def _ours(self, parents: Dict[int, int]) -> Set[int]:
         command = self._command(self._pid)
-        ours = {pid for pid in parents if pid == self._pid or command and self._command(pid) == command}
+        ours = {
+            pid
+            for pid in parents
+            if pid == self._pid or (command and self._command(pid) == command)
+        }
         grown = True
         while grown:
             more = {pid for pid, parent in parents.items() if parent in ours} - ours

@@ -1,4 +1,5 @@
 """Every MLPerf log event, in one place. What differs between rule sets is in ssd.rules."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -16,7 +17,6 @@ from ssd.config import Config, differences, load_recipe
 from ssd.errors import UserError
 from ssd.rules import RULES, Rules
 
-
 DIVISIONS = ("closed", "open")
 STATUSES = ("cloud", "onprem", "preview", "research")
 
@@ -24,15 +24,15 @@ STATUSES = ("cloud", "onprem", "preview", "research")
 class MLPerfLog:
     """The log of one run: to the file `path` and to standard output, one flushed line per event.
 
-    path: the file, made with its folder; None for standard output alone. A file that holds anything is
-        refused with a UserError: a log is never overwritten, nor are two runs mixed.
-    enabled: True on rank 0 alone. Elsewhere nothing is written or opened, but the order of events is checked
-        all the same, so that a mistake of ours stops every rank and not one of them.
+    path: the file, made with its folder; None for standard output alone. A file that holds anything
+        is refused with a UserError: a log is never overwritten, nor are two runs mixed.
+    enabled: True on rank 0 alone. Elsewhere nothing is written or opened, but the order of events
+        is checked all the same, so that a mistake of ours stops every rank and not one of them.
     rules: what the run's rule set asks of the log.
 
-    Events that the rules want once can be logged once: anything else is an AssertionError, as is an end
-    without its start. Close it when done (a `with` block does). Any thread may log. Needs nothing of, and leaves
-    nothing in, the state that mlperf_logging.mllog shares between its users.
+    Events that the rules want once can be logged once: anything else is an AssertionError, as is an
+    end without its start. Close it when done (a `with` block does). Any thread may log. Needs
+    nothing of, and leaves nothing in, the state that mlperf_logging.mllog shares between its users.
     """
 
     def __init__(self, path, *, enabled: bool, rules: Rules):
@@ -40,7 +40,7 @@ class MLPerfLog:
         self.enabled = enabled
         self.rules = rules
         self._seen = set()
-        self._lock = threading.RLock()    # held from an event's checks to the end of its line
+        self._lock = threading.RLock()  # held from an event's checks to the end of its line
         self._closed = False
         self._handlers = []
         if not enabled:
@@ -50,11 +50,14 @@ class MLPerfLog:
         if self.path is not None:
             self._handlers.append(_open_log(self.path))
         self._handlers.append(_LogStream(sys.stdout))
-        logger = logging.Logger("ssd.mlperf", logging.INFO)  # not getLogger: that one would be global
+        logger = logging.Logger(
+            "ssd.mlperf", logging.INFO
+        )  # not getLogger: that one would be global
         for handler in self._handlers:
             logger.addHandler(handler)
         package_root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        # offset 3: the line that called our public method. root_dir is used as a regular expression.
+        # offset 3: the line that called our public method. root_dir is used as a regular
+        # expression.
         self._mllogger = MLLogger(logger, default_stack_offset=3, root_dir=re.escape(package_root))
 
     def close(self) -> None:
@@ -73,14 +76,17 @@ class MLPerfLog:
     def submission(self, org: str, platform: str, division: str, status: str) -> None:
         """Who submits, and on what; once.
 
-        division: closed or open. status: cloud, onprem, preview or research. UserError for anything else.
+        division: closed or open. status: cloud, onprem, preview or research. UserError for anything
+        else.
         """
         for name, value in (("organisation", org), ("platform", platform)):
             if not (isinstance(value, str) and value.strip()):
                 raise UserError(f"the MLPerf log needs the submission's {name}, not {value!r}")
         for name, value, known in (("division", division, DIVISIONS), ("status", status, STATUSES)):
             if value not in known:
-                raise UserError(f"the submission's {name} must be one of {', '.join(known)}, not {value!r}")
+                raise UserError(
+                    f"the submission's {name} must be one of {', '.join(known)}, not {value!r}"
+                )
         self._event("submission_benchmark", self.rules.benchmark)
         self._event("submission_org", org)
         self._event("submission_platform", platform)
@@ -88,16 +94,18 @@ class MLPerfLog:
         self._event("submission_status", status)
 
     def cache_clear(self, value) -> None:
-        """The file cache was dropped before the run. value: True, or what was dropped (see ssd.page_cache)."""
+        """The file cache was dropped before the run. value: True, or what was dropped (see
+        ssd.page_cache)."""
         assert value, "cache_clear is logged only when something was dropped"
         assert "run_start" not in self._seen, "cache_clear after run_start"
         self._event("cache_clear", value, once=False)
 
     def resumed(self, step: int, checkpoint: str) -> None:
-        """This log goes on where another left off: after `step` steps, from the checkpoint at `checkpoint`; once.
+        """This log goes on where another left off: after `step` steps, from the checkpoint at
+        `checkpoint`; once.
 
-        Our own event: the rules know no run of several parts, and the compliance checker passes over it. The caller
-        gives such a log to the open division.
+        Our own event: the rules know no run of several parts, and the compliance checker passes
+        over it. The caller gives such a log to the open division.
         """
         self._event("resumed", _whole(step), metadata={"checkpoint": str(checkpoint)})
 
@@ -107,7 +115,8 @@ class MLPerfLog:
         self._event("init_start", kind="start", once=False)
 
     def init_stop(self) -> None:
-        """End of the initialisation: at most 30 minutes after init_start, just before run_start; once."""
+        """End of the initialisation: at most 30 minutes after init_start, just before run_start;
+        once."""
         self._event("init_stop", kind="end", after="init_start")
 
     def run_start(self) -> None:
@@ -115,12 +124,14 @@ class MLPerfLog:
         self._event("run_start", kind="start", after="init_stop")
 
     def run_stop(self, status: str) -> None:
-        """The clock stops; once. status: "success" (the target is known to be reached) or "aborted"."""
+        """The clock stops; once. status: "success" (the target is known to be reached) or
+        "aborted"."""
         assert status in ("success", "aborted"), status
         self._event("run_stop", kind="end", after="run_start", metadata={"status": status})
 
     def end(self, status: str) -> None:
-        """run_stop, unless the clock has not started or has stopped already; so it may be called for every way out."""
+        """run_stop, unless the clock has not started or has stopped already; so it may be called
+        for every way out."""
         with self._lock:
             if "run_start" in self._seen and "run_stop" not in self._seen:
                 self.run_stop(status)
@@ -128,7 +139,8 @@ class MLPerfLog:
     def abort(self, patience: float = 0.5) -> None:
         """end("aborted") as the log's last line: what other threads log after it is not written.
 
-        patience: seconds for a line that another thread is writing; if that hangs (a full pipe), it is not waited for.
+        patience: seconds for a line that another thread is writing; if that hangs (a full pipe), it
+        is not waited for.
         """
         if not self._lock.acquire(timeout=patience):
             self._lock = threading.RLock()
@@ -146,21 +158,25 @@ class MLPerfLog:
     def hyperparameters(self, **values) -> None:
         """The settings that the rules ask for (ssd.rules says what each key means), each once.
 
-        AssertionError unless `values` has exactly the keys of the rules; rules that ask for none take any.
+        AssertionError unless `values` has exactly the keys of the rules; rules that ask for none
+        take any.
         """
         kinds = self.rules.hyperparameters
         if kinds is None:
             for key, value in values.items():
                 self._event(key, value)
             return
-        missing, unknown = sorted(kinds.keys() - values.keys()), sorted(values.keys() - kinds.keys())
+        missing, unknown = (
+            sorted(kinds.keys() - values.keys()),
+            sorted(values.keys() - kinds.keys()),
+        )
         assert not missing and not unknown, f"hyperparameters: missing {missing}, unknown {unknown}"
         for key, kind in kinds.items():
             self._event(key, _whole(values[key]) if kind is int else kind(values[key]))
 
     def weights_initialization(self, names) -> None:
-        """One event per tensor, each name once; ssd-1.1.0 wants the 119 of SSD-ResNet34, retinanet-2.0.0 and -2.1.0 the
-        89 of RetinaNet's convolutions."""
+        """One event per tensor, each name once; ssd-1.1.0 wants the 119 of SSD-ResNet34,
+        retinanet-2.0.0 and -2.1.0 the 89 of RetinaNet's convolutions."""
         for name in names:
             self._event("weights_initialization", which=name, metadata={"tensor": str(name)})
 
@@ -181,23 +197,38 @@ class MLPerfLog:
         self._event("eval_stop", epoch=epoch, kind="end", after=("eval_start", epoch))
 
     def eval_accuracy(self, epoch: int, value: float, **extent) -> None:
-        """The score after epoch `epoch`: COCO's AP as a fraction in [0, 1]; once per epoch. extent: numbers of the
-        images and objects that it is of, which stand in the event's metadata; the rules know none of these."""
+        """The score after epoch `epoch`: COCO's AP as a fraction in [0, 1]; once per epoch. extent:
+        numbers of the images and objects that it is of, which stand in the event's metadata; the
+        rules know none of these."""
         assert 0 <= value <= 1, f"eval_accuracy {value!r} is no fraction"
         self._event("eval_accuracy", float(value), epoch=epoch, metadata=extent)
 
     def eval_result(self, epoch: int, stats) -> None:
-        """COCO's twelve numbers after epoch `epoch` (name to fraction, -1 where undefined), and of how many images and
-        objects they are; once per epoch.
+        """COCO's twelve numbers after epoch `epoch` (name to fraction, -1 where undefined), and of
+        how many images and objects they are; once per epoch.
 
         Informational: the rules know no such key, and the compliance checker passes over it.
         """
-        self._event("eval_result", {name: value if type(value) is int else float(value)
-                                    for name, value in stats.items()}, epoch=epoch)
+        self._event(
+            "eval_result",
+            {name: value if type(value) is int else float(value) for name, value in stats.items()},
+            epoch=epoch,
+        )
 
-    def _event(self, key, value=None, *, kind="event", once=True, which=None, epoch=None, after=None,
-               metadata=None):
-        """which: what of this key may be logged once. after: the mark of the event that must precede."""
+    def _event(
+        self,
+        key,
+        value=None,
+        *,
+        kind="event",
+        once=True,
+        which=None,
+        epoch=None,
+        after=None,
+        metadata=None,
+    ):
+        """which: what of this key may be logged once. after: the mark of the event that must
+        precede."""
         if epoch is not None:
             which, metadata = epoch, {"epoch_num": _whole(epoch), **_plain(metadata or {})}
         mark = key if which is None else (key, which)
@@ -213,9 +244,9 @@ class MLPerfLog:
 
 class _LogStream(logging.StreamHandler):
     def handleError(self, record):
-        """Raise where logging would print a traceback and lose the line: on a full disk, say, or where nobody reads the
-        pipe any more."""
-        raise
+        """Raise where logging would print a traceback and lose the line: on a full disk, say, or
+        where nobody reads the pipe any more."""
+        raise  # noqa: PLE0704 (logging calls this within its except)
 
 
 class _LogFile(_LogStream, logging.FileHandler):
@@ -239,29 +270,43 @@ def _whole(value):
 
 
 def _plain(value):
-    """`value` as Python's own types: mllog writes what JSON cannot as the words "Failed to encode"."""
+    """`value` as Python's own types: mllog writes what JSON cannot as the words "Failed to
+    encode"."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, dict):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(entry) for entry in value]
-    assert value is None or isinstance(value, (bool, int, float, str)), f"cannot be logged: {value!r}"
+    assert value is None or isinstance(value, (bool, int, float, str)), (
+        f"cannot be logged: {value!r}"
+    )
     assert not isinstance(value, float) or math.isfinite(value), f"cannot be logged: {value!r}"
     return value
 
 
-FIXED = ("model", "default_boxes", "loss", "detection", "augmentation", "data", "training", "evaluation")
+FIXED = (
+    "model",
+    "default_boxes",
+    "loss",
+    "detection",
+    "augmentation",
+    "data",
+    "training",
+    "evaluation",
+)
 
 
 def departures(config: Config) -> List[str]:
-    """Where a run's settings leave the closed division of its rules, in words; [] where they do not, or where the rules
-    fix no recipe."""
+    """Where a run's settings leave the closed division of its rules, in words; [] where they do
+    not, or where the rules fix no recipe."""
     rules = RULES[config.run.rules]
     if rules.closed_recipe is None:
         return []
-    found = [f"{name} {given} but {wanted}"
-             for name, wanted, given in differences(config, load_recipe(rules.closed_recipe), FIXED)
-             if name not in rules.free]
+    found = [
+        f"{name} {given} but {wanted}"
+        for name, wanted, given in differences(config, load_recipe(rules.closed_recipe), FIXED)
+        if name not in rules.free
+    ]
     if config.training.warmup_epochs % 1:
         found.append(f"training.warmup_epochs {config.training.warmup_epochs} but a whole number")
     if config.run.weights:
@@ -272,19 +317,23 @@ def departures(config: Config) -> List[str]:
 
 
 def division_of(config: Config, resumed: bool) -> Tuple[str, str]:
-    """(the division that a run's log names, a line for people where its settings make that the open one, or ""). The
-    other reasons for it are said where they arise: resuming, fine-tuning."""
+    """(the division that a run's log names, a line for people where its settings make that the open
+    one, or ""). The other reasons for it are said where they arise: resuming, fine-tuning."""
     run, reasons = config.run, departures(config)
     if resumed or run.fine_tune or not reasons or run.submission_division == "open":
         return "open" if resumed or run.fine_tune else run.submission_division, ""
-    return "open", f"MLPerf log: open division, as the closed one of {run.rules} has not {'; '.join(reasons)}"
+    return (
+        "open",
+        f"MLPerf log: open division, as the closed one of {run.rules} has not {'; '.join(reasons)}",
+    )
 
 
 def check_log(path, ruleset: str) -> tuple[bool, str]:
-    """The official compliance checker's verdict on the log at `path` (usage training, Rules.ruleset), and its words.
+    """The official compliance checker's verdict on the log at `path` (usage training,
+    Rules.ruleset), and its words.
 
-    True when it ends with status 0 and the line "SUCCESS"; anything else, a crash of its own too, is False.
-    Raises UserError where there is no such file or no checker.
+    True when it ends with status 0 and the line "SUCCESS"; anything else, a crash of its own too,
+    is False. Raises UserError where there is no such file or no checker.
     """
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such log")
@@ -292,10 +341,26 @@ def check_log(path, ruleset: str) -> tuple[bool, str]:
         raise UserError("the compliance checker is not installed: package mlperf-logging")
     # a file of the checker's own is not wanted: it would be left in the current folder
     checker = subprocess.run(
-        [sys.executable, "-m", "mlperf_logging.compliance_checker", "--usage", "training",
-         "--ruleset", ruleset, "--log_output", os.devnull, os.path.abspath(str(path))],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    lines = [line for line in checker.stdout.decode(errors="replace").splitlines()
-             if not line.startswith("** Logging output also at")]
+        [
+            sys.executable,
+            "-m",
+            "mlperf_logging.compliance_checker",
+            "--usage",
+            "training",
+            "--ruleset",
+            ruleset,
+            "--log_output",
+            os.devnull,
+            os.path.abspath(str(path)),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    lines = [
+        line
+        for line in checker.stdout.decode(errors="replace").splitlines()
+        if not line.startswith("** Logging output also at")
+    ]
     success = checker.returncode == 0 and any(line.split()[-1:] == ["SUCCESS"] for line in lines)
     return success, "\n".join(lines)

@@ -1,4 +1,5 @@
 """Drop the file cache before a run, as the MLPerf rules want."""
+
 from __future__ import annotations
 
 import os
@@ -8,12 +9,14 @@ _DROP_CACHES = "/proc/sys/vm/drop_caches"  # Linux, Documentation/admin-guide/sy
 
 
 def drop_caches(folders) -> str | None:
-    """Drop the system's file cache if the system lets us, else the pages of the files below `folders`.
+    """Drop the system's file cache if the system lets us, else the pages of the files below
+    `folders`.
 
     folders: paths of folders (or files); links are followed, what cannot be read is passed over.
 
-    Returns what was dropped, in words for MLPerfLog.cache_clear, or None if nothing was. Never raises for
-    what the system refuses. Pages that a process has mapped, and files that live in memory (tmpfs), stay.
+    Returns what was dropped, in words for MLPerfLog.cache_clear, or None if nothing was. Never
+    raises for what the system refuses. Pages that a process has mapped, and files that live in
+    memory (tmpfs), stay.
     """
     if hasattr(os, "sync"):
         os.sync()  # dirty pages cannot be dropped
@@ -41,11 +44,14 @@ def drop_caches(folders) -> str | None:
             pass
         finally:
             os.close(descriptor)
-    return "data set: pages of %d files, %d bytes, by posix_fadvise" % (files, size) if files else None
+    return (
+        "data set: pages of %d files, %d bytes, by posix_fadvise" % (files, size) if files else None
+    )
 
 
 def _regular_files(folders):
-    """(path, os.stat) of every regular file at or below `folders`: links followed, each inode once."""
+    """(path, os.stat) of every regular file at or below `folders`: links followed, each inode
+    once."""
     seen, waiting = set(), [str(folder) for folder in folders]
     while waiting:
         path = waiting.pop()
@@ -70,5 +76,8 @@ def _memory_devices():
             mounts = [line.split() for line in file]
     except OSError:
         return set()
-    return {os.makedev(*map(int, mount[2].split(":"))) for mount in mounts
-            if mount[mount.index("-") + 1] in ("tmpfs", "ramfs")}
+    return {
+        os.makedev(*map(int, mount[2].split(":")))
+        for mount in mounts
+        if mount[mount.index("-") + 1] in ("tmpfs", "ramfs")
+    }

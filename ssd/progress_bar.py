@@ -1,4 +1,5 @@
 """How far long work over images is, on standard error."""
+
 from __future__ import annotations
 
 import shutil
@@ -9,7 +10,8 @@ SECONDS_PER_LINE = 10  # between two lines of progress where standard error is n
 
 
 class Progress:
-    """How far the images are, on standard error: a bar on a terminal, elsewhere a line now and then."""
+    """How far the images are, on standard error: a bar on a terminal, elsewhere a line now and
+    then."""
 
     def __init__(self, label: str):
         self.label, self.bar, self.last = label, None, time.monotonic()
@@ -18,10 +20,22 @@ class Progress:
         if sys.stderr.isatty():
             if self.bar is None:
                 from tqdm import tqdm
-                tqdm.monitor_interval = 0  # its thread shares locks that an interrupt may leave taken
-                columns, lines = shutil.get_terminal_size()  # tqdm shows nothing on a terminal of unknown size
-                self.bar = tqdm(total=images, desc=self.label, unit="image", file=sys.stderr, leave=False,
-                                ncols=columns, nrows=lines)
+
+                tqdm.monitor_interval = (
+                    0  # its thread shares locks that an interrupt may leave taken
+                )
+                columns, lines = (
+                    shutil.get_terminal_size()
+                )  # tqdm shows nothing on a terminal of unknown size
+                self.bar = tqdm(
+                    total=images,
+                    desc=self.label,
+                    unit="image",
+                    file=sys.stderr,
+                    leave=False,
+                    ncols=columns,
+                    nrows=lines,
+                )
             self.bar.update(done - self.bar.n)
         elif time.monotonic() - self.last >= SECONDS_PER_LINE:
             self.last = time.monotonic()

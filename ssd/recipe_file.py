@@ -1,4 +1,5 @@
 """A recipe as YAML: its sections, with nothing in it twice."""
+
 from __future__ import annotations
 
 from typing import Any, Dict, Set
@@ -7,10 +8,12 @@ from ssd.errors import UserError
 
 
 def read_sections(path: str) -> Dict[str, Any]:
-    """The mapping in a YAML file. UserError naming the file: one that cannot be read or is no YAML, one that holds
-    something else, and one in which a key is there twice, of which YAML's readers take the last without a word.
+    """The mapping in a YAML file. UserError naming the file: one that cannot be read or is no YAML,
+    one that holds something else, and one in which a key is there twice, of which YAML's readers
+    take the last without a word.
     """
     import yaml
+
     try:
         with open(path, encoding="utf-8-sig") as file:
             node = yaml.compose(file, Loader=yaml.SafeLoader)
@@ -21,7 +24,11 @@ def read_sections(path: str) -> Dict[str, Any]:
         raise UserError(f"recipe {path}: cannot be read: {error.strerror}") from None
     except UserError:
         raise
-    except (yaml.YAMLError, ValueError, RecursionError) as error:    # ValueError: not UTF-8, or 2020-13-45 for a date
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: not UTF-8, or 2020-13-45 for a date
         raise UserError(f"recipe {path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"recipe {path}: sections are needed, not {type(content).__name__}")
@@ -29,9 +36,10 @@ def read_sections(path: str) -> Dict[str, Any]:
 
 
 def _refuse_twice(node, path: str, section: str, seen: Set[int]) -> None:
-    """UserError for a key that a mapping, or one inside it, holds twice, with both lines' numbers. seen: nodes that
-    were looked at, as an alias (*name) brings them again and again."""
+    """UserError for a key that a mapping, or one inside it, holds twice, with both lines' numbers.
+    seen: nodes that were looked at, as an alias (*name) brings them again and again."""
     import yaml
+
     if id(node) in seen:
         return
     seen.add(id(node))
@@ -46,6 +54,8 @@ def _refuse_twice(node, path: str, section: str, seen: Set[int]) -> None:
         name = f"{section}.{key.value}" if section else str(key.value)
         if isinstance(key, yaml.ScalarNode):
             if key.value in lines:
-                raise UserError(f"recipe {path}: {name} is there twice, in lines {lines[key.value]} and {line}")
+                raise UserError(
+                    f"recipe {path}: {name} is there twice, in lines {lines[key.value]} and {line}"
+                )
             lines[key.value] = line
         _refuse_twice(value, path, name, seen)

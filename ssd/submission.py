@@ -1,9 +1,12 @@
-"""The MLPerf logs of a system as a submission package: layout, score, the official checkers' verdict.
+"""The MLPerf logs of a system as a submission package: layout, score, the official checkers'
+verdict.
 
-The layout is that of MLCommons' submission rules (github.com/mlcommons/policies, submission_rules.adoc, "Directory
-structure", Training). The score is the time to train: run_start to run_stop, the mean without the fastest and the
-slowest run (training_rules.adoc, "Benchmark Results").
+The layout is that of MLCommons' submission rules (github.com/mlcommons/policies,
+submission_rules.adoc, "Directory structure", Training). The score is the time to train: run_start
+to run_stop, the mean without the fastest and the slowest run (training_rules.adoc, "Benchmark
+Results").
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -22,62 +25,115 @@ from ssd.rules import Rules
 
 TOKEN = ":::MLLOG "
 # What all runs of a submission have in common, besides their hyperparameters.
-SAME_SYSTEM = ("submission_org", "submission_platform", "submission_division", "submission_status",
-               "submission_benchmark")
-# What of this repository is the implementation. No name begins with a dot: the repository checker refuses those.
-IMPLEMENTATION = ("Dockerfile", "LICENSE", "README.md", "benchmarks", "docs", "prepare-json.py", "pyproject.toml",
-                  "run.sub", "run_and_time.sh", "run_with_docker.sh", "scripts", "ssd")
-LAUNCHERS = {"docker": "./run_with_docker.sh", "slurm": 'sbatch -N "$NNODES" -t "$WALLTIME" run.sub'}
-# submission_status of a log -> "status" of a system's description, in the words that rule sets from 4.0.0 on want.
-AVAILABILITY = {"onprem": "Available on-premise", "cloud": "Available cloud", "preview": "Preview",
-                "research": "Research, Development, or Internal (RDI)"}
-# mlperf_logging/system_desc_checker wants these fields; the submission rules want words in those marked True.
+SAME_SYSTEM = (
+    "submission_org",
+    "submission_platform",
+    "submission_division",
+    "submission_status",
+    "submission_benchmark",
+)
+# What of this repository is the implementation. No name begins with a dot: the repository checker
+# refuses those.
+IMPLEMENTATION = (
+    "Dockerfile",
+    "LICENSE",
+    "README.md",
+    "benchmarks",
+    "docs",
+    "prepare-json.py",
+    "pyproject.toml",
+    "run.sub",
+    "run_and_time.sh",
+    "run_with_docker.sh",
+    "scripts",
+    "ssd",
+)
+LAUNCHERS = {
+    "docker": "./run_with_docker.sh",
+    "slurm": 'sbatch -N "$NNODES" -t "$WALLTIME" run.sub',
+}
+# submission_status of a log -> "status" of a system's description, in the words that rule sets from
+# 4.0.0 on want.
+AVAILABILITY = {
+    "onprem": "Available on-premise",
+    "cloud": "Available cloud",
+    "preview": "Preview",
+    "research": "Research, Development, or Internal (RDI)",
+}
+# mlperf_logging/system_desc_checker wants these fields; the submission rules want words in those
+# marked True.
 SYSTEM_FIELDS = {
-    "submitter": True, "division": True, "status": True, "system_name": True, "number_of_nodes": True,
-    "host_processors_per_node": True, "host_processor_model_name": True, "host_processor_core_count": True,
-    "host_processor_vcpu_count": False, "host_processor_frequency": False, "host_processor_caches": False,
-    "host_processor_interconnect": False, "host_memory_capacity": True, "host_storage_type": True,
-    "host_storage_capacity": True, "host_networking": True, "host_networking_topology": True,
-    "host_memory_configuration": True, "accelerators_per_node": True, "accelerator_model_name": True,
-    "accelerator_host_interconnect": True, "accelerator_frequency": False, "accelerator_on-chip_memories": False,
-    "accelerator_memory_configuration": True, "accelerator_memory_capacity": True, "accelerator_interconnect": True,
-    "accelerator_interconnect_topology": False, "cooling": True, "hw_notes": False, "framework": True,
-    "other_software_stack": True, "operating_system": True, "sw_notes": False}
+    "submitter": True,
+    "division": True,
+    "status": True,
+    "system_name": True,
+    "number_of_nodes": True,
+    "host_processors_per_node": True,
+    "host_processor_model_name": True,
+    "host_processor_core_count": True,
+    "host_processor_vcpu_count": False,
+    "host_processor_frequency": False,
+    "host_processor_caches": False,
+    "host_processor_interconnect": False,
+    "host_memory_capacity": True,
+    "host_storage_type": True,
+    "host_storage_capacity": True,
+    "host_networking": True,
+    "host_networking_topology": True,
+    "host_memory_configuration": True,
+    "accelerators_per_node": True,
+    "accelerator_model_name": True,
+    "accelerator_host_interconnect": True,
+    "accelerator_frequency": False,
+    "accelerator_on-chip_memories": False,
+    "accelerator_memory_configuration": True,
+    "accelerator_memory_capacity": True,
+    "accelerator_interconnect": True,
+    "accelerator_interconnect_topology": False,
+    "cooling": True,
+    "hw_notes": False,
+    "framework": True,
+    "other_software_stack": True,
+    "operating_system": True,
+    "sw_notes": False,
+}
 
 
 @dataclasses.dataclass
 class Trial:
     """One run, from its log."""
+
     path: str
-    minutes: float              # run_start to run_stop
-    epoch: float                # of the evaluation that reached the target
-    accuracy: float             # mAP of that evaluation, a fraction
+    minutes: float  # run_start to run_stop
+    epoch: float  # of the evaluation that reached the target
+    accuracy: float  # mAP of that evaluation, a fraction
     seed: int
-    system: Dict[str, Any]      # SAME_SYSTEM
-    settings: Dict[str, Any]    # the hyperparameters of the rules, and every opt_*
+    system: Dict[str, Any]  # SAME_SYSTEM
+    settings: Dict[str, Any]  # the hyperparameters of the rules, and every opt_*
 
 
 @dataclasses.dataclass
 class Package:
     """What was written."""
+
     folder: str
     trials: List[Trial]
-    minutes: float              # the mean of the middle runs
-    scaling: float              # the factor that the convergence check puts on the score: 1 or more
-    convergence: str            # the verdict of the convergence check, in words
-    empty_fields: List[str]     # of the system's description, where the rules want words
+    minutes: float  # the mean of the middle runs
+    scaling: float  # the factor that the convergence check puts on the score: 1 or more
+    convergence: str  # the verdict of the convergence check, in words
+    empty_fields: List[str]  # of the system's description, where the rules want words
 
 
 def read_trial(path, rules: Rules) -> Trial:
     """The run whose log `path` is: an mlperf.log, or a trial's whole output with those lines in it.
 
-    Raises UserError, which names the log: no such file, no whole run, of another benchmark than that of `rules`,
-    resumed, target not reached.
+    Raises UserError, which names the log: no such file, no whole run, of another benchmark than
+    that of `rules`, resumed, target not reached.
     """
     path = os.fspath(path)
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            lines = [line[line.rindex(TOKEN) + len(TOKEN):] for line in file if TOKEN in line]
+            lines = [line[line.rindex(TOKEN) + len(TOKEN) :] for line in file if TOKEN in line]
         events = [json.loads(line) for line in lines]
         by_key: Dict[str, List[dict]] = {}
         for event in events:
@@ -90,27 +146,51 @@ def read_trial(path, rules: Rules) -> Trial:
         if key not in by_key:
             raise UserError(f"{path}: no {key} in this log")
     if "resumed" in by_key:
-        raise UserError(f"{path}: this run was resumed from a checkpoint, so its time is not one of a submission")
+        raise UserError(
+            f"{path}: this run was resumed from a checkpoint, so its time is not one of a "
+            "submission"
+        )
     if "run_stop" not in by_key:
         raise UserError(f"{path}: the run did not come to its end (no run_stop)")
     try:
-        reached = [(event["metadata"]["epoch_num"], event["value"]) for event in by_key.get("eval_accuracy", [])
-                   if rules.target <= event["value"]]
+        reached = [
+            (event["metadata"]["epoch_num"], event["value"])
+            for event in by_key.get("eval_accuracy", [])
+            if rules.target <= event["value"]
+        ]
         minutes = (by_key["run_stop"][-1]["time_ms"] - by_key["run_start"][0]["time_ms"]) / 60000
         success = by_key["run_stop"][-1]["metadata"]["status"] == "success"
         values = {key: entries[-1]["value"] for key, entries in by_key.items()}
     except (KeyError, TypeError):
-        raise UserError(f"{path}: an event without the value or metadata that the rules want") from None
+        raise UserError(
+            f"{path}: an event without the value or metadata that the rules want"
+        ) from None
     if values["submission_benchmark"] != rules.benchmark:
-        raise UserError(f"{path}: submission_benchmark is {values['submission_benchmark']!r}, not {rules.benchmark!r}")
+        raise UserError(
+            f"{path}: submission_benchmark is {values['submission_benchmark']!r}, not "
+            f"{rules.benchmark!r}"
+        )
     if not success or not reached:
         best = max((event["value"] for event in by_key.get("eval_accuracy", [])), default=None)
-        raise UserError(f"{path}: the run did not reach the target mAP of {rules.target} (best: {best})")
+        raise UserError(
+            f"{path}: the run did not reach the target mAP of {rules.target} (best: {best})"
+        )
     if not isinstance(values["seed"], int):
         raise UserError(f"{path}: seed {values['seed']!r} is no whole number")
-    settings = {key: value for key, value in values.items() if key in rules.hyperparameters or key.startswith("opt_")}
-    return Trial(path, minutes, reached[0][0], reached[0][1], values["seed"],
-                 {key: values[key] for key in SAME_SYSTEM}, settings)
+    settings = {
+        key: value
+        for key, value in values.items()
+        if key in rules.hyperparameters or key.startswith("opt_")
+    }
+    return Trial(
+        path,
+        minutes,
+        reached[0][0],
+        reached[0][1],
+        values["seed"],
+        {key: values[key] for key in SAME_SYSTEM},
+        settings,
+    )
 
 
 def read_trials(paths: Sequence, rules: Rules) -> List[Trial]:
@@ -124,8 +204,10 @@ def read_trials(paths: Sequence, rules: Rules) -> List[Trial]:
             ours, theirs = getattr(first, part), getattr(trial, part)
             for key in sorted(set(ours) | set(theirs)):
                 if ours.get(key) != theirs.get(key):
-                    raise UserError(f"{trial.path}: {key} is {theirs.get(key)!r}, but {ours.get(key)!r} in "
-                                    f"{first.path}")
+                    raise UserError(
+                        f"{trial.path}: {key} is {theirs.get(key)!r}, but {ours.get(key)!r} in "
+                        f"{first.path}"
+                    )
     seeds: Dict[int, str] = {}
     for trial in trials:
         if trial.seed in seeds:
@@ -142,7 +224,8 @@ def olympic_mean(minutes: Sequence[float]) -> float:
 
 
 def read_system(path, trials: Sequence[Trial]) -> Dict[str, str]:
-    """The system's description (JSON, SYSTEM_FIELDS); UserError unless it is whole and fits the logs."""
+    """The system's description (JSON, SYSTEM_FIELDS); UserError unless it is whole and fits the
+    logs."""
     try:
         with open(os.fspath(path), encoding="utf-8") as file:
             system = json.load(file)
@@ -160,25 +243,42 @@ def read_system(path, trials: Sequence[Trial]) -> Dict[str, str]:
             raise UserError(f"{path}: {name} must be a text, not {value!r}")
     for name, key in (("submitter", "submission_org"), ("division", "submission_division")):
         if system[name] != trials[0].system[key]:
-            raise UserError(f"{path}: {name} is {system[name]!r}, but {trials[0].system[key]!r} in the logs")
+            raise UserError(
+                f"{path}: {name} is {system[name]!r}, but {trials[0].system[key]!r} in the logs"
+            )
     return system
 
 
-def package(logs: Sequence, output, system_name: str, description, config: str, repository, *, rules: Rules,
-            implementation: str = "mxnet", launcher: str = "docker") -> Package:
+def package(
+    logs: Sequence,
+    output,
+    system_name: str,
+    description,
+    config: str,
+    repository,
+    *,
+    rules: Rules,
+    implementation: str = "mxnet",
+    launcher: str = "docker",
+) -> Package:
     """Writes the package of `logs` into `output`, a folder that does not exist or is empty.
 
-    system_name: <system_desc_id> of the rules. description: its JSON file. config: the config_*.sh of the runs, in
-    `repository`, the folder of this project. rules: those that the runs kept to; a row with a ruleset. launcher: which
-    of LAUNCHERS ran them, for the package's run_and_time.sh.
-    Nothing is left in `output` unless the compliance checker accepts every log, and the package and repository
-    checkers the whole. Raises UserError.
+    system_name: <system_desc_id> of the rules. description: its JSON file. config: the config_*.sh
+    of the runs, in `repository`, the folder of this project. rules: those that the runs kept to; a
+    row with a ruleset. launcher: which of LAUNCHERS ran them, for the package's run_and_time.sh.
+    Nothing is left in `output` unless the compliance checker accepts every log, and the package and
+    repository checkers the whole. Raises UserError.
     """
-    assert rules.ruleset is not None and rules.hyperparameters is not None, "nobody checks a run without rules"
+    assert rules.ruleset is not None and rules.hyperparameters is not None, (
+        "nobody checks a run without rules"
+    )
     output = os.path.abspath(os.fspath(output))
     for what, name in (("system", system_name), ("implementation", implementation)):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
-            raise UserError(f"{what} {name!r}: letters, digits and . _ + - only, since folders are named after it")
+            raise UserError(
+                f"{what} {name!r}: letters, digits and . _ + - only, since folders are named after "
+                "it"
+            )
     if os.path.lexists(output) and (not os.path.isdir(output) or os.listdir(output)):
         raise UserError(f"{output}: not an empty folder; nothing is overwritten")
     if os.path.basename(config) != config or not os.path.isfile(os.path.join(repository, config)):
@@ -199,28 +299,54 @@ def package(logs: Sequence, output, system_name: str, description, config: str, 
     try:
         # In a folder of a plain name: the repository checker refuses one that begins with a dot.
         staging = os.path.join(scratch, "package")
-        _write(staging, trials, system_name, system, config, repository, implementation, launcher, rules)
+        _write(
+            staging,
+            trials,
+            system_name,
+            system,
+            config,
+            repository,
+            implementation,
+            launcher,
+            rules,
+        )
         convergence = _check(staging, rules.ruleset)
-        scaling = _scaling(os.path.join(staging, "results", system_name, rules.benchmark, "scaling.json"))
+        scaling = _scaling(
+            os.path.join(staging, "results", system_name, rules.benchmark, "scaling.json")
+        )
         os.rename(staging, output)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     empty = [name for name, wanted in SYSTEM_FIELDS.items() if wanted and not system[name].strip()]
-    return Package(output, trials, olympic_mean([trial.minutes for trial in trials]), scaling, convergence, empty)
+    return Package(
+        output,
+        trials,
+        olympic_mean([trial.minutes for trial in trials]),
+        scaling,
+        convergence,
+        empty,
+    )
 
 
-def _write(folder, trials, system_name, system, config, repository, implementation, launcher, rules: Rules):
+def _write(
+    folder, trials, system_name, system, config, repository, implementation, launcher, rules: Rules
+):
     benchmark = rules.benchmark
     results = os.path.join(folder, "results", system_name, benchmark)
     implementations = os.path.join(folder, "benchmarks", benchmark, "implementations")
-    code, ours = os.path.join(implementations, implementation), os.path.join(implementations, system_name)
+    code, ours = (
+        os.path.join(implementations, implementation),
+        os.path.join(implementations, system_name),
+    )
     for path in (results, os.path.join(folder, "systems"), code, ours):
         os.makedirs(path)
     for number, trial in enumerate(trials):
         shutil.copyfile(trial.path, os.path.join(results, f"result_{number}.txt"))
     _write_json(os.path.join(folder, "systems", system_name + ".json"), system)
 
-    configs = tuple(sorted(name for name in os.listdir(repository) if re.fullmatch(r"config_\w+\.sh", name)))
+    configs = tuple(
+        sorted(name for name in os.listdir(repository) if re.fullmatch(r"config_\w+\.sh", name))
+    )
     for name in IMPLEMENTATION + configs:
         source, target = os.path.join(repository, name), os.path.join(code, name)
         if os.path.isdir(source):
@@ -228,24 +354,46 @@ def _write(folder, trials, system_name, system, config, repository, implementati
         elif os.path.isfile(source):
             shutil.copy(source, target)
 
-    _write_json(os.path.join(ours, f"{system_name}_{implementation}.json"), {
-        "system": system_name, "implementation": implementation, "benchmark": benchmark, "config": config,
-        "hyperparameters": trials[0].settings, "seeds": [trial.seed for trial in trials]})
+    _write_json(
+        os.path.join(ours, f"{system_name}_{implementation}.json"),
+        {
+            "system": system_name,
+            "implementation": implementation,
+            "benchmark": benchmark,
+            "config": config,
+            "hyperparameters": trials[0].settings,
+            "seeds": [trial.seed for trial in trials],
+        },
+    )
     with open(os.path.join(ours, "README.md"), "w", encoding="utf-8") as file:
-        file.write(f"# MLPerf benchmark {benchmark} on {system_name}\n\n"
-                   f"The code is in [../{implementation}](../{implementation}), every step in its "
-                   "docs/launch.md. In this order:\n\n"
-                   "    ./setup.sh            # builds the container image CONT\n"
-                   f"    ./init_datasets.sh    # {rules.data_set} into DATADIR, the backbone into PRETRAINED_DIR\n"
-                   f"    ./run_and_time.sh     # the runs, with {config}: CONT, DATADIR, PRETRAINED_DIR, LOGDIR\n")
+        file.write(
+            f"# MLPerf benchmark {benchmark} on {system_name}\n\n"
+            f"The code is in [../{implementation}](../{implementation}), every step in its "
+            "docs/launch.md. In this order:\n\n"
+            "    ./setup.sh            # builds the container image CONT\n"
+            f"    ./init_datasets.sh    # {rules.data_set} into DATADIR, the backbone into "
+            "PRETRAINED_DIR\n"
+            f"    ./run_and_time.sh     # the runs, with {config}: CONT, DATADIR, PRETRAINED_DIR, "
+            "LOGDIR\n"
+        )
     for name, lines in (
-            ("setup.sh", ['docker build --pull -t "${CONT:?}" .']),
-            ("init_datasets.sh", list(rules.downloads)),
-            ("run_and_time.sh", [f". ./{config}", LAUNCHERS[launcher]])):
+        ("setup.sh", ['docker build --pull -t "${CONT:?}" .']),
+        ("init_datasets.sh", list(rules.downloads)),
+        ("run_and_time.sh", [f". ./{config}", LAUNCHERS[launcher]]),
+    ):
         path = os.path.join(ours, name)
         with open(path, "w", encoding="utf-8") as file:
-            file.write("\n".join(["#!/usr/bin/env bash", "set -euo pipefail",
-                                  f'cd -- "$(dirname -- "${{BASH_SOURCE[0]}}")/../{implementation}"', *lines, ""]))
+            file.write(
+                "\n".join(
+                    [
+                        "#!/usr/bin/env bash",
+                        "set -euo pipefail",
+                        f'cd -- "$(dirname -- "${{BASH_SOURCE[0]}}")/../{implementation}"',
+                        *lines,
+                        "",
+                    ]
+                )
+            )
         os.chmod(path, 0o755)
 
 
@@ -256,7 +404,8 @@ def _write_json(path, content):
 
 
 def _check(folder, ruleset: str) -> str:
-    """The convergence check's words; UserError with the complaint of the first checker that refuses the package."""
+    """The convergence check's words; UserError with the complaint of the first checker that refuses
+    the package."""
     words = _run_checker(folder, "package_checker", ruleset)
     if "PACKAGE CHECKER FOUND NO ERRORS" not in words:
         raise UserError(f"the package checker refuses the package: {_complaint(words)}")
@@ -269,22 +418,39 @@ def _check(folder, ruleset: str) -> str:
 
 
 def _run_checker(folder, name, ruleset) -> str:
-    # The folder as "package": the checkers take a path as a pattern, where brackets would mean something.
-    done = subprocess.run([sys.executable, "-m", "mlperf_logging." + name, os.path.basename(folder), "training",
-                           ruleset, "--log_output", os.devnull], cwd=os.path.dirname(folder),
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    # The folder as "package": the checkers take a path as a pattern, where brackets would mean
+    # something.
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "mlperf_logging." + name,
+            os.path.basename(folder),
+            "training",
+            ruleset,
+            "--log_output",
+            os.devnull,
+        ],
+        cwd=os.path.dirname(folder),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     return done.stdout.decode(errors="replace")
 
 
 def _complaint(words: str) -> str:
     """What a checker complains of, in one line: its lines of errors, else its last one."""
     lines = [" ".join(line.split()) for line in words.splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r"(ERROR|WARNING|CHECK for|FAILED|.*Error\b)", line)]
+    errors = [
+        line for line in lines if re.match(r"(ERROR|WARNING|CHECK for|FAILED|.*Error\b)", line)
+    ]
     return "; ".join((errors or lines[-1:] or ["it said nothing"])[:4])[:400]
 
 
 def _scaling(path) -> float:
-    """The factor that the convergence check left for a run that was quicker than its reference; 1 without."""
+    """The factor that the convergence check left for a run that was quicker than its reference; 1
+    without."""
     if not os.path.exists(path):
         return 1.0
     with open(path, encoding="utf-8") as file:

@@ -2,19 +2,21 @@
 
 In the other order (mxnet, horovod.mxnet, torch) the process dies with "free(): invalid size".
 
-And Ctrl-C is not ignored: a shell that starts pytest in the background has it ignored, which all processes of the tests
-would inherit.
+And Ctrl-C is not ignored: a shell that starts pytest in the background has it ignored, which all
+processes of the tests would inherit.
 
-scripts/test.sh runs the tests in two processes (pytest-xdist), since many of them wait for others to start, to fail or
-to be found hanging. Each of the two has one thread, as have the processes that it starts.
+scripts/test.sh runs the tests in two processes (pytest-xdist), since many of them wait for others
+to start, to fail or to be found hanging. Each of the two has one thread, as have the processes that
+it starts.
 """
+
 import os
 import signal
 
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")    # before PyTorch and MXNet read it
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch and MXNet read it
 THREADS = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT")}
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -24,30 +26,70 @@ except ImportError:
     pass
 
 
-# Those that need a Docker engine and its image, which are made once in a process, or ask as much of the machine.
+# Those that need a Docker engine and its image, which are made once in a process, or ask as much of
+# the machine.
 DOCKER = ("tests/launch/test_slurm.py", "tests/launch/test_docker")
 # What waits comes first, so that the end is short; the longest of all are these.
 FIRST = (*DOCKER, "tests/launch/", "tests/faults/")
 # What starts processes, networks of full size or servers: no part of the quick subset.
-SLOW = ("tests/launch/", "tests/faults/", "tests/scripts/", "tests/benchmark/", "tests/benchmarks/", "tests/report/",
-        "tests/test_every_recipe.py", "tests/test_ends.py", "tests/test_mlperf.py", "tests/test_retinanet_log.py",
-        "tests/tools/test_predictor.py", "tests/evaluation/test_fast_scoring.py", "tests/data/test_",
-        *(f"tests/commands/test_{name}" for name in ("evaluate", "export", "odd_annotations", "predict", "show_data")),
-        *(f"tests/datasets/test_{name}" for name in ("prepare_json", "shapes")),
-        *(f"tests/model/test_{name}" for name in (
-            "backbone", "channels_last", "family_reference", "fine_tuning", "int8", "retinanet_reference", "structure",
-            "weights")),
-        *(f"tests/training/test_{name}.py" for name in (
-            "bad_input", "norm_groups", "optimizer", "own_data", "plan", "progress", "ranks", "retinanet", "run_folder",
-            "score_extent", "trace", "train")))
+SLOW = (
+    "tests/launch/",
+    "tests/faults/",
+    "tests/scripts/",
+    "tests/benchmark/",
+    "tests/benchmarks/",
+    "tests/report/",
+    "tests/test_every_recipe.py",
+    "tests/test_ends.py",
+    "tests/test_mlperf.py",
+    "tests/test_retinanet_log.py",
+    "tests/tools/test_predictor.py",
+    "tests/evaluation/test_fast_scoring.py",
+    "tests/data/test_",
+    *(
+        f"tests/commands/test_{name}"
+        for name in ("evaluate", "export", "odd_annotations", "predict", "show_data")
+    ),
+    *(f"tests/datasets/test_{name}" for name in ("prepare_json", "shapes")),
+    *(
+        f"tests/model/test_{name}"
+        for name in (
+            "backbone",
+            "channels_last",
+            "family_reference",
+            "fine_tuning",
+            "int8",
+            "retinanet_reference",
+            "structure",
+            "weights",
+        )
+    ),
+    *(
+        f"tests/training/test_{name}.py"
+        for name in (
+            "bad_input",
+            "norm_groups",
+            "optimizer",
+            "own_data",
+            "plan",
+            "progress",
+            "ranks",
+            "retinanet",
+            "run_folder",
+            "score_extent",
+            "trace",
+            "train",
+        )
+    ),
+)
 
 
 def pytest_configure(config):
     if hasattr(config.option, "loadscopereorder"):
-        config.option.loadscopereorder = False    # keep the order below
+        config.option.loadscopereorder = False  # keep the order below
 
 
-@pytest.hookimpl(optionalhook=True)    # of pytest-xdist
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config, log):
     """The tests of a file stay in one process, for its fixtures, and those of DOCKER too."""
     from xdist.scheduler import LoadFileScheduling
@@ -55,12 +97,17 @@ def pytest_xdist_make_scheduler(config, log):
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid):
             return DOCKER[0] if nodeid.startswith(DOCKER) else super()._split_scope(nodeid)
+
     return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(items):
     def place(item):
-        return next((number for number, start in enumerate(FIRST) if item.nodeid.startswith(start)), len(FIRST))
+        return next(
+            (number for number, start in enumerate(FIRST) if item.nodeid.startswith(start)),
+            len(FIRST),
+        )
+
     items.sort(key=place)
     for item in items:
         if item.nodeid.startswith(SLOW):
@@ -69,8 +116,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def threads_of_a_command_called_here():
-    """A command that a test calls in this process sets its number of threads: the next tests' processes have their own
-    (two ranks would take as many threads each)."""
+    """A command that a test calls in this process sets its number of threads: the next tests'
+    processes have their own (two ranks would take as many threads each)."""
     yield
     for name, value in THREADS.items():
         if os.environ.get(name) != value:

@@ -1,12 +1,15 @@
-"""A stand-in for a GPU: MXNet's second CPU context, on which a command runs while every operator is looked at.
+"""A stand-in for a GPU: MXNet's second CPU context, on which a command runs while every operator is
+looked at.
 
-`mx.cpu(1)` is main memory like `mx.cpu(0)`, so that MXNet itself does not mind arrays of both in one operator; on a GPU it
-would end there. What is computed on the default context where it ought to be the step's is found all the same:
-`on_second_context` lists every operator with an array elsewhere, but for copies, and for the first values of parameters,
-which Gluon makes in main memory.
+`mx.cpu(1)` is main memory like `mx.cpu(0)`, so that MXNet itself does not mind arrays of both in
+one operator; on a GPU it would end there. What is computed on the default context where it ought to
+be the step's is found all the same: `on_second_context` lists every operator with an array
+elsewhere, but for copies, and for the first values of parameters, which Gluon makes in main memory.
 
-    python -m tests.second_context COMMAND FLAGS    runs a command so; its status, or 99 where something was elsewhere
+    python -m tests.second_context COMMAND FLAGS    runs a command so; its status, or 99 where
+                                                    something was elsewhere
 """
+
 import contextlib
 import ctypes
 import sys
@@ -25,7 +28,8 @@ COPIES = ("_copyto", "_npi_copyto")
 
 
 class Elsewhere(dict):
-    """Number of times by (operator, contexts, place in our sources); operators: how many were looked at."""
+    """Number of times by (operator, contexts, place in our sources); operators: how many were
+    looked at."""
 
     operators = 0
 
@@ -33,13 +37,21 @@ class Elsewhere(dict):
         if name in COPIES:
             return
         self.operators += 1
-        contexts = tuple(sorted({str(array.context) for array in arrays if isinstance(array, mx.nd.NDArray)}))
+        contexts = tuple(
+            sorted({str(array.context) for array in arrays if isinstance(array, mx.nd.NDArray)})
+        )
         if contexts not in ((), (str(STEP),)):
             frames = traceback.extract_stack()
             if any(frame.filename.endswith("mxnet/gluon/parameter.py") for frame in frames):
                 return
-            place = next((f"{frame.filename}:{frame.lineno}" for frame in reversed(frames)
-                          if "/ssd/" in frame.filename and "mxnet" not in frame.filename), "?")
+            place = next(
+                (
+                    f"{frame.filename}:{frame.lineno}"
+                    for frame in reversed(frames)
+                    if "/ssd/" in frame.filename and "mxnet" not in frame.filename
+                ),
+                "?",
+            )
             key = name, " ".join(contexts), place
             self[key] = self.get(key, 0) + 1
 
@@ -69,11 +81,16 @@ def on_second_context():
         result = call(self, *arguments, **options)
         found.note("a hybridized graph", [*arguments, *_listed(result)])
         return result
-    with patch.object(device, "Device", lambda kind, index, context: Device(kind, index, STEP)), \
-            patch.object(bridge, "to_mxnet", lambda batch, device_id=0: to_mxnet(batch).as_in_context(STEP)), \
-            patch.object(bridge, "filled", lambda *arguments: filled(*arguments).as_in_context(STEP)), \
-            patch.object(register, "_imperative_invoke", watched), \
-            patch.object(low.CachedOp, "__call__", watched_graph):
+
+    with patch.object(
+        device, "Device", lambda kind, index, context: Device(kind, index, STEP)
+    ), patch.object(
+        bridge, "to_mxnet", lambda batch, device_id=0: to_mxnet(batch).as_in_context(STEP)
+    ), patch.object(
+        bridge, "filled", lambda *arguments: filled(*arguments).as_in_context(STEP)
+    ), patch.object(register, "_imperative_invoke", watched), patch.object(
+        low.CachedOp, "__call__", watched_graph
+    ):
         yield found
 
 
@@ -83,10 +100,14 @@ def _listed(result):
 
 def run(arguments):
     from ssd.__main__ import main
+
     with on_second_context() as found:
         status = main(arguments)
     if status == 0 and (found or not found.operators):
-        print(f"of {found.operators} operators these were not on {STEP} alone: {dict(found)}", file=sys.stderr)
+        print(
+            f"of {found.operators} operators these were not on {STEP} alone: {dict(found)}",
+            file=sys.stderr,
+        )
         return 99
     return status
 

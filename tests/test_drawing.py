@@ -1,11 +1,12 @@
 """Drawn boxes: pixels where the box says, text inside the picture, odd images."""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from ssd.errors import UserError
 from ssd.drawing import draw_boxes, mosaic, save_image
+from ssd.errors import UserError
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 GREY = 90
@@ -21,15 +22,29 @@ def colored(picture, color):
 
 def test_edges_of_a_detection_have_its_classes_colour():
     before = image()
-    drawn = draw_boxes(before, [[20, 50, 60, 90], [100, 50, 180, 110]], ["cat", "dog"], [0.5, 0.6],
-                       {"cat": RED, "dog": GREEN})
+    drawn = draw_boxes(
+        before,
+        [[20, 50, 60, 90], [100, 50, 180, 110]],
+        ["cat", "dog"],
+        [0.5, 0.6],
+        {"cat": RED, "dog": GREEN},
+    )
     red, green = colored(drawn, RED), colored(drawn, GREEN)
     # right and bottom are exclusive
-    assert red[50, 20:60].all() and red[89, 20:60].all() and red[50:90, 20].all() and red[50:90, 59].all()
-    assert green[50, 100:180].all() and green[109, 100:180].all() and green[50:110, [100, 179]].all()
+    assert (
+        red[50, 20:60].all()
+        and red[89, 20:60].all()
+        and red[50:90, 20].all()
+        and red[50:90, 59].all()
+    )
+    assert (
+        green[50, 100:180].all() and green[109, 100:180].all() and green[50:110, [100, 179]].all()
+    )
     assert not red[90:].any() and not green[110:].any()
     assert not red[50:, 60:].any() and not green[50:, 180:].any()
-    assert (drawn[51:89, 21:59] == GREY).all() and (drawn[51:109, 101:179] == GREY).all()  # nothing inside
+    assert (drawn[51:89, 21:59] == GREY).all() and (
+        drawn[51:109, 101:179] == GREY
+    ).all()  # nothing inside
     assert (before == GREY).all()  # the input is left alone
 
 
@@ -50,11 +65,22 @@ def test_ground_truth_is_dashed_black_and_white():
     assert (drawn[51:89, 21:59] == GREY).all()
 
 
-@pytest.mark.parametrize("box", [
-    [0, 0, 200, 120], [-30, -30, 40, 40], [150, 90, 999, 999], [-1e12, -1e12, 1e12, 1e12],
-    [199.6, 119.6, 200, 120], [50, 50, 50, 50], [50.4, 50.4, 50.45, 50.45]])
+@pytest.mark.parametrize(
+    "box",
+    [
+        [0, 0, 200, 120],
+        [-30, -30, 40, 40],
+        [150, 90, 999, 999],
+        [-1e12, -1e12, 1e12, 1e12],
+        [199.6, 119.6, 200, 120],
+        [50, 50, 50, 50],
+        [50.4, 50.4, 50.45, 50.45],
+    ],
+)
 def test_boxes_at_and_across_the_border_are_seen(box):
-    left, top, right, bottom = np.clip(np.rint(np.clip(box, -1e6, 1e6)), 0, [199, 119, 200, 120]).astype(int)
+    left, top, right, bottom = np.clip(
+        np.rint(np.clip(box, -1e6, 1e6)), 0, [199, 119, 200, 120]
+    ).astype(int)
     rows, columns = [top, max(bottom - 1, top)], [left, max(right - 1, left)]
     # without a label, which would cover corners
     assert (draw_boxes(image(), [box], [""])[rows, columns] != GREY).all()
@@ -62,7 +88,9 @@ def test_boxes_at_and_across_the_border_are_seen(box):
     assert colored(drawn, RED).sum() > 200
 
 
-@pytest.mark.parametrize("box", [[-9, 10, 0, 20], [200, 0, 250, 20], [0, 120, 9, 130], [40, 40, 30, 50]])
+@pytest.mark.parametrize(
+    "box", [[-9, 10, 0, 20], [200, 0, 250, 20], [0, 120, 9, 130], [40, 40, 30, 50]]
+)
 def test_boxes_outside_or_inside_out_are_left_out(box):
     assert (draw_boxes(image(), [box], ["cat"], [0.5]) == GREY).all()
 
@@ -78,9 +106,17 @@ def test_overlapping_labels_move_apart_and_the_surest_stays():
 @pytest.mark.parametrize("height, width", [(1, 1), (1, 300), (300, 1), (2, 2), (12, 40), (30, 60)])
 def test_small_images_and_long_names(height, width):
     for scores in (None, [0.5, 0.25]):
-        drawn = draw_boxes(image(height, width), [[0, 0, width, height], [-5, -5, 0.3, 0.3]],
-                           ["n" * 500, "\u732b \U0001f408"], scores)
-        assert drawn.shape == (height, width, 3) and drawn.dtype == np.uint8 and (drawn[0, 0] != GREY).any()
+        drawn = draw_boxes(
+            image(height, width),
+            [[0, 0, width, height], [-5, -5, 0.3, 0.3]],
+            ["n" * 500, "\u732b \U0001f408"],
+            scores,
+        )
+        assert (
+            drawn.shape == (height, width, 3)
+            and drawn.dtype == np.uint8
+            and (drawn[0, 0] != GREY).any()
+        )
 
 
 def test_a_long_name_is_cut_inside_the_picture():
@@ -104,24 +140,38 @@ def test_nothing_to_draw():
     assert (draw_boxes(image(), [], [], []) == GREY).all()
 
 
-@pytest.mark.parametrize("wrong", [
-    np.zeros((5, 5), np.uint8), np.zeros((5, 5, 1), np.uint8), np.zeros((5, 5, 4), np.uint8),
-    np.zeros((5, 5, 3)), np.zeros((0, 5, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((5, 5), np.uint8),
+        np.zeros((5, 5, 1), np.uint8),
+        np.zeros((5, 5, 4), np.uint8),
+        np.zeros((5, 5, 3)),
+        np.zeros((0, 5, 3), np.uint8),
+    ],
+)
 def test_grey_and_other_images_are_refused(wrong):
     with pytest.raises(AssertionError, match="uint8"):
         draw_boxes(wrong, [], [])
 
 
 def test_other_mistakes_are_refused():
-    for boxes, labels, scores in (([[0, 0, np.nan, 5]], ["a"], None), ([[0, 0, 5, 5]], [], None),
-                                  ([[0, 0, 5, 5]], ["a"], [])):
+    for boxes, labels, scores in (
+        ([[0, 0, np.nan, 5]], ["a"], None),
+        ([[0, 0, 5, 5]], [], None),
+        ([[0, 0, 5, 5]], ["a"], []),
+    ):
         with pytest.raises(AssertionError):
             draw_boxes(image(), boxes, labels, scores)
 
 
 def test_mosaic_places_every_image_in_its_cell():
-    pictures = [np.full((20, 40, 3), 10, np.uint8), np.full((80, 20, 3), 20, np.uint8),
-                np.full((1, 1, 3), 30, np.uint8), np.full((30, 30, 3), 40, np.uint8)]
+    pictures = [
+        np.full((20, 40, 3), 10, np.uint8),
+        np.full((80, 20, 3), 20, np.uint8),
+        np.full((1, 1, 3), 30, np.uint8),
+        np.full((30, 30, 3), 40, np.uint8),
+    ]
     board = mosaic(pictures, columns=3, cell=40)
     assert board.shape == (80, 120, 3)
     cells = [board[:40, :40], board[:40, 40:80], board[:40, 80:], board[40:, :40]]

@@ -1,4 +1,6 @@
-"""How a command ends: Ctrl-C while it imports, and outputs that are full, closed, unread or of few letters."""
+"""How a command ends: Ctrl-C while it imports, and outputs that are full, closed, unread or of few
+letters."""
+
 import json
 import os
 import re
@@ -15,7 +17,8 @@ from tests.training.tiny import FLAGS, tiny_data
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-# Runs `python -m ssd` with a Ctrl-C at the moment that a module is looked for, or once it is loaded.
+# Runs `python -m ssd` with a Ctrl-C at the moment that a module is looked for, or once it is
+# loaded.
 DRIVER = """
 import os, runpy, signal, sys
 module, after, *arguments = sys.argv[1:]
@@ -52,8 +55,19 @@ def shapes(tmp_path_factory):
 
 
 def check(shapes, *flags):
-    return ("check-data", "--data-dir", shapes, "--split", "val", "--val-annotations",
-            "annotations/bbox_only_instances_val2017.json", "--val-images", "val2017", "--no-cache", *flags)
+    return (
+        "check-data",
+        "--data-dir",
+        shapes,
+        "--split",
+        "val",
+        "--val-annotations",
+        "annotations/bbox_only_instances_val2017.json",
+        "--val-images",
+        "val2017",
+        "--no-cache",
+        *flags,
+    )
 
 
 def interrupted(module, after, *arguments):
@@ -61,41 +75,80 @@ def interrupted(module, after, *arguments):
     return done.returncode, done.stderr.decode()
 
 
-@pytest.mark.parametrize("module, after", [
-    ("ssd.commandline", "before"), ("yaml", "after"), ("ssd.commands.check_data", "before"), ("numpy", "after"),
-    ("PIL._imaging", "before"), ("ssd.datasets.annotation_file", "after")])
+@pytest.mark.parametrize(
+    "module, after",
+    [
+        ("ssd.commandline", "before"),
+        ("yaml", "after"),
+        ("ssd.commands.check_data", "before"),
+        ("numpy", "after"),
+        ("PIL._imaging", "before"),
+        ("ssd.datasets.annotation_file", "after"),
+    ],
+)
 def test_ctrl_c_while_importing(shapes, module, after):
-    assert interrupted(module, after, *check(shapes)) == (130, "python -m ssd check-data: interrupted\n")
+    assert interrupted(module, after, *check(shapes)) == (
+        130,
+        "python -m ssd check-data: interrupted\n",
+    )
 
 
-@pytest.mark.parametrize("module, after", [
-    ("nvidia.dali.backend_impl", "before"), ("mxnet.base", "after"), ("mxnet.gluon", "before")])
+@pytest.mark.parametrize(
+    "module, after",
+    [("nvidia.dali.backend_impl", "before"), ("mxnet.base", "after"), ("mxnet.gluon", "before")],
+)
 def test_ctrl_c_while_mxnet_and_dali_are_loaded(shapes, tmp_path, module, after):
     """Where an interrupt may come out as an ImportError, and half of a library be taken down."""
-    status = interrupted(module, after, "show-data", "--data-dir", shapes, "--output", tmp_path / "out",
-                         "--count", "1", "--recipe", "ssd-resnet34-shapes")
+    status = interrupted(
+        module,
+        after,
+        "show-data",
+        "--data-dir",
+        shapes,
+        "--output",
+        tmp_path / "out",
+        "--count",
+        "1",
+        "--recipe",
+        "ssd-resnet34-shapes",
+    )
     assert status == (130, "python -m ssd show-data: interrupted\n")
 
 
 def test_ctrl_c_that_a_library_in_c_would_print(tmp_path):
     """NumPy's import_array prints what an import raises, and makes it an ImportError."""
     (tmp_path / "library.py").write_text(
-        "import os, signal, sys, traceback\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\n    list(range(10))\n"
-        "except BaseException:\n    traceback.print_exc()\n    raise ImportError('failed to import')\n")
-    code = "from ssd import ends; ends.begin('small'); ends.run(lambda: print('half') or __import__('library'))"
-    done = start(sys.executable, "-c", code, env=dict(PYTHONPATH=f"{ROOT}:{tmp_path}", PYTHONUNBUFFERED=""))
+        "import os, signal, sys, traceback\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\n    "
+        "list(range(10))\n"
+        "except BaseException:\n    traceback.print_exc()\n    raise ImportError('failed to "
+        "import')\n"
+    )
+    code = (
+        "from ssd import ends; ends.begin('small'); ends.run(lambda: print('half') or "
+        "__import__('library'))"
+    )
+    done = start(
+        sys.executable, "-c", code, env=dict(PYTHONPATH=f"{ROOT}:{tmp_path}", PYTHONUNBUFFERED="")
+    )
     assert (done.returncode, done.stdout, done.stderr) == (130, b"half\n", b"small: interrupted\n")
 
 
 def test_ctrl_c_in_the_report_leaves_the_run_its_status(monkeypatch, capsys):
     """The rest is left out too: Matplotlib may be half imported."""
+
     def interrupt(*_):
         raise KeyboardInterrupt
+
     monkeypatch.setattr("ssd.report.curves.draw_curves", interrupt)
-    monkeypatch.setattr("ssd.report.run_report.report_run", lambda *_: pytest.fail("it is left out"))
+    monkeypatch.setattr(
+        "ssd.report.run_report.report_run", lambda *_: pytest.fail("it is left out")
+    )
     monkeypatch.setattr(ends._State, "leaves_imports", True)
     leave_report("run")
-    assert capsys.readouterr().err == "warning: left out of run, interrupted: curves.png and report.html\n"
+    assert (
+        capsys.readouterr().err
+        == "warning: left out of run, interrupted: curves.png and report.html\n"
+    )
     assert not ends._State.leaves_imports
 
 
@@ -123,8 +176,14 @@ ends.run(main)
 """
 
 
-@pytest.mark.parametrize("moment, end", [("work", (130, b"small: interrupted\n")), ("teardown", (0, b"")),
-                                         ("exit", (130, b"small: interrupted\n"))])
+@pytest.mark.parametrize(
+    "moment, end",
+    [
+        ("work", (130, b"small: interrupted\n")),
+        ("teardown", (0, b"")),
+        ("exit", (130, b"small: interrupted\n")),
+    ],
+)
 def test_ctrl_c_at_the_ends_of_a_command(moment, end):
     """Python's own end, when all is done, would have SIGINT kill the process without a word."""
     done = start(sys.executable, "-c", SMALL, moment, "done")
@@ -134,9 +193,21 @@ def test_ctrl_c_at_the_ends_of_a_command(moment, end):
 
 def test_an_ignored_interrupt_stays_ignored(shapes):
     """As under nohup, and in the background of a script."""
-    ignoring = ("import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
-                "os.execv(sys.argv[1], sys.argv[1:])")
-    done = start(sys.executable, "-c", ignoring, sys.executable, "-c", DRIVER, "yaml", "before", *check(shapes))
+    ignoring = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    done = start(
+        sys.executable,
+        "-c",
+        ignoring,
+        sys.executable,
+        "-c",
+        DRIVER,
+        "yaml",
+        "before",
+        *check(shapes),
+    )
     assert done.returncode == 0 and b"no errors" in done.stdout
 
 
@@ -152,7 +223,8 @@ def arguments_of(command, shapes):
 # As a shell has it, and run_and_time.sh.
 BUFFERING = [dict(PYTHONUNBUFFERED=""), dict(PYTHONUNBUFFERED="1")]
 each_command = pytest.mark.parametrize(
-    "command, buffering", [(COMMANDS[0], BUFFERING[0]), *zip(COMMANDS, BUFFERING[::-1])], ids=str)
+    "command, buffering", [(COMMANDS[0], BUFFERING[0]), *zip(COMMANDS, BUFFERING[::-1])], ids=str
+)
 
 
 @each_command
@@ -160,7 +232,9 @@ def test_a_full_output_is_said(shapes, command, buffering):
     with open("/dev/full", "w") as full:
         done = ssd(*arguments_of(command, shapes), stdout=full, env=buffering)
     assert (done.returncode, done.stderr.decode().splitlines()[-1]) == (
-        1, "standard output is not whole: No space left on device")
+        1,
+        "standard output is not whole: No space left on device",
+    )
     assert b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr
 
 
@@ -170,86 +244,169 @@ def test_a_pipe_that_nobody_reads(shapes, command, buffering):
     os.close(reader)
     done = ssd(*arguments_of(command, shapes), stdout=writer, env=buffering)
     os.close(writer)
-    assert done.returncode == 141 and b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr
+    assert (
+        done.returncode == 141
+        and b"Traceback" not in done.stderr
+        and b"Exception ignored" not in done.stderr
+    )
 
 
 def test_training_saves_when_its_reader_has_gone(tmp_path):
     data = tiny_data(tmp_path / "data", train_images=8, val_images=2)
     process = subprocess.Popen(
-        [sys.executable, "-m", "ssd", "train", *FLAGS, "--data-dir", data, "--cache-dir", tmp_path / "cache",
-         "--output", tmp_path / "run", "--epochs", "200"], env={**os.environ, "PYTHONPATH": ROOT},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        [
+            sys.executable,
+            "-m",
+            "ssd",
+            "train",
+            *FLAGS,
+            "--data-dir",
+            data,
+            "--cache-dir",
+            tmp_path / "cache",
+            "--output",
+            tmp_path / "run",
+            "--epochs",
+            "200",
+        ],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     next(line for line in process.stdout if line.startswith(b"epoch 1 step 1/"))
     process.stdout.close()
     errors = process.communicate(timeout=120)[1].decode()
     *_, stopped, lost = errors.splitlines()
-    stopped = re.match(r"python -m ssd train: stopped: SIGPIPE on rank 0, after step (\d+) .*; checkpoint", stopped)
-    assert (process.returncode, lost) == (75, "standard output is not whole: Broken pipe") and stopped, errors
+    stopped = re.match(
+        r"python -m ssd train: stopped: SIGPIPE on rank 0, after step (\d+) .*; checkpoint", stopped
+    )
+    assert (process.returncode, lost) == (
+        75,
+        "standard output is not whole: Broken pipe",
+    ) and stopped, errors
     assert f"step-{int(stopped[1]):08d}" in os.listdir(tmp_path / "run" / "checkpoints")
 
 
 def test_a_lost_reader_is_no_first_ctrl_c():
-    """Ctrl-C in `train | tee log` ends tee at once, perhaps before training sees it: the checkpoint is saved all the
-    same."""
+    """Ctrl-C in `train | tee log` ends tee at once, perhaps before training sees it: the checkpoint
+    is saved all the same."""
     with StopSignals() as signals:
         ends._State.unread()
         assert signals.received == "SIGPIPE"
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-            for _ in range(1000):    # Python calls handlers between two of its steps
+            for _ in range(1000):  # Python calls handlers between two of its steps
                 pass
     assert ends._State.unread is None
+
+
 def test_a_pipe_that_nobody_reads_is_no_file_that_cannot_be_written():
     """Lines that are printed while a file is written."""
     from ssd.files import write_errors
+
     with pytest.raises(BrokenPipeError):
         with write_errors("--output out", "out"):
             raise BrokenPipeError(32, "Broken pipe")
 
 
-@pytest.mark.parametrize("script, module", [("pth_to_onnx.py", "ssd.errors"), ("import_weights.py", "ssd.errors"),
-                                            ("package_submission.py", "ssd.submission"), ("pth_to_onnx.py", "numpy")])
+@pytest.mark.parametrize(
+    "script, module",
+    [
+        ("pth_to_onnx.py", "ssd.errors"),
+        ("import_weights.py", "ssd.errors"),
+        ("package_submission.py", "ssd.submission"),
+        ("pth_to_onnx.py", "numpy"),
+    ],
+)
 def test_ctrl_c_in_scripts(script, module):
-    driver = DRIVER.replace('runpy.run_module("ssd", run_name="__main__", alter_sys=True)',
-                            f'runpy.run_path({os.path.join(ROOT, "scripts", script)!r}, run_name="__main__")')
-    done = start(sys.executable, "-c", driver, module, "before", "--help", stdout=subprocess.PIPE,
-                 stderr=subprocess.PIPE)
+    driver = DRIVER.replace(
+        'runpy.run_module("ssd", run_name="__main__", alter_sys=True)',
+        f'runpy.run_path({os.path.join(ROOT, "scripts", script)!r}, run_name="__main__")',
+    )
+    done = start(
+        sys.executable,
+        "-c",
+        driver,
+        module,
+        "before",
+        "--help",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert (done.returncode, done.stderr.decode()) == (130, f"{script}: interrupted\n")
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full"])
+@pytest.mark.parametrize(
+    "closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full"]
+)
 def test_closed_streams(shapes, tmp_path, closed):
     """The work is done, and no file that is opened later takes the place of a stream."""
     output = tmp_path / "made"
-    done = start("sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "ssd", "make-shapes", output,
-                 "--train-images", "1", "--val-images", "1")
+    done = start(
+        "sh",
+        "-c",
+        f'exec "$@" {closed}',
+        "sh",
+        sys.executable,
+        "-m",
+        "ssd",
+        "make-shapes",
+        output,
+        "--train-images",
+        "1",
+        "--val-images",
+        "1",
+    )
     assert (done.returncode, done.stderr) == (0, b"")
     annotations = output / "annotations" / "bbox_only_instances_val2017.json"
     assert len(json.loads(annotations.read_text())["images"]) == 1
 
 
 def test_children_have_the_streams_that_were_closed():
-    code = ("import subprocess, sys; from ssd import ends; ends.begin('small'); ends.run(lambda: subprocess.call(["
-            "sys.executable, '-c', 'import os, sys; [os.fstat(number) for number in range(3)]; sys.exit(7)']))")
-    assert start("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", code).returncode == 7
+    code = (
+        "import subprocess, sys; from ssd import ends; ends.begin('small'); ends.run(lambda: "
+        "subprocess.call(["
+        "sys.executable, '-c', 'import os, sys; [os.fstat(number) for number in range(3)]; "
+        "sys.exit(7)']))"
+    )
+    assert (
+        start("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", code).returncode
+        == 7
+    )
 
 
 NAME = "\u65b9\u5f62 M\u00fcll \U0001f408 \udcff"
 ENCODINGS = [
-    ("ascii", dict(PYTHONIOENCODING="ascii")), ("utf-8", dict(LC_ALL="C")), ("utf-8", dict(LC_ALL="POSIX")),
-    ("utf-8", dict(LC_ALL="C.UTF-8")), ("ascii", dict(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")),
-    ("latin-1", dict(PYTHONIOENCODING="latin-1")), ("ascii", dict(PYTHONIOENCODING="ascii:strict")),
-    ("cp1252", dict(PYTHONIOENCODING="cp1252")), ("utf-8", dict(PYTHONIOENCODING="utf-8:strict")),
-    ("gbk", dict(PYTHONIOENCODING="gbk"))]
+    ("ascii", dict(PYTHONIOENCODING="ascii")),
+    ("utf-8", dict(LC_ALL="C")),
+    ("utf-8", dict(LC_ALL="POSIX")),
+    ("utf-8", dict(LC_ALL="C.UTF-8")),
+    ("ascii", dict(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")),
+    ("latin-1", dict(PYTHONIOENCODING="latin-1")),
+    ("ascii", dict(PYTHONIOENCODING="ascii:strict")),
+    ("cp1252", dict(PYTHONIOENCODING="cp1252")),
+    ("utf-8", dict(PYTHONIOENCODING="utf-8:strict")),
+    ("gbk", dict(PYTHONIOENCODING="gbk")),
+]
 
 
 @pytest.mark.parametrize("buffering", BUFFERING, ids=str)
 @pytest.mark.parametrize("encoding, environment", ENCODINGS, ids=str)
 def test_letters_that_an_output_lacks_are_escaped(encoding, environment, buffering):
-    done = start(sys.executable, "-c", SMALL.replace("text = sys.argv[1:]", f"text = '', {NAME!a}"), "", "",
-                 env={**environment, **buffering})
-    assert (done.returncode, done.stdout, done.stderr) == (0, NAME.encode(encoding, "backslashreplace") + b"\n", b"")
+    done = start(
+        sys.executable,
+        "-c",
+        SMALL.replace("text = sys.argv[1:]", f"text = '', {NAME!a}"),
+        "",
+        "",
+        env={**environment, **buffering},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        NAME.encode(encoding, "backslashreplace") + b"\n",
+        b"",
+    )
 
 
 @pytest.mark.parametrize("encoding, environment", ENCODINGS[:2], ids=str)

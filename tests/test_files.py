@@ -1,4 +1,5 @@
 """Files that are whole or not there, and what killed processes leave of them."""
+
 from __future__ import annotations
 
 import errno
@@ -12,8 +13,16 @@ import pytest
 
 from ssd import files
 from ssd.errors import UserError
-from ssd.files import (cannot_write, put_in_place, remove_leftovers, replace_file, replacing, temporary_path,
-                       write_errors, write_synced)
+from ssd.files import (
+    cannot_write,
+    put_in_place,
+    remove_leftovers,
+    replace_file,
+    replacing,
+    temporary_path,
+    write_errors,
+    write_synced,
+)
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -71,12 +80,20 @@ def test_in_the_current_folder_and_with_any_name(tmp_path, monkeypatch):
 def test_what_is_waited_for(tmp_path, monkeypatch, synced):
     events = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda handle: (
-        events.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}"))), fsync(handle)))
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda handle: (
+            events.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}"))),
+            fsync(handle),
+        ),
+    )
     monkeypatch.setattr(os, "replace", lambda *paths: (events.append("rename"), replace(*paths)))
     path = str(tmp_path / "file")
     replace_file(path, b"1", synced)
-    assert events == ([os.path.basename(temporary_path(path)), "rename", tmp_path.name] if synced else ["rename"])
+    assert events == (
+        [os.path.basename(temporary_path(path)), "rename", tmp_path.name] if synced else ["rename"]
+    )
 
 
 def test_a_folder_in_the_place_of_an_empty_one(tmp_path):
@@ -85,7 +102,9 @@ def test_a_folder_in_the_place_of_an_empty_one(tmp_path):
     (tmp_path / "partial" / "inner" / "file").write_bytes(b"1")
     os.mkdir(path)
     put_in_place(partial, path)
-    assert (tmp_path / "folder" / "inner" / "file").read_bytes() == b"1" and os.listdir(tmp_path) == ["folder"]
+    assert (tmp_path / "folder" / "inner" / "file").read_bytes() == b"1" and os.listdir(
+        tmp_path
+    ) == ["folder"]
     os.mkdir(partial)
     with pytest.raises(OSError):
         put_in_place(partial, path)
@@ -98,25 +117,35 @@ def test_a_full_disc(tmp_path):
     path.write_bytes(b"old")
     free = shutil.disk_usage(tmp_path).free
     with pytest.raises(UserError) as caught, write_errors(f"--output {path}", path):
-        with replacing(path) as partial, open(partial, "wb"), open("/dev/full", "wb", buffering=0) as full:
+        with replacing(path) as partial, open(partial, "wb"), open(
+            "/dev/full", "wb", buffering=0
+        ) as full:
             full.write(b"more")
     said = str(caught.value)
     assert said.startswith(f"--output {path}: cannot be written: No space left on device (")
-    assert abs(int(said.split("(")[1].split()[0]) - free) < 2 ** 30 and said.endswith(" bytes are free)")
+    assert abs(int(said.split("(")[1].split()[0]) - free) < 2**30 and said.endswith(
+        " bytes are free)"
+    )
     assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_why_a_file_cannot_be_written(tmp_path):
     path = tmp_path / "none" / "file"
-    with pytest.raises(UserError, match=f"^the table {path}: cannot be written: No such file or directory$"):
+    with pytest.raises(
+        UserError, match=f"^the table {path}: cannot be written: No such file or directory$"
+    ):
         with write_errors(f"the table {path}", path):
             replace_file(path, b"1")
     for number in (errno.EACCES, errno.EROFS):
         said = str(cannot_write("file", tmp_path / "file", OSError(number, os.strerror(number))))
         assert said == f"file: cannot be written: {os.strerror(number)}"
-    said = str(cannot_write("file", tmp_path / "file", RuntimeError("Traceback:\n  the last line\n")))
+    said = str(
+        cannot_write("file", tmp_path / "file", RuntimeError("Traceback:\n  the last line\n"))
+    )
     assert said.startswith("file: cannot be written: the last line (") and "\n" not in said
-    assert str(cannot_write("file", path, RuntimeError())) == "file: cannot be written: RuntimeError"
+    assert (
+        str(cannot_write("file", path, RuntimeError())) == "file: cannot be written: RuntimeError"
+    )
     with pytest.raises(UserError), write_errors("file", path, ArithmeticError):
         1 / 0
     with pytest.raises(ZeroDivisionError), write_errors("file", path):
@@ -126,10 +155,10 @@ def test_why_a_file_cannot_be_written(tmp_path):
 def test_an_error_names_the_file_that_was_asked_for(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").touch()
-    with pytest.raises(OSError) as caught:    # from os.replace, which names both paths
+    with pytest.raises(OSError) as caught:  # from os.replace, which names both paths
         replace_file(tmp_path / "folder", b"1")
     assert caught.value.filename == str(tmp_path / "folder") and ".partial" not in str(caught.value)
-    with pytest.raises(FileNotFoundError) as caught:    # another file's error keeps its name
+    with pytest.raises(FileNotFoundError) as caught:  # another file's error keeps its name
         with replacing(tmp_path / "file"):
             open(tmp_path / "source")
     assert caught.value.filename == str(tmp_path / "source")
@@ -141,13 +170,19 @@ def test_an_error_names_the_file_that_was_asked_for(tmp_path):
 def test_a_killed_writers_leftover_is_removed(tmp_path):
     path = tmp_path / "weights.params"
     path.write_bytes(b"old")
-    code = ("import os, sys\nfrom ssd.files import replacing\n"
-            "with replacing(sys.argv[1]) as partial, open(partial, 'wb', buffering=0) as file:\n"
-            "    file.write(b'half')\n    os.kill(os.getpid(), 9)")
-    done = subprocess.run([sys.executable, "-c", code, path], cwd=os.path.dirname(os.path.dirname(__file__)))
+    code = (
+        "import os, sys\nfrom ssd.files import replacing\n"
+        "with replacing(sys.argv[1]) as partial, open(partial, 'wb', buffering=0) as file:\n"
+        "    file.write(b'half')\n    os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, path], cwd=os.path.dirname(os.path.dirname(__file__))
+    )
     assert done.returncode == -9 and len(list(tmp_path.iterdir())) == 2
     remove_leftovers(tmp_path)
-    assert [entry.name for entry in tmp_path.iterdir()] == [path.name] and path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == [
+        path.name
+    ] and path.read_bytes() == b"old"
 
 
 def test_a_new_file_never_overwrites(tmp_path):
@@ -159,6 +194,7 @@ def test_a_new_file_never_overwrites(tmp_path):
 
 def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as living:
+
         def leftover(world, pid, start, kind="partial", age=0):
             path = tmp_path / f".step-00000007.{world}-{pid}-{start}.{kind}"
             path.mkdir()
@@ -169,11 +205,18 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
 
         here, start, day = files._world(), files._start_time(living.pid), 86400
         assert here != "unknown" and start > 0
-        stay = [leftover(here, living.pid, start, age=3 * day), leftover("01234567", 1, 2, age=day // 2),
-                leftover("unknown", living.pid, start)]
-        go = [leftover(here, living.pid, start + 1),  # its number was given again
-              leftover(here, 2 ** 22 + 1, start), leftover(here, 2 ** 22 + 1, start, "removed"),
-              leftover("01234567", 3, 4, age=2 * day), leftover("unknown", 5, 6, age=2 * day)]
+        stay = [
+            leftover(here, living.pid, start, age=3 * day),
+            leftover("01234567", 1, 2, age=day // 2),
+            leftover("unknown", living.pid, start),
+        ]
+        go = [
+            leftover(here, living.pid, start + 1),  # its number was given again
+            leftover(here, 2**22 + 1, start),
+            leftover(here, 2**22 + 1, start, "removed"),
+            leftover("01234567", 3, 4, age=2 * day),
+            leftover("unknown", 5, 6, age=2 * day),
+        ]
         mine = temporary_path(str(tmp_path / "best.json"))
         with open(mine, "w"):
             pass
@@ -183,7 +226,9 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
         assert os.path.exists(mine) and (tmp_path / "notes.partial").exists()
         living.kill()
         deadline = time.monotonic() + 60
-        while files._start_time(living.pid) is not None:  # until it is a zombie: it is not waited for yet
+        while (
+            files._start_time(living.pid) is not None
+        ):  # until it is a zombie: it is not waited for yet
             assert time.monotonic() < deadline
         remove_leftovers(tmp_path)
         assert not stay[0].exists() and stay[1].exists()

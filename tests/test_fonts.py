@@ -1,4 +1,6 @@
-"""Class names of any script on images: in a font that has their letters, else a number and a legend."""
+"""Class names of any script on images: in a font that has their letters, else a number and a
+legend."""
+
 import os
 
 import numpy as np
@@ -12,9 +14,11 @@ HAN, CAT = "\u65b9\u5f62", "\U0001f408"
 
 
 def make_font(path, letters, family="Boxes"):
-    """A font in which every letter is a filled rectangle, as wide as its place in `letters` says."""
+    """A font in which every letter is a filled rectangle, as wide as its place in `letters`
+    says."""
     from fontTools.fontBuilder import FontBuilder
     from fontTools.pens.ttGlyphPen import TTGlyphPen
+
     names = [".notdef"] + [f"letter{number}" for number in range(len(letters))]
     glyphs = {}
     for number, name in enumerate(names):
@@ -29,7 +33,7 @@ def make_font(path, letters, family="Boxes"):
     builder.setupGlyphOrder(names)
     builder.setupCharacterMap({ord(letter): name for letter, name in zip(letters, names[1:])})
     builder.setupGlyf(glyphs)
-    builder.setupHorizontalMetrics({name: (1000, 0) for name in names})
+    builder.setupHorizontalMetrics(dict.fromkeys(names, (1000, 0)))
     builder.setupHorizontalHeader(ascent=800, descent=-200)
     builder.setupNameTable(dict(familyName=family, styleName="Regular"))
     builder.setupOS2(sTypoAscender=800, usWinAscent=800, usWinDescent=200)
@@ -47,12 +51,19 @@ def forget():
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """A machine without fonts, fontconfig and matplotlib-fontja; the folder of its user's fonts."""
-    for name, value in dict(HOME=tmp_path, XDG_DATA_HOME=tmp_path / "share", XDG_DATA_DIRS=tmp_path / "none",
-                            PATH=tmp_path / "bin").items():
+    for name, value in dict(
+        HOME=tmp_path,
+        XDG_DATA_HOME=tmp_path / "share",
+        XDG_DATA_DIRS=tmp_path / "none",
+        PATH=tmp_path / "bin",
+    ).items():
         monkeypatch.setenv(name, str(value))
     find = fonts.importlib.util.find_spec
-    monkeypatch.setattr(fonts.importlib.util, "find_spec",
-                        lambda name: None if name == "matplotlib_fontja" else find(name))
+    monkeypatch.setattr(
+        fonts.importlib.util,
+        "find_spec",
+        lambda name: None if name == "matplotlib_fontja" else find(name),
+    )
     forget()
     yield tmp_path / "share" / "fonts"
     forget()
@@ -61,20 +72,27 @@ def machine(tmp_path, monkeypatch):
 def label(name, scale=1):
     """What is drawn for a class, on grey, without its box."""
     image = np.full((120 * scale, 400 * scale, 3), GREY, np.uint8)
-    drawn = draw_boxes(image, [[20, 60, 60, 100]], [name], [0.5], {name: (255, 0, 0)}, caption="{name}")
+    drawn = draw_boxes(
+        image, [[20, 60, 60, 100]], [name], [0.5], {name: (255, 0, 0)}, caption="{name}"
+    )
     return drawn[:60]
 
 
 # Scripts that Matplotlib's DejaVu Sans has: two words of each that differ.
 SCRIPTS = {
-    "German": ("M\u00fcll", "M\u00f6ll"), "Polish": ("\u0141\u00f3d\u017a", "\u0141\u00f3d\u017e"),
-    "Turkish": ("\u0131\u015f\u0131k", "i\u015f\u0131k"), "Vietnamese": ("ch\u00f3 m\u1ec7t", "ch\u00f3 m\u1eb9t"),
-    "Greek": ("\u03b1\u03b2\u03b3", "\u03b1\u03b2\u03b4"), "Russian": ("\u043a\u043e\u0442", "\u043a\u0438\u0442"),
+    "German": ("M\u00fcll", "M\u00f6ll"),
+    "Polish": ("\u0141\u00f3d\u017a", "\u0141\u00f3d\u017e"),
+    "Turkish": ("\u0131\u015f\u0131k", "i\u015f\u0131k"),
+    "Vietnamese": ("ch\u00f3 m\u1ec7t", "ch\u00f3 m\u1eb9t"),
+    "Greek": ("\u03b1\u03b2\u03b3", "\u03b1\u03b2\u03b4"),
+    "Russian": ("\u043a\u043e\u0442", "\u043a\u0438\u0442"),
     "Ukrainian": ("\u0457\u0436\u0430\u043a", "\u0454\u0436\u0430\u043a"),
-    "Armenian": ("\u0561\u0562", "\u0561\u0563"), "Georgian": ("\u10d0\u10d1", "\u10d0\u10d2"),
+    "Armenian": ("\u0561\u0562", "\u0561\u0563"),
+    "Georgian": ("\u10d0\u10d1", "\u10d0\u10d2"),
     "Hebrew": ("\u05d0\u05d1", "\u05d0\u05d2"),
     "Arabic": ("\u0635\u0646\u062f\u0648\u0642", "\u0635\u0646\u062f\u0648\u0641"),
-    "signs": ("\u2192 \u20ac", "\u2190 \u20ac")}
+    "signs": ("\u2192 \u20ac", "\u2190 \u20ac"),
+}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -84,12 +102,15 @@ def test_scripts_of_the_font_that_is_always_there(machine, script):
     assert fonts.readable(one) == one
     drawn = label(one)
     assert (drawn != label(other)).any() and (drawn != GREY).any()
-    assert (drawn != label(one.encode("ascii", "replace").decode())).any(), "not the question marks of OpenCV"
+    assert (drawn != label(one.encode("ascii", "replace").decode())).any(), (
+        "not the question marks of OpenCV"
+    )
 
 
 def test_letters_run_from_right_to_left(machine):
     """The first letter of a Hebrew word is its rightmost."""
     from PIL import features
+
     if not features.check("raqm"):
         pytest.skip("this Pillow has no FriBiDi")
     alef, bet = "\u05d0", "\u05d1"
@@ -97,14 +118,17 @@ def test_letters_run_from_right_to_left(machine):
     fonts.draw(canvas[0], alef + bet, 5, 30, (255, 255, 255), 24)
     fonts.draw(canvas[1], bet, 5, 30, (255, 255, 255), 24)
     width = fonts.measure(bet, 24)[0]
-    assert (canvas[0][:, :5 + width - 2] == canvas[1][:, :5 + width - 2]).mean() > .97
+    assert (canvas[0][:, : 5 + width - 2] == canvas[1][:, : 5 + width - 2]).mean() > 0.97
 
 
 def test_a_font_of_the_machine_is_found(machine):
     assert fonts.readable(HAN) == "\\u65b9\\u5f62"
     forget()
     make_font(machine / "deep" / "Boxes.ttf", HAN)
-    assert fonts.readable(HAN) == HAN and fonts.labels_of([HAN, "circle"]) == ({HAN: HAN, "circle": "circle"}, "")
+    assert fonts.readable(HAN) == HAN and fonts.labels_of([HAN, "circle"]) == (
+        {HAN: HAN, "circle": "circle"},
+        "",
+    )
     drawn, other = label(HAN), label(HAN[::-1])
     assert (drawn != other).any()
     # rectangles of 350 and 500 thousandths of the em (40 pixels), which begin one em apart
@@ -121,7 +145,11 @@ def test_several_fonts_make_a_label(machine):
     assert fonts.readable(name) == name
     runs = [(part, os.path.basename(font.path)) for part, font in fonts._runs(name, 20)]
     assert [(part.strip(), font) for part, font in runs] == [
-        (HAN, "a.ttf"), ("M\u00fcll", "DejaVuSans.ttf"), (CAT, "b.otf"), ("0.95", "DejaVuSans.ttf")]
+        (HAN, "a.ttf"),
+        ("M\u00fcll", "DejaVuSans.ttf"),
+        (CAT, "b.otf"),
+        ("0.95", "DejaVuSans.ttf"),
+    ]
     assert "".join(part for part, _ in runs) == name
     assert label(name).shape == (60, 400, 3)
 
@@ -147,7 +175,10 @@ def test_fontconfig_is_asked(machine, tmp_path, monkeypatch):
     font = make_font(tmp_path / "elsewhere" / "Boxes.ttf", HAN)
     tool = tmp_path / "bin" / "fc-list"
     tool.parent.mkdir()
-    tool.write_text(f'#!/bin/sh\ncase "$3" in :charset=65b9) printf "%s\\t0\\n%s\\t0\\n" "{font}" "{font}.gz";; esac\n')
+    tool.write_text(
+        f'#!/bin/sh\ncase "$3" in :charset=65b9) printf "%s\\t0\\n%s\\t0\\n" "{font}" '
+        f'"{font}.gz";; esac\n'
+    )
     tool.chmod(0o755)
     assert fonts._candidates(frozenset(HAN)) == [(str(font), 0)] and fonts.readable(HAN) == HAN
 
@@ -156,15 +187,29 @@ def test_numbers_and_a_legend_without_a_font(machine):
     names = ["circle", HAN, "M\u00fcll", "\u4e09\u89d2"]
     labels, legend = fonts.labels_of(names)
     assert labels == {"circle": "circle", HAN: "#2", "M\u00fcll": "M\u00fcll", "\u4e09\u89d2": "#4"}
-    assert legend.startswith(f"in the drawn images #2 is {HAN}, #4 is \u4e09\u89d2: no font here has these letters")
+    assert legend.startswith(
+        f"in the drawn images #2 is {HAN}, #4 is \u4e09\u89d2: no font here has these letters"
+    )
     assert (label(labels[HAN]) != label(labels["\u4e09\u89d2"])).any()
     assert fonts.labels_of([HAN, "#1", "##1"])[0] == {HAN: "###1", "#1": "#1", "##1": "##1"}
 
 
-@pytest.mark.parametrize("name, drawn", [
-    ("a\nb", "a\\nb"), ("a\tb", "a\\tb"), ("a\x00b", "a\\x00b"), ("a\u2028b", "a\\u2028b"), ("\udcff", "\\udcff"),
-    ("M\u00fcll\r", "M\u00fcll\\r"), ("\ue000", "\\ue000"), ("a\x7fb", "a\\x7fb"), ("", ""),
-    ("%s {name} $x$", "%s {name} $x$"), ("\u0085", "\\x85")])
+@pytest.mark.parametrize(
+    "name, drawn",
+    [
+        ("a\nb", "a\\nb"),
+        ("a\tb", "a\\tb"),
+        ("a\x00b", "a\\x00b"),
+        ("a\u2028b", "a\\u2028b"),
+        ("\udcff", "\\udcff"),
+        ("M\u00fcll\r", "M\u00fcll\\r"),
+        ("\ue000", "\\ue000"),
+        ("a\x7fb", "a\\x7fb"),
+        ("", ""),
+        ("%s {name} $x$", "%s {name} $x$"),
+        ("\u0085", "\\x85"),
+    ],
+)
 def test_what_is_no_letter_is_escaped(machine, name, drawn):
     assert fonts.readable(name) == drawn
     assert label(name).shape == (60, 400, 3)
@@ -173,7 +218,7 @@ def test_what_is_no_letter_is_escaped(machine, name, drawn):
 def test_without_matplotlib_pillow_has_latin_letters(machine, monkeypatch):
     monkeypatch.setattr(fonts, "_dejavu", lambda: "/no/such/font")
     assert fonts.readable("M\u00fcll") == "M\\xfcll"
-    assert fonts.measure("M\u00fcll", 20)[0] > 20    # and nothing fails
+    assert fonts.measure("M\u00fcll", 20)[0] > 20  # and nothing fails
 
 
 def test_matplotlib_gets_the_same_fonts(machine):
@@ -184,22 +229,40 @@ def test_matplotlib_gets_the_same_fonts(machine):
 
 # ---- lines of text
 
-@pytest.mark.parametrize("name, line", [
-    ("M\u00fcll \u65b9", "M\u00fcll \u65b9"), ("a\nb\t", "a\\nb\\t"), ("\x1b[31mred", "\\x1b[31mred"),
-    ("\u202eevil", "\\u202eevil"), ("a\u2066b\u2069", "a\\u2066b\\u2069"), ("a\u2028b", "a\\u2028b"),
-    ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"),
-    ("\U0001f468\u200d\U0001f469", "\U0001f468\u200d\U0001f469"), ("\udcff", "\\udcff"), ("a\\n", "a\\n")])
+
+@pytest.mark.parametrize(
+    "name, line",
+    [
+        ("M\u00fcll \u65b9", "M\u00fcll \u65b9"),
+        ("a\nb\t", "a\\nb\\t"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+        ("\u202eevil", "\\u202eevil"),
+        ("a\u2066b\u2069", "a\\u2066b\\u2069"),
+        ("a\u2028b", "a\\u2028b"),
+        (
+            "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+            "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+        ),
+        ("\U0001f468\u200d\U0001f469", "\U0001f468\u200d\U0001f469"),
+        ("\udcff", "\\udcff"),
+        ("a\\n", "a\\n"),
+    ],
+)
 def test_names_keep_to_their_line(machine, name, line):
-    """What a terminal obeys, and what turns the rest of the line; joiners of Persian and of emoji stay."""
+    """What a terminal obeys, and what turns the rest of the line; joiners of Persian and of emoji
+    stay."""
     from ssd.errors import on_a_line
+
     assert on_a_line(name) == line
     if name != line:
         assert fonts.readable(name) == line, "nor is a score drawn backwards"
 
 
 def test_a_line_runs_from_left_to_right(machine):
-    """A file's name of Hebrew letters does not turn the text around it: its ending stays beside it."""
+    """A file's name of Hebrew letters does not turn the text around it: its ending stays beside
+    it."""
     from PIL import features
+
     if not features.check("raqm"):
         pytest.skip("this Pillow has no FriBiDi")
     hebrew = "\u05d0\u05d1"
@@ -207,4 +270,4 @@ def test_a_line_runs_from_left_to_right(machine):
     fonts.draw(canvas[0], hebrew + ".png", 5, 30, (255, 255, 255), 24)
     fonts.draw(canvas[1], hebrew, 5, 30, (255, 255, 255), 24)
     width = fonts.measure(hebrew, 24)[0]
-    assert (canvas[0][:, :5 + width - 2] == canvas[1][:, :5 + width - 2]).mean() > .97
+    assert (canvas[0][:, : 5 + width - 2] == canvas[1][:, : 5 + width - 2]).mean() > 0.97

@@ -1,37 +1,61 @@
 """What other work takes of the machine, by process files that are made up here."""
+
 import pytest
 
 from ssd.machine_load import OtherWork
 
 
 def machine(folder, cpu, processes):
-    """cpu: of the two cores 0 and 1 that we may use, ticks user, nice, system, idle, iowait, irq, softirq, steal;
-    processes: by pid (parent, command line, ticks of user, system, and of ended children)."""
+    """cpu: of the two cores 0 and 1 that we may use, ticks user, nice, system, idle, iowait, irq,
+    softirq, steal; processes: by pid (parent, command line, ticks of user, system, and of ended
+    children)."""
     folder.mkdir(exist_ok=True)
     halves = [[number // 2 for number in cpu], [number - number // 2 for number in cpu]]
-    rows = {"cpu ": cpu, "cpu0": halves[0], "cpu1": halves[1], "cpu2": [90 * number for number in cpu]}
-    (folder / "stat").write_text("".join(f"{name} {' '.join(map(str, row))} 0 0\n" for name, row in rows.items())
-                                 + "intr 1 2 3\n")
+    rows = {
+        "cpu ": cpu,
+        "cpu0": halves[0],
+        "cpu1": halves[1],
+        "cpu2": [90 * number for number in cpu],
+    }
+    (folder / "stat").write_text(
+        "".join(f"{name} {' '.join(map(str, row))} 0 0\n" for name, row in rows.items())
+        + "intr 1 2 3\n"
+    )
     for pid, (parent, command, *ticks) in processes.items():
         (folder / str(pid)).mkdir(exist_ok=True)
         (folder / str(pid) / "stat").write_text(
-            f"{pid} (a (b) c) R {parent} " + "0 " * 9 + " ".join(map(str, ticks)) + " 20 0 1 0\n")
+            f"{pid} (a (b) c) R {parent} " + "0 " * 9 + " ".join(map(str, ticks)) + " 20 0 1 0\n"
+        )
         (folder / str(pid) / "cmdline").write_bytes(command)
     (folder / "self").mkdir(exist_ok=True)
 
 
 TRAIN = b"python\0-m\0ssd\0train\0"
-BEFORE = {10: (1, TRAIN, 100, 10, 0, 0), 11: (1, TRAIN, 100, 10, 0, 0), 12: (10, b"scorer\0", 0, 0, 0, 0),
-          20: (1, b"other\0", 500, 0, 0, 0)}
+BEFORE = {
+    10: (1, TRAIN, 100, 10, 0, 0),
+    11: (1, TRAIN, 100, 10, 0, 0),
+    12: (10, b"scorer\0", 0, 0, 0, 0),
+    20: (1, b"other\0", 500, 0, 0, 0),
+}
 
 
-@pytest.mark.parametrize("after, share", [
-    ({}, 0.5),                                                      # 100 of 200 ticks were busy, none of them ours
-    ({10: (1, TRAIN, 140, 20, 0, 0)}, 0.25),                        # 50 are ours
-    ({10: (1, TRAIN, 140, 20, 0, 0), 11: (1, TRAIN, 150, 10, 0, 0)}, 0.0),        # and 50 of another rank
-    ({10: (1, TRAIN, 140, 20, 0, 0), 12: (10, b"scorer\0", 30, 0, 0, 0)}, 0.1),   # and 30 of what we have started
-    ({10: (1, TRAIN, 140, 20, 30, 0)}, 0.1),                        # which has ended
-    ({10: (1, TRAIN, 900, 20, 0, 0)}, 0.0)])                        # the files are not of one moment
+@pytest.mark.parametrize(
+    "after, share",
+    [
+        ({}, 0.5),  # 100 of 200 ticks were busy, none of them ours
+        ({10: (1, TRAIN, 140, 20, 0, 0)}, 0.25),  # 50 are ours
+        (
+            {10: (1, TRAIN, 140, 20, 0, 0), 11: (1, TRAIN, 150, 10, 0, 0)},
+            0.0,
+        ),  # and 50 of another rank
+        (
+            {10: (1, TRAIN, 140, 20, 0, 0), 12: (10, b"scorer\0", 30, 0, 0, 0)},
+            0.1,
+        ),  # and 30 of what we have started
+        ({10: (1, TRAIN, 140, 20, 30, 0)}, 0.1),  # which has ended
+        ({10: (1, TRAIN, 900, 20, 0, 0)}, 0.0),
+    ],
+)  # the files are not of one moment
 def test_what_is_not_ours(tmp_path, after, share):
     machine(tmp_path / "proc", (1000, 0, 0, 1000, 0, 0, 0, 0), BEFORE)
     work = OtherWork(str(tmp_path / "proc"), 10, (0, 1))

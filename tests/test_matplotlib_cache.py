@@ -1,4 +1,5 @@
 """Matplotlib without a home that can be written: no warnings, and nothing left."""
+
 import os
 import subprocess
 import sys
@@ -15,21 +16,32 @@ print(matplotlib.get_configdir(), matplotlib.get_cachedir())
 """
 
 
-@pytest.mark.parametrize("home, temporary", [
-    (dict(HOME="/proc/none"), True),
-    (dict(HOME="/dev/null"), True),
-    (dict(XDG_CONFIG_HOME="/proc/none"), True),
-    (dict(XDG_CACHE_HOME="/proc/none"), True),
-    (dict(), False),
-    (dict(HOME="/proc/none", MPLCONFIGDIR="mine"), False),
-])
+@pytest.mark.parametrize(
+    "home, temporary",
+    [
+        (dict(HOME="/proc/none"), True),
+        (dict(HOME="/dev/null"), True),
+        (dict(XDG_CONFIG_HOME="/proc/none"), True),
+        (dict(XDG_CACHE_HOME="/proc/none"), True),
+        (dict(), False),
+        (dict(HOME="/proc/none", MPLCONFIGDIR="mine"), False),
+    ],
+)
 def test_folders_that_can_be_written_are_taken_and_else_a_temporary_one(tmp_path, home, temporary):
     (tmp_path / "mine").mkdir()
     (tmp_path / "tmp").mkdir()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "MPL"))}
-    environment.update(dict(dict(HOME=str(tmp_path)), **home), TMPDIR=str(tmp_path / "tmp"), PYTHONPATH=ROOT)
-    result = subprocess.run([sys.executable, "-c", CODE], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "MPL"))
+    }
+    environment.update(
+        dict(dict(HOME=str(tmp_path)), **home), TMPDIR=str(tmp_path / "tmp"), PYTHONPATH=ROOT
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", CODE], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert (result.returncode, result.stderr) == (0, "")
     folders = result.stdout.split()
-    assert [folder.startswith(str(tmp_path / "tmp" / "matplotlib-")) for folder in folders] == [temporary] * 2
+    assert [folder.startswith(str(tmp_path / "tmp" / "matplotlib-")) for folder in folders] == [
+        temporary
+    ] * 2
     assert os.listdir(tmp_path / "tmp") == [], "what is temporary goes"

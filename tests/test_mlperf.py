@@ -1,4 +1,5 @@
 """The MLPerf log against the official compliance checker of the installed mlperf-logging."""
+
 from __future__ import annotations
 
 import ast
@@ -21,12 +22,22 @@ from ssd.mlperf import MLPerfLog, check_log
 from ssd.rules import RULES
 
 SSD = RULES["ssd-1.1.0"]
-OFFICIAL = os.path.join(os.path.dirname(compliance_checker.__file__), "training_1.1.0", "closed_ssd.yaml")
+OFFICIAL = os.path.join(
+    os.path.dirname(compliance_checker.__file__), "training_1.1.0", "closed_ssd.yaml"
+)
 HYPERPARAMETERS = dict(
-    train_samples=117266, eval_samples=5000, global_batch_size=456, gradient_accumulation_steps=1,
-    model_bn_span=114, opt_base_learning_rate=0.003157 * 456 / 32, opt_weight_decay=1.3e-4,
-    opt_learning_rate_warmup_steps=771, opt_learning_rate_warmup_factor=0,
-    opt_learning_rate_decay_boundary_epochs=(44, 55), max_samples=1)
+    train_samples=117266,
+    eval_samples=5000,
+    global_batch_size=456,
+    gradient_accumulation_steps=1,
+    model_bn_span=114,
+    opt_base_learning_rate=0.003157 * 456 / 32,
+    opt_weight_decay=1.3e-4,
+    opt_learning_rate_warmup_steps=771,
+    opt_learning_rate_warmup_factor=0,
+    opt_learning_rate_decay_boundary_epochs=(44, 55),
+    max_samples=1,
+)
 STATS = {"AP": 0.2314, "AP50": 0.4, "APs": -1.0, "images": 5000, "objects": 36335}
 
 
@@ -35,11 +46,12 @@ def tensor_names():
     with open(OFFICIAL) as file:
         rules = yaml.load(file, Loader=yaml.BaseLoader)
     check = next(rule["END"]["CHECK"] for rule in rules if "END" in rule)
-    return ast.literal_eval(check[check.rindex("sorted(") + len("sorted("):check.rindex(")")])
+    return ast.literal_eval(check[check.rindex("sorted(") + len("sorted(") : check.rindex(")")])
 
 
-def write_run(log, *, names=None, accuracy=0.2314, status="success",
-              hyperparameters=HYPERPARAMETERS):
+def write_run(
+    log, *, names=None, accuracy=0.2314, status="success", hyperparameters=HYPERPARAMETERS
+):
     """A run of two epochs, each with an evaluation."""
     log.submission("An organisation", "a 2-core machine", "closed", "onprem")
     log.cache_clear("data set: pages of 5 files")
@@ -54,7 +66,9 @@ def write_run(log, *, names=None, accuracy=0.2314, status="success",
         log.epoch_stop(epoch)
         log.eval_start(epoch)
         log.eval_stop(epoch)
-        log.eval_accuracy(epoch, np.float32(accuracy) if epoch == 2 else 0.1, images=5000, objects=np.int64(36335))
+        log.eval_accuracy(
+            epoch, np.float32(accuracy) if epoch == 2 else 0.1, images=5000, objects=np.int64(36335)
+        )
         log.eval_result(epoch, STATS)
     log.run_stop(status)
 
@@ -66,13 +80,14 @@ def written(path, **run):
 
 
 def accepted(path):
-    """The checker's verdict, in this process: a subprocess for each of the many logs would take long."""
+    """The checker's verdict, in this process: a subprocess for each of the many logs would take
+    long."""
     checker = mlp_compliance.make_checker("training", "1.1.0", False, False)
     return mlp_compliance.main(str(path), "training_1.1.0/common.yaml", checker)[0]
 
 
 def parsed(text):
-    return [json.loads(line[len(":::MLLOG "):]) for line in text.splitlines()]
+    return [json.loads(line[len(":::MLLOG ") :]) for line in text.splitlines()]
 
 
 def test_a_whole_log_is_accepted(tmp_path, monkeypatch):
@@ -88,7 +103,9 @@ def test_the_verdict_of_a_bad_log_is_false_with_the_reason(tmp_path):
     path = written(tmp_path / "log", names=tensor_names()[:-1])
     verdict, words = check_log(path, "1.1.0")
     assert not verdict and "FAILED" in words and "initialized_tensors" in words
-    (tmp_path / "crash").write_text(':::MLLOG {"time_ms": 1}\n')  # the checker itself raises KeyError here
+    (tmp_path / "crash").write_text(
+        ':::MLLOG {"time_ms": 1}\n'
+    )  # the checker itself raises KeyError here
     verdict, words = check_log(tmp_path / "crash", "1.1.0")
     assert not verdict and "KeyError" in words
     verdict, words = check_log(path, ruleset="9.9.9")
@@ -97,16 +114,32 @@ def test_the_verdict_of_a_bad_log_is_false_with_the_reason(tmp_path):
         check_log(tmp_path / "absent", "1.1.0")
 
 
-ONCE = ["submission_org", "submission_platform", "submission_division", "submission_status",
-        "submission_benchmark", "init_stop", "run_start", "run_stop"] + list(HYPERPARAMETERS)
-AT_LEAST_ONCE = ["cache_clear", "init_start", "eval_start", "eval_stop", "eval_accuracy", "epoch_start",
-                 "epoch_stop", "weights_initialization"]
+ONCE = [
+    "submission_org",
+    "submission_platform",
+    "submission_division",
+    "submission_status",
+    "submission_benchmark",
+    "init_stop",
+    "run_start",
+    "run_stop",
+] + list(HYPERPARAMETERS)
+AT_LEAST_ONCE = [
+    "cache_clear",
+    "init_start",
+    "eval_start",
+    "eval_stop",
+    "eval_accuracy",
+    "epoch_start",
+    "epoch_stop",
+    "weights_initialization",
+]
 
 
 @pytest.mark.parametrize("key", ONCE + AT_LEAST_ONCE)
 def test_a_log_without_a_required_key_fails(tmp_path, key):
     lines = written(tmp_path / "log").read_text().splitlines(True)
-    kept = [line for line in lines if '"key": "%s"' % key not in line]
+    kept = [line for line in lines if f'"key": "{key}"' not in line]
     assert len(kept) < len(lines)
     (tmp_path / "less").write_text("".join(kept))
     assert not accepted(tmp_path / "less")
@@ -131,16 +164,35 @@ def test_119_tensors_are_wanted(tmp_path):
     assert not accepted(written(tmp_path / "renamed", names=names[1:] + ["ssd0_extra"]))
 
 
-@pytest.mark.parametrize("run, verdict", [
-    ({"accuracy": 0.2299}, False), ({"accuracy": 0.23001}, True), ({"accuracy": 1.0}, False),
-    ({"accuracy": 0.12, "status": "aborted"}, False),
-    # the checker itself lets the status pass: the accuracy decides
-    ({"status": "aborted"}, True),
-    ({"hyperparameters": dict(HYPERPARAMETERS, max_samples=2)}, False),
-    ({"hyperparameters": dict(HYPERPARAMETERS, opt_learning_rate_decay_boundary_epochs=[48, 60])}, True),
-    ({"hyperparameters": dict(HYPERPARAMETERS, opt_learning_rate_decay_boundary_epochs=[44, 54])}, False),
-    ({"hyperparameters": dict(HYPERPARAMETERS, opt_learning_rate_warmup_steps=0)}, False),
-])
+@pytest.mark.parametrize(
+    "run, verdict",
+    [
+        ({"accuracy": 0.2299}, False),
+        ({"accuracy": 0.23001}, True),
+        ({"accuracy": 1.0}, False),
+        ({"accuracy": 0.12, "status": "aborted"}, False),
+        # the checker itself lets the status pass: the accuracy decides
+        ({"status": "aborted"}, True),
+        ({"hyperparameters": dict(HYPERPARAMETERS, max_samples=2)}, False),
+        (
+            {
+                "hyperparameters": dict(
+                    HYPERPARAMETERS, opt_learning_rate_decay_boundary_epochs=[48, 60]
+                )
+            },
+            True,
+        ),
+        (
+            {
+                "hyperparameters": dict(
+                    HYPERPARAMETERS, opt_learning_rate_decay_boundary_epochs=[44, 54]
+                )
+            },
+            False,
+        ),
+        ({"hyperparameters": dict(HYPERPARAMETERS, opt_learning_rate_warmup_steps=0)}, False),
+    ],
+)
 def test_values_decide(tmp_path, run, verdict):
     assert accepted(written(tmp_path / "log", **run)) is verdict
 
@@ -150,7 +202,11 @@ def test_file_and_standard_output_have_the_same_lines_once(tmp_path, capsys):
     printed = capsys.readouterr()
     assert printed.out == text and printed.err == ""
     submission, hyperparameters, tensors, epochs, others = 5, 11, 119, 2 * 6, 6
-    assert text.count("\n") == len(parsed(text)) == submission + hyperparameters + tensors + epochs + others
+    assert (
+        text.count("\n")
+        == len(parsed(text))
+        == submission + hyperparameters + tensors + epochs + others
+    )
     assert MLPerfLog(None, enabled=True, rules=SSD).submission("o", "p", "open", "research") is None
     assert len(parsed(capsys.readouterr().out)) == 5
 
@@ -166,7 +222,9 @@ def test_events_are_what_the_rules_describe(tmp_path):
     assert value("opt_base_learning_rate") == HYPERPARAMETERS["opt_base_learning_rate"]
     assert value("opt_learning_rate_decay_boundary_epochs") == [44, 55]
     assert value("eval_accuracy") == float(np.float32(0.2314)) and value("eval_result") == STATS
-    of = {name: last["eval_accuracy"]["metadata"][name] for name in ("epoch_num", "images", "objects")}
+    of = {
+        name: last["eval_accuracy"]["metadata"][name] for name in ("epoch_num", "images", "objects")
+    }
     assert of == {"epoch_num": 2, "images": 5000, "objects": 36335}
     assert last["run_stop"]["metadata"]["status"] == "success"
     assert last["epoch_start"]["metadata"]["epoch_num"] == 2
@@ -195,7 +253,9 @@ def test_an_existing_log_is_refused_and_kept(tmp_path):
     MLPerfLog(path, enabled=True, rules=SSD).close()
     with pytest.raises(UserError, match="cannot write the MLPerf log: Is a directory"):
         MLPerfLog(tmp_path, enabled=True, rules=SSD)
-    with pytest.raises(UserError, match="cannot write the MLPerf log: (Not a directory|File exists)"):
+    with pytest.raises(
+        UserError, match="cannot write the MLPerf log: (Not a directory|File exists)"
+    ):
         MLPerfLog(path / "log", enabled=True, rules=SSD)
 
 
@@ -209,35 +269,69 @@ def test_logs_of_one_process_do_not_mix(tmp_path, capsys):
     second.close()
     second.close()
     assert [event["value"] for event in parsed((tmp_path / "1").read_text())] == [1]
-    assert [event["key"] for event in parsed((tmp_path / "2").read_text())] == ["seed", "init_start"]
+    assert [event["key"] for event in parsed((tmp_path / "2").read_text())] == [
+        "seed",
+        "init_start",
+    ]
     assert len(parsed(capsys.readouterr().out)) == 3
     assert handlers == (logging.getLogger("mllog_default").handlers, logging.getLogger().handlers)
     assert not any(file.path.startswith(str(tmp_path)) for file in psutil.Process().open_files())
 
 
-@pytest.mark.parametrize("key", [
-    "submission", "init_stop", "run_start", "run_stop", "seed", "hyperparameters", "weights_initialization",
-    "epoch_start", "epoch_stop", "eval_start", "eval_stop", "eval_accuracy", "eval_result"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "submission",
+        "init_stop",
+        "run_start",
+        "run_stop",
+        "seed",
+        "hyperparameters",
+        "weights_initialization",
+        "epoch_start",
+        "epoch_stop",
+        "eval_start",
+        "eval_stop",
+        "eval_accuracy",
+        "eval_result",
+    ],
+)
 def test_once_is_once(tmp_path, key):
-    arguments = {"submission": ("o", "p", "closed", "onprem"), "run_stop": ("success",), "seed": (1,),
-                 "weights_initialization": (["ssd0_expand_conv0_bias"],), "eval_accuracy": (1, 0.3),
-                 "eval_result": (1, STATS), "init_stop": (), "run_start": (), "hyperparameters": ()}
+    arguments = {
+        "submission": ("o", "p", "closed", "onprem"),
+        "run_stop": ("success",),
+        "seed": (1,),
+        "weights_initialization": (["ssd0_expand_conv0_bias"],),
+        "eval_accuracy": (1, 0.3),
+        "eval_result": (1, STATS),
+        "init_stop": (),
+        "run_start": (),
+        "hyperparameters": (),
+    }
     with MLPerfLog(tmp_path / "log", enabled=True, rules=SSD) as log:
         write_run(log)
         before = (tmp_path / "log").read_text()
         with pytest.raises(AssertionError, match="twice"):
-            getattr(log, key)(*arguments.get(key, (1,)),
-                              **(HYPERPARAMETERS if key == "hyperparameters" else {}))
+            getattr(log, key)(
+                *arguments.get(key, (1,)), **(HYPERPARAMETERS if key == "hyperparameters" else {})
+            )
     assert (tmp_path / "log").read_text() == before
 
 
 def test_our_own_mistakes_are_assertions(tmp_path):
     log = MLPerfLog(tmp_path / "log", enabled=True, rules=SSD)
     nan = float("nan")
-    for mistake in (log.init_stop, log.run_start, lambda: log.run_stop("success"), lambda: log.epoch_start(1),
-                    lambda: log.eval_stop(1), lambda: log.cache_clear(None),
-                    lambda: log.eval_accuracy(1, 23.0), lambda: log.eval_accuracy(1, nan),
-                    lambda: log.eval_result(1, {"AP": nan})):
+    for mistake in (
+        log.init_stop,
+        log.run_start,
+        lambda: log.run_stop("success"),
+        lambda: log.epoch_start(1),
+        lambda: log.eval_stop(1),
+        lambda: log.cache_clear(None),
+        lambda: log.eval_accuracy(1, 23.0),
+        lambda: log.eval_accuracy(1, nan),
+        lambda: log.eval_result(1, {"AP": nan}),
+    ):
         with pytest.raises(AssertionError):
             mistake()
     with pytest.raises(TypeError):
@@ -248,14 +342,22 @@ def test_our_own_mistakes_are_assertions(tmp_path):
     assert (tmp_path / "log").read_text() == ""
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"org": " "}, "organisation, not ' '"), ({"platform": None}, "platform, not None"),
-    ({"division": "Closed"}, "division must be one of closed, open, not 'Closed'"),
-    ({"status": "x"}, "status must"),
-])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"org": " "}, "organisation, not ' '"),
+        ({"platform": None}, "platform, not None"),
+        ({"division": "Closed"}, "division must be one of closed, open, not 'Closed'"),
+        ({"status": "x"}, "status must"),
+    ],
+)
 def test_a_bad_submission_is_the_users_mistake(tmp_path, changes, words):
-    with MLPerfLog(tmp_path / "log", enabled=True, rules=SSD) as log, pytest.raises(UserError, match=words):
-        log.submission(**dict(dict(org="o", platform="p", division="closed", status="onprem"), **changes))
+    with MLPerfLog(tmp_path / "log", enabled=True, rules=SSD) as log, pytest.raises(
+        UserError, match=words
+    ):
+        log.submission(
+            **dict(dict(org="o", platform="p", division="closed", status="onprem"), **changes)
+        )
     assert (tmp_path / "log").read_text() == ""
 
 
@@ -267,6 +369,7 @@ def slow_line(log, entered, leave):
         entered.set()
         leave.wait(20)
         write(*arguments, **options)
+
     log._mllogger.start = slowly
     thread = threading.Thread(target=log.epoch_start, args=(2,))
     thread.start()
@@ -275,7 +378,8 @@ def slow_line(log, entered, leave):
 
 
 def test_an_abort_is_the_last_line_whatever_other_threads_log(tmp_path):
-    """The watchdog's thread ends the log of a training loop that runs on: seen was an epoch_start after run_stop."""
+    """The watchdog's thread ends the log of a training loop that runs on: seen was an epoch_start
+    after run_stop."""
     with MLPerfLog(tmp_path / "log", enabled=True, rules=SSD) as log:
         log.submission("o", "p", "closed", "onprem")
         log.init_start()
@@ -318,18 +422,27 @@ def test_the_end_is_logged_once_and_only_where_the_clock_runs(tmp_path):
         log.end("success")
         log.end("aborted")
         log.abort()
-    stops = [event for event in parsed((tmp_path / "log").read_text()) if event["key"] == "run_stop"]
+    stops = [
+        event for event in parsed((tmp_path / "log").read_text()) if event["key"] == "run_stop"
+    ]
     assert [event["metadata"]["status"] for event in stops] == ["success"]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_a_line_that_cannot_be_written_raises():
     log = MLPerfLog("/dev/full", enabled=True, rules=SSD)
-    for action in (lambda: log.seed(1), log.close):  # what is buffered is lost only with an error, too
+    for action in (
+        lambda: log.seed(1),
+        log.close,
+    ):  # what is buffered is lost only with an error, too
         with pytest.raises(OSError, match="No space left"):
             action()
 
 
 def test_import_is_light():
-    code = "import sys; sys.modules['mlperf_logging'] = sys.modules['mxnet'] = None; import ssd.mlperf"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=os.path.dirname(os.path.dirname(__file__)))
+    code = (
+        "import sys; sys.modules['mlperf_logging'] = sys.modules['mxnet'] = None; import ssd.mlperf"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=os.path.dirname(os.path.dirname(__file__))
+    )

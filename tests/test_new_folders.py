@@ -1,13 +1,15 @@
-"""Two runs that start in the same second: folders that are named by the time, and one folder named twice."""
+"""Two runs that start in the same second: folders that are named by the time, and one folder named
+twice."""
+
 import os
 import subprocess
 import sys
 
 import pytest
 
-from ssd.errors import UserError
 from ssd.config import load_recipe
-from ssd.files import claim_folder, new_folder
+from ssd.errors import UserError
+from ssd.files import claim_folder
 from ssd.training import setup
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -24,8 +26,16 @@ sys.stdin.read()
 def at_once(function, path, count):
     """What `count` processes get that ask for one path together."""
     environment = dict(os.environ, PYTHONPATH=ROOT)
-    processes = [subprocess.Popen([sys.executable, "-c", CLAIM.format(function=function), str(path)], env=environment,
-                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", CLAIM.format(function=function), str(path)],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(count)
+    ]
     for process in processes:
         process.stdin.write("\n")
         process.stdin.flush()
@@ -38,8 +48,9 @@ def at_once(function, path, count):
 
 @pytest.mark.parametrize("count", [2, 6])
 def test_each_process_gets_a_folder_of_its_own(tmp_path, count):
-    names = [str(tmp_path / "runs" / "ssd-20261127")] + [str(tmp_path / "runs" / f"ssd-20261127-{number}")
-                                                        for number in range(2, count + 1)]
+    names = [str(tmp_path / "runs" / "ssd-20261127")] + [
+        str(tmp_path / "runs" / f"ssd-20261127-{number}") for number in range(2, count + 1)
+    ]
     assert sorted(at_once("new_folder", tmp_path / "runs" / "ssd-20261127", count)) == names
     assert sorted(os.listdir(tmp_path / "runs")) == [os.path.basename(name) for name in names]
 
@@ -50,7 +61,9 @@ def test_one_process_gets_a_folder_that_is_named(tmp_path, exists):
         (tmp_path / "out").mkdir()
     assert sorted(at_once("claim_folder", tmp_path / "out", 5)) == ["False"] * 4 + ["True"]
     assert os.listdir(tmp_path / "out") == []
-    assert at_once("claim_folder", tmp_path / "out", 1) == ["True"], "nothing is left of processes that have ended"
+    assert at_once("claim_folder", tmp_path / "out", 1) == ["True"], (
+        "nothing is left of processes that have ended"
+    )
 
 
 def test_a_process_keeps_its_own(tmp_path):
@@ -62,7 +75,9 @@ def test_a_process_keeps_its_own(tmp_path):
 def test_training_refuses_a_folder_in_which_another_one_begins(tmp_path, monkeypatch):
     config = load_recipe("ssd-resnet34-shapes").with_values(output=str(tmp_path / "out"))
     monkeypatch.setattr(setup, "claim_folder", lambda path: False)
-    with pytest.raises(UserError, match="--output .*out: another process writes there; name a new folder"):
+    with pytest.raises(
+        UserError, match="--output .*out: another process writes there; name a new folder"
+    ):
         setup.open_folder(config)
 
 
@@ -72,4 +87,8 @@ def test_runs_without_a_name_of_one_second(tmp_path, monkeypatch):
     config = load_recipe("ssd-resnet34-shapes")
     folders = [setup.open_folder(config) for _ in range(3)]
     name = os.path.join("runs", "ssd-resnet34-shapes-20261127-120000")
-    assert [(folder.path, folder.part) for folder in folders] == [(name, 1), (f"{name}-2", 1), (f"{name}-3", 1)]
+    assert [(folder.path, folder.part) for folder in folders] == [
+        (name, 1),
+        (f"{name}-2", 1),
+        (f"{name}-3", 1),
+    ]

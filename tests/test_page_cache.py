@@ -1,4 +1,6 @@
-"""Dropping the file cache: what is claimed was done. The machine's own cache is never dropped here."""
+"""Dropping the file cache: what is claimed was done. The machine's own cache is never dropped
+here."""
+
 from __future__ import annotations
 
 import ctypes
@@ -24,7 +26,9 @@ def resident_pages(path):
     try:
         libc = ctypes.CDLL(None, use_errno=True)
         libc.mmap.restype = ctypes.c_void_p
-        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + 3 * [ctypes.c_int] + [ctypes.c_long]
+        libc.mmap.argtypes = (
+            [ctypes.c_void_p, ctypes.c_size_t] + 3 * [ctypes.c_int] + [ctypes.c_long]
+        )
         libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
         libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
     except (OSError, AttributeError):
@@ -122,5 +126,7 @@ def test_a_refused_write_falls_through_to_the_files(tmp_path, monkeypatch):
 def test_file_systems_in_memory_are_known():
     with open("/proc/mounts") as file:
         kinds = {line.split()[1]: line.split()[2] for line in file}
-    assert (os.stat("/dev/shm").st_dev in page_cache._memory_devices()) is (kinds.get("/dev/shm") == "tmpfs")
+    assert (os.stat("/dev/shm").st_dev in page_cache._memory_devices()) is (
+        kinds.get("/dev/shm") == "tmpfs"
+    )
     assert os.stat("/proc").st_dev not in page_cache._memory_devices()

@@ -1,4 +1,6 @@
-"""A key that is in a recipe twice: YAML's readers take the last one without a word, this program refuses it."""
+"""A key that is in a recipe twice: YAML's readers take the last one without a word, this program
+refuses it."""
+
 import pytest
 
 from ssd.config import load_recipe
@@ -14,7 +16,7 @@ TWICE = [
     ("a:\n  - x: 1\n  - x: 1\n    y: 2\n    x: 3\n", "a.x", 3, 5),
     ("a:\n  - - {x: 1}\n    - {x: 1, x: 2}\n", "a.x", 3, 3),
     ("training:\n  epochs: 3\n'training':\n  epochs: 3\n", "training", 1, 3),
-    ("\"training\": {}\n# a word\n\ntraining: {}\n", "training", 1, 4),
+    ('"training": {}\n# a word\n\ntraining: {}\n', "training", 1, 4),
     ("1: a\n2: b\n1: c\n", "1", 1, 3),
     ("true: a\ntrue: b\n", "true", 1, 2),
     ("? training\n: {}\n? training\n: {}\n", "training", 1, 3),
@@ -30,13 +32,23 @@ def test_named_with_both_lines(tmp_path, text, name, first, second):
     path.write_bytes(text.encode())
     with pytest.raises(UserError) as error:
         read_sections(str(path))
-    assert str(error.value) == f"recipe {path}: {name} is there twice, in lines {first} and {second}"
+    assert (
+        str(error.value) == f"recipe {path}: {name} is there twice, in lines {first} and {second}"
+    )
 
 
-@pytest.mark.parametrize("text, content", [
-    ("a: {x: 1}\nb: {x: 1}\n", {"a": {"x": 1}, "b": {"x": 1}}), ("a: [{x: 1}, {x: 2}]\n", {"a": [{"x": 1}, {"x": 2}]}),
-    ("a: &base {x: 1, y: 2}\nb: {<<: *base, x: 3}\n", {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}}),
-    ("a: {Epochs: 1, epochs: 2}\n", {"a": {"Epochs": 1, "epochs": 2}})])
+@pytest.mark.parametrize(
+    "text, content",
+    [
+        ("a: {x: 1}\nb: {x: 1}\n", {"a": {"x": 1}, "b": {"x": 1}}),
+        ("a: [{x: 1}, {x: 2}]\n", {"a": [{"x": 1}, {"x": 2}]}),
+        (
+            "a: &base {x: 1, y: 2}\nb: {<<: *base, x: 3}\n",
+            {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}},
+        ),
+        ("a: {Epochs: 1, epochs: 2}\n", {"a": {"Epochs": 1, "epochs": 2}}),
+    ],
+)
 def test_what_is_no_key_twice(tmp_path, text, content):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
@@ -45,7 +57,9 @@ def test_what_is_no_key_twice(tmp_path, text, content):
 
 def test_aliases_of_aliases_take_no_time(tmp_path):
     """9 ** 12 values, if each were looked at by its own."""
-    lines = ["a0: &a0 [1]"] + [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]" for level in range(1, 13)]
+    lines = ["a0: &a0 [1]"] + [
+        f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]" for level in range(1, 13)
+    ]
     path = tmp_path / "mine.yaml"
     path.write_text("\n".join(lines))
     assert len(read_sections(str(path))) == 13

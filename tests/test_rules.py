@@ -1,4 +1,5 @@
 """Rule sets: the table, the setting that chooses from it, and logs by its rows."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -28,11 +29,15 @@ CHECKED = [name for name, rules in RULES.items() if rules.ruleset]
 
 class Network:
     """119 trained tensors and one that is not."""
+
     class Tensor(typing.NamedTuple):
         grad_req: str
 
     def collect_params(self):
-        return dict({name: self.Tensor("write") for name in tensor_names()}, running_mean=self.Tensor("null"))
+        return dict(
+            {name: self.Tensor("write") for name in tensor_names()},
+            running_mean=self.Tensor("null"),
+        )
 
 
 def written(path, config, rules):
@@ -42,8 +47,9 @@ def written(path, config, rules):
         log.cache_clear(True)
         log.init_start()
         log.seed(3)
-        setup.log_hyperparameters(log, config, build_schedule(config.training, 456, 117266), Network(), 117266, 5000,
-                                  456)
+        setup.log_hyperparameters(
+            log, config, build_schedule(config.training, 456, 117266), Network(), 117266, 5000, 456
+        )
         log.init_stop()
         log.run_start()
         log.epoch_start(1)
@@ -57,20 +63,28 @@ def written(path, config, rules):
 
 def official(name):
     """What the compliance checker checks of one key, and of how many: key -> rule."""
-    folder = os.path.join(os.path.dirname(mlperf_logging.__file__), "compliance_checker",
-                          f"training_{RULES[name].ruleset}")
+    folder = os.path.join(
+        os.path.dirname(mlperf_logging.__file__),
+        "compliance_checker",
+        f"training_{RULES[name].ruleset}",
+    )
     found = {}
     for file_name in ("common.yaml", "closed_common.yaml", f"closed_{RULES[name].benchmark}.yaml"):
         with open(os.path.join(folder, file_name)) as file:
-            found.update((rule["KEY"]["NAME"], rule["KEY"]) for rule in yaml.load(file, Loader=yaml.BaseLoader)
-                         if "KEY" in rule)
+            found.update(
+                (rule["KEY"]["NAME"], rule["KEY"])
+                for rule in yaml.load(file, Loader=yaml.BaseLoader)
+                if "KEY" in rule
+            )
     return found
 
 
 def test_the_choices_are_the_rows():
     assert SETTINGS["rules"][0] == "run"
     field = SETTINGS["rules"][1]
-    assert field.metadata["choices"] == tuple(RULES) and field.default == DEFAULT_RULES == "ssd-1.1.0"
+    assert (
+        field.metadata["choices"] == tuple(RULES) and field.default == DEFAULT_RULES == "ssd-1.1.0"
+    )
 
 
 @pytest.mark.parametrize("name", CHECKED)
@@ -78,7 +92,9 @@ def test_a_row_is_what_the_official_checker_has(name):
     rules, keys = RULES[name], official(name)
     assert set(rules.hyperparameters) <= set(keys)
     assert {key for key in keys if key.startswith("opt_")} <= set(rules.hyperparameters)
-    assert keys["eval_accuracy"]["ATLEAST_ONE_CHECK"].startswith(f"v['value'] >= {rules.target:.3f} ")
+    assert keys["eval_accuracy"]["ATLEAST_ONE_CHECK"].startswith(
+        f"v['value'] >= {rules.target:.3f} "
+    )
     assert rules.runs == benchmark_meta.get_result_file_counts("training")[rules.benchmark]
     assert rules.weights_initialization in setup.INITIALIZED
     assert convergence_points(rules)
@@ -86,18 +102,25 @@ def test_a_row_is_what_the_official_checker_has(name):
 
 def test_retinanets_rows_differ_in_their_names_alone():
     rows = {name: rules for name, rules in RULES.items() if name.startswith("retinanet-")}
-    assert list(rows) == [f"retinanet-{number}" for number in ("2.0.0", "2.1.0", "3.0.0", "3.1.0", "4.0.0", "4.1.0",
-                                                                "5.0.0", "5.1.0")]
+    assert list(rows) == [
+        f"retinanet-{number}"
+        for number in ("2.0.0", "2.1.0", "3.0.0", "3.1.0", "4.0.0", "4.1.0", "5.0.0", "5.1.0")
+    ]
     assert all(name == f"retinanet-{rules.ruleset}" for name, rules in rows.items())
     assert [rules.benchmark for rules in rows.values()] == 6 * ["ssd"] + 2 * ["retinanet"]
-    assert len({repr(dataclasses.replace(rules, benchmark="", ruleset="")) for rules in rows.values()}) == 1
+    assert (
+        len({repr(dataclasses.replace(rules, benchmark="", ruleset="")) for rules in rows.values()})
+        == 1
+    )
 
 
 def test_recipes_and_their_rules(tmp_path):
-    found = {name: load_recipe(name).run.rules for name in ("ssd-resnet34-coco", "ssd-resnet34-shapes",
-                                                            "ssd-resnet34-own")}
+    found = {
+        name: load_recipe(name).run.rules
+        for name in ("ssd-resnet34-coco", "ssd-resnet34-shapes", "ssd-resnet34-own")
+    }
     assert list(found.values()) == ["ssd-1.1.0", "ssd-1.1.0", "none"]
-    for name, rules in found.items():    # the copy that an older version's run has left
+    for name, rules in found.items():  # the copy that an older version's run has left
         content = yaml.safe_load(to_yaml(load_recipe(name)))
         del content["run"]["rules"]
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
@@ -107,8 +130,11 @@ def test_recipes_and_their_rules(tmp_path):
 def test_crop_attempts_are_a_matter_of_the_rules():
     coco, own = load_recipe("ssd-resnet34-coco"), load_recipe("ssd-resnet34-own")
     assert own.with_values(crop_attempts=7).augmentation.crop_attempts == 7
-    with pytest.raises(UserError, match="flags crop_attempts: 7 is not 1 or 50, the values that the benchmark's rules "
-                                        r"allow \(run.rules ssd-1.1.0\)"):
+    with pytest.raises(
+        UserError,
+        match="flags crop_attempts: 7 is not 1 or 50, the values that the benchmark's rules "
+        r"allow \(run.rules ssd-1.1.0\)",
+    ):
         apply_values(coco, {"augmentation.crop_attempts": 7}, "flags")
     free = coco.with_values(crop_attempts=7, rules="none")
     with pytest.raises(UserError, match="7 is not 1 or 50"):
@@ -117,7 +143,9 @@ def test_crop_attempts_are_a_matter_of_the_rules():
 
 
 def test_the_log_of_a_run_is_accepted(tmp_path):
-    accepted, words = check_log(written(tmp_path / "log", load_recipe("ssd-resnet34-coco"), SSD), SSD.ruleset)
+    accepted, words = check_log(
+        written(tmp_path / "log", load_recipe("ssd-resnet34-coco"), SSD), SSD.ruleset
+    )
     assert accepted, words
 
 
@@ -140,7 +168,7 @@ def test_a_missing_hyperparameter_is_our_mistake(tmp_path, missing):
 
 
 def test_an_unknown_hyperparameter_is_our_mistake(tmp_path):
-    for enabled in (True, False):    # on every rank, not on the first alone
+    for enabled in (True, False):  # on every rank, not on the first alone
         with MLPerfLog(tmp_path / "log", enabled=enabled, rules=SSD) as log:
             with pytest.raises(AssertionError, match=r"missing \[\], unknown \['opt_name'\]"):
                 log.hyperparameters(opt_name="adam", **HYPERPARAMETERS)
@@ -151,13 +179,20 @@ def test_an_unknown_hyperparameter_is_our_mistake(tmp_path):
 def test_without_rules_the_same_events_are_written_unchecked(tmp_path):
     def events(path):
         return [(event["key"], event["value"]) for event in parsed(path.read_text())]
+
     own = load_recipe("ssd-resnet34-own")
-    free, checked = (events(written(tmp_path / name, own, rules)) for name, rules in (("none", RULES["none"]),
-                                                                                      ("ssd", SSD)))
-    assert [event for event in free if event not in checked] == [("opt_name", "sgd"),
-                                                                 ("opt_learning_rate_warmup_epochs", 1)]
+    free, checked = (
+        events(written(tmp_path / name, own, rules))
+        for name, rules in (("none", RULES["none"]), ("ssd", SSD))
+    )
+    assert [event for event in free if event not in checked] == [
+        ("opt_name", "sgd"),
+        ("opt_learning_rate_warmup_epochs", 1),
+    ]
     assert all(event in free for event in checked)
-    assert ("max_samples", 7) in events(written(tmp_path / "7", own.with_values(crop_attempts=7), RULES["none"]))
+    assert ("max_samples", 7) in events(
+        written(tmp_path / "7", own.with_values(crop_attempts=7), RULES["none"])
+    )
     with MLPerfLog(tmp_path / "other", enabled=True, rules=RULES["none"]) as log:
         log.submission("o", "p", "closed", "onprem")
         log.hyperparameters(opt_name="adam", opt_weight_decay=0)
@@ -166,7 +201,10 @@ def test_without_rules_the_same_events_are_written_unchecked(tmp_path):
 
 
 def test_a_report_asks_the_checker_of_the_runs_rules(tmp_path):
-    for name, verdict in (("ssd-resnet34-coco", "<b class=\"good\">accepted"), ("ssd-resnet34-own", None)):
+    for name, verdict in (
+        ("ssd-resnet34-coco", '<b class="good">accepted'),
+        ("ssd-resnet34-own", None),
+    ):
         folder = tmp_path / name
         folder.mkdir()
         with MLPerfLog(folder / "mlperf.log", enabled=True, rules=SSD) as log:
@@ -178,9 +216,13 @@ def test_a_report_asks_the_checker_of_the_runs_rules(tmp_path):
 
 
 def test_a_detector_has_rules_of_its_own():
-    with pytest.raises(UserError, match=r"detector: ssd is not retinanet, .* \(run.rules retinanet-5.1.0\)"):
+    with pytest.raises(
+        UserError, match=r"detector: ssd is not retinanet, .* \(run.rules retinanet-5.1.0\)"
+    ):
         load_recipe("ssd-resnet34-coco").with_values(rules="retinanet-5.1.0")
-    with pytest.raises(UserError, match=r"detector: retinanet is not ssd, .* \(run.rules ssd-1.1.0\)"):
+    with pytest.raises(
+        UserError, match=r"detector: retinanet is not ssd, .* \(run.rules ssd-1.1.0\)"
+    ):
         load_recipe("retinanet-resnext50-openimages").with_values(rules="ssd-1.1.0")
 
 
@@ -192,12 +234,17 @@ def test_a_trial_is_of_the_rules_benchmark_and_has_its_keys(tmp_path):
     path.write_text(text.replace(json.dumps("ssd"), json.dumps("retinanet")))
     with pytest.raises(UserError, match="log: submission_benchmark is 'retinanet', not 'ssd'"):
         read_trial(path, SSD)
-    path.write_text("".join(line for line in text.splitlines(True) if "opt_weight_decay" not in line))
+    path.write_text(
+        "".join(line for line in text.splitlines(True) if "opt_weight_decay" not in line)
+    )
     with pytest.raises(UserError, match="no opt_weight_decay in this log"):
         read_trial(path, SSD)
 
 
 def test_a_plan_is_for_the_published_rules():
-    with pytest.raises(UserError, match="run.rules none: the published results are for the rules ssd-1.1.0 and "
-                                        "retinanet-2.0.0 to -5.1.0"):
+    with pytest.raises(
+        UserError,
+        match="run.rules none: the published results are for the rules ssd-1.1.0 and "
+        "retinanet-2.0.0 to -5.1.0",
+    ):
         make_plan(load_recipe("ssd-resnet34-coco").with_values(rules="none", batch_size=114), 1, 4)

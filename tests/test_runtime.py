@@ -1,4 +1,5 @@
 """The start of a process that computes with the network."""
+
 import os
 import subprocess
 import sys
@@ -26,8 +27,14 @@ Image.open(io.BytesIO(content.tobytes())).load()
 
 def run(code, *arguments, **variables):
     environment = dict(os.environ, **variables)
-    return subprocess.run([sys.executable, "-W", "ignore", "-c", code, *arguments], cwd=ROOT, env=environment,
-                          capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 @pytest.mark.slow
@@ -49,7 +56,8 @@ if sys.argv[1] == "detector":
 else:
     from ssd.training.ranks import Ranks
     Ranks().close()
-order = [name for name in sys.modules if name in ("PIL._imaging", "nvidia.dali.pipeline", "mxnet", "horovod.mxnet")]
+watched = ("PIL._imaging", "nvidia.dali.pipeline", "mxnet", "horovod.mxnet")
+order = [name for name in sys.modules if name in watched]
 print(*order)
 """
 

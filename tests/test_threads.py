@@ -1,4 +1,5 @@
 """OpenMP threads of a rank."""
+
 import os
 import subprocess
 import sys
@@ -26,13 +27,24 @@ def machine(monkeypatch):
 def others(monkeypatch, busy):
     """So many cores are taken by other processes in one look after the other."""
     looks = iter(busy)
-    monkeypatch.setattr(threads, "OtherWork", lambda: SimpleNamespace(share=lambda: next(looks) / 6))
+    monkeypatch.setattr(
+        threads, "OtherWork", lambda: SimpleNamespace(share=lambda: next(looks) / 6)
+    )
 
 
-@pytest.mark.parametrize("variables, number", [
-    ({}, 6), ({"HOROVOD_LOCAL_SIZE": "2"}, 3), ({"OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, 1),
-    ({"SLURM_NTASKS_PER_NODE": "8"}, 1), ({"OMP_NUM_THREADS": "5", "HOROVOD_LOCAL_SIZE": "2"}, 5),
-    ({"OMP_NUM_THREADS": "lots"}, 6), ({"HOROVOD_LOCAL_SIZE": "0"}, 6), ({"HOROVOD_LOCAL_SIZE": "2(x3)"}, 6)])
+@pytest.mark.parametrize(
+    "variables, number",
+    [
+        ({}, 6),
+        ({"HOROVOD_LOCAL_SIZE": "2"}, 3),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, 1),
+        ({"SLURM_NTASKS_PER_NODE": "8"}, 1),
+        ({"OMP_NUM_THREADS": "5", "HOROVOD_LOCAL_SIZE": "2"}, 5),
+        ({"OMP_NUM_THREADS": "lots"}, 6),
+        ({"HOROVOD_LOCAL_SIZE": "0"}, 6),
+        ({"HOROVOD_LOCAL_SIZE": "2(x3)"}, 6),
+    ],
+)
 def test_a_ranks_share_of_the_cores(machine, variables, number):
     for name, value in variables.items():
         machine.setenv(name, value)
@@ -40,9 +52,20 @@ def test_a_ranks_share_of_the_cores(machine, variables, number):
     assert os.environ["OMP_NUM_THREADS"] == str(number)
 
 
-@pytest.mark.parametrize("busy, ranks, number", [
-    ([0.2], 1, 6), ([0.59], 1, 6), ([1, 1, 1, 1, 1], 1, 5), ([0.7, 0.9, 1.2, 0.8, 1], 1, 5), ([1, 1, 0], 1, 6),
-    ([2.9, 3.1, 2.8, 3, 3], 1, 3), ([6, 6, 6, 6, 6], 1, 1), ([2, 2, 2, 2, 2], 2, 2), ([5, 5, 5, 5, 5], 2, 1)])
+@pytest.mark.parametrize(
+    "busy, ranks, number",
+    [
+        ([0.2], 1, 6),
+        ([0.59], 1, 6),
+        ([1, 1, 1, 1, 1], 1, 5),
+        ([0.7, 0.9, 1.2, 0.8, 1], 1, 5),
+        ([1, 1, 0], 1, 6),
+        ([2.9, 3.1, 2.8, 3, 3], 1, 3),
+        ([6, 6, 6, 6, 6], 1, 1),
+        ([2, 2, 2, 2, 2], 2, 2),
+        ([5, 5, 5, 5, 5], 2, 1),
+    ],
+)
 def test_cores_that_others_take_are_left_to_them(machine, busy, ranks, number):
     """If they do all the time that is looked at."""
     others(machine, busy)
@@ -75,8 +98,14 @@ def test_the_main_thread_has_no_team_of_its_own():
     environment = dict(os.environ, OMP_NUM_THREADS="3")
     counts = {}
     for kind in ("ours", "plain"):
-        result = subprocess.run([sys.executable, "-W", "ignore", "-c", TEAMS, kind], cwd=root, env=environment,
-                                capture_output=True, text=True, timeout=120)
+        result = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", TEAMS, kind],
+            cwd=root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         assert result.returncode == 0, result.stderr
         counts[kind] = int(result.stdout)
     assert counts == {"ours": 0, "plain": 2}

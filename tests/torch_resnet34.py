@@ -1,7 +1,10 @@
-"""torchvision's ResNet-34 in plain torch.nn (its tensor names and order of operations), with random weights.
+"""torchvision's ResNet-34 in plain torch.nn (its tensor names and order of operations), with random
+weights.
 
-The other side of the backbone's tests. Needs PyTorch: import it behind pytest.importorskip("torch").
+The other side of the backbone's tests. Needs PyTorch: import it behind
+pytest.importorskip("torch").
 """
+
 from __future__ import annotations
 
 from typing import Dict, NamedTuple
@@ -21,8 +24,9 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
         self.downsample = None
         if downsample:
-            self.downsample = nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False),
-                                            nn.BatchNorm2d(channels))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -32,7 +36,9 @@ class BasicBlock(nn.Module):
 
 def _layer(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
     first = BasicBlock(in_channels, channels, stride, downsample=in_channels != channels)
-    return nn.Sequential(first, *(BasicBlock(channels, channels, 1, False) for _ in range(blocks - 1)))
+    return nn.Sequential(
+        first, *(BasicBlock(channels, channels, 1, False) for _ in range(blocks - 1))
+    )
 
 
 class ResNet34(nn.Module):
@@ -56,15 +62,21 @@ class ResNet34(nn.Module):
 
 
 class Reference(NamedTuple):
-    state_dict: Dict[str, torch.Tensor]  # torchvision's names, layer4, fc and num_batches_tracked among them
+    state_dict: Dict[
+        str, torch.Tensor
+    ]  # torchvision's names, layer4, fc and num_batches_tracked among them
     images: np.ndarray  # (N, 3, H, W) float32, as if normalised
-    features: np.ndarray  # (N, 256, ceil(H/8), ceil(W/8)) float32: SSD's backbone in evaluation mode
+    features: (
+        np.ndarray
+    )  # (N, 256, ceil(H/8), ceil(W/8)) float32: SSD's backbone in evaluation mode
 
 
 def reference(seed: int = 0, batch: int = 2, height: int = 300, width: int = 300) -> Reference:
-    """Random weights, BatchNorm parameters and running statistics; random images; SSD's features of them.
+    """Random weights, BatchNorm parameters and running statistics; random images; SSD's features of
+    them.
 
-    state_dict: for NumPy arrays, {name: tensor.numpy() for name, tensor in reference().state_dict.items()}.
+    state_dict: for NumPy arrays, {name: tensor.numpy() for name, tensor in
+    reference().state_dict.items()}.
     """
     generator = torch.Generator().manual_seed(seed)
     network = ResNet34(ssd=True).eval()
@@ -72,7 +84,9 @@ def reference(seed: int = 0, batch: int = 2, height: int = 300, width: int = 300
         for name, tensor in network.state_dict().items():
             if name.endswith("num_batches_tracked"):
                 tensor.fill_(1)
-            elif tensor.dim() > 1:  # He et al.'s initialisation keeps the features' size through the depth
+            elif (
+                tensor.dim() > 1
+            ):  # He et al.'s initialisation keeps the features' size through the depth
                 tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5, generator=generator)
             elif name.endswith(("running_var", "weight")):
                 tensor.uniform_(0.5, 1.5, generator=generator)

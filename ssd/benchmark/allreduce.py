@@ -1,4 +1,6 @@
-"""Mode allreduce: the gradients of the network through Horovod, as a training step averages them."""
+"""Mode allreduce: the gradients of the network through Horovod, as a training step averages
+them."""
+
 from __future__ import annotations
 
 import contextlib
@@ -14,12 +16,14 @@ from ssd.benchmark.timing import peak_memory, spread, times_of
 def measure(request: Request) -> dict:
     """See docs/benchmarking.md for what it holds; on every rank alike."""
     from ssd.training.ranks import Ranks
+
     with contextlib.closing(Ranks()) as ranks:
         return _measure(request, ranks)
 
 
 def _measure(request: Request, ranks) -> dict:
     import mxnet as mx
+
     from ssd.benchmark.trace import traced
     from ssd.model.detector import build_detector
     from ssd.model.device import choose_device
@@ -32,14 +36,28 @@ def _measure(request: Request, ranks) -> dict:
     initialize(network, request.seed, device.context)
     parameters = network.collect_params()
     reduced = trained(network).values()
-    size = sum(math.prod(parameter.shape) * np.dtype(parameter.dtype).itemsize for parameter in reduced)
+    size = sum(
+        math.prod(parameter.shape) * np.dtype(parameter.dtype).itemsize for parameter in reduced
+    )
     trainer = ranks.trainer(parameters, mx.optimizer.SGD(learning_rate=1e-6))
     steps, warmup = request.counts(20, 3)
-    result = dict(recipe=config.recipe, device=device.kind, ranks=ranks.size, gradient_bytes=size, tensors=len(reduced),
-                  warmup=warmup, steps=steps, rank=ranks.rank)
+    result = dict(
+        recipe=config.recipe,
+        device=device.kind,
+        ranks=ranks.size,
+        gradient_bytes=size,
+        tensors=len(reduced),
+        warmup=warmup,
+        steps=steps,
+        rank=ranks.rank,
+    )
     if ranks.size == 1:
-        return dict(result, note="one rank: there is nothing to reduce; start it under horovodrun or mpirun",
-                    memory=dict(peak_rss_bytes=peak_memory()), machine=describe_machine())
+        return dict(
+            result,
+            note="one rank: there is nothing to reduce; start it under horovodrun or mpirun",
+            memory=dict(peak_rss_bytes=peak_memory()),
+            machine=describe_machine(),
+        )
 
     def reduce() -> None:
         trainer.allreduce_grads()
@@ -56,7 +74,13 @@ def _measure(request: Request, ranks) -> dict:
             reduce()
     seconds = ranks.gather(rows.reshape(1, -1), "seconds").max(0)
     sent = 2 * (ranks.size - 1) / ranks.size * size
-    return dict(result, step_seconds=spread(seconds), bytes_per_second=spread(size / seconds),
-                bus_bytes_per_second=spread(sent / seconds),
-                memory=dict(peak_rss_bytes=int(ranks.gather(np.array([[peak_memory()]], float), "memory").max())),
-                machine=describe_machine())
+    return dict(
+        result,
+        step_seconds=spread(seconds),
+        bytes_per_second=spread(size / seconds),
+        bus_bytes_per_second=spread(sent / seconds),
+        memory=dict(
+            peak_rss_bytes=int(ranks.gather(np.array([[peak_memory()]], float), "memory").max())
+        ),
+        machine=describe_machine(),
+    )

@@ -1,4 +1,5 @@
 """Mode infer: images to detections, as `evaluate` and the evaluations of a training make them."""
+
 from __future__ import annotations
 
 import contextlib
@@ -34,6 +35,7 @@ def measure(request: Request) -> dict:
     initialize(network, request.seed, device.context)
     if config.run.weights:
         from ssd.model.weights import load_weights
+
         load_weights(network, config.run.weights)
     inference = build_inference(detector, device, config.run.weights or None)
     with open_images(config, dataset, network, device, request.seed) as batches:
@@ -50,31 +52,53 @@ def measure(request: Request) -> dict:
                 for _ in range(TRACE_STEPS):
                     inference(next(batches)[0]).wait_to_read()
     seconds = numbers["seconds"]
-    # Not of the steady steps: on a CPU a batch's hand-over to MXNet waits there for the network of the batch before.
+    # Not of the steady steps: on a CPU a batch's hand-over to MXNet waits there for the network of
+    # the batch before.
     wait = sum(parts["data wait"]) / sum(map(sum, parts.values()))
     speed = spread(batch_size / seconds)
     return dict(
-        recipe=config.recipe, device=device.kind, ranks=1, batch_size=batch_size,
-        image_size=config.model.image_size.plain, data=dataset.path if dataset else "made-up images",
-        weights=config.run.weights or "random", warmup=warmup,
-        steps=steps, step_seconds=spread(seconds), images_per_second=speed, data_wait_share=wait,
-        detections_per_image=numbers["detections"], parts=as_parts(parts), memory=memory,
+        recipe=config.recipe,
+        device=device.kind,
+        ranks=1,
+        batch_size=batch_size,
+        image_size=config.model.image_size.plain,
+        data=dataset.path if dataset else "made-up images",
+        weights=config.run.weights or "random",
+        warmup=warmup,
+        steps=steps,
+        step_seconds=spread(seconds),
+        images_per_second=speed,
+        data_wait_share=wait,
+        detections_per_image=numbers["detections"],
+        parts=as_parts(parts),
+        memory=memory,
         arithmetic=arithmetic(forward_multiply_adds(network), speed["median"], peaks.results()),
-        machine=describe_machine())
+        machine=describe_machine(),
+    )
 
 
 @contextlib.contextmanager
 def open_images(config, dataset, network, device, seed: int):
-    """Pairs (images, indices) of an evaluation loader, or without a data set the same made-up ones again and again."""
+    """Pairs (images, indices) of an evaluation loader, or without a data set the same made-up ones
+    again and again."""
     if dataset is None:
         import mxnet as mx
+
         batch = config.evaluation.eval_batch_size
         noise = np.random.default_rng(seed).standard_normal(network.input_shape(batch))
-        yield itertools.repeat((mx.nd.array(noise, ctx=device.context, dtype=config.model.dtype), np.arange(batch)))
+        yield itertools.repeat(
+            (mx.nd.array(noise, ctx=device.context, dtype=config.model.dtype), np.arange(batch))
+        )
         return
     from ssd.data.pipeline import EvaluationLoader
-    loader = EvaluationLoader(config, dataset, device=device.kind, device_id=device.index,
-                              pad_channels=network.input_channels == 4)
+
+    loader = EvaluationLoader(
+        config,
+        dataset,
+        device=device.kind,
+        device_id=device.index,
+        pad_channels=network.input_channels == 4,
+    )
     try:
         yield iter(loader)
     finally:
@@ -83,13 +107,14 @@ def open_images(config, dataset, network, device, seed: int):
 
 def _rows(outputs, indices: np.ndarray, dataset) -> np.ndarray:
     from ssd.evaluation.inference import detection_rows
+
     sizes = dataset.sizes if dataset else np.full((len(indices), 2), 640)
     return detection_rows(outputs.asnumpy(), indices, sizes)
 
 
 def steady(inference, batches, dataset, steps: int, warmup: int) -> Dict[str, object]:
-    """seconds (steps,) and the detections of an image; the detections of a batch are read while the next one is under
-    way, as ssd.evaluation.inference.detect does."""
+    """seconds (steps,) and the detections of an image; the detections of a batch are read while the
+    next one is under way, as ssd.evaluation.inference.detect does."""
     found: List[int] = []
     waiting = []
 
@@ -100,14 +125,15 @@ def steady(inference, batches, dataset, steps: int, warmup: int) -> Dict[str, ob
             found.append(len(_rows(*waiting.pop(), dataset)))
         waiting.append((outputs, indices))
         return outputs
+
     seconds = steady_state(one, steps, warmup)
     batch_size = waiting[0][0].shape[0]
     return dict(seconds=seconds, detections=float(np.mean(found)) / batch_size if found else None)
 
 
 def in_parts(inference, batches, dataset, steps: int) -> Dict[str, List[float]]:
-    """Seconds of each part in each of `steps` steps that wait after each part; one more step warms them up, since
-    network and post-processing are graphs of their own here."""
+    """Seconds of each part in each of `steps` steps that wait after each part; one more step warms
+    them up, since network and post-processing are graphs of their own here."""
     laps = Laps()
     # Alone, with the operators that the network has inside the whole.
     inference.network.hybridize(backend=inference._backend, static_alloc=True, static_shape=True)

@@ -1,4 +1,5 @@
 """Mode score: COCO's twelve numbers of many detections, made up where none are given."""
+
 from __future__ import annotations
 
 import json
@@ -12,16 +13,20 @@ from ssd.benchmark.request import Request
 from ssd.benchmark.timing import as_parts, peak_memory, spread, times_of
 from ssd.errors import UserError
 
-BOXES_PER_IMAGE = 36781 / 5000    # of instances_val2017.json
-SIDE = 640                        # of a made-up image [pixels]
+BOXES_PER_IMAGE = 36781 / 5000  # of instances_val2017.json
+SIDE = 640  # of a made-up image [pixels]
 
 
 def measure(request: Request) -> dict:
     """See docs/benchmarking.md for what it holds."""
     from ssd.evaluation.scoring import read_ground_truth, score_detections, scored_rows
     from ssd.evaluation.scoring_backends import load_scorer
-    for flag, number in (("--images", request.images), ("--detections", request.detections),
-                         ("--categories", request.categories)):
+
+    for flag, number in (
+        ("--images", request.images),
+        ("--detections", request.detections),
+        ("--categories", request.categories),
+    ):
         if number < 1:
             raise UserError(f"{flag} {number}: must be at least 1")
     scorer = load_scorer(request.scorer)
@@ -39,53 +44,91 @@ def measure(request: Request) -> dict:
         seconds = times_of(lambda: score_detections(path, found, scorer=scorer.name), steps, warmup)
         peak = peak_memory()
         rows = scored_rows(found, images, categories, path)
-        parts = as_parts({
-            "read annotations": times_of(lambda: read_ground_truth(path), steps),
-            "check and arrange": times_of(lambda: scored_rows(found, images, categories, path), steps),
-            "score": times_of(lambda: scorer.score(truth, rows), steps)})
+        parts = as_parts(
+            {
+                "read annotations": times_of(lambda: read_ground_truth(path), steps),
+                "check and arrange": times_of(
+                    lambda: scored_rows(found, images, categories, path), steps
+                ),
+                "score": times_of(lambda: scorer.score(truth, rows), steps),
+            }
+        )
     return dict(
-        images=truth.images, boxes=len(truth.image), categories=truth.categories, detections=len(found),
-        data=request.annotations or "made-up annotations, made-up detections", scorer=str(scorer), warmup=warmup,
-        steps=steps, step_seconds=spread(seconds), images_per_second=spread(truth.images / seconds),
-        detections_per_second=spread(len(found) / seconds), parts=parts,
+        images=truth.images,
+        boxes=len(truth.image),
+        categories=truth.categories,
+        detections=len(found),
+        data=request.annotations or "made-up annotations, made-up detections",
+        scorer=str(scorer),
+        warmup=warmup,
+        steps=steps,
+        step_seconds=spread(seconds),
+        images_per_second=spread(truth.images / seconds),
+        detections_per_second=spread(len(found) / seconds),
+        parts=parts,
         memory=dict(peak_rss_bytes=peak, rss_before_bytes=before, with_detections_bytes=made),
-        machine=describe_machine())
+        machine=describe_machine(),
+    )
 
 
 def write_annotations(path: str, images: int, categories: int) -> None:
-    """A COCO instances file of so many images and categories, with as many boxes each as in COCO's validation set;
-    always the same for the same numbers."""
+    """A COCO instances file of so many images and categories, with as many boxes each as in COCO's
+    validation set; always the same for the same numbers."""
     random = np.random.default_rng(0)
     count = max(1, round(images * BOXES_PER_IMAGE))
     boxes = random_boxes(random, count).round(2).tolist()
     image_ids = random.integers(1, images + 1, count).tolist()
     category_ids = random_categories(random, count, categories).tolist()
-    rows = [dict(id=number, image_id=image, category_id=category, bbox=box, area=box[2] * box[3], iscrowd=0)
-            for number, (image, category, box) in enumerate(zip(image_ids, category_ids, boxes), start=1)]
+    rows = [
+        dict(
+            id=number,
+            image_id=image,
+            category_id=category,
+            bbox=box,
+            area=box[2] * box[3],
+            iscrowd=0,
+        )
+        for number, (image, category, box) in enumerate(
+            zip(image_ids, category_ids, boxes), start=1
+        )
+    ]
     with open(path, "w", encoding="utf-8") as file:
-        json.dump(dict(images=[dict(id=image, width=SIDE, height=SIDE, file_name=f"{image:012d}.jpg")
-                               for image in range(1, images + 1)],
-                       categories=[dict(id=category, name=f"class {category}")
-                                   for category in range(1, categories + 1)], annotations=rows), file)
+        json.dump(
+            dict(
+                images=[
+                    dict(id=image, width=SIDE, height=SIDE, file_name=f"{image:012d}.jpg")
+                    for image in range(1, images + 1)
+                ],
+                categories=[
+                    dict(id=category, name=f"class {category}")
+                    for category in range(1, categories + 1)
+                ],
+                annotations=rows,
+            ),
+            file,
+        )
 
 
 def random_boxes(random: np.random.Generator, count: int) -> np.ndarray:
-    """(count, 4) xywh in pixels, inside an image; sides from 8 pixels on, their logarithms uniform."""
+    """(count, 4) xywh in pixels, inside an image; sides from 8 pixels on, their logarithms
+    uniform."""
     sizes = SIDE ** random.uniform(np.log(8) / np.log(SIDE), 1, (count, 2))
     return np.concatenate([random.uniform(0, SIDE - sizes), sizes], axis=1)
 
 
 def random_categories(random: np.random.Generator, count: int, categories: int) -> np.ndarray:
-    """(count,) from 1 to `categories`; of 80 the first is 80 times as frequent as the last, as in COCO frequencies
-    differ much."""
+    """(count,) from 1 to `categories`; of 80 the first is 80 times as frequent as the last, as in
+    COCO frequencies differ much."""
     weights = 1.0 / np.arange(1, categories + 1)
     return random.choice(categories, count, p=weights / weights.sum()) + 1
 
 
 def made_up_detections(truth, images, categories, count: int):
-    """`count` Detections for a GroundTruth: half of them near one of its boxes, four in five of these of its category,
-    the rest anywhere. images, categories: the sorted ids behind truth's numbers."""
+    """`count` Detections for a GroundTruth: half of them near one of its boxes, four in five of
+    these of its category, the rest anywhere. images, categories: the sorted ids behind truth's
+    numbers."""
     from ssd.evaluation.detections import Detections
+
     random = np.random.default_rng(1)
     if not len(truth.image):
         raise UserError("--annotations: a file without a box is nothing to be measured with")
@@ -94,9 +137,16 @@ def made_up_detections(truth, images, categories, count: int):
     image = np.where(near, truth.image[chosen], random.integers(0, truth.images, count))
     right = near & (random.random(count) < 0.8)
     category = np.where(right, truth.category[chosen], random.integers(0, truth.categories, count))
-    boxes = np.where(near[:, None], truth.boxes_xywh[chosen] * random.normal(1, 0.05, (count, 4)),
-                     random_boxes(random, count))
+    boxes = np.where(
+        near[:, None],
+        truth.boxes_xywh[chosen] * random.normal(1, 0.05, (count, 4)),
+        random_boxes(random, count),
+    )
     score = random.random(count) ** np.where(near, 1, 3)
-    order = np.argsort(image, kind="stable")    # as an inference gives them
-    return Detections(np.asarray(images)[image[order]], np.abs(boxes[order]), score[order],
-                      np.asarray(categories)[category[order]])
+    order = np.argsort(image, kind="stable")  # as an inference gives them
+    return Detections(
+        np.asarray(images)[image[order]],
+        np.abs(boxes[order]),
+        score[order],
+        np.asarray(categories)[category[order]],
+    )

@@ -1,4 +1,5 @@
 """Times: taken so that nothing waits for them, and what is said of many of them."""
+
 from __future__ import annotations
 
 import resource
@@ -12,16 +13,24 @@ def spread(values: Sequence[float]) -> Dict[str, float]:
     """Median, quartiles, ends, mean and number of `values` (at least one)."""
     values = np.asarray(values, np.float64)
     least, first, median, third, most = np.percentile(values, [0, 25, 50, 75, 100]).tolist()
-    return dict(median=median, quartile_1=first, quartile_3=third, minimum=least, maximum=most,
-                mean=float(values.mean()), count=len(values))
+    return dict(
+        median=median,
+        quartile_1=first,
+        quartile_3=third,
+        minimum=least,
+        maximum=most,
+        mean=float(values.mean()),
+        count=len(values),
+    )
 
 
 def steady_state(step: Callable[[], object], steps: int, warmup: int) -> np.ndarray:
     """Seconds of each of `steps` calls of `step` after `warmup` others, (steps,).
 
-    `step` queues its work and returns an NDArray that is known when the work is well under way. A step ends when it is
-    queued and the array of the step before is known: the device is never without work because of the clock, nor is it
-    ever more than a step behind it. Where the first step is measured (no warm-up), its end is early.
+    `step` queues its work and returns an NDArray that is known when the work is well under way. A
+    step ends when it is queued and the array of the step before is known: the device is never
+    without work because of the clock, nor is it ever more than a step behind it. Where the first
+    step is measured (no warm-up), its end is early.
     """
     ends, waiting = [time.perf_counter()], None
     for _ in range(warmup + steps):
@@ -35,7 +44,8 @@ def steady_state(step: Callable[[], object], steps: int, warmup: int) -> np.ndar
 
 
 def times_of(work: Callable[[], object], repeats: int, warmup: int = 0) -> np.ndarray:
-    """Seconds of each of `repeats` calls after `warmup` others, (repeats,); `work` waits for what it does."""
+    """Seconds of each of `repeats` calls after `warmup` others, (repeats,); `work` waits for what
+    it does."""
     seconds = []
     for _ in range(warmup + repeats):
         start = time.perf_counter()
@@ -45,7 +55,8 @@ def times_of(work: Callable[[], object], repeats: int, warmup: int = 0) -> np.nd
 
 
 class Laps:
-    """The parts of a step, one after the other, with a wait for all of MXNet's work at the end of each."""
+    """The parts of a step, one after the other, with a wait for all of MXNet's work at the end of
+    each."""
 
     def __init__(self):
         self.seconds: Dict[str, List[float]] = {}
@@ -64,6 +75,7 @@ class Laps:
     @staticmethod
     def _wait() -> None:
         import mxnet as mx
+
         mx.nd.waitall()
 
 
@@ -71,8 +83,10 @@ def as_parts(seconds: Dict[str, Sequence[float]]) -> List[dict]:
     """Name, seconds (a spread) and share of the sum of the medians, of each part."""
     spreads = {name: spread(values) for name, values in seconds.items()}
     total = sum(one["median"] for one in spreads.values())
-    return [dict(name=name, seconds=one, share=one["median"] / total if total else 0.0)
-            for name, one in spreads.items()]
+    return [
+        dict(name=name, seconds=one, share=one["median"] / total if total else 0.0)
+        for name, one in spreads.items()
+    ]
 
 
 def peak_memory() -> int:
@@ -81,7 +95,9 @@ def peak_memory() -> int:
         with open("/proc/self/status", encoding="ascii", errors="replace") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
     except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024    # of the parent too, after a fork
+        return (
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        )  # of the parent too, after a fork
 
 
 def gpu_memory(device) -> int:
@@ -89,5 +105,6 @@ def gpu_memory(device) -> int:
     if device.kind != "gpu":
         return 0
     import mxnet as mx
+
     free, total = mx.context.gpu_memory_info(device.index)
     return total - free

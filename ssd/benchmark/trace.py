@@ -1,4 +1,5 @@
 """A trace of MXNet's operators for chrome://tracing."""
+
 from __future__ import annotations
 
 import contextlib
@@ -10,23 +11,36 @@ from ssd.files import replace_file, write_errors
 
 
 def unbulk(block, training: bool) -> None:
-    """Lets a hybridized block hand over its operators one by one, so that a trace names each; else dozens are one."""
-    # With static shapes MXNet 1.9.1 takes an inference as one, whatever the sizes say; and a bulk of one has no name.
+    """Lets a hybridized block hand over its operators one by one, so that a trace names each; else
+    dozens are one."""
+    # With static shapes MXNet 1.9.1 takes an inference as one, whatever the sizes say; and a bulk
+    # of one has no name.
     size = 1 if training else 0
-    block.hybridize(backend=block._backend, static_alloc=True, static_shape=training, forward_bulk_size=size,
-                    backward_bulk_size=size)
+    block.hybridize(
+        backend=block._backend,
+        static_alloc=True,
+        static_shape=training,
+        forward_bulk_size=size,
+        backward_bulk_size=size,
+    )
 
 
 @contextlib.contextmanager
 def traced(path: str):
-    """Writes what MXNet does inside to the new file `path`, a JSON object whose `traceEvents` have microseconds.
-    UserError if it cannot be written."""
+    """Writes what MXNet does inside to the new file `path`, a JSON object whose `traceEvents` have
+    microseconds. UserError if it cannot be written."""
     import mxnet as mx
+
     mx.nd.waitall()
     with tempfile.TemporaryDirectory(prefix="ssd-trace-") as folder:
         raw = os.path.join(folder, "trace.json")
-        mx.profiler.set_config(filename=raw, profile_symbolic=True, profile_imperative=True, profile_api=False,
-                               profile_memory=False)
+        mx.profiler.set_config(
+            filename=raw,
+            profile_symbolic=True,
+            profile_imperative=True,
+            profile_api=False,
+            profile_memory=False,
+        )
         mx.profiler.set_state("run")
         try:
             yield

@@ -1,4 +1,5 @@
 """Mode train: the training step as `train` makes it, on one rank or several."""
+
 from __future__ import annotations
 
 import contextlib
@@ -13,13 +14,16 @@ from ssd.benchmark.timing import Laps, as_parts, gpu_memory, peak_memory, spread
 from ssd.config import Config
 
 PARTS = ("data wait", "forward", "backward", "allreduce", "check", "update")
-RATE = 1e-6    # weights hardly move, so that no number of steps makes numbers that are not finite
+RATE = 1e-6  # weights hardly move, so that no number of steps makes numbers that are not finite
 
 
 def measure(request: Request) -> dict:
     """See docs/benchmarking.md for what it holds; on every rank alike."""
     from ssd.training.ranks import Ranks
-    with contextlib.closing(Ranks(waiting_steps=request.config.training.batch_norm_ranks > 1)) as ranks:
+
+    with contextlib.closing(
+        Ranks(waiting_steps=request.config.training.batch_norm_ranks > 1)
+    ) as ranks:
         return _measure(request, ranks)
 
 
@@ -40,19 +44,23 @@ def _measure(request: Request, ranks) -> dict:
     if request.has_data:
         batch = config.training.batch_size
         dataset, config, steps = ranks.first_then_others(
-            lambda: request.open_data("train", ranks.size, batch, *request.counts(10, 2), extra), "data set")
+            lambda: request.open_data("train", ranks.size, batch, *request.counts(10, 2), extra),
+            "data set",
+        )
     detector = build_detector(config)
     network = detector.network
     initialize(network, request.seed, device.context)
     if config.run.weights:
         from ssd.model.weights import load_weights
+
         load_weights(network, config.run.weights)
     step = TrainingStep(network, detector.loss, config, ranks)
     batches = open_batches(config, dataset, detector, device, ranks, request.seed)
 
     def measure_peaks() -> None:
-        ranks.mean(np.zeros(1), "peaks")    # all at once, as they share the machine
+        ranks.mean(np.zeros(1), "peaks")  # all at once, as they share the machine
         peaks.measure(min(steps, 5))
+
     try:
         every = finite_interval(config, device.kind)
         numbers = steady(step, batches, every, steps, warmup)
@@ -70,21 +78,45 @@ def _measure(request: Request, ranks) -> dict:
     finally:
         batches.close()
     rank, seconds = slowest(ranks, numbers.pop("seconds"))
-    parts = {name: ranks.gather(np.array([values]), f"part {name}")[rank].tolist() for name, values in parts.items()}
+    parts = {
+        name: ranks.gather(np.array([values]), f"part {name}")[rank].tolist()
+        for name, values in parts.items()
+    }
     waits = ranks.gather(np.array([[numbers["wait"], numbers["lock"]]]), "waits").max(0).tolist()
-    memory = dict(zip(memory, ranks.gather(np.array([list(memory.values())], float), "memory").max(0).astype(int)
-                      .tolist()))
+    memory = dict(
+        zip(
+            memory,
+            ranks.gather(np.array([list(memory.values())], float), "memory")
+            .max(0)
+            .astype(int)
+            .tolist(),
+        )
+    )
     images = config.training.batch_size * ranks.size
     speed = spread(images / seconds)
     return dict(
-        recipe=config.recipe, device=device.kind, ranks=ranks.size, slowest_rank=rank,
-        batch_size=config.training.batch_size, global_batch=images, image_size=config.model.image_size.plain,
-        data=dataset.path if dataset else "made-up batches", warmup=warmup, steps=steps,
-        step_seconds=spread(seconds), images_per_second=speed, data_wait_share=waits[0],
+        recipe=config.recipe,
+        device=device.kind,
+        ranks=ranks.size,
+        slowest_rank=rank,
+        batch_size=config.training.batch_size,
+        global_batch=images,
+        image_size=config.model.image_size.plain,
+        data=dataset.path if dataset else "made-up batches",
+        warmup=warmup,
+        steps=steps,
+        step_seconds=spread(seconds),
+        images_per_second=speed,
+        data_wait_share=waits[0],
         lock_wait_share=waits[1],
-        parts=as_parts(parts), memory=memory,
-        arithmetic=arithmetic(training_multiply_adds(network), speed["median"], peaks.results(), ranks.size),
-        machine=describe_machine(), rank=ranks.rank)
+        parts=as_parts(parts),
+        memory=memory,
+        arithmetic=arithmetic(
+            training_multiply_adds(network), speed["median"], peaks.results(), ranks.size
+        ),
+        machine=describe_machine(),
+        rank=ranks.rank,
+    )
 
 
 def slowest(ranks, seconds: np.ndarray):
@@ -95,12 +127,25 @@ def slowest(ranks, seconds: np.ndarray):
 
 
 def open_batches(config: Config, dataset, detector, device, ranks, seed: int):
-    """The training loader of `dataset`, or without one made-up batches: to be iterated and closed."""
+    """The training loader of `dataset`, or without one made-up batches: to be iterated and
+    closed."""
     if dataset is None:
-        return MadeUpBatches(config, detector.network, len(detector.default_boxes), device, seed + ranks.rank)
+        return MadeUpBatches(
+            config, detector.network, len(detector.default_boxes), device, seed + ranks.rank
+        )
     from ssd.data.pipeline import TrainingLoader
-    return TrainingLoader(config, dataset, detector.matcher, rank=ranks.rank, size=ranks.size, seed=seed,
-                          device=device.kind, device_id=device.index, pad_channels=detector.network.input_channels == 4)
+
+    return TrainingLoader(
+        config,
+        dataset,
+        detector.matcher,
+        rank=ranks.rank,
+        size=ranks.size,
+        seed=seed,
+        device=device.kind,
+        device_id=device.index,
+        pad_channels=detector.network.input_channels == 4,
+    )
 
 
 class MadeUpBatches:
@@ -108,14 +153,25 @@ class MadeUpBatches:
 
     def __init__(self, config: Config, network, boxes: int, device, seed: int):
         import mxnet as mx
+
         from ssd.data.pipeline import TrainingBatch
+
         batch, noise = config.training.batch_size, np.random.default_rng(seed)
-        classes = noise.integers(1, config.model.num_classes, (batch, boxes)) * (noise.random((batch, boxes)) < 0.01)
+        classes = noise.integers(1, config.model.num_classes, (batch, boxes)) * (
+            noise.random((batch, boxes)) < 0.01
+        )
         context = device.context
         self._batch = TrainingBatch(
-            mx.nd.array(noise.standard_normal(network.input_shape(batch)), ctx=context, dtype=config.model.dtype),
+            mx.nd.array(
+                noise.standard_normal(network.input_shape(batch)),
+                ctx=context,
+                dtype=config.model.dtype,
+            ),
             mx.nd.array(noise.standard_normal((batch, boxes, 4)), ctx=context),
-            mx.nd.array(classes, ctx=context, dtype="int32"), np.arange(batch), 0)
+            mx.nd.array(classes, ctx=context, dtype="int32"),
+            np.arange(batch),
+            0,
+        )
 
     def __next__(self):
         return self._batch
@@ -133,8 +189,8 @@ def train_step(step, batch, check: bool):
 
 
 def steady(step, batches, every: int, steps: int, warmup: int) -> Dict[str, object]:
-    """seconds (steps,) of each step, and the shares of them that went into waiting for data, and for Python's lock.
-    Numbers are checked to be finite every `every` steps."""
+    """seconds (steps,) of each step, and the shares of them that went into waiting for data, and
+    for Python's lock. Numbers are checked to be finite every `every` steps."""
     done, waits, locks = [0], [], []
 
     def one():
@@ -146,12 +202,18 @@ def steady(step, batches, every: int, steps: int, warmup: int) -> Dict[str, obje
         losses = train_step(step, batch, done[0] % every == 0 or step.scale.window > 0)
         locks.append(step.lock_wait.seconds - before)
         return losses[0]
+
     seconds = steady_state(one, steps, warmup)
-    return dict(seconds=seconds, wait=sum(waits[warmup:]) / seconds.sum(), lock=sum(locks[warmup:]) / seconds.sum())
+    return dict(
+        seconds=seconds,
+        wait=sum(waits[warmup:]) / seconds.sum(),
+        lock=sum(locks[warmup:]) / seconds.sum(),
+    )
 
 
 def in_parts(step, batches, steps: int, every: int) -> Dict[str, List[float]]:
-    """Seconds of each part in each of `steps` steps that wait after each part; the check as often as `every` says."""
+    """Seconds of each part in each of `steps` steps that wait after each part; the check as often
+    as `every` says."""
     laps = Laps()
     for number in range(1, steps + 1):
         laps.start()

@@ -1,11 +1,14 @@
-"""What a checkpoint is on disc: a folder of archives of arrays, a state, and a manifest that vouches for them.
+"""What a checkpoint is on disc: a folder of archives of arrays, a state, and a manifest that
+vouches for them.
 
     parameters.npz ...  uncompressed NumPy archives, one per group of arrays
     state.json          whatever else the run has to know
-    manifest.json       format, step, and size and SHA-256 of every other file; over all of that a SHA-256 of its own
+    manifest.json       format, step, and size and SHA-256 of every other file; over all of that a
+                        SHA-256 of its own
 
 No pickle is written, and none is ever loaded. Nothing here knows what the arrays mean.
 """
+
 from __future__ import annotations
 
 import errno
@@ -26,12 +29,15 @@ from ssd.files import sync_folder, write_synced
 
 FORMAT = 1  # to be raised whenever an older program could misread a checkpoint
 MANIFEST, STATE = "manifest.json", "state.json"
-# Step, and a number from 2 on where the step was saved again (see CheckpointStore._write). Other names do for a copy.
+# Step, and a number from 2 on where the step was saved again (see CheckpointStore._write). Other
+# names do for a copy.
 FOLDER_NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")
 _GROUP = re.compile(r"[A-Za-z0-9_-]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_MANIFEST = 1 << 20  # bytes; a real one has about a thousand
-_MAX_HEADER = 1024  # bytes; NumPy writes 118 for all but outlandish shapes. It goes through a Python parser
+_MAX_HEADER = (
+    1024  # bytes; NumPy writes 118 for all but outlandish shapes. It goes through a Python parser
+)
 Arrays = Dict[str, Dict[str, np.ndarray]]
 
 
@@ -45,17 +51,23 @@ class Checkpoint(NamedTuple):
 
 
 def check_arrays(arrays: Arrays) -> None:
-    """Asserts that these can be written: groups named as files, NumPy arrays of at most 64-bit numbers or bool."""
+    """Asserts that these can be written: groups named as files, NumPy arrays of at most 64-bit
+    numbers or bool."""
     for group, members in arrays.items():
         assert _GROUP.fullmatch(group), f"no name for a file: {group!r}"
         for name, array in members.items():
-            assert isinstance(name, str) and "\0" not in name and len(name.encode()) < 60000, f"name {name!r:.80}"
-            assert type(array) is np.ndarray and _is_plain(array.dtype), \
-                f"{group}/{name} is no array of numbers: {type(array).__name__} {getattr(array, 'dtype', '')}"
+            assert isinstance(name, str) and "\0" not in name and len(name.encode()) < 60000, (
+                f"name {name!r:.80}"
+            )
+            assert type(array) is np.ndarray and _is_plain(array.dtype), (
+                f"{group}/{name} is no array of numbers: {type(array).__name__} "
+                f"{getattr(array, 'dtype', '')}"
+            )
 
 
 def write_files(folder: str, step: int, arrays: Arrays, state: str) -> None:
-    """Makes `folder` (a new one) with all files of a checkpoint, the manifest last, and waits for the disc.
+    """Makes `folder` (a new one) with all files of a checkpoint, the manifest last, and waits for
+    the disc.
 
     `state`: JSON text of an object. Raises OSError, and leaves what it wrote until then.
     """
@@ -76,12 +88,13 @@ def write_files(folder: str, step: int, arrays: Arrays, state: str) -> None:
 
 
 def load_checkpoint(path) -> Checkpoint:
-    """Reads a checkpoint's folder and checks everything; arrays and state come from the very bytes that were hashed.
+    """Reads a checkpoint's folder and checks everything; arrays and state come from the very bytes
+    that were hashed.
 
-    Raises UserError naming the file and the reason: missing, unexpected, cut short, changed, no archive of arrays,
-    Python objects, a symbolic link, another format, another step than the folder's name says. Nothing in the files is
-    ever executed, and no more memory is taken than about three times the length of the longest file, besides the
-    arrays.
+    Raises UserError naming the file and the reason: missing, unexpected, cut short, changed, no
+    archive of arrays, Python objects, a symbolic link, another format, another step than the
+    folder's name says. Nothing in the files is ever executed, and no more memory is taken than
+    about three times the length of the longest file, besides the arrays.
     """
     path = os.fspath(path)
     manifest = _read_manifest(path)
@@ -108,7 +121,7 @@ def load_checkpoint(path) -> Checkpoint:
         if name == STATE:
             state = _parse_object(file, content)
         else:
-            arrays[name[:-len(".npz")]] = unpack_arrays(content, file)
+            arrays[name[: -len(".npz")]] = unpack_arrays(content, file)
     return Checkpoint(path, step, state, arrays)
 
 
@@ -126,17 +139,19 @@ def pack_arrays(arrays: Dict[str, np.ndarray]):
 
 
 def unpack_arrays(content, file: str) -> Dict[str, np.ndarray]:
-    """The arrays of an .npz's bytes, by name. UserError naming `file` for anything but plain arrays of numbers."""
+    """The arrays of an .npz's bytes, by name. UserError naming `file` for anything but plain arrays
+    of numbers."""
     arrays = {}
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = archive.infolist()
             # Members may overlap: many large arrays in a small file.
-            if any(member.compress_type != zipfile.ZIP_STORED for member in members) \
-                    or sum(member.file_size for member in members) > len(content):
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members) or sum(
+                member.file_size for member in members
+            ) > len(content):
                 raise _refusal(file, "claims more data than it has")
             for member in members:
-                name = member.filename[:-len(".npy")]
+                name = member.filename[: -len(".npy")]
                 if not member.filename.endswith(".npy") or name in arrays:
                     raise _refusal(file, f"{member.filename!r:.80} is no array, or is there twice")
                 arrays[name] = _unpack_array(archive.read(member), f"{file}: {name!r:.80}")
@@ -155,10 +170,15 @@ def _unpack_array(content: bytes, what: str) -> np.ndarray:
     np.lib.format.read_magic(memory)
     shape, _, dtype = np.lib.format.read_array_header_1_0(memory)
     if not _is_plain(dtype):
-        raise _refusal(what, "holds Python objects" if dtype.hasobject else f"holds no numbers but {str(dtype):.80}")
+        raise _refusal(
+            what,
+            "holds Python objects" if dtype.hasobject else f"holds no numbers but {dtype!s:.80}",
+        )
     claimed, there = math.prod(shape) * dtype.itemsize, len(content) - memory.tell()
     if any(size < 0 for size in shape) or claimed != there:  # before any memory is taken for it
-        raise _refusal(what, f"claims the shape {str(shape):.80}, {str(claimed):.40} bytes, and has {there}")
+        raise _refusal(
+            what, f"claims the shape {shape!s:.80}, {claimed!s:.40} bytes, and has {there}"
+        )
     memory.seek(0)
     return np.load(memory, allow_pickle=False)
 
@@ -182,10 +202,15 @@ def _read_manifest(path: str) -> dict:
         raise _refusal(file, f"names no {STATE}")
     for name, entry in files.items():
         # By this pattern no name leads out of the folder.
-        if name != STATE and not (name.endswith(".npz") and _GROUP.fullmatch(name[:-len(".npz")])):
+        if name != STATE and not (name.endswith(".npz") and _GROUP.fullmatch(name[: -len(".npz")])):
             raise _refusal(file, f"names {name!r:.80}, which is no file of a checkpoint")
-        if type(entry) is not dict or type(entry.get("bytes")) is not int or entry["bytes"] < 0 \
-                or not isinstance(entry.get("sha256"), str) or not _SHA256.fullmatch(entry["sha256"]):
+        if (
+            type(entry) is not dict
+            or type(entry.get("bytes")) is not int
+            or entry["bytes"] < 0
+            or not isinstance(entry.get("sha256"), str)
+            or not _SHA256.fullmatch(entry["sha256"])
+        ):
             raise _refusal(file, f"says nothing sensible about {name}")
     return manifest
 
@@ -196,7 +221,8 @@ def _own_hash(manifest: dict) -> str:
 
 
 def _read_file(file: str, most: int) -> bytes:
-    """A regular file's bytes, at most `most` of them; no link is followed, and a pipe is not waited for."""
+    """A regular file's bytes, at most `most` of them; no link is followed, and a pipe is not waited
+    for."""
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(handle, "rb") as opened:

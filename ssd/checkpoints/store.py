@@ -1,9 +1,11 @@
 """Checkpoints of a run: written beside the training, proved readable before an older one goes.
 
-A store's folder holds step-00000123/ and the like (see ssd.checkpoints.files for what is inside) and best.json. A
-checkpoint is made under a temporary name and appears by one rename, so whatever a kill or a power cut leaves is either
-whole or no checkpoint. Nothing here knows of MXNet, ranks or networks: NumPy arrays and JSON in, the same out.
+A store's folder holds step-00000123/ and the like (see ssd.checkpoints.files for what is inside)
+and best.json. A checkpoint is made under a temporary name and appears by one rename, so whatever a
+kill or a power cut leaves is either whole or no checkpoint. Nothing here knows of MXNet, ranks or
+networks: NumPy arrays and JSON in, the same out.
 """
+
 from __future__ import annotations
 
 import errno
@@ -15,8 +17,15 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-from ssd.checkpoints.files import (FOLDER_NAME, MANIFEST, Arrays, Checkpoint, check_arrays, load_checkpoint,
-                                   write_files)
+from ssd.checkpoints.files import (
+    FOLDER_NAME,
+    MANIFEST,
+    Arrays,
+    Checkpoint,
+    check_arrays,
+    load_checkpoint,
+    write_files,
+)
 from ssd.errors import UserError
 from ssd.files import remove_leftovers, replace_file, sync_folder, temporary_path
 
@@ -32,12 +41,13 @@ class _Saved(NamedTuple):
 class CheckpointStore:
     """Saves checkpoints off the caller's thread and keeps the last `keep` of them and the best.
 
-    To be used by one thread of one process. A checkpoint of a later step than one just saved (of a run that was set
-    back) is of a future that will not come; it goes first.
+    To be used by one thread of one process. A checkpoint of a later step than one just saved (of a
+    run that was set back) is of a future that will not come; it goes first.
     """
 
     def __init__(self, folder, keep: int = 2, report=print):
-        """`folder` is made if it is not there, and rid of what killed processes left; `report` takes lines of text.
+        """`folder` is made if it is not there, and rid of what killed processes left; `report`
+        takes lines of text.
 
         Raises UserError where the folder cannot be made or written to.
         """
@@ -55,15 +65,19 @@ class CheckpointStore:
             raise UserError(f"checkpoint folder {self.folder} cannot be written to")
         self._best_file = os.path.join(self.folder, "best.json")
         self._best = self._read_best()
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")  # the interpreter's exit waits for it
+        self._writer = ThreadPoolExecutor(
+            1, thread_name_prefix="checkpoints"
+        )  # the interpreter's exit waits for it
         self._pending = None
 
     def save(self, step: int, arrays: Arrays, state: dict, wait: bool = False) -> None:
-        """Hands a checkpoint to the writer; waits for the one before, and with `wait` for this one too.
+        """Hands a checkpoint to the writer; waits for the one before, and with `wait` for this one
+        too.
 
-        `arrays`: by group (a file's name) and name, of bool, int8 to int64 or float16 to float64; they are written
-        as they are then, so the caller must not change them afterwards. `state`: what JSON can hold; it is taken
-        down at once. Raises the failure of the one before, which is then forgotten, and hands over nothing.
+        `arrays`: by group (a file's name) and name, of bool, int8 to int64 or float16 to float64;
+        they are written as they are then, so the caller must not change them afterwards. `state`:
+        what JSON can hold; it is taken down at once. Raises the failure of the one before, which is
+        then forgotten, and hands over nothing.
         """
         step = operator.index(step)
         assert step >= 0, step
@@ -77,8 +91,8 @@ class CheckpointStore:
     def wait(self) -> None:
         """Until what was handed over is on disc and proved.
 
-        Raises UserError, once, where it could not be written (disc full, no permission) or does not read back. The
-        older checkpoints are then as they were, and nothing half made is left.
+        Raises UserError, once, where it could not be written (disc full, no permission) or does not
+        read back. The older checkpoints are then as they were, and nothing half made is left.
         """
         if self._pending is not None:
             try:
@@ -95,18 +109,24 @@ class CheckpointStore:
             self._writer.shutdown()
 
     def mark_best(self, step: int, score: float, about: Optional[Dict[str, int]] = None) -> None:
-        """The checkpoint of `step` is now the best, and stays until another is. Waits, and raises, as `wait` does.
-        about: what else best.json says of the score.
+        """The checkpoint of `step` is now the best, and stays until another is. Waits, and raises,
+        as `wait` does. about: what else best.json says of the score.
 
         A step whose checkpoint is no longer kept (or never was) is reported and changes nothing.
         """
         assert math.isfinite(score), score
         self.wait()
         if not self.has(step):
-            self.report(f"checkpoint of step {step}, with the best score, {score:g}, is not in {self.folder}")
+            self.report(
+                f"checkpoint of step {step}, with the best score, {score:g}, is not in "
+                f"{self.folder}"
+            )
             return
         try:
-            replace_file(self._best_file, json.dumps({"step": step, "score": float(score), **(about or {})}).encode())
+            replace_file(
+                self._best_file,
+                json.dumps({"step": step, "score": float(score), **(about or {})}).encode(),
+            )
         except OSError as error:
             raise self._failure("best.json", 4096, error) from None
         self._best = (step, float(score))
@@ -120,7 +140,8 @@ class CheckpointStore:
         return self._best
 
     def newest(self) -> Optional[Checkpoint]:
-        """The checkpoint of the latest step that is whole; broken ones are reported by name and reason, and skipped."""
+        """The checkpoint of the latest step that is whole; broken ones are reported by name and
+        reason, and skipped."""
         return _newest(self.folder, self.report)
 
     def _write(self, step: int, arrays: Arrays, state: str) -> None:
@@ -129,8 +150,8 @@ class CheckpointStore:
         try:
             try:
                 write_files(partial, step, arrays, state)
-                # A step saved again gets another name until the first one is gone: no rename replaces a folder that
-                # holds something, and there must be no moment without it.
+                # A step saved again gets another name until the first one is gone: no rename
+                # replaces a folder that holds something, and there must be no moment without it.
                 path, again = os.path.join(self.folder, name), 1
                 while os.path.lexists(path):
                     again += 1
@@ -140,7 +161,9 @@ class CheckpointStore:
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
         except OSError as error:
-            needed = len(state) + sum(array.nbytes for group in arrays.values() for array in group.values())
+            needed = len(state) + sum(
+                array.nbytes for group in arrays.values() for array in group.values()
+            )
             raise self._failure(name, needed, error) from None
         try:
             load_checkpoint(path)
@@ -150,12 +173,15 @@ class CheckpointStore:
         self._remove_others(step, path)
 
     def _remove_others(self, step: int, path: str) -> None:
-        """After the checkpoint at `path` was proved: all but it, the keep - 1 before it and the best."""
+        """After the checkpoint at `path` was proved: all but it, the keep - 1 before it and the
+        best."""
         others = [saved for saved in _saved(self.folder) if saved.path != path]
-        kept = [saved.path for saved in others if saved.step < step][::-1][:self.keep - 1]
+        kept = [saved.path for saved in others if saved.step < step][::-1][: self.keep - 1]
         best_step = self._best and self._best[0]
         for saved in others:
-            if saved.path not in kept and (saved.step not in (best_step, *self.held) or saved.step == step):
+            if saved.path not in kept and (
+                saved.step not in (best_step, *self.held) or saved.step == step
+            ):
                 self._remove(saved.path)
         plain = os.path.join(self.folder, f"step-{step:08d}")
         if not os.path.lexists(plain):
@@ -166,7 +192,8 @@ class CheckpointStore:
                 pass  # the other name is as good
 
     def _remove(self, path: str) -> None:
-        """Renamed first, so that a half removed one is no checkpoint; what cannot be removed is only reported."""
+        """Renamed first, so that a half removed one is no checkpoint; what cannot be removed is
+        only reported."""
         removed = temporary_path(path, "removed")
         try:
             os.rename(path, removed)
@@ -178,9 +205,13 @@ class CheckpointStore:
     def _failure(self, name: str, needed: int, error: OSError) -> UserError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             status = os.statvfs(self.folder)
-            return UserError(f"checkpoint folder {self.folder} is full: {name} needs {needed} bytes, "
-                             f"{status.f_bavail * status.f_frsize} are free ({error.strerror})")
-        return UserError(f"checkpoint folder {self.folder}: {name} cannot be written: {error.strerror}")
+            return UserError(
+                f"checkpoint folder {self.folder} is full: {name} needs {needed} bytes, "
+                f"{status.f_bavail * status.f_frsize} are free ({error.strerror})"
+            )
+        return UserError(
+            f"checkpoint folder {self.folder}: {name} cannot be written: {error.strerror}"
+        )
 
     def _read_best(self) -> Optional[Tuple[int, float]]:
         try:
@@ -192,7 +223,9 @@ class CheckpointStore:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-            self.report(f"{self._best_file}: unreadable, so no checkpoint is known to be the best: {error}")
+            self.report(
+                f"{self._best_file}: unreadable, so no checkpoint is known to be the best: {error}"
+            )
             return None
         if step not in [saved.step for saved in _saved(self.folder)]:
             self.report(f"{self._best_file}: the best checkpoint, of step {step}, is not there")
@@ -201,18 +234,24 @@ class CheckpointStore:
 
 
 def find_checkpoint(path, report=print) -> Checkpoint:
-    """A checkpoint by its own folder, or the newest whole one of a run's folder or a store's. Writes nothing.
+    """A checkpoint by its own folder, or the newest whole one of a run's folder or a store's.
+    Writes nothing.
 
-    Broken ones on the way are reported by name and reason. Raises UserError where there is none, or none whole.
+    Broken ones on the way are reported by name and reason. Raises UserError where there is none, or
+    none whole.
     """
     path = os.fspath(path)
     if not os.path.isdir(path):
         raise UserError(f"checkpoint {path}: no such folder")
-    if FOLDER_NAME.fullmatch(os.path.basename(os.path.abspath(path))) or os.path.lexists(os.path.join(path, MANIFEST)):
+    if FOLDER_NAME.fullmatch(os.path.basename(os.path.abspath(path))) or os.path.lexists(
+        os.path.join(path, MANIFEST)
+    ):
         return load_checkpoint(path)
     folders = [folder for folder in (path, os.path.join(path, FOLDER)) if _saved(folder)]
     if not folders:
-        raise UserError(f"checkpoint {path}: neither a checkpoint nor the folder of a run that saved one")
+        raise UserError(
+            f"checkpoint {path}: neither a checkpoint nor the folder of a run that saved one"
+        )
     for folder in folders:
         found = _newest(folder, report)
         if found is not None:
@@ -230,7 +269,8 @@ def _newest(folder: str, report) -> Optional[Checkpoint]:
 
 
 def _saved(folder: str) -> List[_Saved]:
-    """What looks like a checkpoint by its name, in the order of the steps; UserError if the folder cannot be read."""
+    """What looks like a checkpoint by its name, in the order of the steps; UserError if the folder
+    cannot be read."""
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
@@ -239,4 +279,7 @@ def _saved(folder: str) -> List[_Saved]:
     except OSError as error:
         raise UserError(f"checkpoint folder {folder} cannot be read: {error.strerror}") from None
     matches = [match for match in map(FOLDER_NAME.fullmatch, names) if match]
-    return sorted(_Saved(int(match[1]), int(match[2] or 1), os.path.join(folder, match[0])) for match in matches)
+    return sorted(
+        _Saved(int(match[1]), int(match[2] or 1), os.path.join(folder, match[0]))
+        for match in matches
+    )

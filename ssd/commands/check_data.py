@@ -1,4 +1,5 @@
 """`python -m ssd check-data`: every image of a data set decoded once, every annotation checked."""
+
 from __future__ import annotations
 
 import argparse
@@ -9,7 +10,7 @@ import sys
 
 from ssd import config as settings
 
-DATA = "data"    # what a data set is called that --annotations and --images name
+DATA = "data"  # what a data set is called that --annotations and --images name
 HELP = "check a data set: every image decoded once, every annotation"
 
 
@@ -20,33 +21,85 @@ def _count(text: str) -> int:
 
 
 def add_arguments(parser) -> None:
-    help_of = {field.name: field.metadata["help"] for field in dataclasses.fields(settings.SECTIONS["data"])}
-    parser.add_argument("--recipe", default=None, metavar="NAME|FILE", help="settings to start from; if given, the "
-                        "number of categories must be the recipe's")
-    for name in ("data_dir", "cache_dir", "train_annotations", "train_images", "val_annotations", "val_images"):
-        parser.add_argument("--" + name.replace("_", "-"), dest="data." + name, default=argparse.SUPPRESS,
-                            metavar="PATH", help=help_of[name])
-    parser.add_argument("--annotations", metavar="FILE",
-                        help="check this file in place of --data-dir's two, as evaluate takes it")
+    help_of = {
+        field.name: field.metadata["help"]
+        for field in dataclasses.fields(settings.SECTIONS["data"])
+    }
+    parser.add_argument(
+        "--recipe",
+        default=None,
+        metavar="NAME|FILE",
+        help="settings to start from; if given, the number of categories must be the recipe's",
+    )
+    for name in (
+        "data_dir",
+        "cache_dir",
+        "train_annotations",
+        "train_images",
+        "val_annotations",
+        "val_images",
+    ):
+        parser.add_argument(
+            "--" + name.replace("_", "-"),
+            dest="data." + name,
+            default=argparse.SUPPRESS,
+            metavar="PATH",
+            help=help_of[name],
+        )
+    parser.add_argument(
+        "--annotations",
+        metavar="FILE",
+        help="check this file in place of --data-dir's two, as evaluate takes it",
+    )
     parser.add_argument("--images", metavar="FOLDER", help="the images of --annotations")
-    parser.add_argument("--split", choices=("train", "val", "both"), default="both",
-                        help="what to check [default: both]")
-    parser.add_argument("--skip-bad-annotations", dest="data.skip_bad_annotations", action="store_true",
-                        default=argparse.SUPPRESS, help="as in training: what is bad is left out, and is no error")
-    parser.add_argument("--decode", dest="data.decode", choices=("cpu", "gpu", "cache"), default=argparse.SUPPRESS,
-                        help="as in training: a GPU's decoder gets more kinds of images wrong")
-    parser.add_argument("--max-left-out", dest="data.max_left_out", default=argparse.SUPPRESS, metavar="X",
-                        help=help_of["max_left_out"] + " [default: 0.5]")
+    parser.add_argument(
+        "--split",
+        choices=("train", "val", "both"),
+        default="both",
+        help="what to check [default: both]",
+    )
+    parser.add_argument(
+        "--skip-bad-annotations",
+        dest="data.skip_bad_annotations",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="as in training: what is bad is left out, and is no error",
+    )
+    parser.add_argument(
+        "--decode",
+        dest="data.decode",
+        choices=("cpu", "gpu", "cache"),
+        default=argparse.SUPPRESS,
+        help="as in training: a GPU's decoder gets more kinds of images wrong",
+    )
+    parser.add_argument(
+        "--max-left-out",
+        dest="data.max_left_out",
+        default=argparse.SUPPRESS,
+        metavar="X",
+        help=help_of["max_left_out"] + " [default: 0.5]",
+    )
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
-    parser.add_argument("--examples", type=_count, default=5, metavar="N", help="examples per kind [default: 5]")
-    parser.add_argument("--jobs", type=_count, default=None, metavar="N",
-                        help="threads that decode [default: one per core]")
-    parser.add_argument("--no-cache", action="store_true",
-                        help="look at every image, and keep nothing [default: only new and changed ones]")
+    parser.add_argument(
+        "--examples", type=_count, default=5, metavar="N", help="examples per kind [default: 5]"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=_count,
+        default=None,
+        metavar="N",
+        help="threads that decode [default: one per core]",
+    )
+    parser.add_argument(
+        "--no-cache",
+        action="store_true",
+        help="look at every image, and keep nothing [default: only new and changed ones]",
+    )
 
 
 def run(args) -> int:
-    """Exit status: 0 where training would take the data set, 1 where not; UserError where there is none to check."""
+    """Exit status: 0 where training would take the data set, 1 where not; UserError where there is
+    none to check."""
     from ssd.commandline import read_settings
     from ssd.datasets.check_report import format_split
     from ssd.datasets.locate import cache_folder, dataset_paths, named_paths
@@ -63,17 +116,32 @@ def run(args) -> int:
 
     skip = config.data.skip_bad_annotations
     errors = sum(entry["count"] for report in reports.values() for entry in report["errors"])
-    refused = any(not (skip and entry["left_out"]) for report in reports.values() for entry in report["errors"])
+    refused = any(
+        not (skip and entry["left_out"])
+        for report in reports.values()
+        for entry in report["errors"]
+    )
     if args.json:
-        print(json.dumps({"data_dir": config.data.data_dir, "skip_bad_annotations": skip, "errors": errors,
-                          "refused": refused, "splits": reports}))
+        print(
+            json.dumps(
+                {
+                    "data_dir": config.data.data_dir,
+                    "skip_bad_annotations": skip,
+                    "errors": errors,
+                    "refused": refused,
+                    "splits": reports,
+                }
+            )
+        )
         return int(refused)
     for split in splits:
         print("\n".join(format_split(split, reports[split])))
     count = f"{errors} error{'' if errors == 1 else 's'}" if errors else "no errors"
     if refused:
         count += ": training would refuse this data set"
-        if not skip and all(entry["left_out"] for report in reports.values() for entry in report["errors"]):
+        if not skip and all(
+            entry["left_out"] for report in reports.values() for entry in report["errors"]
+        ):
             count += " (--skip-bad-annotations leaves out what is bad)"
     elif errors:
         count += ", left out in training with --skip-bad-annotations"
@@ -82,7 +150,8 @@ def run(args) -> int:
 
 
 def _check_split(config, split: str, annotations: str, images: str, cache_dir, args):
-    """(report of check_report, CocoDataset of what is good); keeps the result for training's start."""
+    """(report of check_report, CocoDataset of what is good); keeps the result for training's
+    start."""
     from ssd.datasets import coco
     from ssd.datasets.check_report import report_split
     from ssd.datasets.coco_cache import forget_cache
@@ -97,13 +166,25 @@ def _check_split(config, split: str, annotations: str, images: str, cache_dir, a
 
     skip, require_boxes = config.data.skip_bad_annotations, split == "train"
     on_gpu, pipe = decodes_on_gpu(config), coco.is_pipe(annotations)
-    fingerprint = None if pipe else coco.result_fingerprint(annotations, images, config.data.check_images, skip,
-                                                            require_boxes, on_gpu)
+    fingerprint = (
+        None
+        if pipe
+        else coco.result_fingerprint(
+            annotations, images, config.data.check_images, skip, require_boxes, on_gpu
+        )
+    )
     image_cache, progress = ImageCache(cache_dir, images), Progress(split)
     try:
-        found = coco.inspect_coco(annotations, images, check_images="decode", threads=args.jobs or 0,
-                                  image_cache=image_cache, examples=args.examples, progress=progress,
-                                  on_gpu=on_gpu)
+        found = coco.inspect_coco(
+            annotations,
+            images,
+            check_images="decode",
+            threads=args.jobs or 0,
+            image_cache=image_cache,
+            examples=args.examples,
+            progress=progress,
+            on_gpu=on_gpu,
+        )
     finally:
         progress.close()
         image_cache.save(say)
@@ -115,18 +196,26 @@ def _check_split(config, split: str, annotations: str, images: str, cache_dir, a
     if split == "val" and not lacking and not has_objects(data):
         lacking = nothing_to_score(data)
     if lacking and (skip or not found.problems):
-        add_error(report, "nothing left to train on" if require_boxes else "nothing left to evaluate", lacking)
+        add_error(
+            report,
+            "nothing left to train on" if require_boxes else "nothing left to evaluate",
+            lacking,
+        )
     if not lacking and (skip or not found.problems):
         try:
             coco.check_losses(data, config.data.max_left_out, skip)
         except UserError as error:
             lacking = str(error)
-            add_error(report, "too much left out" if found.problems else "boxes in another form", lacking)
+            add_error(
+                report, "too much left out" if found.problems else "boxes in another form", lacking
+            )
     if cache_dir is not None and not pipe:
         if found.files.problems:  # a file overwritten in place is not seen by what load_coco keeps
             for level in LEVELS:
                 for options in itertools.product((False, True), repeat=3):
-                    forget_cache(cache_dir, coco.result_fingerprint(annotations, images, level, *options))
+                    forget_cache(
+                        cache_dir, coco.result_fingerprint(annotations, images, level, *options)
+                    )
         elif not lacking and (skip or not found.problems):
             coco.keep_result(cache_dir, fingerprint, found, data, lines, say)
     return report, data
@@ -138,13 +227,17 @@ def add_error(report: dict, kind: str, example: str) -> None:
 
 
 def _check_categories(config, sets: dict, reports: dict, recipe) -> None:
-    """What training refuses about classes: another number than the recipe's, train and val that differ."""
+    """What training refuses about classes: another number than the recipe's, train and val that
+    differ."""
     from ssd.datasets.categories import align_categories
     from ssd.datasets.locate import check_classes
     from ssd.errors import UserError
+
     if len(sets) == 2:
         try:
-            sets["val"], reports["val"]["categories_mapped"] = align_categories(sets["val"], sets["train"])
+            sets["val"], reports["val"]["categories_mapped"] = align_categories(
+                sets["val"], sets["train"]
+            )
         except UserError as error:
             add_error(reports["val"], "categories differ", str(error))
     for split, data in sets.items():

@@ -1,4 +1,5 @@
 """`python -m ssd evaluate`: saved weights on any data set in COCO's format."""
+
 from __future__ import annotations
 
 import argparse
@@ -15,68 +16,117 @@ from ssd.files import replace_file, write_errors
 from ssd.runtime import start
 
 HELP = "detect with saved weights on a data set: COCO's twelve numbers, AP per class, a report"
-USAGE = ("%(prog)s --weights PATH [PATH ...]\n"
-         "           (--data-dir DIR | --annotations FILE --images FOLDER) [flags]")
+USAGE = (
+    "%(prog)s --weights PATH [PATH ...]\n"
+    "           (--data-dir DIR | --annotations FILE --images FOLDER) [flags]"
+)
 SECTIONS = ("data", "evaluation", "model", "detection")
-TRAINING_ALONE = ("train_annotations", "train_images", "target", "eval_every", "batch_norm_momentum")
+TRAINING_ALONE = (
+    "train_annotations",
+    "train_images",
+    "target",
+    "eval_every",
+    "batch_norm_momentum",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags to `parser`."""
-    parser.add_argument("--weights", nargs="+", metavar="PATH", default=[],
-                        help="saved weights: .params files or a checkpoint's parameters.npz; patterns; a checkpoint's, "
-                             "a run's or any folder of weights. Several are compared (required)")
-    parser.add_argument("--annotations", metavar="FILE",
-                        help="the data set's COCO instances file [default: that of --data-dir]")
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        metavar="PATH",
+        default=[],
+        help="saved weights: .params files or a checkpoint's parameters.npz; patterns; a "
+        "checkpoint's, a run's or any folder of weights. Several are compared (required)",
+    )
+    parser.add_argument(
+        "--annotations",
+        metavar="FILE",
+        help="the data set's COCO instances file [default: that of --data-dir]",
+    )
     parser.add_argument("--images", metavar="FOLDER", help="the images of --annotations")
-    parser.add_argument("--device", dest="run.device", default=argparse.SUPPRESS, metavar="{auto,cpu,gpu}",
-                        help=SETTINGS["device"][1].metadata["help"] + " [default: auto]")
+    parser.add_argument(
+        "--device",
+        dest="run.device",
+        default=argparse.SUPPRESS,
+        metavar="{auto,cpu,gpu}",
+        help=SETTINGS["device"][1].metadata["help"] + " [default: auto]",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as one line of JSON")
-    parser.add_argument("--json-output", metavar="FILE", help="write the same JSON to this new file")
-    parser.add_argument("--save-detections", metavar="FILE",
-                        help="write the detections as COCO results [new .json file]")
-    parser.add_argument("--report", metavar="FOLDER",
-                        help="write report.html: numbers, curves, confusion matrix, pictures [new or empty folder]")
-    parser.add_argument("--sweep-output", metavar="FOLDER",
-                        help="write the table (sweep.csv) and curve (sweep.png) of several weights [new or empty "
-                             "folder]")
-    parser.add_argument("--scorer", metavar="NAME", help="the library that counts, see `score --help` [default: the "
-                                                         "fastest that is installed]")
-    add_settings(parser, SECTIONS, leave_out=TRAINING_ALONE, default_recipe="the weights' own, or their run's "
-                                                                            "recipe.yaml")
+    parser.add_argument(
+        "--json-output", metavar="FILE", help="write the same JSON to this new file"
+    )
+    parser.add_argument(
+        "--save-detections",
+        metavar="FILE",
+        help="write the detections as COCO results [new .json file]",
+    )
+    parser.add_argument(
+        "--report",
+        metavar="FOLDER",
+        help="write report.html: numbers, curves, confusion matrix, pictures [new or empty folder]",
+    )
+    parser.add_argument(
+        "--sweep-output",
+        metavar="FOLDER",
+        help="write the table (sweep.csv) and curve (sweep.png) of several weights [new or empty "
+        "folder]",
+    )
+    parser.add_argument(
+        "--scorer",
+        metavar="NAME",
+        help="the library that counts, see `score --help` [default: the fastest that is installed]",
+    )
+    add_settings(
+        parser,
+        SECTIONS,
+        leave_out=TRAINING_ALONE,
+        default_recipe="the weights' own, or their run's recipe.yaml",
+    )
 
 
 class Candidate(NamedTuple):
-    """Weights to evaluate, with their settings and the data set's category id of each of their classes."""
+    """Weights to evaluate, with their settings and the data set's category id of each of their
+    classes."""
+
     file: WeightFile
     config: Config
-    category_ids: tuple     # num_classes - 1, see saved_network.category_of_class
-    left_out: list          # names of the classes that the data set lacks
+    category_ids: tuple  # num_classes - 1, see saved_network.category_of_class
+    left_out: list  # names of the classes that the data set lacks
 
 
 def run(args) -> int:
-    """Exit status: 0, or 1 where images of the data set could not be read and the numbers are of the others."""
+    """Exit status: 0, or 1 where images of the data set could not be read and the numbers are of
+    the others."""
     from ssd.evaluation import sweep
     from ssd.evaluation.per_class import evaluate
     from ssd.evaluation.scoring_backends import load_scorer
+
     scorer = load_scorer(args.scorer)
     candidates, pictures = _prepare(args)
-    say(f"evaluating {candidates[0].file.path if len(candidates) == 1 else f'{len(candidates)} weights'} on "
-        f"{pictures.annotations}, scored by {scorer}")
+    what = candidates[0].file.path if len(candidates) == 1 else f"{len(candidates)} weights"
+    say(f"evaluating {what} on {pictures.annotations}, scored by {scorer}")
     for line in pictures.lines:
         say(line)
     _say_left_out(candidates)
     results = []
     for candidate in candidates:
         detections = pictures.detect(candidate)
-        evaluation = evaluate(pictures.annotations, detections, scorer=scorer.name, ground_truth=pictures.ground_truth)
+        evaluation = evaluate(
+            pictures.annotations, detections, scorer=scorer.name, ground_truth=pictures.ground_truth
+        )
         results.append(_as_dict(candidate, pictures, detections, evaluation))
         if len(candidates) > 1:
-            say(f"{candidate.file.name}: AP {evaluation.stats['AP']:.4f}, AP50 {evaluation.stats['AP50']:.4f} on "
-                f"{evaluation.counts}")
+            say(
+                f"{candidate.file.name}: AP {evaluation.stats['AP']:.4f}, AP50 "
+                f"{evaluation.stats['AP50']:.4f} on {evaluation.counts}"
+            )
     unread = pictures.left_out
-    result = results[0] if len(results) == 1 else dict(annotations=pictures.annotations, results=results)
-    if args.json:    # before files, which a full disc may prevent
+    result = (
+        results[0] if len(results) == 1 else dict(annotations=pictures.annotations, results=results)
+    )
+    if args.json:  # before files, which a full disc may prevent
         print(json.dumps(result), flush=True)
     else:
         print(_format(evaluation) if len(results) == 1 else sweep.format_table(results), flush=True)
@@ -84,28 +134,42 @@ def run(args) -> int:
     if args.save_detections:
         _save(detections, args.save_detections)
         if unread:
-            say(f"{args.save_detections}: of {pictures.count} images; `score --images {pictures.images} "
-                "--skip-bad-annotations` counts these alone")
+            say(
+                f"{args.save_detections}: of {pictures.count} images; `score --images "
+                f"{pictures.images} --skip-bad-annotations` counts these alone"
+            )
     if args.json_output:
         _write_json(args.json_output, result)
     if args.sweep_output:
         sweep.write(args.sweep_output, results)
     if args.report:
         from ssd.report.report import write_report
-        path = write_report(args.report, annotations=pictures.annotations, detections=detections,
-                            image_folder=pictures.images, config=candidate.config,
-                            title=f"Evaluation of {candidate.file.path}", evaluation=evaluation, left_out=unread,
-                            classes=_words(candidate))
+
+        path = write_report(
+            args.report,
+            annotations=pictures.annotations,
+            detections=detections,
+            image_folder=pictures.images,
+            config=candidate.config,
+            title=f"Evaluation of {candidate.file.path}",
+            evaluation=evaluation,
+            left_out=unread,
+            classes=_words(candidate),
+        )
         say(f"report: {path}")
     if unread:
-        say(f"{len(unread)} of {len(unread) + pictures.count} images could not be used ({', '.join(unread[:3])}"
-            f"{', ...' if len(unread) > 3 else ''}); the numbers are of the others")
+        say(
+            f"{len(unread)} of {len(unread) + pictures.count} images could not be used "
+            f"({', '.join(unread[:3])}"
+            f"{', ...' if len(unread) > 3 else ''}); the numbers are of the others"
+        )
     return 1 if unread and not vars(args).get("data.skip_bad_annotations") else 0
 
 
 def _prepare(args):
     """(candidates, Pictures): everything of the user's that can be refused before long work."""
     from ssd.evaluation import saved_network
+
     if not args.weights:
         raise UserError("--weights: name the file of saved weights")
     files = find_weights(args.weights)
@@ -117,16 +181,24 @@ def _prepare(args):
 
     def fit(ids, names):
         for file, (config, info) in zip(files, settings):
-            if not config.model.num_classes:    # a recipe's "as many as the data set has"
+            if not config.model.num_classes:  # a recipe's "as many as the data set has"
                 config = config.with_values(num_classes=len(ids) + 1)
-            category_ids = saved_network.category_of_class(config, info, names, ids, file.path, annotations)
-            candidates.append(Candidate(file, config, category_ids, saved_network.left_out_classes(category_ids, info)))
+            category_ids = saved_network.category_of_class(
+                config, info, names, ids, file.path, annotations
+            )
+            candidates.append(
+                Candidate(
+                    file, config, category_ids, saved_network.left_out_classes(category_ids, info)
+                )
+            )
+
     pictures = Pictures(settings[0][0], annotations, images, fit)
     return candidates, pictures
 
 
 def _words(candidate: Candidate) -> str:
     from ssd.evaluation.saved_network import describe_left_out
+
     return describe_left_out(candidate.left_out, len(candidate.category_ids))
 
 
@@ -138,11 +210,17 @@ def _say_left_out(candidates) -> None:
 
 def _data_set(args, config: Config):
     from ssd.datasets.locate import dataset_paths, named_paths
-    return named_paths(args.annotations, args.images, "data.data_dir" in vars(args)) or dataset_paths(config, "val")
+
+    return named_paths(
+        args.annotations, args.images, "data.data_dir" in vars(args)
+    ) or dataset_paths(config, "val")
 
 
 def _check_outputs(args, weights: int) -> None:
-    for flag, path in (("--save-detections", args.save_detections), ("--json-output", args.json_output)):
+    for flag, path in (
+        ("--save-detections", args.save_detections),
+        ("--json-output", args.json_output),
+    ):
         if path and os.path.exists(path):
             raise UserError(f"{flag} {path}: exists already")
         if path and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
@@ -152,28 +230,34 @@ def _check_outputs(args, weights: int) -> None:
             raise UserError(f"{flag} {path}: exists already; name a new or empty folder")
     for flag, path in (("--report", args.report), ("--save-detections", args.save_detections)):
         if path and weights > 1:
-            raise UserError(f"{flag} {path}: is made of one file of weights, --weights names {weights}")
+            raise UserError(
+                f"{flag} {path}: is made of one file of weights, --weights names {weights}"
+            )
 
 
 class Pictures:
     """The data set's images and their ground truth, read and checked once for all weights.
 
-    count: how many could be read; left_out: what the annotation file calls the others; ground_truth: an
-    ssd.evaluation.scored_set.ScoredSet; lines: about what was read.
+    count: how many could be read; left_out: what the annotation file calls the others;
+    ground_truth: an ssd.evaluation.scored_set.ScoredSet; lines: about what was read.
     """
 
     def __init__(self, config: Config, annotations: str, images: str, look_at_categories):
-        """config: says how they are checked; look_at_categories: see ssd.datasets.coco.load_coco. UserError for what
-        cannot be evaluated."""
+        """config: says how they are checked; look_at_categories: see ssd.datasets.coco.load_coco.
+        UserError for what cannot be evaluated."""
         self._config, self.annotations, self.images = config, annotations, images
         self.lines = []
         self._load(report=self.lines.append, look_at_categories=look_at_categories)
         if not self.ground_truth.objects:
-            self.lines.append(f"{annotations}: it holds no object that is scored: every number will be -1, undefined")
+            self.lines.append(
+                f"{annotations}: it holds no object that is scored: every number will be -1, "
+                "undefined"
+            )
 
     def _load(self, recheck: bool = False, **options) -> None:
         from ssd.evaluation.saved_network import load_images
         from ssd.evaluation.scored_set import scored_set
+
         self._loaded = load_images(self._config, self.annotations, self.images, recheck, **options)
         self.left_out, self.count = list(self._loaded.found.left_out), self._loaded.num_images
         self.ground_truth = scored_set(self._loaded)
@@ -181,10 +265,12 @@ class Pictures:
     def detect(self, candidate: Candidate):
         """Detections of a candidate on all images that can be read."""
         from ssd.datasets.coco import is_pipe
+
         try:
             return _detect_shown(candidate, self._loaded)
         except UserError:
-            # An image that was good when it was checked, or was not decoded then, may be bad: find all that are.
+            # An image that was good when it was checked, or was not decoded then, may be bad: find
+            # all that are.
             if is_pipe(self.annotations):
                 raise
             before = self.count
@@ -197,13 +283,19 @@ class Pictures:
 def _detect_shown(candidate: Candidate, dataset):
     from ssd.evaluation.saved_network import detect_all
     from ssd.progress_bar import Progress
+
     progress, start = Progress("detecting"), time.time()
     try:
-        detections = detect_all(candidate.config, candidate.file.path, dataset, candidate.category_ids, progress)
+        detections = detect_all(
+            candidate.config, candidate.file.path, dataset, candidate.category_ids, progress
+        )
     finally:
         progress.close()
     seconds = time.time() - start
-    say(f"{len(detections)} detections on {dataset.num_images} images, {dataset.num_images / seconds:.1f} images/s")
+    say(
+        f"{len(detections)} detections on {dataset.num_images} images, "
+        f"{dataset.num_images / seconds:.1f} images/s"
+    )
     return detections
 
 
@@ -212,15 +304,25 @@ def _as_dict(candidate: Candidate, pictures: Pictures, detections, evaluation) -
     file = candidate.file
     place = {} if file.step is None else dict(step=file.step, epoch=file.epoch)
     classes = dict(classes_left_out=candidate.left_out) if candidate.left_out else {}
-    return dict(weights=file.path, **place, annotations=pictures.annotations, images=pictures.count,
-                objects=pictures.ground_truth.objects, left_out=pictures.left_out, **classes,
-                detections=len(detections), scorer=evaluation.scorer, **evaluation.stats,
-                per_class=evaluation.per_class())
+    return dict(
+        weights=file.path,
+        **place,
+        annotations=pictures.annotations,
+        images=pictures.count,
+        objects=pictures.ground_truth.objects,
+        left_out=pictures.left_out,
+        **classes,
+        detections=len(detections),
+        scorer=evaluation.scorer,
+        **evaluation.stats,
+        per_class=evaluation.per_class(),
+    )
 
 
 def _format(evaluation) -> str:
     from ssd.evaluation.per_class import format_classes
     from ssd.evaluation.scoring import format_table
+
     return format_table(evaluation.stats) + "\n\n" + format_classes(evaluation)
 
 

@@ -1,4 +1,5 @@
 """`python -m ssd quantize`: weights whose convolutions compute in integers of 8 bits, on CPUs."""
+
 from __future__ import annotations
 
 import argparse
@@ -10,8 +11,10 @@ from ssd.errors import UserError
 from ssd.runtime import start
 
 HELP = "weights for inference in 8-bit integers on CPUs, calibrated on images"
-USAGE = ("%(prog)s --weights FILE --output FILE\n"
-         "           (--data-dir DIR | --annotations FILE --images FOLDER) [flags]")
+USAGE = (
+    "%(prog)s --weights FILE --output FILE\n"
+    "           (--data-dir DIR | --annotations FILE --images FOLDER) [flags]"
+)
 CALIBRATION_IMAGES = 128
 # Whole convolutions that stay as they are are named, up to so many.
 _NAMED = 5
@@ -19,24 +22,47 @@ _NAMED = 5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags to `parser`."""
-    parser.add_argument("--weights", required=True, metavar="FILE",
-                        help="saved weights: a .params file or a checkpoint's parameters.npz (required)")
-    parser.add_argument("--output", required=True, metavar="FILE",
-                        help="the new file: the same weights, and the ranges of what is between the layers (required)")
-    parser.add_argument("--annotations", metavar="FILE",
-                        help="a COCO instances file that lists the images [default: the training data of --data-dir]")
+    parser.add_argument(
+        "--weights",
+        required=True,
+        metavar="FILE",
+        help="saved weights: a .params file or a checkpoint's parameters.npz (required)",
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="the new file: the same weights, and the ranges of what is between the layers "
+        "(required)",
+    )
+    parser.add_argument(
+        "--annotations",
+        metavar="FILE",
+        help="a COCO instances file that lists the images [default: the training data of "
+        "--data-dir]",
+    )
     parser.add_argument("--images", metavar="FOLDER", help="the images of --annotations")
-    parser.add_argument("--calibration-images", type=int, default=CALIBRATION_IMAGES, metavar="N",
-                        help="images over which the ranges are measured, taken evenly from all "
-                             f"[default: {CALIBRATION_IMAGES}]")
-    add_settings(parser, ("data", "evaluation"), leave_out=("target", "eval_every"),
-                 default_recipe="the weights' own, or their run's recipe.yaml")
+    parser.add_argument(
+        "--calibration-images",
+        type=int,
+        default=CALIBRATION_IMAGES,
+        metavar="N",
+        help="images over which the ranges are measured, taken evenly from all "
+        f"[default: {CALIBRATION_IMAGES}]",
+    )
+    add_settings(
+        parser,
+        ("data", "evaluation"),
+        leave_out=("target", "eval_every"),
+        default_recipe="the weights' own, or their run's recipe.yaml",
+    )
 
 
 def run(args) -> int:
     """Measures, writes and says which layers compute in integers; returns 0."""
     from ssd.datasets.locate import dataset_paths, named_paths
     from ssd.evaluation.saved_network import load_images, settings_of
+
     if args.calibration_images < 1:
         raise UserError(f"--calibration-images {args.calibration_images}: must be at least 1")
     if os.path.lexists(args.output):
@@ -47,14 +73,16 @@ def run(args) -> int:
         raise UserError(f"--output {args.output}: its folder does not exist")
     start()
     import mxnet as mx
+
     if not mx.runtime.Features().is_enabled("MKLDNN"):
         raise UserError("this MXNet has no oneDNN, and so no convolutions of integers")
     config, info = settings_of(args, args.weights)
     if info is None:
         raise UserError(f"--weights {args.weights}: they do not say of which network they are")
     config = config.with_values(layout="NCHW", dtype="float32", decode="cpu", device="cpu")
-    annotations, images = named_paths(args.annotations, args.images, "data.data_dir" in vars(args)) \
-        or dataset_paths(config, "train")
+    annotations, images = named_paths(
+        args.annotations, args.images, "data.data_dir" in vars(args)
+    ) or dataset_paths(config, "train")
     dataset = load_images(config, annotations, images, report=say)
     dataset = _evenly(dataset, args.calibration_images)
 
@@ -62,6 +90,7 @@ def run(args) -> int:
     from ssd.model.int8 import measure_ranges, quantize
     from ssd.model.weights import load_detector, save_weights
     from ssd.progress_bar import Progress
+
     network = load_detector(config, args.weights, mx.cpu()).network
     batch = min(config.evaluation.eval_batch_size, dataset.num_images)
     loader = EvaluationLoader(config.with_values(eval_batch_size=batch), dataset)
@@ -70,6 +99,7 @@ def run(args) -> int:
     def advance():
         done[0] = min(done[0] + batch, dataset.num_images)
         progress(done[0], dataset.num_images)
+
     try:
         ranges = measure_ranges(network, (images for images, _ in loader), advance)
     finally:
@@ -77,12 +107,17 @@ def run(args) -> int:
         progress.close()
     _, layers = quantize(network, ranges)
     if not layers.int8:
-        raise UserError(f"--weights {args.weights}: no convolution of this network can compute in integers here")
+        raise UserError(
+            f"--weights {args.weights}: no convolution of this network can compute in integers here"
+        )
     save_weights(network, args.output, info, ranges)
-    print(f"wrote {args.output}: {len(layers.int8)} of {len(layers.int8) + len(layers.others)} convolutions compute in "
-          f"8-bit integers, by the ranges of {dataset.num_images} images")
+    print(
+        f"wrote {args.output}: {len(layers.int8)} of {len(layers.int8) + len(layers.others)} "
+        f"convolutions compute in 8-bit integers, by the ranges of {dataset.num_images} images"
+    )
     if layers.others:
-        print(f"in float32: {', '.join(layers.others[:_NAMED])}{', ...' if len(layers.others) > _NAMED else ''}")
+        more = ", ..." if len(layers.others) > _NAMED else ""
+        print(f"in float32: {', '.join(layers.others[:_NAMED])}{more}")
     if not _has_vnni():
         print("this CPU has no VNNI: integers may be no faster here")
     return 0
@@ -91,12 +126,23 @@ def run(args) -> int:
 def _evenly(dataset, count: int):
     """`count` of the images, or all, without boxes."""
     import numpy as np
-    chosen = np.unique(np.linspace(0, dataset.num_images - 1, min(count, dataset.num_images)).astype(np.int64))
+
+    chosen = np.unique(
+        np.linspace(0, dataset.num_images - 1, min(count, dataset.num_images)).astype(np.int64)
+    )
     none = np.zeros(0, np.int64)
     return dataclasses.replace(
-        dataset, image_ids=dataset.image_ids[chosen], file_names=tuple(dataset.file_names[place] for place in chosen),
-        sizes=dataset.sizes[chosen], boxes_ltrb=np.zeros((0, 4)), box_classes=none, box_crowd=none.astype(bool),
-        box_image=none, boxes_xywh=None, box_area=None)
+        dataset,
+        image_ids=dataset.image_ids[chosen],
+        file_names=tuple(dataset.file_names[place] for place in chosen),
+        sizes=dataset.sizes[chosen],
+        boxes_ltrb=np.zeros((0, 4)),
+        box_classes=none,
+        box_crowd=none.astype(bool),
+        box_image=none,
+        boxes_xywh=None,
+        box_area=None,
+    )
 
 
 def _has_vnni() -> bool:

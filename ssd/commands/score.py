@@ -1,10 +1,10 @@
 """`python -m ssd score`: COCO's twelve numbers of a detection file."""
+
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-
 
 HELP = "score a file of detections against COCO annotations"
 
@@ -12,30 +12,55 @@ HELP = "score a file of detections against COCO annotations"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags to `parser`."""
     from ssd.commandline import add_max_left_out
-    parser.add_argument("--annotations", required=True, metavar="FILE",
-                        help="COCO instances file; every image is scored, those without boxes too; of detections.npz "
-                             "of a run, those that the run has read (required)")
-    parser.add_argument("--detections", required=True, metavar="FILE",
-                        help="COCO's results format (.json) or the arrays that evaluate writes (.npz); "
-                             "boxes are x, y, width, height in pixels of the original image (required)")
-    parser.add_argument("--images", metavar="FOLDER",
-                        help="check the image files too, as evaluate does; with --skip-bad-annotations the images that "
-                             "cannot be read are not scored (default: no image is looked at)")
-    parser.add_argument("--skip-bad-annotations", action="store_true",
-                        help="leave out bad annotations and images, as in training (default: they are refused)")
+
+    parser.add_argument(
+        "--annotations",
+        required=True,
+        metavar="FILE",
+        help="COCO instances file; every image is scored, those without boxes too; of "
+        "detections.npz of a run, those that the run has read (required)",
+    )
+    parser.add_argument(
+        "--detections",
+        required=True,
+        metavar="FILE",
+        help="COCO's results format (.json) or the arrays that evaluate writes (.npz); "
+        "boxes are x, y, width, height in pixels of the original image (required)",
+    )
+    parser.add_argument(
+        "--images",
+        metavar="FOLDER",
+        help="check the image files too, as evaluate does; with --skip-bad-annotations the images "
+        "that cannot be read are not scored (default: no image is looked at)",
+    )
+    parser.add_argument(
+        "--skip-bad-annotations",
+        action="store_true",
+        help="leave out bad annotations and images, as in training (default: they are refused)",
+    )
     add_max_left_out(parser)
-    parser.add_argument("--per-class", action="store_true",
-                        help="the average precision of every category too (default: off)")
-    parser.add_argument("--json", action="store_true",
-                        help="print one line of JSON, all digits, fractions from 0 to 1, -1 where undefined "
-                             "(default: COCO's table, three decimals)")
-    parser.add_argument("--scorer", metavar="NAME",
-                        help="the library that counts: hotcoco, faster-coco-eval or pycocotools, fastest first; all "
-                             "give the same numbers (default: the first that is installed; standard error names it)")
+    parser.add_argument(
+        "--per-class",
+        action="store_true",
+        help="the average precision of every category too (default: off)",
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print one line of JSON, all digits, fractions from 0 to 1, -1 where undefined "
+        "(default: COCO's table, three decimals)",
+    )
+    parser.add_argument(
+        "--scorer",
+        metavar="NAME",
+        help="the library that counts: hotcoco, faster-coco-eval or pycocotools, fastest first; "
+        "all give the same numbers (default: the first that is installed; standard error names it)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Score and print to standard output; returns the exit status 0. Raises UserError for bad input."""
+    """Score and print to standard output; returns the exit status 0. Raises UserError for bad
+    input."""
     from ssd.datasets.check_report import name_of
     from ssd.evaluation.detections import Detections
     from ssd.evaluation.scoring import STAT_NAMES, format_table, score_detections
@@ -49,7 +74,9 @@ def run(args: argparse.Namespace) -> int:
     if gone:
         some = f"{gone} detection{'' if gone == 1 else 's'}"
         print(f"{args.detections}: left out: {some} on images that are left out", file=sys.stderr)
-    stats = score_detections(args.annotations, detections, per_class=args.per_class, scorer=scorer.name, truth=truth)
+    stats = score_detections(
+        args.annotations, detections, per_class=args.per_class, scorer=scorer.name, truth=truth
+    )
     print(f"scored by {scorer}, on {truth}", file=sys.stderr)
     if args.json:
         print(json.dumps(stats))
@@ -57,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     print(format_table(stats))
     for name, value in stats.items():
         if name not in STAT_NAMES:
-            print("AP/%s = %.3f" % (name_of(name[3:]), value))
+            print(f"AP/{name_of(name[3:])} = {value:.3f}")
     return 0
 
 
@@ -66,11 +93,13 @@ def _ground_truth(args, detections):
     from ssd.commandline import say
     from ssd.evaluation.scored_set import scored_set
     from ssd.evaluation.scoring import read_ground_truth
+
     rules = dict(skip_bad=args.skip_bad_annotations, max_left_out=args.max_left_out, report=say)
     if args.images is None:
         truth = read_ground_truth(args.annotations, images=detections.images, **rules)
     else:
         from ssd.datasets.coco import load_coco
+
         truth = scored_set(load_coco(args.annotations, args.images, require_boxes=False, **rules))
         if detections.images is not None:
             truth = truth.of_images(detections.images)

@@ -1,4 +1,5 @@
 """`python -m ssd split-data`: one annotation file into training and validation."""
+
 from __future__ import annotations
 
 from ssd.commandline import add_max_left_out
@@ -8,23 +9,52 @@ HELP = "split an annotation file into training and validation"
 
 def add_arguments(parser) -> None:
     parser.add_argument("annotations", metavar="ANNOTATIONS", help="a COCO annotation file [.json]")
-    parser.add_argument("--output", required=True, metavar="FOLDER",
-                        help="where train.json and val.json go; files of these names are not overwritten")
-    parser.add_argument("--val-fraction", type=float, default=0.1, metavar="X",
-                        help="share of the images that validates [0..1, default: 0.1]")
-    parser.add_argument("--seed", type=int, default=0, metavar="N",
-                        help="which images these are follows from it and the images' ids [default: 0]")
-    parser.add_argument("--categories", nargs="+", metavar="NAME",
-                        help="keep these categories and the images that hold one [default: all of both]")
-    parser.add_argument("--skip-bad-annotations", action="store_true",
-                        help="leave out what training would refuse [default: it is refused here too; with "
-                             "--categories, what is of these]")
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="FOLDER",
+        help="where train.json and val.json go; files of these names are not overwritten",
+    )
+    parser.add_argument(
+        "--val-fraction",
+        type=float,
+        default=0.1,
+        metavar="X",
+        help="share of the images that validates [0..1, default: 0.1]",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="which images these are follows from it and the images' ids [default: 0]",
+    )
+    parser.add_argument(
+        "--categories",
+        nargs="+",
+        metavar="NAME",
+        help="keep these categories and the images that hold one [default: all of both]",
+    )
+    parser.add_argument(
+        "--skip-bad-annotations",
+        action="store_true",
+        help="leave out what training would refuse [default: it is refused here too; with "
+        "--categories, what is of these]",
+    )
     add_max_left_out(parser)
 
 
 def run(args) -> int:
     from ssd.datasets.split import split_file
-    for line in split_file(args.annotations, args.output, args.val_fraction, args.seed, args.categories,
-                           args.skip_bad_annotations, args.max_left_out):
+
+    for line in split_file(
+        args.annotations,
+        args.output,
+        args.val_fraction,
+        args.seed,
+        args.categories,
+        args.skip_bad_annotations,
+        args.max_left_out,
+    ):
         print(line)
     return 0

@@ -1,4 +1,5 @@
 """`python -m ssd summary`: layers, cost, default boxes, and how these cover a data set."""
+
 from __future__ import annotations
 
 import argparse
@@ -13,14 +14,28 @@ USAGE = "%(prog)s [--recipe NAME|FILE] [--annotations FILE] [flags]"
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("--weights", metavar="FILE", help="describe the network of these saved weights")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="describe the network of these saved weights"
+    )
     data = parser.add_mutually_exclusive_group()
-    data.add_argument("--annotations", metavar="FILE",
-                      help="show how the default boxes cover the objects of this COCO annotation file")
-    data.add_argument("--data-dir", dest="data.data_dir", default=argparse.SUPPRESS, metavar="DIR",
-                      help="the same, of the recipe's training annotations in this folder")
+    data.add_argument(
+        "--annotations",
+        metavar="FILE",
+        help="show how the default boxes cover the objects of this COCO annotation file",
+    )
+    data.add_argument(
+        "--data-dir",
+        dest="data.data_dir",
+        default=argparse.SUPPRESS,
+        metavar="DIR",
+        help="the same, of the recipe's training annotations in this folder",
+    )
     add_max_left_out(parser, "bad annotations and images are left out; ")
-    parser.add_argument("--layers", action="store_true", help="list every operator, not only the parts of the network")
+    parser.add_argument(
+        "--layers",
+        action="store_true",
+        help="list every operator, not only the parts of the network",
+    )
     parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
     add_settings(parser, ("model",))
 
@@ -29,9 +44,13 @@ def run(args) -> int:
     base = None
     if args.weights:
         from ssd.model.weights import read_info
+
         info = read_info(args.weights)
         if info is None:
-            raise UserError(f"--weights {args.weights}: they do not say of which network they are; name its --recipe")
+            raise UserError(
+                f"--weights {args.weights}: they do not say of which network they are; name its "
+                "--recipe"
+            )
         base = info.config
     config = read_settings(args, base=base)
     path = args.annotations
@@ -40,14 +59,20 @@ def run(args) -> int:
     truth = None
     if path:
         from ssd.tools.summary import read_ground_truth
+
         truth = read_ground_truth(path, args.max_left_out)
         from ssd.data.resolve import resolve
+
         config = resolve(config, truth)
         for line in truth.lines:
             say(line)
         if truth.left_out:
-            say(f"{path}: left out: {truth.left_out} annotations that are wrong; `python -m ssd check-data` names them")
+            say(
+                f"{path}: left out: {truth.left_out} annotations that are wrong; `python -m ssd "
+                "check-data` names them"
+            )
     from ssd.tools.summary import summarise
+
     summary = summarise(config, truth)
     if args.json:
         print(json.dumps(summary))
@@ -59,23 +84,53 @@ def run(args) -> int:
 def format_summary(summary: dict, layers: bool):
     """The parts of the text for people."""
     size = " x ".join((str(summary["image_size"]).split("x") * 2)[:2])
-    yield (f"{summary['recipe']}: {summary['detector']}, {summary['backbone']} of width {summary['width']:g}, "
-           f"{size} pixels, {summary['num_classes']} classes with the background")
+    yield (
+        f"{summary['recipe']}: {summary['detector']}, {summary['backbone']} of width "
+        f"{summary['width']:g}, {size} pixels, {summary['num_classes']} classes with the background"
+    )
     entries = summary["layers"] if layers else summary["blocks"]
-    rows = [(entry["name"], " x ".join(map(str, entry["output_shape"][1:] if layers else entry["output"])),
-             f"{entry['parameters']:,}", _millions(entry["multiply_adds"])) for entry in entries]
+    rows = [
+        (
+            entry["name"],
+            " x ".join(map(str, entry["output_shape"][1:] if layers else entry["output"])),
+            f"{entry['parameters']:,}",
+            _millions(entry["multiply_adds"]),
+        )
+        for entry in entries
+    ]
     rows.append(("all", "", f"{summary['parameters']:,}", _millions(summary["multiply_adds"])))
-    yield "\n".join(_table(("layer" if layers else "part", "output", "parameters", "million multiply-adds"), rows))
-    yield (f"A multiply-add is two operations: {2e-9 * summary['multiply_adds']:.1f} GFLOP for an image forward, "
-           f"{2e-9 * summary['training_multiply_adds']:.1f} with its gradients in training")
-    rows = [(_pair(entry["cells"], "d"), _pair(entry["step"], ".4g"), f"{entry['boxes']:,}",
-             "  ".join(f"{width:.0f}x{height:.0f}" for width, height in entry["shapes"])) for entry in summary["maps"]]
+    yield "\n".join(
+        _table(
+            ("layer" if layers else "part", "output", "parameters", "million multiply-adds"), rows
+        )
+    )
+    yield (
+        f"A multiply-add is two operations: {2e-9 * summary['multiply_adds']:.1f} GFLOP for an "
+        f"image forward, {2e-9 * summary['training_multiply_adds']:.1f} with its gradients in "
+        "training"
+    )
+    rows = [
+        (
+            _pair(entry["cells"], "d"),
+            _pair(entry["step"], ".4g"),
+            f"{entry['boxes']:,}",
+            "  ".join(f"{width:.0f}x{height:.0f}" for width, height in entry["shapes"]),
+        )
+        for entry in summary["maps"]
+    ]
     rows.append(("all", "", f"{summary['default_boxes']:,}", ""))
-    yield "\n".join(_table(("map", "step", "boxes", "sizes of its default boxes [pixels of the input]"), rows,
-                           left=(3,)))
+    yield "\n".join(
+        _table(
+            ("map", "step", "boxes", "sizes of its default boxes [pixels of the input]"),
+            rows,
+            left=(3,),
+        )
+    )
     if summary["default_boxes_outside"]:
-        yield (f"The centres of {summary['default_boxes_outside']:,} default boxes lie outside the image: steps are "
-               "given that are larger than its cells")
+        yield (
+            f"The centres of {summary['default_boxes_outside']:,} default boxes lie outside the "
+            "image: steps are given that are larger than its cells"
+        )
     if "coverage" in summary:
         yield _format_coverage(summary["coverage"])
 
@@ -90,16 +145,45 @@ def _format_coverage(found: dict) -> str:
     rows = []
     for name, part in found["sizes"].items():
         count = part["boxes"]
-        rows.append((name, f"{count:,}") + ((f"{100 * part['covered'] / count:.1f} %", f"{part['mean_iou']:.3f}",
-                                             f"{part['matched_mean']:.1f}", f"{part['matched_median']:.0f}",
-                                             f"{part['unmatched']:,}") if count else ("-",) * 5))
+        rows.append(
+            (name, f"{count:,}")
+            + (
+                (
+                    f"{100 * part['covered'] / count:.1f} %",
+                    f"{part['mean_iou']:.3f}",
+                    f"{part['matched_mean']:.1f}",
+                    f"{part['matched_median']:.0f}",
+                    f"{part['unmatched']:,}",
+                )
+                if count
+                else ("-",) * 5
+            )
+        )
     return "\n".join(
-        [f"{found['annotations']}: {found['images']:,} images. Objects by the area of their box in the file's pixels, "
-         "COCO's limits:"]
-        + list(_table(("objects", "number", f"IoU above {found['iou']:g}", "mean best IoU", "matched, mean", "median",
-                       "none matched"), rows))
-        + ["matched: default boxes that learn an object, where images are not cropped. Each object claims its best one "
-           "even below", "that IoU, unless another object claims the same one."])
+        [
+            f"{found['annotations']}: {found['images']:,} images. Objects by the area of their box "
+            "in the file's pixels, COCO's limits:"
+        ]
+        + list(
+            _table(
+                (
+                    "objects",
+                    "number",
+                    f"IoU above {found['iou']:g}",
+                    "mean best IoU",
+                    "matched, mean",
+                    "median",
+                    "none matched",
+                ),
+                rows,
+            )
+        )
+        + [
+            "matched: default boxes that learn an object, where images are not cropped. Each "
+            "object claims its best one even below",
+            "that IoU, unless another object claims the same one.",
+        ]
+    )
 
 
 def _millions(number: int) -> str:
@@ -110,5 +194,7 @@ def _table(head, rows, left=()):
     """Aligned lines: the first column and those in `left` to the left, the others to the right."""
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     for row in [head, *rows]:
-        yield "  ".join(text.ljust(width) if column in (0, *left) else text.rjust(width)
-                        for column, (text, width) in enumerate(zip(row, widths))).rstrip()
+        yield "  ".join(
+            text.ljust(width) if column in (0, *left) else text.rjust(width)
+            for column, (text, width) in enumerate(zip(row, widths))
+        ).rstrip()

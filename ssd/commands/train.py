@@ -1,4 +1,5 @@
 """`python -m ssd train`: a run from its folder to its exit status."""
+
 from __future__ import annotations
 
 import os
@@ -8,9 +9,9 @@ import traceback
 from ssd import ends
 from ssd.commandline import add_settings, read_settings
 from ssd.config import Config
+from ssd.errors import UserError, UserErrorEverywhere
 from ssd.files import UNWRITABLE, cannot_write
 from ssd.runtime import start
-from ssd.errors import UserError, UserErrorEverywhere
 from ssd.training.interval import SaveInterval
 from ssd.training.outcome import Ended
 from ssd.training.signals import StopSignals
@@ -22,28 +23,47 @@ NAME = "python -m ssd train"
 
 
 def add_arguments(parser) -> None:
-    add_settings(parser, ("run", "recovery", "data", "training", "evaluation", "augmentation", "model", "default_boxes",
-                          "loss", "detection"))
+    add_settings(
+        parser,
+        (
+            "run",
+            "recovery",
+            "data",
+            "training",
+            "evaluation",
+            "augmentation",
+            "model",
+            "default_boxes",
+            "loss",
+            "detection",
+        ),
+    )
 
 
 def run(args) -> int:
     """The exit status, see `train`."""
     from ssd.training.ranks import rank_from_environment
-    return train(read_settings(args, report=(lambda line: None) if rank_from_environment() else None))
+
+    return train(
+        read_settings(args, report=(lambda line: None) if rank_from_environment() else None)
+    )
 
 
 def train(config: Config) -> int:
-    """Runs a training; returns the exit status: 0 when the run came to its end, target reached or not; else see
-    ssd.training.outcome."""
+    """Runs a training; returns the exit status: 0 when the run came to its end, target reached or
+    not; else see ssd.training.outcome."""
     from ssd.training import setup
     from ssd.training.progress_display import choose_terminal
     from ssd.training.ranks import rank_from_environment
-    SaveInterval(config.recovery.save_interval)    # refuses a mistyped one
+
+    SaveInterval(config.recovery.save_interval)  # refuses a mistyped one
     setup.check_files(config)
     if config.run.tensorboard:
         check_installed()
     first = rank_from_environment() == 0
-    terminal = choose_terminal(config.run.progress, os.environ, sys.stdout, sys.stderr) if first else None
+    terminal = (
+        choose_terminal(config.run.progress, os.environ, sys.stdout, sys.stderr) if first else None
+    )
     folder = setup.open_folder(config) if first else None
     status = _train(config, folder, first, terminal)
     if first and status == 0 and config.run.report:
@@ -55,9 +75,10 @@ def _train(config: Config, folder, first: bool, terminal) -> int:
     from ssd.mlperf import MLPerfLog, division_of
     from ssd.rules import RULES
     from ssd.training.progress_display import Display
-    with Display(terminal) as display, StopSignals() as signals, \
-            MLPerfLog(folder.file("mlperf.log") if first else None, enabled=first,
-                      rules=RULES[config.run.rules]) as log:
+
+    with Display(terminal) as display, StopSignals() as signals, MLPerfLog(
+        folder.file("mlperf.log") if first else None, enabled=first, rules=RULES[config.run.rules]
+    ) as log:
         run = config.run
         resumed = first and folder.checkpoint is not None
         division, why = division_of(config, resumed)
@@ -75,6 +96,7 @@ def _run(config: Config, folder, first: bool, signals: StopSignals, log, display
     from ssd.training.ranks import Ranks, rank_from_environment
     from ssd.training.train import Training
     from ssd.watchdog.watchdog import Watchdog
+
     timeout = config.recovery.rank_timeout
     ranks = Ranks(stall_seconds=20 * timeout, waiting_steps=config.training.batch_norm_ranks > 1)
     training = None
@@ -86,20 +108,29 @@ def _run(config: Config, folder, first: bool, signals: StopSignals, log, display
             training.close_scorer()
             if first and training.started is None:
                 folder.discard()
-    watch = Watchdog(ranks.rank, ranks.size, lambda content: ranks.bytes_from_first(content, "watchdog"), timeout,
-                     on_stop=last_acts, name=NAME)
+
+    watch = Watchdog(
+        ranks.rank,
+        ranks.size,
+        lambda content: ranks.bytes_from_first(content, "watchdog"),
+        timeout,
+        on_stop=last_acts,
+        name=NAME,
+    )
     training = Training(config, ranks, log, folder, signals, watch, display)
     status = 0
     try:
         if ranks.is_first != first:
-            raise UserError(f"the launcher says rank {rank_from_environment()}, Horovod rank {ranks.rank} of "
-                            f"{ranks.size}: it was built without MPI, or another launcher's variables are set")
+            raise UserError(
+                f"the launcher says rank {rank_from_environment()}, Horovod rank {ranks.rank} of "
+                f"{ranks.size}: it was built without MPI, or another launcher's variables are set"
+            )
         training.run()
     except Ended as end:
         if ranks.is_first:
             print(f"{NAME}: stopped: {end}", file=sys.stderr, flush=True)
         if first and training.started is None:
-            folder.discard()    # so that the same command starts again, or --resume auto
+            folder.discard()  # so that the same command starts again, or --resume auto
         status, signals.leaving = end.status, True
     except BaseException as error:
         error = _plain(error, folder)
@@ -108,7 +139,7 @@ def _run(config: Config, folder, first: bool, signals: StopSignals, log, display
         if ranks.size > 1 and not isinstance(error, UserErrorEverywhere):
             _end_all(watch, error)
         if not ranks.is_first and isinstance(error, UserErrorEverywhere):
-            status = 2    # rank 0 says it
+            status = 2  # rank 0 says it
         else:
             ranks.close()
             watch.close()
@@ -119,29 +150,43 @@ def _run(config: Config, folder, first: bool, signals: StopSignals, log, display
 
 
 def leave_report(run_folder: str) -> None:
-    """curves.png and report.html of a run that has ended; what fails there is a warning, and no failure of the run."""
+    """curves.png and report.html of a run that has ended; what fails there is a warning, and no
+    failure of the run."""
+
     def curves():
         from ssd.report.curves import draw_curves
+
         return draw_curves(run_folder, os.path.join(run_folder, "curves.png"))
 
     def report():
         from ssd.report.run_report import report_run
+
         return report_run(run_folder, lambda line: print(line, flush=True))
-    ends.leave_imports(False)    # the run has its status
+
+    ends.leave_imports(False)  # the run has its status
     for name, work in (("curves.png", curves), ("report.html", report)):
         try:
             work()
-        except KeyboardInterrupt:    # Matplotlib may be half imported
+        except KeyboardInterrupt:  # Matplotlib may be half imported
             names = "curves.png and report.html" if work is curves else name
-            print(f"warning: left out of {run_folder}, interrupted: {names}", file=sys.stderr, flush=True)
+            print(
+                f"warning: left out of {run_folder}, interrupted: {names}",
+                file=sys.stderr,
+                flush=True,
+            )
             return
         except Exception as error:
             text = " ".join(str(error).split()) or type(error).__name__
-            print(f"warning: {name} of {run_folder} could not be made: {text}", file=sys.stderr, flush=True)
+            print(
+                f"warning: {name} of {run_folder} could not be made: {text}",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def _plain(error: BaseException, folder) -> BaseException:
-    """A full or unwritable disc as a UserError that names the run's folder; every other error as it is."""
+    """A full or unwritable disc as a UserError that names the run's folder; every other error as it
+    is."""
     if isinstance(error, OSError) and error.errno in UNWRITABLE and folder:
         what = f"run folder {folder.path}: {error.filename or 'a file'}"
         return cannot_write(what, folder.file("recipe.yaml"), error)
@@ -149,7 +194,8 @@ def _plain(error: BaseException, folder) -> BaseException:
 
 
 def _end_all(watch, error: BaseException) -> None:
-    """This rank cannot go on: either it is at fault and all are told, or another one is and will be named."""
+    """This rank cannot go on: either it is at fault and all are told, or another one is and will be
+    named."""
     if _is_echo(error):
         watch.verdict_expected(error)
     if isinstance(error, UserError):
@@ -164,5 +210,6 @@ def _end_all(watch, error: BaseException) -> None:
 def _is_echo(error: BaseException) -> bool:
     """Whether Horovod says that it is another rank that has failed."""
     words = ("horovod", "shut down", "connection", "gloo", "mpi", "nccl")
-    return type(error).__name__ in ("MXNetError", "HorovodInternalError") and \
-        any(word in str(error).lower() for word in words)
+    return type(error).__name__ in ("MXNetError", "HorovodInternalError") and any(
+        word in str(error).lower() for word in words
+    )

@@ -1,13 +1,14 @@
 """DALI's outputs as MXNet arrays, for every version of DALI, with one copy.
 
-DALI had an MXNet plugin up to 1.39 alone; what every version has is `copy_to_external`, which writes a batch
-to an address. A TensorList of the CPU takes just the address. One of the GPU takes (address,
-cuda_stream=None, non_blocking=False, use_copy_kernel=False) in DALI 1.5, 1.53 and 2.x alike; all but the
-address keep their defaults here, so one call serves both devices.
+DALI had an MXNet plugin up to 1.39 alone; what every version has is `copy_to_external`, which
+writes a batch to an address. A TensorList of the CPU takes just the address. One of the GPU takes
+(address, cuda_stream=None, non_blocking=False, use_copy_kernel=False) in DALI 1.5, 1.53 and 2.x
+alike; all but the address keep their defaults here, so one call serves both devices.
 
-A batch is copied since DALI reuses its buffers for the next but one batch, while MXNet's engine may read an
-array long after the call that used it returned.
+A batch is copied since DALI reuses its buffers for the next but one batch, while MXNet's engine may
+read an array long after the call that used it returned.
 """
+
 from __future__ import annotations
 
 import ctypes
@@ -32,6 +33,7 @@ def batch_shape(batch) -> Tuple[int, ...]:
 def batch_dtype(batch) -> np.dtype:
     """NumPy type of a DALI TensorList's elements."""
     from nvidia.dali import types
+
     dtype = batch[0].dtype
     if isinstance(dtype, types.DALIDataType):
         return np.dtype(types.to_numpy_type(dtype))
@@ -39,7 +41,8 @@ def batch_dtype(batch) -> np.dtype:
 
 
 def new_array(shape: Tuple[int, ...], dtype) -> Tuple[mx.nd.NDArray, np.ndarray]:
-    """A new NDArray in main memory, and its memory to be filled before anything is done with the array."""
+    """A new NDArray in main memory, and its memory to be filled before anything is done with the
+    array."""
     array = mx.nd.empty(shape, ctx=mx.cpu(), dtype=dtype)
     dtype = np.dtype(dtype)
     size = dtype.itemsize * int(np.prod(shape))
@@ -61,24 +64,27 @@ def _address(array: mx.nd.NDArray) -> ctypes.c_void_p:
 
 
 def to_mxnet(batch, device_id: int = 0, out: Optional[mx.nd.NDArray] = None) -> mx.nd.NDArray:
-    """A dense DALI TensorList as an NDArray of the same shape (samples, ...) and type, on the same device.
+    """A dense DALI TensorList as an NDArray of the same shape (samples, ...) and type, on the same
+    device.
 
-    A batch in GPU memory goes to `mx.gpu(device_id)` and never leaves the GPU. `out` is an array to write to;
-    it must have the batch's shape, type and device (AssertionError otherwise), and may still be in use: the
-    call waits.
+    A batch in GPU memory goes to `mx.gpu(device_id)` and never leaves the GPU. `out` is an array to
+    write to; it must have the batch's shape, type and device (AssertionError otherwise), and may
+    still be in use: the call waits.
     """
     shape, dtype = batch_shape(batch), batch_dtype(batch)
     context = mx.gpu(device_id) if is_on_gpu(batch) else mx.cpu()
     if out is None:
         out = mx.nd.empty(shape, ctx=context, dtype=dtype)
-    assert out.shape == shape and np.dtype(out.dtype) == dtype and out.context == context, \
-        f"{shape} {dtype} on {context} does not fit {out.shape} {np.dtype(out.dtype)} on {out.context}"
-    # MXNet runs operators on its own threads, in an order that it takes from the reads and writes it knows
-    # of. It does not know of this write. So every operator queued so far that reads or writes `out` is waited
-    # for; those queued after this function has returned see the new content, as the copy is complete by then:
-    # on a CPU it is a memcpy; on a GPU DALI enqueues it on its own stream, after the kernels that made the
-    # batch, and with non_blocking=False, the default, waits for that stream. The wait costs next to nothing
-    # for a fresh array.
+    assert out.shape == shape and np.dtype(out.dtype) == dtype and out.context == context, (
+        f"{shape} {dtype} on {context} does not fit {out.shape} {np.dtype(out.dtype)} on "
+        f"{out.context}"
+    )
+    # MXNet runs operators on its own threads, in an order that it takes from the reads and writes
+    # it knows of. It does not know of this write. So every operator queued so far that reads or
+    # writes `out` is waited for; those queued after this function has returned see the new content,
+    # as the copy is complete by then: on a CPU it is a memcpy; on a GPU DALI enqueues it on its own
+    # stream, after the kernels that made the batch, and with non_blocking=False, the default, waits
+    # for that stream. The wait costs next to nothing for a fresh array.
     mx.base.check_call(mx.base._LIB.MXNDArrayWaitToWrite(out.handle))
     batch.copy_to_external(_address(out))
     return out
@@ -90,8 +96,8 @@ def to_numpy(batch) -> np.ndarray:
 
 
 def sample_views(batch) -> List[np.ndarray]:
-    """The samples of a DALI TensorList in main memory as arrays on DALI's own memory, which the pipeline's next `run`
-    takes back."""
+    """The samples of a DALI TensorList in main memory as arrays on DALI's own memory, which the
+    pipeline's next `run` takes back."""
     return [np.asarray(batch[sample]) for sample in range(len(batch))]
 
 

@@ -1,9 +1,11 @@
 """How well default boxes cover the ground truth of a data set, before anything is trained.
 
-A default box at some cell overlaps a ground truth most where both its row and its column are the nearest: the overlaps
-in x and in y are independent of each other. So each ground truth is compared with few boxes of each shape, chosen in
-float64; what is chosen is then compared as in training (ssd.model.matching), ties included.
+A default box at some cell overlaps a ground truth most where both its row and its column are the
+nearest: the overlaps in x and in y are independent of each other. So each ground truth is compared
+with few boxes of each shape, chosen in float64; what is chosen is then compared as in training
+(ssd.model.matching), ties included.
 """
+
 from __future__ import annotations
 
 from typing import Iterator, NamedTuple, Sequence, Tuple
@@ -13,19 +15,24 @@ import numpy as np
 from ssd.model.boxes.ssd_sizes import Sizes
 from ssd.model.matching import Matcher, iou_of_pairs, shapes_first
 
-CHUNK = 20000           # ground truths at a time: some 100 MB
-COMPARED = 4_000_000    # pairs of a ground truth and a default box at a time: as much
-ROUNDING = 1e-5         # more than IoUs in float32 and float64 differ by
-SIZES = (("small", 0, 32 ** 2), ("medium", 32 ** 2, 96 ** 2), ("large", 96 ** 2, np.inf))    # COCO's, in pixels^2
+CHUNK = 20000  # ground truths at a time: some 100 MB
+COMPARED = 4_000_000  # pairs of a ground truth and a default box at a time: as much
+ROUNDING = 1e-5  # more than IoUs in float32 and float64 differ by
+SIZES = (
+    ("small", 0, 32**2),
+    ("medium", 32**2, 96**2),
+    ("large", 96**2, np.inf),
+)  # COCO's, in pixels^2
 
 
 class Grid(NamedTuple):
     """The default boxes of one shape of a feature map, in shares of the image's sides."""
-    size: np.ndarray                        # (2,) width, height
-    step: Tuple[float, float]               # between columns, between rows
+
+    size: np.ndarray  # (2,) width, height
+    step: Tuple[float, float]  # between columns, between rows
     centers: Tuple[np.ndarray, np.ndarray]  # of the columns, of the rows
-    first: int                              # position of its box at row 0, column 0
-    spacing: int                            # from one column to the next
+    first: int  # position of its box at row 0, column 0
+    spacing: int  # from one column to the next
 
 
 def grids(sizes: Sizes) -> Iterator[Grid]:
@@ -34,20 +41,25 @@ def grids(sizes: Sizes) -> Iterator[Grid]:
     first = 0
     for (rows, columns), (row, column), shapes in zip(sizes.maps, sizes.steps, sizes.shapes()):
         step = column / width, row / height
-        centers = tuple(np.clip((np.arange(count) + 0.5) * each, 0, 1) for count, each in zip((columns, rows), step))
+        centers = tuple(
+            np.clip((np.arange(count) + 0.5) * each, 0, 1)
+            for count, each in zip((columns, rows), step)
+        )
         for index, shape in enumerate(shapes):
             yield Grid(np.minimum(shape, 1.0), step, centers, first + index, len(shapes))
         first += rows * columns * len(shapes)
 
 
-def coverage(sizes, matcher, boxes_ltrb: np.ndarray, image: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """Of m ground truths the best IoU with a default box, (m,) [0, 1], and the number of default boxes that are
-    matched to each, (m,) int64, as in training (without crops).
+def coverage(
+    sizes, matcher, boxes_ltrb: np.ndarray, image: np.ndarray
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Of m ground truths the best IoU with a default box, (m,) [0, 1], and the number of default
+    boxes that are matched to each, (m,) int64, as in training (without crops).
 
-    sizes, matcher: of the detector. boxes_ltrb: (m, 4) in shares of the image. image: (m,) whole numbers, ascending;
-    the boxes of one image compete. A default box goes to the ground truth of its highest IoU above matching_iou, and
-    each ground truth has its best default box in any case: see ssd.model.matching.Matcher. Of another matcher, its own
-    rules, image by image.
+    sizes, matcher: of the detector. boxes_ltrb: (m, 4) in shares of the image. image: (m,) whole
+    numbers, ascending; the boxes of one image compete. A default box goes to the ground truth of
+    its highest IoU above matching_iou, and each ground truth has its best default box in any case:
+    see ssd.model.matching.Matcher. Of another matcher, its own rules, image by image.
     """
     if not isinstance(matcher, Matcher):
         return _image_by_image(matcher, boxes_ltrb, image)
@@ -56,18 +68,23 @@ def coverage(sizes, matcher, boxes_ltrb: np.ndarray, image: np.ndarray) -> Tuple
     start = 0
     while start < len(image):
         end = min(start + CHUNK, len(image))
-        end = int(np.searchsorted(image, image[end - 1], side="right"))    # whole images
+        end = int(np.searchsorted(image, image[end - 1], side="right"))  # whole images
         part = slice(start, end)
-        best[part], matched[part] = _cover(all_grids, matcher, boxes_ltrb[part].astype(np.float32),
-                                           image[part] - image[start])
+        best[part], matched[part] = _cover(
+            all_grids, matcher, boxes_ltrb[part].astype(np.float32), image[part] - image[start]
+        )
         start = end
     return best, matched
 
 
-def _image_by_image(matcher, boxes_ltrb: np.ndarray, image: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+def _image_by_image(
+    matcher, boxes_ltrb: np.ndarray, image: np.ndarray
+) -> Tuple[np.ndarray, np.ndarray]:
     """`coverage` by the matcher's own `cover`."""
     best, matched = np.zeros(len(image)), np.zeros(len(image), np.int64)
-    starts = np.flatnonzero(np.append(True, image[1:] != image[:-1])) if len(image) else np.zeros(0, int)
+    starts = (
+        np.flatnonzero(np.append(True, image[1:] != image[:-1])) if len(image) else np.zeros(0, int)
+    )
     for start, end in zip(starts, np.append(starts[1:], len(image))):
         best[start:end], matched[start:end] = matcher.cover(boxes_ltrb[start:end])
     return best, matched
@@ -85,9 +102,10 @@ def _cover(all_grids: Sequence[Grid], matcher: Matcher, truths: np.ndarray, imag
     claim = np.full(len(truths), len(order))
     equal = (iou == best[owner]) & (iou > 0)
     np.minimum.at(claim, owner[equal], rank[box[equal]])
-    claim = order[np.where(best > 0, claim, 0)]    # one that meets no box claims the first of all
+    claim = order[np.where(best > 0, claim, 0)]  # one that meets no box claims the first of all
     above = iou > matcher.settings.matching_iou
-    # A box goes to the last claim; without one to the highest IoU, of equals to the first ground truth.
+    # A box goes to the last claim; without one to the highest IoU, of equals to the first ground
+    # truth.
     count = np.arange(len(truths))
     owner, box = np.concatenate([owner[above], count]), np.concatenate([box[above], claim])
     priority = np.concatenate([iou[above].astype(np.float64), 2.0 + count])
@@ -98,8 +116,8 @@ def _cover(all_grids: Sequence[Grid], matcher: Matcher, truths: np.ndarray, imag
 
 
 def _candidates(all_grids: Sequence[Grid], truths: np.ndarray, threshold: float):
-    """(ground truths, positions of default boxes), (p,) each: all pairs that may be above the threshold or a ground
-    truth's best; pairs may be there twice."""
+    """(ground truths, positions of default boxes), (p,) each: all pairs that may be above the
+    threshold or a ground truth's best; pairs may be there twice."""
     best = np.zeros(len(truths))
     nearest = []
     for grid in all_grids:
@@ -108,7 +126,8 @@ def _candidates(all_grids: Sequence[Grid], truths: np.ndarray, threshold: float)
     size = truths[:, 2:] - truths[:, :2]
     pairs = []
     for grid, iou in zip(all_grids, nearest):
-        # Above the threshold: the overlap at the nearest cell is no less than at any; most shapes are out by that.
+        # Above the threshold: the overlap at the nearest cell is no less than at any; most shapes
+        # are out by that.
         most = np.minimum(size, grid.size).prod(1)
         limit = threshold - ROUNDING
         near = np.flatnonzero(most > limit * (size.prod(1) + grid.size.prod() - most))
@@ -116,18 +135,26 @@ def _candidates(all_grids: Sequence[Grid], truths: np.ndarray, threshold: float)
         # The best of a ground truth that is nowhere above it.
         near = np.flatnonzero((best < threshold) & (iou > best - ROUNDING))
         pairs += _pairs(grid, truths, near, np.maximum(best[near] - ROUNDING, 0))
-    owner, box = (np.concatenate(column) for column in zip(*pairs)) if pairs else (np.zeros(0, np.int64),) * 2
+    owner, box = (
+        (np.concatenate(column) for column in zip(*pairs))
+        if pairs
+        else (np.zeros(0, np.int64),) * 2
+    )
     return owner, box
 
 
 def _pairs(grid: Grid, truths: np.ndarray, chosen: np.ndarray, limits: np.ndarray):
-    """[(ground truths, positions)] of IoUs of at least `limits` (n,) between truths[chosen] (n,) and the grid."""
+    """[(ground truths, positions)] of IoUs of at least `limits` (n,) between truths[chosen] (n,)
+    and the grid."""
     found, start = [], 0
     size = (truths[:, 2:] - truths[:, :2])[chosen]
-    # At an IoU of t the centres are no farther apart than (w + w') (1 - t) / (1 + t) / 2, and than (w + w') / 2.
-    reach = ((size + grid.size) / 2 * ((1 - limits) / (1 + limits))[:, None] / grid.step).astype(np.int64) + 1
+    # At an IoU of t the centres are no farther apart than (w + w') (1 - t) / (1 + t) / 2, and than
+    # (w + w') / 2.
+    reach = ((size + grid.size) / 2 * ((1 - limits) / (1 + limits))[:, None] / grid.step).astype(
+        np.int64
+    ) + 1
     reach = np.minimum(reach, [len(centers) for centers in grid.centers])
-    by_reach = np.argsort(reach.prod(1), kind="stable")    # ground truths of like reach together
+    by_reach = np.argsort(reach.prod(1), kind="stable")  # ground truths of like reach together
     while start < len(chosen):
         end = len(chosen)
         while end - start > 1:
@@ -145,8 +172,8 @@ def _pairs(grid: Grid, truths: np.ndarray, chosen: np.ndarray, limits: np.ndarra
 
 
 def _cells(grid: Grid, truths: np.ndarray, reach: Sequence[int]):
-    """(columns (m, 2 reach[0] + 1), rows (m, 2 reach[1] + 1)): those from the nearest one to `reach` to both sides; -1
-    where there is none."""
+    """(columns (m, 2 reach[0] + 1), rows (m, 2 reach[1] + 1)): those from the nearest one to
+    `reach` to both sides; -1 where there is none."""
     result = []
     for axis, (step, centers) in enumerate(zip(grid.step, grid.centers)):
         middle = (truths[:, axis] + truths[:, axis + 2]) / 2
@@ -170,7 +197,8 @@ def _iou(grid: Grid, truths: np.ndarray, cells) -> np.ndarray:
 
 
 def _positions(grid: Grid, cells, hits) -> np.ndarray:
-    """(p,) positions of the default boxes at the hits (ground truth, row, column) among `cells`; no hit is outside."""
+    """(p,) positions of the default boxes at the hits (ground truth, row, column) among `cells`; no
+    hit is outside."""
     columns, rows = cells
     column, row = columns[hits[0], hits[2]], rows[hits[0], hits[1]]
     return grid.first + grid.spacing * (row * len(grid.centers[0]) + column)

@@ -1,12 +1,15 @@
-"""Network input from decoded windows on a CPU: resize, colour, flip and normalise in NumPy and OpenCV.
+"""Network input from decoded windows on a CPU: resize, colour, flip and normalise in NumPy and
+OpenCV.
 
-The same arithmetic as DALI's operators in ssd.data.graphs, which a GPU uses, but for the rounding between them. On a
-CPU these took two thirds of the pipeline's time (docs/performance-log.md).
+The same arithmetic as DALI's operators in ssd.data.graphs, which a GPU uses, but for the rounding
+between them. On a CPU these took two thirds of the pipeline's time (docs/performance-log.md).
 
-Resizing is linear along each axis, so it is a product with a matrix that has a few numbers beside its diagonal; blocks
-of that matrix go to BLAS. Hue, saturation, contrast and brightness together multiply a pixel by a 3 x 3 matrix and add
-a constant. Both orders of the two give the same pixels, so colours change where it costs least.
+Resizing is linear along each axis, so it is a product with a matrix that has a few numbers beside
+its diagonal; blocks of that matrix go to BLAS. Hue, saturation, contrast and brightness together
+multiply a pixel by a 3 x 3 matrix and add a constant. Both orders of the two give the same pixels,
+so colours change where it costs least.
 """
+
 from __future__ import annotations
 
 import functools
@@ -19,38 +22,44 @@ import numpy as np
 
 from ssd.config import Config
 
-# Rows or columns of the result made by one product. Fewer take more calls, more multiply by more zeros; larger products
-# would besides be shared out to threads of OpenBLAS, above 262,144 multiplications, which are not wanted here.
+# Rows or columns of the result made by one product. Fewer take more calls, more multiply by more
+# zeros; larger products would besides be shared out to threads of OpenBLAS, above 262,144
+# multiplications, which are not wanted here.
 ROWS, COLUMNS = 12, 16
-# Numbers of an image that are at work at a time: they are to stay in a core's cache; and each call from Python gives
-# its lock away and has to wait for it, so that small calls are not wanted either.
+# Numbers of an image that are at work at a time: they are to stay in a core's cache; and each call
+# from Python gives its lock away and has to wait for it, so that small calls are not wanted either.
 NUMBERS = 200_000
-CACHED_SIZES = 512    # axes; at 300 pixels 35 kB each
-TO_YIQ = np.array([[.299, .587, .114], [.596, -.274, -.321], [.211, -.523, .311]])    # DALI's, of fn.hsv
+CACHED_SIZES = 512  # axes; at 300 pixels 35 kB each
+TO_YIQ = np.array(
+    [[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]]
+)  # DALI's, of fn.hsv
 FROM_YIQ = np.linalg.inv(TO_YIQ)
 
 
 class Bands(NamedTuple):
-    """A resized axis in B bands of `length` pixels, the last filled up. places: (B, k) pixels of the axis that each is
-    made of; weights: (B, length, k) float32."""
+    """A resized axis in B bands of `length` pixels, the last filled up. places: (B, k) pixels of
+    the axis that each is made of; weights: (B, length, k) float32."""
+
     places: np.ndarray
     weights: np.ndarray
 
 
 def axis_weights(size: int, wanted: int, antialias: bool) -> Tuple[np.ndarray, np.ndarray]:
-    """Where each of `wanted` pixels of a resized axis begins in an axis of `size` pixels (wanted,), and the weights of
-    the pixels from there on, (wanted, k) float64, each row's sum 1.
+    """Where each of `wanted` pixels of a resized axis begins in an axis of `size` pixels (wanted,),
+    and the weights of the pixels from there on, (wanted, k) float64, each row's sum 1.
 
-    Pillow's bilinear filter: a triangle, with `antialias` as wide as what a pixel of the result covers, if that is more
-    than a pixel; without, two neighbours, as in torchvision's and DALI's.
+    Pillow's bilinear filter: a triangle, with `antialias` as wide as what a pixel of the result
+    covers, if that is more than a pixel; without, two neighbours, as in torchvision's and DALI's.
     """
     scale = size / wanted
-    width = max(scale, 1.) if antialias else 1.
-    centres = (np.arange(wanted) + .5) * scale
-    starts = np.maximum((centres - width + .5).astype(int), 0)
-    ends = np.minimum((centres + width + .5).astype(int), size)
+    width = max(scale, 1.0) if antialias else 1.0
+    centres = (np.arange(wanted) + 0.5) * scale
+    starts = np.maximum((centres - width + 0.5).astype(int), 0)
+    ends = np.minimum((centres + width + 0.5).astype(int), size)
     places = starts[:, None] + np.arange((ends - starts).max())
-    weights = np.maximum(1 - np.abs(places - centres[:, None] + .5) / width, 0) * (places < ends[:, None])
+    weights = np.maximum(1 - np.abs(places - centres[:, None] + 0.5) / width, 0) * (
+        places < ends[:, None]
+    )
     return starts, weights / weights.sum(1, keepdims=True)
 
 
@@ -62,27 +71,32 @@ def axis_bands(size: int, wanted: int, antialias: bool, length: int) -> Bands:
     columns = (starts - firsts.repeat(length)[:wanted])[:, None] + np.arange(weights.shape[1])
     dense = np.zeros((len(firsts) * length, columns.max() + 1), np.float32)
     dense[np.arange(wanted)[:, None], columns] = weights
-    places = np.minimum(firsts[:, None] + np.arange(dense.shape[1]), size - 1)    # past the end weights are 0
+    places = np.minimum(
+        firsts[:, None] + np.arange(dense.shape[1]), size - 1
+    )  # past the end weights are 0
     return Bands(places, dense.reshape(len(firsts), length, -1))
 
 
 @functools.lru_cache(CACHED_SIZES)
 def column_blocks(size: int, wanted: int, antialias: bool) -> List[Tuple[slice, slice, np.ndarray]]:
-    """The same, COLUMNS by COLUMNS: the columns of the result, those that they are made of, and the weights (of, to)
-    as OpenBLAS takes them without transposing."""
+    """The same, COLUMNS by COLUMNS: the columns of the result, those that they are made of, and the
+    weights (of, to) as OpenBLAS takes them without transposing."""
     blocks = []
     for number, (places, weights) in enumerate(zip(*axis_bands(size, wanted, antialias, COLUMNS))):
         first, start = number * COLUMNS, int(places[0])
         stop = min(start + len(places), size)
-        weights = weights[:wanted - first, :stop - start].T.copy()
+        weights = weights[: wanted - first, : stop - start].T.copy()
         blocks.append((slice(first, first + weights.shape[1]), slice(start, stop), weights))
     return blocks
 
 
 def colour_matrix(hue: float, saturation: float) -> np.ndarray:
-    """(3, 3): what a turn of the hue [degrees] and a factor of the saturation, in YIQ, do to an RGB pixel."""
+    """(3, 3): what a turn of the hue [degrees] and a factor of the saturation, in YIQ, do to an RGB
+    pixel."""
     along = saturation * np.exp(1j * np.radians(hue))
-    return FROM_YIQ @ [[1, 0, 0], [0, along.real, along.imag], [0, -along.imag, along.real]] @ TO_YIQ
+    return (
+        FROM_YIQ @ [[1, 0, 0], [0, along.real, along.imag], [0, -along.imag, along.real]] @ TO_YIQ
+    )
 
 
 class PixelMaker:
@@ -96,26 +110,38 @@ class PixelMaker:
         self._count = config.data.data_threads
         self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="ssd-pixels")
 
-    def __call__(self, images: Sequence[np.ndarray], changes: Dict[str, np.ndarray], batch: np.ndarray) -> None:
-        """Fills `batch` (n, channels, height, width) or (n, height, width, channels) in the network's layout and type
-        from n `images` (height, width, 3) uint8 RGB of any sizes.
+    def __call__(
+        self, images: Sequence[np.ndarray], changes: Dict[str, np.ndarray], batch: np.ndarray
+    ) -> None:
+        """Fills `batch` (n, channels, height, width) or (n, height, width, channels) in the
+        network's layout and type from n `images` (height, width, 3) uint8 RGB of any sizes.
 
-        `changes`, as of ssd.data.samples.AUGMENTED_FIELDS, (n,) each: flip; hue, saturation, contrast and brightness,
-        or none of these four. What is left out changes nothing.
+        `changes`, as of ssd.data.samples.AUGMENTED_FIELDS, (n,) each: flip; hue, saturation,
+        contrast and brightness, or none of these four. What is left out changes nothing.
         """
+
         def part(number: int) -> None:
             for place in range(number, len(images), self._count):
-                self._fill(images[place], {name: values[place] for name, values in changes.items()}, batch[place])
+                self._fill(
+                    images[place],
+                    {name: values[place] for name, values in changes.items()},
+                    batch[place],
+                )
+
         list(self._threads.map(part, range(self._count)))
 
     def _fill(self, image: np.ndarray, changes: Dict[str, float], result: np.ndarray) -> None:
         height, width = self._size.height, self._size.width
-        plain = self._config.model.layout == "NCHW" and result.dtype == np.float32 and result.shape[0] == 3
+        plain = (
+            self._config.model.layout == "NCHW"
+            and result.dtype == np.float32
+            and result.shape[0] == 3
+        )
         planes = result if plain else self._room("planes", 3, height, width)
         colour = "hue" in changes
         matrix = colour_matrix(changes["hue"], changes["saturation"]) if colour else None
         self._resize(image, matrix, bool(changes.get("flip")), planes)
-        gain, constant = 1., 0.
+        gain, constant = 1.0, 0.0
         if colour:
             # Contrast spreads around the mean over all channels.
             gain = changes["brightness"] * changes["contrast"]
@@ -123,18 +149,21 @@ class PixelMaker:
         self._normalise(planes, gain, constant, clamp=colour)
         if not plain:
             first = self._config.model.layout == "NCHW"
-            result[...] = 0    # a fourth channel
+            result[...] = 0  # a fourth channel
             (result if first else result.transpose(2, 0, 1))[:3] = planes
 
     def _resize(self, image: np.ndarray, matrix, flip: bool, planes: np.ndarray) -> None:
-        """`image` (height, width, 3) uint8, its colours multiplied by `matrix`, into `planes` (3, ...), float32."""
+        """`image` (height, width, 3) uint8, its colours multiplied by `matrix`, into `planes` (3,
+        ...), float32."""
         import cv2
+
         antialias, width = self._config.data.antialias, image.shape[1]
         height = planes.shape[1]
         places, weights = axis_bands(image.shape[0], height, antialias, ROWS)
         image, (bands, reach) = image.reshape(-1, 3 * width), places.shape
         low = self._room("low", bands * ROWS, 3 * width)
-        # A row is three parts of `width` numbers, whatever they are: smaller products, as said above.
+        # A row is three parts of `width` numbers, whatever they are: smaller products, as said
+        # above.
         parts = low.reshape(bands, ROWS, 3, width).transpose(0, 2, 1, 3)
         group = max(1, NUMBERS // (reach * 3 * width))
         for some in [slice(first, first + group) for first in range(0, bands, group)]:
@@ -143,7 +172,9 @@ class PixelMaker:
             np.matmul(weights[some, None], rows.transpose(0, 2, 1, 3), out=parts[some])
         low = low[:height].reshape(height, width, 3)
         if matrix is not None:
-            low = cv2.transform(low, matrix.astype(np.float32), dst=self._room("turned", *low.shape))
+            low = cv2.transform(
+                low, matrix.astype(np.float32), dst=self._room("turned", *low.shape)
+            )
         split = self._room("split", 3, height, width)
         cv2.split(low, list(split))
         for columns, source, weights in column_blocks(width, planes.shape[2], antialias):
@@ -153,17 +184,20 @@ class PixelMaker:
             np.matmul(split[:, :, source], weights, out=planes[:, :, columns])
 
     def _normalise(self, planes: np.ndarray, gain: float, constant: float, clamp: bool) -> None:
-        """`planes` times `gain` plus `constant`, clamped to [0, 255], mean and deviation taken out; in place."""
+        """`planes` times `gain` plus `constant`, clamped to [0, 255], mean and deviation taken out;
+        in place."""
         import cv2
+
         for plane, mean, std in zip(planes, self._mean, self._std):
             np.multiply(plane, np.float32(gain / std), out=plane)
             np.add(plane, np.float32((constant - mean) / std), out=plane)
-            if clamp:    # NumPy's take three times as long
+            if clamp:  # NumPy's take three times as long
                 cv2.max(plane, -mean / std, dst=plane)
                 cv2.min(plane, (255 - mean) / std, dst=plane)
 
     def _room(self, name: str, *shape: int) -> np.ndarray:
-        """An array of this thread's, not initialised: fresh memory would have to be cleared by the system each time."""
+        """An array of this thread's, not initialised: fresh memory would have to be cleared by the
+        system each time."""
         count, rooms = math.prod(shape), self._scratch.__dict__
         if name not in rooms or rooms[name].size < count:
             rooms[name] = np.empty(count, np.float32)

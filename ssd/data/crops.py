@@ -1,9 +1,10 @@
 """The random crop of SSD training, in NumPy, drawn from the caller's random numbers.
 
-Ported by description from the MLPerf reference (mlcommons/training, single_stage_detector/ssd, utils.py:
-SSDCropping), whose distribution it has. DALI's random_bbox_crop has it too, but draws from a state of its own that
-cannot be set to a given step.
+Ported by description from the MLPerf reference (mlcommons/training, single_stage_detector/ssd,
+utils.py: SSDCropping), whose distribution it has. DALI's random_bbox_crop has it too, but draws
+from a state of its own that cannot be set to a given step.
 """
+
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -12,14 +13,16 @@ import numpy as np
 
 from ssd.config import AugmentationConfig
 
-# Windows judged in one go, for at least two choices. With one attempt a choice, a block of 4 costs a third more time
-# than one of 16, and one of 24 as much.
+# Windows judged in one go, for at least two choices. With one attempt a choice, a block of 4 costs
+# a third more time than one of 16, and one of 24 as much.
 BLOCK = 16
 
 
 class Crop(NamedTuple):
-    """anchor, shape: (2,) float64, left and top, width and height of the window, shares of the image; kept: (m,)
-    bool, the boxes that stay; boxes: (kept, 4) float64 ltrb, clipped to the window, in units of it."""
+    """anchor, shape: (2,) float64, left and top, width and height of the window, shares of the
+    image; kept: (m,) bool, the boxes that stay; boxes: (kept, 4) float64 ltrb, clipped to the
+    window, in units of it."""
+
     anchor: np.ndarray
     shape: np.ndarray
     kept: np.ndarray
@@ -29,36 +32,45 @@ class Crop(NamedTuple):
 class RandomCrop:
     """`crop(boxes, random)`: a window of an image, by the rules below.
 
-    One of "keep the whole image" and the least IoUs of `crop_min_iou` is chosen, each as likely. Up to
-    `crop_attempts` windows are then drawn: sides uniform in `crop_scale` (shares of the image's sides), refused where
-    width / height is outside `crop_aspect`; left and top uniform over what leaves the window inside. The first window
-    is taken whose IoU with **every** box is above the least IoU (0 asks for none) and that holds the centre of a box,
-    not on its edge. If there is none, all starts again with a new choice. Boxes whose centre is inside stay.
+    One of "keep the whole image" and the least IoUs of `crop_min_iou` is chosen, each as likely. Up
+    to `crop_attempts` windows are then drawn: sides uniform in `crop_scale` (shares of the image's
+    sides), refused where width / height is outside `crop_aspect`; left and top uniform over what
+    leaves the window inside. The first window is taken whose IoU with **every** box is above the
+    least IoU (0 asks for none) and that holds the centre of a box, not on its edge. If there is
+    none, all starts again with a new choice. Boxes whose centre is inside stay.
     """
 
     def __init__(self, settings: AugmentationConfig):
         self._attempts = settings.crop_attempts
         self._choices = max(2, BLOCK // self._attempts)
         self._scale, self._aspect = settings.crop_scale, settings.crop_aspect
-        self._least = np.array([-np.inf] + [iou if iou > 0 else -np.inf for iou in settings.crop_min_iou])
+        self._least = np.array(
+            [-np.inf] + [iou if iou > 0 else -np.inf for iou in settings.crop_min_iou]
+        )
 
     def draws(self, random: np.random.Generator) -> np.ndarray:
-        """A block of numbers in [0, 1), one row per choice: the choice, then width, height, left, top per attempt."""
+        """A block of numbers in [0, 1), one row per choice: the choice, then width, height, left,
+        top per attempt."""
         return random.random((self._choices, 1 + 4 * self._attempts))
 
     def __call__(self, boxes: np.ndarray, random: np.random.Generator) -> Crop:
-        """`boxes`: (m, 4) float64 ltrb in [0, 1], m > 0. Takes as many blocks of `draws` as it needs."""
+        """`boxes`: (m, 4) float64 ltrb in [0, 1], m > 0. Takes as many blocks of `draws` as it
+        needs."""
         assert len(boxes), "a window needs a box to keep"
         while True:
             numbers = self.draws(random)
             choices = (numbers[:, 0] * len(self._least)).astype(int)
             keep = bool((choices == 0).any())
-            tried = int((choices == 0).argmax()) if keep else len(choices)  # choices before the first "keep"
+            tried = (
+                int((choices == 0).argmax()) if keep else len(choices)
+            )  # choices before the first "keep"
             if tried:
                 window = numbers[:tried, 1:].reshape(-1, 4).T
                 sides = self._scale[0] + (self._scale[1] - self._scale[0]) * window[:2]
                 anchors = window[2:] * (1 - sides)
-                inside, taken = self._judge(boxes, anchors, sides, choices[:tried].repeat(self._attempts))
+                inside, taken = self._judge(
+                    boxes, anchors, sides, choices[:tried].repeat(self._attempts)
+                )
                 first = int(taken.argmax())
                 if taken[first]:
                     anchor, shape, kept = anchors[:, first], sides[:, first], inside[first]
@@ -68,9 +80,11 @@ class RandomCrop:
                 return Crop(np.zeros(2), np.ones(2), np.ones(len(boxes), bool), boxes)
 
     def _judge(self, boxes, anchors, sides, choices):
-        """Of n windows, anchors and sides (2, n), choices (n,): whether they hold the centre of each of m boxes (n, m),
-        and whether they may be taken (n,)."""
-        low, high = boxes.T.reshape(2, 2, 1, -1)  # x, y first: NumPy is slow where the last axis has but two entries
+        """Of n windows, anchors and sides (2, n), choices (n,): whether they hold the centre of
+        each of m boxes (n, m), and whether they may be taken (n,)."""
+        low, high = boxes.T.reshape(
+            2, 2, 1, -1
+        )  # x, y first: NumPy is slow where the last axis has but two entries
         near, far = anchors[:, :, None], (anchors + sides)[:, :, None]
         centre = (low + high) / 2
         within = (centre > near) & (centre < far)
@@ -79,5 +93,9 @@ class RandomCrop:
         common, size = overlap[0] * overlap[1], high - low
         union = size[0] * size[1] + (sides[0] * sides[1])[:, None] - common
         aspect = sides[0] / sides[1]
-        return inside, ((aspect >= self._aspect[0]) & (aspect <= self._aspect[1]) & inside.any(1)
-                        & (common > self._least[choices][:, None] * union).all(1))
+        return inside, (
+            (aspect >= self._aspect[0])
+            & (aspect <= self._aspect[1])
+            & inside.any(1)
+            & (common > self._least[choices][:, None] * union).all(1)
+        )

@@ -15,14 +15,15 @@ ENTRIES = 4096  # images or boxes of the file that are in memory at a time
 def write_dali_annotations(dataset, indices, path) -> None:
     """Writes the images `indices` of a CocoDataset and their boxes as a minimal COCO file for DALI.
 
-    Image ids are positions in the dataset: DALI keeps ids in 32 bits, and it reads the images in ascending
-    order of id whatever their order in the file (so here: in the order of the dataset). Categories are
-    numbered 1 to k in the dataset's order; boxes are xywh in pixels, inside the image in float32 too.
+    Image ids are positions in the dataset: DALI keeps ids in 32 bits, and it reads the images in
+    ascending order of id whatever their order in the file (so here: in the order of the dataset).
+    Categories are numbered 1 to k in the dataset's order; boxes are xywh in pixels, inside the
+    image in float32 too.
 
     Measured with DALI 1.53 on a CPU (readers.coco and random_bbox_crop):
     - a label is 1 + the position of its category in `categories`, whatever the ids are;
-    - boxes with a side below size_threshold (default 0.1 pixel) are dropped without a word: give 0 to keep
-      them, as here all have an area;
+    - boxes with a side below size_threshold (default 0.1 pixel) are dropped without a word: give 0
+      to keep them, as here all have an area;
     - crowds are read like any box (this file does not mark them: the reference trains on them);
     - images without a box are read, with empty boxes and labels, unless skip_empty=True;
     - a box 0.001 pixel outside gives ratios above 1 without a word, and random_bbox_crop aborts on
@@ -39,8 +40,8 @@ def write_dali_annotations(dataset, indices, path) -> None:
 
 
 def _json(dataset, indices: np.ndarray):
-    """The file's content in pieces, with few of its entries in memory at a time: json.dumps of COCO's 860,000 boxes in
-    one takes four times as long, and 0.8 GB."""
+    """The file's content in pieces, with few of its entries in memory at a time: json.dumps of
+    COCO's 860,000 boxes in one takes four times as long, and 0.8 GB."""
     chosen = np.zeros(dataset.num_images, bool)
     chosen[indices] = True
     rows = np.flatnonzero(chosen[dataset.box_image])
@@ -50,14 +51,27 @@ def _json(dataset, indices: np.ndarray):
     yield '{"images":['
     for part in _parts(len(indices)):
         names = [json.dumps(dataset.file_names[index]) for index in indices[part].tolist()]
-        yield _entries('{"id":%d,"file_name":%s,"width":%d,"height":%d}', part,
-                       indices[part], names, *dataset.sizes[indices[part]].T)
+        yield _entries(
+            '{"id":%d,"file_name":%s,"width":%d,"height":%d}',
+            part,
+            indices[part],
+            names,
+            *dataset.sizes[indices[part]].T,
+        )
     yield '],"annotations":['
     for part in _parts(len(rows)):  # nine digits are enough for a float32
-        yield _entries('{"id":%d,"image_id":%d,"category_id":%d,"bbox":[%.9g,%.9g,%.9g,%.9g],"iscrowd":0}', part,
-                       rows[part], images[part], labels[part], *xywh[part].T)
-    categories = [{"id": 1 + index, "name": name} for index, name in enumerate(dataset.category_names)]
-    yield '],"categories":%s}' % json.dumps(categories)
+        yield _entries(
+            '{"id":%d,"image_id":%d,"category_id":%d,"bbox":[%.9g,%.9g,%.9g,%.9g],"iscrowd":0}',
+            part,
+            rows[part],
+            images[part],
+            labels[part],
+            *xywh[part].T,
+        )
+    categories = [
+        {"id": 1 + index, "name": name} for index, name in enumerate(dataset.category_names)
+    ]
+    yield f'],"categories":{json.dumps(categories)}}}'
 
 
 def _parts(count: int):
@@ -67,15 +81,19 @@ def _parts(count: int):
 def _entries(form: str, part: slice, *columns) -> str:
     """One entry of `form` per row of `columns`, after a comma but for the first part."""
     columns = [column if isinstance(column, list) else column.tolist() for column in columns]
-    text = ",".join([form] * len(columns[0])) % tuple(value for row in zip(*columns) for value in row)
+    text = ",".join([form] * len(columns[0])) % tuple(
+        value for row in zip(*columns) for value in row
+    )
     return "," * (part.start > 0) + text
 
 
 def float32_xywh(ltrb: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Boxes inside their images, (m, 4) ltrb float64 pixels, as (m, 4) xywh float32 pixels that stay inside.
+    """Boxes inside their images, (m, 4) ltrb float64 pixels, as (m, 4) xywh float32 pixels that
+    stay inside.
 
-    sizes: (m, 2) width, height in pixels. Whether right / width is computed in float32 as (x + w) / width or
-    as x / width + w / width, it is at most 1: widths are made smaller by the last bit until both hold.
+    sizes: (m, 2) width, height in pixels. Whether right / width is computed in float32 as (x + w) /
+    width or as x / width + w / width, it is at most 1: widths are made smaller by the last bit
+    until both hold.
     """
     side = sizes.astype(np.float32)
     corner = ltrb[:, :2].astype(np.float32)

@@ -1,4 +1,5 @@
 """What DALI's errors are about: an image file, or the GPU's memory."""
+
 from __future__ import annotations
 
 import contextlib
@@ -15,7 +16,8 @@ from ssd.data.samples import read_image
 from ssd.datasets.coco import CocoDataset
 from ssd.errors import UserError
 
-# "Can't allocate 209715200000 bytes on device 0.", "CUDA allocation failed", nvJPEG's "... allocator functions ..."
+# "Can't allocate 209715200000 bytes on device 0.", "CUDA allocation failed", nvJPEG's "...
+# allocator functions ..."
 _NO_MEMORY = re.compile(r"alloc|out of memory", re.IGNORECASE)
 
 
@@ -29,19 +31,30 @@ def reason_in(line: str) -> str:
     return line.split("File: ")[0].strip()
 
 
-def explain(error: RuntimeError, config: Config, dataset: CocoDataset, in_dali: Sequence[int], batch_setting: str,
-            device: str, device_id: int) -> Exception:
-    """DALI's error as a UserError of one line, if it is about an image file or the GPU's memory; else DALI's error.
+def explain(
+    error: RuntimeError,
+    config: Config,
+    dataset: CocoDataset,
+    in_dali: Sequence[int],
+    batch_setting: str,
+    device: str,
+    device_id: int,
+) -> Exception:
+    """DALI's error as a UserError of one line, if it is about an image file or the GPU's memory;
+    else DALI's error.
 
-    in_dali: positions of the images that DALI was at work on, as far as it is known. batch_setting: the name of the
-    setting that gives the batch.
+    in_dali: positions of the images that DALI was at work on, as far as it is known. batch_setting:
+    the name of the setting that gives the batch.
     """
     words = own_words(error)
     named = [name for name in dataset.file_names if name in words]
     if named:
         name = max(named, key=len)  # 11.jpg holds 1.jpg
-        return _cannot_be_decoded(dataset, name, [line for line in words.splitlines() if name in line][0])
-    # DALI 2.4 names no file, no version one that it did not read itself: all that may be it are tried.
+        return _cannot_be_decoded(
+            dataset, name, next(line for line in words.splitlines() if name in line)
+        )
+    # DALI 2.4 names no file, no version one that it did not read itself: all that may be it are
+    # tried.
     found = first_undecodable(config, dataset, in_dali, device, device_id)
     if found is None and device == "gpu" and _NO_MEMORY.search(str(error)):
         return _no_memory(config, batch_setting, device_id)
@@ -51,20 +64,28 @@ def explain(error: RuntimeError, config: Config, dataset: CocoDataset, in_dali: 
 def _no_memory(config: Config, batch_setting: str, device_id: int) -> UserError:
     data = config.data
     if data.decode == "cache":
-        return UserError(f"cache_size: {data.cache_size} MiB, with all else on it, do not fit into the memory of GPU "
-                         f"{device_id}")
-    batch = getattr(config.training if batch_setting == "batch_size" else config.evaluation, batch_setting)
-    return UserError(f"{batch_setting}: images for batches of {batch} do not fit into the memory of GPU {device_id}, "
-                     f"with prefetch {data.prefetch} and all else on it")
+        return UserError(
+            f"cache_size: {data.cache_size} MiB, with all else on it, do not fit into the memory "
+            f"of GPU {device_id}"
+        )
+    batch = getattr(
+        config.training if batch_setting == "batch_size" else config.evaluation, batch_setting
+    )
+    return UserError(
+        f"{batch_setting}: images for batches of {batch} do not fit into the memory of GPU "
+        f"{device_id}, with prefetch {data.prefetch} and all else on it"
+    )
 
 
-def first_undecodable(config: Config, dataset: CocoDataset, indices: Sequence[int], device: str,
-                      device_id: int) -> Optional[UserError]:
-    """Names the first of the images that DALI cannot decode; None where there is none, or no pipeline to try them."""
+def first_undecodable(
+    config: Config, dataset: CocoDataset, indices: Sequence[int], device: str, device_id: int
+) -> Optional[UserError]:
+    """Names the first of the images that DALI cannot decode; None where there is none, or no
+    pipeline to try them."""
     if not len(indices):
         return None
     current: List[np.ndarray] = []
-    try:    # One for all: to build it takes half a second on a GPU, to decode an image a millisecond.
+    try:  # One for all: to build it takes half a second on a GPU, to decode an image a millisecond.
         pipeline = decoding_pipeline(config, lambda: [current[0]], device, device_id)
     except RuntimeError:
         return None
@@ -79,12 +100,17 @@ def first_undecodable(config: Config, dataset: CocoDataset, indices: Sequence[in
 
 
 def _cannot_be_decoded(dataset: CocoDataset, name: str, line: str) -> UserError:
-    return UserError(f"image {os.path.join(dataset.image_folder, name)} cannot be decoded: {reason_in(line)}")
+    return UserError(
+        f"image {os.path.join(dataset.image_folder, name)} cannot be decoded: {reason_in(line)}"
+    )
 
 
 def release_memory() -> None:
-    """Gives GPU memory that DALI's pools hold and nothing uses back to the GPU, where this DALI can (1.53 can)."""
+    """Gives GPU memory that DALI's pools hold and nothing uses back to the GPU, where this DALI can
+    (1.53 can)."""
     release = getattr(backend, "ReleaseUnusedMemory", None)
     if release is not None:
-        with contextlib.suppress(RuntimeError):    # after an error of the GPU nothing of it can be had any more
+        with contextlib.suppress(
+            RuntimeError
+        ):  # after an error of the GPU nothing of it can be had any more
             release()

@@ -1,10 +1,12 @@
-"""Which images a step of training takes, and how each is changed: functions of the seed and the step alone; and the
-images of evaluation. Threads read both ahead of DALI, from image files or records.
+"""Which images a step of training takes, and how each is changed: functions of the seed and the
+step alone; and the images of evaluation. Threads read both ahead of DALI, from image files or
+records.
 
-Every random number comes from a stream of its own, NumPy's Philox keyed by the seed and the epoch, with the purpose
-and the place in the epoch in the counter. So any step can be had without those before it, and an image's changes do
-not depend on the number of ranks, threads or resumptions.
+Every random number comes from a stream of its own, NumPy's Philox keyed by the seed and the epoch,
+with the purpose and the place in the epoch in the counter. So any step can be had without those
+before it, and an image's changes do not depend on the number of ranks, threads or resumptions.
 """
+
 from __future__ import annotations
 
 import functools
@@ -22,16 +24,24 @@ from ssd.datasets.jpegs import truncation
 from ssd.errors import UserError
 
 _ORDER, _SAMPLE = 0, 1  # purposes of a stream
-# One thread at a time holds Python's lock: on 16 cores 4 threads made 2,159 images/s, 8 made 1,902, 16 made 1,735.
+# One thread at a time holds Python's lock: on 16 cores 4 threads made 2,159 images/s, 8 made 1,902,
+# 16 made 1,735.
 MOST_THREADS = 4
 
-# What a sample is made of: the image file's bytes (k,); its place in the data set (1,); boxes (m, 4) ltrb in [0, 1],
-# cropped and flipped, and their labels (m,) from 1; ...
+# What a sample is made of: the image file's bytes (k,); its place in the data set (1,); boxes (m,
+# 4) ltrb in [0, 1], cropped and flipped, and their labels (m,) from 1; ...
 PLAIN_FIELDS = dict(encoded=np.uint8, index=np.int32, boxes=np.float32, labels=np.int32)
-# ... the window, left and top (2,), width and height (2,), shares of the image; whether to flip it, 0 or 1; the turn
-# of the hue [degrees] and the factors of the other colour changes.
-AUGMENTED_FIELDS = dict(anchor=np.float32, shape=np.float32, flip=np.int32, hue=np.float32, saturation=np.float32,
-                        contrast=np.float32, brightness=np.float32)
+# ... the window, left and top (2,), width and height (2,), shares of the image; whether to flip it,
+# 0 or 1; the turn of the hue [degrees] and the factors of the other colour changes.
+AUGMENTED_FIELDS = dict(
+    anchor=np.float32,
+    shape=np.float32,
+    flip=np.int32,
+    hue=np.float32,
+    saturation=np.float32,
+    contrast=np.float32,
+    brightness=np.float32,
+)
 FIELDS = dict(PLAIN_FIELDS, **AUGMENTED_FIELDS)
 WINDOW_FIELDS = ("anchor", "shape")
 COLOUR_FIELDS = ("hue", "saturation", "contrast", "brightness")
@@ -43,19 +53,26 @@ def augmented_fields(augmentation: AugmentationConfig) -> List[str]:
     """Those of AUGMENTED_FIELDS that the settings make use of."""
     if not augmentation.augment:
         return []
-    return [*(WINDOW_FIELDS if augmentation.crop_min_iou else ()), "flip",
-            *(COLOUR_FIELDS if augmentation.changes_colour else ())]
+    return [
+        *(WINDOW_FIELDS if augmentation.crop_min_iou else ()),
+        "flip",
+        *(COLOUR_FIELDS if augmentation.changes_colour else ()),
+    ]
 
 
 def steps_per_epoch(images: int, global_batch: int) -> int:
-    """Steps of `global_batch` images (all ranks) that make an epoch of `images`: whole batches, at least 1."""
+    """Steps of `global_batch` images (all ranks) that make an epoch of `images`: whole batches, at
+    least 1."""
     return max(1, images // global_batch)
 
 
 def keyed_random(seed: int, epoch: int, purpose: int, position: int = 0) -> np.random.Generator:
-    """The stream of one purpose at one place of an epoch: 2^128 blocks of numbers that no other stream shares."""
+    """The stream of one purpose at one place of an epoch: 2^128 blocks of numbers that no other
+    stream shares."""
     counter = np.array([0, 0, purpose, position], np.uint64)  # the low words count the blocks drawn
-    return np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=counter))
+    return np.random.Generator(
+        np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=counter)
+    )
 
 
 def epoch_order(indices: np.ndarray, seed: int, epoch: int) -> np.ndarray:
@@ -75,7 +92,8 @@ def read_image(dataset: CocoDataset, index: int) -> np.ndarray:
 
 
 def read_whole_image(dataset: CocoDataset, index: int) -> np.ndarray:
-    """As `read_image`, for a decoder that says nothing where a JPEG is truncated, a GPU's: UserError there too."""
+    """As `read_image`, for a decoder that says nothing where a JPEG is truncated, a GPU's:
+    UserError there too."""
     content = read_image(dataset, index)
     reason = truncation(content)
     if reason:
@@ -90,12 +108,21 @@ def image_reader(config: Config) -> Callable[[CocoDataset, int], np.ndarray]:
 
 
 class SampleMaker:
-    """Makes the sample at any place of any epoch: reads its file, draws its changes, changes its boxes."""
+    """Makes the sample at any place of any epoch: reads its file, draws its changes, changes its
+    boxes."""
 
-    # Runs in Python, beside the training loop: what can be done once for the data set or the batch is not done here.
+    # Runs in Python, beside the training loop: what can be done once for the data set or the batch
+    # is not done here.
 
-    def __init__(self, config: Config, dataset: CocoDataset, seed: int, matcher: Optional[Callable] = None):
-        self._dataset, self._seed, self._settings, self._matcher = dataset, seed, config.augmentation, matcher
+    def __init__(
+        self, config: Config, dataset: CocoDataset, seed: int, matcher: Optional[Callable] = None
+    ):
+        self._dataset, self._seed, self._settings, self._matcher = (
+            dataset,
+            seed,
+            config.augmentation,
+            matcher,
+        )
         self._read = image_reader(config)
         self._crop = RandomCrop(config.augmentation)
         self._labels = dataset.box_classes.astype(np.int32)
@@ -104,10 +131,11 @@ class SampleMaker:
         self._tiny = (dataset.sizes * config.augmentation.crop_scale[0] < 1.01).any(1)
 
     def __call__(self, epoch: int, position: int, index: int) -> dict:
-        """The sample of image `index` at `position` of the epoch's order: FIELDS, plain numbers not yet of their type,
-        and with a matcher MATCHES.
+        """The sample of image `index` at `position` of the epoch's order: FIELDS, plain numbers not
+        yet of their type, and with a matcher MATCHES.
 
-        UserError where the file cannot be read, and where a GPU decodes it and it is a truncated JPEG.
+        UserError where the file cannot be read, and where a GPU decodes it and it is a truncated
+        JPEG.
         """
         rows = slice(self._ends[index - 1] if index else 0, self._ends[index])
         sample = dict(encoded=self._read(self._dataset, index), index=(index,))
@@ -115,14 +143,19 @@ class SampleMaker:
         boxes = self._dataset.boxes_ltrb[rows] / np.tile(self._dataset.sizes[index], 2)
         sample["labels"] = self._labels[rows]
         if self._settings.augment:
-            boxes = self._augment(sample, index, boxes, keyed_random(self._seed, epoch, _SAMPLE, position))
+            boxes = self._augment(
+                sample, index, boxes, keyed_random(self._seed, epoch, _SAMPLE, position)
+            )
         sample["boxes"] = _with_sides(boxes.astype(np.float32))
         if self._matcher is not None:
-            sample[MATCHES] = self._matcher(boxes if self._matcher.box_type is np.float64 else sample["boxes"],
-                                            sample["labels"])
+            sample[MATCHES] = self._matcher(
+                boxes if self._matcher.box_type is np.float64 else sample["boxes"], sample["labels"]
+            )
         return sample
 
-    def _augment(self, sample: dict, index: int, boxes: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    def _augment(
+        self, sample: dict, index: int, boxes: np.ndarray, random: np.random.Generator
+    ) -> np.ndarray:
         settings = self._settings
         flip, hue, saturation, contrast, brightness = random.random(5).tolist()
         anchor, shape, kept, boxes = self._crop(boxes, random)
@@ -130,20 +163,27 @@ class SampleMaker:
         if flip:
             boxes = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], axis=1)
         if self._tiny[index]:
-            # DALI rounds both ends to whole pixels and stops at an empty window: here the pixels that it touches.
+            # DALI rounds both ends to whole pixels and stops at an empty window: here the pixels
+            # that it touches.
             size = self._dataset.sizes[index]
             first, last = np.floor(anchor * size), np.ceil((anchor + shape) * size)
             anchor, shape = first / size, (last - first) / size
-        sample.update(labels=sample["labels"][kept], anchor=anchor, shape=shape, flip=flip,
-                      hue=settings.hue * (2 * hue - 1), saturation=1 + settings.saturation * (2 * saturation - 1),
-                      contrast=1 + settings.contrast * (2 * contrast - 1),
-                      brightness=1 + settings.brightness * (2 * brightness - 1))
+        sample.update(
+            labels=sample["labels"][kept],
+            anchor=anchor,
+            shape=shape,
+            flip=flip,
+            hue=settings.hue * (2 * hue - 1),
+            saturation=1 + settings.saturation * (2 * saturation - 1),
+            contrast=1 + settings.contrast * (2 * contrast - 1),
+            brightness=1 + settings.brightness * (2 * brightness - 1),
+        )
         return boxes
 
 
 def _with_sides(boxes: np.ndarray) -> np.ndarray:
-    """(m, 4) float32 ltrb, changed in place: a box of less than float32's spacing would have no side left, and the
-    logarithm of its size no value."""
+    """(m, 4) float32 ltrb, changed in place: a box of less than float32's spacing would have no
+    side left, and the logarithm of its size no value."""
     boxes[:, :2] = np.minimum(boxes[:, :2], np.nextafter(boxes[:, 2:], np.float32(-1)))
     return boxes
 
@@ -153,8 +193,8 @@ def _make_samples(make: SampleMaker, epoch: int, places: Sequence[Tuple[int, int
 
 
 class _ReadAhead:
-    """Batches of samples, made by `data_threads` threads, but MOST_THREADS at most, up to `prefetch` batches before
-    they are asked for."""
+    """Batches of samples, made by `data_threads` threads, but MOST_THREADS at most, up to
+    `prefetch` batches before they are asked for."""
 
     def __init__(self, config: Config, batch_size: int):
         self._ahead = config.data.prefetch
@@ -164,14 +204,19 @@ class _ReadAhead:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="ssd-samples")
 
     def _next_batch(self) -> Tuple[Callable[[Sequence], List], List]:
-        """A function for the threads and the batch's places; it makes a list of samples of a part of them."""
+        """A function for the threads and the batch's places; it makes a list of samples of a part
+        of them."""
         raise NotImplementedError
 
     def _schedule(self) -> None:
         while len(self._batches) < self._ahead:
             make, places = self._next_batch()
-            self._batches.append([self._threads.submit(make, places[start:start + self._part])
-                                  for start in range(0, len(places), self._part)])
+            self._batches.append(
+                [
+                    self._threads.submit(make, places[start : start + self._part])
+                    for start in range(0, len(places), self._part)
+                ]
+            )
 
     def _take(self) -> List:
         """The samples of the next batch. UserError where a file cannot be read."""
@@ -191,13 +236,23 @@ class _ReadAhead:
 class SampleFeed(_ReadAhead):
     """One rank's batches, step after step from `first_step`: `feed()`.
 
-    Steps count from 0 over the whole run, epochs from 1. Step s of an epoch is positions s G to s G + G - 1 of the
-    epoch's order, G = batch_size * size; the rank's share of them is the rank-th run of batch_size. What is left of an
-    epoch's order after its last whole step is not used.
+    Steps count from 0 over the whole run, epochs from 1. Step s of an epoch is positions s G to s G
+    + G - 1 of the epoch's order, G = batch_size * size; the rank's share of them is the rank-th run
+    of batch_size. What is left of an epoch's order after its last whole step is not used.
     """
 
-    def __init__(self, config: Config, dataset: CocoDataset, fields: Sequence[str], *, rank: int = 0, size: int = 1,
-                 seed: int = 0, first_step: int = 0, matcher: Optional[Callable] = None):
+    def __init__(
+        self,
+        config: Config,
+        dataset: CocoDataset,
+        fields: Sequence[str],
+        *,
+        rank: int = 0,
+        size: int = 1,
+        seed: int = 0,
+        first_step: int = 0,
+        matcher: Optional[Callable] = None,
+    ):
         self._fields, self._rank, self._batch_size = tuple(fields), rank, config.training.batch_size
         self._global_batch = self._batch_size * size
         indices = np.asarray(dataset.images_with_boxes)
@@ -210,31 +265,39 @@ class SampleFeed(_ReadAhead):
         self._schedule()
 
     def places(self, step: int) -> Tuple[int, np.ndarray, np.ndarray]:
-        """Epoch, positions (batch_size,) in its order and images (batch_size,) of the rank's share of a step."""
+        """Epoch, positions (batch_size,) in its order and images (batch_size,) of the rank's share
+        of a step."""
         epoch, step = 1 + step // self._steps_per_epoch, step % self._steps_per_epoch
-        positions = np.arange(self._batch_size) + step * self._global_batch + self._rank * self._batch_size
+        positions = (
+            np.arange(self._batch_size) + step * self._global_batch + self._rank * self._batch_size
+        )
         return epoch, positions, self._order(epoch)[positions]
 
     def _next_batch(self) -> Tuple[Callable[[Sequence], List], List]:
         epoch, positions, images = self.places(self._step)
         self._step += 1
-        return functools.partial(_make_samples, self._make, epoch), list(zip(positions.tolist(), images.tolist()))
+        return functools.partial(_make_samples, self._make, epoch), list(
+            zip(positions.tolist(), images.tolist())
+        )
 
     def __call__(self) -> list:
-        """The next batch: per field one array (batch_size, ...), or a list of arrays where their shapes differ (of
-        Matches for MATCHES).
+        """The next batch: per field one array (batch_size, ...), or a list of arrays where their
+        shapes differ (of Matches for MATCHES).
 
         UserError where a file cannot be read.
         """
         samples = self._take()
         columns = {field: [sample[field] for sample in samples] for field in self._fields}
-        return [column if field in _RAGGED else np.array(column, FIELDS[field]) for field, column in columns.items()]
+        return [
+            column if field in _RAGGED else np.array(column, FIELDS[field])
+            for field, column in columns.items()
+        ]
 
 
 class ImageFeed(_ReadAhead):
-    """The images `indices` (n,), n > 0, of a data set in this order, pass after pass without end, eval_batch_size of
-    them at a time: `feed()`. The last batch of a pass is filled up with its last image. Reading starts with the first
-    call."""
+    """The images `indices` (n,), n > 0, of a data set in this order, pass after pass without end,
+    eval_batch_size of them at a time: `feed()`. The last batch of a pass is filled up with its last
+    image. Reading starts with the first call."""
 
     def __init__(self, config: Config, dataset: CocoDataset, indices: np.ndarray):
         super().__init__(config, config.evaluation.eval_batch_size)
@@ -245,21 +308,28 @@ class ImageFeed(_ReadAhead):
         return self._make, next(self._passes)
 
     def __call__(self) -> list:
-        """The next batch: the image files' bytes, (k,) uint8 each, and their places in the data set, (batch, 1) int32.
+        """The next batch: the image files' bytes, (k,) uint8 each, and their places in the data
+        set, (batch, 1) int32.
 
-        UserError where a file cannot be read, and where a GPU decodes it and it is a truncated JPEG.
+        UserError where a file cannot be read, and where a GPU decodes it and it is a truncated
+        JPEG.
         """
         self._schedule()
         samples = self._take()
-        return [[encoded for encoded, _ in samples], np.array([[index] for _, index in samples], np.int32)]
+        return [
+            [encoded for encoded, _ in samples],
+            np.array([[index] for _, index in samples], np.int32),
+        ]
 
 
-def _read_images(read: Callable, dataset: CocoDataset, indices: Sequence[int]) -> List[Tuple[np.ndarray, int]]:
+def _read_images(
+    read: Callable, dataset: CocoDataset, indices: Sequence[int]
+) -> List[Tuple[np.ndarray, int]]:
     return [(read(dataset, index), index) for index in indices]
 
 
 def _passes(indices: List[int], batch_size: int) -> Iterator[List[int]]:
     while True:
         for start in range(0, len(indices), batch_size):
-            batch = indices[start:start + batch_size]
+            batch = indices[start : start + batch_size]
             yield batch + batch[-1:] * (batch_size - len(batch))

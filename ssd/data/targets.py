@@ -1,4 +1,5 @@
 """Matched default boxes as the dense arrays that a loss takes."""
+
 from __future__ import annotations
 
 from typing import Sequence
@@ -9,11 +10,15 @@ from ssd.model.matching import Matches
 
 
 def dense_targets(matches: Sequence[Matches], boxes: int):
-    """Of a batch: offsets (batch, boxes, 4) float32 and classes (batch, boxes) int32, MXNet arrays in main memory, 0
-    where unmatched; classes -1 where ignored."""
+    """Of a batch: offsets (batch, boxes, 4) float32 and classes (batch, boxes) int32, MXNet arrays
+    in main memory, 0 where unmatched; classes -1 where ignored."""
     from ssd.data.bridge import new_array
+
     arrays = []
-    for name, shape, dtype in (("offsets", (boxes, 4), np.float32), ("classes", (boxes,), np.int32)):
+    for name, shape, dtype in (
+        ("offsets", (boxes, 4), np.float32),
+        ("classes", (boxes,), np.int32),
+    ):
         array, memory = new_array((len(matches),) + shape, dtype)
         memory[:] = 0
         for sample, found in zip(memory, matches):

@@ -1,7 +1,10 @@
-"""Annotations of a COCO file: read into columns list by list, then checked, every problem counted by kind.
+"""Annotations of a COCO file: read into columns list by list, then checked, every problem counted
+by kind.
 
-Ten million boxes are 65 bytes each in columns, and are checked a part at a time, so that the arrays are there once.
+Ten million boxes are 65 bytes each in columns, and are checked a part at a time, so that the arrays
+are there once.
 """
+
 from __future__ import annotations
 
 from collections import Counter
@@ -16,18 +19,23 @@ from ssd.datasets.annotation_file import show
 from ssd.datasets.growing import Growing
 from ssd.datasets.json_files import not_whole, whole_number
 
-# Boxes may lie this far outside their image, in pixels, and are clipped. The original COCO boxes at hand
-# end exactly at the border at most; but other tools round to a decimal or to a whole pixel, or count the
-# last pixel in (w = r - l + 1), and each of these moves a border by one pixel at most. More is a mistake.
+# Boxes may lie this far outside their image, in pixels, and are clipped. The original COCO boxes at
+# hand end exactly at the border at most; but other tools round to a decimal or to a whole pixel, or
+# count the last pixel in (w = r - l + 1), and each of these moves a border by one pixel at most.
+# More is a mistake.
 TOLERANCE = 1.0
-# A side below this part of the image's is next to nothing in float32, and the offset of a box without
-# width, log(0), would make the loss infinite.
+# A side below this part of the image's is next to nothing in float32, and the offset of a box
+# without width, log(0), would make the loss infinite.
 MIN_PART = 1e-6
 _ROWS = 1 << 14  # boxes that are checked at a time
-_KEPT = 1000     # entries that are no JSON numbers where they should be, of each kind, kept to be shown
+_KEPT = (
+    1000  # entries that are no JSON numbers where they should be, of each kind, kept to be shown
+)
 
 # Bits of what an entry is.
-_NO_OBJECT, _BAD_ID, _BAD_IMAGE, _BAD_CATEGORY, _BAD_CROWD, _BAD_BOX, _BAD_AREA, _CROWD = (1 << bit for bit in range(8))
+_NO_OBJECT, _BAD_ID, _BAD_IMAGE, _BAD_CATEGORY, _BAD_CROWD, _BAD_BOX, _BAD_AREA, _CROWD = (
+    1 << bit for bit in range(8)
+)
 _BAD = _CROWD - 1
 
 
@@ -36,7 +44,11 @@ class BoxReader:
 
     def __init__(self):
         self._ids, self._images, self._categories = (Growing(np.int64) for _ in range(3))
-        self._boxes, self._area, self._state = Growing(np.float64, 4), Growing(np.float64), Growing(np.uint8)
+        self._boxes, self._area, self._state = (
+            Growing(np.float64, 4),
+            Growing(np.float64),
+            Growing(np.uint8),
+        )
         self._raw, self._kept = {}, Counter()
 
     def add(self, entries: list) -> None:
@@ -44,14 +56,21 @@ class BoxReader:
         if set(map(type, entries)) - {dict}:
             state[[type(entry) is not dict for entry in entries]] |= _NO_OBJECT
             entries = [entry if type(entry) is dict else {} for entry in entries]
-        for column, name, bad_bit in ((self._ids, "id", _BAD_ID), (self._images, "image_id", _BAD_IMAGE),
-                                      (self._categories, "category_id", _BAD_CATEGORY)):
+        for column, name, bad_bit in (
+            (self._ids, "id", _BAD_ID),
+            (self._images, "image_id", _BAD_IMAGE),
+            (self._categories, "category_id", _BAD_CATEGORY),
+        ):
             numbers, bad = _whole_numbers([entry.get(name) for entry in entries])
             state[bad] |= bad_bit
             column.add(numbers)
         # Left out or null, it is no group, as for COCO's own loader of detections.
-        crowd, bad = _whole_numbers([0 if value is None or value is False else 1 if value is True else value
-                                     for value in (entry.get("iscrowd") for entry in entries)])
+        crowd, bad = _whole_numbers(
+            [
+                0 if value is None or value is False else 1 if value is True else value
+                for value in (entry.get("iscrowd") for entry in entries)
+            ]
+        )
         state[bad | ((crowd != 0) & (crowd != 1))] |= _BAD_CROWD
         state[crowd == 1] |= _CROWD
         boxes, bad = _four_numbers([entry.get("bbox") for entry in entries])
@@ -70,15 +89,22 @@ class BoxReader:
     def boxes(self, images: Images, category_ids: tuple, problems: Problems) -> Boxes:
         """All that was added, checked; to be called once."""
         return _Check(self._state.take(), images, problems.limit, self._raw).run(
-            self._ids.take(), self._images.take(), self._categories.take(), self._boxes.take(), self._area.take(),
-            category_ids, problems)
+            self._ids.take(),
+            self._images.take(),
+            self._categories.take(),
+            self._boxes.take(),
+            self._area.take(),
+            category_ids,
+            problems,
+        )
 
 
 @dataclass
 class Boxes:
-    """xywh: (m, 4) float64 left, top, width, height in pixels, as in the file; area: (m,) float64 px^2, width * height
-    where the file has none; classes: (m,) int64, 1 to k; crowd: (m,) bool; image: (m,) int64 position of the image;
-    good: (m,) bool; clipped: (m,) bool, would be moved by clipping to the image; forms: what the numbers look like."""
+    """xywh: (m, 4) float64 left, top, width, height in pixels, as in the file; area: (m,) float64
+    px^2, width * height where the file has none; classes: (m,) int64, 1 to k; crowd: (m,) bool;
+    image: (m,) int64 position of the image; good: (m,) bool; clipped: (m,) bool, would be moved by
+    clipping to the image; forms: what the numbers look like."""
 
     xywh: np.ndarray
     area: np.ndarray
@@ -91,18 +117,21 @@ class Boxes:
 
 
 def clipped_ltrb(xywh: np.ndarray, sizes: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """(m, 4) float64 left, top, right, bottom inside the image. sizes: (n, 2) width and height of images, of which box
-    i lies in number image[i]."""
+    """(m, 4) float64 left, top, right, bottom inside the image. sizes: (n, 2) width and height of
+    images, of which box i lies in number image[i]."""
     ltrb = xywh.copy()
     for first in range(0, len(ltrb), _ROWS):
-        part = ltrb[first:first + _ROWS]
+        part = ltrb[first : first + _ROWS]
         part[:, 2:] += part[:, :2]
-        np.clip(part, 0, np.tile(sizes[image[first:first + _ROWS]].astype(np.float64), 2), out=part)
+        np.clip(
+            part, 0, np.tile(sizes[image[first : first + _ROWS]].astype(np.float64), 2), out=part
+        )
     return ltrb
 
 
 class _Check:
-    """The checks, in an order: an annotation is counted once, under the first thing that is wrong with it."""
+    """The checks, in an order: an annotation is counted once, under the first thing that is wrong
+    with it."""
 
     def __init__(self, state: np.ndarray, images: Images, limit: int, raw: dict):
         self._state, self._images, self._limit, self._raw = state, images, limit, raw
@@ -110,33 +139,50 @@ class _Check:
         self._forms = BoxForms()
 
     def _reject(self, order: int, kind: str, detail, mask: np.ndarray, first: int = 0) -> None:
-        """mask: of the annotations from `first` on. order: of the checks, as parts come one after the other."""
-        good = self._good[first:first + len(mask)]
+        """mask: of the annotations from `first` on. order: of the checks, as parts come one after
+        the other."""
+        good = self._good[first : first + len(mask)]
         bad = mask & good
         if bad.any():
             good[bad] = False
             entry = self._rejected.setdefault(order, [kind, detail, 0, []])
             entry[2] += int(bad.sum())
-            for index in (first + np.flatnonzero(bad)[:self._limit - len(entry[3])]).tolist():
+            for index in (first + np.flatnonzero(bad)[: self._limit - len(entry[3])]).tolist():
                 shown = self._raw[index] if index in self._raw else self._entry(index)
                 entry[3].append(f"{self._where(shown, index)}: {detail(shown)}")
 
     def _entry(self, index: int) -> dict:
         """What the file says, from the columns; of use where nothing in it is of a wrong type."""
         first, images, categories = self._part
-        return dict(id=int(self._ids[index]), image_id=int(images[index - first]),
-                    category_id=int(categories[index - first]), iscrowd=int(self._state[index] & _CROWD > 0),
-                    bbox=[int(side) if side == int(side) and abs(side) < 1e15 else side
-                          for side in self._boxes[index].tolist()] if np.isfinite(self._boxes[index]).all()
-                    else self._boxes[index].tolist())
+        return dict(
+            id=int(self._ids[index]),
+            image_id=int(images[index - first]),
+            category_id=int(categories[index - first]),
+            iscrowd=int(self._state[index] & _CROWD > 0),
+            bbox=[
+                int(side) if side == int(side) and abs(side) < 1e15 else side
+                for side in self._boxes[index].tolist()
+            ]
+            if np.isfinite(self._boxes[index]).all()
+            else self._boxes[index].tolist(),
+        )
 
     def run(self, ids, image, category, boxes, area, category_ids, problems) -> Boxes:
         state, m = self._state, len(self._state)
         self._ids, self._boxes, self._part = ids, boxes, (0, image, category)
         self._reject(0, "annotation is not an object", show, state & _NO_OBJECT > 0)
-        self._reject(1, "annotation id is not a 64-bit whole number", lambda entry: f"its id {_why(entry, 'id')}",
-                     state & _BAD_ID > 0)
-        self._reject(2, "duplicate annotation id", lambda entry: "its id was there before", _repeated(ids, self._good))
+        self._reject(
+            1,
+            "annotation id is not a 64-bit whole number",
+            lambda entry: f"its id {_why(entry, 'id')}",
+            state & _BAD_ID > 0,
+        )
+        self._reject(
+            2,
+            "duplicate annotation id",
+            lambda entry: "its id was there before",
+            _repeated(ids, self._good),
+        )
         known = np.array(category_ids, np.int64)
         order = np.argsort(known)
         clipped = np.zeros(m, bool)
@@ -149,7 +195,9 @@ class _Check:
             area[part][missing] = boxes[part][missing, 2:].prod(axis=1)
         for _, (kind, detail, count, shown) in sorted(self._rejected.items()):
             problems.add(kind, *shown, count=count)
-        return Boxes(boxes, area, category, state & _CROWD > 0, image, self._good, clipped, self._forms)
+        return Boxes(
+            boxes, area, category, state & _CROWD > 0, image, self._good, clipped, self._forms
+        )
 
     def _refer(self, first, image, category, state, known, order):
         """Positions of images and classes from 1, 0 where the id is unknown."""
@@ -158,23 +206,43 @@ class _Check:
         self._reject(3, "annotation of an unknown image", _no_image, positions < 0, first)
         place = np.minimum(np.searchsorted(known, category), len(known) - 1)
         bad = (known[place] != category) | (state & _BAD_CATEGORY > 0)
-        self._reject(4, "annotation of an unknown category",
-                     lambda entry: f"category {show(entry.get('category_id'))}"
-                     + _unless_whole(entry.get("category_id")), bad, first)
-        self._reject(5, "iscrowd is neither 0 nor 1", lambda entry: f"iscrowd {show(entry['iscrowd'])}",
-                     state & _BAD_CROWD > 0, first)
+        self._reject(
+            4,
+            "annotation of an unknown category",
+            lambda entry: (
+                f"category {show(entry.get('category_id'))}"
+                + _unless_whole(entry.get("category_id"))
+            ),
+            bad,
+            first,
+        )
+        self._reject(
+            5,
+            "iscrowd is neither 0 nor 1",
+            lambda entry: f"iscrowd {show(entry['iscrowd'])}",
+            state & _BAD_CROWD > 0,
+            first,
+        )
         return np.maximum(positions, 0), np.where(bad, 0, 1 + order[place])
 
     def _fit(self, first, boxes, image, state):
         """Mask of the boxes that reach a little out of their image, to be clipped."""
-        good = self._good[first:first + len(boxes)]
+        good = self._good[first : first + len(boxes)]
         self._reject(6, "box is not four numbers", _box, state & _BAD_BOX > 0, first)
         self._reject(7, "box with NaN or infinity", _box, ~np.isfinite(boxes).all(axis=1), first)
         numbers = good.copy()
         self._reject(8, "box of negative size", _box, (boxes[:, 2:] < 0).any(axis=1), first)
         self._reject(9, "empty box", _box, (boxes[:, 2:] == 0).any(axis=1), first)
-        self._reject(10, "area is not a number from 0 on", lambda entry: f"area {show(entry['area'])}"
-                     + (", which is text" if isinstance(entry["area"], str) else ""), state & _BAD_AREA > 0, first)
+        self._reject(
+            10,
+            "area is not a number from 0 on",
+            lambda entry: (
+                f"area {show(entry['area'])}"
+                + (", which is text" if isinstance(entry["area"], str) else "")
+            ),
+            state & _BAD_AREA > 0,
+            first,
+        )
         if not len(self._images.sizes) or not self._images.sized:
             return np.zeros(len(boxes), bool)
         corner = self._images.sizes[image].astype(np.float64)
@@ -189,12 +257,19 @@ class _Check:
         self._reject(11, "box outside the image", self._outside, judged & outside, first)
         moved = (ltrb[:, :2] < 0).any(axis=1) | (ltrb[:, 2:] > corner).any(axis=1)
         np.clip(ltrb, 0, np.tile(corner, 2), out=ltrb)
-        self._reject(12, "empty box", lambda entry: _box(entry) + " has next to no area inside the image",
-                     judged & (ltrb[:, 2:] - ltrb[:, :2] < MIN_PART * corner).any(axis=1), first)
+        self._reject(
+            12,
+            "empty box",
+            lambda entry: _box(entry) + " has next to no area inside the image",
+            judged & (ltrb[:, 2:] - ltrb[:, :2] < MIN_PART * corner).any(axis=1),
+            first,
+        )
         return moved & good & judged
 
     def _outside(self, entry) -> str:
-        width, height = self._images.sizes[self._images.find(np.array([whole_number(entry["image_id"])]))[0]]
+        width, height = self._images.sizes[
+            self._images.find(np.array([whole_number(entry["image_id"])]))[0]
+        ]
         return f"{_box(entry)} in {width} x {height} pixels"
 
     def _where(self, entry, index) -> str:
@@ -212,7 +287,11 @@ def _box(entry) -> str:
 
 
 def _why(entry: dict, key: str) -> str:
-    return f"{show(entry.get(key))} {not_whole(entry.get(key))}" if entry.get(key) is not None else "is missing"
+    return (
+        f"{show(entry.get(key))} {not_whole(entry.get(key))}"
+        if entry.get(key) is not None
+        else "is missing"
+    )
 
 
 def _unless_whole(value) -> str:
@@ -221,7 +300,11 @@ def _unless_whole(value) -> str:
 
 def _no_image(entry) -> str:
     key = entry.get("image_id")
-    return "no image has this id" if whole_number(key) is not None else f"its image_id {_why(entry, 'image_id')}"
+    return (
+        "no image has this id"
+        if whole_number(key) is not None
+        else f"its image_id {_why(entry, 'image_id')}"
+    )
 
 
 def _repeated(ids: np.ndarray, good: np.ndarray) -> np.ndarray:
@@ -242,12 +325,15 @@ def _whole_numbers(values: list):
         except OverflowError:
             pass
     numbers = [whole_number(value) for value in values]
-    return (np.array([number or 0 for number in numbers], np.int64),
-            np.array([number is None for number in numbers], bool))
+    return (
+        np.array([number or 0 for number in numbers], np.int64),
+        np.array([number is None for number in numbers], bool),
+    )
 
 
 def _four_numbers(values: list):
-    """((m, 4) float64, bad mask) of any JSON values; a number too large for float64 becomes infinite."""
+    """((m, 4) float64, bad mask) of any JSON values; a number too large for float64 becomes
+    infinite."""
     if not set(map(type, values)) - {list} and not set(map(len, values)) - {4}:
         flat = list(chain.from_iterable(values))
         if not set(map(type, flat)) - {int, float}:
@@ -257,7 +343,11 @@ def _four_numbers(values: list):
                 pass
     boxes, bad = np.zeros((len(values), 4)), np.zeros(len(values), bool)
     for index, value in enumerate(values):
-        if type(value) is list and len(value) == 4 and not {type(side) for side in value} - {int, float}:
+        if (
+            type(value) is list
+            and len(value) == 4
+            and not {type(side) for side in value} - {int, float}
+        ):
             boxes[index] = [_to_float(side) for side in value]
         else:
             bad[index] = True
@@ -266,8 +356,10 @@ def _four_numbers(values: list):
 
 def _areas(values: list):
     """(float64 px^2, bad mask) of any JSON values; NaN where there is none, or null."""
-    numbers = [float("nan") if value is None else _to_float(value) if type(value) in (int, float) else -1.0
-               for value in values]
+    numbers = [
+        float("nan") if value is None else _to_float(value) if type(value) in (int, float) else -1.0
+        for value in values
+    ]
     area = np.array(numbers, np.float64)
     given = np.array([value is not None for value in values], bool)
     bad = given & ~(np.isfinite(area) & (area >= 0))

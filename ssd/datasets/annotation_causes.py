@@ -1,55 +1,87 @@
-"""What the boxes of an annotation file seem to be, where they are not left, top, width, height in pixels. One line
-each, for people."""
+"""What the boxes of an annotation file seem to be, where they are not left, top, width, height in
+pixels. One line each, for people."""
+
 from __future__ import annotations
 
 import numpy as np
 
-SHARE = 0.1    # of all boxes outside their image from which on another form is looked for, whatever their number
-CERTAIN = 6    # boxes outside that are enough in any file, if next to none contradicts the form
-LEAST = 3      # boxes outside without which nothing can be known
-FEW = 0.01     # of all boxes may contradict a form
-MANY = 20      # boxes from which on it is no chance that all lie in one part of their images
-FAR = 0.02     # of the image's side: a box that is further outside than that is not only drawn carelessly
-_STEP, _STEPS = 0.02, 500    # of the counts of how far boxes reach, in shares of their image
+# Of all boxes outside their image from which on another form is looked for, whatever their number
+SHARE = 0.1
+CERTAIN = 6  # boxes outside that are enough in any file, if next to none contradicts the form
+LEAST = 3  # boxes outside without which nothing can be known
+FEW = 0.01  # of all boxes may contradict a form
+MANY = 20  # boxes from which on it is no chance that all lie in one part of their images
+# Of the image's side: a box that is further outside than that is not only drawn carelessly
+FAR = 0.02
+_STEP, _STEPS = 0.02, 500  # of the counts of how far boxes reach, in shares of their image
 
 
 def _corners(one, two, three, four, width, height, margin):
     """Whether these numbers are left, top, right, bottom inside the image."""
-    return (one >= -margin) & (two >= -margin) & (three > one) & (four > two) & (three <= width + margin) \
+    return (
+        (one >= -margin)
+        & (two >= -margin)
+        & (three > one)
+        & (four > two)
+        & (three <= width + margin)
         & (four <= height + margin)
+    )
 
 
 def _centres(x, y, wide, high, width, height, margin):
-    return (x - wide / 2 >= -margin) & (y - high / 2 >= -margin) & (wide > 0) & (high > 0) \
-        & (x + wide / 2 <= width + margin) & (y + high / 2 <= height + margin)
+    return (
+        (x - wide / 2 >= -margin)
+        & (y - high / 2 >= -margin)
+        & (wide > 0)
+        & (high > 0)
+        & (x + wide / 2 <= width + margin)
+        & (y + high / 2 <= height + margin)
+    )
 
 
 def _turned(top, left, high, wide, width, height, margin):
-    return (left >= -margin) & (top >= -margin) & (wide > 0) & (high > 0) & (left + wide <= width + margin) \
+    return (
+        (left >= -margin)
+        & (top >= -margin)
+        & (wide > 0)
+        & (high > 0)
+        & (left + wide <= width + margin)
         & (top + high <= height + margin)
+    )
 
 
-# What the four numbers could be, likely ones first, and whether a box fits. The first kind is told by boxes that would
-# reach far out; in the second, small objects lie outside only where they are near the right or the lower edge.
+# What the four numbers could be, likely ones first, and whether a box fits. The first kind is told
+# by boxes that would reach far out; in the second, small objects lie outside only where they are
+# near the right or the lower edge.
 _FAR_FORMS = (
     ("left, top, right, bottom", _corners),
     ("top, left, bottom, right", lambda a, b, c, d, *rest: _corners(b, a, d, c, *rest)),
-    ("left, right, top, bottom", lambda a, b, c, d, *rest: _corners(a, c, b, d, *rest)))
-_NEAR_FORMS = (("centre x, centre y, width, height", _centres), ("top, left, height, width", _turned))
+    ("left, right, top, bottom", lambda a, b, c, d, *rest: _corners(a, c, b, d, *rest)),
+)
+_NEAR_FORMS = (
+    ("centre x, centre y, width, height", _centres),
+    ("top, left, height, width", _turned),
+)
 
 
 class BoxForms:
     """Counts which other meanings the numbers of boxes could have."""
 
     def __init__(self):
-        self.boxes = self.outside = self._far = self._shares = self._whole = self._percent = self._thousand = 0
+        self.boxes = self.outside = self._far = self._shares = self._whole = self._percent = (
+            self._thousand
+        ) = 0
         self._fitting = dict.fromkeys((name for name, _ in _FAR_FORMS + _NEAR_FORMS), 0)
-        self._reach = np.zeros((2, _STEPS + 1), np.int64)    # boxes by their right and lower edge
-        self._start, self._end = np.ones(2), np.zeros(2)    # least, in shares; most, in the file's numbers
+        self._reach = np.zeros((2, _STEPS + 1), np.int64)  # boxes by their right and lower edge
+        self._start, self._end = (
+            np.ones(2),
+            np.zeros(2),
+        )  # least, in shares; most, in the file's numbers
         self._least_side = np.inf
 
     def add(self, boxes: np.ndarray, sizes: np.ndarray, tolerance: float) -> None:
-        """boxes: (m, 4) finite numbers of the file; sizes: (m, 2) width, height of their images; tolerance [pixels]."""
+        """boxes: (m, 4) finite numbers of the file; sizes: (m, 2) width, height of their images;
+        tolerance [pixels]."""
         if not len(boxes):
             return
         # Columns, each of its own: reductions over four numbers a row take ten times as long.
@@ -57,8 +89,15 @@ class BoxForms:
         width, height = sides = np.ascontiguousarray(sizes.T, np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             ends = columns[:2] + columns[2:]
-            least, most = np.minimum(one, two), np.maximum(np.maximum(one, two), np.maximum(three, four))
-            outside = (least < -tolerance) | (ends[0] > width + tolerance) | (ends[1] > height + tolerance)
+            least, most = (
+                np.minimum(one, two),
+                np.maximum(np.maximum(one, two), np.maximum(three, four)),
+            )
+            outside = (
+                (least < -tolerance)
+                | (ends[0] > width + tolerance)
+                | (ends[1] > height + tolerance)
+            )
             self.outside += np.count_nonzero(outside)
             if outside.any():
                 far, over = tolerance + FAR * sides, np.maximum(-columns[:2], ends - sides)
@@ -72,7 +111,9 @@ class BoxForms:
                 self._end[axis] = max(self._end[axis], ends[axis].max())
             least = np.minimum(least, np.minimum(three, four))
             if most.min() <= 1000.5:
-                self._shares += np.count_nonzero((least >= -0.01) & (most <= 1.01) & (width > 2) & (height > 2))
+                self._shares += np.count_nonzero(
+                    (least >= -0.01) & (most <= 1.01) & (width > 2) & (height > 2)
+                )
                 self._percent += np.count_nonzero((least >= -0.5) & (most <= 100.5))
                 self._thousand += np.count_nonzero((least >= -0.5) & (most <= 1000.5))
         whole = columns == np.floor(columns)
@@ -81,35 +122,56 @@ class BoxForms:
         self.boxes += len(boxes)
 
     def cause(self) -> str:
-        """The likely other form, which makes also the boxes wrong that lie inside; "" where there is none."""
+        """The likely other form, which makes also the boxes wrong that lie inside; "" where there
+        is none."""
         count, outside = self.boxes, self.outside
         least = (1 - FEW) * count
         if not count:
             return ""
         if self._shares >= least and (count >= MANY or self._whole < count):
-            return (f"{_all(self._shares, count)} lie within the first pixel of their images: they seem to be shares "
-                    "of the image from 0 to 1, and pixels are needed")
-        if count >= MANY and self._percent == count and self._end.max() > 80 and self._least_side >= 200 \
-                and self._whole < count:
-            return (f"all {count} boxes lie within the first 100 pixels of their images: they seem to be percent of "
-                    "the image, and pixels are needed")
+            return (
+                f"{_all(self._shares, count)} lie within the first pixel of their images: they "
+                "seem to be shares of the image from 0 to 1, and pixels are needed"
+            )
+        if (
+            count >= MANY
+            and self._percent == count
+            and self._end.max() > 80
+            and self._least_side >= 200
+            and self._whole < count
+        ):
+            return (
+                f"all {count} boxes lie within the first 100 pixels of their images: they seem to "
+                "be percent of the image, and pixels are needed"
+            )
         if outside < LEAST:
             return ""
         for name, _ in _FAR_FORMS:
-            if outside >= SHARE * count and 2 * self._far >= outside and self._fitting[name] >= least:
+            if (
+                outside >= SHARE * count
+                and 2 * self._far >= outside
+                and self._fitting[name] >= least
+            ):
                 return self._words(name)
         for name, _ in _NEAR_FORMS:
             against = count - self._fitting[name]
-            if outside >= CERTAIN and against <= outside // 20 or outside >= 2.5 * SHARE * count and not against:
+            if (outside >= CERTAIN and against <= outside // 20) or (
+                outside >= 2.5 * SHARE * count and not against
+            ):
                 return self._words(name)
         if outside >= max(CERTAIN, SHARE * count):
             wide, high = self._largest()
             if min(wide, high) > 1.15 and max(wide, high) < 1.1 * min(wide, high):
-                return (f"{outside} of {count} boxes lie outside their images, and they reach to {wide:.2g} times the "
-                        f"width and {high:.2g} times the height: they seem to belong to images of another size")
+                return (
+                    f"{outside} of {count} boxes lie outside their images, and they reach to "
+                    f"{wide:.2g} times the width and {high:.2g} times the height: they seem to "
+                    "belong to images of another size"
+                )
             if min(wide, high) > 1.05 and self._thousand == count and self._end.min() > 800:
-                return (f"{outside} of {count} boxes lie outside their images, and none beyond 1000: they seem to be "
-                        "thousandths of the image, and pixels are needed")
+                return (
+                    f"{outside} of {count} boxes lie outside their images, and none beyond 1000: "
+                    "they seem to be thousandths of the image, and pixels are needed"
+                )
         return ""
 
     def note(self) -> str:
@@ -117,11 +179,14 @@ class BoxForms:
         wide, high = self._largest() if self.boxes >= MANY and not self.outside else (1.0, 1.0)
         if max(wide, high) > 0.6 or (self._start > 0.1).any():
             return ""
-        return (f"all {self.boxes} boxes lie in the upper left {100 * wide:.0f} % x {100 * high:.0f} % of their "
-                "images: do they belong to images of another size?")
+        return (
+            f"all {self.boxes} boxes lie in the upper left {100 * wide:.0f} % x {100 * high:.0f} % "
+            "of their images: do they belong to images of another size?"
+        )
 
     def _largest(self):
-        """How far boxes reach to the right and down, in shares of their image; 1 where few reach that far."""
+        """How far boxes reach to the right and down, in shares of their image; 1 where few reach
+        that far."""
         found = []
         for counts in self._reach:
             reached = np.cumsum(counts)
@@ -130,8 +195,11 @@ class BoxForms:
         return found
 
     def _words(self, form: str) -> str:
-        return (f"{self.outside} of {self.boxes} boxes lie outside their images, and {self._fitting[form]} would fit "
-                f"as {form}: the file seems to give that, and left, top, width, height is needed")
+        return (
+            f"{self.outside} of {self.boxes} boxes lie outside their images, and "
+            f"{self._fitting[form]} would fit as {form}: the file seems to give that, and left, "
+            "top, width, height is needed"
+        )
 
 
 def _all(some: int, count: int) -> str:

@@ -14,7 +14,7 @@ from ssd.datasets.json_files import not_whole, whole_number
 from ssd.errors import UserError
 
 # Whole numbers up to here are exact in float32, in which DALI divides boxes by the image's size.
-MAX_SIDE = 2 ** 24
+MAX_SIDE = 2**24
 
 
 class Problems:
@@ -27,7 +27,7 @@ class Problems:
         """Adds `count` problems of a kind, of which `examples` are the first."""
         self.counts[kind] = self.counts.get(kind, 0) + count
         kept = self.examples.setdefault(kind, [])
-        kept += examples[:self.limit - len(kept)]
+        kept += examples[: self.limit - len(kept)]
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -41,7 +41,10 @@ class Problems:
 
     def lines(self) -> list:
         """One line per kind."""
-        return [f"{count} x {kind}; the first: {self.examples[kind][0]}" for kind, count in self.counts.items()]
+        return [
+            f"{count} x {kind}; the first: {self.examples[kind][0]}"
+            for kind, count in self.counts.items()
+        ]
 
     def summary(self, hint: str = "") -> str:
         """One line: the first problem, `hint`, and the counts of all kinds."""
@@ -63,19 +66,24 @@ def read_categories(entries: list, path: str):
             why = ""
             if isinstance(entry, dict) and isinstance(entry.get("id"), str):
                 why = f": its id {show(entry['id'])} is text, not a number"
-            raise UserError(f"annotation file {path}: category {show(entry)} lacks a whole id or a name{why}")
+            raise UserError(
+                f"annotation file {path}: category {show(entry)} lacks a whole id or a name{why}"
+            )
         if number in ids:
-            raise UserError(f"annotation file {path}: duplicate category id {number} "
-                            f"({show(ids[number])} and {show(name)})")
+            raise UserError(
+                f"annotation file {path}: duplicate category id {number} "
+                f"({show(ids[number])} and {show(name)})"
+            )
         ids[number] = name
     return tuple(ids), tuple(ids.values())
 
 
 @dataclass
 class Images:
-    """ids: (n,) int64; names: n strings; sizes: (n, 2) int64 width, height; good: (n,) bool; labels: what the bad ones
-    are called, by position; sized: whether the file gives sizes at all; leaving: names of those whose names leave the
-    image folder; text_ids: whole numbers that are given as text."""
+    """ids: (n,) int64; names: n strings; sizes: (n, 2) int64 width, height; good: (n,) bool;
+    labels: what the bad ones are called, by position; sized: whether the file gives sizes at all;
+    leaving: names of those whose names leave the image folder; text_ids: whole numbers that are
+    given as text."""
 
     ids: np.ndarray
     names: list
@@ -85,13 +93,15 @@ class Images:
     sized: bool
     leaving: list
     text_ids: list
-    _sorted: np.ndarray     # the ids that boxes may refer to, each once
+    _sorted: np.ndarray  # the ids that boxes may refer to, each once
     _positions: np.ndarray  # of the images that have them, int64
 
     def bad_ids(self) -> list:
         """The ids that boxes and detections may refer to, of images that are not good."""
-        return (self._sorted[~self.good[self._positions]].tolist()
-                + np.setdiff1d(np.array(self.text_ids, np.int64), self._sorted).tolist())
+        return (
+            self._sorted[~self.good[self._positions]].tolist()
+            + np.setdiff1d(np.array(self.text_ids, np.int64), self._sorted).tolist()
+        )
 
     def find(self, ids: np.ndarray) -> np.ndarray:
         """Position of the first image that has each id, -1 for an id that no image has; int64."""
@@ -105,15 +115,19 @@ class ImageReader:
     """Reads `images` from lists of entries, the bad ones included (good = False)."""
 
     def __init__(self, problems: Problems, files: bool = True):
-        """files: image files are to be read. Without, file names and sizes need not be there; but where some images
-        have them, so must all, as those without are left out elsewhere."""
+        """files: image files are to be read. Without, file names and sizes need not be there; but
+        where some images have them, so must all, as those without are left out elsewhere."""
         self.problems, self._files = problems, files
         self._names, self._sides, self._good = [], Growing(np.int64, 2), Growing(bool)
         self._ids, self._by_id, self._seen, self._labels = Growing(np.int64), {}, {}, {}
-        self._without = {"file_name": {}, "size": {}}    # positions of images that lack it, and what they are called
+        self._without = {
+            "file_name": {},
+            "size": {},
+        }  # positions of images that lack it, and what they are called
         self._named = self._sized = False
         self._leaving, self._text_ids = [], []
-        self._shared = {}    # positions of images whose id another file has too, and what they are called
+        # Positions of images whose id another file has too, and what they are called
+        self._shared = {}
 
     def add(self, entries: list) -> None:
         rows = []
@@ -129,7 +143,8 @@ class ImageReader:
         self._good.add(rows[:, 3])
 
     def _read(self, index: int, entry):
-        """(id, name, (width, height), whether it is good); 0, "", (0, 0) for what cannot be used."""
+        """(id, name, (width, height), whether it is good); 0, "", (0, 0) for what cannot be
+        used."""
         problems = self.problems
         if not isinstance(entry, dict):
             problems.add("image entry is not an object", f"images[{index}]: {show(entry)}")
@@ -137,15 +152,22 @@ class ImageReader:
         key, name = whole_number(entry.get("id")), entry.get("file_name")
         if key is None:
             self._text_ids += _as_number(entry.get("id"))
-            problems.add("image id is not a 64-bit whole number",
-                         f"images[{index}]: {_image(entry.get('id'), name)}: its id {not_whole(entry.get('id'))}")
+            problems.add(
+                "image id is not a 64-bit whole number",
+                f"images[{index}]: {_image(entry.get('id'), name)}: its id "
+                f"{not_whole(entry.get('id'))}",
+            )
             return 0, _text(name), _NO_SIZE, False
         first = self._by_id.setdefault(key, index)
         if first != index:
-            problems.add(SAME_ID, f"{_image(key, name)} and images[{first}] ({show(self._names[first])})")
+            problems.add(
+                SAME_ID, f"{_image(key, name)} and images[{first}] ({show(self._names[first])})"
+            )
             if _text(name) != self._names[first]:
-                self._shared[first] = f"{_image(key, self._names[first])}: of the two images, to which the boxes " \
+                self._shared[first] = (
+                    f"{_image(key, self._names[first])}: of the two images, to which the boxes "
                     "belong cannot be known"
+                )
             return 0, _text(name), _NO_SIZE, False
         if name is None and not self._files:
             self._without["file_name"][index] = _image(key, name)
@@ -180,7 +202,10 @@ class ImageReader:
         positions = np.fromiter(self._by_id.values(), np.int64, len(self._by_id))
         self._by_id = self._seen = None
         order, good = np.argsort(known, kind="stable"), self._good.take()
-        for some, lacking, kind in ((self._named, "file_name", NO_NAME), (self._sized, "size", NO_SIZE)):
+        for some, lacking, kind in (
+            (self._named, "file_name", NO_NAME),
+            (self._sized, "size", NO_SIZE),
+        ):
             if some:
                 for index, what in self._without[lacking].items():
                     self.problems.add(kind, what)
@@ -189,8 +214,18 @@ class ImageReader:
             if good[index]:
                 self.problems.add(SAME_ID, what)
                 good[index], self._labels[index] = False, self._names[index]
-        return Images(self._ids.take(), self._names, self._sides.take(), good, self._labels, self._sized,
-                      self._leaving, self._text_ids, known[order], positions[order])
+        return Images(
+            self._ids.take(),
+            self._names,
+            self._sides.take(),
+            good,
+            self._labels,
+            self._sized,
+            self._leaving,
+            self._text_ids,
+            known[order],
+            positions[order],
+        )
 
 
 _NO_SIZE = (0, 0)
@@ -208,7 +243,9 @@ def _label(entry, index: int) -> str:
     name = entry.get("file_name") if isinstance(entry, dict) else None
     if isinstance(name, str) and name.isprintable() and name:
         return name
-    return show(entry.get("id")) if isinstance(entry, dict) and "id" in entry else f"images[{index}]"
+    return (
+        show(entry.get("id")) if isinstance(entry, dict) and "id" in entry else f"images[{index}]"
+    )
 
 
 def _as_number(value) -> list:
@@ -233,13 +270,17 @@ def _bad_file_name(name):
     try:
         if b"\0" in name.encode():
             return NO_NAME
-    except UnicodeEncodeError:  # a lone surrogate, legal in JSON: of a name that is no UTF-8, which DALI cannot be told
+    except (
+        UnicodeEncodeError
+    ):  # a lone surrogate, legal in JSON: of a name that is no UTF-8, which DALI cannot be told
         return NO_NAME
     try:
         os.fsencode(name)
     except UnicodeEncodeError as error:
-        return (f"image whose file the encoding of this locale, {error.encoding}, cannot name (set LC_ALL=C.UTF-8 or "
-                "PYTHONUTF8=1)")
+        return (
+            f"image whose file the encoding of this locale, {error.encoding}, cannot name (set "
+            "LC_ALL=C.UTF-8 or PYTHONUTF8=1)"
+        )
     if os.path.isabs(name) or ".." in name.split("/"):
         return LEAVES
     return None

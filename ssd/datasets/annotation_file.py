@@ -16,17 +16,19 @@ _short.maxstring = _short.maxother = _short.maxlong = 80
 
 
 def show(value) -> str:
-    """Any JSON value as one short line of printable text (line breaks and lone surrogates escaped)."""
+    """Any JSON value as one short line of printable text (line breaks and lone surrogates
+    escaped)."""
     return _short.repr(value)
 
 
 @contextlib.contextmanager
 def opened(path):
-    """An annotation file, open for reading bytes, see open_bytes; what prevents that is a UserError."""
+    """An annotation file, open for reading bytes, see open_bytes; what prevents that is a
+    UserError."""
     try:
         with open_bytes(path) as file:
             yield file
-    except UserError:    # a ValueError too
+    except UserError:  # a ValueError too
         raise
     except FileNotFoundError:
         raise UserError(f"annotation file {path} does not exist") from None
@@ -40,7 +42,8 @@ def opened(path):
 
 @contextlib.contextmanager
 def collector_off():
-    """Without Python's collector: millions of small objects, none of them garbage, take half as long again with it."""
+    """Without Python's collector: millions of small objects, none of them garbage, take half as
+    long again with it."""
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -1,9 +1,11 @@
 """A COCO annotation file read piece by piece: files of gigabytes in tens of megabytes of memory.
 
-json.loads needs the whole text and an object per value, some 10 GB for ten million boxes. Here the text is read in
-pieces, and the entries of each section are decoded by json's own scanner, thousands at a time, and handed on.
-What is taken, what is refused, and where an error is said to be, is the same as with json.loads on the whole text.
+json.loads needs the whole text and an object per value, some 10 GB for ten million boxes. Here the
+text is read in pieces, and the entries of each section are decoded by json's own scanner, thousands
+at a time, and handed on. What is taken, what is refused, and where an error is said to be, is the
+same as with json.loads on the whole text.
 """
+
 from __future__ import annotations
 
 import json
@@ -14,8 +16,8 @@ from ssd.datasets.annotation_file import SECTIONS, collector_off, not_json, open
 from ssd.errors import UserError
 
 PIECE = 1 << 20  # bytes that are read at a time
-# A mistake that json finds this close to the end of the text so far may be none once there is more: the start of
-# -Infinity, or the two halves of an escaped character.
+# A mistake that json finds this close to the end of the text so far may be none once there is more:
+# the start of -Infinity, or the two halves of an escaped character.
 _NEAR_END = 16
 _SPACE = " \t\n\r"
 
@@ -25,16 +27,19 @@ Take = Callable[[List[Any]], None]
 Begin = Callable[[], Take]
 
 
-def stream_annotation_file(path, sections: Dict[str, Begin], others: Optional[Dict[str, Any]] = None) -> None:
-    """Gives the entries of `images`, `annotations` and `categories` away in lists, in the file's order; the file is
-    read once.
+def stream_annotation_file(
+    path, sections: Dict[str, Begin], others: Optional[Dict[str, Any]] = None
+) -> None:
+    """Gives the entries of `images`, `annotations` and `categories` away in lists, in the file's
+    order; the file is read once.
 
-    sections: for each section that is wanted, what is called where it begins; the result is called with each list.
-    The entries are not looked at here. others: is given what else stands at the top level, by name.
+    sections: for each section that is wanted, what is called where it begins; the result is called
+    with each list. The entries are not looked at here. others: is given what else stands at the top
+    level, by name.
 
-    Raises UserError, in one line, for a file that cannot be read, is not JSON or is not COCO ground truth (a list at
-    the top level is named as COCO detections, a section that is there twice is named); for a mistake at the file's end
-    after everything was given away.
+    Raises UserError, in one line, for a file that cannot be read, is not JSON or is not COCO ground
+    truth (a list at the top level is named as COCO detections, a section that is there twice is
+    named); for a mistake at the file's end after everything was given away.
     """
     path = os.fspath(path)
     with opened(path) as file, collector_off():
@@ -52,20 +57,25 @@ def stream_annotation_file(path, sections: Dict[str, Begin], others: Optional[Di
                     takes[section](entries)
         except UserError:
             raise
-        except (ValueError, RecursionError) as error:  # ValueError: _Mistake, and an integer too long
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # ValueError: _Mistake, and an integer too long
             raise not_json(path, error) from None
 
 
 def read_annotation_file(path) -> Dict[str, Any]:
-    """All of a COCO annotation file, its three sections proved to be lists of whatever entries. UserError as of
-    stream_annotation_file."""
+    """All of a COCO annotation file, its three sections proved to be lists of whatever entries.
+    UserError as of stream_annotation_file."""
     content: Dict[str, Any] = {}
 
     def begin(section: str) -> Begin:
         def take() -> Take:
             content[section] = []
             return content[section].extend
+
         return take
+
     stream_annotation_file(path, {section: begin(section) for section in SECTIONS}, content)
     return content
 
@@ -76,8 +86,11 @@ def _open_text(file) -> _Text:
     encoding = json.detect_encoding(start)
     if encoding == "utf-8-sig":
         return _Text(file, start[3:], 3)
-    return _Text(file, start) if encoding == "utf-8" else \
-        _Text(text=(start + file.read()).decode(encoding, "surrogatepass"))
+    return (
+        _Text(file, start)
+        if encoding == "utf-8"
+        else _Text(text=(start + file.read()).decode(encoding, "surrogatepass"))
+    )
 
 
 def _no_object(path: str, text: _Text) -> UserError:
@@ -86,8 +99,12 @@ def _no_object(path: str, text: _Text) -> UserError:
     content = text.value()
     if text.next():
         raise text.mistake("Extra data", text.position)
-    return UserError(f"annotation file {path} is not COCO ground truth: a list at the top level, as COCO detections "
-                     "have it" if is_list else f"annotation file {path} is not COCO: {show(content)} at the top level")
+    return UserError(
+        f"annotation file {path} is not COCO ground truth: a list at the top level, as COCO "
+        "detections have it"
+        if is_list
+        else f"annotation file {path} is not COCO: {show(content)} at the top level"
+    )
 
 
 class _Mistake(ValueError):
@@ -98,15 +115,19 @@ class _Text:
     """The text of a file from `position` on, as much of it as has been read."""
 
     def __init__(self, file=None, start: bytes = b"", passed: int = 0, text: str = ""):
-        """file: in UTF-8, of which `start` has been read already, after `passed` bytes; or `text`: all of it."""
+        """file: in UTF-8, of which `start` has been read already, after `passed` bytes; or `text`:
+        all of it."""
         self._file, self._rest, self.ended = file, start, file is None
         self._bytes = passed  # of those decoded or passed
         self.text, self.position = text, 0
-        self._characters = self._lines = self._column = 0  # of what was given up: characters, lines, and in the last
+        self._characters = self._lines = self._column = (
+            0  # of what was given up: characters, lines, and in the last
+        )
         self.scan = json.JSONDecoder().scan_once
 
     def more(self) -> None:
-        """Reads on, at least as much again as is here, so that long values are not read many times over."""
+        """Reads on, at least as much again as is here, so that long values are not read many times
+        over."""
         if self.ended:
             return
         new = self._file.read(max(PIECE, len(self.text) - self.position))
@@ -116,16 +137,18 @@ class _Text:
         try:
             decoded = block[:cut].decode("utf-8", "surrogatepass")  # as json.loads does
         except UnicodeDecodeError as error:
-            raise _Mistake(f"byte 0x{block[error.start]:02x} at position {self._bytes + error.start} is no UTF-8: "
-                           f"{error.reason}") from None
+            raise _Mistake(
+                f"byte 0x{block[error.start]:02x} at position {self._bytes + error.start} is no "
+                f"UTF-8: {error.reason}"
+            ) from None
         self._bytes += cut
-        gone = self.text[:self.position]
+        gone = self.text[: self.position]
         self._characters += len(gone)
         if "\n" in gone:
             self._lines, self._column = self._lines + gone.count("\n"), 0
-            gone = gone[gone.rindex("\n") + 1:]
+            gone = gone[gone.rindex("\n") + 1 :]
         self._column += len(gone)
-        self.text, self.position = self.text[self.position:] + decoded, 0
+        self.text, self.position = self.text[self.position :] + decoded, 0
 
     def offset(self) -> int:
         """Characters before `position`, from the start of the file."""
@@ -139,7 +162,7 @@ class _Text:
                 position += 1
             self.position = position
             if position < len(text) or self.ended:
-                return text[position:position + 1]
+                return text[position : position + 1]
             self.more()
 
     def take(self, character: str, message: str) -> None:
@@ -155,7 +178,9 @@ class _Text:
             length = len(self.text)
             try:
                 value, end = self.scan(self.text, self.position)
-                if type(value) not in (int, float) or end < length - _NEAR_END or self.ended:  # numbers may go on
+                if (
+                    type(value) not in (int, float) or end < length - _NEAR_END or self.ended
+                ):  # numbers may go on
                     self.position = end
                     return value
             except StopIteration as error:
@@ -171,8 +196,12 @@ class _Text:
         """As json.JSONDecodeError words it, for a position in `text`."""
         before = self.text[:position]
         line = self._lines + before.count("\n") + 1
-        column = len(before) - before.rindex("\n") if "\n" in before else self._column + len(before) + 1
-        return _Mistake(f"{message}: line {line} column {column} (char {self._characters + position})")
+        column = (
+            len(before) - before.rindex("\n") if "\n" in before else self._column + len(before) + 1
+        )
+        return _Mistake(
+            f"{message}: line {line} column {column} (char {self._characters + position})"
+        )
 
 
 def _whole_characters(block: bytes) -> int:
@@ -188,8 +217,9 @@ def _whole_characters(block: bytes) -> int:
 
 
 def _parts(path: str, text: _Text, others: Optional[Dict[str, Any]]):
-    """(section, None) where a section of the object begins that is next, then (section, entries). UserError for one
-    that is there twice, at once; that is no list, or lacking, once all is read."""
+    """(section, None) where a section of the object begins that is next, then (section, entries).
+    UserError for one that is there twice, at once; that is no list, or lacking, once all is read.
+    """
     found: Dict[str, Optional[str]] = {}
     text.take("{", "Expecting value")
     if text.next() == "}":
@@ -197,12 +227,16 @@ def _parts(path: str, text: _Text, others: Optional[Dict[str, Any]]):
     else:
         while True:
             if text.next() != '"':
-                raise text.mistake("Expecting property name enclosed in double quotes", text.position)
+                raise text.mistake(
+                    "Expecting property name enclosed in double quotes", text.position
+                )
             name = text.value()
             text.take(":", "Expecting ':' delimiter")
             if name in found:
-                raise UserError(f"annotation file {path}: {name!r} is there twice, and which one counts cannot "
-                                "be known")
+                raise UserError(
+                    f"annotation file {path}: {name!r} is there twice, and which one counts cannot "
+                    "be known"
+                )
             if name not in SECTIONS:
                 value = text.value()
                 if others is not None:
@@ -224,7 +258,10 @@ def _parts(path: str, text: _Text, others: Optional[Dict[str, Any]]):
         if section not in found:
             raise UserError(f"annotation file {path} is not COCO: it has no {section!r}")
         if found[section] is not None:
-            raise UserError(f"annotation file {path} is not COCO: {section!r} is not a list but {found[section]}")
+            raise UserError(
+                f"annotation file {path} is not COCO: {section!r} is not a list but "
+                f"{found[section]}"
+            )
 
 
 def _entries(text: _Text):
@@ -245,8 +282,8 @@ def _entries(text: _Text):
 
 def _some_entries(text: _Text) -> List[Any]:
     """At least one entry, and of a list of objects all that are wholly in the text so far."""
-    # Up to the last "}," it is scanned as a list. That works where the list ends before, or exactly there; a cut inside
-    # an entry or a string leaves something open, and json refuses it.
+    # Up to the last "}," it is scanned as a list. That works where the list ends before, or exactly
+    # there; a cut inside an entry or a string leaves something open, and json refuses it.
     start, cut = text.position, text.text.rfind("},", text.position) + 1
     if cut > 0:
         part = f"[{text.text[start:cut]}]"

@@ -1,7 +1,7 @@
 """A COCO data set, read once and checked before training.
 
-DALI aborts on a box outside the image and on a file that does not decode, and it silently leaves out what it
-takes for too small, so everything is looked at here first, and each problem is named.
+DALI aborts on a box outside the image and on a file that does not decode, and it silently leaves
+out what it takes for too small, so everything is looked at here first, and each problem is named.
 """
 
 from __future__ import annotations
@@ -30,15 +30,21 @@ from ssd.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class CocoDataset:
-    """n images, k categories and m boxes; the boxes of an image lie together, images in the file's order.
+    """n images, k categories and m boxes; the boxes of an image lie together, images in the file's
+    order.
 
-    path, image_folder: str, the folder of image files or of records. image_ids: (n,) int64, as in the file.
-    file_names: n strings relative to the folder. sizes: (n, 2) int64, width and height in pixels. category_ids,
-    category_names: k each, in the order of the file's `categories`; class c = 1 + position, 0 is the background.
-    boxes_ltrb: (m, 4) float64, pixels, inside the image. box_classes: (m,) int64, 1 to k. box_crowd: (m,) bool.
+    path, image_folder: str, the folder of image files or of records. image_ids: (n,) int64, as in
+    the file.
+    file_names: n strings relative to the folder. sizes: (n, 2) int64, width and height in pixels.
+    category_ids,
+    category_names: k each, in the order of the file's `categories`; class c = 1 + position, 0 is
+    the background.
+    boxes_ltrb: (m, 4) float64, pixels, inside the image. box_classes: (m,) int64, 1 to k.
+    box_crowd: (m,) bool.
     box_image: (m,) int64, position of the image, ascending. found: what the file held.
-    boxes_xywh: (m, 4) float64 left, top, width, height in pixels, as in the file, and box_area: (m,) float64 px^2,
-    width * height where the file has none, are what scoring counts with; None of a set that is not scored.
+    boxes_xywh: (m, 4) float64 left, top, width, height in pixels, as in the file, and box_area:
+    (m,) float64 px^2, width * height where the file has none, are what scoring counts with; None of
+    a set that is not scored.
     """
 
     path: str
@@ -67,7 +73,8 @@ class CocoDataset:
 
     @cached_property
     def images(self):
-        """The image files by their names, see ssd.datasets.images. UserError for records that cannot be used."""
+        """The image files by their names, see ssd.datasets.images. UserError for records that
+        cannot be used."""
         return open_images(self.image_folder)
 
     @property
@@ -75,50 +82,81 @@ class CocoDataset:
         """Positions of the images with at least one box: int64, ascending."""
         return np.unique(self.box_image)
 
-    def without_crowds(self) -> "CocoDataset":
+    def without_crowds(self) -> CocoDataset:
         """The same images without the boxes of groups (iscrowd)."""
         kept = ~self.box_crowd
-        return replace(self, **{name: getattr(self, name)[kept] for name in
-                                ("boxes_ltrb", "box_classes", "box_crowd", "box_image", "boxes_xywh", "box_area")
-                                if getattr(self, name) is not None})
+        return replace(
+            self,
+            **{
+                name: getattr(self, name)[kept]
+                for name in (
+                    "boxes_ltrb",
+                    "box_classes",
+                    "box_crowd",
+                    "box_image",
+                    "boxes_xywh",
+                    "box_area",
+                )
+                if getattr(self, name) is not None
+            },
+        )
 
-    def for_training(self) -> "CocoDataset":
+    def for_training(self) -> CocoDataset:
         """The same without what scoring alone needs, 40 bytes a box."""
         return replace(self, boxes_xywh=None, box_area=None)
 
 
-def load_coco(annotation_file, image_folder, *, check_images: str = "decode", skip_bad: bool = False,
-              skip_files: bool = False, max_left_out: float = 1.0, require_boxes: bool = True, report=print,
-              cache_dir=None, image_cache_dir=None, threads: int = 0, on_gpu: bool = False,
-              look_at_categories=None) -> CocoDataset:
+def load_coco(
+    annotation_file,
+    image_folder,
+    *,
+    check_images: str = "decode",
+    skip_bad: bool = False,
+    skip_files: bool = False,
+    max_left_out: float = 1.0,
+    require_boxes: bool = True,
+    report=print,
+    cache_dir=None,
+    image_cache_dir=None,
+    threads: int = 0,
+    on_gpu: bool = False,
+    look_at_categories=None,
+) -> CocoDataset:
     """Reads and checks a COCO data set.
 
-    check_images: "exists", "header" (format and size; truncated JPEGs) or "decode" (every byte, with `threads` threads,
-    0 for one per core). on_gpu: a GPU is to decode the images, and what it gets wrong is a problem too. Boxes up to
-    annotation_boxes.TOLERANCE pixels outside their image are clipped and counted. Any other problem raises UserError,
-    one line that names the first and counts the rest (where there are several kinds, the first of each is given to
-    `report` before); with skip_bad, bad annotations, bad images and the annotations of bad images are left out and
-    reported instead. Categories must be right in any case: classes are numbered by them. skip_files: bad image files
-    and their annotations alone are left out. max_left_out: the share of images or boxes, 0 to 1, of which more may not
-    be left out by skip_bad; 1: whatever the file holds. require_boxes: an image with a box must be left, as training
-    needs one. look_at_categories: called with (ids, names) before image files are looked at, to refuse them in time.
+    check_images: "exists", "header" (format and size; truncated JPEGs) or "decode" (every byte,
+    with `threads` threads, 0 for one per core). on_gpu: a GPU is to decode the images, and what it
+    gets wrong is a problem too. Boxes up to annotation_boxes.TOLERANCE pixels outside their image
+    are clipped and counted. Any other problem raises UserError, one line that names the first and
+    counts the rest (where there are several kinds, the first of each is given to `report` before);
+    with skip_bad, bad annotations, bad images and the annotations of bad images are left out and
+    reported instead. Categories must be right in any case: classes are numbered by them.
+    skip_files: bad image files and their annotations alone are left out. max_left_out: the share of
+    images or boxes, 0 to 1, of which more may not be left out by skip_bad; 1: whatever the file
+    holds. require_boxes: an image with a box must be left, as training needs one.
+    look_at_categories: called with (ids, names) before image files are looked at, to refuse them in
+    time.
 
-    cache_dir: a folder for checked results, so that the next run only stats the annotation file and the
-    folder. An image overwritten in place changes neither; nothing is kept where image files were bad, so
-    that repairing them is always noticed. image_cache_dir: a folder for what was found in each good image
-    file, by its size and time, shared with `python -m ssd check-data`: where the data set must be checked,
-    only new and changed images are read.
+    cache_dir: a folder for checked results, so that the next run only stats the annotation file and
+    the folder. An image overwritten in place changes neither; nothing is kept where image files
+    were bad, so that repairing them is always noticed. image_cache_dir: a folder for what was found
+    in each good image file, by its size and time, shared with `python -m ssd check-data`: where the
+    data set must be checked, only new and changed images are read.
     """
     annotation_file, image_folder = os.fspath(annotation_file), os.fspath(image_folder)
     fingerprint = None
     if is_pipe(annotation_file):
         cache_dir = None
     else:
-        fingerprint = result_fingerprint(annotation_file, image_folder, check_images, skip_bad, require_boxes, on_gpu)
+        fingerprint = result_fingerprint(
+            annotation_file, image_folder, check_images, skip_bad, require_boxes, on_gpu
+        )
     cached = read_cache(cache_dir, fingerprint) if cache_dir is not None else None
     if cached is not None:
         fields, lines = cached
-        data = CocoDataset(annotation_file, image_folder, **dict(fields, found=Found(*fields["found"])))
+        data = CocoDataset(
+            annotation_file, image_folder, **dict(fields, found=Found(*fields["found"]))
+        )
         if look_at_categories is not None:
             look_at_categories(data.category_ids, data.category_names)
         check_losses(data, max_left_out, skip_bad)
@@ -128,8 +166,15 @@ def load_coco(annotation_file, image_folder, *, check_images: str = "decode", sk
 
     image_cache = ImageCache(image_cache_dir, image_folder)
     try:
-        found = inspect_coco(annotation_file, image_folder, check_images=check_images, threads=threads,
-                             image_cache=image_cache, on_gpu=on_gpu, look_at_categories=look_at_categories)
+        found = inspect_coco(
+            annotation_file,
+            image_folder,
+            check_images=check_images,
+            threads=threads,
+            image_cache=image_cache,
+            on_gpu=on_gpu,
+            look_at_categories=look_at_categories,
+        )
     finally:
         image_cache.save(report)
     data, lines = select(found, skip_bad, skip_files, max_left_out, require_boxes, report)
@@ -140,26 +185,43 @@ def load_coco(annotation_file, image_folder, *, check_images: str = "decode", sk
     return data
 
 
-def load_ground_truth(annotation_file, *, skip_bad: bool = False, max_left_out: float = 1.0, named: bool = False,
-                      report=print) -> CocoDataset:
-    """An annotation file read and checked as load_coco does, but no image file is looked at. named: the images need
-    names and sizes; without, as for scoring, they need none, if none has any."""
+def load_ground_truth(
+    annotation_file,
+    *,
+    skip_bad: bool = False,
+    max_left_out: float = 1.0,
+    named: bool = False,
+    report=print,
+) -> CocoDataset:
+    """An annotation file read and checked as load_coco does, but no image file is looked at. named:
+    the images need names and sizes; without, as for scoring, they need none, if none has any."""
     found = inspect_coco(os.fspath(annotation_file), None, named=named)
     data, lines = select(found, skip_bad, False, max_left_out, False, report)
-    for line in lines[:-1]:    # the last one counts what is there, which the score does
+    for line in lines[:-1]:  # the last one counts what is there, which the score does
         report(line)
     return data
 
 
-def select(found: Inspection, skip_bad: bool, skip_files: bool, max_left_out: float, require_boxes: bool, report):
-    """(CocoDataset of what is good, lines about it). UserError for what is not to be left out; of several kinds each is
-    given to `report` before."""
+def select(
+    found: Inspection,
+    skip_bad: bool,
+    skip_files: bool,
+    max_left_out: float,
+    require_boxes: bool,
+    report,
+):
+    """(CocoDataset of what is good, lines about it). UserError for what is not to be left out; of
+    several kinds each is given to `report` before."""
     path = found.annotation_file
     if found.problems and not skip_bad and not (skip_files and not found.entry_problems):
         if len(found.problems) > 1:
             for line in found.problems.lines():
                 report(f"{path}: {line}")
-        hint = "; `python -m ssd check-data` shows more" if sum(found.problems.counts.values()) > 1 else ""
+        hint = (
+            "; `python -m ssd check-data` shows more"
+            if sum(found.problems.counts.values()) > 1
+            else ""
+        )
         cause = f"{found.cause}: " if found.cause else ""
         raise UserError(f"{path}: {cause}{found.problems.summary(hint)}")
     data, lines = select_good(found)
@@ -172,24 +234,41 @@ def select(found: Inspection, skip_bad: bool, skip_files: bool, max_left_out: fl
 
 def is_pipe(annotation_file: str) -> bool:
     """Whether it can be read once only, and has no state by which a result could be kept."""
-    return os.path.exists(annotation_file) and not os.path.isfile(annotation_file) \
+    return (
+        os.path.exists(annotation_file)
+        and not os.path.isfile(annotation_file)
         and not os.path.isdir(annotation_file)
+    )
 
 
-def result_fingerprint(annotation_file, image_folder, check_images: str, skip_bad: bool, require_boxes: bool,
-                       on_gpu: bool = False) -> str:
+def result_fingerprint(
+    annotation_file,
+    image_folder,
+    check_images: str,
+    skip_bad: bool,
+    require_boxes: bool,
+    on_gpu: bool = False,
+) -> str:
     """Under what name `load_coco` keeps its result in cache_dir."""
     assert check_images in LEVELS
-    return dataset_fingerprint(annotation_file, image_folder, {
-        "check_images": check_images, "skip_bad": skip_bad, "require_boxes": require_boxes, "on_gpu": on_gpu})
+    return dataset_fingerprint(
+        annotation_file,
+        image_folder,
+        {
+            "check_images": check_images,
+            "skip_bad": skip_bad,
+            "require_boxes": require_boxes,
+            "on_gpu": on_gpu,
+        },
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
     """A data set as found, the bad entries included (good = False in images and boxes).
 
-    files: the report on the files of images[on_disk], on_disk being the positions of the images whose entries
-    are good, (n,) int64.
+    files: the report on the files of images[on_disk], on_disk being the positions of the images
+    whose entries are good, (n,) int64.
     """
 
     annotation_file: str
@@ -199,20 +278,33 @@ class Inspection:
     category_ids: tuple
     category_names: tuple
     problems: Problems
-    entry_problems: int    # how many of them are of entries, not of image files
-    cause: str             # likely, of the problems; "" if none is seen
-    note: str              # what may be wrong where no problem is; "" if nothing is seen
+    entry_problems: int  # how many of them are of entries, not of image files
+    cause: str  # likely, of the problems; "" if none is seen
+    note: str  # what may be wrong where no problem is; "" if nothing is seen
     files: ImageReport
     on_disk: np.ndarray
 
 
-def inspect_coco(annotation_file, image_folder: Optional[str], *, check_images: str = "decode", threads: int = 0,
-                 image_cache=None, examples: int = 1, progress=None, look_at_categories=None,
-                 named: bool = True, on_gpu: bool = False, raw=None) -> Inspection:
+def inspect_coco(
+    annotation_file,
+    image_folder: Optional[str],
+    *,
+    check_images: str = "decode",
+    threads: int = 0,
+    image_cache=None,
+    examples: int = 1,
+    progress=None,
+    look_at_categories=None,
+    named: bool = True,
+    on_gpu: bool = False,
+    raw=None,
+) -> Inspection:
     """Reads and checks everything, and counts what is wrong; `examples` of each kind are kept.
 
-    image_folder: None: no image file is looked at; named: see load_ground_truth; raw: see read_annotations.
-    UserError: an annotation file that cannot be read, is not COCO, holds no image or has bad categories.
+    image_folder: None: no image file is looked at; named: see load_ground_truth; raw: see
+    read_annotations.
+    UserError: an annotation file that cannot be read, is not COCO, holds no image or has bad
+    categories.
     progress: called with (images done, images), a few times a second.
     """
     content = read_annotations(annotation_file, examples, files=named, raw=raw)
@@ -220,43 +312,91 @@ def inspect_coco(annotation_file, image_folder: Optional[str], *, check_images: 
         look_at_categories(content.category_ids, content.category_names)
     images, problems = content.images, content.problems
     on_disk, entry_problems = np.flatnonzero(images.good), sum(problems.counts.values())
-    files = ImageReport({}, np.zeros(len(on_disk), np.int64)) if image_folder is None else check_image_files(
-        image_folder, [images.names[i] for i in on_disk], images.sizes[on_disk], check_images, threads, image_cache,
-        progress and (lambda done: progress(done, len(on_disk))), on_gpu)
+    files = (
+        ImageReport({}, np.zeros(len(on_disk), np.int64))
+        if image_folder is None
+        else check_image_files(
+            image_folder,
+            [images.names[i] for i in on_disk],
+            images.sizes[on_disk],
+            check_images,
+            threads,
+            image_cache,
+            progress and (lambda done: progress(done, len(on_disk))),
+            on_gpu,
+        )
+    )
     for position, (kind, detail) in files.problems.items():
         index = on_disk[position]
         problems.add(kind, f"image {images.ids[index]} ({show(images.names[index])}): {detail}")
         images.good[index] = False
         images.labels[index] = images.names[index]
     missing = images.leaving if image_folder is not None else []
-    missing = missing + [images.names[on_disk[position]] for position, (kind, _) in files.problems.items()
-                         if kind == MISSING]
+    missing = missing + [
+        images.names[on_disk[position]]
+        for position, (kind, _) in files.problems.items()
+        if kind == MISSING
+    ]
     forms = content.boxes.forms
-    cause = forms.cause() or (missing and cause_of_missing(open_images(image_folder), missing, len(images.ids))) or ""
-    return Inspection(annotation_file, image_folder or "", images, content.boxes, content.category_ids,
-                      content.category_names, problems, entry_problems, cause, forms.note(), files, on_disk)
+    cause = (
+        forms.cause()
+        or (missing and cause_of_missing(open_images(image_folder), missing, len(images.ids)))
+        or ""
+    )
+    return Inspection(
+        annotation_file,
+        image_folder or "",
+        images,
+        content.boxes,
+        content.category_ids,
+        content.category_names,
+        problems,
+        entry_problems,
+        cause,
+        forms.note(),
+        files,
+        on_disk,
+    )
 
 
 def select_good(found: Inspection):
-    """(CocoDataset of what passed the checks, lines that say what was left out and what is there)."""
+    """(CocoDataset of what passed the checks, lines that say what was left out and what is
+    there)."""
     path, images, boxes = found.annotation_file, found.images, found.boxes
     lines = left_out.lines_of(path, found.problems, images, boxes)
-    data = CocoDataset(path, found.image_folder, category_ids=found.category_ids,
-                       category_names=found.category_names, **keep_good(images, boxes), found=Found(
-                           len(images.ids), len(boxes.good), tuple(map(images.labels.get, sorted(images.labels))),
-                           found.cause, bool(boxes.forms.cause()), tuple(images.bad_ids()),
-                           tuple(images.names[place] for place in sorted(images.labels) if images.names[place])))
+    data = CocoDataset(
+        path,
+        found.image_folder,
+        category_ids=found.category_ids,
+        category_names=found.category_names,
+        **keep_good(images, boxes),
+        found=Found(
+            len(images.ids),
+            len(boxes.good),
+            tuple(map(images.labels.get, sorted(images.labels))),
+            found.cause,
+            bool(boxes.forms.cause()),
+            tuple(images.bad_ids()),
+            tuple(images.names[place] for place in sorted(images.labels) if images.names[place]),
+        ),
+    )
     for line in (found.cause, found.note):
         if line:
             lines.append(f"{path}: {line}")
-    double = same_names(data.category_ids, data.category_names,
-                        np.bincount(data.box_classes, minlength=data.num_classes)[1:].tolist())
+    double = same_names(
+        data.category_ids,
+        data.category_names,
+        np.bincount(data.box_classes, minlength=data.num_classes)[1:].tolist(),
+    )
     if double:
         lines.append(f"{path}: {double}")
     number = int(boxes.clipped.sum())
     clipped = f", {number} of them clipped at the image's edge" if number else ""
-    lines.append(f"{path}: {data.num_images} images ({data.num_images - len(data.images_with_boxes)} without a box), "
-                 f"{len(data.boxes_ltrb)} boxes{clipped}, {len(data.category_ids)} categories")
+    lines.append(
+        f"{path}: {data.num_images} images ({data.num_images - len(data.images_with_boxes)} "
+        f"without a box), {len(data.boxes_ltrb)} boxes{clipped}, {len(data.category_ids)} "
+        "categories"
+    )
     return data, lines
 
 
@@ -265,21 +405,30 @@ def what_is_lacking(data: CocoDataset, found: Inspection, require_boxes: bool):
     if data.num_images and (len(data.box_image) or not require_boxes):
         return None
     what = "image with a box" if data.num_images else "image"
-    return (f"annotation file {data.path} holds no {what}"
-            + (f" once bad entries are left out ({found.problems.summary()})" if found.problems else "")
-            + (f"; {found.cause}" if found.cause else ""))
+    return (
+        f"annotation file {data.path} holds no {what}"
+        + (f" once bad entries are left out ({found.problems.summary()})" if found.problems else "")
+        + (f"; {found.cause}" if found.cause else "")
+    )
 
 
 def check_losses(data: CocoDataset, max_left_out: float, skip_bad: bool) -> None:
     """UserError where too much was left out, see left_out.check_losses."""
-    left_out.check_losses(data.path, data.found, data.num_images, len(data.box_image), max_left_out, skip_bad)
+    left_out.check_losses(
+        data.path, data.found, data.num_images, len(data.box_image), max_left_out, skip_bad
+    )
 
 
-def keep_result(cache_dir, fingerprint: str, found: Inspection, data: CocoDataset, lines: list, report) -> None:
+def keep_result(
+    cache_dir, fingerprint: str, found: Inspection, data: CocoDataset, lines: list, report
+) -> None:
     """Keeps a data set for the next `load_coco`, unless it has bad image files."""
     if not found.files.problems:
-        fields = {name: getattr(data, name) for name in CocoDataset.__dataclass_fields__
-                  if name not in ("path", "image_folder")}
+        fields = {
+            name: getattr(data, name)
+            for name in CocoDataset.__dataclass_fields__
+            if name not in ("path", "image_folder")
+        }
         write_cache(cache_dir, fingerprint, fields, lines, report)
 
 

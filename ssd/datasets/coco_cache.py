@@ -13,9 +13,16 @@ from ssd.errors import UserError
 from ssd.files import remove_leftovers, replacing
 
 FORMAT = 4  # to be raised whenever the checks or the arrays change
-_ARRAYS = {"image_ids": (np.int64, 1), "sizes": (np.int64, 2), "boxes_ltrb": (np.float64, 2),
-           "boxes_xywh": (np.float64, 2), "box_area": (np.float64, 1), "box_classes": (np.int64, 1),
-           "box_crowd": (np.bool_, 1), "box_image": (np.int64, 1)}
+_ARRAYS = {
+    "image_ids": (np.int64, 1),
+    "sizes": (np.int64, 2),
+    "boxes_ltrb": (np.float64, 2),
+    "boxes_xywh": (np.float64, 2),
+    "box_area": (np.float64, 1),
+    "box_classes": (np.int64, 1),
+    "box_crowd": (np.bool_, 1),
+    "box_image": (np.int64, 1),
+}
 _LISTS = ("file_names", "category_ids", "category_names", "found")
 
 
@@ -23,8 +30,8 @@ def dataset_fingerprint(annotation_file, image_folder, options) -> str:
     """A hexadecimal name for a data set in its present state, from stat alone.
 
     Changes with the path, size and modification time (ns) of the annotation file, the path and
-    modification time of the image folder (of records: those of its files), and `options` (anything that JSON holds).
-    Raises UserError where one of the two does not exist or is of the wrong kind.
+    modification time of the image folder (of records: those of its files), and `options` (anything
+    that JSON holds). Raises UserError where one of the two does not exist or is of the wrong kind.
     """
     annotation_file, image_folder = os.path.abspath(annotation_file), os.path.abspath(image_folder)
     try:
@@ -38,8 +45,15 @@ def dataset_fingerprint(annotation_file, image_folder, options) -> str:
         raise UserError(f"image folder {image_folder} is not a folder")
     if not os.path.isfile(annotation_file):
         raise UserError(f"annotation file {annotation_file} is not a file")
-    state = [FORMAT, annotation_file, file.st_size, file.st_mtime_ns,
-             image_folder, open_images(image_folder).state(), options]
+    state = [
+        FORMAT,
+        annotation_file,
+        file.st_size,
+        file.st_mtime_ns,
+        image_folder,
+        open_images(image_folder).state(),
+        options,
+    ]
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
@@ -48,9 +62,12 @@ def _cache_path(cache_dir, fingerprint):
 
 
 def write_cache(cache_dir, fingerprint: str, fields: dict, lines: list, report=print) -> None:
-    """Keeps CocoDataset's fields and the report's lines. A cache that cannot be written costs one line."""
+    """Keeps CocoDataset's fields and the report's lines. A cache that cannot be written costs one
+    line."""
     path = _cache_path(cache_dir, fingerprint)
-    text = json.dumps({"fingerprint": fingerprint, "lines": lines, **{key: fields[key] for key in _LISTS}})
+    text = json.dumps(
+        {"fingerprint": fingerprint, "lines": lines, **{key: fields[key] for key in _LISTS}}
+    )
     arrays = {key: fields[key] for key in _ARRAYS}
     try:
         os.makedirs(cache_dir, exist_ok=True)
@@ -79,10 +96,18 @@ def read_cache(cache_dir, fingerprint: str):
         lines = [str(line) for line in text["lines"]]
         fields.update({key: tuple(text[key]) for key in _LISTS})
         whole = text["fingerprint"] == fingerprint and all(
-            fields[key].dtype == dtype and fields[key].ndim == ndim for key, (dtype, ndim) in _ARRAYS.items())
-        whole = whole and len(fields["image_ids"]) == len(fields["sizes"]) == len(fields["file_names"]) \
-            and len(fields["boxes_ltrb"]) == len(fields["box_classes"]) == len(fields["box_crowd"]) \
-            == len(fields["box_image"]) and len(fields["category_ids"]) == len(fields["category_names"])
+            fields[key].dtype == dtype and fields[key].ndim == ndim
+            for key, (dtype, ndim) in _ARRAYS.items()
+        )
+        whole = (
+            whole
+            and len(fields["image_ids"]) == len(fields["sizes"]) == len(fields["file_names"])
+            and len(fields["boxes_ltrb"])
+            == len(fields["box_classes"])
+            == len(fields["box_crowd"])
+            == len(fields["box_image"])
+            and len(fields["category_ids"]) == len(fields["category_names"])
+        )
     except Exception:  # whatever is wrong with a cache file, checking again puts it right
         return None
     return (fields, lines) if whole else None

@@ -1,9 +1,12 @@
-"""Cognata's folders converted to two COCO annotation files, training and validation; images stay where they lie.
+"""Cognata's folders converted to two COCO annotation files, training and validation; images stay
+where they lie.
 
-`ROOT/SCENARIO/CAMERA_png/STEM.png` and `ROOT/SCENARIO/CAMERA_ann/STEM.csv` are a frame. Which objects and frames are
-left, their order and the split follow the description of mlcommons/abtf-ssd-pytorch at 2d8ee7d; files are paired by
-their stems, where that pairs them by their positions.
+`ROOT/SCENARIO/CAMERA_png/STEM.png` and `ROOT/SCENARIO/CAMERA_ann/STEM.csv` are a frame. Which
+objects and frames are left, their order and the split follow the description of
+mlcommons/abtf-ssd-pytorch at 2d8ee7d; files are paired by their stems, where that pairs them by
+their positions.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -32,8 +35,9 @@ RENAMED = "object whose class is called otherwise"
 
 
 class Frame(NamedTuple):
-    """A frame with an object. name: of its image, relative to ROOT; size: width, height [pixels]; labels: from 1, k
-    bytes; boxes: 4 k float64 xmin, ymin, xmax, ymax [pixels]."""
+    """A frame with an object. name: of its image, relative to ROOT; size: width, height [pixels];
+    labels: from 1, k bytes; boxes: 4 k float64 xmin, ymin, xmax, ymax [pixels]."""
+
     name: str
     scenario: str
     size: Tuple[int, int]
@@ -42,8 +46,9 @@ class Frame(NamedTuple):
 
 
 class Counts:
-    """What was found on the way. frames: files with and without a partner, by stem; rows: of all CSV files; filtered:
-    boxes left out by each of FILTERS; empty: frames that had no object left."""
+    """What was found on the way. frames: files with and without a partner, by stem; rows: of all
+    CSV files; filtered: boxes left out by each of FILTERS; empty: frames that had no object left.
+    """
 
     def __init__(self):
         self.frames = self.rows = self.empty = 0
@@ -52,19 +57,27 @@ class Counts:
 
 
 def find_scenarios(root, named: Optional[Sequence[str]] = None) -> List[str]:
-    """Names of scenario folders in ROOT: those given, in this order, or all that hold a camera's folder, by name.
-    UserError for one that is not there."""
+    """Names of scenario folders in ROOT: those given, in this order, or all that hold a camera's
+    folder, by name. UserError for one that is not there."""
     found = [name for name in _folders(root) if _cameras(os.path.join(root, name))]
     if not found:
         own = _cameras(root)
-        raise UserError(f"{root}: " + (f"holds {own[0]}{IMAGES} or {own[0]}{ANNOTATIONS} itself; name the folder above"
-                                       if own else f"none of its folders holds a folder CAMERA{IMAGES}"))
+        raise UserError(
+            f"{root}: "
+            + (
+                f"holds {own[0]}{IMAGES} or {own[0]}{ANNOTATIONS} itself; name the folder above"
+                if own
+                else f"none of its folders holds a folder CAMERA{IMAGES}"
+            )
+        )
     return _chosen("--scenarios", named, found, root)
 
 
-def find_cameras(root, scenarios: Sequence[str], named: Optional[Sequence[str]] = None) -> List[str]:
-    """Names of the cameras: those given, in this order, or all that any of the scenarios has, by name. UserError for
-    one that is named and that a scenario lacks."""
+def find_cameras(
+    root, scenarios: Sequence[str], named: Optional[Sequence[str]] = None
+) -> List[str]:
+    """Names of the cameras: those given, in this order, or all that any of the scenarios has, by
+    name. UserError for one that is named and that a scenario lacks."""
     by_scenario = {scenario: _cameras(os.path.join(root, scenario)) for scenario in scenarios}
     cameras = _chosen("--cameras", named, sorted(set().union(*by_scenario.values())), root)
     for camera in cameras if named else ():
@@ -97,17 +110,32 @@ def _folders(path) -> List[str]:
 
 
 def _cameras(path) -> List[str]:
-    """Names of cameras with a folder of images or of annotations. `CAMERA_ann_laneline` and the like are none."""
-    return sorted({name[:-len(part)] for name in _folders(path) for part in (IMAGES, ANNOTATIONS)
-                   if name.endswith(part) and name != part})
+    """Names of cameras with a folder of images or of annotations. `CAMERA_ann_laneline` and the
+    like are none."""
+    return sorted(
+        {
+            name[: -len(part)]
+            for name in _folders(path)
+            for part in (IMAGES, ANNOTATIONS)
+            if name.endswith(part) and name != part
+        }
+    )
 
 
-def read_frames(root, scenarios: Sequence[str], cameras: Sequence[str], counts: Counts, clip: bool = False,
-                threads: int = 0, progress: Optional[Callable] = None) -> List[Frame]:
-    """The frames that have an object, in the published order: scenario and camera as given, stem by name.
+def read_frames(
+    root,
+    scenarios: Sequence[str],
+    cameras: Sequence[str],
+    counts: Counts,
+    clip: bool = False,
+    threads: int = 0,
+    progress: Optional[Callable] = None,
+) -> List[Frame]:
+    """The frames that have an object, in the published order: scenario and camera as given, stem by
+    name.
 
-    clip: see cognata_rows.read_rows. What is wrong is left out and counted. progress: called with (frames done,
-    frames). UserError for a folder that cannot be read.
+    clip: see cognata_rows.read_rows. What is wrong is left out and counted. progress: called with
+    (frames done, frames). UserError for a folder that cannot be read.
     """
     listed = list(_list_frames(root, scenarios, cameras, counts))
     results: List[object] = [None] * len(listed)
@@ -120,11 +148,23 @@ def read_frames(root, scenarios: Sequence[str], cameras: Sequence[str], counts: 
         except Bad as bad:
             results[index] = bad.args
             return
-        results[index] = (Frame(name, scenario, size, bytes(rows.labels),
-                                array("d", [side for box in rows.boxes for side in box])),
-                          rows.rows, rows.filtered, rows.problems, rows.renamed)
+        results[index] = (
+            Frame(
+                name,
+                scenario,
+                size,
+                bytes(rows.labels),
+                array("d", [side for box in rows.boxes for side in box]),
+            ),
+            rows.rows,
+            rows.filtered,
+            rows.problems,
+            rows.renamed,
+        )
 
-    in_threads(lambda: work, len(listed), threads, progress and (lambda done: progress(done, len(listed))))
+    in_threads(
+        lambda: work, len(listed), threads, progress and (lambda done: progress(done, len(listed)))
+    )
     frames = []
     for result in results:  # in order, whatever thread was the first
         if len(result) == 2:
@@ -145,23 +185,34 @@ def read_frames(root, scenarios: Sequence[str], cameras: Sequence[str], counts: 
 
 
 def _list_frames(root, scenarios, cameras, counts: Counts) -> Iterator[Tuple[str, str, str, str]]:
-    """(scenario, name of the image relative to ROOT, path of the image, path of the CSV file) of each pair."""
+    """(scenario, name of the image relative to ROOT, path of the image, path of the CSV file) of
+    each pair."""
     for scenario in scenarios:
         for camera in cameras:
-            paths = {part: os.path.join(root, scenario, camera + part) for part in (IMAGES, ANNOTATIONS)}
+            paths = {
+                part: os.path.join(root, scenario, camera + part) for part in (IMAGES, ANNOTATIONS)
+            }
             if not any(map(os.path.isdir, paths.values())):
                 counts.notes.add(NO_CAMERA, f"{scenario} has no {camera}")
                 continue
-            stems = {part: _stems(paths[part], ending, counts.notes) if os.path.isdir(paths[part]) else set()
-                     for part, ending in ((IMAGES, ".png"), (ANNOTATIONS, ".csv"))}
+            stems = {
+                part: _stems(paths[part], ending, counts.notes)
+                if os.path.isdir(paths[part])
+                else set()
+                for part, ending in ((IMAGES, ".png"), (ANNOTATIONS, ".csv"))
+            }
             both = stems[IMAGES] & stems[ANNOTATIONS]
             for part in (IMAGES, ANNOTATIONS):
                 for stem in sorted(stems[part] - both):
                     counts.bad_files.add(NO_PARTNER[part], f"{stem} in {paths[part]}")
             counts.frames += len(stems[IMAGES] | stems[ANNOTATIONS])
             for stem in sorted(both):
-                yield (scenario, f"{scenario}/{camera}{IMAGES}/{stem}.png", os.path.join(paths[IMAGES], stem + ".png"),
-                       os.path.join(paths[ANNOTATIONS], stem + ".csv"))
+                yield (
+                    scenario,
+                    f"{scenario}/{camera}{IMAGES}/{stem}.png",
+                    os.path.join(paths[IMAGES], stem + ".png"),
+                    os.path.join(paths[ANNOTATIONS], stem + ".csv"),
+                )
 
 
 def _stems(path, ending: str, notes: Problems) -> set:
@@ -170,7 +221,7 @@ def _stems(path, ending: str, notes: Problems) -> set:
         with os.scandir(path) as entries:
             for entry in entries:
                 if entry.name.endswith(ending) and entry.is_file():
-                    found.add(entry.name[:-len(ending)])
+                    found.add(entry.name[: -len(ending)])
                 elif not entry.name.startswith("."):
                     notes.add(OTHER_FILE, entry.path)
     except OSError as error:
@@ -179,9 +230,9 @@ def _stems(path, ending: str, notes: Problems) -> set:
 
 
 def published_split(count: int) -> Tuple[List[int], List[int]]:
-    """(training, validation): positions of `count` frames, shuffled by Python's own generator with the published seed,
-    the first 80 %, rounded, for training. Both keep the shuffled order: what others take from it, such as the first
-    6,000 of validation, is counted from its start."""
+    """(training, validation): positions of `count` frames, shuffled by Python's own generator with
+    the published seed, the first 80 %, rounded, for training. Both keep the shuffled order: what
+    others take from it, such as the first 6,000 of validation, is counted from its start."""
     order = list(range(count))
     random.Random(SEED).shuffle(order)
     train = round(TRAIN_SHARE * count)
@@ -189,14 +240,18 @@ def published_split(count: int) -> Tuple[List[int], List[int]]:
 
 
 def validation_scenarios(scenarios: Sequence[str]) -> List[str]:
-    """Every fifth scenario from the third on, or the last of two; in the order of what follows their numbers (road,
-    weather, hour), then of the numbers: whatever there are five of is on both sides."""
+    """Every fifth scenario from the third on, or the last of two; in the order of what follows
+    their numbers (road, weather, hour), then of the numbers: whatever there are five of is on both
+    sides."""
     ordered = sorted(scenarios, key=lambda name: (name.partition("_")[2], name))
     return ordered[FIRST::EVERY] or ordered[-1:]
 
 
-def scenario_split(frames: Sequence[Frame], validation: Sequence[str]) -> Tuple[List[int], List[int]]:
-    """(training, validation): positions of frames, the second those of the scenarios named, both in order."""
+def scenario_split(
+    frames: Sequence[Frame], validation: Sequence[str]
+) -> Tuple[List[int], List[int]]:
+    """(training, validation): positions of frames, the second those of the scenarios named, both in
+    order."""
     parts: Tuple[List[int], List[int]] = ([], [])
     for position, frame in enumerate(frames):
         parts[frame.scenario in validation].append(position)
@@ -204,10 +259,11 @@ def scenario_split(frames: Sequence[Frame], validation: Sequence[str]) -> Tuple[
 
 
 def write_parts(folder, frames: Sequence[Frame], parts: Sequence[Sequence[int]]) -> List[str]:
-    """Writes FILES to `folder`, both whole or none; returns lines that say what they hold. UserError.
+    """Writes FILES to `folder`, both whole or none; returns lines that say what they hold.
+    UserError.
 
-    An image's id is its position among all frames, from 1, a box's that among all boxes: whatever the split, a frame
-    has one id. Categories are all of CLASSES, their ids the labels.
+    An image's id is its position among all frames, from 1, a box's that among all boxes: whatever
+    the split, a frame has one id. Categories are all of CLASSES, their ids the labels.
     """
     first_ids, following = [], 1
     for frame in frames:
@@ -220,7 +276,9 @@ def write_parts(folder, frames: Sequence[Frame], parts: Sequence[Sequence[int]])
             partial = stack.enter_context(replacing(target))
             with open(partial, "x", encoding="ascii") as file:
                 file.writelines(_json(frames, first_ids, part))
-    return [line for target, part in zip(targets, parts) for line in _describe(target, frames, part)]
+    return [
+        line for target, part in zip(targets, parts) for line in _describe(target, frames, part)
+    ]
 
 
 def _json(frames, first_ids, part) -> Iterator[str]:
@@ -228,22 +286,41 @@ def _json(frames, first_ids, part) -> Iterator[str]:
     yield '{"images":['
     for number, position in enumerate(part):
         frame = frames[position]
-        yield "%s{\"id\":%d,\"file_name\":%s,\"width\":%d,\"height\":%d}" % (
-            "," if number else "", position + 1, json.dumps(frame.name), *frame.size)
+        yield '%s{"id":%d,"file_name":%s,"width":%d,"height":%d}' % (
+            "," if number else "",
+            position + 1,
+            json.dumps(frame.name),
+            *frame.size,
+        )
     yield '],"annotations":['
     form = '{"id":%d,"image_id":%d,"category_id":%d,"bbox":[%r,%r,%r,%r],"area":%r,"iscrowd":0}'
     for number, position in enumerate(part):
         frame = frames[position]
         sides = iter(frame.boxes)
         rows = []
-        for offset, (label, left, top, right, bottom) in enumerate(zip(frame.labels, sides, sides, sides, sides)):
+        for offset, (label, left, top, right, bottom) in enumerate(
+            zip(frame.labels, sides, sides, sides, sides)
+        ):
             width, height = right - left, bottom - top
-            rows.append(form % (first_ids[position] + offset, position + 1, label, left, top, width, height,
-                                width * height))
+            rows.append(
+                form
+                % (
+                    first_ids[position] + offset,
+                    position + 1,
+                    label,
+                    left,
+                    top,
+                    width,
+                    height,
+                    width * height,
+                )
+            )
         yield ("," if number else "") + ",".join(rows)
-    categories = [{"id": label, "name": name, "supercategory": None}
-                  for label, (_, name) in enumerate(CLASSES, start=1)]
-    yield '],"categories":%s}\n' % json.dumps(categories, separators=(",", ":"))
+    categories = [
+        {"id": label, "name": name, "supercategory": None}
+        for label, (_, name) in enumerate(CLASSES, start=1)
+    ]
+    yield '],"categories":{}}}\n'.format(json.dumps(categories, separators=(",", ":")))
 
 
 def _describe(target, frames, part) -> Iterator[str]:
@@ -254,8 +331,12 @@ def _describe(target, frames, part) -> Iterator[str]:
         for label in frames[position].labels:
             boxes[label] += 1
     names = [name for _, name in CLASSES]
-    yield (f"{target}: {counted(len(part), 'image')} of {counted(len(scenarios), 'scenario')}, {sum(boxes)} boxes ("
-           + ", ".join(f"{name} {count}" for name, count in zip(names, boxes[1:]) if count) + ")")
+    yield (
+        f"{target}: {counted(len(part), 'image')} of {counted(len(scenarios), 'scenario')}, "
+        f"{sum(boxes)} boxes ("
+        + ", ".join(f"{name} {count}" for name, count in zip(names, boxes[1:]) if count)
+        + ")"
+    )
     absent = [name for name, count in zip(names, boxes[1:]) if not count]
     if absent:
         yield f"{target}: no box of {', '.join(absent)}"

@@ -1,8 +1,10 @@
 """Objects out of Cognata's CSV files, one file a frame, and the size of the frame's PNG image.
 
-Classes, filters and the four columns from the description of mlcommons/abtf-ssd-pytorch at 2d8ee7d. No row of the data
-set is public, so nothing beyond these columns is taken for granted: they are found by name, in any order, among others.
+Classes, filters and the four columns from the description of mlcommons/abtf-ssd-pytorch at 2d8ee7d.
+No row of the data set is public, so nothing beyond these columns is taken for granted: they are
+found by name, in any order, among others.
 """
+
 from __future__ import annotations
 
 import csv
@@ -16,16 +18,36 @@ from ssd.datasets.annotation_boxes import TOLERANCE
 from ssd.datasets.annotation_checks import MAX_SIDE
 from ssd.datasets.annotation_file import show
 
-#: (object_class, its name) of the classes that are trained on; label = position from 1, 0 is the background.
-CLASSES = ((28, "Traffic_light"), (29, "Props"), (33, "TrafficSign"), (8, "Car"), (36, "Van"), (13, "Rider"),
-           (11, "Motorcycle"), (35, "Bicycle"), (14, "Pedestrian"), (9, "Truck"), (48, "PersonalMobility"), (10, "Bus"),
-           (46, "Trailer"), (44, "Animal"))
+# : (object_class, its name) of the classes that are trained on; label = position from 1, 0 is the
+# background.
+CLASSES = (
+    (28, "Traffic_light"),
+    (29, "Props"),
+    (33, "TrafficSign"),
+    (8, "Car"),
+    (36, "Van"),
+    (13, "Rider"),
+    (11, "Motorcycle"),
+    (35, "Bicycle"),
+    (14, "Pedestrian"),
+    (9, "Truck"),
+    (48, "PersonalMobility"),
+    (10, "Bus"),
+    (46, "Trailer"),
+    (44, "Animal"),
+)
 #: object_class of poles, parking spaces and fences.
 IGNORED_CLASSES = (2, 25, 31)
-#: A box is kept from this area [square pixels] and these sides [pixels] on, up to this distance of its centre [metres].
+# : A box is kept from this area [square pixels] and these sides [pixels] on, up to this distance of
+# its centre [metres].
 MIN_AREA, MIN_SIDE, MAX_DISTANCE = 50.0, 8.0, 300.0
 
-CLASS, NAME, BOX, DISTANCE = "object_class", "object_class_name", "bounding_box_2D", "center_distance"
+CLASS, NAME, BOX, DISTANCE = (
+    "object_class",
+    "object_class_name",
+    "bounding_box_2D",
+    "center_distance",
+)
 _NEEDED = (CLASS, BOX, DISTANCE)  # the name is looked at where it is there
 
 UNREADABLE_CSV = "CSV file that cannot be read"
@@ -45,23 +67,31 @@ BAD_DISTANCE = "row without a distance in metres"
 OUTSIDE = "box outside the image"
 
 #: Why the filters leave a box out, in the order in which they are asked.
-FILTERS = ("class that is not trained on", f"area below {MIN_AREA:g} square pixels",
-           f"side below {MIN_SIDE:g} pixels", f"more than {MAX_DISTANCE:g} m away")
+FILTERS = (
+    "class that is not trained on",
+    f"area below {MIN_AREA:g} square pixels",
+    f"side below {MIN_SIDE:g} pixels",
+    f"more than {MAX_DISTANCE:g} m away",
+)
 _FILTERED = len(FILTERS)
 
-_LABELS: Dict[str, int] = {**{str(number): label for label, (number, _) in enumerate(CLASSES, start=1)},
-                           **{str(number): 0 for number in IGNORED_CLASSES}}
+_LABELS: Dict[str, int] = {
+    **{str(number): label for label, (number, _) in enumerate(CLASSES, start=1)},
+    **{str(number): 0 for number in IGNORED_CLASSES},
+}
 _NAMES = ("",) + tuple(name for _, name in CLASSES)
 _PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR"
 
 
 class Rows(NamedTuple):
-    """What a CSV file holds: labels (from 1) and boxes (xmin, ymin, xmax, ymax, pixels) of the k objects that are left,
-    in the file's order; rows: all of its rows; filtered: of them those that FILTERS left out, a number each.
+    """What a CSV file holds: labels (from 1) and boxes (xmin, ymin, xmax, ymax, pixels) of the k
+    objects that are left, in the file's order; rows: all of its rows; filtered: of them those that
+    FILTERS left out, a number each.
 
-    problems: (kind, where and what) of rows that are wrong, in order. renamed: where and what of rows whose class has
-    another name than in CLASSES, which are kept.
+    problems: (kind, where and what) of rows that are wrong, in order. renamed: where and what of
+    rows whose class has another name than in CLASSES, which are kept.
     """
+
     labels: List[int]
     boxes: List[List[float]]
     rows: int
@@ -75,14 +105,18 @@ class Bad(Exception):
 
 
 def png_size(path) -> Tuple[int, int]:
-    """(width, height) in pixels from the first 33 bytes: signature and the IHDR chunk with its check sum, as PNG wants
-    them (W3C, Portable Network Graphics, 5.2 and 11.2.2). Bad."""
+    """(width, height) in pixels from the first 33 bytes: signature and the IHDR chunk with its
+    check sum, as PNG wants them (W3C, Portable Network Graphics, 5.2 and 11.2.2). Bad."""
     try:
         with open(path, "rb", buffering=0) as file:
             head = file.read(33)
     except OSError as error:
         raise Bad(UNREADABLE_PNG, f"{path}: {error.strerror}") from None
-    if len(head) == 33 and head[:16] == _PNG and zlib.crc32(head[12:29]) == int.from_bytes(head[29:], "big"):
+    if (
+        len(head) == 33
+        and head[:16] == _PNG
+        and zlib.crc32(head[12:29]) == int.from_bytes(head[29:], "big")
+    ):
         width, height = struct.unpack(">II", head[16:24])
         if 1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE:
             return width, height
@@ -92,9 +126,9 @@ def png_size(path) -> Tuple[int, int]:
 def read_rows(path, size: Tuple[int, int], clip: bool = False) -> Rows:
     """The objects of a CSV file whose image has `size` (width, height) [pixels].
 
-    clip: cut a box that reaches out of the image, before the filters, instead of leaving it out; up to
-    annotation_boxes.TOLERANCE pixels outside it is kept as it is in any case. Of classes that are not trained on, only
-    the number of fields is looked at. Bad for a file that cannot be used.
+    clip: cut a box that reaches out of the image, before the filters, instead of leaving it out; up
+    to annotation_boxes.TOLERANCE pixels outside it is kept as it is in any case. Of classes that
+    are not trained on, only the number of fields is looked at. Bad for a file that cannot be used.
     """
     try:
         with open(path, "rb", buffering=0) as file:
@@ -116,8 +150,11 @@ class _Reader:
     def __init__(self, path, names: List[str], size, clip: bool):
         for name in _NEEDED:
             if names.count(name) != 1:
-                raise Bad(NO_COLUMN, f"{path}: column {name} is there {names.count(name)} times, in "
-                                     f"{show(','.join(names))}")
+                raise Bad(
+                    NO_COLUMN,
+                    f"{path}: column {name} is there {names.count(name)} times, in "
+                    f"{show(','.join(names))}",
+                )
         self._path, self._width, self._size, self._clip = path, len(names), size, clip
         self._class, self._box, self._distance = map(names.index, _NEEDED)
         self._name = names.index(NAME) if names.count(NAME) == 1 else None
@@ -140,12 +177,15 @@ class _Reader:
             labels.append(label)
             boxes.append(box)
             if self._name is not None and cells[self._name].strip() != _NAMES[label]:
-                renamed.append(f"{self._path}:{reader.line_num}: {cells[self._class].strip()} is called "
-                               f"{show(cells[self._name])}, not {_NAMES[label]}")
+                renamed.append(
+                    f"{self._path}:{reader.line_num}: {cells[self._class].strip()} is called "
+                    f"{show(cells[self._name])}, not {_NAMES[label]}"
+                )
         return Rows(labels, boxes, rows, filtered, problems, renamed)
 
     def _row(self, cells: List[str]) -> Tuple[int, Optional[List[float]], Optional[int]]:
-        """(label, box, None), or what of FILTERS leaves the row out in the place of None. Bad: kind, what."""
+        """(label, box, None), or what of FILTERS leaves the row out in the place of None. Bad:
+        kind, what."""
         if len(cells) != self._width:
             raise Bad(FIELDS, f"{len(cells)} instead of {self._width}: {show(','.join(cells))}")
         label = _LABELS.get(cells[self._class].strip())
@@ -169,14 +209,21 @@ class _Reader:
         wide, high = self._size
         outside = max(-left, -top, right - wide, bottom - high) > TOLERANCE
         if outside and self._clip:
-            left, top, right, bottom = box = [max(left, 0.0), max(top, 0.0), min(right, float(wide)),
-                                              min(bottom, float(high))]
+            left, top, right, bottom = box = [
+                max(left, 0.0),
+                max(top, 0.0),
+                min(right, float(wide)),
+                min(bottom, float(high)),
+            ]
             if left >= right or top >= bottom:
                 raise Bad(OUTSIDE, f"{show(text)} in {wide} x {high} pixels")
             outside = False
         width, height = right - left, bottom - top
-        for reason, left_out in ((1, width * height < MIN_AREA), (2, min(width, height) < MIN_SIDE),
-                                 (3, distance > MAX_DISTANCE)):
+        for reason, left_out in (
+            (1, width * height < MIN_AREA),
+            (2, min(width, height) < MIN_SIDE),
+            (3, distance > MAX_DISTANCE),
+        ):
             if left_out:
                 return label, box, reason
         if outside:  # last: what the filters leave out need not be right
@@ -185,7 +232,8 @@ class _Reader:
 
 
 def parse_box(text: str) -> Optional[List[float]]:
-    """The numbers of "[xmin, ymin, xmax, ymax]"; None for any other text. Nothing in the text is ever executed."""
+    """The numbers of "[xmin, ymin, xmax, ymax]"; None for any other text. Nothing in the text is
+    ever executed."""
     text = text.strip()
     if not (text.startswith("[") and text.endswith("]")) or "_" in text:  # float() takes 1_0
         return None

@@ -1,4 +1,6 @@
-"""What `prepare-json.py --from KIND` has in common for all kinds: flag types, messages, the limit on bad entries."""
+"""What `prepare-json.py --from KIND` has in common for all kinds: flag types, messages, the limit
+on bad entries."""
+
 from __future__ import annotations
 
 import os
@@ -8,7 +10,8 @@ import time
 from ssd.datasets.annotation_checks import Problems
 from ssd.errors import UserError
 
-#: More bad entries than this share of all, and the input is taken for something else than it should be.
+# : More bad entries than this share of all, and the input is taken for something else than it
+# should be.
 MAX_BAD = 0.01
 _SECONDS = 10  # between two lines of progress
 
@@ -28,7 +31,10 @@ def share(text: str) -> float:
     return value
 
 
-whole.__name__, share.__name__ = "whole number from 1", "share from 0 to 1"  # argparse's word for a bad value
+whole.__name__, share.__name__ = (
+    "whole number from 1",
+    "share from 0 to 1",
+)  # argparse's word for a bad value
 
 
 def say(line: str) -> None:
@@ -37,7 +43,8 @@ def say(line: str) -> None:
 
 
 class Lines:
-    """A line of progress now and then: called with (done, of), it reports `WHAT: DONE of OF UNIT`."""
+    """A line of progress now and then: called with (done, of), it reports `WHAT: DONE of OF
+    UNIT`."""
 
     def __init__(self, report, what, unit):
         self._report, self._what, self._unit, self._last = report, what, unit, time.monotonic()
@@ -54,17 +61,23 @@ def counted(number: int, what: str) -> str:
 
 
 def refuse_bad(problems: Problems, of: int, what: str, max_bad: float, report) -> None:
-    """Reports what was left out, one line a kind; UserError where it is more than the share max_bad of `of` entries,
-    which `what` names in the plural."""
+    """Reports what was left out, one line a kind; UserError where it is more than the share max_bad
+    of `of` entries, which `what` names in the plural."""
     count = sum(problems.counts.values())
     if count > max_bad * of:
-        raise UserError(f"{problems.summary()}: {count} of {of} {what}, and --max-bad is {max_bad:g}")
+        raise UserError(
+            f"{problems.summary()}: {count} of {of} {what}, and --max-bad is {max_bad:g}"
+        )
     for line in problems.lines():
         report(f"left out: {line}")
 
 
 def check_output(output, overwrite: bool) -> None:
     """UserError for an output that exists already and must not be replaced."""
-    if os.path.lexists(output) and not (overwrite and os.path.isfile(output) and not os.path.islink(output)):
-        raise UserError(f"output {output} exists already" + (" and is no regular file" if overwrite else
-                                                             "; --overwrite replaces it"))
+    if os.path.lexists(output) and not (
+        overwrite and os.path.isfile(output) and not os.path.islink(output)
+    ):
+        raise UserError(
+            f"output {output} exists already"
+            + (" and is no regular file" if overwrite else "; --overwrite replaces it")
+        )

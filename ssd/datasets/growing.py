@@ -1,12 +1,13 @@
 """Arrays of unknown length that are filled in blocks."""
+
 from __future__ import annotations
 
 import numpy as np
 
 
 class Growing:
-    """An array whose first axis grows: one allocation that is enlarged, not a list of blocks, which would be there
-    twice when they are joined."""
+    """An array whose first axis grows: one allocation that is enlarged, not a list of blocks, which
+    would be there twice when they are joined."""
 
     def __init__(self, dtype, columns: int = 0):
         """columns: 0 for a flat array, else those of an array (n, columns)."""
@@ -23,7 +24,7 @@ class Growing:
             # Nothing but this object knows the array until take(), so it may be moved.
             room = max(self._used + len(block), len(self._array) * 5 // 4, 1024)
             self._array.resize((room, *self._shape), refcheck=False)
-        self._array[self._used:self._used + len(block)] = block
+        self._array[self._used : self._used + len(block)] = block
         self._used += len(block)
 
     def take(self) -> np.ndarray:

@@ -1,4 +1,6 @@
-"""What was found in image files, kept between runs by file size and time, in .npz files that hold no pickles."""
+"""What was found in image files, kept between runs by file size and time, in .npz files that hold
+no pickles."""
+
 from __future__ import annotations
 
 import hashlib
@@ -12,8 +14,8 @@ from ssd.datasets.image_checks import LEVELS, Look
 from ssd.files import remove_leftovers, replacing
 
 FORMAT = 3  # to be raised whenever the checks of image files change
-# size [bytes], time [ns], level, width, height, notes, when looked at [s]: packed, since a tuple of these for each of a
-# million images would be half a gigabyte
+# size [bytes], time [ns], level, width, height, notes, when looked at [s]: packed, since a tuple of
+# these for each of a million images would be half a gigabyte
 _ENTRY = struct.Struct("=7q")
 _FIELDS = 7
 
@@ -21,18 +23,22 @@ _FIELDS = 7
 class ImageCache:
     """Looks at the good files of one image folder; bad ones are looked at again each time.
 
-    cache_dir: where it is kept, or None for one that keeps nothing. A cache that cannot be read counts as empty.
+    cache_dir: where it is kept, or None for one that keeps nothing. A cache that cannot be read
+    counts as empty.
     """
 
     def __init__(self, cache_dir, folder):
         self._dir, self._entries, self._changed = cache_dir, {}, False
         if cache_dir is not None:
-            name = hashlib.sha256(json.dumps([FORMAT, os.path.abspath(folder)]).encode()).hexdigest()[:32]
+            name = hashlib.sha256(
+                json.dumps([FORMAT, os.path.abspath(folder)]).encode()
+            ).hexdigest()[:32]
             self._path = os.path.join(os.fspath(cache_dir), f"images-{name}.npz")
             self._entries = _read(self._path)
 
     def find(self, name: str, status: os.stat_result, level: str):
-        """(Look, when [seconds since the epoch]) of an unchanged file looked at at this level or a deeper one."""
+        """(Look, when [seconds since the epoch]) of an unchanged file looked at at this level or a
+        deeper one."""
         packed = self._entries.get(name)
         if packed is None:
             return None
@@ -43,8 +49,9 @@ class ImageCache:
 
     def keep(self, name: str, status: os.stat_result, level: str, look: Look, when: int) -> None:
         """`status` is from before the look, so that a file written meanwhile counts as changed."""
-        self._entries[name] = _ENTRY.pack(status.st_size, status.st_mtime_ns, LEVELS.index(level), *look.size,
-                                          look.notes, when)
+        self._entries[name] = _ENTRY.pack(
+            status.st_size, status.st_mtime_ns, LEVELS.index(level), *look.size, look.notes, when
+        )
         self._changed = True
 
     def save(self, report=print) -> None:
@@ -69,8 +76,10 @@ def _read(path) -> dict:
             names, table = json.loads(kept["names"].tobytes()), kept["table"]
         if table.dtype == np.int64 and table.shape == (len(names), _FIELDS):
             content = table.tobytes()
-            return {name: content[place:place + _ENTRY.size]
-                    for name, place in zip(names, range(0, len(content), _ENTRY.size))}
+            return {
+                name: content[place : place + _ENTRY.size]
+                for name, place in zip(names, range(0, len(content), _ENTRY.size))
+            }
     except Exception:  # whatever is wrong with a cache file, looking again puts it right
         pass
     return {}

@@ -1,10 +1,12 @@
 """Whether the image files of a data set are what its annotations say, and what is odd about them.
 
-Pillow reads them, in threads: it lets other threads run while it decodes, and all but 0.06 of the 1.6 ms that a COCO
-image takes is decoding, so processes (1.8 ms) gain nothing, and a process that is killed leaves no pool waiting.
-JPEGs are decoded at an eighth of the scale and without colour: that reads every byte, as OpenCV's reduced decoding
-does (1.6 ms), and Pillow gives the reason where it fails. Whole images take 2.6 ms.
+Pillow reads them, in threads: it lets other threads run while it decodes, and all but 0.06 of the
+1.6 ms that a COCO image takes is decoding, so processes (1.8 ms) gain nothing, and a process that
+is killed leaves no pool waiting. JPEGs are decoded at an eighth of the scale and without colour:
+that reads every byte, as OpenCV's reduced decoding does (1.6 ms), and Pillow gives the reason where
+it fails. Whole images take 2.6 ms.
 """
+
 from __future__ import annotations
 
 import io
@@ -24,8 +26,20 @@ from ssd.datasets.jpegs import is_rgb, opened_has_no_end, reduce
 from ssd.errors import UserError
 
 LEVELS = ("exists", "header", "decode")
-_ENDINGS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "bmp": "BMP", "tif": "TIFF", "tiff": "TIFF", "webp": "WEBP",
-            "gif": "GIF", "ppm": "PPM", "pgm": "PPM", "pbm": "PPM", "jp2": "JPEG2000"}
+_ENDINGS = {
+    "jpg": "JPEG",
+    "jpeg": "JPEG",
+    "png": "PNG",
+    "bmp": "BMP",
+    "tif": "TIFF",
+    "tiff": "TIFF",
+    "webp": "WEBP",
+    "gif": "GIF",
+    "ppm": "PPM",
+    "pgm": "PPM",
+    "pbm": "PPM",
+    "jp2": "JPEG2000",
+}
 
 MISSING = "image file missing"
 UNREADABLE = "image file unreadable"
@@ -43,19 +57,39 @@ MISNAMED = "image named as another format"
 RGB_JPEG, GREY_JPEG2000 = "JPEG of RGB", "grey JPEG 2000 image"
 SEVERAL, PROFILE = "file of several images", "image with a colour profile"
 #: What is odd about an image that is handled; bit k of a file's `notes` stands for ODD[k].
-ODD = (GREY, CMYK, DEEP, PALETTE, TRANSPARENT, ROTATED, TINY, HUGE, MISNAMED, RGB_JPEG, GREY_JPEG2000, SEVERAL,
-       PROFILE)
-#: What is refused where a GPU decodes: it comes out wrong there, and nothing is said. Seen with DALI 1.53 on an H100.
-REFUSED_ON_GPU = {RGB_JPEG: "a JPEG of RGB, whose colours a GPU gets wrong; decode cpu gets them right",
-                  GREY_JPEG2000: "a grey JPEG 2000 file, of which a GPU makes noise; decode cpu decodes it"}
-TINY_SIDE, HUGE_SIDE = 10, 10000  # pixels: an image with a side below the one, or of the other or more
+ODD = (
+    GREY,
+    CMYK,
+    DEEP,
+    PALETTE,
+    TRANSPARENT,
+    ROTATED,
+    TINY,
+    HUGE,
+    MISNAMED,
+    RGB_JPEG,
+    GREY_JPEG2000,
+    SEVERAL,
+    PROFILE,
+)
+# : What is refused where a GPU decodes: it comes out wrong there, and nothing is said. Seen with
+# DALI 1.53 on an H100.
+REFUSED_ON_GPU = {
+    RGB_JPEG: "a JPEG of RGB, whose colours a GPU gets wrong; decode cpu gets them right",
+    GREY_JPEG2000: "a grey JPEG 2000 file, of which a GPU makes noise; decode cpu decodes it",
+}
+TINY_SIDE, HUGE_SIDE = (
+    10,
+    10000,
+)  # pixels: an image with a side below the one, or of the other or more
 _ORIENTATION = 0x0112  # EXIF and TIFF tag; 1 is upright
 _PNG_END = b"IEND\xaeB`\x82"  # the last chunk, without which Pillow does
 
 
 class Look(NamedTuple):
-    """What a look at one file gave. problem: None or (kind, detail); size: (width, height) in pixels as stored, or
-    None; notes: bits of ODD."""
+    """What a look at one file gave. problem: None or (kind, detail); size: (width, height) in
+    pixels as stored, or None; notes: bits of ODD."""
+
     problem: Optional[Tuple[str, str]]
     size: Optional[Tuple[int, int]] = None
     notes: int = 0
@@ -63,29 +97,41 @@ class Look(NamedTuple):
 
 @dataclass
 class ImageReport:
-    """problems: from position to (kind, detail), ascending; notes: (n,) int64 bits of ODD; reused: images that were
-    taken from the cache; since: when the oldest of them was looked at [seconds since the epoch], 0 without one."""
+    """problems: from position to (kind, detail), ascending; notes: (n,) int64 bits of ODD; reused:
+    images that were taken from the cache; since: when the oldest of them was looked at [seconds
+    since the epoch], 0 without one."""
+
     problems: Dict[int, Tuple[str, str]]
     notes: np.ndarray
     reused: int = 0
     since: int = 0
 
 
-def check_image_files(folder, names, sizes, level: str, threads: int = 0, cache=None, progress=None,
-                      on_gpu: bool = False) -> ImageReport:
-    """Looks at image files: names below `folder`, which may be one of records; sizes: (n, 2) width and height in pixels
-    as annotated.
+def check_image_files(
+    folder,
+    names,
+    sizes,
+    level: str,
+    threads: int = 0,
+    cache=None,
+    progress=None,
+    on_gpu: bool = False,
+) -> ImageReport:
+    """Looks at image files: names below `folder`, which may be one of records; sizes: (n, 2) width
+    and height in pixels as annotated.
 
-    Level "exists" asks the file system, "header" also reads format and size and finds truncated JPEGs, "decode" also
-    decodes: that finds all truncated files. on_gpu: a GPU is to decode them, which REFUSED_ON_GPU is about. threads: 0
-    means one per usable core. cache: an ImageCache of this folder; files whose size and time it knows are not read
-    again. progress: called with the number of images done, a few times a second. An interrupt ends the threads and
-    keeps in the cache what was done. UserError for records that cannot be used at all.
+    Level "exists" asks the file system, "header" also reads format and size and finds truncated
+    JPEGs, "decode" also decodes: that finds all truncated files. on_gpu: a GPU is to decode them,
+    which REFUSED_ON_GPU is about. threads: 0 means one per usable core. cache: an ImageCache of
+    this folder; files whose size and time it knows are not read again. progress: called with the
+    number of images done, a few times a second. An interrupt ends the threads and keeps in the
+    cache what was done. UserError for records that cannot be used at all.
     """
     assert level in LEVELS
     images = open_images(folder)
     report = ImageReport({}, np.zeros(len(names), np.int64))
-    # Written by all threads, each write atomic: from position to problem; times of what the cache knew.
+    # Written by all threads, each write atomic: from position to problem; times of what the cache
+    # knew.
     found, cached = {}, []
 
     def work(index):
@@ -121,9 +167,13 @@ def _check_image_file(images, name, width, height, level, cache, cached) -> Look
         look, when = known
         cached.append(when)
     else:
-        try:    # Pillow reads as much of a file as it needs; a record is read whole, and checked by that
-            look = look_at(images.path(name), level) if images.in_files else \
-                look_at(images.path(name), level, images.read(name))
+        # Pillow reads as much of a file as it needs; a record is read whole, and checked by that
+        try:
+            look = (
+                look_at(images.path(name), level)
+                if images.in_files
+                else look_at(images.path(name), level, images.read(name))
+            )
         except UserError as error:
             return Look((UNREADABLE, str(error)))
         if cache is not None and look.problem is None:
@@ -132,10 +182,11 @@ def _check_image_file(images, name, width, height, level, cache, cached) -> Look
 
 
 def check_picture(path: str, width: int, height: int) -> Optional[Tuple[str, str]]:
-    """What a data set's check says of one image, with its header read alone: None or (kind, detail).
+    """What a data set's check says of one image, with its header read alone: None or (kind,
+    detail).
 
-    path: of a file, or of records and an image's name in them; width, height: as annotated. UserError of records that
-    cannot be used.
+    path: of a file, or of records and an image's name in them; width, height: as annotated.
+    UserError of records that cannot be used.
     """
     return compared(look_at(path, "header", record_at(path)), width, height).problem
 
@@ -143,10 +194,18 @@ def check_picture(path: str, width: int, height: int) -> Optional[Tuple[str, str
 def compared(look: Look, width: int, height: int) -> Look:
     """A look at an image whose size is annotated as width x height."""
     if look.problem is None and look.size != (width, height):
-        turned = "; its EXIF orientation, which is not applied, would turn it" \
-            if look.notes & bit(ROTATED) and look.size == (height, width) else _how_it_differs(look.size, width, height)
-        return look._replace(problem=(WRONG_SIZE, f"{look.size[0]} x {look.size[1]} pixels on disk, "
-                                                  f"{width} x {height} in the annotations{turned}"))
+        turned = (
+            "; its EXIF orientation, which is not applied, would turn it"
+            if look.notes & bit(ROTATED) and look.size == (height, width)
+            else _how_it_differs(look.size, width, height)
+        )
+        return look._replace(
+            problem=(
+                WRONG_SIZE,
+                f"{look.size[0]} x {look.size[1]} pixels on disk, {width} x {height} in the "
+                f"annotations{turned}",
+            )
+        )
     return look
 
 
@@ -154,7 +213,7 @@ def _how_it_differs(size, width: int, height: int) -> str:
     if size == (height, width):
         return "; width and height are exchanged"
     ratio = size[0] / width
-    if abs(size[1] - ratio * height) <= max(1.0, ratio):    # rounded to a pixel
+    if abs(size[1] - ratio * height) <= max(1.0, ratio):  # rounded to a pixel
         return f"; the image seems to have been scaled by {ratio:.3g}"
     return ""
 
@@ -173,8 +232,8 @@ def bit(kind: str) -> int:
 
 
 def look_at(path: str, level: str, content=None) -> Look:
-    """Opens an image file and, at level "decode" or where it may be a truncated JPEG, decodes it. content: its bytes,
-    where they are not in a file of their own at `path`."""
+    """Opens an image file and, at level "decode" or where it may be a truncated JPEG, decodes it.
+    content: its bytes, where they are not in a file of their own at `path`."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -190,7 +249,9 @@ def look_at(path: str, level: str, content=None) -> Look:
                 except Exception as error:  # Pillow's decoders raise nearly anything on bad data
                     cut = "truncated" in str(error)
                     return Look((CUT_SHORT if cut else BROKEN, _one_line(error)), size)
-                if image.format == "PNG" and _PNG_END not in _bytes(path, content):  # DALI does not do without it
+                if image.format == "PNG" and _PNG_END not in _bytes(
+                    path, content
+                ):  # DALI does not do without it
                     return Look((CUT_SHORT, "its end chunk is not there"), size)
             return Look(None, size, notes)
     except UnidentifiedImageError:
@@ -227,12 +288,14 @@ def _notes(image, path):
     if image.format == "JPEG2000" and mode in ("L", "LA", "I;16"):
         yield GREY_JPEG2000
     named = _ENDINGS.get(os.path.splitext(path)[1][1:].lower())
-    if named and named != image.format.replace("MPO", "JPEG"):  # a JPEG with several pictures, as phones write them
+    if named and named != image.format.replace(
+        "MPO", "JPEG"
+    ):  # a JPEG with several pictures, as phones write them
         yield MISNAMED
     if getattr(image, "n_frames", 1) > 1:
         yield SEVERAL
     profile = image.info.get("icc_profile") or b""
-    if profile and b"sRGB" not in profile.replace(b"\0", b""):    # its name, in Latin-1 or UTF-16
+    if profile and b"sRGB" not in profile.replace(b"\0", b""):  # its name, in Latin-1 or UTF-16
         yield PROFILE
 
 

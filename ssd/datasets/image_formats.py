@@ -1,44 +1,70 @@
 """Which image files DALI decodes with the right colours, and what others are, by their tags.
 
-Every rule was seen with DALI 1.53 on a CPU (which reads TIFF, JPEG 2000 and more by OpenCV), against pixels that were
-put into the file.
+Every rule was seen with DALI 1.53 on a CPU (which reads TIFF, JPEG 2000 and more by OpenCV),
+against pixels that were put into the file.
 """
+
 from __future__ import annotations
 
 import struct
 
 from ssd.errors import UserError
 
-# What DALI decodes too. Naming them also keeps Pillow from trying formats that start other programs (EPS).
+# What DALI decodes too. Naming them also keeps Pillow from trying formats that start other programs
+# (EPS).
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")
-# Pillow's modes (colour spaces and depths) that DALI reads with the right colours, where it does not read all.
-_MODES = {"TIFF": ("1", "L", "P", "RGB", "RGBA", "I;16", "I;16B"), "PPM": ("1", "L", "RGB", "I"),
-          "JPEG2000": ("L", "LA", "RGB", "RGBA", "I;16")}
+# Pillow's modes (colour spaces and depths) that DALI reads with the right colours, where it does
+# not read all.
+_MODES = {
+    "TIFF": ("1", "L", "P", "RGB", "RGBA", "I;16", "I;16B"),
+    "PPM": ("1", "L", "RGB", "I"),
+    "JPEG2000": ("L", "LA", "RGB", "RGBA", "I;16"),
+}
 # TIFF's tags
 BITS, COMPRESSION, PHOTOMETRIC, _ORIENTATION, PLANES, COLOURS = 258, 259, 262, 274, 284, 320
 _TILE, _EXTRA, SAMPLE_FORMAT = (322, 323), 338, 339
 # Kinds of compression: none, CCITT, LZW, JPEG, Deflate, PackBits, Zstandard.
 _DECODED = (1, 2, 3, 4, 5, 7, 8, 32773, 32946, 50000)
 _JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"
-_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", **dict.fromkeys(
-    (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"), "HEIC")}
-_STARTS = ((b"%PDF", "a PDF"), (b"%!PS", "a PostScript file"), (b"8BPS", "a Photoshop file"),
-           (b"\0\0\x01\0", "an icon file"), (b"\xff\x0a", "a JPEG XL file"), (b"\0\0\0\x0cJXL ", "a JPEG XL file"),
-           (b"P7\n", "a PAM file"), (b"PF\n", "a PFM file"), (b"Pf\n", "a PFM file"), (b"qoif", "a QOI file"),
-           (b"DDS ", "a DDS file"), (b"v/1\x01", "an OpenEXR file"), (b"#?RADIANCE", "a Radiance file"),
-           (b"\xff\xd8\xff", "a JPEG of 12 bits, a lossless or a damaged one"),
-           (b"II*\0", "a TIFF file that is cut short or of a rare kind"),
-           (b"MM\0*", "a TIFF file that is cut short or of a rare kind"), (b"\x89PNG", "a damaged PNG file"))
+_BRANDS = {
+    b"avif": "AVIF",
+    b"avis": "AVIF",
+    **dict.fromkeys((b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"), "HEIC"),
+}
+_STARTS = (
+    (b"%PDF", "a PDF"),
+    (b"%!PS", "a PostScript file"),
+    (b"8BPS", "a Photoshop file"),
+    (b"\0\0\x01\0", "an icon file"),
+    (b"\xff\x0a", "a JPEG XL file"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL file"),
+    (b"P7\n", "a PAM file"),
+    (b"PF\n", "a PFM file"),
+    (b"Pf\n", "a PFM file"),
+    (b"qoif", "a QOI file"),
+    (b"DDS ", "a DDS file"),
+    (b"v/1\x01", "an OpenEXR file"),
+    (b"#?RADIANCE", "a Radiance file"),
+    (b"\xff\xd8\xff", "a JPEG of 12 bits, a lossless or a damaged one"),
+    (b"II*\0", "a TIFF file that is cut short or of a rare kind"),
+    (b"MM\0*", "a TIFF file that is cut short or of a rare kind"),
+    (b"\x89PNG", "a damaged PNG file"),
+)
 
 
 def unknown_format(start: bytes) -> str:
-    """What a file is that Pillow cannot identify, from its first bytes (some 300), in words that go on a line."""
+    """What a file is that Pillow cannot identify, from its first bytes (some 300), in words that go
+    on a line."""
     if not start:
         return "the file is empty"
     if start[4:8] == b"ftyp":
         kind = _BRANDS.get(start[8:12], "")
-        return (f"{'an AVIF' if kind == 'AVIF' else 'a HEIC'} file, which is not decoded here; convert it to JPEG or "
-                "PNG" if kind else "a video, not an image")
+        return (
+            f"{'an AVIF' if kind == 'AVIF' else 'a HEIC'} file, which is not decoded here; convert "
+            "it to JPEG or PNG"
+            if kind
+            else "a video, not an image"
+        )
     if b"<svg" in start[:300]:
         return "an SVG drawing, which has no pixels; convert it to PNG"
     if start.startswith(b"GIF8"):
@@ -50,12 +76,20 @@ def unknown_format(start: bytes) -> str:
 
 
 def refused(image, read) -> str:
-    """Why DALI cannot be given an image that Pillow has opened and not yet loaded, "" where it can. read(count): the
-    file's first bytes, -1: all."""
-    if image.format == "WEBP" and read(16)[12:] == b"VP8X":  # extended: transparency, animation, EXIF
-        return "an extended WebP file (transparency, animation or metadata), which DALI does not decode"
+    """Why DALI cannot be given an image that Pillow has opened and not yet loaded, "" where it can.
+    read(count): the file's first bytes, -1: all."""
+    if (
+        image.format == "WEBP" and read(16)[12:] == b"VP8X"
+    ):  # extended: transparency, animation, EXIF
+        return (
+            "an extended WebP file (transparency, animation or metadata), which DALI does not "
+            "decode"
+        )
     if image.mode not in _MODES.get(image.format, (image.mode,)):
-        return f"a {image.format} file of mode {image.mode}, whose colours DALI gets wrong or does not decode"
+        return (
+            f"a {image.format} file of mode {image.mode}, whose colours DALI gets wrong or does "
+            "not decode"
+        )
     if image.mode == "P" and image.palette is None:
         return "a palette image without its palette"
     if image.format == "TIFF":
@@ -91,7 +125,10 @@ def _refused_tiff(image, read) -> str:
     if image.mode == "RGBA" and bits == 16 and extra:
         return "a TIFF file of 16 bits with transparency, whose colours DALI gets wrong"
     if image.mode == "RGBA" and extra == 1 and image.getchannel("A").getextrema() != (255, 255):
-        return "a TIFF file whose colours are multiplied by its transparency, which DALI takes for the colours"
+        return (
+            "a TIFF file whose colours are multiplied by its transparency, which DALI takes for "
+            "the colours"
+        )
     return ""
 
 
@@ -117,11 +154,16 @@ def _refused_jpeg2000(start: bytes) -> str:
     if not start.startswith(_JP2):
         return "a bare JPEG 2000 codestream, which DALI does not decode; in a JP2 file it does"
     place = start.find(b"colr")
-    if place >= 0 and start[place + 4:place + 5] == b"\x01":    # the colour space by its number
-        number, = struct.unpack(">I", start[place + 7:place + 11].ljust(4, b"\0"))
+    if place >= 0 and start[place + 4 : place + 5] == b"\x01":  # the colour space by its number
+        (number,) = struct.unpack(">I", start[place + 7 : place + 11].ljust(4, b"\0"))
         if number not in (16, 17):
-            return f"a JPEG 2000 file of colour space {number} (not sRGB or grey), whose colours DALI gets wrong"
-    place = start.find(b"\xff\x4f\xff\x51")    # the codestream: width, height, depth of each component
+            return (
+                f"a JPEG 2000 file of colour space {number} (not sRGB or grey), whose colours DALI "
+                "gets wrong"
+            )
+    place = start.find(
+        b"\xff\x4f\xff\x51"
+    )  # the codestream: width, height, depth of each component
     if place >= 0 and len(start) > place + 42 and start[place + 42] & 0x80:
         return "a JPEG 2000 file of signed numbers, which DALI does not decode"
     return ""
@@ -131,7 +173,9 @@ def refuse_unknown_numbers(image) -> None:
     """UserError for an opened image whose numbers have no meaning as colours."""
     if image.format == "TIFF":
         if first(image.tag_v2, SAMPLE_FORMAT, 1) != 1:
-            raise UserError("a TIFF file of signed numbers or fractions, whose greys have no one meaning")
+            raise UserError(
+                "a TIFF file of signed numbers or fractions, whose greys have no one meaning"
+            )
         if first(image.tag_v2, BITS, 1) > 16:
             raise UserError("more than 16 bits of grey")
     if image.mode == "P" and image.palette is None:

@@ -1,4 +1,6 @@
-"""The images of a data set, by their names: files in a folder, or records (ssd.datasets.records)."""
+"""The images of a data set, by their names: files in a folder, or records
+(ssd.datasets.records)."""
+
 from __future__ import annotations
 
 import functools
@@ -10,9 +12,10 @@ from ssd.errors import UserError
 
 
 class ImageFiles:
-    """Image files in a folder. What Records has too: in_files, path, status, missing, read, state."""
+    """Image files in a folder. What Records has too: in_files, path, status, missing, read,
+    state."""
 
-    in_files = True    # whether path() leads to a file with the image alone
+    in_files = True  # whether path() leads to a file with the image alone
 
     def __init__(self, folder: str):
         self.folder = folder
@@ -22,8 +25,8 @@ class ImageFiles:
         return os.path.join(self.folder, name)
 
     def status(self, name: str):
-        """st_size [bytes], st_mtime_ns and st_mode of an image: they tell its versions apart. OSError as of
-        os.stat."""
+        """st_size [bytes], st_mtime_ns and st_mode of an image: they tell its versions apart.
+        OSError as of os.stat."""
         return os.stat(self.path(name))
 
     def missing(self, name: str) -> str:
@@ -55,18 +58,18 @@ def open_images(folder) -> Union[ImageFiles, Records]:
 
 
 def record_at(path: str) -> Optional[memoryview]:
-    """The bytes of an image that is named by its folder of records and its name, as in messages; None where the path is
-    a file or not in a folder of records. UserError as of Records."""
+    """The bytes of an image that is named by its folder of records and its name, as in messages;
+    None where the path is a file or not in a folder of records. UserError as of Records."""
     if os.path.lexists(path):
         return None
     folder, name = os.path.split(path)
-    while folder.strip(os.sep) and not os.path.isdir(folder):    # names may contain folders
+    while folder.strip(os.sep) and not os.path.isdir(folder):  # names may contain folders
         folder, part = os.path.split(folder)
         name = os.path.join(part, name)
     folder = folder or os.curdir
     return open_images(folder).read(name) if is_records(folder) else None
 
 
-@functools.lru_cache(maxsize=4)    # checks, training and validation open the same folders
+@functools.lru_cache(maxsize=4)  # checks, training and validation open the same folders
 def _opened(path: str, folder: str, state) -> Records:
     return Records(folder)

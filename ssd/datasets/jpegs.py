@@ -1,8 +1,10 @@
-"""What must be known of a JPEG file before a GPU decodes it: two kinds come out wrong there, and nothing is said.
+"""What must be known of a JPEG file before a GPU decodes it: two kinds come out wrong there, and
+nothing is said.
 
-nvJPEG fills what a truncated file lacks with whatever it finds, where libjpeg says so; and it takes every JPEG of three
-components for YCbCr. Seen with DALI 1.53 on an H100.
+nvJPEG fills what a truncated file lacks with whatever it finds, where libjpeg says so; and it takes
+every JPEG of three components for YCbCr. Seen with DALI 1.53 on an H100.
 """
+
 from __future__ import annotations
 
 import io
@@ -12,14 +14,16 @@ _RGB_IDS = [ord(letter) for letter in "RGB"]
 
 
 def has_no_end(content) -> bool:
-    """Whether these bytes are a JPEG's and do not end in its end marker, which no data of pixels can hold: it is
-    truncated, or followed by something else."""
+    """Whether these bytes are a JPEG's and do not end in its end marker, which no data of pixels
+    can hold: it is truncated, or followed by something else."""
     return bytes(content[:3]) == _START and bytes(content[-2:]) != _END
 
 
 def truncation(content) -> str:
-    """Why a file's bytes (k,) uint8 are a truncated JPEG, in Pillow's words; "" where they are not."""
+    """Why a file's bytes (k,) uint8 are a truncated JPEG, in Pillow's words; "" where they are
+    not."""
     from PIL import Image
+
     if not has_no_end(content):
         return ""
     try:
@@ -48,8 +52,9 @@ def opened_has_no_end(image) -> bool:
 
 
 def is_rgb(image) -> bool:
-    """Whether the JPEG that Pillow has opened holds R, G and B as they are: by libjpeg's rules, without a JFIF marker,
-    and with an Adobe marker that says so or without one and with components of these names."""
+    """Whether the JPEG that Pillow has opened holds R, G and B as they are: by libjpeg's rules,
+    without a JFIF marker, and with an Adobe marker that says so or without one and with components
+    of these names."""
     if image.format not in ("JPEG", "MPO") or image.mode != "RGB" or "jfif" in image.info:
         return False
     if "adobe" in image.info:

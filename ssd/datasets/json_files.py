@@ -1,7 +1,10 @@
-"""Files of JSON as people bring them: any of JSON's encodings, with or without a byte order mark, compressed or not.
+"""Files of JSON as people bring them: any of JSON's encodings, with or without a byte order mark,
+compressed or not.
 
-Every annotation file and every file of detections comes in through here, so that one rule holds for all.
+Every annotation file and every file of detections comes in through here, so that one rule holds for
+all.
 """
+
 from __future__ import annotations
 
 import bz2
@@ -16,23 +19,34 @@ from typing import Any, BinaryIO, Iterator, Optional
 
 # The first bytes of compressed files, and what opens them.
 _COMPRESSED = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
-_ARCHIVES = ((b"PK\x03\x04", "a ZIP archive"), (b"\x28\xb5\x2f\xfd", "compressed by Zstandard"),
-             (b"7z\xbc\xaf\x27\x1c", "a 7z archive"), (b"Rar!", "a RAR archive"))
+_ARCHIVES = (
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x28\xb5\x2f\xfd", "compressed by Zstandard"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"Rar!", "a RAR archive"),
+)
 
 
 # What stands in the place of a file that was to be fetched, or of one in another format.
-_OTHERS = ((b"version https://git-lfs", "it is a pointer of Git LFS, not the file itself; `git lfs pull` fetches that"),
-           (b"<!doctype", "it is a web page, perhaps in place of a download"),
-           (b"<html", "it is a web page, perhaps in place of a download"),
-           (b"<?xml", "it is XML, and JSON is needed"))
+_OTHERS = (
+    (
+        b"version https://git-lfs",
+        "it is a pointer of Git LFS, not the file itself; `git lfs pull` fetches that",
+    ),
+    (b"<!doctype", "it is a web page, perhaps in place of a download"),
+    (b"<html", "it is a web page, perhaps in place of a download"),
+    (b"<?xml", "it is XML, and JSON is needed"),
+)
 
 
 @contextlib.contextmanager
 def open_bytes(path) -> Iterator[BinaryIO]:
-    """A file open for reading its bytes once, from front to back; of a gzip, bzip2 or xz file those inside it.
+    """A file open for reading its bytes once, from front to back; of a gzip, bzip2 or xz file those
+    inside it.
 
-    A pipe is read as a file is. Raises OSError, while open too, for what cannot be read: an archive, a compressed file
-    that is damaged and one that somebody writes to meanwhile are named as such.
+    A pipe is read as a file is. Raises OSError, while open too, for what cannot be read: an
+    archive, a compressed file that is damaged and one that somebody writes to meanwhile are named
+    as such.
     """
     with open(path, "rb") as file, _unchanged(file):
         start = file.peek(32)[:32]
@@ -57,7 +71,8 @@ def open_bytes(path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _unchanged(file) -> Iterator[None]:
-    """OSError where a file has other bytes after this than before, in place of whatever error that has led to."""
+    """OSError where a file has other bytes after this than before, in place of whatever error that
+    has led to."""
     before = _state(file)
     try:
         yield
@@ -74,20 +89,27 @@ def _state(file):
 
 
 def load_json(path) -> Any:
-    """The content of a JSON file. OSError as of open_bytes; ValueError or RecursionError for what is no JSON."""
+    """The content of a JSON file. OSError as of open_bytes; ValueError or RecursionError for what
+    is no JSON."""
     with open_bytes(path) as file:
         return json.loads(file.read())
 
 
 def whole_number(value) -> Optional[int]:
-    """A JSON value as an int if it is a whole number of 64 bits, else None. JSON does not tell 3.0 from 3, so that both
-    are one; of numbers with a point those that float64 holds exactly. True is no number, nor is text."""
-    if type(value) is float and value.is_integer() and abs(value) <= 2 ** 53:
+    """A JSON value as an int if it is a whole number of 64 bits, else None. JSON does not tell 3.0
+    from 3, so that both are one; of numbers with a point those that float64 holds exactly. True is
+    no number, nor is text."""
+    if type(value) is float and value.is_integer() and abs(value) <= 2**53:
         return int(value)
-    return value if type(value) is int and -2 ** 63 <= value < 2 ** 63 else None
+    return value if type(value) is int and -(2**63) <= value < 2**63 else None
 
 
 def not_whole(value) -> str:
     """Why a JSON value is no whole number, for messages that have named it."""
-    return "is missing" if value is None else "is text, not a number" if isinstance(value, str) else \
-        "is no whole number of 64 bits"
+    return (
+        "is missing"
+        if value is None
+        else "is text, not a number"
+        if isinstance(value, str)
+        else "is no whole number of 64 bits"
+    )

@@ -1,4 +1,6 @@
-"""Why image files are not found: the other ways in which their names may be written. One line, for people."""
+"""Why image files are not found: the other ways in which their names may be written. One line, for
+people."""
+
 from __future__ import annotations
 
 import os
@@ -8,24 +10,33 @@ from urllib.parse import unquote
 
 from ssd.datasets.annotation_file import show
 
-_LOOKED_AT = 200        # missing files whose names are tried in other ways
-_LISTED = 500_000       # files below the folder that are listed at most
+_LOOKED_AT = 200  # missing files whose names are tried in other ways
+_LISTED = 500_000  # files below the folder that are listed at most
 _ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".jp2", ".gif")
 
 
 def cause_of_missing(images, names: List[str], all_names: int = 0) -> str:
-    """Why image files are not found, if another way of writing their names finds most of them; "" if none does.
+    """Why image files are not found, if another way of writing their names finds most of them; ""
+    if none does.
 
-    images: of ssd.datasets.images.open_images; names: as in the file, of the missing ones; all_names: how many the file
-    has, 0 if unknown: where all are missing and nothing else explains it, the folder is said to be another one.
+    images: of ssd.datasets.images.open_images; names: as in the file, of the missing ones;
+    all_names: how many the file has, 0 if unknown: where all are missing and nothing else explains
+    it, the folder is said to be another one.
     """
     there, count = _list(images), len(names)
     folder = os.path.basename(os.path.abspath(images.folder))
     found = _another_way(names[:_LOOKED_AT], there, min(count, _LOOKED_AT))
     if found:
-        return f"{count} image files are missing: {found[0]} they are there ({show(f'{folder}/{found[1]}')[1:-1]})"
+        return (
+            f"{count} image files are missing: {found[0]} they are there "
+            f"({show(f'{folder}/{found[1]}')[1:-1]})"
+        )
     if count == all_names and count > 1:
-        others = f"which holds {len(there)} others: is it the right one?" if there else "which holds no image"
+        others = (
+            f"which holds {len(there)} others: is it the right one?"
+            if there
+            else "which holds no image"
+        )
         return f"none of the {count} images is in {images.folder}, {others}"
     return ""
 
@@ -33,19 +44,23 @@ def cause_of_missing(images, names: List[str], all_names: int = 0) -> str:
 def other_names(there: List[str], names: List[str]) -> str:
     """The same for images `there` that are to be found among the `names` of a file."""
     known, wanted = set(there), set(names)
-    names, there = [name for name in names if name not in known], [name for name in there if name not in wanted]
+    names, there = (
+        [name for name in names if name not in known],
+        [name for name in there if name not in wanted],
+    )
     found = _another_way(names, there, len(there))
     return f"{found[0]} they are the same ({show(found[1])})" if found else ""
 
 
 def _another_way(names: List[str], there: List[str], of: int) -> Optional[Tuple[str, str]]:
-    """(what differs, the first of `there` that is found), or None where no way finds more than half of `of`."""
+    """(what differs, the first of `there` that is found), or None where no way finds more than half
+    of `of`."""
     for words, of_name, of_file in _WAYS:
         known: Dict[str, str] = {}
         for name in there:
             key = of_file(name)
             if key is not None:
-                known[key] = "" if key in known else name    # of several it cannot be known which
+                known[key] = "" if key in known else name  # of several it cannot be known which
         found = [known[key] for key in map(of_name, names) if known.get(key)]
         if 2 * len(found) > of:
             return words.format(ending=os.path.splitext(found[0])[1]), found[0]
@@ -81,24 +96,45 @@ def _plain(name: str) -> str:
 def _number(name: str) -> Optional[str]:
     """The number in which the name ends, but for its ending."""
     stem = _stem(_last(name))
-    digits = stem[len(stem.rstrip("0123456789")):]
+    digits = stem[len(stem.rstrip("0123456789")) :]
     return digits.lstrip("0") or "0" if digits else None
 
 
 # What differs, and what is compared: of a name in the file, and of that of an image that is there.
 _WAYS = (
-    ("their names have backslashes, as Windows writes paths; with / in their place", _slashes, _same),
+    (
+        "their names have backslashes, as Windows writes paths; with / in their place",
+        _slashes,
+        _same,
+    ),
     ("their names are coded as in web addresses (%20); decoded", unquote, _same),
-    ("letters with accents are coded in two ways (NFC and NFD of Unicode); as the files have them", _composed,
-     _composed),
-    ("they differ in capital and small letters; as the files have them", str.casefold, str.casefold),
+    (
+        "letters with accents are coded in two ways (NFC and NFD of Unicode); as the files have "
+        "them",
+        _composed,
+        _composed,
+    ),
+    (
+        "they differ in capital and small letters; as the files have them",
+        str.casefold,
+        str.casefold,
+    ),
     ("their names have other endings; with {ending}", _stem, _stem),
     ("their names hold folders; without these", _last, _same),
-    ("their names hold one folder more; without it", lambda name: _slashes(name).partition("/")[2] or None, _same),
+    (
+        "their names hold one folder more; without it",
+        lambda name: _slashes(name).partition("/")[2] or None,
+        _same,
+    ),
     ("they lie in folders below; there", _same, _last),
     ("they lie in other folders; there", _last, _last),
     ("their names are written in another way; as the files have them", _plain, _plain),
-    ("their names are numbers, and those of the files are written in another way; by number", _number, _number))
+    (
+        "their names are numbers, and those of the files are written in another way; by number",
+        _number,
+        _number,
+    ),
+)
 
 
 def _list(images) -> List[str]:
@@ -109,8 +145,11 @@ def _list(images) -> List[str]:
     for place, folders, files in os.walk(images.folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         inside = os.path.relpath(place, images.folder)
-        found += [name if inside == os.curdir else f"{inside}/{name}" for name in sorted(files)
-                  if name.lower().endswith(_ENDINGS)]
+        found += [
+            name if inside == os.curdir else f"{inside}/{name}"
+            for name in sorted(files)
+            if name.lower().endswith(_ENDINGS)
+        ]
         if len(found) > _LISTED:
             break
     return found

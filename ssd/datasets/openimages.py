@@ -1,10 +1,13 @@
-"""Open Images' CSV files converted to one COCO annotation file, in the form that the MLPerf benchmark trains on.
+"""Open Images' CSV files converted to one COCO annotation file, in the form that the MLPerf
+benchmark trains on.
 
-Ported from the description of that form, not from its tools: category ids are positions in the class list from 0,
-images and annotations are numbered from 1, boxes are [XMin * W, YMin * H, (XMax - XMin) * W, (YMax - YMin) * H] of the
-stored pixels, unrounded, area is width * height, group boxes are crowds (iscrowd 1), and the five Is... flags stay, as
-booleans; -1, unknown, counts as true there, and so here. Images are those with a box of the classes.
+Ported from the description of that form, not from its tools: category ids are positions in the
+class list from 0, images and annotations are numbered from 1, boxes are [XMin * W, YMin * H, (XMax
+- XMin) * W, (YMax - YMin) * H] of the stored pixels, unrounded, area is width * height, group boxes
+are crowds (iscrowd 1), and the five Is... flags stay, as booleans; -1, unknown, counts as true
+there, and so here. Images are those with a box of the classes.
 """
+
 from __future__ import annotations
 
 import json
@@ -26,8 +29,9 @@ _BOOL = ("false", "true")
 
 @dataclass
 class Selection:
-    """Boxes of some classes, and the images that hold one. ids: ascending uint64 (n,); position: (m,) int32 of each
-    box's image, ascending; boxes: in the file's order within an image; classes: the names by category id."""
+    """Boxes of some classes, and the images that hold one. ids: ascending uint64 (n,); position:
+    (m,) int32 of each box's image, ascending; boxes: in the file's order within an image; classes:
+    the names by category id."""
 
     ids: np.ndarray
     position: np.ndarray
@@ -35,22 +39,32 @@ class Selection:
     classes: Sequence[str]
 
 
-def select(boxes_csv, classes_csv, classes: Sequence[str], problems: Problems, max_images: Optional[int] = None,
-           progress=None) -> Selection:
+def select(
+    boxes_csv,
+    classes_csv,
+    classes: Sequence[str],
+    problems: Problems,
+    max_images: Optional[int] = None,
+    progress=None,
+) -> Selection:
     """The boxes of `classes` (names, in the order of their ids) in a box file, and their images.
 
-    max_images: of these images, the ones with the smallest ids, which are drawn at random: the same for everybody.
-    Bad rows are left out and counted in `problems`. UserError where no box is left.
+    max_images: of these images, the ones with the smallest ids, which are drawn at random: the same
+    for everybody. Bad rows are left out and counted in `problems`. UserError where no box is left.
     """
     positions = label_positions(read_class_labels(classes_csv), classes, classes_csv)
     boxes = read_boxes(boxes_csv, positions, problems, progress)
     if not len(boxes.image):
         wrong = f" (left out: {problems.summary()})" if problems else ""
-        raise UserError(f"{boxes_csv}: holds no box of the {len(classes)} classes in {boxes.rows} rows{wrong}")
+        raise UserError(
+            f"{boxes_csv}: holds no box of the {len(classes)} classes in {boxes.rows} rows{wrong}"
+        )
     # Rows of an image lie together in Open Images' own files, so runs are sorted, not rows.
     starts = np.flatnonzero(np.concatenate([[True], boxes.image[1:] != boxes.image[:-1]]))
     ids, run_position = np.unique(boxes.image[starts], return_inverse=True)
-    position = np.repeat(run_position.astype(np.int32), np.diff(np.append(starts, len(boxes.image))))
+    position = np.repeat(
+        run_position.astype(np.int32), np.diff(np.append(starts, len(boxes.image)))
+    )
     boxes.image = ids[:0]  # said by ids and position from here on
     if max_images is not None and len(ids) > max_images:
         ids = ids[:max_images]
@@ -61,33 +75,54 @@ def select(boxes_csv, classes_csv, classes: Sequence[str], problems: Problems, m
 
 
 def _keep(index, position, boxes: Boxes) -> np.ndarray:
-    """Takes boxes by index or mask, and their positions, one column after the other to spare memory."""
-    boxes.ltrb, boxes.classes, boxes.flags = boxes.ltrb[index], boxes.classes[index], boxes.flags[index]
+    """Takes boxes by index or mask, and their positions, one column after the other to spare
+    memory."""
+    boxes.ltrb, boxes.classes, boxes.flags = (
+        boxes.ltrb[index],
+        boxes.classes[index],
+        boxes.flags[index],
+    )
     return position[index]
 
 
-def convert(selection: Selection, output, images, sizes_file, problems: Problems, threads: int = 0,
-            progress=None) -> List[str]:
+def convert(
+    selection: Selection,
+    output,
+    images,
+    sizes_file,
+    problems: Problems,
+    threads: int = 0,
+    progress=None,
+) -> List[str]:
     """Writes `output`, whole or not at all; returns lines that say what it holds. UserError.
 
-    images, sizes_file, threads, progress: see openimages_sizes.image_sizes. Images without a readable file are left
-    out with their boxes, and counted in `problems`.
+    images, sizes_file, threads, progress: see openimages_sizes.image_sizes. Images without a
+    readable file are left out with their boxes, and counted in `problems`.
     """
-    sides = openimages_sizes.image_sizes(selection.ids, images, sizes_file, problems, threads, progress)
+    sides = openimages_sizes.image_sizes(
+        selection.ids, images, sizes_file, problems, threads, progress
+    )
     there = sides.all(axis=1)
     if not there.any():
-        raise UserError(f"{images or sizes_file}: none of the {len(there)} images with a box is there, the first being "
-                        f"{id_text(selection.ids[0])}.jpg")
+        raise UserError(
+            f"{images or sizes_file}: none of the {len(there)} images with a box is there, the "
+            f"first being {id_text(selection.ids[0])}.jpg"
+        )
     number = np.cumsum(there, dtype=np.int32)
     rows = np.flatnonzero(there[selection.position])
     with write_errors(f"output {output}", output), replacing(output) as partial:
         with open(partial, "x", encoding="ascii") as file:
             file.writelines(_json(selection, sides, there, number, rows))
     flags = selection.boxes.flags[rows]
-    lines = [f"{output}: {int(number[-1])} images, {len(rows)} boxes, {len(selection.classes)} categories; "
-             f"{int((flags >> GROUP & 1).sum())} boxes are groups (iscrowd 1)"]
+    lines = [
+        f"{output}: {int(number[-1])} images, {len(rows)} boxes, {len(selection.classes)} "
+        f"categories; {int((flags >> GROUP & 1).sum())} boxes are groups (iscrowd 1)"
+    ]
     if selection.boxes.unknown:
-        lines.append(f"{output}: {selection.boxes.unknown} boxes have a flag of -1 (unknown), which counts as true")
+        lines.append(
+            f"{output}: {selection.boxes.unknown} boxes have a flag of -1 (unknown), which counts "
+            "as true"
+        )
     absent = len(selection.classes) - len(np.unique(selection.boxes.classes[rows]))
     if absent:
         lines.append(f"{output}: {absent} categories have no box")
@@ -100,26 +135,49 @@ def _json(selection, sides, there, number, rows):
     yield '{"images":['
     for part in _parts(np.flatnonzero(there)):
         yield comma + ",".join(
-            '{"id":%d,"file_name":"%016x.jpg","width":%d,"height":%d}' % entry for entry in
-            zip(number[part].tolist(), selection.ids[part].tolist(), *sides[part].T.tolist()))
+            '{"id":%d,"file_name":"%016x.jpg","width":%d,"height":%d}' % entry
+            for entry in zip(
+                number[part].tolist(), selection.ids[part].tolist(), *sides[part].T.tolist()
+            )
+        )
         comma = ","
-    form = ('{"id":%d,"image_id":%d,"category_id":%d,"bbox":[%r,%r,%r,%r],"area":%r,"iscrowd":%d'
-            + "".join(f',"{name}":%s' for name in FLAGS) + "}")
+    form = (
+        '{"id":%d,"image_id":%d,"category_id":%d,"bbox":[%r,%r,%r,%r],"area":%r,"iscrowd":%d'
+        + "".join(f',"{name}":%s' for name in FLAGS)
+        + "}"
+    )
     comma, first = "", 1
     yield '],"annotations":['
     for part in _parts(rows):
-        image, ltrb, flags = selection.position[part], selection.boxes.ltrb[part], selection.boxes.flags[part]
+        image, ltrb, flags = (
+            selection.position[part],
+            selection.boxes.ltrb[part],
+            selection.boxes.flags[part],
+        )
         side = sides[image].astype(np.float64)
         corner, extent = ltrb[:, :2] * side, (ltrb[:, 2:] - ltrb[:, :2]) * side
-        columns = [number[image], selection.boxes.classes[part], *corner.T, *extent.T, extent[:, 0] * extent[:, 1],
-                   flags >> GROUP & 1]
+        columns = [
+            number[image],
+            selection.boxes.classes[part],
+            *corner.T,
+            *extent.T,
+            extent[:, 0] * extent[:, 1],
+            flags >> GROUP & 1,
+        ]
         columns = [column.tolist() for column in columns]
-        columns += [[_BOOL[bit] for bit in (flags >> index & 1).tolist()] for index in range(len(FLAGS))]
-        yield comma + ",".join([form % entry for entry in zip(range(first, first + len(part)), *columns)])
+        columns += [
+            [_BOOL[bit] for bit in (flags >> index & 1).tolist()] for index in range(len(FLAGS))
+        ]
+        yield comma + ",".join(
+            [form % entry for entry in zip(range(first, first + len(part)), *columns)]
+        )
         comma, first = ",", first + len(part)
-    categories = [{"id": index, "name": name, "supercategory": None} for index, name in enumerate(selection.classes)]
-    yield '],"categories":%s}\n' % json.dumps(categories, separators=(",", ":"))
+    categories = [
+        {"id": index, "name": name, "supercategory": None}
+        for index, name in enumerate(selection.classes)
+    ]
+    yield '],"categories":{}}}\n'.format(json.dumps(categories, separators=(",", ":")))
 
 
 def _parts(rows: np.ndarray):
-    return (rows[start:start + _ENTRIES] for start in range(0, len(rows), _ENTRIES))
+    return (rows[start : start + _ENTRIES] for start in range(0, len(rows), _ENTRIES))

@@ -1,5 +1,6 @@
-"""Boxes of some classes out of Open Images' CSV files, block by block: 14.6 million rows need neither the whole text
-nor an object per row in memory."""
+"""Boxes of some classes out of Open Images' CSV files, block by block: 14.6 million rows need
+neither the whole text nor an object per row in memory."""
+
 from __future__ import annotations
 
 import csv
@@ -31,7 +32,11 @@ REVERSED = "box with XMin > XMax or YMin > YMax"
 EMPTY = "box without area"
 BAD_FLAG = "box with a flag that is none of 1, 0, -1"
 
-_FLAG_BITS = {"0": 0, "1": 1, "-1": 3}  # bit 0: true, bit 1: unknown, which the benchmark's own tools take for true
+_FLAG_BITS = {
+    "0": 0,
+    "1": 1,
+    "-1": 3,
+}  # bit 0: true, bit 1: unknown, which the benchmark's own tools take for true
 _NO_FLAG = 4
 _HEX = np.full(256, 255, np.uint8)
 _HEX[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
@@ -39,9 +44,10 @@ _HEX[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
 
 @dataclass
 class Boxes:
-    """m boxes in the order of the file. image: (m,) uint64, the id's 16 digits as a number; ltrb: (m, 4) float64 left,
-    top, right, bottom in shares of the image; classes: (m,) int16 position of the class; flags: (m,) uint8, bit k is
-    FLAGS[k]; unknown: number of boxes with a flag of -1; rows: all rows of the file, of other classes too."""
+    """m boxes in the order of the file. image: (m,) uint64, the id's 16 digits as a number; ltrb:
+    (m, 4) float64 left, top, right, bottom in shares of the image; classes: (m,) int16 position of
+    the class; flags: (m,) uint8, bit k is FLAGS[k]; unknown: number of boxes with a flag of -1;
+    rows: all rows of the file, of other classes too."""
 
     image: np.ndarray
     ltrb: np.ndarray
@@ -54,12 +60,13 @@ class Boxes:
 def read_boxes(path, positions: Dict[str, int], problems: Problems, progress=None) -> Boxes:
     """The boxes of `path` whose label has a position >= 0; columns are found by their names.
 
-    positions: from every label that is known to its class's position, -1 for a class that is not wanted. Rows that
-    are wrong are left out and counted in `problems` with line and value; of unwanted classes only the number of fields
-    is looked at. progress: called with (bytes read, bytes), after each block.
+    positions: from every label that is known to its class's position, -1 for a class that is not
+    wanted. Rows that are wrong are left out and counted in `problems` with line and value; of
+    unwanted classes only the number of fields is looked at. progress: called with (bytes read,
+    bytes), after each block.
 
-    UserError for a file that cannot be read, is empty, lacks its header or a column, is not UTF-8 text, or ends in the
-    middle of a row: half a download is no data set.
+    UserError for a file that cannot be read, is empty, lacks its header or a column, is not UTF-8
+    text, or ends in the middle of a row: half a download is no data set.
     """
     columns = Growing(np.uint64), Growing(np.float64, 4), Growing(np.int16), Growing(np.uint8)
     result = None
@@ -68,7 +75,10 @@ def read_boxes(path, positions: Dict[str, int], problems: Problems, progress=Non
             result, parser = Boxes(*(None,) * 4), _Parser(path, lines.pop(0), positions, problems)
             first += 1
         if broken and lines and lines[-1].count(",") + 1 < parser.width:
-            raise UserError(f"{path}:{first + len(lines) - 1}: the file ends in the middle of a row: {show(lines[-1])}")
+            raise UserError(
+                f"{path}:{first + len(lines) - 1}: the file ends in the middle of a row: "
+                f"{show(lines[-1])}"
+            )
         rows = _quoted(path, first, lines) if quoted else [line.split(",") for line in lines]
         parsed, rows, unknown = parser.parse(first, rows)
         result.rows, result.unknown = result.rows + rows, result.unknown + unknown
@@ -81,8 +91,8 @@ def read_boxes(path, positions: Dict[str, int], problems: Problems, progress=Non
 
 
 def _blocks(path, progress) -> Iterator[Tuple[int, List[str], bool, bool]]:
-    """(number of the first line, from 1; lines; whether the last of them has no line break; whether there are quotes)
-    of a CSV file, a few megabytes at a time."""
+    """(number of the first line, from 1; lines; whether the last of them has no line break; whether
+    there are quotes) of a CSV file, a few megabytes at a time."""
     try:
         with open(path, "rb") as file:
             size = file.seek(0, 2)
@@ -110,7 +120,9 @@ def _blocks(path, progress) -> Iterator[Tuple[int, List[str], bool, bool]]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: line {number} or later is not UTF-8 text: {error.reason}") from None
+        raise UserError(
+            f"{path}: line {number} or later is not UTF-8 text: {error.reason}"
+        ) from None
 
 
 def _quoted(path, first: int, lines: List[str]) -> List[List[str]]:
@@ -131,33 +143,54 @@ class _Parser:
     def __init__(self, path, header: str, positions: Dict[str, int], problems: Problems):
         names = [name.strip().strip('"') for name in header.split(",")]
         if not set(names) & set(COLUMNS):
-            raise UserError(f"{path}:1: the first line must name the columns ({', '.join(COLUMNS)}), and is "
-                            f"{show(header)}")
+            raise UserError(
+                f"{path}:1: the first line must name the columns ({', '.join(COLUMNS)}), and is "
+                f"{show(header)}"
+            )
         for name in COLUMNS:
             if names.count(name) != 1:
-                raise UserError(f"{path}:1: column {name} is there {names.count(name)} times, in {show(header)}"
-                                if name in names else f"{path}:1: no column {name} in {show(header)}")
+                raise UserError(
+                    f"{path}:1: column {name} is there {names.count(name)} times, in {show(header)}"
+                    if name in names
+                    else f"{path}:1: no column {name} in {show(header)}"
+                )
         self._path, self.width, self._problems, self._table = path, len(names), problems, positions
         self._label, self._id = names.index("LabelName"), itemgetter(names.index("ImageID"))
         self._sides = itemgetter(*map(names.index, _LTRB))
         self._flags = itemgetter(*map(names.index, FLAGS))
 
     def parse(self, first: int, rows: List[List[str]]):
-        """((ids, boxes, classes, flags) of the good rows of wanted classes, number of rows that are not empty, number
-        of boxes with an unknown flag). first: line number of the first row."""
+        """((ids, boxes, classes, flags) of the good rows of wanted classes, number of rows that are
+        not empty, number of boxes with an unknown flag). first: line number of the first row."""
         numbers, count = range(first, first + len(rows)), len(rows)
         if set(map(len, rows)) - {self.width}:
-            there = [index for index, row in enumerate(rows) if "".join(row).strip()]  # empty lines are nothing
-            rows, numbers, count = [rows[index] for index in there], np.asarray(numbers)[there], len(there)
+            there = [
+                index for index, row in enumerate(rows) if "".join(row).strip()
+            ]  # empty lines are nothing
+            rows, numbers, count = (
+                [rows[index] for index in there],
+                np.asarray(numbers)[there],
+                len(there),
+            )
             good = [len(row) == self.width for row in rows]
-            numbers = self._keep(FIELDS, numbers, rows, good,
-                                 lambda row: f"{len(row)} instead of {self.width}: {show(','.join(row))}")
+            numbers = self._keep(
+                FIELDS,
+                numbers,
+                rows,
+                good,
+                lambda row: f"{len(row)} instead of {self.width}: {show(','.join(row))}",
+            )
             rows = [row for row, is_good in zip(rows, good) if is_good]
         label = self._label
         classes = [self._table.get(row[label]) for row in rows]
         if None in classes:
-            numbers = self._keep(LABEL, numbers, rows, [one is not None for one in classes],
-                                 lambda row: show(row[label]))
+            numbers = self._keep(
+                LABEL,
+                numbers,
+                rows,
+                [one is not None for one in classes],
+                lambda row: show(row[label]),
+            )
             rows = [row for row, one in zip(rows, classes) if one is not None]
             classes = [one for one in classes if one is not None]
         classes = np.array(classes, np.int16)
@@ -165,8 +198,13 @@ class _Parser:
         rows, numbers = [rows[index] for index in wanted.tolist()], np.asarray(numbers)[wanted]
         ids, good = _ids([self._id(row) for row in rows])
         boxes = _numbers(list(itertools.chain.from_iterable(map(self._sides, rows))))
-        flags = np.array([_FLAG_BITS.get(flag, _NO_FLAG) for flag in
-                          itertools.chain.from_iterable(map(self._flags, rows))], np.uint8).reshape(-1, len(FLAGS))
+        flags = np.array(
+            [
+                _FLAG_BITS.get(flag, _NO_FLAG)
+                for flag in itertools.chain.from_iterable(map(self._flags, rows))
+            ],
+            np.uint8,
+        ).reshape(-1, len(FLAGS))
 
         def box_of(row):
             return ", ".join(f"{name} {show(side)}" for name, side in zip(_LTRB, self._sides(row)))
@@ -183,8 +221,13 @@ class _Parser:
         reject(OUTSIDE, ((boxes < 0) | (boxes > 1)).any(axis=1), box_of)
         reject(REVERSED, (boxes[:, :2] > boxes[:, 2:]).any(axis=1), box_of)
         reject(EMPTY, (boxes[:, :2] == boxes[:, 2:]).any(axis=1), box_of)
-        reject(BAD_FLAG, (flags == _NO_FLAG).any(axis=1),
-               lambda row: ", ".join(f"{name} {show(flag)}" for name, flag in zip(FLAGS, self._flags(row))))
+        reject(
+            BAD_FLAG,
+            (flags == _NO_FLAG).any(axis=1),
+            lambda row: ", ".join(
+                f"{name} {show(flag)}" for name, flag in zip(FLAGS, self._flags(row))
+            ),
+        )
         unknown = int(((flags & 2) > 0)[good].any(axis=1).sum())
         packed = ((flags & 1) << np.arange(len(FLAGS), dtype=np.uint8)).sum(axis=1, dtype=np.uint8)
         return (ids[good], boxes[good], classes[wanted][good], packed[good]), count, unknown
@@ -194,8 +237,14 @@ class _Parser:
         good = np.asarray(good, bool)
         bad = np.flatnonzero(~good)
         if len(bad):
-            self._problems.add(kind, *(f"{self._path}:{numbers[index]}: {detail(rows[index])}"
-                                       for index in bad[:self._problems.limit].tolist()), count=len(bad))
+            self._problems.add(
+                kind,
+                *(
+                    f"{self._path}:{numbers[index]}: {detail(rows[index])}"
+                    for index in bad[: self._problems.limit].tolist()
+                ),
+                count=len(bad),
+            )
         return np.asarray(numbers)[good]
 
 
@@ -216,7 +265,8 @@ def _number(text: str) -> float:
 
 
 def _ids(texts: List[str]) -> Tuple[np.ndarray, np.ndarray]:
-    """(uint64 (n,), mask of the good ones) of 16 lower-case hexadecimal digits each, as Open Images names files."""
+    """(uint64 (n,), mask of the good ones) of 16 lower-case hexadecimal digits each, as Open Images
+    names files."""
     encoded = [text.encode("utf-8", "replace") for text in texts]
     good = np.fromiter((len(text) == ID_DIGITS for text in encoded), bool, len(encoded))
     if not good.all():

@@ -1,4 +1,5 @@
 """Files of Open Images, from the web or a folder, put in their place whole or not at all."""
+
 from __future__ import annotations
 
 import contextlib
@@ -16,16 +17,25 @@ from ssd.files import cannot_write, discard, temporary_path
 
 CSV_URL = "https://storage.googleapis.com/openimages"
 IMAGE_URL = "https://open-images-dataset.s3.amazonaws.com"
-BOXES = {"train": "v6/oidv6-train-annotations-bbox.csv", "validation": "v5/validation-annotations-bbox.csv"}
+BOXES = {
+    "train": "v6/oidv6-train-annotations-bbox.csv",
+    "validation": "v5/validation-annotations-bbox.csv",
+}
 CLASSES = "v5/class-descriptions-boxable.csv"
 _PIECE = 1 << 20  # bytes
 
 
 class WebStore:
-    """Open Images' own servers, or a mirror with the same paths: v6/..., v5/..., train/ID.jpg, validation/ID.jpg."""
+    """Open Images' own servers, or a mirror with the same paths: v6/..., v5/..., train/ID.jpg,
+    validation/ID.jpg."""
 
     def __init__(self, csv_url: str, image_url: str, retries: int, backoff: float, say):
-        self._csv_url, self._image_url, self._retries, self._backoff = csv_url, image_url, retries, backoff
+        self._csv_url, self._image_url, self._retries, self._backoff = (
+            csv_url,
+            image_url,
+            retries,
+            backoff,
+        )
         self._say, self.stopped, self._clients = say, threading.Event(), []
 
     def stop(self) -> None:
@@ -39,11 +49,17 @@ class WebStore:
         return self._clients[-1]
 
     def fetch_csv(self, name: str, target: str) -> None:
-        """Downloads a CSV file, going on with what an earlier try left in TARGET.part. UserError."""
+        """Downloads a CSV file, going on with what an earlier try left in TARGET.part.
+        UserError."""
         url, client = f"{self._csv_url}/{name}", self._client()
         part = target + ".part"
         try:
-            web.repeated(lambda: self._fetch_part(client, url, part), self._retries, self._backoff, self.stopped)
+            web.repeated(
+                lambda: self._fetch_part(client, url, part),
+                self._retries,
+                self._backoff,
+                self.stopped,
+            )
         except (web.Missing, web.Failed) as error:
             raise UserError(f"{url}: {error}") from None
         except web.Stopped:
@@ -56,7 +72,9 @@ class WebStore:
         have = os.path.getsize(part) if os.path.exists(part) else 0
         try:
             reply = client.get(url, have)
-        except web.RangeRefused:  # all of it is there already, or more: which of the two, the sum would tell
+        except (
+            web.RangeRefused
+        ):  # all of it is there already, or more: which of the two, the sum would tell
             discard(part)
             raise
         if reply.status == 200:
@@ -66,7 +84,9 @@ class WebStore:
         free = shutil.disk_usage(os.path.dirname(part)).free
         if size is not None and size - have > free:
             client.close()
-            raise UserError(f"{part}: too little space: {size - have} bytes are to come, {free} are free")
+            raise UserError(
+                f"{part}: too little space: {size - have} bytes are to come, {free} are free"
+            )
         self._say(f"{url}: {'' if size is None else f'{size / 1e6:.1f} MB, '}from byte {have} on")
         try:
             with open(part, "ab" if have else "wb") as file:
@@ -80,7 +100,9 @@ class WebStore:
             raise web.Failed(web.reason(error)) from None
         except OSError as error:
             client.close()
-            if error.filename is not None or not isinstance(error, ConnectionError) and error.errno in _DISC:
+            if error.filename is not None or (
+                not isinstance(error, ConnectionError) and error.errno in _DISC
+            ):
                 raise cannot_write(part, part, error) from None
             raise web.Failed(web.reason(error)) from None
         found = os.path.getsize(part)
@@ -88,12 +110,13 @@ class WebStore:
             client.close()
             raise web.Failed(f"the connection broke after {found} of {size} bytes")
         wanted = web.published_md5(reply.headers)
-        if wanted is not None and _md5(part) != wanted or size is not None and found > size:
+        if (wanted is not None and _md5(part) != wanted) or (size is not None and found > size):
             discard(part)  # from the start again
             raise web.Failed("its MD5 is not the server's")
 
     def image_fetcher(self, split: str, folder: str):
-        """A function for one thread: downloads ID.jpg of a split to `folder`. Missing, Failed, Stopped."""
+        """A function for one thread: downloads ID.jpg of a split to `folder`. Missing, Failed,
+        Stopped."""
         client = self._client()
 
         def fetch(name: str) -> int:
@@ -111,13 +134,16 @@ class WebStore:
                     if not is_whole_image(partial):
                         raise web.Failed(f"{len(content)} bytes that are no whole image")
                 return len(content)
+
             return web.repeated(once, self._retries, self._backoff, self.stopped)
+
         return fetch
 
 
 class FolderStore:
-    """A folder with the files of the servers: each under its path there or under its name alone; images at
-    SPLIT/ID.jpg or SPLIT/data/ID.jpg. They are linked where that can be done, else copied."""
+    """A folder with the files of the servers: each under its path there or under its name alone;
+    images at SPLIT/ID.jpg or SPLIT/data/ID.jpg. They are linked where that can be done, else
+    copied."""
 
     def __init__(self, folder: str):
         if not os.path.isdir(folder):
@@ -145,6 +171,7 @@ class FolderStore:
                 raise web.Failed("no whole image")
             self._put(source, os.path.join(folder, name))
             return os.path.getsize(source)
+
         return fetch
 
     def _find(self, *names: str) -> Optional[str]:
@@ -161,9 +188,11 @@ class FolderStore:
 
 @contextlib.contextmanager
 def _placed(target: str):
-    """The temporary path of a file that is renamed to `target` at the end, and removed after an exception.
+    """The temporary path of a file that is renamed to `target` at the end, and removed after an
+    exception.
 
-    It is not waited for the disc, with a million of them; after a power cut is_whole_image tells what is whole."""
+    It is not waited for the disc, with a million of them; after a power cut is_whole_image tells
+    what is whole."""
     partial = temporary_path(target)
     discard(partial)
     try:
@@ -173,7 +202,8 @@ def _placed(target: str):
         discard(partial)
 
 
-#: errno of a disc, not of a network: no space, over quota, read-only, input/output error, file too large.
+# : errno of a disc, not of a network: no space, over quota, read-only, input/output error, file too
+# large.
 _DISC = (28, 122, 30, 5, 27)
 
 
@@ -186,8 +216,9 @@ def _md5(path: str) -> bytes:
 
 
 def is_whole_image(path: str) -> bool:
-    """Whether a file is there and is an image with its end. A few microseconds for a JPEG that ends with its end
-    marker; one that does not, as some cameras append data of their own, and any other format, is decoded."""
+    """Whether a file is there and is an image with its end. A few microseconds for a JPEG that ends
+    with its end marker; one that does not, as some cameras append data of their own, and any other
+    format, is decoded."""
     try:
         with open(path, "rb") as file:
             if file.read(2) == b"\xff\xd8" and file.seek(0, os.SEEK_END) > 4:

@@ -1,4 +1,5 @@
 """The course of a download of Open Images: annotations, a plan, images, conversion."""
+
 from __future__ import annotations
 
 import os
@@ -33,8 +34,11 @@ class Download:
 
     def __init__(self, options, csv_url: str, image_url: str, say):
         self._options, self._say, self._output = options, say, options.output
-        self._store = FolderStore(options.from_folder) if options.from_folder else WebStore(
-            csv_url, image_url, options.retries, options.backoff, say)
+        self._store = (
+            FolderStore(options.from_folder)
+            if options.from_folder
+            else WebStore(csv_url, image_url, options.retries, options.backoff, say)
+        )
 
     def run(self) -> bool:
         """Whether everything is there in the end; UserError, KeyboardInterrupt."""
@@ -44,8 +48,13 @@ class Download:
         for split in options.splits:
             check_output(self._path(split, "labels", "openimages-mlperf.json"), options.overwrite)
         if not options.classes:
-            self._say_plan({split: min(SUBSET[split], options.max_samples or SUBSET[split])
-                            for split in options.splits}, "at most ")
+            self._say_plan(
+                {
+                    split: min(SUBSET[split], options.max_samples or SUBSET[split])
+                    for split in options.splits
+                },
+                "at most ",
+            )
         chosen = {}
         for split in options.splits:
             for folder in ("data", "labels", "metadata"):
@@ -54,7 +63,7 @@ class Download:
                     remove_leftovers(self._path(split, folder))
             chosen[split] = self._annotations(split, classes)
         self._say_plan({split: len(selection.ids) for split, selection in chosen.items()}, "")
-        if not all([self._images(split, selection.ids) for split, selection in chosen.items()]):
+        if not all(self._images(split, selection.ids) for split, selection in chosen.items()):
             return False
         for split, selection in chosen.items():
             self._convert(split, selection)
@@ -65,7 +74,10 @@ class Download:
 
     def _annotations(self, split: str, classes):
         """The boxes of a split; files that are there already are whole."""
-        labels, boxes = self._path(split, "metadata", "classes.csv"), self._path(split, "labels", "detections.csv")
+        labels, boxes = (
+            self._path(split, "metadata", "classes.csv"),
+            self._path(split, "labels", "detections.csv"),
+        )
         for name, target in ((CLASSES, labels), (BOXES[split], boxes)):
             if not os.path.exists(target):
                 self._store.fetch_csv(name, target)
@@ -77,18 +89,25 @@ class Download:
 
     def _say_plan(self, images: Dict[str, int], at_most: str) -> None:
         """Says how many images, how much space and time; UserError where the disc is too small."""
-        there = sum(min(len(files_of(self._path(split, "data"))), images[split]) for split in images
-                    if os.path.isdir(self._path(split, "data")))
+        there = sum(
+            min(len(files_of(self._path(split, "data"))), images[split])
+            for split in images
+            if os.path.isdir(self._path(split, "data"))
+        )
         to_come = sum(images.values()) - there
         size = to_come * BYTES_PER_IMAGE + sum(images.values()) * TEXT_PER_IMAGE
         usage, system = shutil.disk_usage(self._output), os.statvfs(self._output)
         parts = ", ".join(f"{count} images of {split}" for split, count in images.items())
-        self._say(f"{at_most}{parts}; {there} files are there, {to_come} to come: about {_bytes(size)} in "
-                  f"{self._output}, where {_bytes(usage.free)} are free; about {_time(size / 100e6)} at 100 MB/s, "
-                  f"{_time(size / 10e6)} at 10 MB/s")
+        self._say(
+            f"{at_most}{parts}; {there} files are there, {to_come} to come: about {_bytes(size)} "
+            f"in {self._output}, where {_bytes(usage.free)} are free; about {_time(size / 100e6)} "
+            f"at 100 MB/s, {_time(size / 10e6)} at 10 MB/s"
+        )
         lacking = ""
         if size > usage.free:
-            lacking = f"too little space: about {_bytes(size)} are to come, {_bytes(usage.free)} are free"
+            lacking = (
+                f"too little space: about {_bytes(size)} are to come, {_bytes(usage.free)} are free"
+            )
         elif system.f_files and to_come > system.f_favail:
             lacking = f"too few inodes: {to_come} files are to come, {system.f_favail} can be made"
         if lacking and not self._options.ignore_space:
@@ -97,7 +116,9 @@ class Download:
     def _images(self, split: str, ids) -> bool:
         """Whether all images are there in the end but those that the server lacks."""
         options, folder = self._options, self._path(split, "data")
-        limit = options.max_missing if options.max_missing is not None else max(10, len(ids) // 1000)
+        limit = (
+            options.max_missing if options.max_missing is not None else max(10, len(ids) // 1000)
+        )
         work = _Images(folder, ids, limit, options.jobs)
         progress = _Progress(split, len(ids), work, self._say)
 
@@ -113,11 +134,15 @@ class Download:
             raise cannot_write(folder, folder, error) from None
         finally:
             self._keep_list(split, work.missing)
-        self._say(f"{split}: {work.fetched} images fetched ({_bytes(work.bytes)}), {work.present} were there"
-                  + (f", {len(work.missing)} are not on the server" if work.missing else ""))
+        self._say(
+            f"{split}: {work.fetched} images fetched ({_bytes(work.bytes)}), {work.present} were "
+            "there" + (f", {len(work.missing)} are not on the server" if work.missing else "")
+        )
         if work.failed:
-            self._say(f"{split}: {len(work.failed)} images could not be had, the first {work.failed[0]}; "
-                      "the same command tries them again")
+            self._say(
+                f"{split}: {len(work.failed)} images could not be had, the first {work.failed[0]}; "
+                "the same command tries them again"
+            )
         return not work.failed
 
     def _keep_list(self, split: str, missing: List[str]) -> None:
@@ -131,8 +156,13 @@ class Download:
 
     def _convert(self, split: str, selection) -> None:
         problems = Problems()
-        lines = convert(selection, self._path(split, "labels", "openimages-mlperf.json"), self._path(split, "data"),
-                        self._path(split, "metadata", "sizes.csv"), problems)
+        lines = convert(
+            selection,
+            self._path(split, "labels", "openimages-mlperf.json"),
+            self._path(split, "data"),
+            self._path(split, "metadata", "sizes.csv"),
+            problems,
+        )
         for line in [f"left out: {line}" for line in problems.lines()] + lines:
             self._say(line)
 
@@ -160,15 +190,19 @@ class _Images:
                 self._in_a_row = 0
                 self.missing.append(f"{name} {error}")
                 if len(self.missing) > self._limit:
-                    raise UserError(f"{len(self.missing)} images are not there, the last {self.missing[-1]}; "
-                                    f"--max-missing is {self._limit}") from None
+                    raise UserError(
+                        f"{len(self.missing)} images are not there, the last {self.missing[-1]}; "
+                        f"--max-missing is {self._limit}"
+                    ) from None
         except web.Failed as error:
             with self._lock:
                 self.failed.append(f"{name}: {error}")
                 self._in_a_row += 1
                 if self._in_a_row > self._patience:
-                    raise UserError(f"{self._in_a_row} images one after the other could not be had, the last "
-                                    f"{self.failed[-1]}") from None
+                    raise UserError(
+                        f"{self._in_a_row} images one after the other could not be had, the last "
+                        f"{self.failed[-1]}"
+                    ) from None
         else:
             with self._lock:
                 self._in_a_row = 0
@@ -190,8 +224,10 @@ class _Progress:
         self._last = now
         rate, seconds = work.fetched / (now - self._start), now - self._start
         left = f", about {_time((self._images - done) / rate)} to go" if rate else ""
-        self._say(f"{self._split}: {done} of {self._images} images, {rate:.0f} images/s, "
-                  f"{work.bytes / seconds / 1e6:.1f} MB/s{left}")
+        self._say(
+            f"{self._split}: {done} of {self._images} images, {rate:.0f} images/s, "
+            f"{work.bytes / seconds / 1e6:.1f} MB/s{left}"
+        )
 
 
 def _bytes(number: float) -> str:

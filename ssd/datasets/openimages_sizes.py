@@ -1,4 +1,5 @@
 """Width and height of image files from their first bytes, and a CSV file that keeps them."""
+
 from __future__ import annotations
 
 import contextlib
@@ -23,10 +24,11 @@ _LINES = 4096  # of the sizes file that are in memory at a time
 
 
 def jpeg_size(path: str) -> Optional[Tuple[int, int]]:
-    """(width, height) in pixels as stored, an EXIF orientation not applied; None for what is no plain JPEG. OSError.
+    """(width, height) in pixels as stored, an EXIF orientation not applied; None for what is no
+    plain JPEG. OSError.
 
-    Reads markers from one to the next up to the frame header (ISO/IEC 10918-1, B.1.1.3 and B.2.2): a few hundred bytes
-    of a file, and a fifth of the time that Pillow takes to open it.
+    Reads markers from one to the next up to the frame header (ISO/IEC 10918-1, B.1.1.3 and B.2.2):
+    a few hundred bytes of a file, and a fifth of the time that Pillow takes to open it.
     """
     with open(path, "rb", buffering=2048) as file:
         if file.read(2) != b"\xff\xd8":
@@ -43,7 +45,11 @@ def jpeg_size(path: str) -> Optional[Tuple[int, int]]:
             if len(start) < 7:
                 return None
             length, height, width = struct.unpack(">HxHH", start)
-            if 0xC0 <= byte[0] <= 0xCF and byte[0] not in (0xC4, 0xC8, 0xCC):  # SOF0 to SOF15, not DHT, JPG, DAC
+            if 0xC0 <= byte[0] <= 0xCF and byte[0] not in (
+                0xC4,
+                0xC8,
+                0xCC,
+            ):  # SOF0 to SOF15, not DHT, JPG, DAC
                 return (width, height) if width and height else None
             if length < 2:
                 return None
@@ -57,11 +63,13 @@ def image_size(path: str) -> Optional[Tuple[int, int]]:
 
 def files_of(folder) -> np.ndarray:
     """Ids of the files ID.jpg in a folder, ascending uint64. UserError."""
+
     def names():
         with os.scandir(folder) as entries:
             for entry in entries:
                 if len(entry.name) == 20 and entry.name.endswith(".jpg"):
                     yield entry.name[:16]
+
     try:
         found, good = id_numbers(list(names()))
     except OSError as error:
@@ -70,15 +78,20 @@ def files_of(folder) -> np.ndarray:
 
 
 class Sizes:
-    """Known sizes: ids, ascending uint64 (n,), and sides, int32 (n, 2) width and height in pixels."""
+    """Known sizes: ids, ascending uint64 (n,), and sides, int32 (n, 2) width and height in
+    pixels."""
 
     def __init__(self, ids=(), sides=()):
-        self.ids, self.sides = np.asarray(ids, np.uint64), np.asarray(sides, np.int32).reshape(-1, 2)
+        self.ids, self.sides = (
+            np.asarray(ids, np.uint64),
+            np.asarray(sides, np.int32).reshape(-1, 2),
+        )
 
     @classmethod
     def read(cls, path) -> Sizes:
-        """From a CSV file with the columns ImageID, Width, Height. UserError, naming file, line and value, for a row
-        that is none, and for an image with two sizes; an image that is there twice with one size counts once."""
+        """From a CSV file with the columns ImageID, Width, Height. UserError, naming file, line and
+        value, for a row that is none, and for an image with two sizes; an image that is there twice
+        with one size counts once."""
         rows = csv_rows(path)
         header = next(rows, (1, []))[1]
         for name in HEADER:
@@ -93,14 +106,19 @@ class Sizes:
             except (IndexError, ValueError):
                 width = height = 0
             if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
-                raise UserError(f"{path}:{number}: {show(','.join(cells))} is no image id with width and height")
+                raise UserError(
+                    f"{path}:{number}: {show(','.join(cells))} is no image id with width and height"
+                )
             names.append(name)
             sides.append((width, height))
             numbers.append(number)
         ids, good = id_numbers(names)
         if not good.all():
             first = int(np.argmin(good))
-            raise UserError(f"{path}:{numbers[first]}: image id {show(names[first])} is not 16 hexadecimal digits")
+            raise UserError(
+                f"{path}:{numbers[first]}: image id {show(names[first])} is not 16 hexadecimal "
+                "digits"
+            )
         sides = np.array(sides, np.int32).reshape(-1, 2)
         order = np.argsort(ids, kind="stable")
         ids, sides = ids[order], sides[order]
@@ -108,8 +126,10 @@ class Sizes:
         differ = again[(sides[again] != sides[again + 1]).any(axis=1)]
         if len(differ):
             first = int(differ[0])
-            raise UserError(f"{path}:{numbers[order[first + 1]]}: image {id_text(ids[first])} is there twice, with "
-                            "{} x {} and {} x {} pixels".format(*sides[first], *sides[first + 1]))
+            raise UserError(
+                f"{path}:{numbers[order[first + 1]]}: image {id_text(ids[first])} is there twice, "
+                "with {} x {} and {} x {} pixels".format(*sides[first], *sides[first + 1])
+            )
         keep = np.ones(len(ids), bool)
         keep[again + 1] = False
         return cls(ids[keep], sides[keep])
@@ -121,8 +141,10 @@ class Sizes:
                 file.write(",".join(HEADER) + "\n")
                 for start in range(0, len(self.ids), _LINES):
                     part = slice(start, start + _LINES)
-                    file.writelines("%016x,%d,%d\n" % (name, *side)
-                                    for name, side in zip(self.ids[part].tolist(), self.sides[part].tolist()))
+                    file.writelines(
+                        "%016x,%d,%d\n" % (name, *side)
+                        for name, side in zip(self.ids[part].tolist(), self.sides[part].tolist())
+                    )
 
     def of(self, ids: np.ndarray) -> np.ndarray:
         """Sides of images, (n, 2); 0, 0 for one that is not known."""
@@ -141,19 +163,26 @@ class Sizes:
         return Sizes(ids[order], sides[order])
 
 
-def image_sizes(ids: np.ndarray, folder, sizes_file, problems: Problems, threads: int = 0,
-                progress=None) -> np.ndarray:
-    """Sides of images, int32 (n, 2) width and height, 0, 0 where there is none; those are counted in `problems`.
+def image_sizes(
+    ids: np.ndarray, folder, sizes_file, problems: Problems, threads: int = 0, progress=None
+) -> np.ndarray:
+    """Sides of images, int32 (n, 2) width and height, 0, 0 where there is none; those are counted
+    in `problems`.
 
-    ids: ascending uint64. folder: of the files ID.jpg; None where `sizes_file` must know all. sizes_file: a CSV file
-    that is taken where it knows an image, and gets what was read from files; None for none. A size is never read twice
-    then, so an image that is replaced by one of another size is not noticed: remove the file. progress: called with
-    (images done, images). UserError.
+    ids: ascending uint64. folder: of the files ID.jpg; None where `sizes_file` must know all.
+    sizes_file: a CSV file that is taken where it knows an image, and gets what was read from files;
+    None for none. A size is never read twice then, so an image that is replaced by one of another
+    size is not noticed: remove the file. progress: called with (images done, images). UserError.
     """
     known = Sizes.read(sizes_file) if sizes_file and os.path.exists(sizes_file) else Sizes()
     sides = known.of(ids)
     if folder is None:
-        _count(MISSING, ids[~sides.all(axis=1)], problems, lambda name: f"{name}, which {sizes_file} does not know")
+        _count(
+            MISSING,
+            ids[~sides.all(axis=1)],
+            problems,
+            lambda name: f"{name}, which {sizes_file} does not know",
+        )
         return sides
     there = np.isin(ids, files_of(folder), assume_unique=True)
     sides[~there] = 0
@@ -169,16 +198,27 @@ def image_sizes(ids: np.ndarray, folder, sizes_file, problems: Problems, threads
 
     try:
         # More threads than cores: on a file system of a network most of the time is spent waiting.
-        in_threads(lambda: look, len(unread), threads or min(32, 4 * len(os.sched_getaffinity(0))),
-                   progress and (lambda done: progress(done, len(unread))))
+        in_threads(
+            lambda: look,
+            len(unread),
+            threads or min(32, 4 * len(os.sched_getaffinity(0))),
+            progress and (lambda done: progress(done, len(unread))),
+        )
     finally:  # an interrupt leaves what was read
         read = unread[sides[unread].all(axis=1)]
         if sizes_file and len(read):
             known.join(ids[read], sides[read]).write(sizes_file)
-    _count(UNREADABLE, ids[unread[~sides[unread].all(axis=1)]], problems, lambda name: f"{name}.jpg in {folder}")
+    _count(
+        UNREADABLE,
+        ids[unread[~sides[unread].all(axis=1)]],
+        problems,
+        lambda name: f"{name}.jpg in {folder}",
+    )
     return sides
 
 
 def _count(kind, ids, problems, words) -> None:
     if len(ids):
-        problems.add(kind, *(words(id_text(name)) for name in ids[:problems.limit]), count=len(ids))
+        problems.add(
+            kind, *(words(id_text(name)) for name in ids[: problems.limit]), count=len(ids)
+        )

@@ -1,9 +1,12 @@
-"""Image files into folders of records (ssd.datasets.records); can be interrupted at any time and then goes on.
+"""Image files into folders of records (ssd.datasets.records); can be interrupted at any time and
+then goes on.
 
-A file of records is written under a temporary name beside its final one and renamed when it is on the disc, after its
-index and its part of the table: a file with its final name is complete. The manifest is written last; until then it
-says that the rest is missing. During the packing the plan lies in the output folder; only the same plan goes on.
+A file of records is written under a temporary name beside its final one and renamed when it is on
+the disc, after its index and its part of the table: a file with its final name is complete. The
+manifest is written last; until then it says that the rest is missing. During the packing the plan
+lies in the output folder; only the same plan goes on.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -21,26 +24,53 @@ from ssd.config import Config
 from ssd.datasets import recordio
 from ssd.datasets.in_threads import in_threads
 from ssd.datasets.packing_plan import Part, Plan, Shard, file_sha256, make_plan
-from ssd.datasets.records import COLUMNS, FORMAT, KIND, MANIFEST, TABLE, is_records, name_bytes, read_manifest
+from ssd.datasets.records import (
+    COLUMNS,
+    FORMAT,
+    KIND,
+    MANIFEST,
+    TABLE,
+    is_records,
+    name_bytes,
+    read_manifest,
+)
 from ssd.errors import UserError
-from ssd.files import discard, put_in_place, remove_leftovers, replace_file, replacing, temporary_path, write_errors
+from ssd.files import (
+    discard,
+    put_in_place,
+    remove_leftovers,
+    replace_file,
+    replacing,
+    temporary_path,
+    write_errors,
+)
 
 PLAN = "packing.json"
-_COLUMNS = ("offset", "stored", "size", "crc")    # of the table of one file of records
+_COLUMNS = ("offset", "stored", "size", "crc")  # of the table of one file of records
 
 
 class _Stopped(Exception):
     """Another thread has failed, or an interrupt ends the packing."""
 
 
-def pack(config: Config, output: str, splits: Sequence[str], *, shard_bytes: Optional[int] = None, threads: int = 0,
-         say=print, progress=None) -> List[str]:
-    """Packs the images of `splits` ('train', 'val') into the folder `output`, laid out as config.data.data_dir is, with
-    copies of the annotation files; returns lines that say what it holds.
+def pack(
+    config: Config,
+    output: str,
+    splits: Sequence[str],
+    *,
+    shard_bytes: Optional[int] = None,
+    threads: int = 0,
+    say=print,
+    progress=None,
+) -> List[str]:
+    """Packs the images of `splits` ('train', 'val') into the folder `output`, laid out as
+    config.data.data_dir is, with copies of the annotation files; returns lines that say what it
+    holds.
 
-    shard_bytes, threads, say: see make_plan; say also gets the space needed, before anything is written. progress:
-    called with (images done, images), a few times a second. An interrupt leaves the complete files, and the next call
-    goes on. UserError: an output that holds anything else, too little space, what make_plan refuses.
+    shard_bytes, threads, say: see make_plan; say also gets the space needed, before anything is
+    written. progress: called with (images done, images), a few times a second. An interrupt leaves
+    the complete files, and the next call goes on. UserError: an output that holds anything else,
+    too little space, what make_plan refuses.
     """
     _refuse_other_output(output)
     plan = make_plan(config, splits, shard_bytes, threads, say)
@@ -48,7 +78,7 @@ def pack(config: Config, output: str, splits: Sequence[str], *, shard_bytes: Opt
         _check_space(plan, output, say)
         os.makedirs(output, exist_ok=True)
         stack.enter_context(_alone(output))
-        _refuse_other_output(output)    # again, now that no other process packs into it
+        _refuse_other_output(output)  # again, now that no other process packs into it
         _begin(plan, output)
         _pack_shards(plan, output, threads, progress)
         lines = [_finish(plan, folder, output) for folder in plan.folders]
@@ -57,6 +87,7 @@ def pack(config: Config, output: str, splits: Sequence[str], *, shard_bytes: Opt
 
 
 # ---- before
+
 
 def _refuse_other_output(output: str) -> None:
     if not os.path.lexists(output):
@@ -74,11 +105,19 @@ def _check_space(plan: Plan, output: str, say) -> None:
     while not os.path.isdir(existing):
         existing = os.path.dirname(existing)
     free = shutil.disk_usage(existing).free
-    done = f" ({len(plan.shards) - len(left)} of them are done)" if len(left) < len(plan.shards) else ""
-    say(f"{output}: {plan.images:,} images into {_files(plan.shards)}{done}: {_megabytes(needed)} are needed, "
-        f"{_megabytes(free)} are free")
+    done = (
+        f" ({len(plan.shards) - len(left)} of them are done)"
+        if len(left) < len(plan.shards)
+        else ""
+    )
+    say(
+        f"{output}: {plan.images:,} images into {_files(plan.shards)}{done}: {_megabytes(needed)} "
+        f"are needed, {_megabytes(free)} are free"
+    )
     if needed > free:
-        raise UserError(f"--output {output}: {_megabytes(needed)} are needed, {_megabytes(free)} are free")
+        raise UserError(
+            f"--output {output}: {_megabytes(needed)} are needed, {_megabytes(free)} are free"
+        )
 
 
 @contextlib.contextmanager
@@ -104,7 +143,9 @@ def _begin(plan: Plan, output: str) -> None:
     else:
         replace_file(path, (json.dumps(wanted) + "\n").encode())
     for part in plan.parts:
-        folder, annotations = (os.path.join(output, name) for name in (part.folder, part.annotations_name))
+        folder, annotations = (
+            os.path.join(output, name) for name in (part.folder, part.annotations_name)
+        )
         os.makedirs(folder, exist_ok=True)
         os.makedirs(os.path.dirname(annotations), exist_ok=True)
         remove_leftovers(folder)
@@ -123,24 +164,32 @@ def _compare(path: str, wanted: Dict[str, Any], output: str) -> None:
     except ValueError:
         raise UserError(f"{path}: no plan of a packing; remove {output} and begin again") from None
     if not isinstance(found, dict) or found != wanted:
-        same = isinstance(found, dict) and dict(found, shard_bytes=None) == dict(wanted, shard_bytes=None)
-        raise UserError(f"--output {output}: its packing was begun with another "
-                        + ("--shard-size" if same else "data set or other settings")
-                        + "; give the same ones, or remove it and begin again")
+        same = isinstance(found, dict) and dict(found, shard_bytes=None) == dict(
+            wanted, shard_bytes=None
+        )
+        raise UserError(
+            f"--output {output}: its packing was begun with another "
+            + ("--shard-size" if same else "data set or other settings")
+            + "; give the same ones, or remove it and begin again"
+        )
 
 
 # ---- the records
+
 
 def _base(plan: Plan, shard: Shard, output: str) -> str:
     return os.path.join(output, plan.parts[shard.part].folder, shard.name)
 
 
 def _is_done(plan: Plan, shard: Shard, output: str) -> bool:
-    """Whether a file of records is complete: it then has its final name, and index and table came before it; the tables
-    of single files go when the manifest is there."""
+    """Whether a file of records is complete: it then has its final name, and index and table came
+    before it; the tables of single files go when the manifest is there."""
     base = _base(plan, shard, output)
-    return os.path.isfile(base + ".rec") and os.path.isfile(base + ".idx") and (
-        os.path.isfile(base + ".npz") or _has_manifest(os.path.dirname(base)))
+    return (
+        os.path.isfile(base + ".rec")
+        and os.path.isfile(base + ".idx")
+        and (os.path.isfile(base + ".npz") or _has_manifest(os.path.dirname(base)))
+    )
 
 
 def _pack_shards(plan: Plan, output: str, threads: int, progress) -> None:
@@ -153,13 +202,19 @@ def _pack_shards(plan: Plan, output: str, threads: int, progress) -> None:
             return
 
         def advance():
-            done[number] += 1    # no other thread writes this one
+            done[number] += 1  # no other thread writes this one
             if stopped.is_set():
                 raise _Stopped
+
         _pack_shard(plan.parts[shard.part], shard, _base(plan, shard, output), advance)
 
-    in_threads(lambda: work, len(plan.shards), threads, progress and (lambda _: progress(sum(done), plan.images)),
-               on_stop=stopped.set)
+    in_threads(
+        lambda: work,
+        len(plan.shards),
+        threads,
+        progress and (lambda _: progress(sum(done), plan.images)),
+        on_stop=stopped.set,
+    )
 
 
 def _pack_shard(part: Part, shard: Shard, base: str, advance) -> None:
@@ -167,10 +222,12 @@ def _pack_shard(part: Part, shard: Shard, base: str, advance) -> None:
     partial = temporary_path(base + ".rec")
     try:
         with open(partial, "xb", buffering=1 << 20) as file:
-            for index in part.indices[shard.first:shard.last].tolist():
+            for index in part.indices[shard.first : shard.last].tolist():
                 names.append(data.file_names[index])
                 image = bytes(data.images.read(names[-1]))
-                content = recordio.image_content(int(data.image_ids[index]), part.label(index), image)
+                content = recordio.image_content(
+                    int(data.image_ids[index]), part.label(index), image
+                )
                 pieces = recordio.encode(content)
                 file.writelines(pieces)
                 stored = sum(map(len, pieces))
@@ -180,14 +237,19 @@ def _pack_shard(part: Part, shard: Shard, base: str, advance) -> None:
         text = json.dumps(names).encode()
         with replacing(base + ".npz") as table, open(table, "xb") as file:
             np.savez(file, names=np.frombuffer(text, np.uint8), rows=np.array(rows, np.int64))
-        replace_file(base + ".idx", "".join("%d\t%d\n" % (shard.first + number, row[0])
-                                            for number, row in enumerate(rows)).encode())
+        replace_file(
+            base + ".idx",
+            "".join(
+                "%d\t%d\n" % (shard.first + number, row[0]) for number, row in enumerate(rows)
+            ).encode(),
+        )
         put_in_place(partial, base + ".rec")
     finally:
         discard(partial)
 
 
 # ---- table and manifest
+
 
 def _has_manifest(folder: str) -> bool:
     return is_records(folder) and bool(read_manifest(folder, whole=False).get("whole"))
@@ -198,17 +260,23 @@ def _finish(plan: Plan, name: str, output: str) -> str:
     folder = os.path.join(output, name)
     shards = [shard for shard in plan.shards if plan.parts[shard.part].folder == name]
     if not _has_manifest(folder):
-        _write_manifest(folder, shards, [part.described() for part in plan.parts if part.folder == name])
+        _write_manifest(
+            folder, shards, [part.described() for part in plan.parts if part.folder == name]
+        )
     for shard in shards:
         discard(os.path.join(folder, shard.name + ".npz"))
     size = sum(os.path.getsize(os.path.join(folder, shard.name + ".rec")) for shard in shards)
-    return f"{folder}: {sum(shard.last - shard.first for shard in shards):,} images in {_files(shards)}, " \
-           f"{_megabytes(size)}"
+    return (
+        f"{folder}: {sum(shard.last - shard.first for shard in shards):,} images in "
+        f"{_files(shards)}, {_megabytes(size)}"
+    )
 
 
 def _write_manifest(folder: str, shards: List[Shard], splits: List[Dict[str, Any]]) -> None:
     names: List[str] = []
-    columns: Dict[str, List[np.ndarray]] = {key: [np.zeros(0, np.int64)] for key in ("shard", *_COLUMNS)}
+    columns: Dict[str, List[np.ndarray]] = {
+        key: [np.zeros(0, np.int64)] for key in ("shard", *_COLUMNS)
+    }
     entries = []
     for number, shard in enumerate(shards):
         base = os.path.join(folder, shard.name)
@@ -222,21 +290,39 @@ def _write_manifest(folder: str, shards: List[Shard], splits: List[Dict[str, Any
         for column, key in enumerate(_COLUMNS):
             columns[key].append(rows[:, column])
         entries.append(dict(file=shard.name + ".rec", bytes=size, images=len(rows)))
-    write_table(os.path.join(folder, TABLE), names, {key: np.concatenate(parts) for key, parts in columns.items()})
-    _write_json(os.path.join(folder, MANIFEST), dict(
-        kind=KIND, format=FORMAT, whole=True, images=len(names), splits=splits, shards=entries,
-        table=_hashed(folder, TABLE), indices=[_hashed(folder, shard.name + ".idx") for shard in shards]))
+    write_table(
+        os.path.join(folder, TABLE),
+        names,
+        {key: np.concatenate(parts) for key, parts in columns.items()},
+    )
+    _write_json(
+        os.path.join(folder, MANIFEST),
+        dict(
+            kind=KIND,
+            format=FORMAT,
+            whole=True,
+            images=len(names),
+            splits=splits,
+            shards=entries,
+            table=_hashed(folder, TABLE),
+            indices=[_hashed(folder, shard.name + ".idx") for shard in shards],
+        ),
+    )
 
 
 def write_table(path: str, names: List[str], columns: Dict[str, np.ndarray]) -> None:
-    """Writes a table of records; columns: those of COLUMNS but name_end, in the order of `names`."""
+    """Writes a table of records; columns: those of COLUMNS but name_end, in the order of
+    `names`."""
     encoded = [name_bytes(name) for name in names]
     order = sorted(range(len(names)), key=encoded.__getitem__)
     ends = np.cumsum([len(encoded[row]) for row in order])
     columns = dict({key: values[order] for key, values in columns.items()}, name_end=ends)
     with replacing(path) as partial, open(partial, "xb") as file:
-        np.savez(file, names=np.frombuffer(b"".join(encoded[row] for row in order), np.uint8),
-                 **{key: columns[key].astype(kind) for key, kind in COLUMNS.items()})
+        np.savez(
+            file,
+            names=np.frombuffer(b"".join(encoded[row] for row in order), np.uint8),
+            **{key: columns[key].astype(kind) for key, kind in COLUMNS.items()},
+        )
 
 
 def _write_json(path: str, content: Dict[str, Any]) -> None:

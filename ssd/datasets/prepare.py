@@ -13,24 +13,28 @@ from ssd.datasets.annotation_file import SECTIONS, show
 from ssd.datasets.annotation_stream import read_annotation_file
 from ssd.datasets.json_files import whole_number
 from ssd.errors import UserError
-from ssd.flag_types import share
 from ssd.files import replace_file, write_errors
+from ssd.flag_types import share
 
 IMAGE_KEYS = ("id", "file_name", "height", "width")
 ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
-WHOLE = ("id", "image_id", "category_id", "height", "width", "iscrowd")    # 3.0 becomes 3
+WHOLE = ("id", "image_id", "category_id", "height", "width", "iscrowd")  # 3.0 becomes 3
 
 
 def reduce_annotations(content: dict, keep_keys: bool = False) -> dict:
     """A COCO annotation object with `images`, `annotations` and `categories` alone.
 
-    Images keep IMAGE_KEYS, annotations ANNOTATION_KEYS: `area` and `iscrowd` unchanged, because COCO scores
-    by the size of the mask and treats crowds apart. With keep_keys annotations keep every key, but a
-    `segmentation` becomes []. Raises UserError for an entry without one of these keys. Two keys that
-    box-only data sets leave out, or set to null, are filled as COCO's own loader fills them for detections: iscrowd 0,
-    area = width x height of the box. Whole numbers are written without a point, iscrowd is 0 or 1.
+    Images keep IMAGE_KEYS, annotations ANNOTATION_KEYS: `area` and `iscrowd` unchanged, because
+    COCO scores by the size of the mask and treats crowds apart. With keep_keys annotations keep
+    every key, but a `segmentation` becomes []. Raises UserError for an entry without one of these
+    keys. Two keys that box-only data sets leave out, or set to null, are filled as COCO's own
+    loader fills them for detections: iscrowd 0, area = width x height of the box. Whole numbers are
+    written without a point, iscrowd is 0 or 1.
     """
-    images = [_plain(_pick(image, IMAGE_KEYS, "image", number)) for number, image in enumerate(content["images"])]
+    images = [
+        _plain(_pick(image, IMAGE_KEYS, "image", number))
+        for number, image in enumerate(content["images"])
+    ]
     annotations = []
     for number, entry in enumerate(content["annotations"]):
         entry = _with_defaults(entry)
@@ -40,19 +44,28 @@ def reduce_annotations(content: dict, keep_keys: bool = False) -> dict:
             if "segmentation" in kept:
                 kept["segmentation"] = []
         annotations.append(_plain(kept))
-    categories = [_plain(dict(entry)) if isinstance(entry, dict) else entry for entry in content["categories"]]
+    categories = [
+        _plain(dict(entry)) if isinstance(entry, dict) else entry for entry in content["categories"]
+    ]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def _with_defaults(annotation):
-    if not isinstance(annotation, dict) or None not in (annotation.get("iscrowd"), annotation.get("area")):
+    if not isinstance(annotation, dict) or None not in (
+        annotation.get("iscrowd"),
+        annotation.get("area"),
+    ):
         return annotation
     annotation = dict(annotation)
     if annotation.get("iscrowd") is None:
         annotation["iscrowd"] = 0
     box = annotation.get("bbox")
-    if annotation.get("area") is None and isinstance(box, list) and len(box) == 4 \
-            and all(type(side) in (int, float) for side in box):
+    if (
+        annotation.get("area") is None
+        and isinstance(box, list)
+        and len(box) == 4
+        and all(type(side) in (int, float) for side in box)
+    ):
         try:
             annotation["area"] = box[2] * box[3]
         except OverflowError:  # a whole number of hundreds of digits times a float
@@ -67,7 +80,8 @@ def _first_not_finite(reduced) -> str:
             try:
                 json.dumps(entry, allow_nan=False)
             except ValueError:
-                return f": {section}[{number}]"    # alone: its numbers may be of more digits than Python prints
+                # Alone: its numbers may be of more digits than Python prints
+                return f": {section}[{number}]"
     return ""
 
 
@@ -75,7 +89,9 @@ def _pick(entry, keys, what, number):
     try:
         return {key: entry[key] for key in keys}
     except KeyError as error:
-        raise UserError(f"{what} {show(entry.get('id', f'number {number}'))} has no {error}") from None
+        raise UserError(
+            f"{what} {show(entry.get('id', f'number {number}'))} has no {error}"
+        ) from None
     except TypeError:
         raise UserError(f"{what} number {number} is not an object but {show(entry)}") from None
 
@@ -92,18 +108,26 @@ def _plain(entry: dict) -> dict:
     return entry
 
 
-def prepare(source, target, keep_keys: bool = False, pretty_print: bool = False, skip_bad: bool = False,
-            max_left_out: float = 1.0, report=lambda line: None) -> dict:
+def prepare(
+    source,
+    target,
+    keep_keys: bool = False,
+    pretty_print: bool = False,
+    skip_bad: bool = False,
+    max_left_out: float = 1.0,
+    report=lambda line: None,
+) -> dict:
     """Writes the reduced copy of annotation file `source` to `target`; returns it.
 
-    The copy is written beside the target and renamed, so the target is whole or absent. Equal input and
-    options give equal bytes. Raises UserError, also for a file that training would refuse; skip_bad and max_left_out as
-    there. Boxes without an area, of which COCO's own training file has some, are copied and counted all the same.
-    report: is given lines.
+    The copy is written beside the target and renamed, so the target is whole or absent. Equal input
+    and options give equal bytes. Raises UserError, also for a file that training would refuse;
+    skip_bad and max_left_out as there. Boxes without an area, of which COCO's own training file has
+    some, are copied and counted all the same. report: is given lines.
     """
     source, target = os.fspath(source), os.fspath(target)
-    if os.path.realpath(source) == os.path.realpath(target) or \
-            (os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target)):
+    if os.path.realpath(source) == os.path.realpath(target) or (
+        os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target)
+    ):
         raise UserError(f"input and output are the same file: {source}")
     if os.path.lexists(target) and not stat.S_ISREG(os.lstat(target).st_mode):
         raise UserError(f"output {target} exists and is not a regular file")
@@ -115,8 +139,10 @@ def prepare(source, target, keep_keys: bool = False, pretty_print: bool = False,
     try:
         text = json.dumps(reduced, allow_nan=False, **layout)
     except ValueError:
-        raise UserError(f"annotation file {source} holds NaN or Infinity, which JSON does not have"
-                        + _first_not_finite(reduced)) from None
+        raise UserError(
+            f"annotation file {source} holds NaN or Infinity, which JSON does not have"
+            + _first_not_finite(reduced)
+        ) from None
     except RecursionError:
         raise UserError(f"annotation file {source} is nested too deeply") from None
     if not skip_bad:
@@ -127,16 +153,22 @@ def prepare(source, target, keep_keys: bool = False, pretty_print: bool = False,
 
 
 def _checked(content: dict, source: str, report, **rules) -> dict:
-    """The content that good_entries leaves. The checks need NumPy, and this program must run without."""
+    """The content that good_entries leaves. The checks need NumPy, and this program must run
+    without."""
     if importlib.util.find_spec("numpy") is None:
         if rules.get("skip_bad"):
             raise UserError("--skip-bad-annotations: needs NumPy, which this Python does not have")
-        report(f"{source}: its entries are not checked, as this Python has no NumPy; `python -m ssd check-data` checks "
-               "them")
+        report(
+            f"{source}: its entries are not checked, as this Python has no NumPy; `python -m ssd "
+            "check-data` checks them"
+        )
         return content
     from ssd.datasets.annotations import check_content
     from ssd.datasets.left_out import EMPTY_BOX, good_entries
-    content, lines = good_entries(content, check_content(content, source), source, passed_on=EMPTY_BOX, **rules)
+
+    content, lines = good_entries(
+        content, check_content(content, source), source, passed_on=EMPTY_BOX, **rules
+    )
     for line in lines:
         report(line)
     return content
@@ -158,8 +190,11 @@ def _kind(arguments):
 
 def _convert(kind: str, arguments) -> int:
     module = importlib.import_module("ssd.datasets." + KINDS[kind])
-    parser = argparse.ArgumentParser(prog=f"prepare-json.py --from {kind}", allow_abbrev=False,
-                                     description=module.__doc__.split(": ", 1)[1])
+    parser = argparse.ArgumentParser(
+        prog=f"prepare-json.py --from {kind}",
+        allow_abbrev=False,
+        description=module.__doc__.split(": ", 1)[1],
+    )
     parser.add_argument("--from", dest="kind", required=True, help=argparse.SUPPRESS)
     module.add_arguments(parser)
     module.run(parser.parse_args(arguments))
@@ -167,7 +202,8 @@ def _convert(kind: str, arguments) -> int:
 
 
 def main(arguments=None) -> int:
-    """The command line of prepare-json.py; returns the exit status (2 for a mistake of the user's)."""
+    """The command line of prepare-json.py; returns the exit status (2 for a mistake of the
+    user's)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         kind = _kind(arguments)
@@ -177,31 +213,60 @@ def main(arguments=None) -> int:
         print(f"prepare-json.py: error: {error}", file=sys.stderr)
         return 2
     parser = argparse.ArgumentParser(
-        prog="prepare-json.py", allow_abbrev=False,
-        description="Reduces a COCO annotation file to images, annotations and categories, without masks. "
-                    f"With --from {{{','.join(KINDS)}}} it converts another data set's files to one: see "
-                    f"--from {next(iter(KINDS))} --help.")
-    parser.add_argument("input", metavar="INPUT", help="COCO annotation file (instances_train2017.json)")
-    parser.add_argument("output", metavar="OUTPUT",
-                        help="file to write (bbox_only_instances_train2017.json), replaced if it exists")
-    parser.add_argument("--keep-keys", action="store_true",
-                        help="keep every key of the annotations, but empty `segmentation` (default: keep "
-                             + ", ".join(ANNOTATION_KEYS) + ")")
-    parser.add_argument("--pretty-print", action="store_true",
-                        help="indent the output (default: one line)")
-    parser.add_argument("--skip-bad-annotations", action="store_true",
-                        help="leave out bad annotations and images, as in training (default: they are refused, but for "
-                             "boxes without an area)")
-    parser.add_argument("--max-left-out", type=share, default=0.5, metavar="X",
-                        help="with --skip-bad-annotations: the largest share of images or boxes that may be left out "
-                             "(0 to 1, default: 0.5); 1: whatever the likely cause")
+        prog="prepare-json.py",
+        allow_abbrev=False,
+        description="Reduces a COCO annotation file to images, annotations and categories, without "
+        f"masks. With --from {{{','.join(KINDS)}}} it converts another data set's files to one: "
+        f"see --from {next(iter(KINDS))} --help.",
+    )
+    parser.add_argument(
+        "input", metavar="INPUT", help="COCO annotation file (instances_train2017.json)"
+    )
+    parser.add_argument(
+        "output",
+        metavar="OUTPUT",
+        help="file to write (bbox_only_instances_train2017.json), replaced if it exists",
+    )
+    parser.add_argument(
+        "--keep-keys",
+        action="store_true",
+        help="keep every key of the annotations, but empty `segmentation` (default: keep "
+        + ", ".join(ANNOTATION_KEYS)
+        + ")",
+    )
+    parser.add_argument(
+        "--pretty-print", action="store_true", help="indent the output (default: one line)"
+    )
+    parser.add_argument(
+        "--skip-bad-annotations",
+        action="store_true",
+        help="leave out bad annotations and images, as in training (default: they are refused, but "
+        "for boxes without an area)",
+    )
+    parser.add_argument(
+        "--max-left-out",
+        type=share,
+        default=0.5,
+        metavar="X",
+        help="with --skip-bad-annotations: the largest share of images or boxes that may be left "
+        "out (0 to 1, default: 0.5); 1: whatever the likely cause",
+    )
     options = parser.parse_args(arguments)
     try:
-        reduced = prepare(options.input, options.output, options.keep_keys, options.pretty_print,
-                          options.skip_bad_annotations, options.max_left_out,
-                          lambda line: print(f"prepare-json.py: {line}", file=sys.stderr))
+        reduced = prepare(
+            options.input,
+            options.output,
+            options.keep_keys,
+            options.pretty_print,
+            options.skip_bad_annotations,
+            options.max_left_out,
+            lambda line: print(f"prepare-json.py: {line}", file=sys.stderr),
+        )
     except UserError as error:
         print(f"prepare-json.py: error: {error}", file=sys.stderr)
         return 2
-    print(f"{options.output}: " + ", ".join(f"{len(reduced[section])} {section}" for section in SECTIONS))
+    print(
+        f"{options.output}: "
+        + ", ".join(f"{len(reduced[section])} {section}" for section in SECTIONS)
+    )
     return 0

@@ -1,16 +1,19 @@
 """RecordIO, MXNet's file format for many small contents, in plain Python.
 
-A record has one part or several. A part is the magic number, a word with the kind of the part in its upper 3 bits and
-its length [bytes] in the other 29, the content, and zeros up to a multiple of 4 bytes; all numbers are little-endian.
-Where the content has the magic number at a multiple of 4 bytes, the writer cuts it there and leaves the number out; so
-a reader that has lost its position finds the next record by the number alone. The content of an image's record starts
-with MXNet's header: the number of label values, a single label, an id of 128 bits; then come the label values, float32,
-and the image file.
+A record has one part or several. A part is the magic number, a word with the kind of the part in
+its upper 3 bits and its length [bytes] in the other 29, the content, and zeros up to a multiple of
+4 bytes; all numbers are little-endian. Where the content has the magic number at a multiple of 4
+bytes, the writer cuts it there and leaves the number out; so a reader that has lost its position
+finds the next record by the number alone. The content of an image's record starts with MXNet's
+header: the number of label values, a single label, an id of 128 bits; then come the label values,
+float32, and the image file.
 
-mx.recordio is not used: its reader has one file position for all threads, does not check what it reads, and importing
-it imports MXNet. tests/datasets/test_recordio.py compares the bytes with its own.
+mx.recordio is not used: its reader has one file position for all threads, does not check what it
+reads, and importing it imports MXNet. tests/datasets/test_recordio.py compares the bytes with its
+own.
 Sources: dmlc-core, include/dmlc/recordio.h and src/recordio.cc; MXNet, src/io/image_recordio.h.
 """
+
 from __future__ import annotations
 
 import struct
@@ -19,7 +22,7 @@ from typing import Iterator, List
 import numpy as np
 
 MAGIC = struct.pack("<I", 0xCED7230A)
-LONGEST = (1 << 29) - 1    # bytes of a content
+LONGEST = (1 << 29) - 1  # bytes of a content
 _PART = struct.Struct("<4sI")
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 _IMAGE = struct.Struct("<IfQQ")
@@ -30,7 +33,8 @@ class Damaged(Exception):
 
 
 def encode(content: bytes) -> List[bytes]:
-    """A content of at most LONGEST bytes as a record: pieces of bytes, to be written one after the other."""
+    """A content of at most LONGEST bytes as a record: pieces of bytes, to be written one after the
+    other."""
     assert len(content) <= LONGEST
     pieces, start = [], 0
     for position in _magic_positions(content):
@@ -56,7 +60,7 @@ def decode(record) -> memoryview:
         start, position = position + _PART.size, position + _PART.size + length + -length % 4
         if position > len(view):
             raise Damaged("the record is longer than it should be")
-        parts.append(view[start:start + length])
+        parts.append(view[start : start + length])
         expected = () if kind in (_WHOLE, _LAST) else (_MIDDLE, _LAST)
     if position < len(view):
         raise Damaged("the record is shorter than it should be")
@@ -64,9 +68,13 @@ def decode(record) -> memoryview:
 
 
 def image_content(number: int, label: np.ndarray, image: bytes) -> bytes:
-    """The content of an image's record. number: its id, stored as 64 bits, two's complement; label: (n,) float32,
-    n > 0; image: the bytes of the file."""
-    return _IMAGE.pack(len(label), 0.0, number & (1 << 64) - 1, 0) + label.astype("<f4").tobytes() + image
+    """The content of an image's record. number: its id, stored as 64 bits, two's complement; label:
+    (n,) float32, n > 0; image: the bytes of the file."""
+    return (
+        _IMAGE.pack(len(label), 0.0, number & (1 << 64) - 1, 0)
+        + label.astype("<f4").tobytes()
+        + image
+    )
 
 
 def image_of(content: memoryview) -> memoryview:
@@ -80,8 +88,8 @@ def image_of(content: memoryview) -> memoryview:
 
 
 def image_record_size(values, image):
-    """Bytes on the disc of records with `values` label values and `image` bytes of file (numbers or arrays) that do not
-    contain the magic number; each time they do adds 4."""
+    """Bytes on the disc of records with `values` label values and `image` bytes of file (numbers or
+    arrays) that do not contain the magic number; each time they do adds 4."""
     length = _IMAGE.size + 4 * values + image
     return _PART.size + length + -length % 4
 

@@ -1,13 +1,16 @@
-"""A folder of records: image files in a few RecordIO files, as `python -m ssd pack-data` writes them.
+"""A folder of records: image files in a few RecordIO files, as `python -m ssd pack-data` writes
+them.
 
     records.json       the manifest: what was packed, and size or hash of every file
     records.npz        the table: name, position, lengths and CRC-32 of each image; no pickle
     train-00000.rec    image records, with labels for other readers of RecordIO (docs/records.md)
     train-00000.idx    the index of that file, for such readers
 
-Such a folder takes the place of a folder of image files. As with image files, the annotation file says the rest:
-training and evaluation do not use the labels in the records, whose boxes are rounded to float32.
+Such a folder takes the place of a folder of image files. As with image files, the annotation file
+says the rest: training and evaluation do not use the labels in the records, whose boxes are rounded
+to float32.
 """
+
 from __future__ import annotations
 
 import bisect
@@ -27,23 +30,35 @@ from ssd.datasets import recordio
 from ssd.errors import UserError
 
 MANIFEST, TABLE = "records.json", "records.npz"
-KIND, FORMAT = "images in RecordIO files", 1    # FORMAT: raised whenever older folders cannot be read any more
-# Per image, sorted by name: where its name ends in the names, which are UTF-8 and joined; its file, counted in the
-# order of the manifest; the record's first byte there and its length on the disc [bytes]; length [bytes] of the image
-# file; CRC-32 of the record's content, which is header, label and image file.
-COLUMNS = {"name_end": np.uint32, "shard": np.uint16, "offset": np.int64, "stored": np.uint32, "size": np.uint32,
-           "crc": np.uint32}
+KIND, FORMAT = (
+    "images in RecordIO files",
+    1,
+)  # FORMAT: raised whenever older folders cannot be read any more
+# Per image, sorted by name: where its name ends in the names, which are UTF-8 and joined; its file,
+# counted in the order of the manifest; the record's first byte there and its length on the disc
+# [bytes]; length [bytes] of the image file; CRC-32 of the record's content, which is header, label
+# and image file.
+COLUMNS = {
+    "name_end": np.uint32,
+    "shard": np.uint16,
+    "offset": np.int64,
+    "stored": np.uint32,
+    "size": np.uint32,
+    "crc": np.uint32,
+}
 
 
 class Status(NamedTuple):
     """The fields of os.stat_result that are used of an image."""
+
     st_size: int
     st_mtime_ns: int
     st_mode: int = stat.S_IFREG | 0o444
 
 
 class Names:
-    """A sorted list of names as bytes, for bisect: for a million images a dictionary takes 150 MB on every rank."""
+    """A sorted list of names as bytes, for bisect: for a million images a dictionary takes 150 MB
+    on every rank."""
 
     def __init__(self, joined: bytes, ends: np.ndarray):
         self._joined, self._ends = joined, ends
@@ -52,7 +67,7 @@ class Names:
         return len(self._ends)
 
     def __getitem__(self, row: int) -> bytes:
-        return self._joined[int(self._ends[row - 1]) if row else 0:int(self._ends[row])]
+        return self._joined[int(self._ends[row - 1]) if row else 0 : int(self._ends[row])]
 
     def find(self, name: str) -> Optional[int]:
         """The row of a name; None if it is not among them."""
@@ -64,8 +79,9 @@ class Names:
 class Records:
     """The images of a folder of records, by the names of their files. Any thread may read.
 
-    Opening checks the sizes of all files, the hashes of the small ones and the first bytes of the large ones; reading
-    checks each record. UserError names the file that is cut short, changed, or of other records.
+    Opening checks the sizes of all files, the hashes of the small ones and the first bytes of the
+    large ones; reading checks each record. UserError names the file that is cut short, changed, or
+    of other records.
     """
 
     in_files = False
@@ -73,7 +89,7 @@ class Records:
     def __init__(self, folder: str):
         self.folder = folder
         self.manifest = read_manifest(folder)
-        self._files: Dict[int, int] = {}    # from shard to descriptor
+        self._files: Dict[int, int] = {}  # from shard to descriptor
         self._lock = threading.Lock()
         shards = self.manifest["shards"]
         self._paths = [os.path.join(folder, shard["file"]) for shard in shards]
@@ -85,8 +101,10 @@ class Records:
         self._table, joined = read_table(os.path.join(folder, TABLE))
         self._names = Names(joined, self._table["name_end"])
         if len(self._names) != self.manifest["images"]:
-            raise UserError(f"{os.path.join(folder, TABLE)}: {len(self._names)} images, and "
-                            f"{self.manifest['images']} in {MANIFEST} beside it")
+            raise UserError(
+                f"{os.path.join(folder, TABLE)}: {len(self._names)} images, and "
+                f"{self.manifest['images']} in {MANIFEST} beside it"
+            )
         self._times = [os.stat(path).st_mtime_ns for path in self._paths]
 
     def __len__(self) -> int:
@@ -101,36 +119,44 @@ class Records:
         return os.path.join(self.folder, name)
 
     def status(self, name: str) -> Status:
-        """Size [bytes] of an image file, and a time [ns] that changes with its content and with the file of records.
-        FileNotFoundError."""
+        """Size [bytes] of an image file, and a time [ns] that changes with its content and with the
+        file of records. FileNotFoundError."""
         row = self._names.find(name)
         if row is None:
             raise FileNotFoundError(self.path(name))
         table = self._table
-        return Status(int(table["size"][row]), self._times[table["shard"][row]] + int(table["crc"][row]))
+        return Status(
+            int(table["size"][row]), self._times[table["shard"][row]] + int(table["crc"][row])
+        )
 
     def missing(self, name: str) -> str:
         """Why there is no image of this name."""
         return f"no record of it in {self.folder}"
 
     def read(self, name: str) -> memoryview:
-        """The bytes of an image file. UserError if there is no such image, or its record is not the one packed."""
+        """The bytes of an image file. UserError if there is no such image, or its record is not the
+        one packed."""
         row = self._names.find(name)
         if row is None:
             raise UserError(f"image {self.path(name)} cannot be read: {self.missing(name)}")
-        shard, offset, stored, size, crc = (int(self._table[key][row])
-                                            for key in ("shard", "offset", "stored", "size", "crc"))
+        shard, offset, stored, size, crc = (
+            int(self._table[key][row]) for key in ("shard", "offset", "stored", "size", "crc")
+        )
         try:
             content = recordio.decode(self._bytes(shard, offset, stored))
             image = recordio.image_of(content)
             if len(image) != size or zlib.crc32(content) != crc:
-                raise recordio.Damaged("the record is not the one that was packed (its CRC-32 differs)")
+                raise recordio.Damaged(
+                    "the record is not the one that was packed (its CRC-32 differs)"
+                )
             return image
         except recordio.Damaged as error:
             reason = str(error)
         except OSError as error:
             reason = error.strerror
-        raise UserError(f"image {self.path(name)} cannot be read: {self._paths[shard]}, byte {offset}: {reason}")
+        raise UserError(
+            f"image {self.path(name)} cannot be read: {self._paths[shard]}, byte {offset}: {reason}"
+        )
 
     def state(self):
         """A value for JSON that changes with any file of the folder."""
@@ -144,19 +170,22 @@ class Records:
                     self._files[shard] = os.open(self._paths[shard], os.O_RDONLY | os.O_CLOEXEC)
                 descriptor = self._files[shard]
         content = os.pread(descriptor, count, offset)
-        while len(content) < count:    # network file systems may return less than there is
+        while len(content) < count:  # network file systems may return less than there is
             more = os.pread(descriptor, count - len(content), offset + len(content))
             if not more:
                 raise recordio.Damaged("the file is cut short")
             content += more
         return content
 
-    def __del__(self, close=os.close):    # at the end of Python the module's names may be gone already
+    def __del__(
+        self, close=os.close
+    ):  # at the end of Python the module's names may be gone already
         for descriptor in self.__dict__.pop("_files", {}).values():
             close(descriptor)
 
 
 # ---- the files of the folder
+
 
 def is_records(folder: str) -> bool:
     """Whether a folder is one of records, complete or not."""
@@ -164,31 +193,42 @@ def is_records(folder: str) -> bool:
 
 
 def refuse_without_manifest(folder: str) -> None:
-    """UserError for a folder that seems to hold RecordIO files without a manifest. Looks at a few names only: a folder
-    of image files may have a million."""
+    """UserError for a folder that seems to hold RecordIO files without a manifest. Looks at a few
+    names only: a folder of image files may have a million."""
     try:
         with os.scandir(folder) as entries:
             for entry in itertools.islice(entries, 8):
                 if entry.name.endswith(".rec"):
-                    raise UserError(f"{os.path.join(folder, entry.name)}: a RecordIO file without {MANIFEST} beside "
-                                    "it; only complete folders of `python -m ssd pack-data` can be read")
+                    raise UserError(
+                        f"{os.path.join(folder, entry.name)}: a RecordIO file without {MANIFEST} "
+                        "beside it; only complete folders of `python -m ssd pack-data` can be read"
+                    )
     except OSError:
-        pass    # reported by whoever reads an image
+        pass  # reported by whoever reads an image
 
 
 def state_of_files(folder: str) -> Tuple[Tuple[str, int, int], ...]:
-    """(name, size [bytes], time [ns]) of every file of a folder of records. UserError where it cannot be read."""
+    """(name, size [bytes], time [ns]) of every file of a folder of records. UserError where it
+    cannot be read."""
     try:
         with os.scandir(folder) as entries:
-            status = [(entry.name, entry.stat()) for entry in entries if not entry.name.startswith(".")]
+            status = [
+                (entry.name, entry.stat()) for entry in entries if not entry.name.startswith(".")
+            ]
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror}") from None
-    return tuple(sorted((name, one.st_size, one.st_mtime_ns) for name, one in status if stat.S_ISREG(one.st_mode)))
+    return tuple(
+        sorted(
+            (name, one.st_size, one.st_mtime_ns)
+            for name, one in status
+            if stat.S_ISREG(one.st_mode)
+        )
+    )
 
 
 def read_manifest(folder: str, whole: bool = True) -> Dict[str, Any]:
-    """The manifest of a folder of records. UserError for anything else, and if `whole` for a folder whose packing has
-    not finished."""
+    """The manifest of a folder of records. UserError for anything else, and if `whole` for a folder
+    whose packing has not finished."""
     path = os.path.join(folder, MANIFEST)
     try:
         with open(path, "rb") as file:
@@ -200,10 +240,15 @@ def read_manifest(folder: str, whole: bool = True) -> Dict[str, Any]:
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise UserError(f"{path}: no manifest of records (its kind is not {KIND!r})")
     if content.get("format") != FORMAT:
-        raise UserError(f"{path}: records of format {content.get('format')!r}, this version reads format {FORMAT}; "
-                        "pack them again with `python -m ssd pack-data`")
+        raise UserError(
+            f"{path}: records of format {content.get('format')!r}, this version reads format "
+            f"{FORMAT}; pack them again with `python -m ssd pack-data`"
+        )
     if whole and not content.get("whole"):
-        raise UserError(f"{path}: the packing was interrupted; repeat the same `python -m ssd pack-data` to finish it")
+        raise UserError(
+            f"{path}: the packing was interrupted; repeat the same `python -m ssd pack-data` to "
+            "finish it"
+        )
     if whole and not _is_manifest(content):
         raise UserError(f"{path}: no manifest of records: an entry is missing or of another type")
     return content
@@ -212,13 +257,20 @@ def read_manifest(folder: str, whole: bool = True) -> Dict[str, Any]:
 def _is_manifest(content: Dict[str, Any]) -> bool:
     def entries(value, keys) -> bool:
         return isinstance(value, list) and all(
-            isinstance(one, dict) and all(isinstance(one.get(key), kind) for key, kind in keys.items())
-            for one in value)
+            isinstance(one, dict)
+            and all(isinstance(one.get(key), kind) for key, kind in keys.items())
+            for one in value
+        )
 
     hashed = {"file": str, "sha256": str}
-    return (isinstance(content.get("images"), int) and entries([content.get("table")], hashed)
-            and content["table"]["file"] == TABLE and entries(content.get("indices"), hashed)
-            and entries(content.get("shards"), {"file": str, "bytes": int}) and isinstance(content.get("splits"), list))
+    return (
+        isinstance(content.get("images"), int)
+        and entries([content.get("table")], hashed)
+        and content["table"]["file"] == TABLE
+        and entries(content.get("indices"), hashed)
+        and entries(content.get("shards"), {"file": str, "bytes": int})
+        and isinstance(content.get("splits"), list)
+    )
 
 
 def read_table(path: str) -> Tuple[Dict[str, np.ndarray], bytes]:
@@ -226,27 +278,33 @@ def read_table(path: str) -> Tuple[Dict[str, np.ndarray], bytes]:
     try:
         with open(path, "rb") as file, np.load(io.BytesIO(file.read()), allow_pickle=False) as kept:
             table, joined = {key: kept[key] for key in COLUMNS}, kept["names"].tobytes()
-    except Exception as error:    # NumPy raises nearly anything on bad data
+    except Exception as error:  # NumPy raises nearly anything on bad data
         raise UserError(f"{path}: no table of records: {' '.join(str(error).split())}") from None
     rows = len(table["name_end"])
-    if any(table[key].dtype != kind or table[key].shape != (rows,) for key, kind in COLUMNS.items()):
+    if any(
+        table[key].dtype != kind or table[key].shape != (rows,) for key, kind in COLUMNS.items()
+    ):
         raise UserError(f"{path}: no table of records: its columns have other types or lengths")
     return table, joined
 
 
 def name_bytes(name: str) -> bytes:
     """A name as tables sort it."""
-    return name.encode("utf-8", "surrogatepass")    # JSON allows lone surrogates
+    return name.encode("utf-8", "surrogatepass")  # JSON allows lone surrogates
 
 
 def _check_size(path: str, size: int, folder: str) -> None:
     try:
         found = os.stat(path).st_size
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; {os.path.join(folder, MANIFEST)} names it") from None
+        raise UserError(
+            f"{path}: {error.strerror}; {os.path.join(folder, MANIFEST)} names it"
+        ) from None
     if found != size:
-        raise UserError(f"{path}: {'cut short' if found < size else 'not the file that was packed'}: {found} bytes, "
-                        f"and {size} in {MANIFEST} beside it")
+        raise UserError(
+            f"{path}: {'cut short' if found < size else 'not the file that was packed'}: {found} "
+            f"bytes, and {size} in {MANIFEST} beside it"
+        )
 
 
 def _check_first(path: str) -> None:
@@ -264,6 +322,10 @@ def _check_hash(path: str, wanted: str, folder: str) -> None:
         with open(path, "rb") as file:
             found = hashlib.sha256(file.read()).hexdigest()
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; {os.path.join(folder, MANIFEST)} names it") from None
+        raise UserError(
+            f"{path}: {error.strerror}; {os.path.join(folder, MANIFEST)} names it"
+        ) from None
     if found != wanted:
-        raise UserError(f"{path}: not the file that {MANIFEST} beside it names: its SHA-256 differs")
+        raise UserError(
+            f"{path}: not the file that {MANIFEST} beside it names: its SHA-256 differs"
+        )

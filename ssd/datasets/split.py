@@ -1,4 +1,5 @@
 """A COCO annotation file split into training and validation, reproducibly; no image is touched."""
+
 from __future__ import annotations
 
 import hashlib
@@ -19,12 +20,18 @@ from ssd.files import replace_file, write_errors
 FILES = ("train.json", "val.json")
 
 
-def split_file(path: str, folder: str, val_fraction: float, seed: int = 0,
-               categories: Optional[Sequence[str]] = None, skip_bad: bool = False,
-               max_left_out: float = 0.5) -> List[str]:
-    """Writes FILES to `folder`, new or empty of them; returns lines that say what they hold. skip_bad: leave out what
-    is bad, at most the share `max_left_out` of the images or boxes. UserError, also for a file that training would
-    refuse."""
+def split_file(
+    path: str,
+    folder: str,
+    val_fraction: float,
+    seed: int = 0,
+    categories: Optional[Sequence[str]] = None,
+    skip_bad: bool = False,
+    max_left_out: float = 0.5,
+) -> List[str]:
+    """Writes FILES to `folder`, new or empty of them; returns lines that say what they hold.
+    skip_bad: leave out what is bad, at most the share `max_left_out` of the images or boxes.
+    UserError, also for a file that training would refuse."""
     if not 0 < val_fraction < 1:
         raise UserError(f"--val-fraction {val_fraction:g}: must be between 0 and 1")
     targets = [os.path.join(folder, name) for name in FILES]
@@ -33,23 +40,33 @@ def split_file(path: str, folder: str, val_fraction: float, seed: int = 0,
             raise UserError(f"--output {folder}: {target} exists already")
     content, left_out = read_checked(path, categories, skip_bad, max_left_out)
     parts = split(content, val_fraction, seed, path)
-    if categories:    # afterwards, so that no image changes sides with the categories that are asked for
+    if (
+        categories
+    ):  # afterwards, so that no image changes sides with the categories that are asked for
         parts = [keep_categories(part, categories, path) for part in parts]
         for part, target in zip(parts, targets):
             if not part["images"]:
-                raise UserError(f"--categories {' '.join(categories)}: no image of {target} would hold one; try "
-                                "another --seed or a larger --val-fraction")
+                raise UserError(
+                    f"--categories {' '.join(categories)}: no image of {target} would hold one; "
+                    "try another --seed or a larger --val-fraction"
+                )
     with write_errors(f"--output {folder}", targets[0]):
         os.makedirs(folder, exist_ok=True)
         for target, part in zip(targets, parts):
             replace_file(target, (json.dumps(part, separators=(",", ":")) + "\n").encode("ascii"))
-    return left_out + [f"{target}: {_count(part)}" for target, part in zip(targets, parts)] + _lacking(parts, targets)
+    return (
+        left_out
+        + [f"{target}: {_count(part)}" for target, part in zip(targets, parts)]
+        + _lacking(parts, targets)
+    )
 
 
-def read_checked(path: str, categories: Optional[Sequence[str]], skip_bad: bool,
-                 max_left_out: float) -> Tuple[Dict[str, Any], List[str]]:
-    """(an annotation file as JSON has it, lines about what was left out of it), checked as for training, but for the
-    image files. Of a file of which some categories alone are asked for, only what is of these can be bad."""
+def read_checked(
+    path: str, categories: Optional[Sequence[str]], skip_bad: bool, max_left_out: float
+) -> Tuple[Dict[str, Any], List[str]]:
+    """(an annotation file as JSON has it, lines about what was left out of it), checked as for
+    training, but for the image files. Of a file of which some categories alone are asked for, only
+    what is of these can be bad."""
     content: Dict[str, Any] = {}
     found = read_annotations(path, raw=content)
     if not found.problems or skip_bad or not categories:
@@ -57,44 +74,74 @@ def read_checked(path: str, categories: Optional[Sequence[str]], skip_bad: bool,
     kept = keep_categories(content, categories, path)
     if kept["images"]:
         good_entries(kept, check_content(kept, path), path, max_left_out=max_left_out)
-    return content, [f"{path}: not of these categories, so that it does not matter: {line}"
-                     for line in found.problems.lines()]
+    return content, [
+        f"{path}: not of these categories, so that it does not matter: {line}"
+        for line in found.problems.lines()
+    ]
 
 
 def keep_categories(content: Dict[str, Any], names: Sequence[str], path: str) -> Dict[str, Any]:
-    """The categories of these names alone, in the file's order, their annotations, and the images that hold one."""
+    """The categories of these names alone, in the file's order, their annotations, and the images
+    that hold one."""
     known = [entry.get("name") for entry in content["categories"] if isinstance(entry, dict)]
     for name in names:
         if name not in known:
-            raise UserError(f"--categories {name}: not a category of {path}{nearest(name, map(str, known))}")
-    categories = [entry for entry in content["categories"] if isinstance(entry, dict) and entry.get("name") in names]
+            raise UserError(
+                f"--categories {name}: not a category of {path}{nearest(name, map(str, known))}"
+            )
+    categories = [
+        entry
+        for entry in content["categories"]
+        if isinstance(entry, dict) and entry.get("name") in names
+    ]
     ids = {_key(entry.get("id")) for entry in categories}
-    annotations = [entry for entry in content["annotations"]
-                   if isinstance(entry, dict) and _key(entry.get("category_id")) in ids]
+    annotations = [
+        entry
+        for entry in content["annotations"]
+        if isinstance(entry, dict) and _key(entry.get("category_id")) in ids
+    ]
     images = {_key(entry.get("image_id")) for entry in annotations}
-    return dict(content, categories=categories, annotations=annotations,
-                images=[entry for entry in content["images"] if _key(_id_of(entry)) in images])
+    return dict(
+        content,
+        categories=categories,
+        annotations=annotations,
+        images=[entry for entry in content["images"] if _key(_id_of(entry)) in images],
+    )
 
 
-def split(content: Dict[str, Any], val_fraction: float, seed: int, path: str) -> List[Dict[str, Any]]:
-    """[training, validation]: val_fraction of the images, to the nearest one, and their annotations go to the second.
-    Everything else is in both; order is kept.
+def split(
+    content: Dict[str, Any], val_fraction: float, seed: int, path: str
+) -> List[Dict[str, Any]]:
+    """[training, validation]: val_fraction of the images, to the nearest one, and their annotations
+    go to the second. Everything else is in both; order is kept.
 
     Which images these are depends on their ids and the seed alone, not on their order in the file.
     """
     keys = [_key(_id_of(image)) for image in content["images"]]
     if len(set(keys)) < len(keys):
-        raise UserError(f"annotation file {path}: image id {Counter(keys).most_common(1)[0][0]} is there twice")
+        raise UserError(
+            f"annotation file {path}: image id {Counter(keys).most_common(1)[0][0]} is there twice"
+        )
     wanted = math.floor(val_fraction * len(keys) + 0.5)
     if not 0 < wanted < len(keys):
-        raise UserError(f"--val-fraction {val_fraction:g}: of the {len(keys)} images of {path}, {wanted} would be for "
-                        "validation and the rest for training; both need one")
-    chosen = set(sorted(keys, key=lambda key: hashlib.sha256(f"{seed} {key}".encode()).digest())[:wanted])
+        raise UserError(
+            f"--val-fraction {val_fraction:g}: of the {len(keys)} images of {path}, {wanted} would "
+            "be for validation and the rest for training; both need one"
+        )
+    chosen = set(
+        sorted(keys, key=lambda key: hashlib.sha256(f"{seed} {key}".encode()).digest())[:wanted]
+    )
     parts = []
     for validation in (False, True):
-        images = [image for image, key in zip(content["images"], keys) if (key in chosen) == validation]
-        annotations = [entry for entry in content["annotations"]
-                       if (_key(entry.get("image_id") if isinstance(entry, dict) else None) in chosen) == validation]
+        images = [
+            image for image, key in zip(content["images"], keys) if (key in chosen) == validation
+        ]
+        annotations = [
+            entry
+            for entry in content["annotations"]
+            if (_key(entry.get("image_id") if isinstance(entry, dict) else None) in chosen)
+            == validation
+        ]
         parts.append(dict(content, images=images, annotations=annotations))
     return parts
 
@@ -110,8 +157,14 @@ def _key(value) -> str:
 
 
 def _count(part: Dict[str, Any]) -> str:
-    names = {_key(_id_of(entry)): entry.get("name") for entry in part["categories"] if isinstance(entry, dict)}
-    boxes = Counter(_key(entry.get("category_id")) for entry in part["annotations"] if isinstance(entry, dict))
+    names = {
+        _key(_id_of(entry)): entry.get("name")
+        for entry in part["categories"]
+        if isinstance(entry, dict)
+    }
+    boxes = Counter(
+        _key(entry.get("category_id")) for entry in part["annotations"] if isinstance(entry, dict)
+    )
     shown = ", ".join(f"{show(name)} {boxes[key]}" for key, name in list(names.items())[:8])
     more = f", {len(names) - 8} categories more" if len(names) > 8 else ""
     return f"{len(part['images'])} images, {len(part['annotations'])} boxes ({shown}{more})"
@@ -121,10 +174,19 @@ def _lacking(parts, targets) -> List[str]:
     """A warning for each part in which categories have no box."""
     lines = []
     for part, target in zip(parts, targets):
-        found = {_key(entry.get("category_id")) for entry in part["annotations"] if isinstance(entry, dict)}
-        names = [str(entry.get("name")) for entry in part["categories"]
-                 if isinstance(entry, dict) and _key(_id_of(entry)) not in found]
+        found = {
+            _key(entry.get("category_id"))
+            for entry in part["annotations"]
+            if isinstance(entry, dict)
+        }
+        names = [
+            str(entry.get("name"))
+            for entry in part["categories"]
+            if isinstance(entry, dict) and _key(_id_of(entry)) not in found
+        ]
         if names:
-            lines.append(f"warning: {target}: no box of {', '.join(names[:5])}"
-                         + (f" and {len(names) - 5} categories more" if len(names) > 5 else ""))
+            lines.append(
+                f"warning: {target}: no box of {', '.join(names[:5])}"
+                + (f" and {len(names) - 5} categories more" if len(names) > 5 else "")
+            )
     return lines

@@ -1,4 +1,6 @@
-"""Reading files from web servers: connections that are kept, proxies, repetition with pauses, checks of what came."""
+"""Reading files from web servers: connections that are kept, proxies, repetition with pauses,
+checks of what came."""
+
 from __future__ import annotations
 
 import base64
@@ -38,7 +40,11 @@ class Busy(Failed):
 
     def __init__(self, words: str, retry_after: str):
         super().__init__(words)
-        self.pause = min(float(retry_after), _LONGEST_PAUSE) if re.fullmatch(r"\d{1,9}", retry_after) else 0.0
+        self.pause = (
+            min(float(retry_after), _LONGEST_PAUSE)
+            if re.fullmatch(r"\d{1,9}", retry_after)
+            else 0.0
+        )
 
 
 class Stopped(Exception):
@@ -47,6 +53,7 @@ class Stopped(Exception):
 
 class Reply(NamedTuple):
     """status: 200 or 206; headers in lower case; body: read(n) gives bytes."""
+
     status: int
     headers: Dict[str, str]
     body: http.client.HTTPResponse
@@ -56,7 +63,12 @@ def checked_url(url: str, flag: str) -> str:
     """An address without a slash at its end; UserError for none."""
     try:
         parts = urllib.parse.urlsplit(url)
-        if parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1) and not parts.query:
+        if (
+            parts.scheme in ("http", "https")
+            and parts.hostname
+            and (parts.port or 1)
+            and not parts.query
+        ):
             return url.rstrip("/")
     except ValueError:
         pass
@@ -79,12 +91,15 @@ class Client:
             sock = connection.sock
             if sock is not None:
                 try:
-                    socket.socket.shutdown(sock, socket.SHUT_RDWR)  # SSLSocket's own would take its state away
+                    socket.socket.shutdown(
+                        sock, socket.SHUT_RDWR
+                    )  # SSLSocket's own would take its state away
                 except OSError:
                     pass
 
     def get(self, url: str, first_byte: int = 0) -> Reply:
-        """Asks for a file from a byte on. Missing, Failed; the reply must be read whole, or the client closed."""
+        """Asks for a file from a byte on. Missing, Failed; the reply must be read whole, or the
+        client closed."""
         for _ in range(6):
             parts = urllib.parse.urlsplit(url)
             key = parts.scheme, parts.netloc
@@ -113,7 +128,11 @@ class Client:
                 raise RangeRefused(words)
             if response.status in (403, 404, 410):
                 raise Missing(words)
-            raise Busy(words, headers.get("retry-after", "")) if response.status in _AGAIN else Failed(words)
+            raise (
+                Busy(words, headers.get("retry-after", ""))
+                if response.status in _AGAIN
+                else Failed(words)
+            )
         raise Failed("too many redirections, or connections closed")
 
     def _ask(self, key, parts, first_byte):
@@ -136,7 +155,8 @@ class Client:
 
 
 def _connect(scheme: str, netloc: str, host: str) -> http.client.HTTPConnection:
-    """A connection, through the proxy that the environment names (https_proxy, no_proxy and so on)."""
+    """A connection, through the proxy that the environment names (https_proxy, no_proxy and so
+    on)."""
     make = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
     proxy = urllib.request.getproxies().get(scheme)
     if not proxy or urllib.request.proxy_bypass(host):
@@ -145,7 +165,9 @@ def _connect(scheme: str, netloc: str, host: str) -> http.client.HTTPConnection:
     connection = make(parts.hostname, parts.port or 8080, timeout=TIMEOUT)
     headers = {}
     if parts.username:
-        pair = ":".join(urllib.parse.unquote(part or "") for part in (parts.username, parts.password))
+        pair = ":".join(
+            urllib.parse.unquote(part or "") for part in (parts.username, parts.password)
+        )
         headers["Proxy-Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
     if scheme == "https":
         connection.set_tunnel(host, urllib.parse.urlsplit("//" + netloc).port or 443, headers)
@@ -167,8 +189,8 @@ def reason(error: BaseException) -> str:
 
 
 def published_md5(headers: Dict[str, str]) -> Optional[bytes]:
-    """The MD5 that Google's store says of a file, or Amazon's (its ETag, if it was not put there in parts); else
-    None."""
+    """The MD5 that Google's store says of a file, or Amazon's (its ETag, if it was not put there in
+    parts); else None."""
     for part in headers.get("x-goog-hash", "").split(","):
         name, _, value = part.strip().partition("=")
         if name == "md5":
@@ -177,14 +199,18 @@ def published_md5(headers: Dict[str, str]) -> Optional[bytes]:
             except ValueError:
                 return None
     etag = headers.get("etag", "").strip('"')
-    if "x-amz-request-id" in headers and "x-amz-server-side-encryption-aws-kms-key-id" not in headers \
-            and re.fullmatch("[0-9a-f]{32}", etag):
+    if (
+        "x-amz-request-id" in headers
+        and "x-amz-server-side-encryption-aws-kms-key-id" not in headers
+        and re.fullmatch("[0-9a-f]{32}", etag)
+    ):
         return bytes.fromhex(etag)
     return None
 
 
 def whole_body(reply: Reply) -> bytes:
-    """What a reply holds; Failed where it is not as long as it was said to be, or has another sum."""
+    """What a reply holds; Failed where it is not as long as it was said to be, or has another
+    sum."""
     try:
         content = reply.body.read()
     except (OSError, http.client.HTTPException) as error:
@@ -199,7 +225,8 @@ def whole_body(reply: Reply) -> bytes:
 
 
 def repeated(action, retries: int, backoff: float, stop: threading.Event):
-    """action(), once more after each Failed, `retries` times, with pauses that double from `backoff` seconds.
+    """action(), once more after each Failed, `retries` times, with pauses that double from
+    `backoff` seconds.
 
     The last Failed is raised; Stopped where `stop` is set meanwhile.
     """
@@ -212,6 +239,6 @@ def repeated(action, retries: int, backoff: float, stop: threading.Event):
             if attempt == retries:
                 raise
             # Of different length for each thread, so that they do not come back all at once.
-            pause = min(backoff * 2 ** attempt, _LONGEST_PAUSE) * random.uniform(0.5, 1)
+            pause = min(backoff * 2**attempt, _LONGEST_PAUSE) * random.uniform(0.5, 1)
             if stop.wait(max(pause, getattr(error, "pause", 0.0))):
                 raise Stopped from None

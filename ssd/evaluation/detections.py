@@ -1,4 +1,6 @@
-"""Detected boxes of a data set: the arrays, their checks, and their files (COCO's JSON and .npz)."""
+"""Detected boxes of a data set: the arrays, their checks, and their files (COCO's JSON and
+.npz)."""
+
 from __future__ import annotations
 
 import json
@@ -12,8 +14,7 @@ from ssd.datasets.json_files import load_json, whole_number
 from ssd.errors import UserError
 from ssd.files import replacing
 
-
-ROWS = 10000    # of a JSON file that are in memory at a time
+ROWS = 10000  # of a JSON file that are in memory at a time
 _COLUMNS = ("image_id", "boxes_xywh", "score", "category_id")
 
 
@@ -22,14 +23,18 @@ class Detections:
     """Detected boxes of any number of images, one row each, in any order; n = 0 is legal.
 
     image_id: int64 (n,), ids of the annotation file's images.
-    boxes_xywh: float64 (n, 4), left, top, width, height in pixels of the original image; finite, sizes >= 0.
+    boxes_xywh: float64 (n, 4), left, top, width, height in pixels of the original image; finite,
+    sizes >= 0.
     score: float64 (n,), finite; higher is surer. Rows of equal score keep their order.
     category_id: int64 (n,), ids of the annotation file's categories (not class numbers 1 to C).
     source: what errors call these detections: a file's path, or "detections".
-    images: int64 (k,), ids of the images that were looked at, those without a detection too; None: not known.
+    images: int64 (k,), ids of the images that were looked at, those without a detection too; None:
+    not known.
 
-    Raises UserError for arrays that do not fit these shapes, naming the first offending row (from 0).
+    Raises UserError for arrays that do not fit these shapes, naming the first offending row (from
+    0).
     """
+
     image_id: np.ndarray
     boxes_xywh: np.ndarray
     score: np.ndarray
@@ -45,24 +50,41 @@ class Detections:
         self.boxes_xywh = boxes = boxes.reshape(0, 4) if boxes.size == 0 else boxes
         lengths = {name: len(getattr(self, name)) for name in _COLUMNS}
         if len(set(lengths.values())) > 1:
-            raise UserError("{}: arrays differ in length: {}".format(
-                self.source, ", ".join("%s %d" % item for item in lengths.items())))
-        for name, dimensions in (("image_id", 1), ("score", 1), ("category_id", 1), ("boxes_xywh", 2)):
+            raise UserError(
+                "{}: arrays differ in length: {}".format(
+                    self.source, ", ".join("%s %d" % item for item in lengths.items())
+                )
+            )
+        for name, dimensions in (
+            ("image_id", 1),
+            ("score", 1),
+            ("category_id", 1),
+            ("boxes_xywh", 2),
+        ):
             shape = getattr(self, name).shape
             if len(shape) != dimensions or (dimensions == 2 and shape[1] != 4):
-                raise UserError("%s: %s has shape %s" % (self.source, name, shape))
-        bad = ~(np.isfinite(boxes).all(axis=1) & np.isfinite(self.score) & (boxes[:, 2:] >= 0).all(axis=1))
+                raise UserError(f"{self.source}: {name} has shape {shape}")
+        bad = ~(
+            np.isfinite(boxes).all(axis=1)
+            & np.isfinite(self.score)
+            & (boxes[:, 2:] >= 0).all(axis=1)
+        )
         if bad.any():
             row = int(np.argmax(bad))
-            raise UserError("%s: row %d: bbox %s, score %s: all must be finite, sizes at least 0" % (
-                self.source, row, boxes[row].tolist(), self.score[row]))
+            raise UserError(
+                "%s: row %d: bbox %s, score %s: all must be finite, sizes at least 0"
+                % (self.source, row, boxes[row].tolist(), self.score[row])
+            )
 
         if self.images is not None:
             self.images = np.unique(_as_array(self.images, "images", np.int64, self.source))
             unknown = ~np.isin(self.image_id, self.images)
             if unknown.any():
                 row = int(np.argmax(unknown))
-                raise UserError(f"{self.source}: row {row}: image_id {self.image_id[row]} is not among its images")
+                raise UserError(
+                    f"{self.source}: row {row}: image_id {self.image_id[row]} is not among its "
+                    "images"
+                )
 
     def __len__(self):
         return len(self.score)
@@ -72,50 +94,80 @@ class Detections:
         kept = ~np.isin(self.image_id, np.asarray(ids, np.int64))
         if kept.all():
             return self
-        images = None if self.images is None else np.setdiff1d(self.images, np.asarray(ids, np.int64))
-        return Detections(*(getattr(self, name)[kept] for name in _COLUMNS), source=self.source, images=images)
+        images = (
+            None if self.images is None else np.setdiff1d(self.images, np.asarray(ids, np.int64))
+        )
+        return Detections(
+            *(getattr(self, name)[kept] for name in _COLUMNS), source=self.source, images=images
+        )
 
     @classmethod
     def concatenate(cls, parts, source: str = "detections") -> Detections:
         """The rows of all `parts` (any iterable of Detections, possibly none), in order."""
         parts = list(parts) or [cls([], [], [], [])]
-        return cls(*(np.concatenate([getattr(part, name) for part in parts])
-                     for name in _COLUMNS), source=source)
+        return cls(
+            *(np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS),
+            source=source,
+        )
 
     def to_json(self, path) -> None:
-        """Write COCO's results format: a list of {image_id, category_id, bbox [x, y, w, h], score}."""
+        """Write COCO's results format: a list of {image_id, category_id, bbox [x, y, w, h],
+        score}."""
         with replacing(path) as partial, open(partial, "xb") as file:
             file.write(b"[")
-            for start in range(0, len(self), ROWS):    # a dict for each row is half a kilobyte
+            for start in range(0, len(self), ROWS):  # a dict for each row is half a kilobyte
                 part = slice(start, start + ROWS)
-                rows = [{"image_id": image, "category_id": category, "bbox": box, "score": score}
-                        for image, category, box, score in zip(*(getattr(self, name)[part].tolist() for name in (
-                            "image_id", "category_id", "boxes_xywh", "score")))]
-                file.write(b"," * (start > 0) + json.dumps(rows, separators=(",", ":"))[1:-1].encode())
+                rows = [
+                    {"image_id": image, "category_id": category, "bbox": box, "score": score}
+                    for image, category, box, score in zip(
+                        *(
+                            getattr(self, name)[part].tolist()
+                            for name in ("image_id", "category_id", "boxes_xywh", "score")
+                        )
+                    )
+                ]
+                file.write(
+                    b"," * (start > 0) + json.dumps(rows, separators=(",", ":"))[1:-1].encode()
+                )
             file.write(b"]")
 
     @classmethod
     def from_json(cls, path) -> Detections:
-        """Read COCO's results format. UserError names the file and the first offending row (from 0)."""
+        """Read COCO's results format. UserError names the file and the first offending row (from
+        0)."""
         rows = read_json(path)
         if not isinstance(rows, list):
             truth = isinstance(rows, dict) and "annotations" in rows
-            raise UserError("%s: not a list of detections but %s%s" % (
-                path, kind(rows), ", as of COCO's annotations" if truth else ""))
+            raise UserError(
+                "{}: not a list of detections but {}{}".format(
+                    path, kind(rows), ", as of COCO's annotations" if truth else ""
+                )
+            )
         images, boxes, scores, categories = [], [], [], []
         for number, row in enumerate(rows):
             try:
-                image, category, box, score = row["image_id"], row["category_id"], row["bbox"], row["score"]
+                image, category, box, score = (
+                    row["image_id"],
+                    row["category_id"],
+                    row["bbox"],
+                    row["score"],
+                )
             except TypeError:
-                raise UserError("%s: row %d: not a detection but %s" % (path, number, kind(row))) from None
+                raise UserError(
+                    "%s: row %d: not a detection but %s" % (path, number, kind(row))
+                ) from None
             except KeyError as missing:
                 raise UserError("%s: row %d: no %s" % (path, number, missing)) from None
             if whole_number(image) is None or whole_number(category) is None:
-                raise UserError("%s: row %d: image_id %s, category_id %s: both must be whole numbers" % (
-                    path, number, _json(image), _json(category)))
+                raise UserError(
+                    "%s: row %d: image_id %s, category_id %s: both must be whole numbers"
+                    % (path, number, _json(image), _json(category))
+                )
             if not (is_box(box) and is_number(score)):
-                raise UserError("%s: row %d: bbox %s, score %s: four numbers and one number are needed" % (
-                    path, number, _json(box), _json(score)))
+                raise UserError(
+                    "%s: row %d: bbox %s, score %s: four numbers and one number are needed"
+                    % (path, number, _json(box), _json(score))
+                )
             images.append(whole_number(image))
             boxes.append(box)
             scores.append(score)
@@ -123,30 +175,50 @@ class Detections:
         return cls(images, boxes, scores, categories, source=str(path))
 
     def to_npz(self, path) -> None:
-        """Write the four arrays, and `images` if known, to `path`, uncompressed, under their own names; nothing is
-        rounded."""
+        """Write the four arrays, and `images` if known, to `path`, uncompressed, under their own
+        names; nothing is rounded."""
         images = {} if self.images is None else dict(images=self.images)
         with replacing(path) as partial, open(partial, "wb") as file:
-            np.savez(file, image_id=self.image_id, boxes_xywh=self.boxes_xywh, score=self.score,
-                     category_id=self.category_id, **images)
+            np.savez(
+                file,
+                image_id=self.image_id,
+                boxes_xywh=self.boxes_xywh,
+                score=self.score,
+                category_id=self.category_id,
+                **images,
+            )
 
     @classmethod
     def from_npz(cls, path) -> Detections:
-        """Read what `to_npz` wrote (never a pickle). Raises UserError naming the file and what is wrong."""
+        """Read what `to_npz` wrote (never a pickle). Raises UserError naming the file and what is
+        wrong."""
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                return cls(arrays["image_id"], arrays["boxes_xywh"], arrays["score"], arrays["category_id"],
-                           source=str(path), images=arrays["images"] if "images" in arrays.files else None)
+                return cls(
+                    arrays["image_id"],
+                    arrays["boxes_xywh"],
+                    arrays["score"],
+                    arrays["category_id"],
+                    source=str(path),
+                    images=arrays["images"] if "images" in arrays.files else None,
+                )
         except UserError:
             raise
         except OSError as error:
-            raise UserError("%s: cannot be read: %s" % (path, error.strerror or error)) from None
-        except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile,
-                zlib.error) as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            EOFError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
             # numpy's message for a file that is no archive spreads over lines and suggests a pickle
             lacking = isinstance(error, KeyError)
-            reason = "an array is missing: %s" % error if lacking else "not an .npz of arrays"
-            raise UserError("%s: %s" % (path, reason)) from None
+            reason = f"an array is missing: {error}" if lacking else "not an .npz of arrays"
+            raise UserError(f"{path}: {reason}") from None
 
 
 def read_json(path):
@@ -154,14 +226,15 @@ def read_json(path):
     try:
         return load_json(path)
     except OSError as error:
-        raise UserError("%s: cannot be read: %s" % (path, error.strerror or error)) from None
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
-        raise UserError("%s: not JSON: %s" % (path, str(error).splitlines()[0])) from None
+        raise UserError(f"{path}: not JSON: {str(error).splitlines()[0]}") from None
 
 
 def is_number(value) -> bool:
-    """Is this JSON value a number that float64 holds (NaN and infinities count, true and false do not)?"""
-    return isinstance(value, float) or type(value) is int and abs(value) < 2 ** 63
+    """Is this JSON value a number that float64 holds (NaN and infinities count, true and false do
+    not)?"""
+    return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
 
 
 def is_box(value) -> bool:
@@ -171,7 +244,13 @@ def is_box(value) -> bool:
 
 def kind(value) -> str:
     """What JSON calls the type of `value`, with its article, for messages."""
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a truth value", type(None): "null"}
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a string",
+        bool: "a truth value",
+        type(None): "null",
+    }
     return names.get(type(value), "a number")
 
 
@@ -184,11 +263,12 @@ def _json(value) -> str:
 def _as_array(values, name, dtype, source):
     array = np.asarray(values)
     if array.size and array.dtype.kind not in "iuf":
-        raise UserError("%s: %s is not an array of numbers (%s)" % (source, name, array.dtype))
+        raise UserError(f"{source}: {name} is not an array of numbers ({array.dtype})")
     if dtype is np.int64 and array.dtype.kind == "f":
-        bad = ~(np.isfinite(array) & (np.floor(array) == array) & (np.abs(array) < 2.0 ** 63)).ravel()
+        bad = ~(np.isfinite(array) & (np.floor(array) == array) & (np.abs(array) < 2.0**63)).ravel()
         if bad.any():
             row = int(np.argmax(bad))
-            raise UserError("%s: row %d: %s %s is not a whole number" % (
-                source, row, name, array.ravel()[row]))
+            raise UserError(
+                "%s: row %d: %s %s is not a whole number" % (source, row, name, array.ravel()[row])
+            )
     return np.ascontiguousarray(array, dtype)

@@ -1,4 +1,5 @@
 """The network over a data set: detections in COCO's terms."""
+
 from __future__ import annotations
 
 import sys
@@ -12,14 +13,15 @@ from ssd.model.boxes.formats import ltrb_to_xywh
 from ssd.model.detector import Detector
 from ssd.model.weights import read_ranges
 
-COLUMNS = 7    # image index, x, y, w, h, score, class
+COLUMNS = 7  # image index, x, y, w, h, score, class
 
 
 class Inference(HybridBlock):
     """Network and post-processing as one graph: images to detections (see ssd.model.detections).
 
-    On a CPU, oneDNN's fusion folds each BatchNorm into the convolution before it, and takes the addition and ReLU after
-    it along. MXNet keeps the folded weights: `build` is to be called after any change of the network's tensors.
+    On a CPU, oneDNN's fusion folds each BatchNorm into the convolution before it, and takes the
+    addition and ReLU after it along. MXNet keeps the folded weights: `build` is to be called after
+    any change of the network's tensors.
     """
 
     def __init__(self, network: HybridBlock, detections: HybridBlock, device_kind: str, **kwargs):
@@ -29,41 +31,51 @@ class Inference(HybridBlock):
 
     @property
     def in_pixels(self) -> bool:
-        """Whether detections depend on the original images' sizes, which are then a second input (B, 2), width and
-        height [pixels]; without it they are those of an image of the network's own size."""
+        """Whether detections depend on the original images' sizes, which are then a second input
+        (B, 2), width and height [pixels]; without it they are those of an image of the network's
+        own size."""
         return getattr(self.detections, "in_pixels", False)
 
     def hybrid_forward(self, F, images, *sizes):
         return self.detections(*self.network(images), *sizes)
 
     def build(self) -> None:
-        """One static graph of the network's weights and running statistics of now, from the next call on (0.1 s)."""
+        """One static graph of the network's weights and running statistics of now, from the next
+        call on (0.1 s)."""
         fused = self.device_kind == "cpu" and mx.runtime.Features().is_enabled("MKLDNN")
         self.hybridize(backend="MKLDNN" if fused else None, static_alloc=True, static_shape=True)
 
 
 def build_inference(detector: Detector, device, weights: Optional[str] = None) -> Inference:
-    """The hybridized inference graph of a detector whose network is initialised. weights: the file that they are of;
-    with its ranges (`python -m ssd quantize`) the network computes in integers, on a CPU."""
+    """The hybridized inference graph of a detector whose network is initialised. weights: the file
+    that they are of; with its ranges (`python -m ssd quantize`) the network computes in integers,
+    on a CPU."""
     detector.detections.initialize(ctx=device.context)
     network, ranges = detector.network, None if weights is None else read_ranges(weights)
-    if ranges is not None and not (device.kind == "cpu" and mx.runtime.Features().is_enabled("MKLDNN")):
-        print(f"{weights}: computed in floating point, as 8-bit integers need a CPU and an MXNet with oneDNN",
-              file=sys.stderr, flush=True)
+    if ranges is not None and not (
+        device.kind == "cpu" and mx.runtime.Features().is_enabled("MKLDNN")
+    ):
+        print(
+            f"{weights}: computed in floating point, as 8-bit integers need a CPU and an MXNet "
+            "with oneDNN",
+            file=sys.stderr,
+            flush=True,
+        )
     elif ranges is not None:
         from ssd.model.int8 import quantize
+
         network = quantize(network, ranges)[0]
         print(f"{weights}: computed in 8-bit integers", file=sys.stderr, flush=True)
     return Inference(network, detector.detections, device.kind)
 
 
 def detection_rows(outputs: np.ndarray, indices: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Outputs (B, K, 6) of images `indices` (n <= B; rows beyond are padding) to (m, 7) float64 rows: image index,
-    x, y, w, h in pixels of the original image (not clipped), score, class.
+    """Outputs (B, K, 6) of images `indices` (n <= B; rows beyond are padding) to (m, 7) float64
+    rows: image index, x, y, w, h in pixels of the original image (not clipped), score, class.
 
     `sizes`: (images, 2) width and height of every image of the data set.
     """
-    outputs = outputs[:len(indices)].astype(np.float64)
+    outputs = outputs[: len(indices)].astype(np.float64)
     image, place = np.nonzero(outputs[:, :, 0] > 0)
     label, score, ltrb = np.split(outputs[image, place], [1, 2], axis=1)
     pixels = np.tile(sizes[indices[image]], 2).reshape(-1, 4)
@@ -71,18 +83,23 @@ def detection_rows(outputs: np.ndarray, indices: np.ndarray, sizes: np.ndarray) 
     return np.concatenate([indices[image].reshape(-1, 1), boxes, score, label], axis=1)
 
 
-def detect(inference: HybridBlock, loader: Iterable, sizes: np.ndarray,
-           before_batch: Callable[[], None] = lambda: None) -> np.ndarray:
-    """Detections of one pass of an evaluation loader, as `detection_rows`. `before_batch` is called so often."""
+def detect(
+    inference: HybridBlock,
+    loader: Iterable,
+    sizes: np.ndarray,
+    before_batch: Callable[[], None] = lambda: None,
+) -> np.ndarray:
+    """Detections of one pass of an evaluation loader, as `detection_rows`. `before_batch` is called
+    so often."""
     parts = [np.empty((0, COLUMNS))]
     waiting = None
     for images, indices in loader:
         before_batch()
         own = []
-        if getattr(inference, "in_pixels", False):    # rows beyond the indices are padding
+        if getattr(inference, "in_pixels", False):  # rows beyond the indices are padding
             own = [mx.nd.array(np.resize(sizes[indices], (images.shape[0], 2)), ctx=images.context)]
         outputs = inference(images, *own)
-        if waiting is not None:    # read a batch only when the next one is under way
+        if waiting is not None:  # read a batch only when the next one is under way
             parts.append(detection_rows(waiting[0].asnumpy(), waiting[1], sizes))
         waiting = outputs, indices
     if waiting is not None:

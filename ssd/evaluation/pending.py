@@ -1,4 +1,5 @@
 """A score that is on its way: computed in another process, which is started again if it dies."""
+
 from __future__ import annotations
 
 import os
@@ -10,15 +11,16 @@ import numpy as np
 from ssd.evaluation.detections import Detections
 from ssd.evaluation.scoring_process import ScoringProcess
 
-ATTEMPTS = 2    # a scorer that was killed is started once more
+ATTEMPTS = 2  # a scorer that was killed is started once more
 
 
 class RepeatedScoring:
     """Scores one set of detections, in another process. `close` ends it."""
 
     def __init__(self, dataset, truth: str, rows: np.ndarray, folder: str, name: str, title: str):
-        """truth: file of the data set's ScoredSet; rows: as inference.detection_rows gives them; name: of the file of
-        detections in `folder`, which is kept; title: what is scored, for a line on standard error."""
+        """truth: file of the data set's ScoredSet; rows: as inference.detection_rows gives them;
+        name: of the file of detections in `folder`, which is kept; title: what is scored, for a
+        line on standard error."""
         self._truth, self._dataset, self._rows = truth, dataset, rows
         self._folder, self._name, self._title = folder, name, title
         self._attempts = 0
@@ -27,8 +29,9 @@ class RepeatedScoring:
     def _start(self) -> None:
         self._attempts += 1
         self._process = ScoringProcess()
-        self._process.start(self._truth, as_detections(self._rows, self._dataset), self._folder,
-                            name=self._name)
+        self._process.start(
+            self._truth, as_detections(self._rows, self._dataset), self._folder, name=self._name
+        )
 
     def is_ready(self) -> bool:
         """Whether `poll` has something to say."""
@@ -38,15 +41,16 @@ class RepeatedScoring:
             return True
 
     def poll(self) -> Optional[Dict[str, float]]:
-        """The numbers once they are there, None before. Starts a scorer that died again; RuntimeError, which names the
-        file of the detections, if that one died too."""
+        """The numbers once they are there, None before. Starts a scorer that died again;
+        RuntimeError, which names the file of the detections, if that one died too."""
         try:
             return self._process.poll()
         except RuntimeError as error:
             self._process.close()
             if self._attempts >= ATTEMPTS:
-                raise RuntimeError(f"{error}; its detections are in "
-                                   f"{os.path.join(self._folder, self._name)}.npz") from None
+                raise RuntimeError(
+                    f"{error}; its detections are in {os.path.join(self._folder, self._name)}.npz"
+                ) from None
             print(f"scoring of {self._title}: {error}; scored again", file=sys.stderr, flush=True)
             self._start()
             return None
@@ -57,7 +61,13 @@ class RepeatedScoring:
 
 
 def as_detections(rows: np.ndarray, dataset) -> Detections:
-    """Rows (n, 7) of image index, xywh, score, class as COCO detections with the data set's own ids."""
+    """Rows (n, 7) of image index, xywh, score, class as COCO detections with the data set's own
+    ids."""
     image, label = rows[:, 0].astype(np.int64), rows[:, 6].astype(np.int64)
-    return Detections(np.asarray(dataset.image_ids)[image], rows[:, 1:5], rows[:, 5],
-                      np.asarray(dataset.category_ids, np.int64)[label - 1], images=dataset.image_ids)
+    return Detections(
+        np.asarray(dataset.image_ids)[image],
+        rows[:, 1:5],
+        rows[:, 5],
+        np.asarray(dataset.category_ids, np.int64)[label - 1],
+        images=dataset.image_ids,
+    )

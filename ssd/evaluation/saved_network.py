@@ -1,4 +1,5 @@
 """Saved weights on a data set that need not be the one of their training."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -15,10 +16,12 @@ from ssd.errors import UserError
 
 
 def settings_of(args, path: str) -> Tuple[Config, Optional[object]]:
-    """(settings, WeightsInfo or None) for the weights at `path`: --recipe's if given; else the weights' own, else the
-    recipe.yaml of their run; flags over them. Where the data lies comes from recipe.yaml or flags alone."""
+    """(settings, WeightsInfo or None) for the weights at `path`: --recipe's if given; else the
+    weights' own, else the recipe.yaml of their run; flags over them. Where the data lies comes from
+    recipe.yaml or flags alone."""
     from ssd.model.weights import read_info
     from ssd.model.weights_info import INPUT
+
     info = read_info(path)
     folder = os.path.dirname(os.path.abspath(path))
     # runs/mine/weights.params, or runs/mine/checkpoints/step-00000123/parameters.npz
@@ -26,45 +29,64 @@ def settings_of(args, path: str) -> Tuple[Config, Optional[object]]:
     recipe = next(filter(os.path.isfile, beside), None)
     if args.recipe or info is None:
         config = read_settings(args, recipe)
-        if not config.model.num_classes and info is not None:    # counted from the data set in training
+        if (
+            not config.model.num_classes and info is not None
+        ):  # counted from the data set in training
             config = config.with_values(num_classes=info.config.model.num_classes)
         return config, info
     own = info.config
     try:
         base = load_recipe(recipe, say) if recipe else own
-    except UserError as error:    # of another version of this program: it says where the data lay, and no more
+    except (
+        UserError
+    ) as error:  # of another version of this program: it says where the data lay, and no more
         print(f"not used: {error}", file=sys.stderr)
         base = own
     network = dataclasses.replace(
-        base, recipe=own.recipe, model=own.model, default_boxes=own.default_boxes, detection=own.detection,
-        data=dataclasses.replace(base.data, **{name: getattr(own.data, name) for name in INPUT}))
+        base,
+        recipe=own.recipe,
+        model=own.model,
+        default_boxes=own.default_boxes,
+        detection=own.detection,
+        data=dataclasses.replace(base.data, **{name: getattr(own.data, name) for name in INPUT}),
+    )
     return read_settings(args, base=network), info
 
 
-def category_of_class(config: Config, info, names: tuple, ids: tuple, weights: str,
-                      annotations: str) -> Tuple[Optional[int], ...]:
-    """The data set's category id of each class of the network, num_classes - 1; None of a class that it lacks.
+def category_of_class(
+    config: Config, info, names: tuple, ids: tuple, weights: str, annotations: str
+) -> Tuple[Optional[int], ...]:
+    """The data set's category id of each class of the network, num_classes - 1; None of a class
+    that it lacks.
 
-    names, ids: of the data set's categories, in the order of its file. Weights that know their classes are mapped by
-    name, and may know more than the data set has; of others, class c is the file's category number c. UserError where
-    they do not fit: a category that is no class of the weights could not be found, and as an AP of 0 it would spoil the
-    mean without a word, be it only misspelt.
+    names, ids: of the data set's categories, in the order of its file. Weights that know their
+    classes are mapped by name, and may know more than the data set has; of others, class c is the
+    file's category number c. UserError where they do not fit: a category that is no class of the
+    weights could not be found, and as an AP of 0 it would spoil the mean without a word, be it only
+    misspelt.
     """
     classes = config.model.num_classes - 1
     known = tuple(info.category_names) if info is not None else None
     if known is None or len(known) != classes or known == tuple(names):
         if classes != len(ids):
-            raise UserError(f"--weights {weights}: a network of {classes} classes; {annotations} has {len(ids)} "
-                            "categories")
+            raise UserError(
+                f"--weights {weights}: a network of {classes} classes; {annotations} has "
+                f"{len(ids)} categories"
+            )
         return tuple(map(int, ids))
     foreign = [name for name in names if name not in known]
     if foreign:
         hint = like(foreign[0], known) or "; leave out of the file what the weights cannot know"
-        raise UserError(f"--weights {weights}: its {classes} classes lack {some(foreign, 3)} of {annotations}{hint}")
+        raise UserError(
+            f"--weights {weights}: its {classes} classes lack {some(foreign, 3)} of "
+            f"{annotations}{hint}"
+        )
     twice = [name for name in names if names.count(name) > 1 or known.count(name) > 1]
     if twice:
-        raise UserError(f"--weights {weights}: the class {twice[0]!r} is there twice, in the weights or in "
-                        f"{annotations}, and their lists differ")
+        raise UserError(
+            f"--weights {weights}: the class {twice[0]!r} is there twice, in the weights or in "
+            f"{annotations}, and their lists differ"
+        )
     by_name = dict(zip(names, map(int, ids)))
     return tuple(by_name.get(name) for name in known)
 
@@ -77,38 +99,68 @@ def some(names, count: int) -> str:
 
 def left_out_classes(category_ids: Tuple[Optional[int], ...], info) -> List[str]:
     """Names of the classes that have no category id, see category_of_class."""
-    return [name for name, number in zip(info.category_names, category_ids) if number is None] if info else []
+    return (
+        [name for name, number in zip(info.category_names, category_ids) if number is None]
+        if info
+        else []
+    )
 
 
 def describe_left_out(names: List[str], classes: int) -> str:
-    """One line on classes whose detections are left out; "" where there are none. classes: of the network."""
-    return f"left out: detections of {len(names)} of the weights' {classes} classes, which the data set does not " \
-        f"have ({some(names, 5)})" if names else ""
+    """One line on classes whose detections are left out; "" where there are none. classes: of the
+    network."""
+    return (
+        f"left out: detections of {len(names)} of the weights' {classes} classes, which the data "
+        f"set does not have ({some(names, 5)})"
+        if names
+        else ""
+    )
 
 
-def load_images(config: Config, annotations: str, images: str, recheck: bool = False, report=say,
-                look_at_categories=None):
+def load_images(
+    config: Config,
+    annotations: str,
+    images: str,
+    recheck: bool = False,
+    report=say,
+    look_at_categories=None,
+):
     """CocoDataset of the images that can be read.
 
-    recheck: nothing that was found before is taken for granted. look_at_categories: see load_coco. UserError if no
-    image is left, and for entries of the file that are bad, unless they are to be left out.
+    recheck: nothing that was found before is taken for granted. look_at_categories: see load_coco.
+    UserError if no image is left, and for entries of the file that are bad, unless they are to be
+    left out.
     """
     from ssd.datasets.coco import load_coco
     from ssd.datasets.locate import cache_folder, decodes_on_gpu, warn_of_unchecked
+
     if not recheck:
         warn_of_unchecked(config, images)
     folder = None if recheck else cache_folder(config)
-    return load_coco(annotations, images, check_images="decode" if recheck else config.data.check_images,
-                     on_gpu=decodes_on_gpu(config), skip_bad=config.data.skip_bad_annotations, skip_files=True,
-                     max_left_out=config.data.max_left_out, require_boxes=False, cache_dir=folder,
-                     image_cache_dir=folder, report=report,
-                     look_at_categories=look_at_categories)
+    return load_coco(
+        annotations,
+        images,
+        check_images="decode" if recheck else config.data.check_images,
+        on_gpu=decodes_on_gpu(config),
+        skip_bad=config.data.skip_bad_annotations,
+        skip_files=True,
+        max_left_out=config.data.max_left_out,
+        require_boxes=False,
+        cache_dir=folder,
+        image_cache_dir=folder,
+        report=report,
+        look_at_categories=look_at_categories,
+    )
 
 
-def detect_all(config: Config, weights: str, dataset, category_ids: Tuple[Optional[int], ...], progress=None):
-    """Detections (ssd.evaluation.detections) of the network of `config` with `weights` on all images of a CocoDataset.
+def detect_all(
+    config: Config, weights: str, dataset, category_ids: Tuple[Optional[int], ...], progress=None
+):
+    """Detections (ssd.evaluation.detections) of the network of `config` with `weights` on all
+    images of a CocoDataset.
 
-    category_ids: of the network's classes, see category_of_class; what is found of a class without one is left out.
+    category_ids: of the network's classes, see category_of_class; what is found of a class without
+    one is left out.
     progress: called with (images done, images).
     """
     from ssd.data.pipeline import EvaluationLoader
@@ -116,17 +168,26 @@ def detect_all(config: Config, weights: str, dataset, category_ids: Tuple[Option
     from ssd.evaluation.pending import as_detections
     from ssd.model.device import choose_device
     from ssd.model.weights import load_detector
+
     device = choose_device(config)
     detector = load_detector(config, weights, device.context)
     inference = build_inference(detector, device, weights)
-    loader = EvaluationLoader(config, dataset, rank=0, size=1, device=device.kind, device_id=device.index,
-                              pad_channels=detector.network.input_channels == 4)
+    loader = EvaluationLoader(
+        config,
+        dataset,
+        rank=0,
+        size=1,
+        device=device.kind,
+        device_id=device.index,
+        pad_channels=detector.network.input_channels == 4,
+    )
     done = [0]
 
     def before_batch():
         if progress is not None:
             progress(min(done[0], dataset.num_images), dataset.num_images)
         done[0] += config.evaluation.eval_batch_size
+
     try:
         rows = detect(inference, loader, dataset.sizes, before_batch)
     finally:
@@ -134,5 +195,6 @@ def detect_all(config: Config, weights: str, dataset, category_ids: Tuple[Option
     if None in category_ids:
         has_category = np.array([number is not None for number in category_ids])
         rows = rows[has_category[rows[:, 6].astype(np.int64) - 1]]
-    return as_detections(rows, dataclasses.replace(dataset, category_ids=tuple(one or 0 for one in category_ids)))
-
+    return as_detections(
+        rows, dataclasses.replace(dataset, category_ids=tuple(one or 0 for one in category_ids))
+    )

@@ -1,4 +1,5 @@
 """COCO's twelve box numbers, by the libraries of scoring_backends.py."""
+
 from __future__ import annotations
 
 import os
@@ -26,42 +27,60 @@ _STATS = (
     ("ARl", "Average Recall", "(AR)", "0.50:0.95", "large", 100),
 )
 STAT_NAMES = tuple(stat[0] for stat in _STATS)
-STAT_SENTENCES = {stat[0]: " {:<18} {} @[ IoU={:<9} | area={:>6s} | maxDets={:>3d} ]".format(*stat[1:])
-                  for stat in _STATS}
+STAT_SENTENCES = {
+    stat[0]: " {:<18} {} @[ IoU={:<9} | area={:>6s} | maxDets={:>3d} ]".format(*stat[1:])
+    for stat in _STATS
+}
 
 
 def format_table(stats) -> str:
-    """The twelve lines that pycocotools' `summarize` prints, character for character, without a last newline.
+    """The twelve lines that pycocotools' `summarize` prints, character for character, without a
+    last newline.
 
     stats: mapping from each of STAT_NAMES to a number in [0, 1], or -1 where undefined.
     """
-    return "\n".join("{} = {:0.3f}".format(STAT_SENTENCES[name], stats[name]) for name in STAT_NAMES)
+    return "\n".join(f"{STAT_SENTENCES[name]} = {stats[name]:0.3f}" for name in STAT_NAMES)
 
 
-def score_detections(annotation_file, detections: Detections, *, per_class: bool = False, scorer: str | None = None,
-                     skip_bad: bool = False, truth: ScoredSet | None = None) -> dict[str, float]:
-    """COCO's twelve box numbers of `detections` over all images of `annotation_file`, as pycocotools counts them.
+def score_detections(
+    annotation_file,
+    detections: Detections,
+    *,
+    per_class: bool = False,
+    scorer: str | None = None,
+    skip_bad: bool = False,
+    truth: ScoredSet | None = None,
+) -> dict[str, float]:
+    """COCO's twelve box numbers of `detections` over all images of `annotation_file`, as
+    pycocotools counts them.
 
-    annotation_file: path of a COCO instances file, read and checked as for training (ssd.datasets); of detections that
-        know their images (Detections.images) these alone are scored. Images without boxes are scored too. An annotation
-        without `area` counts as width * height (px^2), one without `iscrowd` as no crowd. What was detected on an image
-        that is left out is left out too.
+    annotation_file: path of a COCO instances file, read and checked as for training (ssd.datasets);
+        of detections that know their images (Detections.images) these alone are scored. Images
+        without boxes are scored too. An annotation without `area` counts as width * height (px^2),
+        one without `iscrowd` as no crowd. What was detected on an image that is left out is left
+        out too.
     per_class: add "AP/<category name>" for every category (-1 where it has no ground truth).
-    scorer: the library that counts, one of scoring_backends.SCORERS; None for the fastest that is installed.
-    skip_bad: leave out bad entries of the file, as training does with --skip-bad-annotations. truth: what
-        read_ground_truth gives of the file, where it was read before.
+    scorer: the library that counts, one of scoring_backends.SCORERS; None for the fastest that is
+    installed.
+    skip_bad: leave out bad entries of the file, as training does with --skip-bad-annotations.
+        truth: what read_ground_truth gives of the file, where it was read before.
 
-    Returns float64 in [0, 1] by STAT_NAMES; -1 where undefined (no ground truth of that size), COCO's
-    convention. With no detections at all AP and AR are 0. Raises UserError for a file that training would refuse,
-    for a detection of an image or category that the file does not have, and for a scorer that is not there.
+    Returns float64 in [0, 1] by STAT_NAMES; -1 where undefined (no ground truth of that size),
+    COCO's convention. With no detections at all AP and AR are 0. Raises UserError for a file that
+    training would refuse, for a detection of an image or category that the file does not have, and
+    for a scorer that is not there.
     """
     score = load_scorer(scorer).score
     truth = truth or read_ground_truth(annotation_file, skip_bad=skip_bad, images=detections.images)
     detections = detections.without_images(truth.left_out)
-    numbers = score(truth.boxes, scored_rows(detections, truth.images, truth.categories, annotation_file))
+    numbers = score(
+        truth.boxes, scored_rows(detections, truth.images, truth.categories, annotation_file)
+    )
     stats = dict(zip(STAT_NAMES, numbers.stats.tolist()))
     if per_class:
-        for (category, name), precision in zip(truth.categories.items(), numbers.class_precision.tolist()):
+        for (category, name), precision in zip(
+            truth.categories.items(), numbers.class_precision.tolist()
+        ):
             key = "AP/" + name
             stats["%s (%d)" % (key, category) if key in stats else key] = precision
     return stats
@@ -70,10 +89,13 @@ def score_detections(annotation_file, detections: Detections, *, per_class: bool
 def scored_rows(detections: Detections, images, categories, annotation_file):
     """What a scorer takes: float64 (n, 7), see scoring_backends.score_by_hotcoco.
 
-    images, categories: sorted ids, as read_ground_truth gives them. UserError for an id that is not among them.
+    images, categories: sorted ids, as read_ground_truth gives them. UserError for an id that is not
+    among them.
     """
-    image, category = (_places(name, known, detections, annotation_file)
-                       for name, known in (("image_id", images), ("category_id", list(categories))))
+    image, category = (
+        _places(name, known, detections, annotation_file)
+        for name, known in (("image_id", images), ("category_id", list(categories)))
+    )
     return np.column_stack([image, detections.boxes_xywh, detections.score, category])
 
 
@@ -84,23 +106,35 @@ def _places(name, known, detections, annotation_file):
     unknown = known[places] != ids if len(known) else np.ones(len(ids), bool)
     if unknown.any():
         row = int(np.argmax(unknown))
-        raise UserError("%s: row %d: %s %d is not in %s" % (detections.source, row, name, ids[row], annotation_file))
+        raise UserError(
+            "%s: row %d: %s %d is not in %s"
+            % (detections.source, row, name, ids[row], annotation_file)
+        )
     return places
 
 
-def read_ground_truth(path, *, skip_bad: bool = False, max_left_out: float = 1.0, images=None,
-                      report=lambda line: None) -> ScoredSet:
+def read_ground_truth(
+    path,
+    *,
+    skip_bad: bool = False,
+    max_left_out: float = 1.0,
+    images=None,
+    report=lambda line: None,
+) -> ScoredSet:
     """The ground truth in a COCO file, or in one that ScoredSet.write has made.
 
-    The file is checked as for training, with the same flags (ssd.datasets.coco.load_ground_truth); no image file is
-    looked at. images: ids of those to be scored, None for all. Raises UserError for a file that training would refuse,
-    and for images that it does not have.
+    The file is checked as for training, with the same flags (ssd.datasets.coco.load_ground_truth);
+    no image file is looked at. images: ids of those to be scored, None for all. Raises UserError
+    for a file that training would refuse, and for images that it does not have.
     """
     path = os.fspath(path)
     if path.endswith(".npz"):
         return read_scored_set(path)
     from ssd.datasets.coco import load_ground_truth
-    truth = scored_set(load_ground_truth(path, skip_bad=skip_bad, max_left_out=max_left_out, report=report))
+
+    truth = scored_set(
+        load_ground_truth(path, skip_bad=skip_bad, max_left_out=max_left_out, report=report)
+    )
     if images is None:
         return truth
     foreign = np.setdiff1d(images, truth.images + list(truth.left_out))

@@ -1,9 +1,12 @@
-"""The libraries that count COCO's twelve box numbers, behind one function each; the fastest that is there is taken.
+"""The libraries that count COCO's twelve box numbers, behind one function each; the fastest that is
+there is taken.
 
-Every one gives pycocotools' numbers (tests/evaluation/test_fast_scoring.py: equal to 1e-9); they differ in time and
-memory alone (benchmarks/scoring.md). hotcoco takes arrays, but has no wheel for Python below 3.10; faster-coco-eval
-has one for the Python 3.8 of NVIDIA's container; pycocotools is the reference itself, and always there.
+Every one gives pycocotools' numbers (tests/evaluation/test_fast_scoring.py: equal to 1e-9); they
+differ in time and memory alone (benchmarks/scoring.md). hotcoco takes arrays, but has no wheel for
+Python below 3.10; faster-coco-eval has one for the Python 3.8 of NVIDIA's container; pycocotools is
+the reference itself, and always there.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -20,26 +23,32 @@ STATS = 12
 
 
 class GroundTruth(NamedTuple):
-    """Boxes of an annotation file, in its order. Images and categories are numbered from 0 by their ids' order."""
+    """Boxes of an annotation file, in its order. Images and categories are numbered from 0 by their
+    ids' order."""
+
     images: int
     categories: int
-    image: np.ndarray       # int64 (n,), 0 to images - 1
-    category: np.ndarray    # int64 (n,), 0 to categories - 1
+    image: np.ndarray  # int64 (n,), 0 to images - 1
+    category: np.ndarray  # int64 (n,), 0 to categories - 1
     boxes_xywh: np.ndarray  # float64 (n, 4), pixels
-    area: np.ndarray        # float64 (n,), px^2: the object's, which need not be width * height
-    crowd: np.ndarray       # int64 (n,), 0 or 1
+    area: np.ndarray  # float64 (n,), px^2: the object's, which need not be width * height
+    crowd: np.ndarray  # int64 (n,), 0 or 1
 
 
 class Numbers(NamedTuple):
     """What a scorer counts. -1 where undefined: no ground truth of that size or category."""
-    stats: np.ndarray            # float64 (12,), in pycocotools' order
+
+    stats: np.ndarray  # float64 (12,), in pycocotools' order
     class_precision: np.ndarray  # float64 (categories,): average precision of each
-    precision: np.ndarray        # float64 (10, 101, categories): IoU .50 to .95, recall 0 to 1; sizes all, 100 boxes
+    precision: (
+        np.ndarray
+    )  # float64 (10, 101, categories): IoU .50 to .95, recall 0 to 1; sizes all, 100 boxes
 
 
 @dataclass(frozen=True)
 class Scorer:
     """A library that scores. score(truth, found): see score_by_hotcoco."""
+
     name: str
     version: str
     score: Callable
@@ -77,14 +86,21 @@ def _version(name):
 def score_by_hotcoco(truth: GroundTruth, found: np.ndarray):
     """COCO's numbers of the detections `found` on `truth`.
 
-    found: float64 (n, 7) of image (as truth's), left, top, width, height in pixels, score, category (as truth's).
+    found: float64 (n, 7) of image (as truth's), left, top, width, height in pixels, score, category
+    (as truth's).
 
     Returns Numbers.
     """
     import hotcoco
 
-    boxes = hotcoco.COCO.from_arrays(*_images_and_categories(truth), truth.image, truth.category, truth.boxes_xywh,
-                                     area=truth.area, iscrowd=truth.crowd)
+    boxes = hotcoco.COCO.from_arrays(
+        *_images_and_categories(truth),
+        truth.image,
+        truth.category,
+        truth.boxes_xywh,
+        area=truth.area,
+        iscrowd=truth.crowd,
+    )
     evaluation = hotcoco.COCOeval(boxes, boxes.load_res(found), "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
@@ -107,7 +123,9 @@ def score_by_pycocotools(truth: GroundTruth, found: np.ndarray):
     from pycocotools import coco, cocoeval
 
     with _quiet(coco, cocoeval):
-        return _score_by_dicts(truth, found, coco.COCO, lambda *sides: cocoeval.COCOeval(*sides, "bbox"))
+        return _score_by_dicts(
+            truth, found, coco.COCO, lambda *sides: cocoeval.COCOeval(*sides, "bbox")
+        )
 
 
 # name of the project to what is imported and what scores; fastest first
@@ -122,16 +140,35 @@ def _score_by_dicts(truth, found, make_coco, make_evaluation):
     """By a library with pycocotools' interface: a dict per box."""
     images, categories = _images_and_categories(truth)
     # Numbered from 1: pycocotools counts a box whose id is 0 as never found.
-    boxes = [{"id": number, "image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": crowd}
-             for number, (image, category, box, area, crowd) in enumerate(
-                 zip(*(column.tolist() for column in truth[2:])), start=1)]
-    rows = [{"id": number, "image_id": int(image), "category_id": int(category), "bbox": box, "score": score,
-             "area": box[2] * box[3], "iscrowd": 0}
-            for number, (image, *box, score, category) in enumerate(found.tolist(), start=1)]
+    boxes = [
+        {
+            "id": number,
+            "image_id": image,
+            "category_id": category,
+            "bbox": box,
+            "area": area,
+            "iscrowd": crowd,
+        }
+        for number, (image, category, box, area, crowd) in enumerate(
+            zip(*(column.tolist() for column in truth[2:])), start=1
+        )
+    ]
+    rows = [
+        {
+            "id": number,
+            "image_id": int(image),
+            "category_id": int(category),
+            "bbox": box,
+            "score": score,
+            "area": box[2] * box[3],
+            "iscrowd": 0,
+        }
+        for number, (image, *box, score, category) in enumerate(found.tolist(), start=1)
+    ]
     sides = []
-    for annotations in (boxes, rows):
+    for entries in (boxes, rows):
         side = make_coco()
-        side.dataset = {"images": images, "categories": categories, "annotations": annotations}
+        side.dataset = {"images": images, "categories": categories, "annotations": entries}
         side.createIndex()  # loadRes cannot take an empty list
         sides.append(side)
     evaluation = make_evaluation(*sides)
@@ -142,21 +179,27 @@ def _score_by_dicts(truth, found, make_coco, make_evaluation):
 
 
 def _images_and_categories(truth):
-    return ([{"id": number} for number in range(truth.images)],
-            [{"id": number, "name": str(number)} for number in range(truth.categories)])
+    return (
+        [{"id": number} for number in range(truth.images)],
+        [{"id": number, "name": str(number)} for number in range(truth.categories)],
+    )
 
 
 def _numbers(evaluation):
     stats = np.asarray(evaluation.stats, np.float64)[:STATS]
     assert stats.shape == (STATS,), stats.shape
-    # (IoU thresholds, recall thresholds, categories, areas, detections per image); a copy, as the whole is 12 times it
+    # (IoU thresholds, recall thresholds, categories, areas, detections per image); a copy, as the
+    # whole is 12 times it
     precision = np.array(np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1], np.float64)
     return Numbers(stats, mean_defined(np.moveaxis(precision, 2, 0)), precision)
 
 
 def mean_defined(values):
-    """COCO's mean of each of `values`, (n, ...): of what is defined (above -1); -1 where nothing is. float64 (n,)."""
-    rows = np.ascontiguousarray(values, np.float64).reshape(len(values), int(np.prod(values.shape[1:])))
+    """COCO's mean of each of `values`, (n, ...): of what is defined (above -1); -1 where nothing
+    is. float64 (n,)."""
+    rows = np.ascontiguousarray(values, np.float64).reshape(
+        len(values), int(np.prod(values.shape[1:]))
+    )
     defined = rows > -1
     means, whole = np.full(len(rows), -1.0), defined.all(axis=1)
     if rows.shape[1]:
@@ -168,7 +211,8 @@ def mean_defined(values):
 
 @contextlib.contextmanager
 def _quiet(*modules):
-    """Silence `print` in these modules alone: redirecting sys.stdout would swallow other threads' lines."""
+    """Silence `print` in these modules alone: redirecting sys.stdout would swallow other threads'
+    lines."""
     for module in modules:
         module.print = lambda *_, **__: None
     try:

@@ -1,4 +1,5 @@
 """Scoring off the training loop's thread and process."""
+
 from __future__ import annotations
 
 import json
@@ -13,11 +14,12 @@ from ssd.evaluation.detections import Detections
 
 
 class ScoringProcess:
-    """`score_detections` in a process of its own: the training loop neither waits nor shares its lock.
+    """`score_detections` in a process of its own: the training loop neither waits nor shares its
+    lock.
 
-    Start, then poll now and then, or wait for the result; close in any case (a `with` block does). One object
-    runs one scoring. command: a list of strings that runs in place of scoring_child; its standard input stays open, and
-    empty, for as long as this process lives.
+    Start, then poll now and then, or wait for the result; close in any case (a `with` block does).
+    One object runs one scoring. command: a list of strings that runs in place of scoring_child; its
+    standard input stays open, and empty, for as long as this process lives.
     """
 
     def __init__(self, command=None):
@@ -26,8 +28,11 @@ class ScoringProcess:
         self._stats = self._failure = None
         self._finalizer = None
 
-    def start(self, annotation_file, detections: Detections, folder, name: str = "detections") -> None:
-        """Write the detections to `folder`/`name`.npz (kept) and start to score them; returns at once."""
+    def start(
+        self, annotation_file, detections: Detections, folder, name: str = "detections"
+    ) -> None:
+        """Write the detections to `folder`/`name`.npz (kept) and start to score them; returns at
+        once."""
         assert self._process is None, "this scoring was started before"
         folder = os.path.abspath(str(folder))
         os.makedirs(folder, exist_ok=True)
@@ -38,18 +43,29 @@ class ScoringProcess:
         search = (package_root, os.environ.get("PYTHONPATH"))
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, search))
         # the cores belong to the training
-        environment.update(dict.fromkeys(
-            ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1"))
+        environment.update(
+            dict.fromkeys(
+                ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"),
+                "1",
+            )
+        )
         # files, not pipes: a full pipe would stop the child while nobody reads it
         self._output, self._errors = tempfile.TemporaryFile(), tempfile.TemporaryFile()
-        # A session of its own: a signal to the trainer's group (which may save and leave) spares the child.
+        # A session of its own: a signal to the trainer's group (which may save and leave) spares
+        # the child.
         self._process = subprocess.Popen(
-            self._command + ["--annotations", os.path.abspath(str(annotation_file)),
-                             "--detections", path],
-            stdin=subprocess.PIPE, stdout=self._output, stderr=self._errors, env=environment,
-            start_new_session=True)
+            self._command
+            + ["--annotations", os.path.abspath(str(annotation_file)), "--detections", path],
+            stdin=subprocess.PIPE,
+            stdout=self._output,
+            stderr=self._errors,
+            env=environment,
+            start_new_session=True,
+        )
         # at the latest when this object or the interpreter goes
-        self._finalizer = weakref.finalize(self, _kill_and_reap, self._process, self._output, self._errors)
+        self._finalizer = weakref.finalize(
+            self, _kill_and_reap, self._process, self._output, self._errors
+        )
 
     def poll(self) -> dict[str, float] | None:
         """The numbers once they are there, None before. Raises RuntimeError if the scorer died."""
@@ -61,16 +77,18 @@ class ScoringProcess:
         return self._stats
 
     def result(self, timeout: float | None = None) -> dict[str, float]:
-        """Wait for the numbers. timeout: seconds, None for ever; TimeoutError leaves the child running."""
+        """Wait for the numbers. timeout: seconds, None for ever; TimeoutError leaves the child
+        running."""
         assert self._process is not None, "nothing was started"
         try:
             self._process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise TimeoutError("no score after %g s" % timeout) from None
+            raise TimeoutError(f"no score after {timeout:g} s") from None
         return self.poll()
 
     def close(self) -> None:
-        """Kill the child if it still runs, and reap it. May be called at any time, any number of times."""
+        """Kill the child if it still runs, and reap it. May be called at any time, any number of
+        times."""
         if self._finalizer is not None:
             self._finalizer()
 
@@ -90,12 +108,16 @@ class ScoringProcess:
             # A library in Rust says this, then aborts with a backtrace.
             told = [line for line in lines if line.startswith("memory allocation of")] or lines
             last = told[-1] if told else "(nothing on its standard error)"
-            self._failure = "the scorer died with status %d%s: %s" % (status, _reason(status, last), last)
+            self._failure = "the scorer died with status %d%s: %s" % (
+                status,
+                _reason(status, last),
+                last,
+            )
             return
         try:
             self._stats = {str(name): float(value) for name, value in json.loads(output).items()}
         except (ValueError, AttributeError, TypeError):
-            self._failure = "the scorer printed no numbers but %r" % output[-200:]
+            self._failure = f"the scorer printed no numbers but {output[-200:]!r}"
 
 
 def _read_all(file):
@@ -112,13 +134,16 @@ def _kill_and_reap(process, *files):
 
 
 def _reason(status, last_line):
-    """What a status means, as far as it can be known; empty if the scorer's own last line says it."""
+    """What a status means, as far as it can be known; empty if the scorer's own last line says
+    it."""
     if status == -signal.SIGKILL:
         return ", killed by signal 9 (SIGKILL), perhaps by the kernel for lack of memory"
-    if any(word in last_line for word in ("MemoryError", "bad_alloc", "Cannot allocate memory",
-                                              "memory allocation of")):
+    if any(
+        word in last_line
+        for word in ("MemoryError", "bad_alloc", "Cannot allocate memory", "memory allocation of")
+    ):
         return ", out of memory"
     if status < 0:
-        known = {number.value: " (%s)" % number.name for number in signal.Signals}
+        known = {number.value: f" ({number.name})" for number in signal.Signals}
         return ", killed by signal %d%s" % (-status, known.get(-status, ""))
     return ""

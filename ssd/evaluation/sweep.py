@@ -1,4 +1,5 @@
 """Several weights on one data set: a table, a CSV file and a curve."""
+
 from __future__ import annotations
 
 import csv
@@ -13,15 +14,19 @@ from ssd.fonts import for_matplotlib, readable
 from ssd.matplotlib_cache import prepare
 
 SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
-EXTENT = ("images", "objects")    # how many a score is of
+EXTENT = ("images", "objects")  # how many a score is of
 
 
 def names_of(results: List[dict]) -> List[str]:
-    """What to call each result in a table: step and epoch where all have them, else the path's last parts that
-    differ. results: dicts with weights (a path), perhaps step and epoch, and COCO's twelve numbers."""
+    """What to call each result in a table: step and epoch where all have them, else the path's last
+    parts that differ. results: dicts with weights (a path), perhaps step and epoch, and COCO's
+    twelve numbers."""
     if all("step" in result for result in results):
-        return [f"step {result['step']}" + (f" (epoch {result['epoch']:.4g})" if result["epoch"] is not None else "")
-                for result in results]
+        return [
+            f"step {result['step']}"
+            + (f" (epoch {result['epoch']:.4g})" if result["epoch"] is not None else "")
+            for result in results
+        ]
     parts = [os.path.normpath(result["weights"]).split(os.sep) for result in results]
     for length in range(1, max(map(len, parts)) + 1):
         names = [os.sep.join(part[-length:]) for part in parts]
@@ -33,10 +38,15 @@ def names_of(results: List[dict]) -> List[str]:
 def format_table(results: List[dict]) -> str:
     """One line per result, the best AP marked; "-" where undefined."""
     names = list(map(on_a_line, names_of(results)))
-    width, best = max([len("weights")] + [len(name) for name in names]), max(result["AP"] for result in results)
+    width, best = (
+        max([len("weights")] + [len(name) for name in names]),
+        max(result["AP"] for result in results),
+    )
     lines = [f"{'weights':<{width}}" + "".join(f"{name:>8}" for name in SHOWN + EXTENT)]
     for name, result in zip(names, results):
-        numbers = "".join(f"{'-' if result[one] < 0 else format(result[one], '.4f'):>8}" for one in SHOWN)
+        numbers = "".join(
+            f"{'-' if result[one] < 0 else format(result[one], '.4f'):>8}" for one in SHOWN
+        )
         numbers += "".join(f"{result.get(one, '-'):>8}" for one in EXTENT)
         lines.append(f"{name:<{width}}{numbers}" + ("  best" if result["AP"] == best else ""))
     return "\n".join(lines)
@@ -47,13 +57,20 @@ def write(folder: str, results: List[dict]) -> None:
     with write_errors(f"--sweep-output {folder}", os.path.join(folder, "sweep.csv")):
         os.makedirs(folder, exist_ok=True)
         path = os.path.join(folder, "sweep.csv")
-        text = dict(newline="", encoding="utf-8", errors="backslashreplace")    # paths need not be UTF-8
+        text = dict(
+            newline="", encoding="utf-8", errors="backslashreplace"
+        )  # paths need not be UTF-8
         with replacing(path) as partial, open(partial, "w", **text) as file:
             writer = csv.writer(file)
             writer.writerow(("weights", "step", "epoch", *EXTENT, *STAT_NAMES))
             for result in results:
-                writer.writerow([result["weights"], *(result.get(name) for name in ("step", "epoch", *EXTENT)),
-                                 *(f"{result[name]:.6f}" for name in STAT_NAMES)])
+                writer.writerow(
+                    [
+                        result["weights"],
+                        *(result.get(name) for name in ("step", "epoch", *EXTENT)),
+                        *(f"{result[name]:.6f}" for name in STAT_NAMES),
+                    ]
+                )
         draw(os.path.join(folder, "sweep.png"), results)
 
 
@@ -62,26 +79,53 @@ def draw(path: str, results: List[dict]) -> None:
     prepare()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    column = next((name for name in ("epoch", "step") if all(one.get(name) is not None for one in results)), None)
+
+    column = next(
+        (name for name in ("epoch", "step") if all(one.get(name) is not None for one in results)),
+        None,
+    )
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     places = [result[column] for result in results] if column else range(len(results))
     for name, color in (("AP50", "#8fb8de"), ("AP75", "#e0a458"), ("AP", "#1b4965")):
-        axes.plot(places, [max(0.0, result[name]) for result in results], "o-", color=color, markersize=4,
-                  linewidth=2.2 if name == "AP" else 1.4, label="AP (IoU .50:.95)" if name == "AP" else name)
+        axes.plot(
+            places,
+            [max(0.0, result[name]) for result in results],
+            "o-",
+            color=color,
+            markersize=4,
+            linewidth=2.2 if name == "AP" else 1.4,
+            label="AP (IoU .50:.95)" if name == "AP" else name,
+        )
     best = max(range(len(results)), key=lambda index: results[index]["AP"])
-    axes.annotate(f"{results[best]['AP']:.4f}", (places[best], results[best]["AP"]), xytext=(0, 8),
-                  textcoords="offset points", ha="center", color="#1b4965", weight="bold")
+    axes.annotate(
+        f"{results[best]['AP']:.4f}",
+        (places[best], results[best]["AP"]),
+        xytext=(0, 8),
+        textcoords="offset points",
+        ha="center",
+        color="#1b4965",
+        weight="bold",
+    )
     if column and all(float(place).is_integer() for place in places):
         axes.xaxis.get_major_locator().set_params(integer=True)
     if column is None:
         names = [readable(name) for name in names_of(results)]
-        axes.set_xticks(list(places), [name.replace("$", r"\$") for name in names], rotation=30, ha="right",
-                        fontfamily=for_matplotlib(names))
+        axes.set_xticks(
+            list(places),
+            [name.replace("$", r"\$") for name in names],
+            rotation=30,
+            ha="right",
+            fontfamily=for_matplotlib(names),
+        )
     axes.set_xlabel(column or "")
     axes.set_ylabel("average precision")
-    extents = {count_words(*map(result.get, EXTENT)) for result in results if all(map(result.__contains__, EXTENT))}
+    extents = {
+        count_words(*map(result.get, EXTENT))
+        for result in results
+        if all(map(result.__contains__, EXTENT))
+    }
     if extents:
         axes.set_title("on " + " or ".join(sorted(extents)), fontsize=9, loc="left")
     axes.set_ylim(bottom=0)

@@ -1,4 +1,6 @@
-"""Which files of weights a command line means: files, globs, and folders of runs and checkpoints."""
+"""Which files of weights a command line means: files, globs, and folders of runs and
+checkpoints."""
+
 from __future__ import annotations
 
 import glob
@@ -13,8 +15,9 @@ _STEP = re.compile(r"step-(\d+)")
 
 
 class WeightFile(NamedTuple):
-    """path: a .params file or a checkpoint's parameters.npz. step: updates made; epoch: the same in epochs. They are
-    known of checkpoints alone."""
+    """path: a .params file or a checkpoint's parameters.npz. step: updates made; epoch: the same in
+    epochs. They are known of checkpoints alone."""
+
     path: str
     step: Optional[int] = None
     epoch: Optional[float] = None
@@ -29,9 +32,9 @@ class WeightFile(NamedTuple):
 def find_weights(names, flag: str = "--weights") -> List[WeightFile]:
     """The files that `names` mean, each once; by step if all have one, else in the order given.
 
-    A name is a file; a pattern with * ? or [; a checkpoint's folder; a folder of checkpoints; a run's folder (its
-    checkpoints, or without any its weights.params); or a folder of .params files. UserError for one that is nothing of
-    this.
+    A name is a file; a pattern with * ? or [; a checkpoint's folder; a folder of checkpoints; a
+    run's folder (its checkpoints, or without any its weights.params); or a folder of .params files.
+    UserError for one that is nothing of this.
     """
     paths = []
     for name in names:
@@ -46,15 +49,22 @@ def _expand(name: str, flag: str) -> List[str]:
     if os.path.isfile(name):
         return [name]
     if os.path.isdir(name):
-        for pattern in ("parameters.npz", "step-*/parameters.npz", "checkpoints/step-*/parameters.npz",
-                        "weights.params", "*.params"):
+        for pattern in (
+            "parameters.npz",
+            "step-*/parameters.npz",
+            "checkpoints/step-*/parameters.npz",
+            "weights.params",
+            "*.params",
+        ):
             inside = sorted(glob.glob(os.path.join(glob.escape(name), pattern)))
             if inside:
                 return inside
         raise UserError(f"{flag} {name}: a folder without weights (no *.params, no checkpoints)")
     matching = [path for one in sorted(glob.glob(name)) for path in _expand(one, flag)]
     if not matching:
-        raise UserError(f"{flag} {name}: no such file" + (" matches" if glob.has_magic(name) else ""))
+        raise UserError(
+            f"{flag} {name}: no such file" + (" matches" if glob.has_magic(name) else "")
+        )
     return matching
 
 

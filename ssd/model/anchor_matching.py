@@ -1,12 +1,15 @@
-"""RetinaNet's matching of anchors to ground truth, in NumPy: positives, background, and what is ignored between them.
+"""RetinaNet's matching of anchors to ground truth, in NumPy: positives, background, and what is
+ignored between them.
 
-Ported by description from the PyTorch reference of MLPerf Training v2.0 to v5.1 (single_stage_detector/ssd/model: box
-IoU, Matcher, BoxCoder). Two floats that are equal or not decide which anchors a small object gets, so that IoUs are
-computed by one formula, in its order, in float32.
+Ported by description from the PyTorch reference of MLPerf Training v2.0 to v5.1
+(single_stage_detector/ssd/model: box IoU, Matcher, BoxCoder). Two floats that are equal or not
+decide which anchors a small object gets, so that IoUs are computed by one formula, in its order, in
+float32.
 """
+
 from __future__ import annotations
 
-from typing import List, NamedTuple, Sequence, Tuple
+from typing import List, NamedTuple, Tuple
 
 import numpy as np
 
@@ -14,22 +17,24 @@ from ssd.config import DefaultBoxConfig
 from ssd.model.boxes.anchors import AnchorSizes, half_sizes
 from ssd.model.matching import Matches
 
-ROUNDING = 1e-5    # more than a bound and an IoU in float32 are off
-ROOM = 1.0         # pixels: more than the place of a box's centre is off
-COMPARED = 1 << 20    # pairs of an object and an anchor whose IoUs are in memory at a time
+ROUNDING = 1e-5  # more than a bound and an IoU in float32 are off
+ROOM = 1.0  # pixels: more than the place of a box's centre is off
+COMPARED = 1 << 20  # pairs of an object and an anchor whose IoUs are in memory at a time
 
 
 class AnchorMatcher:
-    """`matcher(boxes, labels)`: each anchor has the ground truth of its highest IoU, of equals the first. From
-    `matching_iou` on it is positive, below `background_iou` background, and ignored between the two. Besides, all
-    anchors whose IoU with a ground truth is exactly the highest that this one has with any are positive, each for its
-    **own** best ground truth.
+    """`matcher(boxes, labels)`: each anchor has the ground truth of its highest IoU, of equals the
+    first. From `matching_iou` on it is positive, below `background_iou` background, and ignored
+    between the two. Besides, all anchors whose IoU with a ground truth is exactly the highest that
+    this one has with any are positive, each for its **own** best ground truth.
 
     sizes: of the anchors. settings: the two thresholds and the variances.
     """
 
-    in_graph = False          # DALI's box_encoder knows neither ignored anchors nor several claims of one object
-    box_type = np.float64     # pixels come of them by a product that is rounded once
+    in_graph = (
+        False  # DALI's box_encoder knows neither ignored anchors nor several claims of one object
+    )
+    box_type = np.float64  # pixels come of them by a product that is rounded once
 
     def __init__(self, sizes: AnchorSizes, settings: DefaultBoxConfig):
         self.settings, self.sizes = settings, sizes
@@ -37,32 +42,42 @@ class AnchorMatcher:
         self._size = np.array([width, height, width, height], np.float64)
         self._levels, start = [], 0
         for (rows, columns), (row, column), sides in zip(sizes.maps, sizes.steps, sizes.scales):
-            level = _Level(np.arange(columns, dtype=np.float32) * np.float32(column),
-                           np.arange(rows, dtype=np.float32) * np.float32(row), half_sizes(sides, sizes.ratios), start)
+            level = _Level(
+                np.arange(columns, dtype=np.float32) * np.float32(column),
+                np.arange(rows, dtype=np.float32) * np.float32(row),
+                half_sizes(sides, sizes.ratios),
+                start,
+            )
             self._levels.append(level)
             start += rows * columns * len(level.half)
         self.boxes = start
 
     def __call__(self, boxes: np.ndarray, labels: np.ndarray) -> Matches:
         """`boxes`: (m, 4) float64 ltrb in [0, 1], m >= 0; `labels`: (m,) from 1."""
-        return self._match((np.asarray(boxes, np.float64) * self._size).astype(np.float32), labels)[0]
+        return self._match((np.asarray(boxes, np.float64) * self._size).astype(np.float32), labels)[
+            0
+        ]
 
     def cover(self, boxes: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        """Of the (m, 4) boxes of an image the best IoU with an anchor, (m,) float32, and the number of anchors that are
-        positive for each, (m,) int64."""
-        matches, best = self._match((np.asarray(boxes, np.float64) * self._size).astype(np.float32),
-                                    1 + np.arange(len(boxes)))
+        """Of the (m, 4) boxes of an image the best IoU with an anchor, (m,) float32, and the number
+        of anchors that are positive for each, (m,) int64."""
+        matches, best = self._match(
+            (np.asarray(boxes, np.float64) * self._size).astype(np.float32),
+            1 + np.arange(len(boxes)),
+        )
         return best, np.bincount(matches.classes - 1, minlength=len(boxes))
 
     def _match(self, boxes: np.ndarray, labels: np.ndarray) -> Tuple[Matches, np.ndarray]:
         """Of boxes in pixels: Matches, and each one's best IoU."""
         least = np.float32(self.settings.background_iou)
-        owner, position, overlap = self._pairs(boxes, np.minimum(least, self._reached(boxes)) - ROUNDING)
+        owner, position, overlap = self._pairs(
+            boxes, np.minimum(least, self._reached(boxes)) - ROUNDING
+        )
         most = np.zeros(len(boxes), np.float32)
         np.maximum.at(most, owner, overlap)
         best_of_its_own = overlap == most[owner]
-        # An object's highest IoU, wherever it is reached; below the threshold it is rare. Whose such an anchor is,
-        # pairs below the threshold decide, which are not all known.
+        # An object's highest IoU, wherever it is reached; below the threshold it is rare. Whose
+        # such an anchor is, pairs below the threshold decide, which are not all known.
         low = np.unique(position[best_of_its_own & (overlap < least)])
         by_low = self._judge_all(boxes, low, most)
         chosen = np.flatnonzero((overlap >= least) & ~np.isin(position, low))
@@ -73,11 +88,16 @@ class AnchorMatcher:
         positive = (best >= np.float32(self.settings.matching_iou)) | claimed
         ignored = position[~positive & (best >= least)]
         position, owner = position[positive], owner[positive]
-        return Matches(position, self._encode(boxes[owner], self._anchors(position)), labels[owner].astype(np.int32),
-                       ignored), most
+        return Matches(
+            position,
+            self._encode(boxes[owner], self._anchors(position)),
+            labels[owner].astype(np.int32),
+            ignored,
+        ), most
 
     def _pairs(self, boxes: np.ndarray, least: np.ndarray):
-        """Objects (p,) int64, positions (p,) int64 and IoUs (p,) float32 of all pairs of at least `least` (m,)."""
+        """Objects (p,) int64, positions (p,) int64 and IoUs (p,) float32 of all pairs of at least
+        `least` (m,)."""
         found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))]
         for level, bound in zip(self._levels, self._bounds(boxes)):
             # Only anchors that may pass a threshold, or be an object's best, need an IoU.
@@ -89,8 +109,13 @@ class AnchorMatcher:
                 values.append(overlaps[hits[-1]])
             if len(objects):
                 counts = list(map(len, hits))
-                found.append((np.repeat(objects, counts), level.positions(
-                    np.concatenate(hits), np.repeat(windows, counts, axis=0)), np.concatenate(values)))
+                found.append(
+                    (
+                        np.repeat(objects, counts),
+                        level.positions(np.concatenate(hits), np.repeat(windows, counts, axis=0)),
+                        np.concatenate(values),
+                    )
+                )
         return tuple(np.concatenate(column) for column in zip(*found))
 
     def _judge_all(self, boxes: np.ndarray, position: np.ndarray, most: np.ndarray):
@@ -98,9 +123,11 @@ class AnchorMatcher:
         parts = [(position[:0], position[:0], most[:0], np.zeros(0, bool))]
         block = max(1, COMPARED // max(1, len(boxes)))
         for start in range(0, len(position), block):
-            part = position[start:start + block]
-            overlaps = iou(boxes, self._anchors(part))                   # (m, p)
-            parts.append((part, overlaps.argmax(0), overlaps.max(0), (overlaps == most[:, None]).any(0)))
+            part = position[start : start + block]
+            overlaps = iou(boxes, self._anchors(part))  # (m, p)
+            parts.append(
+                (part, overlaps.argmax(0), overlaps.max(0), (overlaps == most[:, None]).any(0))
+            )
         return tuple(np.concatenate(column) for column in zip(*parts))
 
     def _anchors(self, position: np.ndarray) -> np.ndarray:
@@ -117,11 +144,17 @@ class AnchorMatcher:
         """(p, 4) float32: centre x and y, width and height, in units of the variances."""
         own, size = anchors[:, 2:] - anchors[:, :2], boxes[:, 2:] - boxes[:, :2]
         moved = (boxes[:, :2] + 0.5 * size) - (anchors[:, :2] + 0.5 * own)
-        return np.concatenate([moved / own / np.float32(self.settings.center_variance),
-                               np.log(size / own) / np.float32(self.settings.size_variance)], axis=1)
+        return np.concatenate(
+            [
+                moved / own / np.float32(self.settings.center_variance),
+                np.log(size / own) / np.float32(self.settings.size_variance),
+            ],
+            axis=1,
+        )
 
     def _bounds(self, boxes: np.ndarray) -> List[np.ndarray]:
-        """Per level the highest IoU that each box could have with an anchor of it, wherever it lay, (m,)."""
+        """Per level the highest IoU that each box could have with an anchor of it, wherever it lay,
+        (m,)."""
         size = boxes[:, None, 2:] - boxes[:, None, :2]
         bounds = []
         for level in self._levels:
@@ -130,24 +163,31 @@ class AnchorMatcher:
         return bounds
 
     def _reached(self, boxes: np.ndarray) -> np.ndarray:
-        """The highest IoU of each box with the anchors at the cell nearest to its centre, (m,): no more than its
-        highest of all."""
+        """The highest IoU of each box with the anchors at the cell nearest to its centre, (m,): no
+        more than its highest of all."""
         centre = (boxes[:, :2] + boxes[:, 2:]) / 2
         best = np.zeros(len(boxes), np.float32)
         for level in self._levels:
-            x, y = (line[np.clip(np.rint(centre[:, axis] / step).astype(int), 0, len(line) - 1)]
-                    for axis, (line, step) in enumerate(zip((level.x, level.y), level.steps)))
+            x, y = (
+                line[np.clip(np.rint(centre[:, axis] / step).astype(int), 0, len(line) - 1)]
+                for axis, (line, step) in enumerate(zip((level.x, level.y), level.steps))
+            )
             near = np.stack([x, y], 1)[:, None]
-            common = np.clip(np.minimum(boxes[:, None, 2:], near + level.half)
-                             - np.maximum(boxes[:, None, :2], near - level.half), 0, None).prod(2)
+            common = np.clip(
+                np.minimum(boxes[:, None, 2:], near + level.half)
+                - np.maximum(boxes[:, None, :2], near - level.half),
+                0,
+                None,
+            ).prod(2)
             area = (boxes[:, 2:] - boxes[:, :2]).prod(1)[:, None]
             best = np.maximum(best, (common / (area + level.area - common)).max(1))
         return best
 
 
 class _Level(NamedTuple):
-    """The anchors of a feature map: centres x (columns,) and y (rows,), half sizes (shapes, 2) of a cell's, and the
-    position of the first."""
+    """The anchors of a feature map: centres x (columns,) and y (rows,), half sizes (shapes, 2) of a
+    cell's, and the position of the first."""
+
     x: np.ndarray
     y: np.ndarray
     half: np.ndarray
@@ -170,8 +210,8 @@ class _Level(NamedTuple):
         return np.concatenate([centre - self.half[shape], centre + self.half[shape]], 1)
 
     def windows(self, boxes: np.ndarray, least: np.ndarray) -> np.ndarray:
-        """(m, 4) int64: for each of the (m, 4) boxes first row, last, first column, last, the last ones exclusive, of
-        all anchors whose IoU with it is `least` (m,) or more."""
+        """(m, 4) int64: for each of the (m, 4) boxes first row, last, first column, last, the last
+        ones exclusive, of all anchors whose IoU with it is `least` (m,) or more."""
         sides = []
         for axis, line in ((1, self.y), (0, self.x)):
             low, high = boxes[:, axis].astype(np.float64), boxes[:, axis + 2].astype(np.float64)
@@ -179,18 +219,27 @@ class _Level(NamedTuple):
             share = np.where(least > 0, (1 - least) / (1 + least), np.inf)
             reach = (high - low + 2 * self.half[:, axis].max()) / 2 * share + ROOM
             middle = (low + high) / 2
-            sides += [np.searchsorted(line, middle - reach), np.searchsorted(line, middle + reach, side="right")]
+            sides += [
+                np.searchsorted(line, middle - reach),
+                np.searchsorted(line, middle + reach, side="right"),
+            ]
         return np.stack(sides, 1)
 
     def positions(self, hits: np.ndarray, windows: np.ndarray) -> np.ndarray:
-        """(p,) int64 of the anchors at `hits` (p,), places in the flat overlaps of the windows (p, 4)."""
+        """(p,) int64 of the anchors at `hits` (p,), places in the flat overlaps of the windows (p,
+        4)."""
         cell, shape = np.divmod(hits, len(self.half))
         row, column = np.divmod(cell, windows[:, 3] - windows[:, 2])
-        return self.start + ((row + windows[:, 0]) * len(self.x) + column + windows[:, 2]) * len(self.half) + shape
+        return (
+            self.start
+            + ((row + windows[:, 0]) * len(self.x) + column + windows[:, 2]) * len(self.half)
+            + shape
+        )
 
     def overlaps(self, box: np.ndarray, top: int, bottom: int, left: int, right: int) -> np.ndarray:
-        """IoU of a box (4,) with the anchors of these rows and columns, (rows, columns, shapes): bit for bit what `iou`
-        gives, but in fewer operations, as the overlap in x depends on the column alone and that in y on the row."""
+        """IoU of a box (4,) with the anchors of these rows and columns, (rows, columns, shapes):
+        bit for bit what `iou` gives, but in fewer operations, as the overlap in x depends on the
+        column alone and that in y on the row."""
         sides = []
         for axis, line in ((0, self.x[left:right]), (1, self.y[top:bottom])):
             low = np.maximum(box[axis], line[:, None] - self.half[:, axis])
@@ -201,13 +250,18 @@ class _Level(NamedTuple):
         return np.divide(common, union, out=union)
 
 
-def _judge(owner: np.ndarray, position: np.ndarray, overlap: np.ndarray, best_of_its_own: np.ndarray):
-    """Of pairs (p,) that hold every best one of an anchor: positions (q,), each once, ascending; the object of its
-    highest IoU, of equals the first; that IoU; whether it is some object's best anchor."""
+def _judge(
+    owner: np.ndarray, position: np.ndarray, overlap: np.ndarray, best_of_its_own: np.ndarray
+):
+    """Of pairs (p,) that hold every best one of an anchor: positions (q,), each once, ascending;
+    the object of its highest IoU, of equals the first; that IoU; whether it is some object's best
+    anchor."""
     order = np.lexsort((owner, -overlap, position))
     position, owner, overlap = position[order], owner[order], overlap[order]
-    first = np.flatnonzero(np.append(True, position[1:] != position[:-1])[:len(position)])
-    claimed = np.logical_or.reduceat(best_of_its_own[order], first) if len(first) else np.zeros(0, bool)
+    first = np.flatnonzero(np.append(True, position[1:] != position[:-1])[: len(position)])
+    claimed = (
+        np.logical_or.reduceat(best_of_its_own[order], first) if len(first) else np.zeros(0, bool)
+    )
     return position[first], owner[first], overlap[first], claimed
 
 

@@ -1,4 +1,6 @@
-"""A convolution, its BatchNorm and its activation: what MobileNets, and detectors of their kind, are made of."""
+"""A convolution, its BatchNorm and its activation: what MobileNets, and detectors of their kind,
+are made of."""
+
 from __future__ import annotations
 
 from typing import Dict, Optional, Tuple
@@ -13,28 +15,45 @@ from ssd.model.layers import channel_axis, convolution
 
 
 def _relu6(F, x):
-    """ReLU6. In training a ReLU, which is oneDNN's, comes first: with it a step was 1.29 times as fast
-    (benchmarks/mobilenet.md; MXNet's clip takes a branch at each number). In inference the clip alone is what oneDNN's
-    convolutions take along."""
+    """ReLU6. In training a ReLU, which is oneDNN's, comes first: with it a step was 1.29 times as
+    fast (benchmarks/mobilenet.md; MXNet's clip takes a branch at each number). In inference the
+    clip alone is what oneDNN's convolutions take along."""
     # A graph is made when it first runs, that of training while gradients are recorded.
     return F.clip(F.Activation(x, act_type="relu") if autograd.is_training() else x, 0, 6)
 
 
-ACTIVATIONS = {"relu": lambda F, x: F.Activation(x, act_type="relu"), "relu6": _relu6,
-               "hard_swish": lambda F, x: x * F.hard_sigmoid(x, alpha=1 / 6, beta=0.5)}
+ACTIVATIONS = {
+    "relu": lambda F, x: F.Activation(x, act_type="relu"),
+    "relu6": _relu6,
+    "hard_swish": lambda F, x: x * F.hard_sigmoid(x, alpha=1 / 6, beta=0.5),
+}
 
 
 class ConvNorm(HybridBlock):
     """Convolution, BatchNorm, activation. `size`: (height, width) of its output [cells].
 
-    depthwise: each channel by itself. bias: of the convolution. same: padded as TensorFlow pads, the smaller half first
-    (`size`, that of the input, is needed), else by half the kernel on each side. own: BatchNorm with the epsilon and
-    momentum of the detector's own parts, not the backbone's. activation: of ACTIVATIONS, None for none.
+    depthwise: each channel by itself. bias: of the convolution. same: padded as TensorFlow pads,
+    the smaller half first (`size`, that of the input, is needed), else by half the kernel on each
+    side. own: BatchNorm with the epsilon and momentum of the detector's own parts, not the
+    backbone's. activation: of ACTIVATIONS, None for none.
     """
 
-    def __init__(self, config: ModelConfig, in_channels: int, channels: int, kernel: int, *, stride: int = 1,
-                 depthwise: bool = False, bias: bool = False, same: bool = False, own: bool = False,
-                 size: Optional[Tuple[int, int]] = None, activation: Optional[str] = None, **kwargs):
+    def __init__(
+        self,
+        config: ModelConfig,
+        in_channels: int,
+        channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        depthwise: bool = False,
+        bias: bool = False,
+        same: bool = False,
+        own: bool = False,
+        size: Optional[Tuple[int, int]] = None,
+        activation: Optional[str] = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.layout, self._activation = config.layout, activation
         pad, self._extra = kernel // 2, (0, 0)
@@ -45,11 +64,26 @@ class ConvNorm(HybridBlock):
             pad = tuple(before for before, _ in pads)
             self._extra = tuple(after - before for before, after in pads)
         with self.name_scope():
-            self.conv = convolution(config, in_channels, channels, kernel, stride=stride, pad=pad, bias=bias,
-                                    groups=channels if depthwise else 1)
-            self.bn = own_batch_norm(config, channels) if own else BatchNorm(
-                axis=channel_axis(config), momentum=config.batch_norm_momentum, epsilon=config.batch_norm_epsilon,
-                in_channels=channels)
+            self.conv = convolution(
+                config,
+                in_channels,
+                channels,
+                kernel,
+                stride=stride,
+                pad=pad,
+                bias=bias,
+                groups=channels if depthwise else 1,
+            )
+            self.bn = (
+                own_batch_norm(config, channels)
+                if own
+                else BatchNorm(
+                    axis=channel_axis(config),
+                    momentum=config.batch_norm_momentum,
+                    epsilon=config.batch_norm_epsilon,
+                    in_channels=channels,
+                )
+            )
 
     def hybrid_forward(self, F, x):
         x = self.bn(self.conv(pad_end(F, x, self._extra, self.layout)))
@@ -58,8 +92,13 @@ class ConvNorm(HybridBlock):
 
 def own_batch_norm(config: ModelConfig, channels: int, **kwargs) -> BatchNorm:
     """A BatchNorm of the detector's own parts."""
-    return BatchNorm(axis=channel_axis(config), momentum=config.own_norm_momentum, epsilon=config.own_norm_epsilon,
-                     in_channels=channels, **kwargs)
+    return BatchNorm(
+        axis=channel_axis(config),
+        momentum=config.own_norm_momentum,
+        epsilon=config.own_norm_epsilon,
+        in_channels=channels,
+        **kwargs,
+    )
 
 
 def same_padding(side: int, kernel: int, stride: int) -> Tuple[int, int]:
@@ -73,8 +112,10 @@ def pad_end(F, x, extra: Tuple[int, int], layout: str):
     if not any(extra):
         return x
     if layout == "NCHW":
-        return F.pad(x, mode="constant", pad_width=(0, 0, 0, 0, 0, extra[0], 0, extra[1]), constant_value=0)
-    for axis, count in zip((1, 2), extra):    # where MXNet's operator cannot pad
+        return F.pad(
+            x, mode="constant", pad_width=(0, 0, 0, 0, 0, extra[0], 0, extra[1]), constant_value=0
+        )
+    for axis, count in zip((1, 2), extra):  # where MXNet's operator cannot pad
         if count:
             x = F.concat(x, F.zeros_like(F.slice_axis(x, axis=axis, begin=0, end=count)), dim=axis)
     return x
@@ -85,6 +126,12 @@ def norm_parameters(name: str, block: ConvNorm) -> Dict[str, Parameter]:
     found = {f"{name}.conv.weight": block.conv.weight}
     if block.conv.bias is not None:
         found[f"{name}.conv.bias"] = block.conv.bias
-    found.update({f"{name}.bn.weight": block.bn.gamma, f"{name}.bn.bias": block.bn.beta,
-                  f"{name}.bn.running_mean": block.bn.running_mean, f"{name}.bn.running_var": block.bn.running_var})
+    found.update(
+        {
+            f"{name}.bn.weight": block.bn.gamma,
+            f"{name}.bn.bias": block.bn.beta,
+            f"{name}.bn.running_mean": block.bn.running_mean,
+            f"{name}.bn.running_var": block.bn.running_var,
+        }
+    )
     return found

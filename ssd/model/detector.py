@@ -1,4 +1,5 @@
 """What a recipe's detector is: its parts, chosen by name. The only file that knows all of them."""
+
 from __future__ import annotations
 
 from typing import Callable, NamedTuple, Tuple
@@ -42,8 +43,11 @@ def _ssd_matcher(config: Config, sizes, boxes: np.ndarray) -> Matcher:
 
 def _mindcv_matcher(config: Config, sizes, boxes: np.ndarray) -> FirstClaimMatcher:
     # Corners are rounded once, as MindCV's are, not made of rounded centres.
-    return FirstClaimMatcher(cxcywh_to_ltrb(default_boxes(sizes, np.float64)).astype(np.float32), config.default_boxes,
-                             sizes.grid)
+    return FirstClaimMatcher(
+        cxcywh_to_ltrb(default_boxes(sizes, np.float64)).astype(np.float32),
+        config.default_boxes,
+        sizes.grid,
+    )
 
 
 def _anchor_matcher(config: Config, sizes, boxes: np.ndarray) -> AnchorMatcher:
@@ -52,56 +56,105 @@ def _anchor_matcher(config: Config, sizes, boxes: np.ndarray) -> AnchorMatcher:
 
 
 def _per_class(config: Config, sizes, boxes: np.ndarray) -> PerClassDetections:
-    return PerClassDetections(boxes, config.model.num_classes, config.default_boxes, config.detection)
+    return PerClassDetections(
+        boxes, config.model.num_classes, config.default_boxes, config.detection
+    )
 
 
 def _per_class_sigmoid(config: Config, sizes, boxes: np.ndarray) -> PerClassSigmoidDetections:
-    return PerClassSigmoidDetections(boxes, config.model.num_classes, sizes.image_size, config.default_boxes,
-                                     config.detection)
+    return PerClassSigmoidDetections(
+        boxes, config.model.num_classes, sizes.image_size, config.default_boxes, config.detection
+    )
 
 
 def _per_level(config: Config, sizes, boxes: np.ndarray) -> PerLevelDetections:
     _need_anchors(sizes, "detection.detections per_level")
-    return PerLevelDetections(anchors_cxcywh(sizes), _per_map(sizes), config.model.num_classes - 1, sizes.image_size,
-                              config.default_boxes, config.detection)
+    return PerLevelDetections(
+        anchors_cxcywh(sizes),
+        _per_map(sizes),
+        config.model.num_classes - 1,
+        sizes.image_size,
+        config.default_boxes,
+        config.detection,
+    )
 
 
 def _need_anchors(sizes, setting: str) -> None:
     if not isinstance(sizes, AnchorSizes):
-        raise UserError(f"{setting}: works on anchors of whole pixels, default_boxes.rule retinanet")
+        raise UserError(
+            f"{setting}: works on anchors of whole pixels, default_boxes.rule retinanet"
+        )
 
 
-# One table per seam; its keys are the choices of the setting beside it. That of default_boxes.rule is BOX_RULES.
-BACKBONES = {"resnet34": resnet, "resnet50": resnet, "resnext50_32x4d": resnet,                   # model.backbone
-             "mobilenet_v2": mobilenet, "mobilenet_v3_large": mobilenet}
-FEATURES = {"plain_blocks": plain_blocks, "batch_norm_blocks": batch_norm_blocks,                 # model.features
-            "ssdlite_blocks": ssdlite_blocks, "mobile_blocks": mobile_blocks, "pyramid": Pyramid,
-            "norm_pyramid": NormPyramid}
-HEADS = {"fused": FusedHeads, "separable": SeparableHeads, "shared": SharedHead,                  # model.head
-         "shared_norm": NormSharedHead}
-MATCHERS = {"ssd": _ssd_matcher, "mindcv": _mindcv_matcher, "retinanet": _anchor_matcher}         # .matching
-LOSSES = {"hard_negatives": lambda config: HardNegativesLoss(config.loss),                        # loss.loss
-          "focal": lambda config: FocalLoss(config.loss, config.model.num_classes - 1),
-          "focal_batch": lambda config: FocalBatchLoss(config.loss, config.model.num_classes)}
-DETECTIONS = {"per_class": _per_class, "per_class_sigmoid": _per_class_sigmoid,                   # detection.detections
-              "per_level": _per_level}
+# One table per seam; its keys are the choices of the setting beside it. That of default_boxes.rule
+# is BOX_RULES.
+BACKBONES = {
+    "resnet34": resnet,
+    "resnet50": resnet,
+    "resnext50_32x4d": resnet,  # model.backbone
+    "mobilenet_v2": mobilenet,
+    "mobilenet_v3_large": mobilenet,
+}
+FEATURES = {
+    "plain_blocks": plain_blocks,
+    "batch_norm_blocks": batch_norm_blocks,  # model.features
+    "ssdlite_blocks": ssdlite_blocks,
+    "mobile_blocks": mobile_blocks,
+    "pyramid": Pyramid,
+    "norm_pyramid": NormPyramid,
+}
+HEADS = {
+    "fused": FusedHeads,
+    "separable": SeparableHeads,
+    "shared": SharedHead,  # model.head
+    "shared_norm": NormSharedHead,
+}
+MATCHERS = {
+    "ssd": _ssd_matcher,
+    "mindcv": _mindcv_matcher,
+    "retinanet": _anchor_matcher,
+}  # .matching
+LOSSES = {
+    "hard_negatives": lambda config: HardNegativesLoss(config.loss),  # loss.loss
+    "focal": lambda config: FocalLoss(config.loss, config.model.num_classes - 1),
+    "focal_batch": lambda config: FocalBatchLoss(config.loss, config.model.num_classes),
+}
+DETECTIONS = {
+    "per_class": _per_class,
+    "per_class_sigmoid": _per_class_sigmoid,  # detection.detections
+    "per_level": _per_level,
+}
 
 # What has a logit of the background; of the others all have one fewer.
-BACKGROUND = {"fused", "separable", "shared_norm", "hard_negatives", "focal_batch", "per_class", "per_class_sigmoid"}
-# What makes scores of the background's and the classes' logits together, and what of each by itself.
-SOFTMAX, SIGMOID = {"hard_negatives", "per_class"}, {"focal", "focal_batch", "per_class_sigmoid", "per_level"}
+BACKGROUND = {
+    "fused",
+    "separable",
+    "shared_norm",
+    "hard_negatives",
+    "focal_batch",
+    "per_class",
+    "per_class_sigmoid",
+}
+# What makes scores of the background's and the classes' logits together, and what of each by
+# itself.
+SOFTMAX, SIGMOID = (
+    {"hard_negatives", "per_class"},
+    {"focal", "focal_batch", "per_class_sigmoid", "per_level"},
+)
 
 
 class Detector(NamedTuple):
-    """N default boxes, K logits a box, one fewer than classes where a sigmoid makes scores of them; class 0 is the
-    background for everybody.
+    """N default boxes, K logits a box, one fewer than classes where a sigmoid makes scores of them;
+    class 0 is the background for everybody.
 
-    network: images (B, 3, H, W) or NHWC to offsets (B, N, 4), logits (B, N, K). default_boxes: (N, 4) float32 cxcywh
-    in [0, 1], in the order of the heads. boxes_per_map: adds up to N. matcher: boxes (m, 4) ltrb, labels (m,) from 1 to
-    ssd.model.matching.Matches. loss: offsets, logits, target offsets (B, N, 4), classes (B, N) (-1 ignored, 0
-    background) to two losses (B,), of classes and of boxes. detections: offsets, logits to rows (B, K', 6): class from
-    1, score, ltrb in shares of the image. sizes: what followed from the size of the image.
+    network: images (B, 3, H, W) or NHWC to offsets (B, N, 4), logits (B, N, K). default_boxes: (N,
+    4) float32 cxcywh in [0, 1], in the order of the heads. boxes_per_map: adds up to N. matcher:
+    boxes (m, 4) ltrb, labels (m,) from 1 to ssd.model.matching.Matches. loss: offsets, logits,
+    target offsets (B, N, 4), classes (B, N) (-1 ignored, 0 background) to two losses (B,), of
+    classes and of boxes. detections: offsets, logits to rows (B, K', 6): class from 1, score, ltrb
+    in shares of the image. sizes: what followed from the size of the image.
     """
+
     network: Network
     default_boxes: np.ndarray
     boxes_per_map: Tuple[int, ...]
@@ -112,34 +165,61 @@ class Detector(NamedTuple):
 
 
 def build_detector(config: Config) -> Detector:
-    """The detector of a recipe; network and detections are not yet initialised, the network is cast to the recipe's
-    dtype. UserError where settings do not fit each other, and where the number of classes is still to be counted."""
+    """The detector of a recipe; network and detections are not yet initialised, the network is cast
+    to the recipe's dtype. UserError where settings do not fit each other, and where the number of
+    classes is still to be counted."""
     model = config.model
     if not model.num_classes:
-        raise UserError("num_classes is 0, to be counted from a data set, and there is none here: name --num-classes")
+        raise UserError(
+            "num_classes is 0, to be counted from a data set, and there is none here: name "
+            "--num-classes"
+        )
     parts = dict(head=model.head, loss=config.loss.loss, detections=config.detection.detections)
     loss, detections = config.loss.loss, config.detection.detections
-    if len({part in BACKGROUND for part in parts.values()}) > 1 or (loss in SOFTMAX) != (detections in SOFTMAX):
-        raise UserError("head, loss and detections: " + ", ".join(f"{name} {part}" for name, part in parts.items())
-                        + " do not fit each other: some take a softmax with the background, some a sigmoid per class")
+    if len({part in BACKGROUND for part in parts.values()}) > 1 or (loss in SOFTMAX) != (
+        detections in SOFTMAX
+    ):
+        raise UserError(
+            "head, loss and detections: "
+            + ", ".join(f"{name} {part}" for name, part in parts.items())
+            + " do not fit each other: some take a softmax with the background, some a sigmoid per "
+            "class"
+        )
     size_rule, box_rule = BOX_RULES[config.default_boxes.rule]
     sizes = size_rule(config)
     boxes = box_rule(sizes)
-    network = Network(config, sizes, BACKBONES[model.backbone], FEATURES[model.features], HEADS[model.head])
+    network = Network(
+        config, sizes, BACKBONES[model.backbone], FEATURES[model.features], HEADS[model.head]
+    )
     network.cast(model.dtype)
     return Detector(
-        network, boxes, _per_map(sizes), MATCHERS[config.default_boxes.matching](config, sizes, boxes),
-        LOSSES[config.loss.loss](config), DETECTIONS[config.detection.detections](config, sizes, boxes), sizes)
+        network,
+        boxes,
+        _per_map(sizes),
+        MATCHERS[config.default_boxes.matching](config, sizes, boxes),
+        LOSSES[config.loss.loss](config),
+        DETECTIONS[config.detection.detections](config, sizes, boxes),
+        sizes,
+    )
 
 
 def describe(config: Config, sizes) -> str:
-    """One line: classes, feature maps and default boxes; another where default boxes lie outside the image."""
+    """One line: classes, feature maps and default boxes; another where default boxes lie outside
+    the image."""
     height, width = sizes.image_size
     square = all(rows == columns for rows, columns in sizes.maps) and height == width
     maps = ", ".join(str(rows) if square else f"{rows}x{columns}" for rows, columns in sizes.maps)
     count = sum(cells * each for cells, each in sizes.grid)
-    line = (f"{config.model.num_classes} classes with the background; images of {config.model.image_size} pixels: "
-            f"feature maps of {maps} cells, {count:,} default boxes from {sizes.span[0]:.4g} to "
-            f"{sizes.span[1]:.4g} pixels")
-    outside = sizes.outside() if config.default_boxes.steps else 0    # what is computed overhangs by a cell at most
-    return line + (f"\nsteps: the centres of {outside:,} default boxes lie outside the image" if outside else "")
+    line = (
+        f"{config.model.num_classes} classes with the background; images of "
+        f"{config.model.image_size} pixels: feature maps of {maps} cells, {count:,} default boxes "
+        f"from {sizes.span[0]:.4g} to {sizes.span[1]:.4g} pixels"
+    )
+    outside = (
+        sizes.outside() if config.default_boxes.steps else 0
+    )  # what is computed overhangs by a cell at most
+    return line + (
+        f"\nsteps: the centres of {outside:,} default boxes lie outside the image"
+        if outside
+        else ""
+    )

@@ -1,9 +1,11 @@
 """Weights of another network of the same family as a start: other classes, another image size.
 
-A fused head's channels are offsets, then logits, class by class (see ssd.model.heads.fused): the offsets do not know of
-classes and are kept, the logits of a class are kept where the weights know a class of that name. Of a shared head
-(ssd.model.heads.shared) all is kept but the last convolution of its classes, of which the same is true.
+A fused head's channels are offsets, then logits, class by class (see ssd.model.heads.fused): the
+offsets do not know of classes and are kept, the logits of a class are kept where the weights know a
+class of that name. Of a shared head (ssd.model.heads.shared) all is kept but the last convolution
+of its classes, of which the same is true.
 """
+
 from __future__ import annotations
 
 from typing import Dict, List, NamedTuple, Sequence, Tuple
@@ -23,7 +25,9 @@ EXTRA = "expand_"
 
 
 class SharedClasses(NamedTuple):
-    """Default boxes per cell and classes (background included, which has no logit) of a shared head."""
+    """Default boxes per cell and classes (background included, which has no logit) of a shared
+    head."""
+
     boxes: int
     classes: int
     name: str = "predictors.classification.out"
@@ -40,6 +44,7 @@ class SharedClasses(NamedTuple):
 
 class Head(NamedTuple):
     """Default boxes per cell and classes (background included) of a fused head."""
+
     boxes: int
     classes: int
     name: str = ""
@@ -55,17 +60,19 @@ class Head(NamedTuple):
 
 
 def load_matching(network: Network, path: str, names: Sequence[str]) -> str:
-    """Sets what fits of an initialised network from a .params file or a checkpoint's parameters.npz; the rest stays as
-    it is. Returns what was taken and what was not, in one line.
+    """Sets what fits of an initialised network from a .params file or a checkpoint's
+    parameters.npz; the rest stays as it is. Returns what was taken and what was not, in one line.
 
-    names: of the network's classes 1 to num_classes - 1. UserError if the file is of another architecture (backbone,
-    width, layout), naming the tensor; nothing is changed then.
+    names: of the network's classes 1 to num_classes - 1. UserError if the file is of another
+    architecture (backbone, width, layout), naming the tensor; nothing is changed then.
     """
     values, kept, unused = _plan(network, path, names)
     parameters = by_structural_name(network)
     for name, value in values.items():
         parameters[name].set_data(mx.nd.array(value, dtype=parameters[name].dtype))
-    return _in_words(parameters, values, kept, names) + (f"; not used: {_some(unused)}" if unused else "")
+    return _in_words(parameters, values, kept, names) + (
+        f"; not used: {_some(unused)}" if unused else ""
+    )
 
 
 def fits(network: Network, path: str, names: Sequence[str]) -> bool:
@@ -77,9 +84,11 @@ def fits(network: Network, path: str, names: Sequence[str]) -> bool:
     return True
 
 
-def _plan(network: Network, path: str, names: Sequence[str]) -> Tuple[Dict[str, np.ndarray], Dict[int, int], List[str]]:
-    """New values by tensor name, the classes that are kept (class of the network -> class of the file), and the file's
-    tensors that are of no use."""
+def _plan(
+    network: Network, path: str, names: Sequence[str]
+) -> Tuple[Dict[str, np.ndarray], Dict[int, int], List[str]]:
+    """New values by tensor name, the classes that are kept (class of the network -> class of the
+    file), and the file's tensors that are of no use."""
     tensors = {name: tensor.asnumpy() for name, tensor in read_tensors(path).items()}
     parameters = by_structural_name(network)
     values = {}
@@ -87,13 +96,15 @@ def _plan(network: Network, path: str, names: Sequence[str]) -> Tuple[Dict[str, 
     heads = _heads_of(network)
     own = tuple(f"{head.name}." for head in heads)
     for name, parameter in parameters.items():
-        if name.startswith(own) or name.startswith(EXTRA) and name not in tensors:
+        if name.startswith(own) or (name.startswith(EXTRA) and name not in tensors):
             continue
         if name not in tensors:
             raise UserError(f"weights {path}: another network's: lacks {name}")
         if tensors[name].shape != parameter.shape:
-            raise UserError(f"weights {path}: another architecture's: {name} has shape {tensors[name].shape}, not "
-                            f"{parameter.shape}")
+            raise UserError(
+                f"weights {path}: another architecture's: {name} has shape {tensors[name].shape}, "
+                f"not {parameter.shape}"
+            )
         values[name] = tensors[name]
     for name, value in tensors.items():
         if name not in parameters and not name.startswith((HEAD, EXTRA)):
@@ -110,8 +121,12 @@ def _plan(network: Network, path: str, names: Sequence[str]) -> Tuple[Dict[str, 
     for new, old in zip(heads, old_heads):
         for name in (f"{new.name}.{kind}" for kind in ("weight", "bias")):
             tensor, start = tensors.get(name), parameters[name].data().asnumpy()
-            if tensor is not None and new.boxes == old.boxes and tensor.shape[1:] == start.shape[1:]:
-                start[:new.others] = tensor[:new.others]
+            if (
+                tensor is not None
+                and new.boxes == old.boxes
+                and tensor.shape[1:] == start.shape[1:]
+            ):
+                start[: new.others] = tensor[: new.others]
                 for label, old_label in kept.items():
                     start[new.logits(label)] = tensor[old.logits(old_label)]
                 values[name] = start
@@ -121,31 +136,51 @@ def _plan(network: Network, path: str, names: Sequence[str]) -> Tuple[Dict[str, 
 def _heads_of(network: Network) -> List[NamedTuple]:
     if isinstance(network.predictors, SharedHead):
         return [SharedClasses(network.predictors.boxes, network.predictors.classes)]
-    return [Head(head.boxes, head.classes, f"{HEAD}{index}.conv") for index, head in enumerate(network.predictors)]
+    return [
+        Head(head.boxes, head.classes, f"{HEAD}{index}.conv")
+        for index, head in enumerate(network.predictors)
+    ]
 
 
 def _described_heads(info, heads: List[NamedTuple]) -> List[NamedTuple]:
     """The file's, by what it says of itself."""
-    return [head._replace(boxes=boxes, classes=info.config.model.num_classes)
-            for head, boxes in zip(heads, sizes_of(info.config).per_cell)]
+    return [
+        head._replace(boxes=boxes, classes=info.config.model.num_classes)
+        for head, boxes in zip(heads, sizes_of(info.config).per_cell)
+    ]
 
 
 def _guessed_heads(tensors, heads: List[NamedTuple], path: str) -> List[NamedTuple]:
-    """The heads of a file that does not describe itself: as many default boxes as the network's, so many classes."""
+    """The heads of a file that does not describe itself: as many default boxes as the network's, so
+    many classes."""
     biases = [tensors.get(f"{head.name}.bias") for head in heads]
-    found = [head._replace(classes=(len(bias) - head.others) // head.boxes + isinstance(head, SharedClasses))
-             for head, bias in zip(heads, biases) if bias is not None]
+    found = [
+        head._replace(
+            classes=(len(bias) - head.others) // head.boxes + isinstance(head, SharedClasses)
+        )
+        for head, bias in zip(heads, biases)
+        if bias is not None
+    ]
     if not found or len({head.classes for head in found}) > 1 or found[0].classes < 2:
-        raise UserError(f"weights {path}: they do not say of which classes they are, nor does the size of their heads")
+        raise UserError(
+            f"weights {path}: they do not say of which classes they are, nor does the size of "
+            "their heads"
+        )
     return found
 
 
 def _classes_in_common(old_names: Sequence[str], new_names: Sequence[str]) -> Dict[int, int]:
-    """Class of the network -> class of the file: the background, and each name that stands once in both (but for
-    upper and lower case)."""
+    """Class of the network -> class of the file: the background, and each name that stands once in
+    both (but for upper and lower case)."""
     old, new = ([name.strip().casefold() for name in names] for names in (old_names, new_names))
-    return {0: 0, **{1 + place: 1 + old.index(name) for place, name in enumerate(new)
-                     if new.count(name) == old.count(name) == 1}}
+    return {
+        0: 0,
+        **{
+            1 + place: 1 + old.index(name)
+            for place, name in enumerate(new)
+            if new.count(name) == old.count(name) == 1
+        },
+    }
 
 
 def _in_words(parameters, values, kept: Dict[int, int], names: Sequence[str]) -> str:
@@ -153,11 +188,16 @@ def _in_words(parameters, values, kept: Dict[int, int], names: Sequence[str]) ->
     others = [name for name in parameters if name not in heads]
     taken = [name for name in heads if name in values]
     missing = [name for name in parameters if name not in values]
-    text = f"{sum(name in values for name in others)} of {len(others)} tensors of backbone and extra features are taken"
+    text = (
+        f"{sum(name in values for name in others)} of {len(others)} tensors of backbone and extra "
+        "features are taken"
+    )
     if taken:
         known = ["background"] + [names[label - 1] for label in kept if label]
-        text += (f"; of {len(taken)} of {len(heads)} tensors of the heads ({taken[0]} to {taken[-1]}) the offsets and "
-                 f"the logits of {_some(known)}")
+        text += (
+            f"; of {len(taken)} of {len(heads)} tensors of the heads ({taken[0]} to {taken[-1]}) "
+            f"the offsets and the logits of {_some(known)}"
+        )
     new = [name for label, name in enumerate(names, start=1) if label not in kept]
     if taken and new:
         text += f", while those of {_some(new)} start anew"

@@ -1,4 +1,6 @@
-"""Initial weights, drawn with NumPy from (seed, parameter name): equal on every rank, device and MXNet version."""
+"""Initial weights, drawn with NumPy from (seed, parameter name): equal on every rank, device and
+MXNet version."""
+
 from __future__ import annotations
 
 import zlib
@@ -24,20 +26,25 @@ def _xavier(generator, out_channels: int, in_channels: int, area: int) -> np.nda
 
 
 def to_layout(oihw: np.ndarray, shape, layout: str) -> np.ndarray:
-    """An OIHW weight in the shape of a parameter (OHWI with NHWC), with zeros for padded channels."""
+    """An OIHW weight in the shape of a parameter (OHWI with NHWC), with zeros for padded
+    channels."""
     weight = oihw if layout == "NCHW" else oihw.transpose(0, 2, 3, 1)
     result = np.zeros(shape, np.float32)
     result[tuple(slice(0, size) for size in weight.shape)] = weight
     return result
 
 
-def _convolution(generator, parameter, layout: str, kind: str, parts, true_inputs=None) -> np.ndarray:
+def _convolution(
+    generator, parameter, layout: str, kind: str, parts, true_inputs=None
+) -> np.ndarray:
     """Weight of a convolution whose first sum(parts) outputs are so many separate convolutions."""
     shape = parameter.shape
-    inner, height, width = (shape[1:] if layout == "NCHW" else (shape[3], shape[1], shape[2]))
+    inner, height, width = shape[1:] if layout == "NCHW" else (shape[3], shape[1], shape[2])
     inner, area = true_inputs or inner, height * width
     if kind == "he":  # torchvision's ResNet: normal, fan-out (He et al., 2015)
-        drawn = generator.standard_normal((shape[0], inner, area)) * np.sqrt(2.0 / (shape[0] * area))
+        drawn = generator.standard_normal((shape[0], inner, area)) * np.sqrt(
+            2.0 / (shape[0] * area)
+        )
     else:
         drawn = np.concatenate([_xavier(generator, part, inner, area) for part in parts])
     return to_layout(drawn.reshape(-1, inner, height, width).astype(np.float32), shape, layout)
@@ -62,9 +69,9 @@ def _drawn(generator, kind, shape) -> np.ndarray:
 def initialize(network: Network, seed: int, ctx) -> None:
     """Gives every parameter its initial value.
 
-    Backbone: torchvision's way. Pyramid and shared heads: theirs. Extra features and fused heads: weights Xavier
-    uniform, a fused head's parts as if they were separate convolutions, biases uniform in +-1/sqrt(fan_in) (PyTorch's
-    default, which the reference keeps).
+    Backbone: torchvision's way. Pyramid and shared heads: theirs. Extra features and fused heads:
+    weights Xavier uniform, a fused head's parts as if they were separate convolutions, biases
+    uniform in +-1/sqrt(fan_in) (PyTorch's default, which the reference keeps).
     """
     network.initialize(mx.init.One(), ctx=ctx, force_reinit=True)
     backbone, special = set(network.backbone.collect_params().keys()), network.initial()
@@ -80,31 +87,51 @@ def initialize(network: Network, seed: int, ctx) -> None:
             value = np.zeros(parameter.shape)
         elif name.endswith("_weight"):
             first = name == network.backbone.conv1.weight.name
-            value = _convolution(generator, parameter, network.layout, "he" if name in backbone else "xavier",
-                                 parts.get(name, (parameter.shape[0],)), 3 if first else None)
+            value = _convolution(
+                generator,
+                parameter,
+                network.layout,
+                "he" if name in backbone else "xavier",
+                parts.get(name, (parameter.shape[0],)),
+                3 if first else None,
+            )
         else:
-            weight = network.collect_params()[name[:-len("bias")] + "weight"]
+            weight = network.collect_params()[name[: -len("bias")] + "weight"]
             limit = 1 / np.sqrt(np.prod(weight.shape[1:]))
             value = generator.uniform(-limit, limit, parameter.shape)
         parameter.set_data(mx.nd.array(value, dtype=parameter.dtype))
 
 
 def load_backbone(network: Network, tensors: Dict[str, np.ndarray], source: str) -> None:
-    """Sets the backbone's parameters and running statistics from tensors under torchvision's names (OIHW)."""
+    """Sets the backbone's parameters and running statistics from tensors under torchvision's names
+    (OIHW)."""
     parameters = network.backbone.torchvision_parameters()
-    missing, unexpected = sorted(set(parameters) - set(tensors)), sorted(set(tensors) - set(parameters))
+    missing, unexpected = (
+        sorted(set(parameters) - set(tensors)),
+        sorted(set(tensors) - set(parameters)),
+    )
     if missing or unexpected:
-        raise UserError(f"{source}: " + "; ".join(
-            f"{word} tensor {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-            for word, names in (("missing", missing), ("unexpected", unexpected)) if names))
+        raise UserError(
+            f"{source}: "
+            + "; ".join(
+                f"{word} tensor {names[0]}"
+                + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+                for word, names in (("missing", missing), ("unexpected", unexpected))
+                if names
+            )
+        )
     for name, parameter in parameters.items():
         value, wanted = tensors[name], parameter.shape
         if value.ndim == 4:
-            wanted = wanted if network.layout == "NCHW" else (wanted[0], wanted[3], wanted[1], wanted[2])
-            if parameter is network.backbone.conv1.weight:    # whose input channels may be padded
+            wanted = (
+                wanted if network.layout == "NCHW" else (wanted[0], wanted[3], wanted[1], wanted[2])
+            )
+            if parameter is network.backbone.conv1.weight:  # whose input channels may be padded
                 wanted = (wanted[0], 3) + tuple(wanted[2:])
         if tuple(value.shape) != tuple(wanted):
-            raise UserError(f"{source}: tensor {name} has shape {tuple(value.shape)}, not {tuple(wanted)}")
+            raise UserError(
+                f"{source}: tensor {name} has shape {tuple(value.shape)}, not {tuple(wanted)}"
+            )
         if not np.isfinite(value).all():
             raise UserError(f"{source}: tensor {name} is not finite")
         value = to_layout(value, parameter.shape, network.layout) if value.ndim == 4 else value

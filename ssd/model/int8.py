@@ -1,13 +1,17 @@
-"""A network whose convolutions compute in integers of 8 bits, on CPUs: MXNet's quantization with oneDNN's kernels.
+"""A network whose convolutions compute in integers of 8 bits, on CPUs: MXNet's quantization with
+oneDNN's kernels.
 
-How large the numbers between the layers are is measured over some images (`measure_ranges`), once, and kept in the file
-of weights, which stay float32; `quantize` makes a graph of both whenever such a file is loaded.
+How large the numbers between the layers are is measured over some images (`measure_ranges`), once,
+and kept in the file of weights, which stay float32; `quantize` makes a graph of both whenever such
+a file is loaded.
 
-Three things keep the detections what they are (benchmarks/int8.md). The convolutions whose results are the network's
-own stay in float32: offsets and logits of all boxes share a tensor, and a few large ones would leave the steps of 8
-bits too wide for the others. So do the sums of `_signed_sums`. And a range ends where cutting off the largest numbers
-costs as much as finer steps gain: at the least mean square of both errors.
+Three things keep the detections what they are (benchmarks/int8.md). The convolutions whose results
+are the network's own stay in float32: offsets and logits of all boxes share a tensor, and a few
+large ones would leave the steps of 8 bits too wide for the others. So do the sums of
+`_signed_sums`. And a range ends where cutting off the largest numbers costs as much as finer steps
+gain: at the least mean square of both errors.
 """
+
 from __future__ import annotations
 
 import ctypes
@@ -22,25 +26,31 @@ from mxnet.contrib import quantization
 
 from ssd.model.operations import first_outputs
 
-Ranges = Dict[str, Tuple[float, float]]    # least and greatest number of a tensor, by its name in the graph
+Ranges = Dict[
+    str, Tuple[float, float]
+]  # least and greatest number of a tensor, by its name in the graph
 
 
-_CONVOLUTION = "_sg_mkldnn_conv"    # as oneDNN fuses it with what follows
-_SAMPLED = 1 << 20      # numbers of a tensor and batch that are looked at
-_BINS = 2048            # of their histogram, whose edges are the ranges that are compared
+_CONVOLUTION = "_sg_mkldnn_conv"  # as oneDNN fuses it with what follows
+_SAMPLED = 1 << 20  # numbers of a tensor and batch that are looked at
+_BINS = 2048  # of their histogram, whose edges are the ranges that are compared
 # MXNet's product of two maps takes numbers with a sign alone, and may get others.
 _FLOAT = ("elemwise_mul",)
 
 
 class Layers(NamedTuple):
     """Names of the convolutions that compute in integers, and of the others."""
+
     int8: List[str]
     others: List[str]
 
 
-def measure_ranges(network, batches: Iterable[mx.nd.NDArray], progress: Callable[[], None] = lambda: None) -> Ranges:
-    """The ranges of all tensors that the integer graph takes: means over the batches, which are images as the network
-    takes them, on a CPU. network: initialised, NCHW in float32. `progress()` after each batch."""
+def measure_ranges(
+    network, batches: Iterable[mx.nd.NDArray], progress: Callable[[], None] = lambda: None
+) -> Ranges:
+    """The ranges of all tensors that the integer graph takes: means over the batches, which are
+    images as the network takes them, on a CPU. network: initialised, NCHW in float32. `progress()`
+    after each batch."""
     symbol, arguments, auxiliary = _graph(network)
     collector = _Collector(_prepared(symbol, arguments, auxiliary)[-1].include_layer)
     executor = shape = None
@@ -58,8 +68,9 @@ def measure_ranges(network, batches: Iterable[mx.nd.NDArray], progress: Callable
 
 
 def best_range(numbers: np.ndarray) -> Tuple[float, float]:
-    """The range of integers of 8 bits, from least to greatest, that keeps `numbers` (of any shape, finite) best: that
-    with the least mean square of what is cut off beyond it and of the rounding inside, which zeros do not suffer.
+    """The range of integers of 8 bits, from least to greatest, that keeps `numbers` (of any shape,
+    finite) best: that with the least mean square of what is cut off beyond it and of the rounding
+    inside, which zeros do not suffer.
 
     Of numbers with a sign it is as long on both sides, 127 steps each, and of others it has 255.
     """
@@ -74,11 +85,12 @@ def best_range(numbers: np.ndarray) -> Tuple[float, float]:
 
     def beyond(power):
         """Sum of those powers of the numbers beyond each end."""
-        sums = counts * centres ** power
+        sums = counts * centres**power
         return sums.sum() - np.cumsum(sums)
-    cut_off = beyond(2) - 2 * ends * beyond(1) + ends ** 2 * beyond(0)
+
+    cut_off = beyond(2) - 2 * ends * beyond(1) + ends**2 * beyond(0)
     steps = ends / (127 if signed else 255)
-    end = float(ends[np.argmin(cut_off + np.cumsum(counts) * steps ** 2 / 12)])
+    end = float(ends[np.argmin(cut_off + np.cumsum(counts) * steps**2 / 12)])
     return max(float(numbers.min()), -end) if signed else 0.0, min(float(numbers.max()), end)
 
 
@@ -91,27 +103,47 @@ class _Collector:
     def collect(self, name, handle) -> None:
         name = name.decode() if isinstance(name, bytes) else name
         if name in self._names:
-            array = mx.nd.NDArray(ctypes.cast(handle, mx.base.NDArrayHandle), writable=False).asnumpy().ravel()
-            self._found.setdefault(name, []).append(best_range(array[::-(-array.size // _SAMPLED)]))
+            array = (
+                mx.nd.NDArray(ctypes.cast(handle, mx.base.NDArrayHandle), writable=False)
+                .asnumpy()
+                .ravel()
+            )
+            self._found.setdefault(name, []).append(
+                best_range(array[:: -(-array.size // _SAMPLED)])
+            )
 
     def ranges(self) -> Ranges:
-        return {name: tuple(map(float, np.mean(found, axis=0))) for name, found in self._found.items()}
+        return {
+            name: tuple(map(float, np.mean(found, axis=0))) for name, found in self._found.items()
+        }
 
 
 def quantize(network, ranges: Ranges):
-    """(a block of the same outputs as `network`, Layers): images (B, 3, H, W) float32 to offsets and logits. Its
-    tensors are those that the network has now."""
+    """(a block of the same outputs as `network`, Layers): images (B, 3, H, W) float32 to offsets
+    and logits. Its tensors are those that the network has now."""
     symbol, arguments, auxiliary = _graph(network)
-    quantized, arguments, auxiliary, collector = _prepared(symbol, arguments, auxiliary, _signed_sums(symbol, ranges))
+    quantized, arguments, auxiliary, collector = _prepared(
+        symbol, arguments, auxiliary, _signed_sums(symbol, ranges)
+    )
     collector.min_max_dict = dict(ranges)
-    quantized, arguments, auxiliary = quantization.calib_graph(quantized, arguments, auxiliary, collector,
-                                                               calib_mode="naive", quantized_dtype="auto", logger=None)
-    # The convolutions then give 8 bits at once; else each gives 32 and an operator of its own makes 8 of them.
+    quantized, arguments, auxiliary = quantization.calib_graph(
+        quantized,
+        arguments,
+        auxiliary,
+        collector,
+        calib_mode="naive",
+        quantized_dtype="auto",
+        logger=None,
+    )
+    # The convolutions then give 8 bits at once; else each gives 32 and an operator of its own makes
+    # 8 of them.
     quantized = quantized.get_backend_symbol("MKLDNN_QUANTIZE")
     block = mx.gluon.SymbolBlock(quantized, mx.sym.var("images", dtype="float32"))
-    tensors = {**{f"arg:{name}": value for name, value in arguments.items()},
-               **{f"aux:{name}": value for name, value in auxiliary.items()}}
-    with tempfile.TemporaryDirectory() as folder:    # Gluon takes types of a file's tensors alone
+    tensors = {
+        **{f"arg:{name}": value for name, value in arguments.items()},
+        **{f"aux:{name}": value for name, value in auxiliary.items()},
+    }
+    with tempfile.TemporaryDirectory() as folder:  # Gluon takes types of a file's tensors alone
         path = os.path.join(folder, "tensors.params")
         mx.nd.save(path, tensors)
         block.collect_params().load(path, cast_dtype=True, dtype_source="saved")
@@ -119,24 +151,37 @@ def quantize(network, ranges: Ranges):
 
 
 def _prepared(symbol, arguments, auxiliary, others=()):
-    """(the integer graph without its ranges, its tensors, its auxiliary tensors, MXNet's collector of ranges). others:
-    names of convolutions that stay in float32 beside the last ones."""
-    # "smart" leaves what lies alone between float operators in float: the conversions would cost more.
-    return quantization.quantize_graph(symbol, arguments, auxiliary, ctx=mx.cpu(), calib_mode="naive",
-                                       quantized_dtype="auto", quantize_mode="smart", logger=None,
-                                       excluded_sym_names=_last_convolutions(symbol) + list(others),
-                                       excluded_op_names=list(_FLOAT))
+    """(the integer graph without its ranges, its tensors, its auxiliary tensors, MXNet's collector
+    of ranges). others: names of convolutions that stay in float32 beside the last ones."""
+    # "smart" leaves what lies alone between float operators in float: the conversions would cost
+    # more.
+    return quantization.quantize_graph(
+        symbol,
+        arguments,
+        auxiliary,
+        ctx=mx.cpu(),
+        calib_mode="naive",
+        quantized_dtype="auto",
+        quantize_mode="smart",
+        logger=None,
+        excluded_sym_names=_last_convolutions(symbol) + list(others),
+        excluded_op_names=list(_FLOAT),
+    )
 
 
 def _signed_sums(symbol, ranges: Ranges) -> List[str]:
-    """Convolutions with a ReLU that add a map with negative numbers to their own, a projected shortcut: MXNet writes
-    the sum, without a sign, over that map, and seems to read its negative numbers as great ones."""
+    """Convolutions with a ReLU that add a map with negative numbers to their own, a projected
+    shortcut: MXNet writes the sum, without a sign, over that map, and seems to read its negative
+    numbers as great ones."""
     nodes = json.loads(symbol.tojson())["nodes"]
     found = []
     for node in nodes:
         attributes = node.get("attrs", {})
-        if node["op"] == _CONVOLUTION and attributes.get("with_sum", "").lower() in ("true", "1") \
-                and attributes.get("with_postsum_act", "").lower() in ("true", "1"):
+        if (
+            node["op"] == _CONVOLUTION
+            and attributes.get("with_sum", "").lower() in ("true", "1")
+            and attributes.get("with_postsum_act", "").lower() in ("true", "1")
+        ):
             added = nodes[node["inputs"][-1][0]]["name"]
             if ranges.get(f"{added}_output", (0.0,))[0] < 0:
                 found.append(node["name"])
@@ -146,17 +191,25 @@ def _signed_sums(symbol, ranges: Ranges) -> List[str]:
 def _last_convolutions(symbol) -> List[str]:
     """Those behind which there is no other."""
     nodes, before = json.loads(symbol.tojson())["nodes"], set()
-    for index in reversed(range(len(nodes))):    # a node stands behind its inputs
+    for index in reversed(range(len(nodes))):  # a node stands behind its inputs
         if index in before or nodes[index]["op"] == _CONVOLUTION:
             before.update(source[0] for source in nodes[index]["inputs"])
-    return [node["name"] for index, node in enumerate(nodes) if node["op"] == _CONVOLUTION and index not in before]
+    return [
+        node["name"]
+        for index, node in enumerate(nodes)
+        if node["op"] == _CONVOLUTION and index not in before
+    ]
 
 
 def _graph(network):
-    """(the network's symbol as oneDNN's integer operators fuse it, its tensors by name, the auxiliary ones). What does
-    not depend on the images is computed: weights that are scaled or padded on the way become tensors."""
+    """(the network's symbol as oneDNN's integer operators fuse it, its tensors by name, the
+    auxiliary ones). What does not depend on the images is computed: weights that are scaled or
+    padded on the way become tensors."""
     symbol = mx.sym.Group(list(network(mx.sym.var("images"))))
-    tensors = {name: parameter.data().as_in_context(mx.cpu()) for name, parameter in network.collect_params().items()}
+    tensors = {
+        name: parameter.data().as_in_context(mx.cpu())
+        for name, parameter in network.collect_params().items()
+    }
     graph = json.loads(symbol.tojson())
     nodes, live = graph["nodes"], set()
     for index, node in enumerate(nodes):
@@ -164,17 +217,25 @@ def _graph(network):
             live.add(index)
     internals = symbol.get_internals()
     places = first_outputs(internals, nodes)
-    for index in sorted({source[0] for index in live for source in nodes[index]["inputs"]} - live):
+    for index in sorted(
+        {source[0] for reader in live for source in nodes[reader]["inputs"]} - live
+    ):
         node = nodes[index]
         if node["op"] != "null":
             part = internals[places[index]]
-            name = f"{node['name']}_{index}_value"    # of a layer that works on several maps there are several
-            tensors[name] = part.eval(mx.cpu(), **{key: tensors[key] for key in part.list_inputs()})[0]
+            # Of a layer that works on several maps there are several
+            name = f"{node['name']}_{index}_value"
+            tensors[name] = part.eval(
+                mx.cpu(), **{key: tensors[key] for key in part.list_inputs()}
+            )[0]
             nodes[index] = dict(op="null", name=name, inputs=[])
     graph["arg_nodes"] = [index for index, node in enumerate(nodes) if node["op"] == "null"]
     symbol = mx.sym.load_json(json.dumps(graph)).get_backend_symbol("MKLDNN_QUANTIZE")
-    return (symbol, {name: tensors[name] for name in symbol.list_arguments() if name != "images"},
-            {name: tensors[name] for name in symbol.list_auxiliary_states()})
+    return (
+        symbol,
+        {name: tensors[name] for name in symbol.list_arguments() if name != "images"},
+        {name: tensors[name] for name in symbol.list_auxiliary_states()},
+    )
 
 
 def _layers(symbol) -> Layers:

@@ -1,9 +1,10 @@
 """Ground truth matched to default boxes on the CPU: the reference's matching in NumPy.
 
-On a GPU, DALI's box_encoder does the same there (ssd.data.graphs.encode_boxes); on a CPU it is several times slower
-than this. Ported by description from the MLPerf reference (mlcommons/training, single_stage_detector/ssd, utils.py:
-Encoder.encode, calc_iou_tensor).
+On a GPU, DALI's box_encoder does the same there (ssd.data.graphs.encode_boxes); on a CPU it is
+several times slower than this. Ported by description from the MLPerf reference (mlcommons/training,
+single_stage_detector/ssd, utils.py: Encoder.encode, calc_iou_tensor).
 """
+
 from __future__ import annotations
 
 from typing import List, NamedTuple, Sequence, Tuple
@@ -13,17 +14,20 @@ import numpy as np
 from ssd.config import DefaultBoxConfig
 from ssd.model.grid_pairs import grid_pairs
 
-# Boxes of the ground truth that are compared with all default boxes in one go: more would leave the processor's cache.
+# Boxes of the ground truth that are compared with all default boxes in one go: more would leave the
+# processor's cache.
 BLOCK = 8
-# What a search within reach costs, in pairs of an object and a default box that could be compared meanwhile: once, and
-# for each object. (5 ms and .2 ms, 11 ns a pair: one core at 2.5 GHz.)
+# What a search within reach costs, in pairs of an object and a default box that could be compared
+# meanwhile: once, and for each object. (5 ms and .2 ms, 11 ns a pair: one core at 2.5 GHz.)
 SEARCH, EACH = 500_000, 20_000
 
 
 class Matches(NamedTuple):
-    """The p matched default boxes of an image. positions: (p,) int64 of 0 to N - 1, ascending; offsets: (p, 4) float32,
-    centre x and y, width and height, in units of the variances; classes: (p,) int32 from 1; ignored: (q,) int64,
-    positions of those that are neither matched nor background."""
+    """The p matched default boxes of an image. positions: (p,) int64 of 0 to N - 1, ascending;
+    offsets: (p, 4) float32, centre x and y, width and height, in units of the variances; classes:
+    (p,) int32 from 1; ignored: (q,) int64, positions of those that are neither matched nor
+    background."""
+
     positions: np.ndarray
     offsets: np.ndarray
     classes: np.ndarray
@@ -31,30 +35,42 @@ class Matches(NamedTuple):
 
 
 class Matcher:
-    """`matcher(boxes, labels)`: each default box takes the ground truth of the highest IoU, if that is above
-    `matching_iou`, among equals the first; but each ground truth has its own best default box, and where two have the
-    same, the later one gets it.
+    """`matcher(boxes, labels)`: each default box takes the ground truth of the highest IoU, if that
+    is above `matching_iou`, among equals the first; but each ground truth has its own best default
+    box, and where two have the same, the later one gets it.
 
-    Among default boxes of equal IoU the best is the first in the reference's order: map, shape, row, column. Such ties
-    are common: a small object lies inside several default boxes, and a map's square, 2:1 and 1:2 boxes have one area.
+    Among default boxes of equal IoU the best is the first in the reference's order: map, shape,
+    row, column. Such ties are common: a small object lies inside several default boxes, and a map's
+    square, 2:1 and 1:2 boxes have one area.
 
-    default_boxes_ltrb: (N, 4) in units of the image, not clipped, in this project's order: map, row, column, shape.
-    maps: per feature map its cells and the default boxes of each; they add up to N. settings: matching_iou and the
-    variances.
+    default_boxes_ltrb: (N, 4) in units of the image, not clipped, in this project's order: map,
+    row, column, shape.
+    maps: per feature map its cells and the default boxes of each; they add up to N. settings:
+    matching_iou and the variances.
     """
 
-    in_graph = True            # ssd.data.graphs.encode_boxes can do it in DALI's graph, on a GPU
-    box_type = np.float32      # in which it is given boxes
+    in_graph = True  # ssd.data.graphs.encode_boxes can do it in DALI's graph, on a GPU
+    box_type = np.float32  # in which it is given boxes
 
-    def __init__(self, default_boxes_ltrb: np.ndarray, settings: DefaultBoxConfig, maps: Sequence[Tuple[int, int]]):
+    def __init__(
+        self,
+        default_boxes_ltrb: np.ndarray,
+        settings: DefaultBoxConfig,
+        maps: Sequence[Tuple[int, int]],
+    ):
         # Kept in the order that breaks ties, so that the first of equals is the right one.
         self._take(default_boxes_ltrb, settings, maps, shapes_first(maps))
 
     def _take(self, default_boxes_ltrb, settings, maps, positions) -> None:
         self.default_boxes_ltrb = np.asarray(default_boxes_ltrb, np.float32)
-        self.settings, self.maps = settings, tuple((int(cells), int(shapes)) for cells, shapes in maps)
+        self.settings, self.maps = (
+            settings,
+            tuple((int(cells), int(shapes)) for cells, shapes in maps),
+        )
         self._positions = positions
-        assert len(self._positions) == len(self.default_boxes_ltrb), "the maps do not add up to the default boxes"
+        assert len(self._positions) == len(self.default_boxes_ltrb), (
+            "the maps do not add up to the default boxes"
+        )
         self.boxes = len(self._positions)
         own = self.default_boxes_ltrb[self._positions]
         self._sides = np.ascontiguousarray(own.T)
@@ -62,7 +78,9 @@ class Matcher:
         self._centres, self._sizes = _centres_and_sizes(own)
         place = np.empty(self.boxes, np.int64)
         place[positions] = np.arange(self.boxes)
-        self._pairs = grid_pairs(self._sides, self._area, [place[one] for one in by_shape(self.maps)], _iou)
+        self._pairs = grid_pairs(
+            self._sides, self._area, [place[one] for one in by_shape(self.maps)], _iou
+        )
 
     def __call__(self, boxes: np.ndarray, labels: np.ndarray) -> Matches:
         """`boxes`: (m, 4) float32 ltrb in [0, 1], m > 0; `labels`: (m,) from 1."""
@@ -73,9 +91,16 @@ class Matcher:
         owner = owner[found]
         centres, sizes = _centres_and_sizes(boxes[owner])
         own_sizes, settings = self._sizes[found], self.settings
-        offsets = np.concatenate([(centres - self._centres[found]) / own_sizes / settings.center_variance,
-                                  np.log(sizes / own_sizes) / settings.size_variance], axis=1)
-        return Matches(self._positions[found], offsets.astype(np.float32), labels[owner].astype(np.int32))
+        offsets = np.concatenate(
+            [
+                (centres - self._centres[found]) / own_sizes / settings.center_variance,
+                np.log(sizes / own_sizes) / settings.size_variance,
+            ],
+            axis=1,
+        )
+        return Matches(
+            self._positions[found], offsets.astype(np.float32), labels[owner].astype(np.int32)
+        )
 
     def _by_all(self, boxes: np.ndarray) -> np.ndarray:
         """The ground truth of each default box, (N,) in the matcher's order, -1 without one."""
@@ -83,7 +108,7 @@ class Matcher:
         owner = np.full(len(best), -1)
         claims = []
         for first in range(0, len(boxes), BLOCK):
-            overlaps = self._overlaps(boxes[first:first + BLOCK])
+            overlaps = self._overlaps(boxes[first : first + BLOCK])
             claims.append(overlaps.argmax(1))
             higher = overlaps.max(0)
             [better] = np.nonzero(higher > np.maximum(best, self.settings.matching_iou))
@@ -100,7 +125,8 @@ class Matcher:
         # Of a default box's pairs the highest, of equals the first ground truth, is written last.
         above = above[np.lexsort((-truth[above], overlap[above]))]
         owner[box[above]] = truth[above]
-        # Of a ground truth's pairs the highest, of equals the first default box; without any, the first of all.
+        # Of a ground truth's pairs the highest, of equals the first default box; without any, the
+        # first of all.
         order = np.lexsort((-box, overlap, truth))
         order = order[overlap[order] > 0]
         claims = np.zeros(len(boxes), np.int64)
@@ -110,8 +136,9 @@ class Matcher:
 
     @staticmethod
     def _claim(owner: np.ndarray, best: np.ndarray) -> None:
-        """Gives each ground truth its best default box, best (m,): of two that want the same, the later gets it."""
-        owner[best] = np.arange(len(best))    # of equal positions NumPy keeps the last
+        """Gives each ground truth its best default box, best (m,): of two that want the same, the
+        later gets it."""
+        owner[best] = np.arange(len(best))  # of equal positions NumPy keeps the last
 
     def _overlaps(self, boxes: np.ndarray) -> np.ndarray:
         """IoU of (m, 4) boxes with all default boxes, (m, N) float32."""
@@ -119,13 +146,24 @@ class Matcher:
 
 
 class FirstClaimMatcher(Matcher):
-    """MindCV's: as Matcher, but where two ground truths have the same best default box, the earlier one gets it; and
-    among default boxes of equal IoU the best is the first in this project's order."""
+    """MindCV's: as Matcher, but where two ground truths have the same best default box, the earlier
+    one gets it; and among default boxes of equal IoU the best is the first in this project's order.
+    """
 
-    in_graph = False    # DALI's box_encoder gives it to the later one
+    in_graph = False  # DALI's box_encoder gives it to the later one
 
-    def __init__(self, default_boxes_ltrb: np.ndarray, settings: DefaultBoxConfig, maps: Sequence[Tuple[int, int]]):
-        self._take(default_boxes_ltrb, settings, maps, np.arange(sum(cells * shapes for cells, shapes in maps)))
+    def __init__(
+        self,
+        default_boxes_ltrb: np.ndarray,
+        settings: DefaultBoxConfig,
+        maps: Sequence[Tuple[int, int]],
+    ):
+        self._take(
+            default_boxes_ltrb,
+            settings,
+            maps,
+            np.arange(sum(cells * shapes for cells, shapes in maps)),
+        )
 
     @staticmethod
     def _claim(owner: np.ndarray, best: np.ndarray) -> None:
@@ -133,8 +171,8 @@ class FirstClaimMatcher(Matcher):
 
 
 def shapes_first(maps: Sequence[Tuple[int, int]]) -> np.ndarray:
-    """Positions (N,) int64 of default boxes listed map, cell, shape, in the order map, shape, cell. maps: per feature
-    map its cells and the default boxes of each."""
+    """Positions (N,) int64 of default boxes listed map, cell, shape, in the order map, shape, cell.
+    maps: per feature map its cells and the default boxes of each."""
     return np.concatenate(by_shape(maps))
 
 
@@ -148,8 +186,8 @@ def by_shape(maps: Sequence[Tuple[int, int]]) -> List[np.ndarray]:
 
 
 def iou_of_pairs(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """IoU of (p, 4) ltrb with (p, 4), row by row, (p,) float32: to the last bit what a Matcher compares, if `others`
-    are its default boxes."""
+    """IoU of (p, 4) ltrb with (p, 4), row by row, (p,) float32: to the last bit what a Matcher
+    compares, if `others` are its default boxes."""
     others = np.ascontiguousarray(np.asarray(others, np.float32).T)
     return _iou(np.asarray(boxes, np.float32).T, others, _area(others))
 
@@ -170,7 +208,8 @@ def _iou(boxes, others, area_of_others) -> np.ndarray:
 
 
 def _area(sides: np.ndarray) -> np.ndarray:
-    """(n,) of boxes given as (4, n) left, top, right, bottom, or of any other shape after the four."""
+    """(n,) of boxes given as (4, n) left, top, right, bottom, or of any other shape after the
+    four."""
     return (sides[2] - sides[0]) * (sides[3] - sides[1])
 
 

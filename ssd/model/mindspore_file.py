@@ -1,11 +1,12 @@
 """Read a MindSpore checkpoint (.ckpt) without MindSpore and without protobuf.
 
-The file is one protobuf message (google's encoding: a key of field number and wire type, then a varint or a length and
-bytes), as MindSpore 1 and 2 write it: repeated field 1, a parameter, of field 1, its name, and field 2, a tensor of
-field 1, its sides, field 2, the name of its type, and field 3, its numbers in little-endian order. A parameter that is
-too large for one entry continues in the next ones of its name. Newer files may end with a checksum, which is passed
-over.
+The file is one protobuf message (google's encoding: a key of field number and wire type, then a
+varint or a length and bytes), as MindSpore 1 and 2 write it: repeated field 1, a parameter, of
+field 1, its name, and field 2, a tensor of field 1, its sides, field 2, the name of its type, and
+field 3, its numbers in little-endian order. A parameter that is too large for one entry continues
+in the next ones of its name. Newer files may end with a checksum, which is passed over.
 """
+
 from __future__ import annotations
 
 from typing import Dict, Iterator, List, Tuple
@@ -14,10 +15,19 @@ import numpy as np
 
 from ssd.errors import UserError
 
-TYPES = {"Float16": "<f2", "Float32": "<f4", "Float64": "<f8", "Int8": "|i1", "Int16": "<i2", "Int32": "<i4",
-         "Int64": "<i8", "UInt8": "|u1", "Bool": "|b1"}
+TYPES = {
+    "Float16": "<f2",
+    "Float32": "<f4",
+    "Float64": "<f8",
+    "Int8": "|i1",
+    "Int16": "<i2",
+    "Int32": "<i4",
+    "Int64": "<i8",
+    "UInt8": "|u1",
+    "Bool": "|b1",
+}
 CHECKSUM = b"crc_num"
-_VARINT, _BYTES = 0, 2    # wire types
+_VARINT, _BYTES = 0, 2  # wire types
 
 
 class _Damaged(Exception):
@@ -25,8 +35,8 @@ class _Damaged(Exception):
 
 
 def read_checkpoint(path: str) -> Dict[str, np.ndarray]:
-    """{name: array} of all parameters, in the file's order, of their shapes and types. UserError naming the file where
-    it is none, is cut short or damaged."""
+    """{name: array} of all parameters, in the file's order, of their shapes and types. UserError
+    naming the file where it is none, is cut short or damaged."""
     try:
         with open(path, "rb") as file:
             content = memoryview(file.read())
@@ -60,7 +70,9 @@ def _parameter(message: memoryview) -> Tuple[str, Tuple[int, ...], str, memoryvi
         elif field == 2:
             tensor = value
     if not name or not isinstance(tensor, memoryview):
-        raise _Damaged(f"a parameter {name!r} without a tensor" if name else "a parameter without a name")
+        raise _Damaged(
+            f"a parameter {name!r} without a tensor" if name else "a parameter without a name"
+        )
     sides, kind, numbers = [], "", memoryview(b"")
     for field, value in _fields(tensor):
         if field == 1:
@@ -80,7 +92,10 @@ def _array(name: str, sides: Tuple[int, ...], kind: str, numbers: List[memoryvie
         count *= side
     size = sum(map(len, numbers))
     if size != count * dtype.itemsize:
-        raise _Damaged(f"parameter {name} of shape {sides} has {size} bytes instead of {count * dtype.itemsize}")
+        raise _Damaged(
+            f"parameter {name} of shape {sides} has {size} bytes instead of "
+            f"{count * dtype.itemsize}"
+        )
     return np.frombuffer(b"".join(numbers), dtype).reshape(sides).astype(dtype.newbyteorder("="))
 
 
@@ -88,7 +103,7 @@ def _fields(message: memoryview, top: bool = False) -> Iterator[Tuple[int, objec
     """(field number, int or bytes) of a message. top: it may end with a checksum."""
     place = 0
     while place < len(message):
-        if top and bytes(message[place:place + len(CHECKSUM)]) == CHECKSUM:
+        if top and bytes(message[place : place + len(CHECKSUM)]) == CHECKSUM:
             return
         key, place = _varint(message, place)
         field, wire = key >> 3, key & 7
@@ -98,7 +113,7 @@ def _fields(message: memoryview, top: bool = False) -> Iterator[Tuple[int, objec
             length, place = _varint(message, place)
             if length > len(message) - place:
                 raise _Damaged(f"it is cut off: {len(message) - place} of {length} bytes are left")
-            value, place = message[place:place + length], place + length
+            value, place = message[place : place + length], place + length
         else:
             raise _Damaged(f"wire type {wire}, which no such file has")
         yield field, value

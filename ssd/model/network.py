@@ -2,6 +2,7 @@
 
 Structure from the PyTorch reference of MLPerf Training v1.1, ssd300.py.
 """
+
 from __future__ import annotations
 
 from typing import Callable, Dict, List, Tuple
@@ -14,18 +15,29 @@ from ssd.errors import UserError
 from ssd.model.initial import TruncatedNormal
 from ssd.model.layers import input_channels
 
-DEVIATION = 0.02    # of MindCV's first weights
+DEVIATION = 0.02  # of MindCV's first weights
 
 
 class Network(HybridBlock):
-    """Input: normalised images (B, 3, H, W), or (B, H, W, 3 or 4) with NHWC. Output: encoded offsets (B, N, 4) in
-    units of the variances, cxcywh, and class logits (B, N, K): of all classes, background first, or of all but that
-    (see ssd.model.heads); N default boxes in the order of `default_boxes`.
+    """Input: normalised images (B, 3, H, W), or (B, H, W, 3 or 4) with NHWC. Output: encoded
+    offsets (B, N, 4) in units of the variances, cxcywh, and class logits (B, N, K): of all classes,
+    background first, or of all but that (see ssd.model.heads); N default boxes in the order of
+    `default_boxes`.
     """
 
-    def __init__(self, config: Config, sizes, backbone: Callable, features: Callable, heads: Callable, **kwargs):
-        """sizes: of ssd.model.boxes.rules. backbone, features, heads: make those parts, see ssd.model.detector."""
-        # A fixed prefix: Gluon counts instances, but the names of the tensors are part of the benchmark's rules.
+    def __init__(
+        self,
+        config: Config,
+        sizes,
+        backbone: Callable,
+        features: Callable,
+        heads: Callable,
+        **kwargs,
+    ):
+        """sizes: of ssd.model.boxes.rules. backbone, features, heads: make those parts, see
+        ssd.model.detector."""
+        # A fixed prefix: Gluon counts instances, but the names of the tensors are part of the
+        # benchmark's rules.
         super().__init__(prefix=kwargs.pop("prefix", "ssd0_"), **kwargs)
         model = config.model
         self.image_size, self.layout, self._initial = model.image_size, model.layout, model.initial
@@ -36,8 +48,11 @@ class Network(HybridBlock):
             for name, block in self._features.children.items():
                 setattr(self, name, block)
             if len(self._features.channels) != len(sizes.maps):
-                raise UserError(f"features {model.features}: {len(self._features.channels)} feature maps, where the "
-                                f"rule of the default boxes, {config.default_boxes.rule}, has {len(sizes.maps)}")
+                raise UserError(
+                    f"features {model.features}: {len(self._features.channels)} feature maps, "
+                    f"where the rule of the default boxes, {config.default_boxes.rule}, has "
+                    f"{len(sizes.maps)}"
+                )
             self.predictors = heads(model, self._features.channels, sizes.per_cell)
 
     def feature_maps(self, F, images) -> List:
@@ -51,10 +66,15 @@ class Network(HybridBlock):
     def input_shape(self, batch_size: int) -> Tuple[int, int, int, int]:
         height, width = self.image_size
         channels = self.input_channels
-        return (batch_size, channels, height, width) if self.layout == "NCHW" else (batch_size, height, width, channels)
+        return (
+            (batch_size, channels, height, width)
+            if self.layout == "NCHW"
+            else (batch_size, height, width, channels)
+        )
 
     def initial(self) -> Dict[str, object]:
-        """How those parameters are drawn that have a way of their own (ssd.model.initial), by their names."""
+        """How those parameters are drawn that have a way of their own (ssd.model.initial), by their
+        names."""
         kinds = {}
         if self._initial == "truncated_normal":
             own = self.collect_params().keys() - self.backbone.collect_params().keys()
@@ -64,13 +84,23 @@ class Network(HybridBlock):
         return kinds
 
     def reference_parameters(self) -> Dict[str, Parameter]:
-        """The name that a published network of the same structure has for it -> parameter, in its order: those of the
-        PyTorch reference of MLPerf Training v2.0 to v5.1. UserError for a network that none is known for."""
-        if not all(hasattr(part, "reference_parameters") for part in (self._features, self.predictors)):
-            raise UserError("no published network is known by whose names these parameters could be called")
-        return {**{f"{self.predictors.reference_backbone}{name}": parameter for name, parameter
-                   in self.backbone.torchvision_parameters().items()},
-                **self._features.reference_parameters(), **self.predictors.reference_parameters()}
+        """The name that a published network of the same structure has for it -> parameter, in its
+        order: those of the PyTorch reference of MLPerf Training v2.0 to v5.1. UserError for a
+        network that none is known for."""
+        if not all(
+            hasattr(part, "reference_parameters") for part in (self._features, self.predictors)
+        ):
+            raise UserError(
+                "no published network is known by whose names these parameters could be called"
+            )
+        return {
+            **{
+                f"{self.predictors.reference_backbone}{name}": parameter
+                for name, parameter in self.backbone.torchvision_parameters().items()
+            },
+            **self._features.reference_parameters(),
+            **self.predictors.reference_parameters(),
+        }
 
     def feature_sizes(self) -> List[Tuple[int, int]]:
         """(height, width) of each feature map, inferred from the graph without running it."""
@@ -78,6 +108,8 @@ class Network(HybridBlock):
         try:
             _, shapes, _ = mx.sym.Group(maps).infer_shape(images=self.input_shape(1))
         except mx.MXNetError:
-            raise UserError(f"image_size {self.image_size}: too small for {len(maps)} feature maps") from None
+            raise UserError(
+                f"image_size {self.image_size}: too small for {len(maps)} feature maps"
+            ) from None
         axis = 2 if self.layout == "NCHW" else 1
-        return [tuple(shape[axis:axis + 2]) for shape in shapes]
+        return [tuple(shape[axis : axis + 2]) for shape in shapes]

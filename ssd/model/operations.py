@@ -1,4 +1,6 @@
-"""What a network costs by its graph: shapes, parameters and multiply-adds of every operator, nothing being run."""
+"""What a network costs by its graph: shapes, parameters and multiply-adds of every operator,
+nothing being run."""
+
 from __future__ import annotations
 
 import json
@@ -7,23 +9,28 @@ from typing import List, NamedTuple, Set, Tuple
 
 import mxnet as mx
 
-COUNTED = ("Convolution", "FullyConnected")    # next to these, all other arithmetic is small
+COUNTED = ("Convolution", "FullyConnected")  # next to these, all other arithmetic is small
 
 
 class Operation(NamedTuple):
-    """An operator of the graph. multiply_adds: of COUNTED operators, biases left out; 0 of all others."""
+    """An operator of the graph. multiply_adds: of COUNTED operators, biases left out; 0 of all
+    others."""
+
     name: str
     op: str
     output_shape: Tuple[int, ...]
-    parameters: int       # trained numbers, running statistics are none; counted where they are first used
+    parameters: (
+        int  # trained numbers, running statistics are none; counted where they are first used
+    )
     multiply_adds: int
 
 
 def operations(network, batch_size: int = 1) -> List[Operation]:
-    """Every operator of a forward pass of `batch_size` images, in the order in which they are computed.
+    """Every operator of a forward pass of `batch_size` images, in the order in which they are
+    computed.
 
-    network: a HybridBlock of one input with `input_shape(batch_size)`, as ssd.model.network.Network; it need not be
-    initialised.
+    network: a HybridBlock of one input with `input_shape(batch_size)`, as
+    ssd.model.network.Network; it need not be initialised.
     """
     return [operation for operation, _ in _walk(network, batch_size)]
 
@@ -39,8 +46,9 @@ def forward_multiply_adds(network, batch_size: int = 1) -> int:
 
 
 def training_multiply_adds(network, batch_size: int = 1) -> int:
-    """Multiply-adds of a forward and a backward pass: the gradients of an operator's weights and of its input take
-    as many each as its forward pass; nobody needs the gradient of the images, nor those of frozen stages."""
+    """Multiply-adds of a forward and a backward pass: the gradients of an operator's weights and of
+    its input take as many each as its forward pass; nobody needs the gradient of the images, nor
+    those of frozen stages."""
     return sum(operation.multiply_adds * passes for operation, passes in _walk(network, batch_size))
 
 
@@ -55,14 +63,14 @@ def _walk(network, batch_size: int):
     for name, parameter in network.collect_params().items():
         frozen_norm = parameter.grad_req == "null" and name.endswith(("_gamma", "_beta"))
         if frozen_norm or name.endswith(("_running_mean", "_running_var")):
-            weights.pop(name, None)    # arguments of the graph where they are folded into weights
+            weights.pop(name, None)  # arguments of the graph where they are folded into weights
     nodes = json.loads(symbol.tojson())["nodes"]
     internals = symbol.get_internals()
     _, inferred, _ = internals.infer_shape(images=images)
     shapes = [inferred[place] for place in first_outputs(internals, nodes)]
     seen: Set[str] = set()
     for node, shape in zip(nodes, shapes):
-        if node["op"] == "null":    # a variable
+        if node["op"] == "null":  # a variable
             continue
         inputs = [nodes[place]["name"] for place, *_ in node["inputs"]]
         fresh = [name for name in inputs if name in weights and name not in seen]
@@ -72,18 +80,29 @@ def _walk(network, batch_size: int):
             # Weights are (outputs, all that an output sums over ...), in every layout.
             used = shapes[node["inputs"][1][0]]
             variable = nodes[node["inputs"][1][0]]
-            while variable["op"] != "null":    # outputs that are padded with zeros on the way do not count
+            while (
+                variable["op"] != "null"
+            ):  # outputs that are padded with zeros on the way do not count
                 variable = nodes[variable["inputs"][0][0]]
             count = math.prod(shape) // used[0] * math.prod(weights[variable["name"]])
             frozen = network.collect_params()[variable["name"]].grad_req == "null"
             passes = 1 if frozen else 2 if inputs[0] == "images" else 3
-        yield (Operation(node["name"], node["op"], tuple(shape), sum(math.prod(weights[name]) for name in fresh),
-                         count), passes)
+        yield (
+            Operation(
+                node["name"],
+                node["op"],
+                tuple(shape),
+                sum(math.prod(weights[name]) for name in fresh),
+                count,
+            ),
+            passes,
+        )
 
 
 def first_outputs(internals, nodes) -> List[int]:
-    """The place of each node's first output among those of `internals`. nodes: of the graph's JSON. By order, not by
-    name: a layer that works on several feature maps is several nodes of one name."""
+    """The place of each node's first output among those of `internals`. nodes: of the graph's JSON.
+    By order, not by name: a layer that works on several feature maps is several nodes of one name.
+    """
     outputs = iter(enumerate(internals.list_outputs()))
     found = []
     for node in nodes:

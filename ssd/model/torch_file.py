@@ -1,11 +1,13 @@
 """Read a PyTorch state dict without PyTorch and without unpickling.
 
-A .pth file is a pickle, and unpickling runs whatever the file asks for; see torch_pickle.py for what is done
-here instead. Formats, after torch/serialization.py of PyTorch:
+A .pth file is a pickle, and unpickling runs whatever the file asks for; see torch_pickle.py for
+what is done here instead. Formats, after torch/serialization.py of PyTorch:
 - zip (1.6 and later): ARCHIVE/data.pkl, ARCHIVE/data/KEY (raw storages), stored uncompressed;
-- the older one: pickles of a magic number, a protocol number, system information, the object and the list of
-  storage keys, one after the other, then for each key an int64 count of elements and the raw storage.
+- the older one: pickles of a magic number, a protocol number, system information, the object and
+  the list of storage keys, one after the other, then for each key an int64 count of elements and
+  the raw storage.
 """
+
 from __future__ import annotations
 
 import io
@@ -30,7 +32,9 @@ def _state_dict_of(value: Any) -> Dict[str, TensorRecord]:
         raise UserError("no dict of tensors")
     for name, tensor in value.items():
         if type(name) is not str or not isinstance(tensor, TensorRecord):
-            raise UserError(f"the entry {short(name)}, which is a {type(tensor).__name__} and no tensor")
+            raise UserError(
+                f"the entry {short(name)}, which is a {type(tensor).__name__} and no tensor"
+            )
     return value
 
 
@@ -61,14 +65,18 @@ def _storages_of(tensors: Dict[str, TensorRecord]) -> Dict[str, StorageRecord]:
     return records
 
 
-def _to_arrays(tensors: Dict[str, TensorRecord], storages: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
+def _to_arrays(
+    tensors: Dict[str, TensorRecord], storages: Dict[str, np.ndarray]
+) -> Dict[str, np.ndarray]:
     arrays = {}
     for name, tensor in tensors.items():
         start, count = tensor.storage.start, tensor.storage.count
-        part = storages[tensor.storage.key][start:start + count]
+        part = storages[tensor.storage.key][start : start + count]
         strides = tuple(stride * part.itemsize for stride in tensor.strides)
         # The bounds were checked when the record was read.
-        view = np.lib.stride_tricks.as_strided(part[tensor.offset:], tensor.shape, strides, writeable=False)
+        view = np.lib.stride_tricks.as_strided(
+            part[tensor.offset :], tensor.shape, strides, writeable=False
+        )
         # In the machine's byte order, and a copy, so that no array keeps its whole storage alive.
         arrays[name] = np.array(view, dtype=part.dtype.newbyteorder("="), order="C")
     return arrays
@@ -112,7 +120,11 @@ def _read_old(file: io.BytesIO, checkpoint: bool) -> Dict[str, np.ndarray]:
     tensors, named = _read_value(file, checkpoint)
     keys = interpret(file)
     records = {**(named or {}), **_storages_of(tensors)}
-    if type(keys) is not list or not all(type(key) is str for key in keys) or len(set(keys)) != len(keys):
+    if (
+        type(keys) is not list
+        or not all(type(key) is str for key in keys)
+        or len(set(keys)) != len(keys)
+    ):
         raise UserError("a list of storage keys that is malformed")
     file_size = file.getbuffer().nbytes
     storages: Dict[str, np.ndarray] = {}
@@ -135,15 +147,17 @@ def _read_old(file: io.BytesIO, checkpoint: bool) -> Dict[str, np.ndarray]:
 
 
 def read_state_dict(path: str, checkpoint: bool = False) -> Dict[str, np.ndarray]:
-    """The tensors of a state dict saved by torch.save, in either of PyTorch's file formats. checkpoint: of one that
-    lies, under one of STATE_KEYS, in a dict of other things, which are passed over.
+    """The tensors of a state dict saved by torch.save, in either of PyTorch's file formats.
+    checkpoint: of one that lies, under one of STATE_KEYS, in a dict of other things, which are
+    passed over.
 
-    Returns {name: array} in the file's order: contiguous copies in the machine's byte order, of the tensor's
-    shape and dtype (float16/32/64, int8/16/32/64, uint8 or bool). Shared storages, offsets and strides are
-    resolved.
+    Returns {name: array} in the file's order: contiguous copies in the machine's byte order, of the
+    tensor's shape and dtype (float16/32/64, int8/16/32/64, uint8 or bool). Shared storages, offsets
+    and strides are resolved.
 
-    Raises UserError, naming the file and what was found, for anything that is not a plain state dict of dense
-    tensors: other objects, other types, damage, a cut-off file, big-endian data. Nothing in it is executed.
+    Raises UserError, naming the file and what was found, for anything that is not a plain state
+    dict of dense tensors: other objects, other types, damage, a cut-off file, big-endian data.
+    Nothing in it is executed.
     """
     try:
         with open(path, "rb") as file:
@@ -152,11 +166,19 @@ def read_state_dict(path: str, checkpoint: bool = False) -> Dict[str, np.ndarray
             if start == b"PK\x03\x04":
                 return _read_zip(file, checkpoint)
             if start[:1] == b"\x80":
-                # From memory, where a damaged length gets what is there; a file's read would allocate it first.
+                # From memory, where a damaged length gets what is there; a file's read would
+                # allocate it first.
                 return _read_old(io.BytesIO(file.read()), checkpoint)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError, struct.error) as error:
+    except (
+        zipfile.BadZipFile,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        UnicodeDecodeError,
+        struct.error,
+    ) as error:
         # All of them are zipfile's, for a damaged archive.
         raise UserError(f"{path}: not a whole PyTorch file: {error}") from None
     except UserError as error:

@@ -1,10 +1,13 @@
-"""A closed interpreter for the pickles inside PyTorch's files: it imports nothing and calls nothing.
+"""A closed interpreter for the pickles inside PyTorch's files: it imports nothing and calls
+nothing.
 
-pickletools names the opcodes; those that a state dict of tensors consists of are carried out on dicts, lists,
-tuples, strings and numbers, and PyTorch's tensor records become TensorRecord. All else is refused by name, or, in a
-checkpoint, where optimizer, schedule and arguments lie beside the tensors, becomes an Opaque that holds nothing.
-The records are those of torch/_utils.py and torch/serialization.py of PyTorch.
+pickletools names the opcodes; those that a state dict of tensors consists of are carried out on
+dicts, lists, tuples, strings and numbers, and PyTorch's tensor records become TensorRecord. All
+else is refused by name, or, in a checkpoint, where optimizer, schedule and arguments lie beside the
+tensors, becomes an Opaque that holds nothing. The records are those of torch/_utils.py and
+torch/serialization.py of PyTorch.
 """
+
 from __future__ import annotations
 
 import io
@@ -17,8 +20,14 @@ import numpy as np
 from ssd.errors import UserError
 
 _STORAGE_DTYPES = {
-    "DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2", "LongStorage": "<i8",
-    "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "|i1", "ByteStorage": "|u1",
+    "DoubleStorage": "<f8",
+    "FloatStorage": "<f4",
+    "HalfStorage": "<f2",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "|i1",
+    "ByteStorage": "|u1",
     "BoolStorage": "|b1",
 }
 
@@ -44,6 +53,7 @@ class _Global(NamedTuple):
 
 class Opaque(NamedTuple):
     """Something that was not made: what it would have been made by."""
+
     name: str
 
 
@@ -52,7 +62,8 @@ def _is_count(value: Any) -> bool:
 
 
 def _rebuild_tensor(args: tuple) -> TensorRecord:
-    """The first four arguments of torch._utils._rebuild_tensor and _v2; the rest is about gradients."""
+    """The first four arguments of torch._utils._rebuild_tensor and _v2; the rest is about
+    gradients."""
     if len(args) < 4 or not isinstance(args[0], StorageRecord) or not _is_count(args[1]):
         raise UserError("a tensor record without storage and offset")
     storage, offset, shape, strides = args[:4]
@@ -67,8 +78,10 @@ def _rebuild_tensor(args: tuple) -> TensorRecord:
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides))
     # More elements than storage (stride 0) is no weight, and a way to fill the memory.
     if elements > storage.count or (elements and last >= storage.count):
-        raise UserError(f"a tensor of shape {shape}, strides {strides} and offset {offset} "
-                        f"in a storage of {storage.count} elements")
+        raise UserError(
+            f"a tensor of shape {shape}, strides {strides} and offset {offset} "
+            f"in a storage of {storage.count} elements"
+        )
     return TensorRecord(storage, offset, shape, strides)
 
 
@@ -104,12 +117,16 @@ _CALLS: Dict[str, Callable[[tuple], Any]] = {
     "torch._utils._rebuild_parameter": _unwrap_parameter,
     "torch.nn.parameter.Parameter": _unwrap_parameter,
 }
-_STORAGE_TYPES = {f"{module}.{name}": np.dtype(dtype)
-                  for module in ("torch", "torch.cuda") for name, dtype in _STORAGE_DTYPES.items()}
+_STORAGE_TYPES = {
+    f"{module}.{name}": np.dtype(dtype)
+    for module in ("torch", "torch.cuda")
+    for name, dtype in _STORAGE_DTYPES.items()
+}
 
 
 def _persistent_storage(identity: Any) -> StorageRecord:
-    """("storage", type, key, location, elements[, view]), view being None or (key, start, elements)."""
+    """("storage", type, key, location, elements[, view]), view being None or (key, start,
+    elements)."""
     if type(identity) is not tuple or len(identity) not in (5, 6) or identity[0] != "storage":
         raise UserError("a persistent id that is no storage")
     kind, key, _, whole = identity[1:5]
@@ -129,14 +146,16 @@ def _persistent_storage(identity: Any) -> StorageRecord:
 
 
 _LITERALS = frozenset(
-    "BININT BININT1 BININT2 LONG1 BINUNICODE SHORT_BINUNICODE BINSTRING SHORT_BINSTRING".split())
+    "BININT BININT1 BININT2 LONG1 BINUNICODE SHORT_BINUNICODE BINSTRING SHORT_BINSTRING".split()
+)
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _MARK = object()
 
 
 class _Interpreter:
-    """One pickle, from PROTO to STOP. opaque: what is not known becomes Opaque. records: the storages seen, by key."""
+    """One pickle, from PROTO to STOP. opaque: what is not known becomes Opaque. records: the
+    storages seen, by key."""
 
     def __init__(self, opaque: bool = False) -> None:
         self.stack: List[Any] = []
@@ -200,8 +219,10 @@ class _Interpreter:
             wanted = argument.replace(" ", ".")
             known = wanted in _CALLS or wanted in _STORAGE_TYPES
             if not known and not self.opaque:
-                raise UserError(f"a request for {wanted}, which no state dict of tensors needs "
-                                "(it was not followed)")
+                raise UserError(
+                    f"a request for {wanted}, which no state dict of tensors needs "
+                    "(it was not followed)"
+                )
             self.stack.append(_Global(wanted) if known else Opaque(wanted))
         elif name == "BINPERSID":
             record = _persistent_storage(self.pop())
@@ -211,7 +232,7 @@ class _Interpreter:
             self.step_opaque(name, argument)
         elif name == "REDUCE":
             arguments, function = self.pop(), self.pop()
-            if isinstance(function, Opaque):    # only with `opaque`
+            if isinstance(function, Opaque):  # only with `opaque`
                 self.stack.append(function)
                 return
             known = isinstance(function, _Global) and function.name in _CALLS
@@ -223,10 +244,10 @@ class _Interpreter:
             if len(items) % 2:
                 raise UserError("a dict with a key and no value")
             if self.opaque and not isinstance(self.top(), dict):
-                return    # an object that behaves like a dict
+                return  # an object that behaves like a dict
             for key, value in zip(items[::2], items[1::2]):
                 if self.opaque and type(key) not in (str, int):
-                    continue    # of an optimizer's or a schedule's state
+                    continue  # of an optimizer's or a schedule's state
                 _set_item(self.top(), key, value)
         elif name in ("APPEND", "APPENDS"):
             items = [self.pop()] if name == "APPEND" else self.pop_to_mark()
@@ -236,13 +257,13 @@ class _Interpreter:
                 raise UserError("an append to something that is no list")
             self.top().extend(items)
         elif name == "BUILD":
-            # A module's state dict carries _metadata, an old Parameter gradient flags: neither is a weight.
+            # A module's state dict carries _metadata, an old Parameter gradient flags: neither is a
+            # weight.
             self.pop()
             if not isinstance(self.top(), (dict, TensorRecord, Opaque)):
                 raise UserError("attributes for something that is neither dict nor tensor")
         else:
             raise UserError(f"the pickle operation {name}, which no state dict of tensors needs")
-
 
     def step_opaque(self, name: str, argument: Any) -> None:
         """What stands beside a checkpoint's tensors: numbers, bytes, sets, objects of any class."""
@@ -256,26 +277,30 @@ class _Interpreter:
             self.stack.append(Opaque("set"))
         elif name == "ADDITEMS":
             self.pop_to_mark()
-        else:    # DICT, LIST of protocol 0
+        else:  # DICT, LIST of protocol 0
             items = self.pop_to_mark()
             self.stack.append(dict(zip(items[::2], items[1::2])) if name == "DICT" else items)
 
 
-_OPAQUE = frozenset("BINFLOAT BINBYTES SHORT_BINBYTES LONG4 INT LONG FLOAT NEWOBJ EMPTY_SET ADDITEMS DICT LIST".split())
+_OPAQUE = frozenset(
+    "BINFLOAT BINBYTES SHORT_BINBYTES LONG4 INT LONG FLOAT NEWOBJ EMPTY_SET ADDITEMS DICT "
+    "LIST".split()
+)
 
 
 def interpret(file: io.BytesIO) -> Any:
     """The value of the pickle that begins at the file's position; the file is left just behind it.
 
-    The value is made of dict, list, tuple, str, int, bool, None and TensorRecord. Raises UserError, saying
-    what was found (without the file's name), for anything else and for a pickle that is damaged or cut off.
+    The value is made of dict, list, tuple, str, int, bool, None and TensorRecord. Raises UserError,
+    saying what was found (without the file's name), for anything else and for a pickle that is
+    damaged or cut off.
     """
     return _interpreted(_Interpreter(), file)
 
 
 def interpret_checkpoint(file: io.BytesIO) -> Tuple[Any, Dict[str, StorageRecord]]:
-    """As `interpret`, but what no state dict of tensors needs becomes Opaque, or is left out; and the storages that the
-    pickle names, by key."""
+    """As `interpret`, but what no state dict of tensors needs becomes Opaque, or is left out; and
+    the storages that the pickle names, by key."""
     interpreter = _Interpreter(opaque=True)
     return _interpreted(interpreter, file), interpreter.records
 

@@ -1,9 +1,12 @@
-"""Weight files: MXNet's .params of the whole network, by structural names (`backbone.conv1.weight`).
+"""Weight files: MXNet's .params of the whole network, by structural names
+(`backbone.conv1.weight`).
 
-MXNet's format is no pickle: names, shapes, types and raw numbers. Beside the tensors lies one more array, `metadata`,
-with what is needed to use them: see ssd.model.weights_info. Gluon's own `network.load_parameters(path,
-ignore_extra=True)` reads the tensors, and so does a file without that array here.
+MXNet's format is no pickle: names, shapes, types and raw numbers. Beside the tensors lies one more
+array, `metadata`, with what is needed to use them: see ssd.model.weights_info. Gluon's own
+`network.load_parameters(path, ignore_extra=True)` reads the tensors, and so does a file without
+that array here.
 """
+
 from __future__ import annotations
 
 import os
@@ -16,18 +19,31 @@ import numpy as np
 from ssd.config import Config
 from ssd.errors import UserError
 from ssd.files import replacing, write_errors
-from ssd.model.initialization import initialize
 from ssd.model.detector import Detector, build_detector
+from ssd.model.initialization import initialize
 from ssd.model.network import Network
 from ssd.model.parameters import by_structural_name
-from ssd.model.weights_info import INT8, METADATA, WeightsInfo, pack_info, pack_ranges, unpack_info, unpack_ranges
+from ssd.model.weights_info import (
+    INT8,
+    METADATA,
+    WeightsInfo,
+    pack_info,
+    pack_ranges,
+    unpack_info,
+    unpack_ranges,
+)
 
 
-def save_weights(network: Network, path: str, info: Optional[WeightsInfo] = None, ranges=None) -> None:
-    """Writes all parameters and running statistics, `info`, and the `ranges` of a network that is to compute in
-    integers (ssd.model.int8); an older file at `path` is replaced only by a whole new one. UserError if it cannot be
-    written."""
-    tensors = {name: parameter.data().copyto(mx.cpu()) for name, parameter in by_structural_name(network).items()}
+def save_weights(
+    network: Network, path: str, info: Optional[WeightsInfo] = None, ranges=None
+) -> None:
+    """Writes all parameters and running statistics, `info`, and the `ranges` of a network that is
+    to compute in integers (ssd.model.int8); an older file at `path` is replaced only by a whole new
+    one. UserError if it cannot be written."""
+    tensors = {
+        name: parameter.data().copyto(mx.cpu())
+        for name, parameter in by_structural_name(network).items()
+    }
     if info is not None:
         tensors[METADATA] = mx.nd.array(pack_info(info), ctx=mx.cpu(), dtype=np.uint8)
     if ranges is not None:
@@ -37,23 +53,34 @@ def save_weights(network: Network, path: str, info: Optional[WeightsInfo] = None
 
 
 def load_weights(network: Network, path: str) -> None:
-    """Sets all parameters of an initialised network, from a .params file or a checkpoint's parameters.npz; UserError
-    if the file is of another network. Weights of layout NHWC, if they say so, fit a network of layout NCHW."""
+    """Sets all parameters of an initialised network, from a .params file or a checkpoint's
+    parameters.npz; UserError if the file is of another network. Weights of layout NHWC, if they say
+    so, fit a network of layout NCHW."""
     tensors = read_tensors(path)
     parameters = by_structural_name(network)
     if network.layout == "NCHW" and any(tensor.ndim == 4 for tensor in tensors.values()):
         info = read_info(path)
         if info is not None and info.config.model.layout == "NHWC":
-            tensors = {name: _channels_first(name, tensor, parameters[name].shape) if name in parameters else tensor
-                       for name, tensor in tensors.items()}
-    for word, names in (("lacks", set(parameters) - set(tensors)),
-                        ("holds the unexpected", set(tensors) - set(parameters))):
+            tensors = {
+                name: _channels_first(name, tensor, parameters[name].shape)
+                if name in parameters
+                else tensor
+                for name, tensor in tensors.items()
+            }
+    for word, names in (
+        ("lacks", set(parameters) - set(tensors)),
+        ("holds the unexpected", set(tensors) - set(parameters)),
+    ):
         if names:
-            raise UserError(f"weights {path}: another network's: {word} {min(names)}"
-                            + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
+            raise UserError(
+                f"weights {path}: another network's: {word} {min(names)}"
+                + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+            )
     for name, parameter in parameters.items():
         if tensors[name].shape != parameter.shape:
-            raise UserError(f"weights {path}: {name} has shape {tensors[name].shape}, not {parameter.shape}")
+            raise UserError(
+                f"weights {path}: {name} has shape {tensors[name].shape}, not {parameter.shape}"
+            )
         if not np.isfinite(tensors[name].asnumpy()).all():
             raise UserError(f"weights {path}: {name} is not finite")
     for name, parameter in parameters.items():
@@ -61,7 +88,8 @@ def load_weights(network: Network, path: str) -> None:
 
 
 def load_detector(config: Config, path: str, context) -> Detector:
-    """The detector of `config` with the weights at `path`, on an MXNet context. UserError as of `load_weights`."""
+    """The detector of `config` with the weights at `path`, on an MXNet context. UserError as of
+    `load_weights`."""
     detector = build_detector(config)
     initialize(detector.network, 0, context)
     load_weights(detector.network, path)
@@ -69,19 +97,19 @@ def load_detector(config: Config, path: str, context) -> Detector:
 
 
 def _channels_first(name: str, tensor: mx.nd.NDArray, shape) -> mx.nd.NDArray:
-    """A tensor of layout NHWC for a parameter of `shape` in NCHW: OHWI becomes OIHW, without what was padded for tensor
-    cores (see FusedHead and input_channels)."""
+    """A tensor of layout NHWC for a parameter of `shape` in NCHW: OHWI becomes OIHW, without what
+    was padded for tensor cores (see FusedHead and input_channels)."""
     tensor = tensor.transpose((0, 3, 1, 2)) if tensor.ndim == 4 else tensor
     if name.startswith("predictors.") and tensor.shape[0] == -(-shape[0] // 8) * 8:
-        return tensor[:shape[0]]
+        return tensor[: shape[0]]
     if tensor.shape[1:2] == (4,) and shape[1:2] == (3,):
         return tensor[:, :3]
     return tensor
 
 
 def read_tensors(path: str) -> Dict[str, mx.nd.NDArray]:
-    """The tensors of a .params file or a checkpoint's parameters.npz by structural name, of any network, in main
-    memory. UserError if it is no such file."""
+    """The tensors of a .params file or a checkpoint's parameters.npz by structural name, of any
+    network, in main memory. UserError if it is no such file."""
     tensors = _read(path)
     for name in (METADATA, INT8):
         tensors.pop(name, None)
@@ -89,15 +117,15 @@ def read_tensors(path: str) -> Dict[str, mx.nd.NDArray]:
 
 
 def read_info(path: str) -> Optional[WeightsInfo]:
-    """What the file's weights were trained as; None for a file that does not say. UserError if it is no file of
-    weights, or says what cannot be."""
+    """What the file's weights were trained as; None for a file that does not say. UserError if it
+    is no file of weights, or says what cannot be."""
     content = _read(path).get(METADATA)
     return None if content is None else unpack_info(content.asnumpy(), path)
 
 
 def read_ranges(path: str):
-    """The ranges by which the file's weights are to compute in integers (ssd.model.int8.Ranges), None for a file
-    without. UserError if it is no file of weights, or says what cannot be."""
+    """The ranges by which the file's weights are to compute in integers (ssd.model.int8.Ranges),
+    None for a file without. UserError if it is no file of weights, or says what cannot be."""
     content = _read(path).get(INT8)
     return None if content is None else unpack_ranges(content.asnumpy(), path)
 
@@ -114,7 +142,7 @@ def _read(path: str) -> Dict[str, mx.nd.NDArray]:
 def _read_params(path: str) -> Dict[str, mx.nd.NDArray]:
     try:
         tensors = mx.nd.load(path)
-    except (mx.MXNetError, UnicodeDecodeError):    # the latter for a damaged name
+    except (mx.MXNetError, UnicodeDecodeError):  # the latter for a damaged name
         raise UserError(f"weights {path}: not a file of MXNet arrays, or cut short") from None
     if not isinstance(tensors, dict):
         raise UserError(f"weights {path}: its arrays have no names")

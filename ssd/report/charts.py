@@ -1,4 +1,6 @@
-"""Charts as SVG text for a page: its style sheet colours them, a title shows each value under the pointer."""
+"""Charts as SVG text for a page: its style sheet colours them, a title shows each value under the
+pointer."""
+
 from __future__ import annotations
 
 from html import escape
@@ -6,48 +8,68 @@ from typing import List, Sequence, Tuple
 
 import numpy as np
 
-SMALL_MATRIX = 16    # classes up to which the cells of a matrix have room for their numbers
-MOST_CELLS = 81 ** 2    # of a matrix that are drawn, at 155 bytes: all of COCO's
+SMALL_MATRIX = 16  # classes up to which the cells of a matrix have room for their numbers
+MOST_CELLS = 81**2  # of a matrix that are drawn, at 155 bytes: all of COCO's
 
 
-def precision_recall_chart(curves: Sequence[Tuple[str, str, np.ndarray]], recalls: np.ndarray,
-                           width: int = 640, height: int = 400) -> str:
-    """Precision over recall. curves: (label, CSS class of the line, precision at `recalls`, nan where undefined)."""
+def precision_recall_chart(
+    curves: Sequence[Tuple[str, str, np.ndarray]],
+    recalls: np.ndarray,
+    width: int = 640,
+    height: int = 400,
+) -> str:
+    """Precision over recall. curves: (label, CSS class of the line, precision at `recalls`, nan
+    where undefined)."""
     left, top, right, bottom = 52, 12, 16, 46
     across, down = width - left - right, height - top - bottom
     parts = [_open(width, height, "chart", "Precision over recall")]
     for tick in np.linspace(0, 1, 6):
         x, y = left + tick * across, top + (1 - tick) * down
-        parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>'
-                     f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:.1f}</text>'
-                     f'<text x="{x:.1f}" y="{top + down + 18}" text-anchor="middle">{tick:.1f}</text>')
-    parts.append(f'<text x="{left + across / 2:.0f}" y="{height - 6}" text-anchor="middle">recall</text>'
-                 f'<text transform="translate(14 {top + down / 2:.0f}) rotate(-90)" text-anchor="middle">'
-                 'precision</text>')
+        parts.append(
+            f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:.1f}</text>'
+            f'<text x="{x:.1f}" y="{top + down + 18}" text-anchor="middle">{tick:.1f}</text>'
+        )
+    parts.append(
+        f'<text x="{left + across / 2:.0f}" y="{height - 6}" text-anchor="middle">recall</text>'
+        f'<text transform="translate(14 {top + down / 2:.0f}) rotate(-90)" text-anchor="middle">'
+        "precision</text>"
+    )
     for label, style, values in curves:
-        parts.append(f'<g><title>{escape(label)}</title>'
-                     f'{_polyline(recalls, values, style, left, top, across, down)}</g>')
+        parts.append(
+            f"<g><title>{escape(label)}</title>"
+            f"{_polyline(recalls, values, style, left, top, across, down)}</g>"
+        )
     for row, (label, style, _) in enumerate(curves):
-        y = top + down - 14 - 20 * (len(curves) - 1 - row)    # bottom left, where good curves are not
-        parts.append(f'<line class="{style}" x1="{left + 12}" x2="{left + 38}" y1="{y}" y2="{y}"/>'
-                     f'<text x="{left + 46}" y="{y + 4}">{escape(label)}</text>')
+        y = top + down - 14 - 20 * (len(curves) - 1 - row)  # bottom left, where good curves are not
+        parts.append(
+            f'<line class="{style}" x1="{left + 12}" x2="{left + 38}" y1="{y}" y2="{y}"/>'
+            f'<text x="{left + 46}" y="{y + 4}">{escape(label)}</text>'
+        )
     return "".join(parts) + "</svg>"
 
 
-def small_curve(name: str, note: str, curves: Sequence[Tuple[str, np.ndarray]], recalls: np.ndarray) -> str:
-    """One class's precision over recall, small: axes from 0 to 1 without numbers. curves: (CSS class, precision)."""
+def small_curve(
+    name: str, note: str, curves: Sequence[Tuple[str, np.ndarray]], recalls: np.ndarray
+) -> str:
+    """One class's precision over recall, small: axes from 0 to 1 without numbers. curves: (CSS
+    class, precision)."""
     width, height = 150, 100
-    parts = [_open(width, height, "small", f"Precision over recall of {name}"),
-             f'<title>{escape(name)}: {escape(note)}</title>',
-             f'<rect class="frame" x="0.5" y="0.5" width="{width - 1}" height="{height - 1}"/>']
-    parts += [_polyline(recalls, values, style, 4, 4, width - 8, height - 8) for style, values in curves]
+    parts = [
+        _open(width, height, "small", f"Precision over recall of {name}"),
+        f"<title>{escape(name)}: {escape(note)}</title>",
+        f'<rect class="frame" x="0.5" y="0.5" width="{width - 1}" height="{height - 1}"/>',
+    ]
+    parts += [
+        _polyline(recalls, values, style, 4, 4, width - 8, height - 8) for style, values in curves
+    ]
     return "".join(parts) + "</svg>"
 
 
 def matrix_chart(matrix: np.ndarray, names: List[str]) -> str:
-    """A confusion matrix as a heat map. matrix: int (c + 1, c + 1), rows truth, columns predicted, the last one
-    background; names: of the c classes. A cell's shade is its share of its row; a small matrix has it in numbers. Of a
-    large one `drawn_cells` alone are there."""
+    """A confusion matrix as a heat map. matrix: int (c + 1, c + 1), rows truth, columns predicted,
+    the last one background; names: of the c classes. A cell's shade is its share of its row; a
+    small matrix has it in numbers. Of a large one `drawn_cells` alone are there."""
     labels = list(names) + ["background"]
     small = len(names) <= SMALL_MATRIX
     cell, font = (max(34, min(64, 520 // len(labels))), 12) if small else (11, 9)
@@ -59,33 +81,46 @@ def matrix_chart(matrix: np.ndarray, names: List[str]) -> str:
     for place, label in enumerate(labels):
         middle = room + (place + 0.5) * cell
         shown = escape(label if len(label) <= 24 else label[:23] + "…")
-        parts.append(f'<text x="{room - 6}" y="{18 + middle + font / 3:.1f}" text-anchor="end">{shown}</text>'
-                     f'<text transform="translate({middle + font / 3:.1f} {18 + room - 6}) rotate(-90)">{shown}</text>')
+        parts.append(
+            f'<text x="{room - 6}" y="{18 + middle + font / 3:.1f}" '
+            f'text-anchor="end">{shown}</text>'
+            f'<text transform="translate({middle + font / 3:.1f} {18 + room - 6}) '
+            f'rotate(-90)">{shown}</text>'
+        )
     side = cell * len(labels)
-    parts.append(f'<text x="{room + side / 2:.0f}" y="12" text-anchor="middle">predicted</text>'
-                 f'<text x="{room - 6}" y="{12 + room}" text-anchor="end">truth</text>')
+    parts.append(
+        f'<text x="{room + side / 2:.0f}" y="12" text-anchor="middle">predicted</text>'
+        f'<text x="{room - 6}" y="{12 + room}" text-anchor="end">truth</text>'
+    )
     parts.append(f'<rect class="frame" x="{room}" y="{18 + room}" width="{side}" height="{side}"/>')
     for row, column in zip(*np.nonzero(drawn_cells(matrix))):
         x, y, share = room + column * cell, 18 + room + row * cell, shares[row, column]
         right = row == column
-        truth, predicted = ("no object" if row == len(names) else labels[row],
-                            "not found" if column == len(names) else f"found as {labels[column]}")
+        truth, predicted = (
+            "no object" if row == len(names) else labels[row],
+            "not found" if column == len(names) else f"found as {labels[column]}",
+        )
         number, total = int(matrix[row, column]), int(matrix[row].sum())
-        parts.append(f'<rect class="{"right" if right else "wrong"}" x="{x}" y="{y}" width="{cell - 1}" '
-                     f'height="{cell - 1}" fill-opacity="{0.06 + 0.94 * share:.2f}"><title>{escape(truth)}, '
-                     f'{escape(predicted)}: {number} of {total} ({100 * share:.1f} %)</title></rect>')
+        parts.append(
+            f'<rect class="{"right" if right else "wrong"}" x="{x}" y="{y}" width="{cell - 1}" '
+            f'height="{cell - 1}" fill-opacity="{0.06 + 0.94 * share:.2f}"><title>{escape(truth)}, '
+            f"{escape(predicted)}: {number} of {total} ({100 * share:.1f} %)</title></rect>"
+        )
         if small:
             dark = ' class="on-dark"' if share > (0.55 if right else 0.8) else ""
             middle = x + (cell - 1) / 2
-            parts.append(f'<text{dark} x="{middle:.1f}" y="{y + cell / 2 - 1:.1f}" text-anchor="middle">{number}</text>'
-                         f'<text{dark} x="{middle:.1f}" y="{y + cell / 2 + 12:.1f}" text-anchor="middle">'
-                         f'{100 * share:.0f}%</text>')
+            parts.append(
+                f'<text{dark} x="{middle:.1f}" y="{y + cell / 2 - 1:.1f}" '
+                f'text-anchor="middle">{number}</text>'
+                f'<text{dark} x="{middle:.1f}" y="{y + cell / 2 + 12:.1f}" text-anchor="middle">'
+                f"{100 * share:.0f}%</text>"
+            )
     return "".join(parts) + "</svg>"
 
 
 def drawn_cells(matrix: np.ndarray) -> np.ndarray:
-    """Which cells of a confusion matrix are drawn, bool of its shape: those above 0; of more than MOST_CELLS the
-    diagonal's, then the largest, of equals the first."""
+    """Which cells of a confusion matrix are drawn, bool of its shape: those above 0; of more than
+    MOST_CELLS the diagonal's, then the largest, of equals the first."""
     there = matrix > 0
     if there.sum() <= MOST_CELLS:
         return there
@@ -97,15 +132,22 @@ def drawn_cells(matrix: np.ndarray) -> np.ndarray:
 
 def bar(value: float) -> str:
     """A bar of a table, `value` in [0, 1] being its share of the cell."""
-    return f'<span class="bar"><span style="width:{100 * max(0.0, min(1.0, value)):.1f}%"></span></span>'
+    return (
+        '<span class="bar"><span '
+        f'style="width:{100 * max(0.0, min(1.0, value)):.1f}%"></span></span>'
+    )
 
 
 def _open(width, height, style, label, size=False, font=12) -> str:
     fixed = f' style="min-width:{width}px"' if size else f' style="max-width:{width}px"'
-    return (f'<svg class="{style}" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}" '
-            f'font-size="{font}"{fixed}>')
+    return (
+        f'<svg class="{style}" viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="{escape(label)}" font-size="{font}"{fixed}>'
+    )
 
 
 def _polyline(xs, ys, style, left, top, across, down) -> str:
-    points = " ".join(f"{left + x * across:.1f},{top + (1 - y) * down:.1f}" for x, y in zip(xs, ys) if y == y)
+    points = " ".join(
+        f"{left + x * across:.1f},{top + (1 - y) * down:.1f}" for x, y in zip(xs, ys) if y == y
+    )
     return f'<polyline class="{style}" points="{points}"/>'

@@ -1,4 +1,6 @@
-"""A run's curves: loss, learning rate, mAP and the use of its time over epochs, from what its folder holds."""
+"""A run's curves: loss, learning rate, mAP and the use of its time over epochs, from what its
+folder holds."""
+
 from __future__ import annotations
 
 import csv
@@ -15,18 +17,30 @@ from ssd.matplotlib_cache import prepare
 from ssd.report import published
 
 OURS, PARTS, PUBLISHED = "#0b5fa5", ("#4c9bd9", "#8a6fbf"), "#c2571a"
-STYLE = {"svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
-         "axes.grid": True, "grid.alpha": .3, "axes.titlelocation": "left", "axes.titleweight": "bold",
-         "axes.titlesize": 10, "legend.frameon": False, "legend.fontsize": 8, "lines.linewidth": 1.4}
+STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.titlesize": 10,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.4,
+}
 
 
 class Run(NamedTuple):
     """What the curves show. Columns by name, a value per row each."""
-    recipe: str                            # name of the recipe that the run started from
+
+    recipe: str  # name of the recipe that the run started from
     config: Config
-    training: Dict[str, List[float]]       # of train.csv, and `position`, the epochs done
-    evaluations: Dict[str, List[float]]    # of evaluation.csv
-    train_images: Optional[int]            # None where the log does not tell
+    training: Dict[str, List[float]]  # of train.csv, and `position`, the epochs done
+    evaluations: Dict[str, List[float]]  # of evaluation.csv
+    train_images: Optional[int]  # None where the log does not tell
 
 
 def read_run(run_folder: str) -> Run:
@@ -41,8 +55,13 @@ def read_run(run_folder: str) -> Run:
     images, batch = logged.get("train_samples"), logged.get("global_batch_size")
     length = max(1, images // batch) if images and batch else _steps_per_epoch(training)
     training["position"] = [step / length for step in training["step"]]
-    return Run(_recipe_name(recipe), load_recipe(recipe), training,
-               _columns(os.path.join(run_folder, "evaluation.csv")), images)
+    return Run(
+        _recipe_name(recipe),
+        load_recipe(recipe),
+        training,
+        _columns(os.path.join(run_folder, "evaluation.csv")),
+        images,
+    )
 
 
 def draw_curves(run_folder: str, path: str) -> str:
@@ -54,7 +73,7 @@ def draw_curves(run_folder: str, path: str) -> str:
         for axis, (title, draw) in zip(axes.flat, CURVES):
             _draw(axis, draw, run)
             axis.set_title(title)
-        figure.suptitle(_title(run), x=.01, ha="left", fontsize=10)
+        figure.suptitle(_title(run), x=0.01, ha="left", fontsize=10)
         figure.tight_layout()
         with replacing(path) as partial:
             figure.savefig(partial, format="png", dpi=120)
@@ -62,7 +81,8 @@ def draw_curves(run_folder: str, path: str) -> str:
 
 
 def curve_figures(run_folder: str) -> List[Tuple[str, str]]:
-    """(title, SVG text) of each curve; the text is an <svg> element without a prologue, to stand in a page."""
+    """(title, SVG text) of each curve; the text is an <svg> element without a prologue, to stand in
+    a page."""
     run = read_run(run_folder)
     return [(title, _svg(title, draw, run)) for title, draw in CURVES]
 
@@ -75,33 +95,38 @@ def _svg(title: str, draw, run: Run) -> str:
         figure.tight_layout()
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
-    return text.getvalue()[text.getvalue().index("<svg"):]
+    return text.getvalue()[text.getvalue().index("<svg") :]
 
 
 def _figure(size):
     prepare()
     import matplotlib
     from matplotlib.figure import Figure
+
     return matplotlib, Figure(figsize=size)
 
 
 def _title(run: Run) -> str:
     images = f", {run.train_images:,} training images" if run.train_images else ""
     best = max(run.evaluations.get("AP", []), default=None)
-    return f"{run.recipe}{images}" + (f", best mAP {best:.4f}{_extent(run)}" if best is not None else "")
+    return f"{run.recipe}{images}" + (
+        f", best mAP {best:.4f}{_extent(run)}" if best is not None else ""
+    )
 
 
 def _extent(run: Run) -> str:
-    """" on 24 images, 80 objects", what the scores are of; "" for runs that did not write it, or of several parts that
-    differ."""
+    """ " on 24 images, 80 objects", what the scores are of; "" for runs that did not write it, or
+    of several parts that differ."""
     found = set(zip(*(map(int, run.evaluations.get(name, ())) for name in ("images", "objects"))))
     return f" on {count_words(*found.pop())}" if len(found) == 1 else ""
 
 
 # ---- the curves
 
+
 def _draw(axis, draw, run: Run) -> None:
     from matplotlib.ticker import MaxNLocator
+
     draw(axis, run)
     for line in axis.lines:
         # Of a short run: a line of one point is not seen.
@@ -114,17 +139,24 @@ def _draw(axis, draw, run: Run) -> None:
 def _draw_loss(axis, run: Run) -> None:
     rows = run.training
     position = rows["position"]
-    axis.plot(position, [a + b for a, b in zip(rows["class_loss"], rows["offset_loss"])], color=OURS, label="loss")
-    axis.plot(position, rows["class_loss"], color=PARTS[0], linewidth=.9, label="its class part")
-    axis.plot(position, rows["offset_loss"], color=PARTS[1], linewidth=.9, label="its offset part")
-    _draw_published(axis, run, [(epoch - .5, loss) for epoch, loss in published.LOSS.items()], "o")
+    axis.plot(
+        position,
+        [a + b for a, b in zip(rows["class_loss"], rows["offset_loss"])],
+        color=OURS,
+        label="loss",
+    )
+    axis.plot(position, rows["class_loss"], color=PARTS[0], linewidth=0.9, label="its class part")
+    axis.plot(position, rows["offset_loss"], color=PARTS[1], linewidth=0.9, label="its offset part")
+    _draw_published(axis, run, [(epoch - 0.5, loss) for epoch, loss in published.LOSS.items()], "o")
     axis.set(ylabel="loss per positive default box", yscale="log")
     _plain_numbers(axis.yaxis)
     axis.legend()
 
 
 def _draw_rate(axis, run: Run) -> None:
-    axis.plot(run.training["position"], run.training["learning_rate"], color=OURS, label="learning rate")
+    axis.plot(
+        run.training["position"], run.training["learning_rate"], color=OURS, label="learning rate"
+    )
     _draw_published(axis, run, published.RATE, "")
     axis.set(ylabel="learning rate", ylim=(0, None))
     if len(axis.lines) > 1:
@@ -134,11 +166,22 @@ def _draw_rate(axis, run: Run) -> None:
 def _draw_scores(axis, run: Run) -> None:
     scores, target = run.evaluations, run.config.evaluation.target
     if scores.get("AP"):
-        axis.plot(scores["epoch"], scores["AP"], "o-", color=OURS, markersize=4, label="mAP" + _extent(run))
-        axis.plot(scores["epoch"], scores["AP50"], ".:", color=PARTS[0], linewidth=.9, label="at IoU .5")
+        axis.plot(
+            scores["epoch"],
+            scores["AP"],
+            "o-",
+            color=OURS,
+            markersize=4,
+            label="mAP" + _extent(run),
+        )
+        axis.plot(
+            scores["epoch"], scores["AP50"], ".:", color=PARTS[0], linewidth=0.9, label="at IoU .5"
+        )
     else:
-        axis.text(.5, .5, "no evaluation yet", transform=axis.transAxes, ha="center", color="#777")
-    axis.axhline(target, color="#777", linewidth=.9, linestyle="--", label=f"target {target:g}")
+        axis.text(
+            0.5, 0.5, "no evaluation yet", transform=axis.transAxes, ha="center", color="#777"
+        )
+    axis.axhline(target, color="#777", linewidth=0.9, linestyle="--", label=f"target {target:g}")
     _draw_published(axis, run, list(published.MAP.items()), "s")
     axis.set(ylabel="mAP", ylim=(0, None))
     axis.legend()
@@ -148,39 +191,65 @@ def _draw_speed(axis, run: Run) -> None:
     rows = run.training
     measured = [place for place, speed in enumerate(rows["images_per_second"]) if speed > 0]
     if not measured:
-        axis.text(.5, .5, "not measured yet", transform=axis.transAxes, ha="center", color="#777")
-    axis.plot([rows["position"][place] for place in measured], [rows["images_per_second"][place] for place in measured],
-              color=OURS, label="images/s")
+        axis.text(0.5, 0.5, "not measured yet", transform=axis.transAxes, ha="center", color="#777")
+    axis.plot(
+        [rows["position"][place] for place in measured],
+        [rows["images_per_second"][place] for place in measured],
+        color=OURS,
+        label="images/s",
+    )
     axis.set(ylabel="images/s in training", ylim=(0, None))
     share = axis.twinx()
     share.spines["right"].set_visible(True)
     share.grid(False)
-    share.plot([rows["position"][place] for place in measured],
-               [100 * rows["data_wait_share"][place] for place in measured], color=PARTS[1], linewidth=.9,
-               label="waiting for data")
+    share.plot(
+        [rows["position"][place] for place in measured],
+        [100 * rows["data_wait_share"][place] for place in measured],
+        color=PARTS[1],
+        linewidth=0.9,
+        label="waiting for data",
+    )
     share.set(ylabel="waiting for data [%]", ylim=(0, 100))
     handles, labels = axis.get_legend_handles_labels()
     more = share.get_legend_handles_labels()
     axis.legend(handles + more[0], labels + more[1])
 
 
-CURVES = (("Loss", _draw_loss), ("mAP on the validation images", _draw_scores), ("Learning rate", _draw_rate),
-          ("Speed", _draw_speed))
+CURVES = (
+    ("Loss", _draw_loss),
+    ("mAP on the validation images", _draw_scores),
+    ("Learning rate", _draw_rate),
+    ("Speed", _draw_speed),
+)
 
 
 def _draw_published(axis, run: Run, points: Sequence[Tuple[float, float]], marker: str) -> None:
-    """The published run, beside a run of the same network on COCO's categories: other numbers cannot be compared."""
+    """The published run, beside a run of the same network on COCO's categories: other numbers
+    cannot be compared."""
     if not published.is_benchmark(run.config):
         return
-    whole = run.train_images is None or abs(run.train_images - published.TRAIN_IMAGES) < .01 * published.TRAIN_IMAGES
-    label = published.NAME if whole else f"{published.NAME}, on all {published.TRAIN_IMAGES:,} images"
-    axis.plot(*zip(*points), marker=marker, color=PUBLISHED, markersize=3.5, linewidth=1,
-              linestyle="--", label=label)
+    whole = (
+        run.train_images is None
+        or abs(run.train_images - published.TRAIN_IMAGES) < 0.01 * published.TRAIN_IMAGES
+    )
+    label = (
+        published.NAME if whole else f"{published.NAME}, on all {published.TRAIN_IMAGES:,} images"
+    )
+    axis.plot(
+        *zip(*points),
+        marker=marker,
+        color=PUBLISHED,
+        markersize=3.5,
+        linewidth=1,
+        linestyle="--",
+        label=label,
+    )
 
 
 def _plain_numbers(axis) -> None:
     """5 and 10 at a logarithmic axis, not powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator
+
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
@@ -188,15 +257,17 @@ def _plain_numbers(axis) -> None:
 
 # ---- the files
 
+
 def _recipe_name(path: str) -> str:
     import yaml
+
     with open(path, encoding="utf-8") as file:
         return str(yaml.safe_load(file).get("recipe", "recipe"))
 
 
 def _columns(path: str) -> Dict[str, List[float]]:
-    """A CSV file's columns; rows that a killed run has cut short are left out, columns that an older version did not
-    write in every row too. Empty without a file."""
+    """A CSV file's columns; rows that a killed run has cut short are left out, columns that an
+    older version did not write in every row too. Empty without a file."""
     if not os.path.isfile(path):
         return {}
     with open(path, newline="", encoding="utf-8") as file:
@@ -223,7 +294,7 @@ def _logged(path: str) -> Dict[str, int]:
             for line in file:
                 if '"train_samples"' in line or '"global_batch_size"' in line:
                     try:
-                        event = json.loads(line[line.index("{"):])
+                        event = json.loads(line[line.index("{") :])
                         found[event["key"]] = int(event["value"])
                     except (ValueError, KeyError, TypeError):
                         continue
@@ -234,4 +305,6 @@ def _logged(path: str) -> Dict[str, int]:
 
 def _steps_per_epoch(training: Dict[str, List[float]]) -> int:
     """The fewest steps that an epoch can have had, going by the epoch that each row names."""
-    return max(1, max(int(-(-step // epoch)) for step, epoch in zip(training["step"], training["epoch"])))
+    return max(
+        1, *(int(-(-step // epoch)) for step, epoch in zip(training["step"], training["epoch"]))
+    )

@@ -1,4 +1,6 @@
-"""A page of HTML that needs nothing beside it: style, script, charts and pictures are in the file."""
+"""A page of HTML that needs nothing beside it: style, script, charts and pictures are in the
+file."""
+
 from __future__ import annotations
 
 import os
@@ -9,41 +11,55 @@ from ssd.errors import UserError
 from ssd.files import replace_file, write_errors
 from ssd.report.style import SCRIPT, STYLE
 
-GENERATOR = "ssd report"    # marks files of ours, which may be replaced
+GENERATOR = "ssd report"  # marks files of ours, which may be replaced
 
 
 class Section(NamedTuple):
     """name: its anchor; heading and html: shown; an empty html leaves it out."""
+
     name: str
     heading: str
     html: str
 
 
-def page(title: str, subtitle: str, tiles: Sequence[Tuple[str, str, str]], sections: Sequence[Section]) -> str:
-    """The whole page. tiles: (value, what it is, CSS class good, bad or "") of the numbers on top."""
+def page(
+    title: str, subtitle: str, tiles: Sequence[Tuple[str, str, str]], sections: Sequence[Section]
+) -> str:
+    """The whole page. tiles: (value, what it is, CSS class good, bad or "") of the numbers on
+    top."""
     shown = [section for section in sections if section.html]
-    boxes = "".join(f'<div class="tile"><b class="{style}">{escape(value)}</b><span>{escape(what)}</span></div>'
-                    for value, what, style in tiles)
+    boxes = "".join(
+        f'<div class="tile"><b class="{style}">{escape(value)}</b><span>{escape(what)}</span></div>'
+        for value, what, style in tiles
+    )
     links = "".join(f'<a href="#{section.name}">{escape(section.heading)}</a>' for section in shown)
-    body = "".join(f'<section id="{section.name}"><h2>{escape(section.heading)}</h2>{section.html}</section>\n'
-                   for section in shown)
-    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-            f'<meta name="generator" content="{GENERATOR}">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            '<link rel="icon" href="data:,">'
-            f'<style>{STYLE}</style></head>\n<body><main><header><h1>{escape(title)}</h1>'
-            f'<p class="soft">{escape(subtitle)}</p></header>\n<div class="tiles">{boxes}</div>\n<nav>{links}</nav>\n'
-            f'{body}</main><script>{SCRIPT}</script></body></html>\n')
+    body = "".join(
+        f'<section id="{section.name}"><h2>{escape(section.heading)}</h2>{section.html}</section>\n'
+        for section in shown
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta '
+        f'charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta name="generator" content="{GENERATOR}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<link rel="icon" href="data:,">'
+        f"<style>{STYLE}</style></head>\n<body><main><header><h1>{escape(title)}</h1>"
+        f'<p class="soft">{escape(subtitle)}</p></header>\n<div '
+        f'class="tiles">{boxes}</div>\n<nav>{links}</nav>\n'
+        f"{body}</main><script>{SCRIPT}</script></body></html>\n"
+    )
 
 
 def write_page(path: str, text: str) -> None:
-    """Writes `text` to `path`; replaces a report of ours, atomically. UserError for any other file that is there, and
-    where it cannot be written."""
+    """Writes `text` to `path`; replaces a report of ours, atomically. UserError for any other file
+    that is there, and where it cannot be written."""
     if os.path.lexists(path) and not is_report(path):
         raise UserError(f"{path}: exists already, and is no report")
     with write_errors(f"report {path}", path):
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        replace_file(path, text.encode("utf-8", "backslashreplace"))    # paths may hold bytes that are no UTF-8
+        replace_file(
+            path, text.encode("utf-8", "backslashreplace")
+        )  # paths may hold bytes that are no UTF-8
 
 
 def is_report(path: str) -> bool:
@@ -57,8 +73,15 @@ def is_report(path: str) -> bool:
 
 def facts(rows: Sequence[Tuple[str, str]]) -> str:
     """A table of names and values, without those that are empty."""
-    return "<table>" + "".join(f'<tr><td class="key">{escape(name)}</td><td class="value">{escape(value)}</td></tr>'
-                               for name, value in rows if value) + "</table>"
+    return (
+        "<table>"
+        + "".join(
+            f'<tr><td class="key">{escape(name)}</td><td class="value">{escape(value)}</td></tr>'
+            for name, value in rows
+            if value
+        )
+        + "</table>"
+    )
 
 
 def share(value: float, digits: int = 3) -> str:

@@ -1,4 +1,5 @@
 """Images with their ground truth beside the detections, as parts of a page."""
+
 from __future__ import annotations
 
 import base64
@@ -11,49 +12,65 @@ import numpy as np
 
 from ssd.datasets.images import open_images
 
-SIDE = 420       # pixels: the longer side of a picture in the report
-QUALITY = 80     # of its JPEG
+SIDE = 420  # pixels: the longer side of a picture in the report
+QUALITY = 80  # of its JPEG
 
 
 class Pictures:
-    """Makes pictures of a data set's images. truth, rows: of an ssd.evaluation.per_class.Evaluation. legend: a line on
-    labels that are no names, "" without one."""
+    """Makes pictures of a data set's images. truth, rows: of an
+    ssd.evaluation.per_class.Evaluation. legend: a line on labels that are no names, "" without one.
+    """
 
     def __init__(self, evaluation, file_names: Sequence[str], image_folder: str, threshold: float):
-        """file_names: of evaluation.image_ids; threshold: detections of at least this score are drawn. UserError for
-        records that cannot be used."""
+        """file_names: of evaluation.image_ids; threshold: detections of at least this score are
+        drawn. UserError for records that cannot be used."""
         self.evaluation, self.file_names, self.threshold = evaluation, file_names, threshold
         self.images = open_images(image_folder)
         from ssd.drawing import class_colors
         from ssd.fonts import labels_of
+
         self.labels, self.legend = labels_of(evaluation.category_names)
-        self.colors = {self.labels[name]: color for name, color in class_colors(evaluation.category_names).items()}
+        self.colors = {
+            self.labels[name]: color
+            for name, color in class_colors(evaluation.category_names).items()
+        }
 
     def figure(self, image: int, note: str = "") -> str:
-        """A figure of an image (its place in the evaluation): ground truth left, detections right."""
+        """A figure of an image (its place in the evaluation): ground truth left, detections
+        right."""
         pixels = read_image(self.images, self.file_names[image])
         name = self.file_names[image]
         if pixels is None:
             return f"<figure><figcaption>{escape(name)}: cannot be read</figcaption></figure>"
         scale = SIDE / max(pixels.shape[:2])
         pixels = _resized(pixels, scale)
-        panels = "".join(f'<img alt="{escape(f"{what} of {name}")}" width="{pixels.shape[1]}" '
-                         f'height="{pixels.shape[0]}" src="{jpeg(panel)}">'
-                         for what, panel in (("ground truth", self._truth(image, pixels, scale)),
-                                             ("detections", self._found(image, pixels, scale))))
-        return (f'<figure><div class="pair">{panels}</div><figcaption>{escape(name)}{escape(note and ": " + note)}'
-                '</figcaption></figure>')
+        panels = "".join(
+            f'<img alt="{escape(f"{what} of {name}")}" width="{pixels.shape[1]}" '
+            f'height="{pixels.shape[0]}" src="{jpeg(panel)}">'
+            for what, panel in (
+                ("ground truth", self._truth(image, pixels, scale)),
+                ("detections", self._found(image, pixels, scale)),
+            )
+        )
+        return (
+            f'<figure><div class="pair">{panels}</div><figcaption>'
+            f"{escape(name)}{escape(note and ': ' + note)}</figcaption></figure>"
+        )
 
     def _truth(self, image, pixels, scale):
         from ssd.drawing import draw_boxes
+
         truth, names = self.evaluation.truth, self.evaluation.category_names
         chosen = np.flatnonzero(truth.image == image)
-        labels = [self.labels[names[truth.category[place]]] + (" (crowd)" if truth.crowd[place] else "")
-                  for place in chosen]
+        labels = [
+            self.labels[names[truth.category[place]]] + (" (crowd)" if truth.crowd[place] else "")
+            for place in chosen
+        ]
         return draw_boxes(pixels, _ltrb(truth.boxes_xywh[chosen]) * scale, labels)
 
     def _found(self, image, pixels, scale):
         from ssd.drawing import draw_boxes
+
         rows, names = self.evaluation.rows, self.evaluation.category_names
         chosen = rows[(rows[:, 0] == image) & (rows[:, 5] >= self.threshold)]
         labels = [self.labels[names[int(label)]] for label in chosen[:, 6]]
@@ -61,52 +78,79 @@ class Pictures:
 
 
 def examples(evaluation, count: int) -> List[int]:
-    """Images to show, without a choice of ours: evenly over the images that hold an object (else over all)."""
+    """Images to show, without a choice of ours: evenly over the images that hold an object (else
+    over all)."""
     truth = evaluation.truth
-    images = np.unique(truth.image[truth.crowd == 0]) if (truth.crowd == 0).any() else np.arange(truth.images)
-    return images[np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int))].tolist()
+    images = (
+        np.unique(truth.image[truth.crowd == 0])
+        if (truth.crowd == 0).any()
+        else np.arange(truth.images)
+    )
+    return images[
+        np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int))
+    ].tolist()
 
 
 def worst(counts, number: int) -> List[Tuple[int, str]]:
-    """(image, what is wrong) of the images with the most mistakes, see ssd.evaluation.confusion.Counts."""
+    """(image, what is wrong) of the images with the most mistakes, see
+    ssd.evaluation.confusion.Counts."""
     order = np.argsort(-counts.errors, kind="stable")[:number]
-    return [(int(image), _mistakes(int(counts.missed[image]), int(counts.confused[image]),
-                                   int(counts.spurious[image])))
-            for image in order if counts.errors[image]]
+    return [
+        (
+            int(image),
+            _mistakes(
+                int(counts.missed[image]), int(counts.confused[image]), int(counts.spurious[image])
+            ),
+        )
+        for image in order
+        if counts.errors[image]
+    ]
 
 
 def _mistakes(missed: int, confused: int, spurious: int) -> str:
-    words = ((missed, "not found"), (confused, "of the wrong class"),
-             (spurious, "detection without an object" if spurious == 1 else "detections without an object"))
+    words = (
+        (missed, "not found"),
+        (confused, "of the wrong class"),
+        (
+            spurious,
+            "detection without an object" if spurious == 1 else "detections without an object",
+        ),
+    )
     return ", ".join(f"{number} {what}" for number, what in words if number)
 
 
 def read_image(images, name: str) -> Optional[np.ndarray]:
-    """An image of ssd.datasets.images.open_images as uint8 (height, width, 3) RGB as stored, without EXIF's turn, as
-    annotations and training take it; None if it cannot be read."""
+    """An image of ssd.datasets.images.open_images as uint8 (height, width, 3) RGB as stored,
+    without EXIF's turn, as annotations and training take it; None if it cannot be read."""
     from PIL import Image
+
     from ssd.datasets.image_formats import FORMATS
     from ssd.datasets.pixels import to_rgb
+
     try:
-        with warnings.catch_warnings():    # odd metadata and great sizes
+        with warnings.catch_warnings():  # odd metadata and great sizes
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(images.read(name)), formats=FORMATS) as image:
                 return to_rgb(image)
-    except Exception:    # Pillow's decoders raise nearly anything on bad data
+    except Exception:  # Pillow's decoders raise nearly anything on bad data
         return None
 
 
 def jpeg(pixels: np.ndarray) -> str:
     """A picture as a data URI. pixels: uint8 (height, width, 3) RGB."""
     import cv2
+
     encoded = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
     return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
 
 
 def _resized(pixels, scale):
     import cv2
+
     height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
-    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    return cv2.resize(
+        pixels, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    )
 
 
 def _ltrb(boxes_xywh):

@@ -1,4 +1,6 @@
-"""report.html: what a detector's detections on a data set are worth, in one file that opens offline."""
+"""report.html: what a detector's detections on a data set are worth, in one file that opens
+offline."""
+
 from __future__ import annotations
 
 import os
@@ -13,25 +15,45 @@ from ssd.report.page import Section, facts, page, share, write_page
 from ssd.report.pictures import Pictures
 
 
-def write_report(folder, *, annotations, detections: Detections, image_folder, config=None, run_folder=None,
-                 title: str, evaluation: Optional[Evaluation] = None, left_out: Sequence[str] = (), classes: str = "",
-                 ground_truth: Optional[ScoredSet] = None, name: str = "report.html") -> str:
+def write_report(
+    folder,
+    *,
+    annotations,
+    detections: Detections,
+    image_folder,
+    config=None,
+    run_folder=None,
+    title: str,
+    evaluation: Optional[Evaluation] = None,
+    left_out: Sequence[str] = (),
+    classes: str = "",
+    ground_truth: Optional[ScoredSet] = None,
+    name: str = "report.html",
+) -> str:
     """Writes `folder`/`name` and returns its path.
 
-    annotations: COCO instances file; detections: on its images; image_folder: where those are. config: the network's
-    settings; run_folder: a run, of which its curves, outcome and MLPerf verdict are shown too. evaluation: the scorers'
-    judgement of these detections, if it is known already; ground_truth: what they are scored against, in place of all
-    that the annotations hold; left_out: file names of images that could not be used;
+    annotations: COCO instances file; detections: on its images; image_folder: where those are.
+    config: the network's settings; run_folder: a run, of which its curves, outcome and MLPerf
+    verdict are shown too. evaluation: the scorers' judgement of these detections, if it is known
+    already; ground_truth: what they are scored against, in place of all that the annotations hold;
+    left_out: file names of images that could not be used;
     classes: a sentence on classes of the network that were left out.
     UserError for bad input, and for a file of that name that is no report.
     """
     from ssd.report.run_parts import read_run
+
     path = os.path.join(os.fspath(folder), name)
     evaluation = evaluation or evaluate(annotations, detections, ground_truth=ground_truth)
     run = read_run(os.fspath(run_folder)) if run_folder is not None else None
     tiles = (run.tiles if run else []) + data_tiles(evaluation)
-    parts = [Section("summary", "Summary", summary(annotations, evaluation, config, left_out, classes)
-                     + (run.summary if run else ""))]
+    parts = [
+        Section(
+            "summary",
+            "Summary",
+            summary(annotations, evaluation, config, left_out, classes)
+            + (run.summary if run else ""),
+        )
+    ]
     parts += run.curves if run else []
     parts += data_sections(evaluation, image_folder)
     parts += run.verdict if run else []
@@ -42,38 +64,65 @@ def write_report(folder, *, annotations, detections: Detections, image_folder, c
 
 def data_tiles(evaluation: Evaluation) -> list:
     """The numbers on top: AP of IoU .50:.95 and .50, images, objects."""
-    return [(share(evaluation.stats["AP"]), "mAP (IoU .50:.95)", ""), (share(evaluation.stats["AP50"]), "AP50", ""),
-            (f"{len(evaluation.image_ids):,}", "images", ""), (f"{int(evaluation.objects.sum()):,}", "objects", "")]
+    return [
+        (share(evaluation.stats["AP"]), "mAP (IoU .50:.95)", ""),
+        (share(evaluation.stats["AP50"]), "AP50", ""),
+        (f"{len(evaluation.image_ids):,}", "images", ""),
+        (f"{int(evaluation.objects.sum()):,}", "objects", ""),
+    ]
 
 
-def summary(annotations, evaluation: Evaluation, config, left_out: Sequence[str], classes: str = "") -> str:
+def summary(
+    annotations, evaluation: Evaluation, config, left_out: Sequence[str], classes: str = ""
+) -> str:
     """What was evaluated, on what, by whom."""
     network = ""
     if config is not None:
         model = config.model
-        network = (f"{model.detector.upper()}, {model.backbone}, width {model.width:g}, "
-                   f"{model.image_size.height} x {model.image_size.width} pixels, {model.num_classes - 1} classes"
-                   f" ({config.recipe})")
+        network = (
+            f"{model.detector.upper()}, {model.backbone}, width {model.width:g}, "
+            f"{model.image_size.height} x {model.image_size.width} pixels, {model.num_classes - 1} "
+            "classes"
+            f" ({config.recipe})"
+        )
     missing = ""
     if left_out:
         names = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
-        missing = f"{len(left_out)} images could not be used: {names}. Every number here is of the others."
-    return facts([("network", network), ("annotations", os.fspath(annotations)),
-                  ("detections", f"{len(evaluation.rows):,} on {evaluation.counts}"),
-                  ("scored by", evaluation.scorer), ("classes", classes), ("left out", missing)])
+        missing = (
+            f"{len(left_out)} images could not be used: {names}. Every number here is of the "
+            "others."
+        )
+    return facts(
+        [
+            ("network", network),
+            ("annotations", os.fspath(annotations)),
+            ("detections", f"{len(evaluation.rows):,} on {evaluation.counts}"),
+            ("scored by", evaluation.scorer),
+            ("classes", classes),
+            ("left out", missing),
+        ]
+    )
 
 
 def data_sections(evaluation: Evaluation, image_folder) -> List[Section]:
     """Numbers, classes, curves, confusion, pictures."""
     matches = match(evaluation.truth, evaluation.rows)
     counts = count(matches, best_threshold(matches))
-    pictures = Pictures(evaluation, evaluation.file_names, os.fspath(image_folder), counts.threshold)
+    pictures = Pictures(
+        evaluation, evaluation.file_names, os.fspath(image_folder), counts.threshold
+    )
     there = os.path.isdir(image_folder)
-    gone = "" if there else f'<p>The images are not there any more: {facts([("folder", os.fspath(image_folder))])}</p>'
-    return [Section("numbers", "The twelve numbers", sections.numbers(evaluation.stats)),
-            Section("classes", "By class", sections.classes(evaluation)),
-            Section("curves-pr", "Precision and recall", sections.precision_recall(evaluation)),
-            Section("confusion", "Confusion", sections.confusion(evaluation, counts)),
-            Section("detections", "Detections", sections.detections(pictures) if there else gone),
-            Section("worst", "Worst images", sections.worst_images(pictures, counts) if there else "")]
-
+    gone = (
+        ""
+        if there
+        else "<p>The images are not there any more: "
+        f"{facts([('folder', os.fspath(image_folder))])}</p>"
+    )
+    return [
+        Section("numbers", "The twelve numbers", sections.numbers(evaluation.stats)),
+        Section("classes", "By class", sections.classes(evaluation)),
+        Section("curves-pr", "Precision and recall", sections.precision_recall(evaluation)),
+        Section("confusion", "Confusion", sections.confusion(evaluation, counts)),
+        Section("detections", "Detections", sections.detections(pictures) if there else gone),
+        Section("worst", "Worst images", sections.worst_images(pictures, counts) if there else ""),
+    ]

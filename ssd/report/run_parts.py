@@ -1,4 +1,5 @@
 """The parts of a report that show a run's folder: outcome, curves, MLPerf verdict."""
+
 from __future__ import annotations
 
 import base64
@@ -17,12 +18,13 @@ from ssd.evaluation.scored_set import count_words
 from ssd.report.page import Section, facts
 from ssd.rules import DEFAULT_RULES, RULES, Rules
 
-
-EXTENT = ("images", "objects")    # columns of evaluation.csv that older versions have left out
+EXTENT = ("images", "objects")  # columns of evaluation.csv that older versions have left out
 
 
 class RunParts(NamedTuple):
-    """tiles: numbers on top of the page, see page.page; summary: HTML; curves, verdict: at most one Section each."""
+    """tiles: numbers on top of the page, see page.page; summary: HTML; curves, verdict: at most one
+    Section each."""
+
     tiles: List[Tuple[str, str, str]]
     summary: str
     curves: List[Section]
@@ -33,33 +35,47 @@ def read_run(folder: str) -> RunParts:
     """What a run's folder tells; what it lacks is left out."""
     outcome = _read_json(os.path.join(folder, "summary.json"))
     scores = read_evaluations(folder)
-    return RunParts(_tiles(outcome), _summary(folder, outcome, scores), _curves(folder), _verdict(folder))
+    return RunParts(
+        _tiles(outcome), _summary(folder, outcome, scores), _curves(folder), _verdict(folder)
+    )
 
 
 def read_evaluations(folder: str) -> List[Dict[str, float]]:
-    """The rows of evaluation.csv: epoch, COCO's twelve numbers and, of runs that have them, EXTENT; [] where there is
-    none, whole rows alone."""
+    """The rows of evaluation.csv: epoch, COCO's twelve numbers and, of runs that have them, EXTENT;
+    [] where there is none, whole rows alone."""
     try:
         with open(os.path.join(folder, "evaluation.csv"), newline="", encoding="utf-8") as file:
-            rows = [{name: value for name, value in row.items() if value != "" or name not in EXTENT}
-                    for row in csv.DictReader(file)]
-            return [{name: float(value) for name, value in row.items()} for row in rows
-                    if None not in row.values() and "" not in row.values()]
+            rows = [
+                {name: value for name, value in row.items() if value != "" or name not in EXTENT}
+                for row in csv.DictReader(file)
+            ]
+            return [
+                {name: float(value) for name, value in row.items()}
+                for row in rows
+                if None not in row.values() and "" not in row.values()
+            ]
     except (OSError, ValueError, AttributeError):
         return []
 
 
 def extent_words(row: Dict[str, float]) -> str:
-    """" on 24 images, 80 objects" of a row of read_evaluations; "" of one that does not know."""
-    return f" on {count_words(*(int(row[name]) for name in EXTENT))}" if all(name in row for name in EXTENT) else ""
+    """ " on 24 images, 80 objects" of a row of read_evaluations; "" of one that does not know."""
+    return (
+        f" on {count_words(*(int(row[name]) for name in EXTENT))}"
+        if all(name in row for name in EXTENT)
+        else ""
+    )
 
 
 def newest_part(folder: str, name: str) -> Optional[str]:
-    """Path of the newest of NAME.EXT, NAME-2.EXT, ... that the parts of a run have left; None without any."""
+    """Path of the newest of NAME.EXT, NAME-2.EXT, ... that the parts of a run have left; None
+    without any."""
     stem, extension = os.path.splitext(name)
     found = {1: os.path.join(folder, name)} if os.path.isfile(os.path.join(folder, name)) else {}
     for path in glob.glob(os.path.join(glob.escape(folder), f"{stem}-*{extension}")):
-        number = re.fullmatch(re.escape(stem) + r"-(\d+)" + re.escape(extension), os.path.basename(path))
+        number = re.fullmatch(
+            re.escape(stem) + r"-(\d+)" + re.escape(extension), os.path.basename(path)
+        )
         if number:
             found[int(number.group(1))] = path
     return found[max(found)] if found else None
@@ -80,19 +96,34 @@ def _tiles(outcome: dict) -> list:
     reached = outcome.get("status") == "success"
     seconds = float(outcome.get("seconds", 0)) + float(outcome.get("seconds_before", 0))
     verdict = ("reached", "good") if reached else ("not reached", "bad")
-    return [(verdict[0], f"target mAP {outcome.get('target')}", verdict[1]),
-            (duration(seconds), "time to target" if reached else "time", "")]
+    return [
+        (verdict[0], f"target mAP {outcome.get('target')}", verdict[1]),
+        (duration(seconds), "time to target" if reached else "time", ""),
+    ]
 
 
 def _summary(folder: str, outcome: dict, scores) -> str:
     best = max(scores, key=lambda row: row["AP"]) if scores else None
-    rows = [("run", folder), ("seed", str(outcome.get("seed", ""))), ("ranks", str(outcome.get("ranks", "")))]
+    rows = [
+        ("run", folder),
+        ("seed", str(outcome.get("seed", ""))),
+        ("ranks", str(outcome.get("ranks", ""))),
+    ]
     if outcome.get("steps"):
         rows.append(("trained", f"{outcome['steps']:,} steps, {outcome.get('images', 0):,} images"))
     if best:
         last = scores[-1]["epoch"]
-        rows.append(("best", f"mAP {best['AP']:.4f}{extent_words(best)} after epoch {best['epoch']:.0f}" + (
-            "" if last == best["epoch"] else f"; the last evaluation, shown here, is of epoch {last:.0f}")))
+        rows.append(
+            (
+                "best",
+                f"mAP {best['AP']:.4f}{extent_words(best)} after epoch {best['epoch']:.0f}"
+                + (
+                    ""
+                    if last == best["epoch"]
+                    else f"; the last evaluation, shown here, is of epoch {last:.0f}"
+                ),
+            )
+        )
     if outcome.get("skipped_steps"):
         rows.append(("skipped", f"{outcome['skipped_steps']} steps, for overflow of float16"))
     return facts(rows) + _versions(_read_json(newest_part(folder, "versions.json") or ""))
@@ -100,38 +131,68 @@ def _summary(folder: str, outcome: dict, scores) -> str:
 
 def _versions(content: dict) -> str:
     """versions.json: what ran and where in the summary, every installed package folded away."""
+
     def words(value):
         if isinstance(value, dict):
-            return ", ".join(f"{name} {words(part)}" for name, part in value.items() if part not in (None, "", {}, []))
-        return " ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
+            return ", ".join(
+                f"{name} {words(part)}"
+                for name, part in value.items()
+                if part not in (None, "", {}, [])
+            )
+        return (
+            " ".join(map(str, value))
+            if isinstance(value, list)
+            else ""
+            if value is None
+            else str(value)
+        )
 
     def table(names):
         return facts([(label, words(content.get(name))) for label, name in names])
+
     if not content:
         return ""
     content = dict(content)
     code, cpu, line = (content.get(name) for name in ("code", "cpu", "command_line"))
     if isinstance(code, dict) and code.get("commit"):
-        content["code"] = f"commit {code['commit']}" + (", with changes" if code.get("changed") else "")
+        content["code"] = f"commit {code['commit']}" + (
+            ", with changes" if code.get("changed") else ""
+        )
     if isinstance(cpu, dict) and cpu.get("model"):
         content["cpu"] = f"{cpu['model']}, {cpu.get('usable_cores', cpu.get('cores'))} cores"
     if isinstance(line, list):
         content["command_line"] = " ".join(shlex.quote(str(part)) for part in line)
     more = table([("packages", "packages"), ("environment", "environment"), ("kernel", "kernel")])
-    return (table([("software", "loaded"), ("Python", "python"), ("code", "code"), ("command", "command_line"),
-                   ("machine", "cpu"), ("GPUs", "gpus"), ("system", "os")])
-            + f"<details><summary>every package and variable</summary>{more}</details>")
+    return (
+        table(
+            [
+                ("software", "loaded"),
+                ("Python", "python"),
+                ("code", "code"),
+                ("command", "command_line"),
+                ("machine", "cpu"),
+                ("GPUs", "gpus"),
+                ("system", "os"),
+            ]
+        )
+        + f"<details><summary>every package and variable</summary>{more}</details>"
+    )
 
 
 def _curves(folder: str) -> List[Section]:
     from ssd.report.curves import curve_figures
+
     try:
         drawn = curve_figures(folder)
-    except UserError:    # a run that has not made a step
+    except UserError:  # a run that has not made a step
         drawn = []
-    figures = "".join(f'<figure><h3>{escape(title)}</h3><img alt="{escape(title)}" src="{_as_uri(svg)}"></figure>'
-                      for title, svg in drawn)
-    return [Section("curves", "Training", f'<div class="curves">{figures}</div>')] if figures else []
+    figures = "".join(
+        f'<figure><h3>{escape(title)}</h3><img alt="{escape(title)}" src="{_as_uri(svg)}"></figure>'
+        for title, svg in drawn
+    )
+    return (
+        [Section("curves", "Training", f'<div class="curves">{figures}</div>')] if figures else []
+    )
 
 
 def _as_uri(svg: str) -> str:
@@ -142,6 +203,7 @@ def _as_uri(svg: str) -> str:
 def _verdict(folder: str) -> List[Section]:
     """The official compliance checker on each log of the run; nothing where its rules are none."""
     from ssd.mlperf import check_log
+
     ruleset, parts = _rules(folder).ruleset, []
     if ruleset is None:
         return []
@@ -153,9 +215,13 @@ def _verdict(folder: str) -> List[Section]:
             parts.append(f"<p>{escape(name)}: not checked: {escape(str(error))}</p>")
             continue
         verdict = "accepted" if accepted else "not accepted"
-        parts.append(f'<p><b class="{"good" if accepted else "bad"}">{verdict}</b>: {escape(name)}, by the official '
-                     f'compliance checker (training, rules {ruleset})</p><details><summary>what the checker says'
-                     f'</summary><pre>{escape(words[-6000:])}</pre></details>')
+        parts.append(
+            f'<p><b class="{"good" if accepted else "bad"}">{verdict}</b>: {escape(name)}, by the '
+            "official "
+            f"compliance checker (training, rules {ruleset})</p><details><summary>what the checker "
+            "says"
+            f"</summary><pre>{escape(words[-6000:])}</pre></details>"
+        )
     return [Section("mlperf", "MLPerf", "".join(parts))] if parts else []
 
 

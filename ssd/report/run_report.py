@@ -1,4 +1,5 @@
 """The report of a run's folder, made at its end or again later."""
+
 from __future__ import annotations
 
 import glob
@@ -17,13 +18,19 @@ from ssd.report.report import write_report
 from ssd.report.run_parts import extent_words, newest_part, read_evaluations, read_run
 
 
-def report_run(run_folder: str, say: Callable[[str], None], *, output: Optional[str] = None,
-               data_dir: Optional[str] = None) -> str:
+def report_run(
+    run_folder: str,
+    say: Callable[[str], None],
+    *,
+    output: Optional[str] = None,
+    data_dir: Optional[str] = None,
+) -> str:
     """Writes the report of a run and returns its path.
 
-    run_folder: where train wrote. say: is given lines to print. output: the file, report.html in the run's folder
-    if None; a report there is made again. data_dir: where the data set lies now, if not where recipe.yaml says. What
-    is gone meanwhile is left out of the report, which says so. UserError for a folder of no run.
+    run_folder: where train wrote. say: is given lines to print. output: the file, report.html in
+    the run's folder if None; a report there is made again. data_dir: where the data set lies now,
+    if not where recipe.yaml says. What is gone meanwhile is left out of the report, which says so.
+    UserError for a folder of no run.
     """
     run_folder = os.fspath(run_folder)
     recipe = newest_part(run_folder, "recipe.yaml")
@@ -34,9 +41,17 @@ def report_run(run_folder: str, say: Callable[[str], None], *, output: Optional[
     try:
         config = _settings(recipe, data_dir)
         truth, images, detections = _scored(run_folder, config)
-        path = write_report(os.path.dirname(output) or ".", annotations=truth.path, detections=detections,
-                            ground_truth=truth, image_folder=images, config=config, run_folder=run_folder, title=title,
-                            name=os.path.basename(output))
+        path = write_report(
+            os.path.dirname(output) or ".",
+            annotations=truth.path,
+            detections=detections,
+            ground_truth=truth,
+            image_folder=images,
+            config=config,
+            run_folder=run_folder,
+            title=title,
+            name=os.path.basename(output),
+        )
     except Lacking as reason:
         path = _write_without_data(output, title, run_folder, str(reason))
         say(f"report without the validation set: {reason}")
@@ -51,33 +66,42 @@ class Lacking(Exception):
 def _settings(recipe: str, data_dir: Optional[str]) -> Config:
     try:
         config = load_recipe(recipe)
-    except UserError as error:    # of another version of this program, or edited
+    except UserError as error:  # of another version of this program, or edited
         raise Lacking(str(error)) from None
     return config if data_dir is None else config.with_values(data_dir=data_dir)
 
 
 def _scored(run_folder: str, config: Config) -> Tuple[ScoredSet, str, Detections]:
-    """(ground truth, image folder, detections) of the run's last evaluation; the ground truth is what the run has kept
-    of it, else that of its annotation file. Lacking if one cannot be had."""
+    """(ground truth, image folder, detections) of the run's last evaluation; the ground truth is
+    what the run has kept of it, else that of its annotation file. Lacking if one cannot be had."""
     from ssd.evaluation.scored_set import read_scored_set
     from ssd.evaluation.scoring import read_ground_truth, scored_rows
+
     found = last_detections(run_folder)
     if found is None:
         raise Lacking("no evaluation has left its detections")
     try:
         annotations, images = _paths(config)
         detections, kept = Detections.from_npz(found), os.path.join(run_folder, KEPT)
-        truth = read_scored_set(kept)._replace(path=annotations) if os.path.isfile(kept) else read_ground_truth(
-            annotations, skip_bad=config.data.skip_bad_annotations, images=detections.images)
+        truth = (
+            read_scored_set(kept)._replace(path=annotations)
+            if os.path.isfile(kept)
+            else read_ground_truth(
+                annotations, skip_bad=config.data.skip_bad_annotations, images=detections.images
+            )
+        )
         detections = detections.without_images(truth.left_out)
-        scored_rows(detections, truth.images, truth.categories, annotations)    # of other images: refused
+        scored_rows(
+            detections, truth.images, truth.categories, annotations
+        )  # of other images: refused
     except UserError as error:
         raise Lacking(str(error)) from None
     return truth, images, detections
 
 
 def _paths(config: Config) -> Tuple[str, str]:
-    """Annotations and images of the validation set; images that are gone alone do not matter yet."""
+    """Annotations and images of the validation set; images that are gone alone do not matter
+    yet."""
     data = config.data
     annotations = os.path.join(data.data_dir, data.val_annotations)
     if os.path.isfile(annotations):
@@ -86,7 +110,8 @@ def _paths(config: Config) -> Tuple[str, str]:
 
 
 def last_detections(run_folder: str) -> Optional[str]:
-    """The detections file of the last epoch that was scored; of a resumed run, the newest of that epoch."""
+    """The detections file of the last epoch that was scored; of a resumed run, the newest of that
+    epoch."""
     for row in reversed(read_evaluations(run_folder)):
         stem = os.path.join(glob.escape(run_folder), f"detections-epoch-{row['epoch']:.0f}")
         found = glob.glob(stem + ".npz") + glob.glob(stem + "-again-at-step-*.npz")
@@ -97,8 +122,15 @@ def last_detections(run_folder: str) -> Optional[str]:
 
 def _write_without_data(path: str, title: str, run_folder: str, reason: str) -> str:
     run, scores = read_run(run_folder), read_evaluations(run_folder)
-    parts = [Section("summary", "Summary", f'<p class="bad">What depends on the validation set is missing here: '
-                     f'{escape(reason)}</p>{run.summary}'), *run.curves]
+    parts = [
+        Section(
+            "summary",
+            "Summary",
+            f'<p class="bad">What depends on the validation set is missing here: '
+            f"{escape(reason)}</p>{run.summary}",
+        ),
+        *run.curves,
+    ]
     if scores:
         stats = {name: value for name, value in scores[-1].items() if name in sections.SENTENCES}
         if len(stats) == len(sections.SENTENCES):

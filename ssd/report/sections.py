@@ -1,4 +1,5 @@
 """The parts of a report that show an evaluation (ssd.evaluation.per_class.Evaluation)."""
+
 from __future__ import annotations
 
 from html import escape
@@ -26,39 +27,59 @@ SENTENCES = {
     "ARm": "AR100 of medium objects",
     "ARl": "AR100 of large objects",
 }
-EXAMPLES, WORST = 12, 8    # images shown
-TALL = 30                  # classes from which tables scroll
+EXAMPLES, WORST = 12, 8  # images shown
+TALL = 30  # classes from which tables scroll
 
 
 def numbers(stats) -> str:
     """COCO's twelve numbers, in words. stats: name to number in [0, 1], -1 where undefined."""
-    rows = "".join(f'<tr><td><b>{name}</b></td><td class="number">{share(stats[name])}</td>'
-                   f'<td class="wide">{charts.bar(stats[name])}</td>'
-                   f'<td class="sentence soft">{escape(sentence)}</td></tr>'
-                   for name, sentence in SENTENCES.items())
-    return f'<table>{rows}</table>{_undefined(min(stats.values()) < 0)}'
+    rows = "".join(
+        f'<tr><td><b>{name}</b></td><td class="number">{share(stats[name])}</td>'
+        f'<td class="wide">{charts.bar(stats[name])}</td>'
+        f'<td class="sentence soft">{escape(sentence)}</td></tr>'
+        for name, sentence in SENTENCES.items()
+    )
+    return f"<table>{rows}</table>{_undefined(min(stats.values()) < 0)}"
 
 
 def _undefined(there: bool) -> str:
-    return '<p class="note">– is undefined: the data set holds no such object.</p>' if there else ""
+    note = '<p class="note">– is undefined: the data set holds no such object.</p>'
+    return note if there else ""
 
 
 def classes(evaluation: Evaluation) -> str:
     """AP by class: bars and a table that can be sorted."""
-    heads = "".join(f'<th{style}>{name}</th>' for name, style in (
-        ("class", ""), ("AP", ' class="number"'), ("", ""), ("AP50", ' class="number"'),
-        ("AP75", ' class="number extra"'), ("objects", ' class="number"'), ("detections", ' class="number extra"')))
+    heads = "".join(
+        f"<th{style}>{name}</th>"
+        for name, style in (
+            ("class", ""),
+            ("AP", ' class="number"'),
+            ("", ""),
+            ("AP50", ' class="number"'),
+            ("AP75", ' class="number extra"'),
+            ("objects", ' class="number"'),
+            ("detections", ' class="number extra"'),
+        )
+    )
     rows = []
     for row in sorted(evaluation.per_class(), key=lambda row: (-row["AP"], row["name"])):
-        cells = [f'<td data-value="{escape(row["name"])}">{escape(row["name"])}</td>', _number(row["AP"]),
-                 f'<td class="wide">{charts.bar(row["AP"])}</td>', _number(row["AP50"]),
-                 _number(row["AP75"], " extra")]
-        cells += [f'<td class="number{extra}" data-value="{row[name]}">{row[name]:,}</td>'
-                  for name, extra in (("objects", ""), ("detections", " extra"))]
-        rows.append(f'<tr>{"".join(cells)}</tr>')
+        cells = [
+            f'<td data-value="{escape(row["name"])}">{escape(row["name"])}</td>',
+            _number(row["AP"]),
+            f'<td class="wide">{charts.bar(row["AP"])}</td>',
+            _number(row["AP50"]),
+            _number(row["AP75"], " extra"),
+        ]
+        cells += [
+            f'<td class="number{extra}" data-value="{row[name]}">{row[name]:,}</td>'
+            for name, extra in (("objects", ""), ("detections", " extra"))
+        ]
+        rows.append(f"<tr>{''.join(cells)}</tr>")
     tall = " tall" if len(rows) >= TALL else ""
-    return (f'<div class="scroll{tall}"><table class="sortable"><thead><tr>{heads}</tr></thead>'
-            f'<tbody>{"".join(rows)}</tbody></table></div>{_undefined(bool((evaluation.ap < 0).any()))}')
+    return (
+        f'<div class="scroll{tall}"><table class="sortable"><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>{_undefined(bool((evaluation.ap < 0).any()))}"
+    )
 
 
 def _number(value: float, style: str = "") -> str:
@@ -67,59 +88,101 @@ def _number(value: float, style: str = "") -> str:
 
 def precision_recall(evaluation: Evaluation) -> str:
     """Precision over recall, of all classes together and of each."""
-    overall = charts.precision_recall_chart([
-        ("IoU .50", "strong", evaluation.mean_curve(0.5)), ("IoU .75", "middle", evaluation.mean_curve(0.75)),
-        ("mean .50:.95", "faint", evaluation.mean_curve())], RECALLS)
+    overall = charts.precision_recall_chart(
+        [
+            ("IoU .50", "strong", evaluation.mean_curve(0.5)),
+            ("IoU .75", "middle", evaluation.mean_curve(0.75)),
+            ("mean .50:.95", "faint", evaluation.mean_curve()),
+        ],
+        RECALLS,
+    )
     small = []
-    for place in sorted(range(len(evaluation.ap)), key=lambda place: (-evaluation.ap[place],
-                                                                      evaluation.category_names[place])):
+    for place in sorted(
+        range(len(evaluation.ap)),
+        key=lambda place: (-evaluation.ap[place], evaluation.category_names[place]),
+    ):
         if evaluation.ap[place] < 0:
             continue
         name = evaluation.category_names[place]
         note = f"AP50 {share(evaluation.ap50[place])}, AP75 {share(evaluation.ap75[place])}"
-        curves = [(style, evaluation.mean_curve(iou, place)) for style, iou in (("middle", 0.75), ("strong", 0.5))]
-        small.append(f"<figure>{charts.small_curve(name, note, curves, RECALLS)}"
-                     f"<figcaption>{escape(name)} {share(evaluation.ap50[place], 2)}</figcaption></figure>")
-    return (f'<p class="soft">Mean over the classes of the precision that COCO\'s rules give at each of 101 recalls; '
-            f'the area below a line is its AP.</p>{overall}<h3>By class</h3><p class="soft">IoU .50 (strong) with its '
-            f'AP50, and .75; both axes from 0 to 1.</p><div class="multiples">{"".join(small)}</div>')
+        curves = [
+            (style, evaluation.mean_curve(iou, place))
+            for style, iou in (("middle", 0.75), ("strong", 0.5))
+        ]
+        small.append(
+            f"<figure>{charts.small_curve(name, note, curves, RECALLS)}"
+            f"<figcaption>{escape(name)} {share(evaluation.ap50[place], 2)}</figcaption></figure>"
+        )
+    return (
+        '<p class="soft">Mean over the classes of the precision that COCO\'s rules give at each '
+        "of 101 recalls; "
+        f'the area below a line is its AP.</p>{overall}<h3>By class</h3><p class="soft">IoU .50 '
+        "(strong) with its "
+        f'AP50, and .75; both axes from 0 to 1.</p><div class="multiples">{"".join(small)}</div>'
+    )
 
 
 def confusion(evaluation: Evaluation, counts: Counts) -> str:
     """The confusion matrix and its largest entries beside the diagonal."""
     matrix, names = counts.matrix, list(evaluation.category_names)
     classes = len(names)
-    right, found, objects = int(np.trace(matrix)), int(matrix[:, :classes].sum()), int(matrix[:classes].sum())
-    text = (f'<p>Each detection of at least score {counts.threshold:.2f}, the surest first, takes the object that it '
-            f'overlaps most, whatever its class, from IoU .50 on. This score gives the highest F1. Of {objects:,} '
-            f'objects {right:,} were found as what they are; of {found:,} detections '
-            f'{int(matrix[classes, :classes].sum()):,} are on no object.</p>'
-            '<p class="soft">Rows are the truth, columns what was predicted; a cell is as dark as its share of its '
-            'row. Column background: objects not found; row background: detections on no object. Crowd regions are '
-            'left out.</p>')
+    right, found, objects = (
+        int(np.trace(matrix)),
+        int(matrix[:, :classes].sum()),
+        int(matrix[:classes].sum()),
+    )
+    text = (
+        f"<p>Each detection of at least score {counts.threshold:.2f}, the surest first, takes the "
+        "object that it "
+        "overlaps most, whatever its class, from IoU .50 on. This score gives the highest F1. Of "
+        f"{objects:,} "
+        f"objects {right:,} were found as what they are; of {found:,} detections "
+        f"{int(matrix[classes, :classes].sum()):,} are on no object.</p>"
+        '<p class="soft">Rows are the truth, columns what was predicted; a cell is as dark as its '
+        "share of its "
+        "row. Column background: objects not found; row background: detections on no object. Crowd "
+        "regions are "
+        "left out.</p>"
+    )
     hidden = int((matrix > 0).sum()) - int(charts.drawn_cells(matrix).sum())
     if hidden:
-        text += f'<p class="soft">The {hidden:,} smallest cells beside the diagonal are left out.</p>'
+        text += (
+            f'<p class="soft">The {hidden:,} smallest cells beside the diagonal are left out.</p>'
+        )
     wrong = matrix[:classes, :classes] * ~np.eye(classes, dtype=bool)
     pairs = np.argsort(-wrong, axis=None, kind="stable")[:10]
-    pairs = [pair for pair in zip(*(place.tolist() for place in np.unravel_index(pairs, wrong.shape))) if wrong[pair]]
+    pairs = [
+        pair
+        for pair in zip(*(place.tolist() for place in np.unravel_index(pairs, wrong.shape)))
+        if wrong[pair]
+    ]
     table = ""
     if pairs and classes > 2:
-        rows = "".join(f'<tr><td>{escape(names[row])}</td><td>{escape(names[column])}</td><td class="number">'
-                       f'{matrix[row, column]:,}</td><td class="number">'
-                       f'{100 * matrix[row, column] / matrix[row].sum():.1f} %</td></tr>' for row, column in pairs)
-        table = ('<h3>Most often confused</h3><div class="scroll"><table><thead><tr><th>object</th><th>found as</th>'
-                 '<th class="number">times</th><th class="number">of the objects</th></tr></thead>'
-                 f'<tbody>{rows}</tbody></table></div>')
+        rows = "".join(
+            f'<tr><td>{escape(names[row])}</td><td>{escape(names[column])}</td><td class="number">'
+            f'{matrix[row, column]:,}</td><td class="number">'
+            f"{100 * matrix[row, column] / matrix[row].sum():.1f} %</td></tr>"
+            for row, column in pairs
+        )
+        table = (
+            "<h3>Most often confused</h3><div "
+            'class="scroll"><table><thead><tr><th>object</th><th>found as</th>'
+            '<th class="number">times</th><th class="number">of the objects</th></tr></thead>'
+            f"<tbody>{rows}</tbody></table></div>"
+        )
     return f'{text}<div class="scroll">{charts.matrix_chart(matrix, names)}</div>{table}'
 
 
 def detections(pictures: Pictures) -> str:
     """Images with ground truth and detections."""
     chosen = examples(pictures.evaluation, EXAMPLES)
-    return (f'<p class="soft">Left ground truth, right detections of at least score {pictures.threshold:.2f}; images '
-            f'taken evenly over the data set. {escape(pictures.legend)}</p><div class="pictures">'
-            + "".join(pictures.figure(image) for image in chosen) + "</div>")
+    return (
+        '<p class="soft">Left ground truth, right detections of at least score '
+        f"{pictures.threshold:.2f}; images "
+        f'taken evenly over the data set. {escape(pictures.legend)}</p><div class="pictures">'
+        + "".join(pictures.figure(image) for image in chosen)
+        + "</div>"
+    )
 
 
 def worst_images(pictures: Pictures, counts: Counts) -> str:
@@ -127,6 +190,10 @@ def worst_images(pictures: Pictures, counts: Counts) -> str:
     chosen = worst(counts, WORST)
     if not chosen:
         return ""
-    return (f'<p class="soft">The most mistakes at score {counts.threshold:.2f} and IoU .50: objects not found or of '
-            'the wrong class, and detections without an object.</p><div class="pictures">'
-            + "".join(pictures.figure(image, note) for image, note in chosen) + "</div>")
+    return (
+        f'<p class="soft">The most mistakes at score {counts.threshold:.2f} and IoU .50: objects '
+        "not found or of "
+        'the wrong class, and detections without an object.</p><div class="pictures">'
+        + "".join(pictures.figure(image, note) for image, note in chosen)
+        + "</div>"
+    )

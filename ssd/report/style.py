@@ -1,4 +1,6 @@
-"""How a report looks, and the few lines of script that sort its tables; nothing is fetched from anywhere."""
+"""How a report looks, and the few lines of script that sort its tables; nothing is fetched from
+anywhere."""
+
 from __future__ import annotations
 
 STYLE = """

@@ -1,4 +1,5 @@
 """Pictures and videos through a detector: what is found is drawn, kept and counted."""
+
 from __future__ import annotations
 
 import collections
@@ -24,36 +25,51 @@ from ssd.tools.videos import VideoReader, VideoWriter
 class Prediction:
     """What has been found so far.
 
-    images: what images.json says of each, COCO's `images`; failures: a line for each input that was not done, or not
-    to its end; notes: other lines about inputs; finished: inputs that were done to their end; broken_off: the video
-    that `stop` has ended before its end, in words.
+    images: what images.json says of each, COCO's `images`; failures: a line for each input that was
+    not done, or not to its end; notes: other lines about inputs; finished: inputs that were done to
+    their end; broken_off: the video that `stop` has ended before its end, in words.
     """
 
-    def __init__(self, detector, folder: str, scheme, least: Optional[float], stop: threading.Event):
-        """scheme: the ids of an annotation file (predict's Scheme), or None: images are counted from 1. least:
-        score above which detections are drawn; None: nothing is drawn. stop: is set when the picture or frame at hand
-        is to be the last."""
-        self.detector, self.folder, self.scheme, self.least, self.stop = detector, folder, scheme, least, stop
+    def __init__(
+        self, detector, folder: str, scheme, least: Optional[float], stop: threading.Event
+    ):
+        """scheme: the ids of an annotation file (predict's Scheme), or None: images are counted
+        from 1. least: score above which detections are drawn; None: nothing is drawn. stop: is set
+        when the picture or frame at hand is to be the last."""
+        self.detector, self.folder, self.scheme, self.least, self.stop = (
+            detector,
+            folder,
+            scheme,
+            least,
+            stop,
+        )
         self.images: List[dict] = []
         self.failures: List[str] = []
         self.notes: List[str] = []
         self.finished, self.broken_off = 0, ""
-        self.counts = collections.Counter()     # pictures, videos, frames, drawn detections
+        self.counts = collections.Counter()  # pictures, videos, frames, drawn detections
         self._has_category = np.array([number is not None for number in detector.category_ids])
-        self._found: List[Tuple[int, object]] = []    # (image id, Detected)
+        self._found: List[Tuple[int, object]] = []  # (image id, Detected)
         self._names = OutputNames()
-        self._labels, self._legend = labels_of(detector.class_names) if least is not None else ({}, "")
-        self._colors = {self._labels.get(name, name): color
-                        for name, color in class_colors(detector.class_names).items()}
+        self._labels, self._legend = (
+            labels_of(detector.class_names) if least is not None else ({}, "")
+        )
+        self._colors = {
+            self._labels.get(name, name): color
+            for name, color in class_colors(detector.class_names).items()
+        }
 
     def pictures(self, inputs: List[Input], advance) -> None:
-        """Detects on picture files; those that cannot be read are noted and left out. `advance()` after each."""
+        """Detects on picture files; those that cannot be read are noted and left out. `advance()`
+        after each."""
         for (one, picture), detected in self._detect(self._readable(inputs, advance)):
             image = dict(file_name=one.path, width=picture.shape[1], height=picture.shape[0])
             if self.least is not None:
                 jpeg = os.path.splitext(one.path)[1].lower() in (".jpg", ".jpeg", ".jpe")
                 image["drawn"] = self._names.new(one.inside, ".jpg" if jpeg else ".png")
-                save_image(os.path.join(self.folder, image["drawn"]), self._drawn(picture, detected))
+                save_image(
+                    os.path.join(self.folder, image["drawn"]), self._drawn(picture, detected)
+                )
             if self.scheme is not None:
                 image.update(self.scheme.names_of(one.path))
             self._keep(image, detected)
@@ -64,7 +80,8 @@ class Prediction:
                 break
 
     def video(self, reader: VideoReader, one: Input, advance) -> None:
-        """Detects on every frame of a video; what cannot be read is noted. `advance()` after each frame."""
+        """Detects on every frame of a video; what cannot be read is noted. `advance()` after each
+        frame."""
         name, writer, sound, done, failures = None, None, None, 0, len(self.failures)
         if self.least is not None:
             name = self._names.new(one.inside, ".mp4")
@@ -75,8 +92,13 @@ class Prediction:
         try:
             for (seconds, pixels), detected in self._detect(self._until_broken(reader)):
                 done += 1
-                image = dict(file_name=one.path, width=pixels.shape[1], height=pixels.shape[0], frame=done,
-                             seconds=round(seconds, 6))
+                image = dict(
+                    file_name=one.path,
+                    width=pixels.shape[1],
+                    height=pixels.shape[0],
+                    frame=done,
+                    seconds=round(seconds, 6),
+                )
                 if writer is not None:
                     image["drawn"] = name
                     writer.add(self._drawn(pixels, detected), seconds, reader.start, reader.look)
@@ -114,6 +136,7 @@ class Prediction:
             if batch:
                 waiting.append(batch)
                 yield [item[-1] for item in batch]
+
         for results in self.detector.stream(batches()):
             yield from zip(waiting.popleft(), map(self._of_categories, results))
 
@@ -129,7 +152,9 @@ class Prediction:
             for place in range(len(inputs) + self.detector.batch_size):
                 if place < len(inputs):
                     one = inputs[place]
-                    ahead.append((one, pool.submit(read_picture, one.path, upright=self.scheme is None)))
+                    ahead.append(
+                        (one, pool.submit(read_picture, one.path, upright=self.scheme is None))
+                    )
                 if place >= self.detector.batch_size and ahead:
                     one, future = ahead.popleft()
                     try:
@@ -140,8 +165,7 @@ class Prediction:
 
     def _until_broken(self, reader: VideoReader) -> Iterator[tuple]:
         try:
-            for frame in reader:
-                yield frame
+            yield from reader
         except UserError as error:
             self.failures.append(str(error))
 
@@ -149,7 +173,9 @@ class Prediction:
         shown = detected.scores[:, 0] > self.least
         self.counts["drawn"] += int(shown.sum())
         labels = [self._labels[name] for name, kept in zip(detected.names, shown) if kept]
-        return draw_boxes(picture, detected.boxes[shown], labels, detected.scores[shown, 0], self._colors)
+        return draw_boxes(
+            picture, detected.boxes[shown], labels, detected.scores[shown, 0], self._colors
+        )
 
     def _keep(self, image: dict, detected) -> None:
         image = dict(id=image.pop("id", len(self.images) + 1), **image)
@@ -161,45 +187,77 @@ class Prediction:
     def write(self) -> None:
         """detections.json, COCO's results, and images.json, what their ids mean, in the folder."""
         ids = self.detector.category_ids
-        known = np.array([0 if number is None else number for number in ids], np.int64)    # None is not among them
+        known = np.array(
+            [0 if number is None else number for number in ids], np.int64
+        )  # None is not among them
         columns = zip(*((image, *detected[:3]) for image, detected in self._found))
         images, places, scores, boxes = columns if self._found else ((), (), (), ())
         images = np.repeat(np.array(images, np.int64), list(map(len, scores)))
-        places, scores = (np.concatenate([np.zeros((0, 1), dtype), *parts])[:, 0]
-                          for dtype, parts in ((np.int32, places), (np.float32, scores)))
+        places, scores = (
+            np.concatenate([np.zeros((0, 1), dtype), *parts])[:, 0]
+            for dtype, parts in ((np.int32, places), (np.float32, scores))
+        )
         ltrb = np.concatenate([np.zeros((0, 4), np.float32), *boxes]).astype(np.float64)
         xywh = np.concatenate([ltrb[:, :2], ltrb[:, 2:] - ltrb[:, :2]], axis=1)
-        detections = Detections(images, np.round(xywh, 3), np.round(scores.astype(np.float64), 6), known[places])
+        detections = Detections(
+            images, np.round(xywh, 3), np.round(scores.astype(np.float64), 6), known[places]
+        )
         path = os.path.join(self.folder, "detections.json")
         with write_errors(path, path):
             detections.to_json(path)
-        content = dict(images=self.images, annotations=[],
-                       categories=[dict(id=number, name=name) for number, name in zip(ids, self.detector.class_names)
-                                   if number is not None])
+        content = dict(
+            images=self.images,
+            annotations=[],
+            categories=[
+                dict(id=number, name=name)
+                for number, name in zip(ids, self.detector.class_names)
+                if number is not None
+            ],
+        )
         path = os.path.join(self.folder, "images.json")
         with write_errors(path, path):
             replace_file(path, json.dumps(content).encode())
 
     def report(self, others: int) -> None:
-        """The summary on standard output, what was not done on standard error. others: files that were passed by."""
+        """The summary on standard output, what was not done on standard error. others: files that
+        were passed by."""
         counts, threshold = self.counts, self.detector.config.detection.score_threshold
-        done = [_number(counts["pictures"], "picture")] if counts["pictures"] or not counts["videos"] else []
+        done = (
+            [_number(counts["pictures"], "picture")]
+            if counts["pictures"] or not counts["videos"]
+            else []
+        )
         if counts["videos"]:
-            done.append(f"{_number(counts['videos'], 'video')} of {_number(counts['frames'], 'frame')}")
-        classes = collections.Counter(name for _, detected in self._found for name in detected.names)
+            done.append(
+                f"{_number(counts['videos'], 'video')} of {_number(counts['frames'], 'frame')}"
+            )
+        classes = collections.Counter(
+            name for _, detected in self._found for name in detected.names
+        )
         total = sum(classes.values())
-        of = [f"{on_a_line(name)} {count}" for name, count in classes.most_common(8)] + ["..."] * (len(classes) > 8)
-        print(f"{' and '.join(done)}: {_number(total, 'detection') if total else 'no detection'} above {threshold:g}"
-              + (f" ({', '.join(of)})" if total else ""))
-        drawn = "" if self.least is None else f", drawn those above {max(self.least, threshold):g} ({counts['drawn']})"
+        of = [f"{on_a_line(name)} {count}" for name, count in classes.most_common(8)] + ["..."] * (
+            len(classes) > 8
+        )
+        print(
+            f"{' and '.join(done)}: {_number(total, 'detection') if total else 'no detection'} "
+            f"above {threshold:g}" + (f" ({', '.join(of)})" if total else "")
+        )
+        drawn = (
+            ""
+            if self.least is None
+            else f", drawn those above {max(self.least, threshold):g} ({counts['drawn']})"
+        )
         print(f"in {on_a_line(self.folder)}: detections.json, images.json{drawn}")
         if self._legend and counts["drawn"]:
             print(self._legend)
         if self.scheme is not None and self.scheme.classes_left_out:
             print(self.scheme.classes_left_out)
         if self.scheme is not None and len(self.images) < self.scheme.count:
-            print(f"{self.scheme.count - len(self.images)} of the {self.scheme.count} images of "
-                  f"{self.scheme.path} were not among the pictures; `score` counts their objects as missed")
+            print(
+                f"{self.scheme.count - len(self.images)} of the {self.scheme.count} images of "
+                f"{self.scheme.path} were not among the pictures; `score` counts their objects as "
+                "missed"
+            )
         if others:
             print(f"passed by: {_number(others, 'other file')} in the folders")
         if self.failures:

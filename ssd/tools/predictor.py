@@ -1,4 +1,5 @@
 """A trained detector to be called on pictures: `Predictor.load(path)(image)`."""
+
 from __future__ import annotations
 
 import argparse
@@ -17,75 +18,108 @@ BATCH_SIZE = 8
 class Detected(NamedTuple):
     """What was found in one picture, n detections, best score first; arrays in Gluon's convention.
 
-    ids: (n, 1) int32, position in the detector's class_names, from 0. scores: (n, 1) float32 in [0, 1]. boxes: (n, 4)
-    float32, ltrb in pixels of the picture, clipped to it. names: the n class names.
+    ids: (n, 1) int32, position in the detector's class_names, from 0. scores: (n, 1) float32 in [0,
+    1]. boxes: (n, 4) float32, ltrb in pixels of the picture, clipped to it. names: the n class
+    names.
     """
+
     ids: np.ndarray
     scores: np.ndarray
     boxes: np.ndarray
     names: Tuple[str, ...]
 
-    def select(self, chosen: np.ndarray) -> "Detected":
+    def select(self, chosen: np.ndarray) -> Detected:
         """Those detections alone; chosen: (n,) bool."""
-        return Detected(self.ids[chosen], self.scores[chosen], self.boxes[chosen],
-                        tuple(name for name, one in zip(self.names, chosen) if one))
+        return Detected(
+            self.ids[chosen],
+            self.scores[chosen],
+            self.boxes[chosen],
+            tuple(name for name, one in zip(self.names, chosen) if one),
+        )
 
 
 class Predictor:
     """A network with its weights, settings and class names, on its device.
 
-    class_names: of the ids 0, 1, ...; category_ids: the same classes' ids in COCO-format files, None of a class that
-    such a file lacks; config: the settings.
+    class_names: of the ids 0, 1, ...; category_ids: the same classes' ids in COCO-format files,
+    None of a class that such a file lacks; config: the settings.
     """
 
     @classmethod
-    def load(cls, path, device: str = "auto", *, score_threshold: Optional[float] = None,
-             nms_iou: Optional[float] = None, boxes_per_image: Optional[int] = None, batch_size: int = BATCH_SIZE,
-             recipe: Optional[str] = None, classes: Optional[str] = None) -> "Predictor":
+    def load(
+        cls,
+        path,
+        device: str = "auto",
+        *,
+        score_threshold: Optional[float] = None,
+        nms_iou: Optional[float] = None,
+        boxes_per_image: Optional[int] = None,
+        batch_size: int = BATCH_SIZE,
+        recipe: Optional[str] = None,
+        classes: Optional[str] = None,
+    ) -> Predictor:
         """A detector from a run's weights.params or a checkpoint's parameters.npz.
 
-        device: auto (gpu where there is one), cpu or gpu. score_threshold [0, 1], nms_iou (0, 1], boxes_per_image: in
-        place of those that the weights were trained with (see `detection` in a recipe). batch_size: pictures at most
-        that go through the network at once. Weights that do not say what they are take the recipe.yaml of their run;
-        or name a `recipe`, and an annotation file `classes` for the names. UserError for what does not fit.
+        device: auto (gpu where there is one), cpu or gpu. score_threshold [0, 1], nms_iou (0, 1],
+        boxes_per_image: in place of those that the weights were trained with (see `detection` in a
+        recipe). batch_size: pictures at most that go through the network at once. Weights that do
+        not say what they are take the recipe.yaml of their run; or name a `recipe`, and an
+        annotation file `classes` for the names. UserError for what does not fit.
         """
-        flags = {"run.device": device, "detection.score_threshold": score_threshold, "detection.nms_iou": nms_iou,
-                 "detection.boxes_per_image": boxes_per_image}
+        flags = {
+            "run.device": device,
+            "detection.score_threshold": score_threshold,
+            "detection.nms_iou": nms_iou,
+            "detection.boxes_per_image": boxes_per_image,
+        }
         given = {name: value for name, value in flags.items() if value is not None}
         return load_predictor(path, argparse.Namespace(recipe=recipe, **given), classes, batch_size)
 
-    def __init__(self, config: Config, path, class_names, category_ids, batch_size: int = BATCH_SIZE):
-        """The network of `config` with the weights at `path`; UserError if they are of another one."""
+    def __init__(
+        self, config: Config, path, class_names, category_ids, batch_size: int = BATCH_SIZE
+    ):
+        """The network of `config` with the weights at `path`; UserError if they are of another
+        one."""
         start()
+        import mxnet as mx
+
         from ssd.evaluation.inference import build_inference
         from ssd.model.device import choose_device
         from ssd.model.weights import load_detector
-        import mxnet as mx
+
         if batch_size < 1:
             raise UserError(f"batch_size: {batch_size} is less than 1")
         if config.run.device == "cpu" or not mx.context.num_gpus():
-            config = config.with_values(layout="NCHW", dtype="float32", decode="cpu")    # all that a CPU has
+            config = config.with_values(
+                layout="NCHW", dtype="float32", decode="cpu"
+            )  # all that a CPU has
         self.config, self.batch_size = config, batch_size
         self.class_names, self.category_ids = tuple(class_names), tuple(category_ids)
         device = choose_device(config)
         detector = load_detector(config, path, device.context)
         self._inference = build_inference(detector, device, path)
-        self._input = NetworkInput(config, batch_size, device.kind, device.index, detector.network.input_channels == 4)
+        self._input = NetworkInput(
+            config, batch_size, device.kind, device.index, detector.network.input_channels == 4
+        )
 
     def __call__(self, image):
         """Detected of an image, or a list of them for a list.
 
-        An image is a path (turned upright as its EXIF data says), a PIL image, or an array, uint8 (height, width, 3)
-        RGB or (height, width) grey. UserError for anything else, and for a file that cannot be read.
+        An image is a path (turned upright as its EXIF data says), a PIL image, or an array, uint8
+        (height, width, 3) RGB or (height, width) grey. UserError for anything else, and for a file
+        that cannot be read.
         """
         images = list(image) if isinstance(image, (list, tuple)) else [image]
-        groups = (list(map(as_picture, images[start:start + self.batch_size]))
-                  for start in range(0, len(images), self.batch_size))
+        groups = (
+            list(map(as_picture, images[start : start + self.batch_size]))
+            for start in range(0, len(images), self.batch_size)
+        )
         found = [one for group in self.stream(groups) for one in group]
         return found if isinstance(image, (list, tuple)) else found[0]
 
     def stream(self, batches: Iterable[List[np.ndarray]]) -> Iterator[List[Detected]]:
-        """A list of Detected for each list of 1 to batch_size pictures, uint8 (height, width, 3) RGB.
+        """A list of Detected for each list of 1 to batch_size pictures, uint8 (height, width, 3)
+        RGB.
 
         The next batch is asked for while the network is at work on one.
         """
@@ -94,7 +128,10 @@ class Predictor:
             images, own = self._input(pictures), []
             if self._inference.in_pixels:
                 import mxnet as mx
-                own = [mx.nd.array([picture.shape[1::-1] for picture in pictures], ctx=images.context)]
+
+                own = [
+                    mx.nd.array([picture.shape[1::-1] for picture in pictures], ctx=images.context)
+                ]
             outputs = self._inference(images, *own)
             if waiting is not None:
                 yield self._results(*waiting)
@@ -108,15 +145,23 @@ class Predictor:
             rows = rows[rows[:, 0] > 0]
             ids = rows[:, :1].astype(np.int32) - 1
             boxes = np.clip(rows[:, 2:], 0, 1) * np.float32([width, height, width, height])
-            results.append(Detected(ids, rows[:, 1:2], boxes, tuple(self.class_names[place] for place in ids[:, 0])))
+            results.append(
+                Detected(
+                    ids, rows[:, 1:2], boxes, tuple(self.class_names[place] for place in ids[:, 0])
+                )
+            )
         return results
 
 
-def load_predictor(path, args, classes: Optional[str] = None, batch_size: int = BATCH_SIZE) -> Predictor:
-    """A detector of the weights at `path`, with the recipe and the flags that `args` holds over the weights' own
-    settings; `classes`: an annotation file whose categories give the names. UserError."""
-    start()    # before the weights' settings are read with MXNet
+def load_predictor(
+    path, args, classes: Optional[str] = None, batch_size: int = BATCH_SIZE
+) -> Predictor:
+    """A detector of the weights at `path`, with the recipe and the flags that `args` holds over the
+    weights' own settings; `classes`: an annotation file whose categories give the names. UserError.
+    """
+    start()  # before the weights' settings are read with MXNet
     from ssd.evaluation.saved_network import settings_of
+
     config, info = settings_of(args, path)
     names, ids = classes_of(config, info, path, classes)
     return Predictor(config, path, names, ids, batch_size)
@@ -127,9 +172,12 @@ def classes_of(config: Config, info, path, classes: Optional[str]) -> Tuple[tupl
     count = config.model.num_classes - 1
     if classes:
         from ssd.datasets.annotations import categories_of
+
         ids, names = categories_of(classes)
         if len(ids) != count:
-            raise UserError(f"--classes {classes}: {len(ids)} categories; the network of {path} has {count}")
+            raise UserError(
+                f"--classes {classes}: {len(ids)} categories; the network of {path} has {count}"
+            )
         return names, ids
     if info is not None and len(info.category_names) == count:
         return info.category_names, info.category_ids

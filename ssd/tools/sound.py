@@ -1,4 +1,5 @@
 """The sound of a video, copied packet by packet beside its drawn pictures, by PyAV (FFmpeg)."""
+
 from __future__ import annotations
 
 import io
@@ -6,15 +7,17 @@ import math
 
 
 class Sound:
-    """The audio of a video file. It is read a second time beside the pictures, so that just a packet is held.
+    """The audio of a video file. It is read a second time beside the pictures, so that just a
+    packet is held.
 
     missing: a line on what is not copied, "" where everything is.
     """
 
     def __init__(self, path: str, format: str = "mp4"):
-        """path: a file that FFmpeg can open; format: FFmpeg's name of what is written, streams that it cannot hold are
-        left out."""
+        """path: a file that FFmpeg can open; format: FFmpeg's name of what is written, streams that
+        it cannot hold are left out."""
         import av
+
         self.missing, self._out, self._start = "", {}, 0.0
         self._container = av.open(path)
         streams = list(self._container.streams.audio)
@@ -22,13 +25,15 @@ class Sound:
         refused = [stream for stream in streams if stream not in self._streams]
         if refused:
             names = ", ".join(dict.fromkeys(stream.codec_context.name for stream in refused))
-            self.missing = f"its sound ({names}) is left out of the drawn video: .{format} does not take it"
+            self.missing = (
+                f"its sound ({names}) is left out of the drawn video: .{format} does not take it"
+            )
         self._packets = self._container.demux(*self._streams) if self._streams else iter(())
         self._next = None
 
     def open(self, output, start: float) -> None:
-        """Adds the streams to `output`, an av container that has not begun. start: the time in the file at which the
-        pictures begin [seconds], which is 0 in the output."""
+        """Adds the streams to `output`, an av container that has not begun. start: the time in the
+        file at which the pictures begin [seconds], which is 0 in the output."""
         self._out = {stream.index: output.add_stream(template=stream) for stream in self._streams}
         self._output, self._start = output, start
         self._advance()
@@ -36,6 +41,7 @@ class Sound:
     def copy(self, until: float = math.inf) -> None:
         """Writes what sounds up to `until` seconds after the start."""
         import av
+
         while self._next is not None and self._seconds(self._next) <= until:
             packet = self._next
             seconds, shift = self._seconds(packet), round(self._start / packet.time_base)
@@ -44,13 +50,17 @@ class Sound:
             packet.stream = self._out[packet.stream.index]
             try:
                 self._output.mux(packet)
-            except (av.error.ValueError, av.error.InvalidDataError) as error:    # times that do not rise
+            except (
+                av.error.ValueError,
+                av.error.InvalidDataError,
+            ) as error:  # times that do not rise
                 self._stop(seconds, error)
                 return
             self._advance()
 
     def _advance(self) -> None:
         import av
+
         before = self._next
         try:
             self._next = next((packet for packet in self._packets if packet.dts is not None), None)
@@ -69,9 +79,10 @@ class Sound:
 
 
 def is_accepted(stream, format: str) -> bool:
-    """Whether a file of this format can hold the packets of an audio stream as they are: FFmpeg is asked to begin
-    one, in memory."""
+    """Whether a file of this format can hold the packets of an audio stream as they are: FFmpeg is
+    asked to begin one, in memory."""
     import av
+
     try:
         with av.open(io.BytesIO(), "w", format=format) as trial:
             trial.add_stream(template=stream)

@@ -1,4 +1,5 @@
 """Why a step's numbers are not finite: the first bad tensor, the rank, the images."""
+
 from __future__ import annotations
 
 import json
@@ -8,7 +9,7 @@ import numpy as np
 
 from ssd.training.state import RunState
 
-_SHOWN = 4    # names in the message; all are in the report's file
+_SHOWN = 4  # names in the message; all are in the report's file
 
 
 def first_bad(tensors) -> Optional[str]:
@@ -17,31 +18,45 @@ def first_bad(tensors) -> Optional[str]:
 
 
 def examine(step, losses, batch, dataset, ranks) -> List[Dict]:
-    """Per rank what was bad there before its gradients were averaged: `weights` (first bad tensor or null),
-    `gradients` (whether), `losses` (files of images whose loss is bad), `images` (files of its batch). Collective.
+    """Per rank what was bad there before its gradients were averaged: `weights` (first bad tensor
+    or null), `gradients` (whether), `losses` (files of images whose loss is bad), `images` (files
+    of its batch). Collective.
 
     `losses`: class and offset losses of the step, (B,) NDArrays; `batch`: its TrainingBatch.
     """
     names = [dataset.file_names[index] for index in batch.indices]
     total = losses[0].asnumpy() + losses[1].asnumpy()
     context = losses[0].context
-    found = dict(weights=first_bad((name, parameter.data(context)) for name, parameter in step.parameters.items()),
-                 gradients=not step.own_finite(), images=names,
-                 losses=[name for name, value in zip(names, total) if not np.isfinite(value)])
-    return [json.loads(text) for text in ranks.gather_texts(json.dumps(found), "what is not finite")]
+    found = dict(
+        weights=first_bad(
+            (name, parameter.data(context)) for name, parameter in step.parameters.items()
+        ),
+        gradients=not step.own_finite(),
+        images=names,
+        losses=[name for name, value in zip(names, total) if not np.isfinite(value)],
+    )
+    return [
+        json.loads(text) for text in ranks.gather_texts(json.dumps(found), "what is not finite")
+    ]
 
 
 def explain(run: RunState, losses, batch, epoch: int, number: int) -> Tuple[str, bool]:
-    """One line on why step `number` of a run is not finite, and whether all weights still are. Collective; what
-    was found is also written to not-finite.json."""
+    """One line on why step `number` of a run is not finite, and whether all weights still are.
+    Collective; what was found is also written to not-finite.json."""
     step = run.step
     found = examine(step, losses, batch, run.train_set, run.ranks)
-    averaged = first_bad((name, parameter.grad(losses[0].context)) for name, parameter in step.parameters.items())
+    averaged = first_bad(
+        (name, parameter.grad(losses[0].context)) for name, parameter in step.parameters.items()
+    )
     text = f"epoch {epoch}, step {number}, before the update: {describe(found, averaged)}"
     if run.first:
         path = run.folder.file("not-finite.json")
         with open(path, "w", encoding="utf-8") as file:
-            json.dump(dict(epoch=epoch, step=number, averaged_gradient=averaged, ranks=found), file, indent=1)
+            json.dump(
+                dict(epoch=epoch, step=number, averaged_gradient=averaged, ranks=found),
+                file,
+                indent=1,
+            )
         text += f"; all in {path}"
     return text, not any(part["weights"] for part in found)
 
@@ -53,11 +68,15 @@ def describe(found: List[Dict], averaged: Optional[str]) -> str:
             return f"weights of rank {rank}: {part['weights']} is not finite"
     for rank, part in enumerate(found):
         if part["losses"]:
-            return f"loss of rank {rank} is not finite for {_shown(part['losses'])}" + \
-                (f", gradient of {averaged}" if averaged else "")
+            return f"loss of rank {rank} is not finite for {_shown(part['losses'])}" + (
+                f", gradient of {averaged}" if averaged else ""
+            )
     for rank, part in enumerate(found):
         if part["gradients"]:
-            return f"gradient of {averaged} is not finite on rank {rank}, whose images are {_shown(part['images'])}"
+            return (
+                f"gradient of {averaged} is not finite on rank {rank}, whose images are "
+                f"{_shown(part['images'])}"
+            )
     return f"gradient of {averaged} is not finite, once averaged over the ranks (each one's own is)"
 
 

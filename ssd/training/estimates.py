@@ -1,4 +1,5 @@
 """How long a run will still take, as far as that can be said."""
+
 from __future__ import annotations
 
 import math
@@ -9,10 +10,11 @@ from ssd.report import published
 
 class Course(NamedTuple):
     """When a run evaluates and ends. Steps and epochs count from 1."""
+
     steps_per_epoch: int
     epochs: int
     eval_every: int
-    max_steps: int = 0    # 0: none
+    max_steps: int = 0  # 0: none
 
     @property
     def last_step(self) -> int:
@@ -34,31 +36,39 @@ class Course(NamedTuple):
 
     def evaluations(self, step: int, goal: int) -> int:
         """How many evaluations start after step `step` + 1 and until step `goal`."""
-        count = goal // self.steps_per_epoch // self.eval_every - step // self.steps_per_epoch // self.eval_every
+        count = (
+            goal // self.steps_per_epoch // self.eval_every
+            - step // self.steps_per_epoch // self.eval_every
+        )
         at_end = goal == self.last_step and goal % (self.steps_per_epoch * self.eval_every) != 0
         return count + (at_end and step < goal)
 
 
 class Pace(NamedTuple):
     """Means of a run so far, None: not known yet."""
-    step: Optional[float] = None          # seconds of training, waiting for data included
-    evaluation: Optional[float] = None    # seconds, of the training loop
+
+    step: Optional[float] = None  # seconds of training, waiting for data included
+    evaluation: Optional[float] = None  # seconds, of the training loop
 
 
 def seconds_until(course: Course, pace: Pace, step: int, goal: int) -> Optional[float]:
-    """Seconds from now, after `step` steps, until the evaluation after step `goal` is done; None if unknown."""
+    """Seconds from now, after `step` steps, until the evaluation after step `goal` is done; None if
+    unknown."""
     if pace.step is None or pace.evaluation is None:
         return None
     return max(0, goal - step) * pace.step + course.evaluations(step, goal) * pace.evaluation
 
 
-def target_epoch(course: Course, scores: Sequence[Tuple[int, float]], target: float,
-                 as_published: bool) -> Tuple[Optional[int], str]:
-    """The epoch whose evaluation may reach the target, None if nothing can be said, and what that rests on.
+def target_epoch(
+    course: Course, scores: Sequence[Tuple[int, float]], target: float, as_published: bool
+) -> Tuple[Optional[int], str]:
+    """The epoch whose evaluation may reach the target, None if nothing can be said, and what that
+    rests on.
 
-    scores: (epoch, mAP in [0, 1]) of the evaluations so far. as_published: the run is the one of ssd.report.published.
-    Else it is the line through the last two scores, which is too hopeful where the curve flattens and too gloomy just
-    before the learning rate falls: a guess, and said to be one.
+    scores: (epoch, mAP in [0, 1]) of the evaluations so far. as_published: the run is the one of
+    ssd.report.published. Else it is the line through the last two scores, which is too hopeful
+    where the curve flattens and too gloomy just before the learning rate falls: a guess, and said
+    to be one.
     """
     done = scores[-1][0] if scores else 0
     if as_published:
@@ -86,4 +96,6 @@ def about(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min"
     minutes = 5 * round(minutes / 5)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes < 1440 else f"{minutes / 1440:.1f} days"
+    return (
+        f"{minutes // 60} h {minutes % 60} min" if minutes < 1440 else f"{minutes / 1440:.1f} days"
+    )

@@ -1,4 +1,5 @@
 """How often checkpoints are saved."""
+
 from __future__ import annotations
 
 import re
@@ -19,8 +20,10 @@ class SaveInterval:
             match = _FORM.fullmatch(text.strip())
             self.every = float(match.group(1)) if match else 0
             self.unit = match.group(2)[:3] if match else ""
-            if self.every <= 0 or self.unit != "min" and self.every != int(self.every):
-                raise UserError(f"--save-interval {text}: not like 100steps, 2epochs, 10minutes or never")
+            if self.every <= 0 or (self.unit != "min" and self.every != int(self.every)):
+                raise UserError(
+                    f"--save-interval {text}: not like 100steps, 2epochs, 10minutes or never"
+                )
         self._last, self._asked = clock(), False
 
     @property
@@ -34,7 +37,9 @@ class SaveInterval:
 
     def due_now(self) -> bool:
         """By minutes, on this rank's clock; once until `saved`."""
-        due = self.unit == "min" and not self._asked and self._clock() - self._last >= 60 * self.every
+        due = (
+            self.unit == "min" and not self._asked and self._clock() - self._last >= 60 * self.every
+        )
         self._asked = self._asked or due
         return due
 

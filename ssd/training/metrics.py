@@ -1,4 +1,5 @@
 """What a run measures: progress lines for people, CSV files and summary.json for programs."""
+
 from __future__ import annotations
 
 import csv
@@ -13,18 +14,32 @@ from ssd.files import replace_file, replacing
 from ssd.machine_load import OtherWork
 from ssd.training.estimates import Pace
 
-# The seconds are on the clock of this part of the run, from its first step on; later ones are parts of them.
-TRAIN_COLUMNS = ("epoch", "step", "images", "seconds", "class_loss", "offset_loss", "learning_rate",
-                 "images_per_second", "data_wait_share", "data_wait_seconds", "evaluation_seconds",
-                 "lock_wait_share", "lock_wait_seconds")
-NOTED = 0.1                       # share of the cores that other work takes, from which on a line says so
-NOTED_LOCK = 0.02                 # share of its time that the loop waits for Python's lock, from which on one does
-EXTENT = ("images", "objects")    # what a row of evaluation.csv is of: its last columns
+# The seconds are on the clock of this part of the run, from its first step on; later ones are parts
+# of them.
+TRAIN_COLUMNS = (
+    "epoch",
+    "step",
+    "images",
+    "seconds",
+    "class_loss",
+    "offset_loss",
+    "learning_rate",
+    "images_per_second",
+    "data_wait_share",
+    "data_wait_seconds",
+    "evaluation_seconds",
+    "lock_wait_share",
+    "lock_wait_seconds",
+)
+NOTED = 0.1  # share of the cores that other work takes, from which on a line says so
+NOTED_LOCK = 0.02  # share of its time that the loop waits for Python's lock, from which on one does
+EXTENT = ("images", "objects")  # what a row of evaluation.csv is of: its last columns
 
 
 class Split(NamedTuple):
-    """Seconds since the first step, and of these what the training loop waited for data, evaluated, and waited for
-    Python's lock while it queued steps."""
+    """Seconds since the first step, and of these what the training loop waited for data, evaluated,
+    and waited for Python's lock while it queued steps."""
+
     total: float = 0.0
     waiting: float = 0.0
     evaluating: float = 0.0
@@ -34,28 +49,30 @@ class Split(NamedTuple):
 class Metrics:
     """Losses are kept as NDArrays and read every few steps, so that no step waits for its loss.
 
-    What the progress display reads: `last`, the newest row of train.csv (numbers by column), or None; `scores`, the
-    (epoch, mAP) known so far, those of parts before included; `scored`, the ScoredSet that they are of; `split`, a
-    Split as of the last change.
+    What the progress display reads: `last`, the newest row of train.csv (numbers by column), or
+    None; `scores`, the (epoch, mAP) known so far, those of parts before included; `scored`, the
+    ScoredSet that they are of; `split`, a Split as of the last change.
     """
 
     def __init__(self, folder: Optional[str], events=None):
-        """`folder`: where train.csv, evaluation.csv and summary.json go; None writes nothing. `events`: an
-        ssd.training.tensorboard.Events that is told too, or None."""
+        """`folder`: where train.csv, evaluation.csv and summary.json go; None writes nothing.
+        `events`: an ssd.training.tensorboard.Events that is told too, or None."""
         self.folder, self._events = folder, events
         self.last: Optional[Dict[str, float]] = None
         self.scores = []
-        self.scored = None    # what the last of them is of
+        self.scored = None  # what the last of them is of
         self.split = Split()
         self._evaluations = 0
-        self._counted, self._training_seconds = 0, 0.0    # steps between reports, and what they took
-        self._waits_before = None    # for data and lock at the first step, which are no part of the time
+        self._counted, self._training_seconds = 0, 0.0  # steps between reports, and what they took
+        self._waits_before = (
+            None  # for data and lock at the first step, which are no part of the time
+        )
         self._losses = []
         self._start = self._last = None
         self._others = OtherWork()
         self._waits, self._pause = np.zeros(2), 0.0
-        self._steps = 0      # made since the last report, here
-        self._carried = 0    # of the unread losses, those of another part of the run
+        self._steps = 0  # made since the last report, here
+        self._carried = 0  # of the unread losses, those of another part of the run
 
     def step(self, losses) -> None:
         """`losses`: NDArrays of class and offset losses, (B,) each."""
@@ -68,10 +85,13 @@ class Metrics:
         arrays = [loss for pair in self._losses for loss in pair if not isinstance(loss, float)]
         if arrays:
             import mxnet as mx
+
             # In one piece: each array that is read by itself costs ten calls of MXNet's library.
             values = iter(mx.nd.concat(*arrays, dim=0).asnumpy().tolist())
-            self._losses = [[loss if isinstance(loss, float) else next(values) for loss in pair]
-                            for pair in self._losses]
+            self._losses = [
+                [loss if isinstance(loss, float) else next(values) for loss in pair]
+                for pair in self._losses
+            ]
         return np.array(self._losses, np.float64).reshape(-1, 2)
 
     def restore(self, losses: np.ndarray) -> None:
@@ -81,25 +101,32 @@ class Metrics:
         self._carried = len(self._losses)
 
     def set_aside(self, part: int, steps: int, epoch: int) -> None:
-        """Part `part` of a run starts after `steps` steps, all up to `epoch` being evaluated: later rows of the files
-        go to files of their own, since they come again."""
-        for name, column, last in (("train.csv", "step", steps), ("evaluation.csv", "epoch", epoch)):
+        """Part `part` of a run starts after `steps` steps, all up to `epoch` being evaluated: later
+        rows of the files go to files of their own, since they come again."""
+        for name, column, last in (
+            ("train.csv", "step", steps),
+            ("evaluation.csv", "epoch", epoch),
+        ):
             path = os.path.join(self.folder, name)
             if not os.path.exists(path):
                 continue
             with open(path, newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
                 rows, columns = list(reader), list(reader.fieldnames or ())
-            if not columns:    # made on a full disc, or just before a power cut
+            if not columns:  # made on a full disc, or just before a power cut
                 os.remove(path)
                 continue
             # A line that was cut short by the end of the part before is no row.
-            rows = [row for row in rows if None not in row.values() and (row[column] or "").isdigit()]
+            rows = [
+                row for row in rows if None not in row.values() and (row[column] or "").isdigit()
+            ]
             late = [row for row in rows if int(row[column]) > last]
             if late:
                 _write_rows(path[:-4] + f"-undone-by-part-{part}.csv", columns, late)
             rows = [row for row in rows if int(row[column]) <= last]
-            if columns == list(TRAIN_COLUMNS[:len(columns)]):    # an older version has left the first ones alone
+            if columns == list(
+                TRAIN_COLUMNS[: len(columns)]
+            ):  # an older version has left the first ones alone
                 columns = list(TRAIN_COLUMNS)
             if name == "evaluation.csv":
                 columns += [column for column in EXTENT if column not in columns]
@@ -113,55 +140,111 @@ class Metrics:
         return losses.mean(0)
 
     def evaluated(self, seconds: float, again: bool = False) -> None:
-        """So many seconds of the training loop went into an evaluation; `again`: one that was counted before."""
+        """So many seconds of the training loop went into an evaluation; `again`: one that was
+        counted before."""
         self._pause += seconds
         self._evaluations += not again
         if self._start is not None:
-            self.split = self.split._replace(total=time.time() - self._start,
-                                             evaluating=self.split.evaluating + seconds)
+            self.split = self.split._replace(
+                total=time.time() - self._start, evaluating=self.split.evaluating + seconds
+            )
 
     def pace(self) -> Pace:
         """Mean seconds of a step and of an evaluation since the start of this part."""
-        return Pace(self._training_seconds / self._counted if self._counted else None,
-                    self.split.evaluating / self._evaluations if self._evaluations else None)
+        return Pace(
+            self._training_seconds / self._counted if self._counted else None,
+            self.split.evaluating / self._evaluations if self._evaluations else None,
+        )
 
-    def report(self, epoch, step, steps_per_epoch, losses, rate, global_batch, wait_seconds, lock_seconds=0.0) -> str:
-        """The progress line; also written to train.csv. Spent waiting since the start: for data, `wait_seconds`; for
-        Python's lock, `lock_seconds`."""
+    def report(
+        self,
+        epoch,
+        step,
+        steps_per_epoch,
+        losses,
+        rate,
+        global_batch,
+        wait_seconds,
+        lock_seconds=0.0,
+    ) -> str:
+        """The progress line; also written to train.csv. Spent waiting since the start: for data,
+        `wait_seconds`; for Python's lock, `lock_seconds`."""
         now, others = time.time(), self._others.share()
         seconds = now - self._last - self._pause
         speed = self._steps * global_batch / seconds if seconds > 0 and step > 1 else 0.0
         waits = np.array([wait_seconds, lock_seconds])
-        waiting, locked = ((waits - self._waits) / seconds).tolist() if seconds > 0 and step > 1 else (0.0, 0.0)
+        waiting, locked = (
+            ((waits - self._waits) / seconds).tolist() if seconds > 0 and step > 1 else (0.0, 0.0)
+        )
         self._last, self._waits, self._pause = now, waits, 0.0
         if self._waits_before is None:
             self._waits_before = waits if self._steps == 1 else np.zeros(2)
         if step > 1:
-            self._counted, self._training_seconds = self._counted + self._steps, self._training_seconds + seconds
+            self._counted, self._training_seconds = (
+                self._counted + self._steps,
+                self._training_seconds + seconds,
+            )
         waits = (waits - self._waits_before).tolist()
         self.split = Split(now - self._start, waits[0], self.split.evaluating, waits[1])
-        self._append("train.csv", TRAIN_COLUMNS, (
-            epoch, step, step * global_batch, f"{now - self._start:.2f}", f"{losses[0]:.6f}", f"{losses[1]:.6f}",
-            f"{rate:.8g}", f"{speed:.3f}", f"{waiting:.5f}", f"{self.split.waiting:.2f}",
-            f"{self.split.evaluating:.2f}", f"{locked:.5f}", f"{self.split.locked:.2f}"))
-        self.last = dict(zip(TRAIN_COLUMNS, (epoch, step, step * global_batch, self.split.total, *map(float, losses),
-                                             rate, speed, waiting, self.split.waiting, self.split.evaluating, locked,
-                                             self.split.locked)))
+        self._append(
+            "train.csv",
+            TRAIN_COLUMNS,
+            (
+                epoch,
+                step,
+                step * global_batch,
+                f"{now - self._start:.2f}",
+                f"{losses[0]:.6f}",
+                f"{losses[1]:.6f}",
+                f"{rate:.8g}",
+                f"{speed:.3f}",
+                f"{waiting:.5f}",
+                f"{self.split.waiting:.2f}",
+                f"{self.split.evaluating:.2f}",
+                f"{locked:.5f}",
+                f"{self.split.locked:.2f}",
+            ),
+        )
+        self.last = dict(
+            zip(
+                TRAIN_COLUMNS,
+                (
+                    epoch,
+                    step,
+                    step * global_batch,
+                    self.split.total,
+                    *map(float, losses),
+                    rate,
+                    speed,
+                    waiting,
+                    self.split.waiting,
+                    self.split.evaluating,
+                    locked,
+                    self.split.locked,
+                ),
+            )
+        )
         if self._events is not None:
             self._events.trained(step, self.last)
-        return (f"epoch {epoch} step {step - (epoch - 1) * steps_per_epoch}/{steps_per_epoch}  "
-                f"loss {losses.sum():.4f} (class {losses[0]:.4f}, offsets {losses[1]:.4f})  lr {rate:.3g}  "
-                f"{speed:.2f} images/s  waiting for data {100 * waiting:.1f} %"
-                + (f"  Python's lock {100 * locked:.1f} %" if locked >= NOTED_LOCK else "")
-                + (f"  other work takes {100 * others:.0f} % of the cores" if others >= NOTED else ""))
+        return (
+            f"epoch {epoch} step {step - (epoch - 1) * steps_per_epoch}/{steps_per_epoch}  loss "
+            f"{losses.sum():.4f} (class {losses[0]:.4f}, offsets {losses[1]:.4f})  lr {rate:.3g}  "
+            f"{speed:.2f} images/s  waiting for data {100 * waiting:.1f} %"
+            + (f"  Python's lock {100 * locked:.1f} %" if locked >= NOTED_LOCK else "")
+            + (f"  other work takes {100 * others:.0f} % of the cores" if others >= NOTED else "")
+        )
 
     def evaluation(self, epoch: int, step: int, stats: Dict[str, float], scored=None) -> None:
-        """COCO's twelve numbers of an epoch, which ended after `step`, to evaluation.csv. scored: see `result`."""
+        """COCO's twelve numbers of an epoch, which ended after `step`, to evaluation.csv. scored:
+        see `result`."""
         self.scores.append((epoch, max(0.0, stats["AP"])))
         self.scored = scored
         extent = scored.extent if scored is not None else {}
-        self._append("evaluation.csv", ("epoch", *stats, *extent),
-                     (epoch, *(f"{value:.6f}" for value in stats.values()), *extent.values()))
+        self._append(
+            "evaluation.csv",
+            ("epoch", *stats, *extent),
+            (epoch, *(f"{value:.6f}" for value in stats.values()), *extent.values()),
+        )
         if self._events is not None:
             self._events.evaluated(step, {**stats, **extent})
 
@@ -169,28 +252,57 @@ class Metrics:
         if self._events is not None:
             self._events.close()
 
-    def result(self, status: str, progress, target: float, seconds: float, *, global_batch: int, seed: int, ranks: int,
-               skipped_steps: int, scored=None) -> str:
+    def result(
+        self,
+        status: str,
+        progress,
+        target: float,
+        seconds: float,
+        *,
+        global_batch: int,
+        seed: int,
+        ranks: int,
+        skipped_steps: int,
+        scored=None,
+    ) -> str:
         """The last line of a run that came to its end, also written to summary.json.
 
-        progress: an ssd.training.state.Progress; target: mAP [0, 1]; seconds: on the clock in this part; scored: the
-        ssd.evaluation.scored_set.ScoredSet that the mAP is of, None where nothing was scored.
+        progress: an ssd.training.state.Progress; target: mAP [0, 1]; seconds: on the clock in this
+        part; scored: the ssd.evaluation.scored_set.ScoredSet that the mAP is of, None where nothing
+        was scored.
         """
         if self.folder is not None:
-            self.summary(dict(status=status, target=target, best_map=progress.best_score, seconds=round(seconds, 2),
-                              seconds_before=round(progress.seconds, 2), steps=progress.steps,
-                              images=progress.steps * global_batch, seed=seed, ranks=ranks,
-                              skipped_steps=skipped_steps,
-                              **({} if scored is None else
-                                 {f"eval_{name}": count for name, count in scored.extent.items()})))
+            self.summary(
+                dict(
+                    status=status,
+                    target=target,
+                    best_map=progress.best_score,
+                    seconds=round(seconds, 2),
+                    seconds_before=round(progress.seconds, 2),
+                    steps=progress.steps,
+                    images=progress.steps * global_batch,
+                    seed=seed,
+                    ranks=ranks,
+                    skipped_steps=skipped_steps,
+                    **(
+                        {}
+                        if scored is None
+                        else {f"eval_{name}": count for name, count in scored.extent.items()}
+                    ),
+                )
+            )
         word = "reached" if status == "success" else "not reached"
         before = f" and {progress.seconds:.1f} s in the parts before" if progress.seconds else ""
         of = f" on {scored}" if scored is not None else ""
-        return (f"target {target} {word}: best mAP {progress.best_score:.4f}{of} after {progress.steps} steps of "
-                f"{global_batch}, {seconds:.1f} s{before}; run folder {self.folder}")
+        return (
+            f"target {target} {word}: best mAP {progress.best_score:.4f}{of} after "
+            f"{progress.steps} steps of {global_batch}, {seconds:.1f} s{before}; run folder "
+            f"{self.folder}"
+        )
 
     def summary(self, values: Dict) -> None:
-        """The run in a few numbers, to summary.json; that of a part before stays as summary-1.json."""
+        """The run in a few numbers, to summary.json; that of a part before stays as
+        summary-1.json."""
         path, number = os.path.join(self.folder, "summary.json"), 1
         if os.path.exists(path):
             while os.path.exists(f"{path[:-5]}-{number}.json"):

@@ -1,4 +1,5 @@
 """BatchNorm over groups of ranks: which of the two ways there are, and how the network takes it."""
+
 from __future__ import annotations
 
 from mxnet.gluon import Block
@@ -7,12 +8,11 @@ from ssd.config import Config
 from ssd.errors import UserError
 from ssd.model.batch_norm import BatchNorm, batch_norms
 from ssd.training import nvidia_batch_norm
-from ssd.training.setup import check_groups
 
 
 def join_groups(network: Block, config: Config, ranks) -> str:
-    """Joins every trained BatchNorm of a network, which is initialised, to those of this rank's group; returns how, in
-    words, "" where training.batch_norm_ranks is 1. Collective.
+    """Joins every trained BatchNorm of a network, which is initialised, to those of this rank's
+    group; returns how, in words, "" where training.batch_norm_ranks is 1. Collective.
 
     Groups are neighbours, see Ranks.group_mean. UserError where no BatchNorm is trained.
     """

@@ -1,13 +1,16 @@
 """NVIDIA's MXNet: a BatchNorm whose kernels write to the memory of the other GPUs of a node.
 
-Its operator takes bn_group, the number of GPUs, and xbuf_ptr, the address of an array with a pointer for each GPU of
-the node. The pointers come from two functions of its library: MXInitXBufSingle makes a GPU's buffer and a handle of 64
-bytes for the other processes, MXOpenIpcHandles opens theirs. Every BatchNorm needs buffers of its own. From NVIDIA's
-submissions of MLPerf Training (v0.7 to v1.1: ssd, resnet; group_batch_norm.py), where only NHWC in float16 goes that
-way. Apache's MXNet has none of it.
+Its operator takes bn_group, the number of GPUs, and xbuf_ptr, the address of an array with a
+pointer for each GPU of the node. The pointers come from two functions of its library:
+MXInitXBufSingle makes a GPU's buffer and a handle of 64 bytes for the other processes,
+MXOpenIpcHandles opens theirs. Every BatchNorm needs buffers of its own. From NVIDIA's submissions
+of MLPerf Training (v0.7 to v1.1: ssd, resnet; group_batch_norm.py), where only NHWC in float16 goes
+that way. Apache's MXNet has none of it.
 
-It has not been run here, for lack of that MXNet. So it must first give the numbers that Horovod's way gives.
+It has not been run here, for lack of that MXNet. So it must first give the numbers that Horovod's
+way gives.
 """
+
 from __future__ import annotations
 
 import ctypes
@@ -24,18 +27,20 @@ from ssd.model.batch_norm import BatchNorm
 GROUPS = (2, 4, 8)
 HANDLE_BYTES = 64
 _FUNCTIONS = ("MXInitXBufSingle", "MXOpenIpcHandles")
-_KEPT: List[ctypes.Array] = []    # read by the operator as long as the process lives
+_KEPT: List[ctypes.Array] = []  # read by the operator as long as the process lives
 
 
 def join(norms: List[BatchNorm], config: Config, ranks, size: int, other: Callable) -> str:
-    """Joins the BatchNorms to groups of `size` ranks; returns "", or in words why that is not possible, and has then
-    changed nothing. Collective.
+    """Joins the BatchNorms to groups of `size` ranks; returns "", or in words why that is not
+    possible, and has then changed nothing. Collective.
 
     other: (norm, ranks, size, name), the way whose numbers it must give.
     """
     context = norms[0].gamma.list_ctx()[0]
     node = local_ranks(ranks, size)
-    why = unfit(config, context.device_type, size) or ("a group would span nodes" if node is None else "")
+    why = unfit(config, context.device_type, size) or (
+        "a group would span nodes" if node is None else ""
+    )
     if ranks.mean(np.array([bool(why)], float), "BatchNorm's operator is not there")[0]:
         return why or "it is not there on every rank"
     try:
@@ -59,14 +64,25 @@ def unfit(config: Config, device: str, size: int) -> str:
         return "as --batch-norm-exchange says"
     if device != "gpu" or (config.model.layout, config.model.dtype) != ("NHWC", "float16"):
         return "MXNet's own operator works on GPUs, with NHWC and float16"
-    return "" if size in GROUPS else f"MXNet's own operator knows groups of {', '.join(map(str, GROUPS))}"
+    return (
+        ""
+        if size in GROUPS
+        else f"MXNet's own operator knows groups of {', '.join(map(str, GROUPS))}"
+    )
 
 
 def local_ranks(ranks, size: int) -> Optional[np.ndarray]:
-    """The ranks of this node, in order; None where they are no neighbours, or no whole groups of `size`. Collective."""
-    starts = ranks.gather(np.array([[float(ranks.rank - ranks.local_rank), ranks.local_rank]]), "nodes")
+    """The ranks of this node, in order; None where they are no neighbours, or no whole groups of
+    `size`. Collective."""
+    starts = ranks.gather(
+        np.array([[float(ranks.rank - ranks.local_rank), ranks.local_rank]]), "nodes"
+    )
     own = np.flatnonzero(starts[:, 0] == ranks.rank - ranks.local_rank)
-    whole = len(own) % size == 0 and own[0] % size == 0 and (starts[own, 1] == np.arange(len(own))).all()
+    whole = (
+        len(own) % size == 0
+        and own[0] % size == 0
+        and (starts[own, 1] == np.arange(len(own))).all()
+    )
     return own if whole else None
 
 
@@ -78,19 +94,32 @@ def use(norm: BatchNorm, ranks, size: int, node: np.ndarray, name: str) -> None:
 
     def address(array: np.ndarray) -> ctypes.c_void_p:
         return array.ctypes.data_as(ctypes.c_void_p)
-    mx.base.check_call(mx.base._LIB.MXInitXBufSingle(ranks.local_rank, depth, pointers, address(handle)))
-    handles = ranks.gather(handle[None].astype(np.float64), f"{name} handles")[node].astype(np.uint8)
+
+    mx.base.check_call(
+        mx.base._LIB.MXInitXBufSingle(ranks.local_rank, depth, pointers, address(handle))
+    )
+    handles = ranks.gather(handle[None].astype(np.float64), f"{name} handles")[node].astype(
+        np.uint8
+    )
     handles = np.ascontiguousarray(handles)
-    mx.base.check_call(mx.base._LIB.MXOpenIpcHandles(ranks.local_rank, len(node), depth, pointers, address(handles)))
+    mx.base.check_call(
+        mx.base._LIB.MXOpenIpcHandles(
+            ranks.local_rank, len(node), depth, pointers, address(handles)
+        )
+    )
     _KEPT.append(pointers)
     norm.use_operator(bn_group=size, xbuf_ptr=ctypes.addressof(pointers))
 
 
 def agrees(context, ranks, size: int, node: np.ndarray, other: Callable) -> bool:
-    """Whether the operator gives the outputs, gradients and running means of `other` on a small batch. Collective."""
+    """Whether the operator gives the outputs, gradients and running means of `other` on a small
+    batch. Collective."""
     noise, found = np.random.default_rng(ranks.rank), []
     values, gradients = noise.standard_normal((2, 2, 16, 16, 64))
-    for way, name in ((other, "batch norm trial"), (lambda *args: use(*args[:3], node, args[3]), "batch norm trial")):
+    for way, name in (
+        (other, "batch norm trial"),
+        (lambda *args: use(*args[:3], node, args[3]), "batch norm trial"),
+    ):
         norm = BatchNorm(axis=3, in_channels=64)
         norm.initialize(ctx=context)
         norm.cast("float16")
@@ -101,7 +130,19 @@ def agrees(context, ranks, size: int, node: np.ndarray, other: Callable) -> bool
         with mx.autograd.record():
             y = norm(x)
         y.backward(mx.nd.array(gradients, ctx=context, dtype="float16"))
-        found.append([array.asnumpy().astype(np.float64) for array in
-                      (y, x.grad, norm.gamma.grad(), norm.beta.grad(), norm.running_mean.data())])
+        found.append(
+            [
+                array.asnumpy().astype(np.float64)
+                for array in (
+                    y,
+                    x.grad,
+                    norm.gamma.grad(),
+                    norm.beta.grad(),
+                    norm.running_mean.data(),
+                )
+            ]
+        )
     # Gradients of gamma and beta are sums over 512 numbers.
-    return all(np.abs(one - two).max() <= 1e-2 * max(1, np.abs(one).max()) for one, two in zip(*found))
+    return all(
+        np.abs(one - two).max() <= 1e-2 * max(1, np.abs(one).max()) for one, two in zip(*found)
+    )

@@ -1,15 +1,19 @@
-"""The optimizers: gradients averaged over the ranks, the update of every trained parameter, the loss scale.
+"""The optimizers: gradients averaged over the ranks, the update of every trained parameter, the
+loss scale.
 
-`g` is the gradient, averaged over the global batch; every kind takes g' = g + weight_decay w in its place.
+`g` is the gradient, averaged over the global batch; every kind takes g' = g + weight_decay w in its
+place.
 
 sgd       m = momentum m - lr g';  w += m            MXNet's SGD: lr is inside the momentum
 nesterov  v = momentum v + g';  w -= lr (g' + momentum v)            torch.optim.SGD(nesterov=True)
-momentum  v = momentum v + g';  w -= lr v                            torch.optim.SGD, MindSpore's Momentum
+momentum  v = momentum v + g';  w -= lr v                            torch.optim.SGD, MindSpore's
+                                                                     Momentum
 adam      m = b1 m + (1 - b1) g';  v = b2 v + (1 - b2) g'^2
           w -= lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + epsilon)  torch.optim.Adam
 
 Weights in float16 have float32 copies behind them (`masters`), which are what is updated.
 """
+
 from __future__ import annotations
 
 import math
@@ -28,9 +32,9 @@ Arrays = Dict[str, Dict[str, np.ndarray]]
 class LossScale:
     """The factor on the loss that keeps float16 gradients above their smallest number.
 
-    `value` doubles after `window` steps without an overflow and halves at each overflow, whose step is skipped and
-    counted. `window` 0: the value stays, and an overflow is an error like any other. As in PyTorch's GradScaler and
-    MXNet's amp.LossScaler.
+    `value` doubles after `window` steps without an overflow and halves at each overflow, whose step
+    is skipped and counted. `window` 0: the value stays, and an overflow is an error like any other.
+    As in PyTorch's GradScaler and MXNet's amp.LossScaler.
     """
 
     def __init__(self, value: float, window: int):
@@ -38,8 +42,8 @@ class LossScale:
         self.clean_steps = self.skipped = 0
 
     def accepts(self, finite: bool) -> bool:
-        """Takes note of a step's gradients; whether training can go on: not with a static scale, nor where a scale
-        of 1 overflows, since then it is not for lack of range."""
+        """Takes note of a step's gradients; whether training can go on: not with a static scale,
+        nor where a scale of 1 overflows, since then it is not for lack of range."""
         if finite:
             self.clean_steps += 1
             if self.window and self.clean_steps == self.window:
@@ -60,22 +64,33 @@ class LossScale:
 
 
 class Sgd(mx.optimizer.SGD):
-    """MXNet's own, which asks for the kind of storage of every tensor at every step: here they are all dense."""
+    """MXNet's own, which asks for the kind of storage of every tensor at every step: here they are
+    all dense."""
 
     def __init__(self, **options):
         super().__init__(**options)
-        self.aggregate_num = max(16, self.aggregate_num)    # MXNet's 4 need four times the calls, and as long
+        self.aggregate_num = max(
+            16, self.aggregate_num
+        )  # MXNet's 4 need four times the calls, and as long
 
     def update_multi_precision(self, index, weight, grad, state):
         if not self.momentum:
             super().update_multi_precision(index, weight, grad, state)
             return
         self._update_count(index)
-        together = dict(num_weights=len(index), lrs=self._get_lrs(index), wds=self._get_wds(index),
-                        momentum=self.momentum, rescale_grad=self.rescale_grad)
+        together = dict(
+            num_weights=len(index),
+            lrs=self._get_lrs(index),
+            wds=self._get_wds(index),
+            momentum=self.momentum,
+            rescale_grad=self.rescale_grad,
+        )
         if isinstance(state[0], tuple):
-            arrays = [array for *both, (momentum, master) in zip(weight, grad, state)
-                      for array in (*both, momentum, master)]
+            arrays = [
+                array
+                for *both, (momentum, master) in zip(weight, grad, state)
+                for array in (*both, momentum, master)
+            ]
             mx.nd.multi_mp_sgd_mom_update(*arrays, out=weight, **together)
         else:
             arrays = [array for part in zip(weight, grad, state) for array in part]
@@ -83,13 +98,14 @@ class Sgd(mx.optimizer.SGD):
 
 
 class Nesterov(mx.optimizer.Optimizer):
-    """PyTorch's momentum, Nesterov's or the plain one. MXNet's NAG and SGD have the learning rate inside the velocity,
-    and so differ from it once the rate changes."""
+    """PyTorch's momentum, Nesterov's or the plain one. MXNet's NAG and SGD have the learning rate
+    inside the velocity, and so differ from it once the rate changes."""
 
     def __init__(self, momentum: float, nesterov: bool = True, **options):
         super().__init__(**options)
         self.momentum, self.nesterov = momentum, nesterov
-        # Tensors a call: four calls for these keep the number of calls at that of SGD, which takes 4 at once.
+        # Tensors a call: four calls for these keep the number of calls at that of SGD, which takes
+        # 4 at once.
         self.aggregate_num = 16
 
     def create_state_multi_precision(self, index, weight):
@@ -99,9 +115,16 @@ class Nesterov(mx.optimizer.Optimizer):
         self._update_count(index)
         rates, decays, none = self._get_lrs(index), self._get_wds(index), [0.0] * len(index)
         velocities, masters = zip(*state)
-        half = masters[0] is not None    # the trainer hands over tensors of one type at a time
+        half = masters[0] is not None  # the trainer hands over tensors of one type at a time
         whole, halves = (masters, weight) if half else (weight, None)
-        _add(velocities, grad, [-1.0] * len(index), [self.momentum - 1] * len(index), self.rescale_grad, halves)
+        _add(
+            velocities,
+            grad,
+            [-1.0] * len(index),
+            [self.momentum - 1] * len(index),
+            self.rescale_grad,
+            halves,
+        )
         if any(decays):
             _add(velocities, whole, [-decay for decay in decays], none, 1.0)
         if not self.nesterov:
@@ -115,12 +138,13 @@ class Nesterov(mx.optimizer.Optimizer):
 
 
 class Adam(mx.optimizer.Optimizer):
-    """PyTorch's Adam. MXNet's adds epsilon before the bias correction, which makes it 32 times as large at the first
-    step."""
+    """PyTorch's Adam. MXNet's adds epsilon before the bias correction, which makes it 32 times as
+    large at the first step."""
 
     def __init__(self, betas: Tuple[float, float], epsilon: float, **options):
         super().__init__(**options)
-        # As the operator has them: 1 - 0.999 is 1.3e-5 less in float32, and the bias correction must be of the same.
+        # As the operator has them: 1 - 0.999 is 1.3e-5 less in float32, and the bias correction
+        # must be of the same.
         self.betas, self.epsilon = tuple(float(np.float32(beta)) for beta in betas), epsilon
 
     def create_state_multi_precision(self, index, weight):
@@ -130,11 +154,22 @@ class Adam(mx.optimizer.Optimizer):
         self._update_count(index)
         mean, variance, master = state
         (beta1, beta2), steps = self.betas, self._index_update_count[index]
-        correction = math.sqrt(1 - beta2 ** steps)
+        correction = math.sqrt(1 - beta2**steps)
         whole, grad = (weight, grad) if master is None else (master, grad.astype("float32"))
-        mx.nd.adam_update(whole, grad, mean, variance, out=whole, beta1=beta1, beta2=beta2,
-                          lr=self._get_lr(index) * correction / (1 - beta1 ** steps), wd=self._get_wd(index),
-                          epsilon=self.epsilon * correction, rescale_grad=self.rescale_grad, lazy_update=False)
+        mx.nd.adam_update(
+            whole,
+            grad,
+            mean,
+            variance,
+            out=whole,
+            beta1=beta1,
+            beta2=beta2,
+            lr=self._get_lr(index) * correction / (1 - beta1**steps),
+            wd=self._get_wd(index),
+            epsilon=self.epsilon * correction,
+            rescale_grad=self.rescale_grad,
+            lazy_update=False,
+        )
         if master is not None:
             mx.nd.cast(master, dtype=weight.dtype, out=weight)
 
@@ -150,14 +185,19 @@ def _master(weight):
 def _add(ys, xs, rates: List[float], decays: List[float], scale: float, halves=None) -> None:
     """y = (1 - rate decay) y - rate scale x, tensor by tensor, with MXNet's kernels of plain SGD.
 
-    ys: float32; xs: of their shapes, float32, or float16 with `halves`, the float16 copies of y that the kernel makes.
+    ys: float32; xs: of their shapes, float32, or float16 with `halves`, the float16 copies of y
+    that the kernel makes.
     """
     together = dict(num_weights=len(ys), lrs=rates, wds=decays, rescale_grad=scale)
     if halves is not None:
-        mx.nd.multi_mp_sgd_update(*(array for part in zip(halves, xs, ys) for array in part), out=halves, **together)
+        mx.nd.multi_mp_sgd_update(
+            *(array for part in zip(halves, xs, ys) for array in part), out=halves, **together
+        )
     elif ys[0].context.device_type == "gpu":
-        mx.nd.multi_sgd_update(*(array for pair in zip(ys, xs) for array in pair), out=ys, **together)
-    else:    # where the kernel for many tensors takes twice as long
+        mx.nd.multi_sgd_update(
+            *(array for pair in zip(ys, xs) for array in pair), out=ys, **together
+        )
+    else:  # where the kernel for many tensors takes twice as long
         for y, x, rate, decay in zip(ys, xs, rates, decays):
             mx.nd.sgd_update(y, x, out=y, lr=rate, wd=decay, rescale_grad=scale, lazy_update=False)
 
@@ -178,32 +218,41 @@ def _adam(training: TrainingConfig, **options):
     return Adam(training.adam_betas, training.adam_epsilon, **options)
 
 
-# training.optimizer: what makes it, and the groups of arrays that are its state, float32 and of the weights' shapes.
-OPTIMIZERS = {"sgd": (_sgd, ("momenta",)),
-              "nesterov": (_nesterov, ("momenta",)),
-              "momentum": (_momentum, ("momenta",)),
-              "adam": (_adam, ("means", "variances"))}
+# training.optimizer: what makes it, and the groups of arrays that are its state, float32 and of the
+# weights' shapes.
+OPTIMIZERS = {
+    "sgd": (_sgd, ("momenta",)),
+    "nesterov": (_nesterov, ("momenta",)),
+    "momentum": (_momentum, ("momenta",)),
+    "adam": (_adam, ("means", "variances")),
+}
 
 
 class Optimizer:
-    """Updates a network's trained parameters by their gradients, which it averages over the ranks."""
+    """Updates a network's trained parameters by their gradients, which it averages over the
+    ranks."""
 
     def __init__(self, config: Config, network: HybridBlock, ranks):
         training, half = config.training, config.model.dtype == "float16"
         build, groups = OPTIMIZERS[training.optimizer]
-        self.scale = LossScale(training.loss_scale, training.loss_scale_window) if half else LossScale(1, 0)
+        self.scale = (
+            LossScale(training.loss_scale, training.loss_scale_window) if half else LossScale(1, 0)
+        )
         self._ranks, self._groups = ranks, (*groups, "masters")
-        self._optimizer = build(training, learning_rate=1.0, wd=training.weight_decay, multi_precision=half)
+        self._optimizer = build(
+            training, learning_rate=1.0, wd=training.weight_decay, multi_precision=half
+        )
         if not training.decay_norms:
             for name, parameter in network.collect_params().items():
                 if name.endswith(("_gamma", "_beta")):
                     parameter.wd_mult = 0.0
         self._trainer = ranks.trainer(network.collect_params(), self._optimizer)
         self._parameters = parameters.trained(network)
-        self._calls = None    # of the optimizer, for one update; from the first one on
+        self._calls = None  # of the optimizer, for one update; from the first one on
 
     def allreduce(self) -> None:
-        """Replaces the gradients by their means over the ranks; nothing waits for them. Collective."""
+        """Replaces the gradients by their means over the ranks; nothing waits for them.
+        Collective."""
         self._trainer.allreduce_grads()
 
     def update(self, learning_rate: float, batch: int) -> None:
@@ -211,7 +260,9 @@ class Optimizer:
         if self._calls is None:
             self._calls = parameters.optimizer_calls(self._trainer, self._parameters)
         self._optimizer.set_learning_rate(learning_rate)
-        self._optimizer.rescale_grad = parameters.gradient_factor(self._trainer) / (batch * self.scale.value)
+        self._optimizer.rescale_grad = parameters.gradient_factor(self._trainer) / (
+            batch * self.scale.value
+        )
         for call in self._calls:
             self._optimizer.update_multi_precision(*call)
 
@@ -234,14 +285,17 @@ class Optimizer:
     def restore(self, arrays: Optional[Arrays]) -> None:
         """Sets the state to rank 0's `arrays`; the others give None. Collective."""
         for group, name, array in self._state():
-            array[:] = self._ranks.array_from_first(arrays and arrays[group][name], array, f"{group} {name}")
+            array[:] = self._ranks.array_from_first(
+                arrays and arrays[group][name], array, f"{group} {name}"
+            )
 
     def counts(self) -> Dict[str, int]:
         """Updates made, which Adam's bias correction depends on; to be saved beside `arrays`."""
         return dict(updates=self._optimizer.num_update)
 
     def restore_counts(self, counts: Optional[Dict[str, int]]) -> None:
-        """None: of a checkpoint of before these were saved, when there was sgd alone, which does not use them."""
+        """None: of a checkpoint of before these were saved, when there was sgd alone, which does
+        not use them."""
         parameters.set_update_count(self._optimizer, counts["updates"] if counts else 0)
 
     def reset(self) -> None:
@@ -251,18 +305,21 @@ class Optimizer:
                 array[:] = 0
         self.restore_counts(None)
 
-    def _state(self) -> Iterator[Tuple[str, str, "mx.nd.NDArray"]]:
+    def _state(self) -> Iterator[Tuple[str, str, mx.nd.NDArray]]:
         """(group, structural name, array) of all arrays, group by group."""
         states = parameters.optimizer_states(self._trainer, self._parameters)
         for place, group in enumerate(self._groups):
             for name, state in states.items():
-                parts = state if isinstance(state, tuple) else (state, None)    # of SGD without a float32 copy
+                parts = (
+                    state if isinstance(state, tuple) else (state, None)
+                )  # of SGD without a float32 copy
                 if parts[place] is not None:
                     yield group, name, parts[place]
 
 
 def build_optimizer(config: Config, network: HybridBlock, ranks) -> Optimizer:
-    """The optimizer that training.optimizer names, for the network's trained parameters, which are initialised.
+    """The optimizer that training.optimizer names, for the network's trained parameters, which are
+    initialised.
 
     ranks: an ssd.training.ranks.Ranks.
     """

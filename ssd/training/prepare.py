@@ -1,4 +1,6 @@
-"""A RunState: everything of a run that is made before its clock starts, from its checkpoint where it goes on."""
+"""A RunState: everything of a run that is made before its clock starts, from its checkpoint where
+it goes on."""
+
 from __future__ import annotations
 
 import json
@@ -12,12 +14,20 @@ from ssd.training import recovery, setup
 from ssd.training.state import Progress, RunState
 
 
-def prepare(config: Config, ranks, log, folder: Optional[setup.RunFolder], note: Callable[[str, int], None],
-            say: Callable[[str], None], look: Callable[[], None]) -> RunState:
-    """Everything that does not touch the data set, and its one-off check (cached beside the user's files). Collective.
+def prepare(
+    config: Config,
+    ranks,
+    log,
+    folder: Optional[setup.RunFolder],
+    note: Callable[[str, int], None],
+    say: Callable[[str], None],
+    look: Callable[[], None],
+) -> RunState:
+    """Everything that does not touch the data set, and its one-off check (cached beside the user's
+    files). Collective.
 
-    note: told of each part, as a Watchdog's; look: called now and then, on all ranks alike. UserError for what cannot
-    be trained.
+    note: told of each part, as a Watchdog's; look: called now and then, on all ranks alike.
+    UserError for what cannot be trained.
     """
     from ssd.data.resolve import resolve
     from ssd.data.samples import steps_per_epoch
@@ -36,14 +46,18 @@ def prepare(config: Config, ranks, log, folder: Optional[setup.RunFolder], note:
     setup.clear_cache(config, ranks, log, say)
     global_batch, images = config.training.batch_size * ranks.size, len(train_set.images_with_boxes)
     if images < global_batch:
-        raise UserError(f"--batch-size {config.training.batch_size}: {ranks.size} ranks take {global_batch} images a "
-                        f"step, {train_set.path} has {images} with a box")
+        raise UserError(
+            f"--batch-size {config.training.batch_size}: {ranks.size} ranks take {global_batch} "
+            f"images a step, {train_set.path} has {images} with a box"
+        )
     schedule = build_schedule(config.training, global_batch, images)
     samples = recovery.fingerprint(train_set)
     resumed = _read_state(config, ranks, folder, samples, say)
 
     seed = config.run.seed if config.run.seed >= 0 else int.from_bytes(os.urandom(3), "little")
-    seed = int(ranks.from_first(resumed["seed"] if resumed and config.run.seed < 0 else seed, "seed"))
+    seed = int(
+        ranks.from_first(resumed["seed"] if resumed and config.run.seed < 0 else seed, "seed")
+    )
     config = config.with_values(seed=seed)
     if ranks.is_first:
         setup.save_recipe(config, folder, ranks.size)
@@ -53,21 +67,36 @@ def prepare(config: Config, ranks, log, folder: Optional[setup.RunFolder], note:
     if ranks.is_first:
         say(describe(config, detector.sizes))
     note("building the network", 0)
-    setup.initialize_weights(network, config, ranks, device.context, bool(resumed), train_set.category_names, say)
+    setup.initialize_weights(
+        network, config, ranks, device.context, bool(resumed), train_set.category_names, say
+    )
     step = TrainingStep(network, detector.loss, config, ranks)
     if step.norm_groups:
         say(step.norm_groups)
     inference = build_inference(detector, device)
     dry_run(step, inference, network, config, len(detector.default_boxes), device.context)
     run = RunState(
-        config=config, ranks=ranks, folder=folder, device=device, train_set=train_set, val_set=val_set,
-        samples=samples, global_batch=global_batch, steps_per_epoch=steps_per_epoch(images, global_batch),
-        schedule=schedule, seed=seed, network=network,
-        info=WeightsInfo(config, train_set.category_ids, train_set.category_names), step=step, inference=inference,
-        detector=detector, metrics=setup.open_metrics(config, folder, resumed))
+        config=config,
+        ranks=ranks,
+        folder=folder,
+        device=device,
+        train_set=train_set,
+        val_set=val_set,
+        samples=samples,
+        global_batch=global_batch,
+        steps_per_epoch=steps_per_epoch(images, global_batch),
+        schedule=schedule,
+        seed=seed,
+        network=network,
+        info=WeightsInfo(config, train_set.category_ids, train_set.category_names),
+        step=step,
+        inference=inference,
+        detector=detector,
+        metrics=setup.open_metrics(config, folder, resumed),
+    )
     if resumed:
         _take_up(run, resumed, say)
-    elif run.first and folder.part > 1:    # the part before was gone before its first checkpoint
+    elif run.first and folder.part > 1:  # the part before was gone before its first checkpoint
         run.metrics.set_aside(folder.part, 0, 0)
     return run
 
@@ -89,8 +118,13 @@ def _take_up(run: RunState, resumed: Dict[str, Any], say) -> None:
     recovery.restore(run, checkpoint.arrays if run.first else None, resumed)
     run.progress, run.awaited = Progress(**resumed["progress"]), resumed["pending"]
     if run.first:
-        scored = (run.awaited["epoch"] - 1 if run.awaited
-                  else math.ceil(run.progress.evaluated / run.steps_per_epoch))
+        scored = (
+            run.awaited["epoch"] - 1
+            if run.awaited
+            else math.ceil(run.progress.evaluated / run.steps_per_epoch)
+        )
         run.metrics.set_aside(run.folder.part, run.progress.steps, scored)
-        say(f"resumed after step {run.progress.steps} from {checkpoint.path}; part {run.folder.part} of the run, which "
-            "the log gives to the open division")
+        say(
+            f"resumed after step {run.progress.steps} from {checkpoint.path}; part "
+            f"{run.folder.part} of the run, which the log gives to the open division"
+        )

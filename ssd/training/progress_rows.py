@@ -1,4 +1,5 @@
 """What the progress display says of a run, as text."""
+
 from __future__ import annotations
 
 import math
@@ -8,13 +9,22 @@ from ssd.report.published import is_same_task
 from ssd.training.estimates import Course, Pace, about, seconds_until, target_epoch
 from ssd.training.state import RunState
 
-STEP_PHASES = ("reading data", "training", "averaging gradients", "updating")    # the watchdog's notes within a step
+STEP_PHASES = (
+    "reading data",
+    "training",
+    "averaging gradients",
+    "updating",
+)  # the watchdog's notes within a step
 
 
 def course_of(run: RunState) -> Course:
     config = run.config
-    return Course(run.steps_per_epoch, config.training.epochs, config.evaluation.eval_every,
-                  config.run.max_steps)
+    return Course(
+        run.steps_per_epoch,
+        config.training.epochs,
+        config.evaluation.eval_every,
+        config.run.max_steps,
+    )
 
 
 def clock(seconds: float) -> str:
@@ -30,13 +40,19 @@ def phase_in_words(noted: str) -> str:
 
 
 def progress_rows(run: RunState) -> List[Tuple[str, str]]:
-    """(name, text) of each row below the progress bar. Takes what is known already: nothing waits for the network."""
+    """(name, text) of each row below the progress bar. Takes what is known already: nothing waits
+    for the network."""
     metrics, target = run.metrics, run.config.evaluation.target
     course, step, pace = course_of(run), run.progress.steps, metrics.pace()
-    return [(f"loss at step {metrics.last['step']}" if metrics.last else "loss", _losses(metrics)),
-            ("speed", _speed(metrics)), ("time", _split(metrics)), ("mAP", _scores(run)),
-            ("next evaluation", _next_evaluation(course, pace, step)),
-            (f"target {target:g}", _target(run, course, pace, step)), ("end", _end(course, pace, step))]
+    return [
+        (f"loss at step {metrics.last['step']}" if metrics.last else "loss", _losses(metrics)),
+        ("speed", _speed(metrics)),
+        ("time", _split(metrics)),
+        ("mAP", _scores(run)),
+        ("next evaluation", _next_evaluation(course, pace, step)),
+        (f"target {target:g}", _target(run, course, pace, step)),
+        ("end", _end(course, pace, step)),
+    ]
 
 
 def _losses(metrics) -> str:
@@ -44,8 +60,10 @@ def _losses(metrics) -> str:
     if last is None:
         return "after the first steps"
     total = last["class_loss"] + last["offset_loss"]
-    return (f"{total:.3f} = classes {last['class_loss']:.3f} + offsets {last['offset_loss']:.3f}   "
-            f"learning rate {last['learning_rate']:.3g}")
+    return (
+        f"{total:.3f} = classes {last['class_loss']:.3f} + offsets {last['offset_loss']:.3f}   "
+        f"learning rate {last['learning_rate']:.3g}"
+    )
 
 
 def _speed(metrics) -> str:
@@ -58,8 +76,12 @@ def _split(metrics) -> str:
     total, waiting, evaluating, locked = metrics.split
     if metrics.pace().step is None:
         return "not measured yet"
-    shares = (("training", total - waiting - evaluating - locked), ("waiting for data", waiting),
-              ("Python's lock", locked), ("evaluation", evaluating))
+    shares = (
+        ("training", total - waiting - evaluating - locked),
+        ("waiting for data", waiting),
+        ("Python's lock", locked),
+        ("evaluation", evaluating),
+    )
     return "   ".join(f"{name} {100 * max(0.0, part) / total:.0f} %" for name, part in shares)
 
 
@@ -69,7 +91,10 @@ def _scores(run: RunState) -> str:
     parts = []
     if scores:
         is_best = scores[-1][0] == progress.best_epoch
-        parts.append(f"{scores[-1][1]:.4f} (epoch {scores[-1][0]})" + (", the best so far" if is_best else ""))
+        parts.append(
+            f"{scores[-1][1]:.4f} (epoch {scores[-1][0]})"
+            + (", the best so far" if is_best else "")
+        )
     if progress.best_epoch and not (scores and is_best):
         parts.append(f"best {progress.best_score:.4f} (epoch {progress.best_epoch})")
     if pending is not None:
@@ -112,6 +137,8 @@ def _end(course: Course, pace: Pace, step: int) -> str:
     seconds = seconds_until(course, pace, step, course.last_step)
     if seconds is None:
         count = course.evaluations(step, course.last_step)
-        return (f"at the latest in {about((course.last_step - step) * pace.step)} ({where}) and {count} "
-                f"evaluation{'s' if count != 1 else ''}")
+        return (
+            f"at the latest in {about((course.last_step - step) * pace.step)} ({where}) and "
+            f"{count} evaluation{'s' if count != 1 else ''}"
+        )
     return f"at the latest in {about(seconds)} ({where})"

@@ -1,12 +1,14 @@
 """What a checkpoint holds of a run, and a run made of it again.
 
-Arrays, by the structural names of the network's tensors: `parameters` (trained and frozen ones, running statistics
-averaged over the ranks, and `metadata` beside, so that the file serves as weights), the groups of the optimizer
-(`momenta`, or `means` and `variances`; `masters`, float32 weights behind float16 ones), `ranks` (what differs from rank
-to rank, a row each: running statistics, losses not yet reported) and `pending` (detections whose score is not known
-yet). Everything else is in the state, as JSON. The order of the images and their augmentation need no state: they are
-a function of seed, epoch and step (ssd.data.samples).
+Arrays, by the structural names of the network's tensors: `parameters` (trained and frozen ones,
+running statistics averaged over the ranks, and `metadata` beside, so that the file serves as
+weights), the groups of the optimizer (`momenta`, or `means` and `variances`; `masters`, float32
+weights behind float16 ones), `ranks` (what differs from rank to rank, a row each: running
+statistics, losses not yet reported) and `pending` (detections whose score is not known yet).
+Everything else is in the state, as JSON. The order of the images and their augmentation need no
+state: they are a function of seed, epoch and step (ssd.data.samples).
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -24,16 +26,24 @@ from ssd.training.outcome import NotFinite
 from ssd.training.state import RunState
 
 # Settings that may differ from the checkpoint's: they change nothing that is computed.
-FREE = {"data.data_dir", "data.cache_dir", "data.data_threads", "data.prefetch", "data.check_images",
-        "data.cache_size"}
+FREE = {
+    "data.data_dir",
+    "data.cache_dir",
+    "data.data_threads",
+    "data.prefetch",
+    "data.check_images",
+    "data.cache_size",
+}
 FREE_SECTIONS = {"run", "recovery"}
 COMPARED = {"run.seed", "run.device"}
 
 
 def finite_interval(config: Config, device_kind: str) -> int:
-    """Steps between checks of loss and gradients. Each waits for its step's gradients: a CPU computes on, but a GPU
-    would stand still until the next step is handed to it."""
-    return config.recovery.check_finite_every or (1 if device_kind == "cpu" else config.run.log_interval)
+    """Steps between checks of loss and gradients. Each waits for its step's gradients: a CPU
+    computes on, but a GPU would stand still until the next step is handed to it."""
+    return config.recovery.check_finite_every or (
+        1 if device_kind == "cpu" else config.run.log_interval
+    )
 
 
 def fingerprint(dataset) -> str:
@@ -53,11 +63,16 @@ def changes(saved: Dict[str, Dict[str, Any]], config: Config) -> List[str]:
             if not _counts(full):
                 continue
             old = saved.get(section, {}).get(name, unsaid.get(full))
-            if full == "run.seed" and value < 0 or full == "run.device" and "auto" in (value, old):
+            if (full == "run.seed" and value < 0) or (
+                full == "run.device" and "auto" in (value, old)
+            ):
                 continue
             if value != old:
-                where = f"not in the checkpoint, {json.dumps(old)} in {config.recipe}" if full in unsaid \
+                where = (
+                    f"not in the checkpoint, {json.dumps(old)} in {config.recipe}"
+                    if full in unsaid
                     else f"{json.dumps(old)} in the checkpoint"
+                )
                 found.append(f"{full}: {where}, {json.dumps(value)} now")
     return found
 
@@ -68,82 +83,127 @@ def _counts(full: str) -> bool:
 
 
 def lacking(saved: Dict[str, Dict[str, Any]], config: Config) -> Dict[str, Any]:
-    """'section.name' -> value of each setting that changes the result and that a checkpoint of an older version lacks:
-    the value of the built-in recipe of the run's name; {} where there is no such recipe."""
+    """'section.name' -> value of each setting that changes the result and that a checkpoint of an
+    older version lacks: the value of the built-in recipe of the run's name; {} where there is no
+    such recipe."""
     if config.recipe not in builtin_recipes():
         return {}
-    return {f"{section}.{name}": value for section, values in as_dict(load_recipe(config.recipe)).items()
-            for name, value in values.items() if _counts(f"{section}.{name}") and name not in saved.get(section, {})}
+    return {
+        f"{section}.{name}": value
+        for section, values in as_dict(load_recipe(config.recipe)).items()
+        for name, value in values.items()
+        if _counts(f"{section}.{name}") and name not in saved.get(section, {})
+    }
 
 
 def check(state: Dict[str, Any], config: Config, ranks: int, samples: str, path: str) -> str:
-    """UserError unless a run with these settings, ranks and images (`samples`: their fingerprint) is the one of the
-    checkpoint's state. Returns a line on the settings that an older version's checkpoint lacks, "" without any."""
+    """UserError unless a run with these settings, ranks and images (`samples`: their fingerprint)
+    is the one of the checkpoint's state. Returns a line on the settings that an older version's
+    checkpoint lacks, "" without any."""
     saved = completed(state["recipe"])
     found, unsaid = changes(saved, config), lacking(saved, config)
     if state["global_batch"] != config.training.batch_size * ranks:
-        raise UserError(f"--resume {path}: its steps were of {state['global_batch']} images on {state['ranks']} ranks; "
-                        f"{ranks} ranks of {config.training.batch_size} make another global batch")
+        raise UserError(
+            f"--resume {path}: its steps were of {state['global_batch']} images on "
+            f"{state['ranks']} ranks; {ranks} ranks of {config.training.batch_size} make another "
+            "global batch"
+        )
     optimizer = saved["training"]["optimizer"]
     if optimizer != config.training.optimizer:
-        raise UserError(f"--resume {path}: its optimizer is {optimizer}, and its state means nothing to "
-                        f"{config.training.optimizer}; start from its weights with --weights")
+        raise UserError(
+            f"--resume {path}: its optimizer is {optimizer}, and its state means nothing to "
+            f"{config.training.optimizer}; start from its weights with --weights"
+        )
     if state["ranks"] != ranks:
         found.append(f"ranks: {state['ranks']} in the checkpoint, {ranks} now")
     if state["samples"] != samples:
         found.append("the training images or boxes are not the checkpoint's")
     if found and not config.recovery.allow_changed_recipe:
-        raise UserError(f"--resume {path}: {'; '.join(found)} (--allow-changed-recipe goes on all the same)")
-    return f"checkpoint {path}: of an older version; what it lacks is taken to have been as in {config.recipe}: " + \
-        ", ".join(f"{full} {json.dumps(value)}" for full, value in unsaid.items()) if unsaid else ""
+        raise UserError(
+            f"--resume {path}: {'; '.join(found)} (--allow-changed-recipe goes on all the same)"
+        )
+    return (
+        f"checkpoint {path}: of an older version; what it lacks is taken to have been as in "
+        f"{config.recipe}: "
+        + ", ".join(f"{full} {json.dumps(value)}" for full, value in unsaid.items())
+        if unsaid
+        else ""
+    )
 
 
 def capture(run: RunState) -> Tuple[Dict[str, Dict[str, np.ndarray]], Dict[str, Any]]:
-    """(arrays, state) of a run between two steps. Collective; the arrays are copies. NotFinite, on all ranks, if
-    a tensor is not finite."""
+    """(arrays, state) of a run between two steps. Collective; the arrays are copies. NotFinite, on
+    all ranks, if a tensor is not finite."""
     step, ranks = run.step, run.ranks
     own = step.running_statistics()
     losses = np.asarray(run.metrics.unread_losses(), np.float64).reshape(-1)
-    rows = ranks.gather(np.concatenate([own, losses])[np.newaxis].astype(np.float64), "state of the ranks")
-    statistics = rows[:, :len(own)].astype(np.float32)
+    rows = ranks.gather(
+        np.concatenate([own, losses])[np.newaxis].astype(np.float64), "state of the ranks"
+    )
+    statistics = rows[:, : len(own)].astype(np.float32)
     parameters = {**step.weights(), **step.split_statistics(statistics.astype(np.float64).mean(0))}
     arrays = dict(parameters=parameters, **step.optimizer.arrays())
     for name, values in (item for group in arrays.values() for item in group.items()):
         if not np.isfinite(values).all():
-            raise NotFinite(f"{name} is not finite after step {run.progress.steps}: no checkpoint is made of it")
+            raise NotFinite(
+                f"{name} is not finite after step {run.progress.steps}: no checkpoint is made of it"
+            )
     parameters[METADATA] = pack_info(run.info)
-    arrays["ranks"] = dict(running_statistics=statistics,
-                           unread_losses=rows[:, len(own):].astype(np.float32).reshape(len(rows), -1, 2))
+    arrays["ranks"] = dict(
+        running_statistics=statistics,
+        unread_losses=rows[:, len(own) :].astype(np.float32).reshape(len(rows), -1, 2),
+    )
     pending = run.pending.detections() if run.pending is not None else None
     if pending is not None:
         arrays["pending"] = dict(rows=pending)
     progress = replace(run.progress, seconds=run.progress.seconds + run.seconds())
-    state = dict(progress=asdict(progress), seed=run.seed, ranks=ranks.size, global_batch=run.global_batch,
-                 samples=run.samples, steps_per_epoch=run.steps_per_epoch,
-                 loss_scale=step.scale.state(), optimizer=step.optimizer.counts(),
-                 pending=run.pending.place() if pending is not None else None,
-                 recipe=as_dict(run.config), python=sys.version.split()[0], numpy=np.__version__)
+    state = dict(
+        progress=asdict(progress),
+        seed=run.seed,
+        ranks=ranks.size,
+        global_batch=run.global_batch,
+        samples=run.samples,
+        steps_per_epoch=run.steps_per_epoch,
+        loss_scale=step.scale.state(),
+        optimizer=step.optimizer.counts(),
+        pending=run.pending.place() if pending is not None else None,
+        recipe=as_dict(run.config),
+        python=sys.version.split()[0],
+        numpy=np.__version__,
+    )
     return arrays, state
 
 
-def restore(run: RunState, arrays: Optional[Dict[str, Dict[str, np.ndarray]]], state: Dict[str, Any]) -> None:
-    """Sets weights, statistics, the optimizer's state and the loss scale of a run whose network is initialised.
-    `arrays` on rank 0, None on the others. Collective; the caller takes up the rest of `state`."""
+def restore(
+    run: RunState, arrays: Optional[Dict[str, Dict[str, np.ndarray]]], state: Dict[str, Any]
+) -> None:
+    """Sets weights, statistics, the optimizer's state and the loss scale of a run whose network is
+    initialised. `arrays` on rank 0, None on the others. Collective; the caller takes up the rest of
+    `state`."""
     step, ranks = run.step, run.ranks
     shapes = None
     if ranks.is_first:
-        if "masters" not in arrays:    # a checkpoint in float32 has none: its weights are what float16 ones stand for
+        if (
+            "masters" not in arrays
+        ):  # a checkpoint in float32 has none: its weights are what float16 ones stand for
             arrays = {**arrays, "masters": arrays["parameters"]}
         _check_names(step, arrays)
-        shapes = [list(arrays["ranks"][name].shape) for name in ("running_statistics", "unread_losses")]
+        shapes = [
+            list(arrays["ranks"][name].shape) for name in ("running_statistics", "unread_losses")
+        ]
     shapes = json.loads(ranks.bytes_from_first(json.dumps(shapes).encode(), "shapes"))
     step.restore_weights(arrays["parameters"] if ranks.is_first else None)
     step.optimizer.restore(arrays if ranks.is_first else None)
     step.optimizer.restore_counts(state.get("optimizer"))
-    statistics, losses = (ranks.all_from_first(
-        np.asarray(arrays["ranks"][name], np.float64) if ranks.is_first else np.zeros(shape), name)
-        if np.prod(shape) else np.zeros(shape)
-        for name, shape in zip(("running_statistics", "unread_losses"), shapes))
+    statistics, losses = (
+        ranks.all_from_first(
+            np.asarray(arrays["ranks"][name], np.float64) if ranks.is_first else np.zeros(shape),
+            name,
+        )
+        if np.prod(shape)
+        else np.zeros(shape)
+        for name, shape in zip(("running_statistics", "unread_losses"), shapes)
+    )
     same = state["ranks"] == ranks.size
     step.set_statistics(statistics[ranks.rank] if same else statistics.mean(0))
     run.metrics.restore(losses[ranks.rank] if same else losses.mean(0))
@@ -155,5 +215,11 @@ def _check_names(step, arrays) -> None:
         part = arrays.get(group, {})
         for name, shape in shapes.items():
             if name not in part or part[name].shape != shape:
-                raise UserError(f"--resume: the checkpoint's {group} are another network's: {name} "
-                                + (f"has shape {part[name].shape}, not {shape}" if name in part else "is not there"))
+                raise UserError(
+                    f"--resume: the checkpoint's {group} are another network's: {name} "
+                    + (
+                        f"has shape {part[name].shape}, not {shape}"
+                        if name in part
+                        else "is not there"
+                    )
+                )

@@ -1,8 +1,9 @@
 """The learning rate of every step: a peak that grows with the global batch, a warm-up, a schedule.
 
-`reference` and `steps` are those of the PyTorch reference of MLPerf Training v1.1, train.py; `linear` is that of v2.0
-to v5.1.
+`reference` and `steps` are those of the PyTorch reference of MLPerf Training v1.1, train.py;
+`linear` is that of v2.0 to v5.1.
 """
+
 from __future__ import annotations
 
 import math
@@ -13,8 +14,11 @@ from ssd.config import TrainingConfig
 
 
 def _steps(config: TrainingConfig, warmup: int, total: int) -> Callable[[int, int], float]:
-    """A factor after each of some epochs. Boundary 44 means that epoch 45 is the first with the lower rate."""
-    return lambda epoch, step: config.decay_factor ** sum(epoch > boundary for boundary in config.decay_epochs)
+    """A factor after each of some epochs. Boundary 44 means that epoch 45 is the first with the
+    lower rate."""
+    return lambda epoch, step: (
+        config.decay_factor ** sum(epoch > boundary for boundary in config.decay_epochs)
+    )
 
 
 def _constant(config: TrainingConfig, warmup: int, total: int) -> Callable[[int, int], float]:
@@ -22,20 +26,23 @@ def _constant(config: TrainingConfig, warmup: int, total: int) -> Callable[[int,
 
 
 def _cosine(config: TrainingConfig, warmup: int, total: int) -> Callable[[int, int], float]:
-    """Half a cosine from 1 behind the warm-up to final_factor at the end of the last epoch, step by step: MindCV's."""
+    """Half a cosine from 1 behind the warm-up to final_factor at the end of the last epoch, step by
+    step: MindCV's."""
     final = config.final_factor
-    return lambda epoch, step: final + (1 - final) * (
-        1 + math.cos(math.pi * max(0, step - warmup) / max(1, total - warmup))) / 2
+    return lambda epoch, step: (
+        final
+        + (1 - final) * (1 + math.cos(math.pi * max(0, step - warmup) / max(1, total - warmup))) / 2
+    )
 
 
-# Factor on the peak by (epoch from 1, step from 0 over the whole run); made of the settings, the steps of the warm-up
-# and those of the whole run.
+# Factor on the peak by (epoch from 1, step from 0 over the whole run); made of the settings, the
+# steps of the warm-up and those of the whole run.
 SCHEDULES = {"steps": _steps, "constant": _constant, "cosine": _cosine}
 
 
 def _reference(config: TrainingConfig, steps: int) -> Callable[[int], float]:
     """Linear from 1 - 2^-warmup_factor to 1."""
-    return lambda step: 1 - (steps - step) / (steps * 2 ** config.warmup_factor)
+    return lambda step: 1 - (steps - step) / (steps * 2**config.warmup_factor)
 
 
 def _linear(config: TrainingConfig, steps: int) -> Callable[[int], float]:
@@ -53,6 +60,7 @@ class Schedule:
 
     decay_epochs: after which the rate falls at once; () where it does not.
     """
+
     peak: float
     warmup_steps: int
     decay_epochs: Tuple[int, ...]
@@ -65,12 +73,18 @@ class Schedule:
 
 
 def build_schedule(config: TrainingConfig, global_batch: int, train_images: int) -> Schedule:
-    """`train_images`: images with a box (117,266 of COCO 2017). The epochs of a reference warm-up are of so many
-    images, those of a linear one of whole batches."""
+    """`train_images`: images with a box (117,266 of COCO 2017). The epochs of a reference warm-up
+    are of so many images, those of a linear one of whole batches."""
     batches = train_images / global_batch
-    steps = int(config.warmup_epochs * (batches if config.warmup == "reference" else max(1, int(batches))))
+    steps = int(
+        config.warmup_epochs * (batches if config.warmup == "reference" else max(1, int(batches)))
+    )
     peak = config.base_lr * global_batch / config.lr_batch if config.lr_batch else config.base_lr
     total = config.epochs * max(1, int(batches))
-    return Schedule(peak=peak, warmup_steps=steps,
-                    decay_epochs=config.decay_epochs or (), _factor=SCHEDULES[config.schedule](config, steps, total),
-                    _warmup=WARMUPS[config.warmup](config, steps))
+    return Schedule(
+        peak=peak,
+        warmup_steps=steps,
+        decay_epochs=config.decay_epochs or (),
+        _factor=SCHEDULES[config.schedule](config, steps, total),
+        _warmup=WARMUPS[config.warmup](config, steps),
+    )

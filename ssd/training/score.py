@@ -1,4 +1,5 @@
 """The score of an evaluation: computed beside rank 0, told to every rank."""
+
 from __future__ import annotations
 
 import os
@@ -15,7 +16,9 @@ _UNKNOWN, _KNOWN, _FAILED = range(3)
 
 
 class Score(NamedTuple):
-    """COCO's twelve numbers (name to fraction) of the weights after `step`, or why there are none."""
+    """COCO's twelve numbers (name to fraction) of the weights after `step`, or why there are
+    none."""
+
     epoch: int
     step: int
     stats: Optional[Dict[str, float]]
@@ -28,7 +31,9 @@ class PendingScore:
     def __init__(self, dataset, folder: Optional[str], ranks: Ranks):
         """`dataset`: the validation set; `folder`: the run's, None but on rank 0."""
         self.dataset, self.folder, self.ranks = dataset, folder, ranks
-        self.epoch = self._scoring = self._rows = self.scored = None    # scored: a ScoredSet, on rank 0
+        self.epoch = self._scoring = self._rows = self.scored = (
+            None  # scored: a ScoredSet, on rank 0
+        )
 
     def start(self, epoch: int, step: int, rows: np.ndarray) -> None:
         """`rows`: all ranks' detections, as ssd.evaluation.inference.detection_rows gives them."""
@@ -39,12 +44,16 @@ class PendingScore:
             if self.scored is None:
                 self.scored = scored_set(self.dataset)
                 self.scored.write(truth)
-            self._scoring = RepeatedScoring(self.dataset, truth, rows, self.folder, self._file_name(), f"epoch {epoch}")
+            self._scoring = RepeatedScoring(
+                self.dataset, truth, rows, self.folder, self._file_name(), f"epoch {epoch}"
+            )
 
     def _file_name(self) -> str:
         name = f"detections-epoch-{self.epoch}"
         if os.path.exists(os.path.join(self.folder, name + ".npz")):
-            name += f"-again-at-step-{self.step}"    # of a resumed run: the file of the part before stays
+            name += (
+                f"-again-at-step-{self.step}"  # of a resumed run: the file of the part before stays
+            )
         return name
 
     def is_ready(self) -> bool:

@@ -1,4 +1,5 @@
 """What is checked and built before a run's clock starts."""
+
 from __future__ import annotations
 
 import os
@@ -15,7 +16,7 @@ from ssd.datasets import locate
 from ssd.datasets.locate import dataset_paths
 from ssd.errors import UserError
 from ssd.files import claim_folder, new_folder, remove_leftovers
-from ssd.sections import PYRAMIDS
+from ssd.model_sections import PYRAMIDS
 from ssd.training import versions
 
 
@@ -29,7 +30,10 @@ def check_files(config: Config) -> None:
             raise UserError(f"--{flag.replace('_', '-')} {path}: no such file")
     for flag in ("submission_org", "submission_platform"):
         if not getattr(config.run, flag).strip():
-            raise UserError(f"--{flag.replace('_', '-')} {getattr(config.run, flag)!r}: the MLPerf log needs a name")
+            raise UserError(
+                f"--{flag.replace('_', '-')} {getattr(config.run, flag)!r}: the MLPerf log needs a "
+                "name"
+            )
     if config.run.fine_tune and not config.run.weights:
         raise UserError("--fine-tune: needs --weights, the file to start from")
 
@@ -38,15 +42,18 @@ def check_groups(config: Config, ranks_size: int) -> None:
     """UserError unless the ranks make whole groups for BatchNorm."""
     group = config.training.batch_norm_ranks
     if ranks_size % group:
-        raise UserError(f"--batch-norm-ranks {group}: there are no whole groups of {group} in {ranks_size} "
-                        f"rank{'s' if ranks_size > 1 else ''}")
+        raise UserError(
+            f"--batch-norm-ranks {group}: there are no whole groups of {group} in {ranks_size} "
+            f"rank{'s' if ranks_size > 1 else ''}"
+        )
 
 
 class RunFolder(NamedTuple):
     """Where a run writes. A run that is resumed in its folder is there in several parts."""
+
     path: str
-    part: int                           # from 1
-    checkpoint: Optional[Checkpoint]    # where it goes on
+    part: int  # from 1
+    checkpoint: Optional[Checkpoint]  # where it goes on
 
     def file(self, name: str) -> str:
         """Path of a file of this part: mlperf.log, mlperf-2.log."""
@@ -54,7 +61,8 @@ class RunFolder(NamedTuple):
         return os.path.join(self.path, name if self.part == 1 else f"{stem}-{self.part}{extension}")
 
     def discard(self) -> None:
-        """Removes what a part that was refused before its start has written, so that its folder can be named again."""
+        """Removes what a part that was refused before its start has written, so that its folder can
+        be named again."""
         for name in ("mlperf.log", "recipe.yaml", "versions.json"):
             if os.path.exists(self.file(name)):
                 os.remove(self.file(name))
@@ -66,7 +74,8 @@ class RunFolder(NamedTuple):
 
 
 def open_folder(config: Config, report=print) -> RunFolder:
-    """The run's folder, made if need be, and the checkpoint that --resume names; UserError if it holds another run."""
+    """The run's folder, made if need be, and the checkpoint that --resume names; UserError if it
+    holds another run."""
     resume, path = config.recovery.resume, config.run.output
     checkpoint = None
     if resume == "auto":
@@ -79,11 +88,18 @@ def open_folder(config: Config, report=print) -> RunFolder:
         checkpoint = find_checkpoint(resume, report)
         own = os.path.dirname(os.path.dirname(os.path.abspath(checkpoint.path)))
         path = path or own
-        if os.path.realpath(path) == os.path.realpath(own) and find_checkpoint(own, report).step > checkpoint.step:
-            raise UserError(f"--resume {resume}: {own} has later checkpoints, which going on there would undo; name a "
-                            "new folder with --output")
+        if (
+            os.path.realpath(path) == os.path.realpath(own)
+            and find_checkpoint(own, report).step > checkpoint.step
+        ):
+            raise UserError(
+                f"--resume {resume}: {own} has later checkpoints, which going on there would undo; "
+                "name a new folder with --output"
+            )
     try:
-        path = path or new_folder(os.path.join("runs", config.recipe + time.strftime("-%Y%m%d-%H%M%S")))
+        path = path or new_folder(
+            os.path.join("runs", config.recipe + time.strftime("-%Y%m%d-%H%M%S"))
+        )
         if not claim_folder(path):
             raise UserError(f"--output {path}: another process writes there; name a new folder")
         held = os.listdir(path)
@@ -98,64 +114,81 @@ def open_folder(config: Config, report=print) -> RunFolder:
     except OSError as error:
         raise UserError(f"--output {path or error.filename}: {error.strerror}") from None
     part = 1
-    while os.path.exists(RunFolder(path, part, None).file("mlperf.log")) or \
-            os.path.exists(RunFolder(path, part, None).file("recipe.yaml")):
+    while os.path.exists(RunFolder(path, part, None).file("mlperf.log")) or os.path.exists(
+        RunFolder(path, part, None).file("recipe.yaml")
+    ):
         part += 1
     return RunFolder(path, part, checkpoint)
 
 
 def save_recipe(config: Config, folder: RunFolder, ranks_size: int) -> None:
-    """Writes the settings as run, but for the run's folder, which cannot be used again; and versions.json."""
+    """Writes the settings as run, but for the run's folder, which cannot be used again; and
+    versions.json."""
     versions.save(folder.file("versions.json"), ranks_size)
     with open(folder.file("recipe.yaml"), "w", encoding="utf-8") as file:
-        file.write("# The settings of this run, flags included.\n"
-                   + to_yaml(config.with_values(output="", resume="")))
+        file.write(
+            "# The settings of this run, flags included.\n"
+            + to_yaml(config.with_values(output="", resume=""))
+        )
 
 
 def open_metrics(config: Config, folder: Optional[RunFolder], resumed):
-    """The Metrics of a run; `folder`: None on ranks other than 0. `resumed`: the state that it goes on from, or
-    None."""
+    """The Metrics of a run; `folder`: None on ranks other than 0. `resumed`: the state that it goes
+    on from, or None."""
     from ssd.training.metrics import Metrics
+
     if folder is None:
         return Metrics(None)
     events = None
     if config.run.tensorboard:
         from ssd.training.tensorboard import Events
-        events = Events(folder.path, first_step=1 + (resumed["progress"]["steps"] if resumed else 0))
+
+        events = Events(
+            folder.path, first_step=1 + (resumed["progress"]["steps"] if resumed else 0)
+        )
     return Metrics(folder.path, events)
 
 
 def describe(config: Config, device, ranks_size: int) -> str:
-    """What runs, for the start of the output: versions, device, and where the settings leave their recipe."""
+    """What runs, for the start of the output: versions, device, and where the settings leave their
+    recipe."""
     import horovod
     import mxnet
     import nvidia.dali
+
     from ssd.evaluation.scoring_backends import load_scorer
-    lines = [f"MXNet {mxnet.__version__}, Horovod {horovod.__version__}, DALI {nvidia.dali.__version__}, "
-             f"Python {sys.version.split()[0]}, scores by {load_scorer()}",
-             f"{ranks_size} rank{'s' if ranks_size > 1 else ''} on {device.kind}, layout {config.model.layout}, "
-             f"{config.model.dtype}, decoding on {config.data.decode}, "
-             f"{os.environ.get('OMP_NUM_THREADS', 'no')} OpenMP threads per rank set"]
+
+    lines = [
+        f"MXNet {mxnet.__version__}, Horovod {horovod.__version__}, DALI "
+        f"{nvidia.dali.__version__}, Python {sys.version.split()[0]}, scores by {load_scorer()}",
+        f"{ranks_size} rank{'s' if ranks_size > 1 else ''} on {device.kind}, layout "
+        f"{config.model.layout}, {config.model.dtype}, decoding on {config.data.decode}, "
+        f"{os.environ.get('OMP_NUM_THREADS', 'no')} OpenMP threads per rank set",
+    ]
     lines.append(to_yaml(config).rstrip())
     return "\n".join(lines)
 
 
 def load_datasets(config: Config, ranks, look) -> Tuple:
-    """Training and validation set. Rank 0 checks them, the others then read its result; a data set that is refused
-    ends every rank. `look` is called now and then, on all ranks alike."""
+    """Training and validation set. Rank 0 checks them, the others then read its result; a data set
+    that is refused ends every rank. `look` is called now and then, on all ranks alike."""
+
     def load():
         return locate.load_datasets(config)
+
     return ranks.first_then_others(load, "data set", look)
 
 
 def clear_cache(config: Config, ranks, log, say) -> None:
-    """Drops the file cache of every node, after the data set's check may have filled it, and logs what was dropped."""
+    """Drops the file cache of every node, after the data set's check may have filled it, and logs
+    what was dropped."""
     run = config.run
     if run.cache_cleared:
         log.cache_clear("by the launcher, on every node")
     if run.cache_cleared or not run.clear_cache:
         return
     from ssd.page_cache import drop_caches
+
     paths = [path for split in ("train", "val") for path in dataset_paths(config, split)]
     dropped = drop_caches(paths) if ranks.local_rank == 0 else "by another rank"
     if ranks.mean(np.array([bool(dropped)], float), "file cache dropped")[0] == 1:
@@ -165,9 +198,10 @@ def clear_cache(config: Config, ranks, log, say) -> None:
 
 
 def initialize_weights(network, config: Config, ranks, context, resumed: bool, names, say) -> None:
-    """The weights that a run starts from, equal on all ranks; a resumed one gets others later. names: of the classes,
-    without the background."""
+    """The weights that a run starts from, equal on all ranks; a resumed one gets others later.
+    names: of the classes, without the background."""
     from ssd.model.initialization import initialize, load_backbone
+
     run = config.run
     initialize(network, run.seed, context)
     if resumed:
@@ -177,8 +211,13 @@ def initialize_weights(network, config: Config, ranks, context, resumed: bool, n
         return
     if run.pretrained_backbone:
         from ssd.model.backbones.onnx_file import read_backbone
-        tensors = read_backbone(run.pretrained_backbone, config.model.backbone, say,
-                                pyramid=config.model.features in PYRAMIDS)
+
+        tensors = read_backbone(
+            run.pretrained_backbone,
+            config.model.backbone,
+            say,
+            pyramid=config.model.features in PYRAMIDS,
+        )
         load_backbone(network, tensors, run.pretrained_backbone)
         say(f"backbone: {run.pretrained_backbone}")
     if run.weights:
@@ -189,49 +228,75 @@ def initialize_weights(network, config: Config, ranks, context, resumed: bool, n
 
 
 def take_weights(network, path: str, fine_tune: bool, names, say) -> None:
-    """Sets the weights of an initialised network from a file; with fine_tune, what fits of them. names: as above."""
+    """Sets the weights of an initialised network from a file; with fine_tune, what fits of them.
+    names: as above."""
     from ssd.model.fine_tuning import fits, load_matching
     from ssd.model.weights import load_weights, read_info
+
     if fine_tune:
         say(f"fine-tuning from {path}: {load_matching(network, path, names)}")
         return
     try:
         load_weights(network, path)
     except UserError as error:
-        raise UserError(f"{error}" + ("; --fine-tune takes what fits" if fits(network, path, names) else "")) from None
+        raise UserError(
+            f"{error}" + ("; --fine-tune takes what fits" if fits(network, path, names) else "")
+        ) from None
     info = read_info(path)
     other = info is not None and tuple(info.category_names) != tuple(names)
-    say(f"weights: {path}" + (f"; their classes have other names ({', '.join(info.category_names)}) and are taken by "
-                              "number: --fine-tune would go by the names" if other else ""))
+    say(
+        f"weights: {path}"
+        + (
+            f"; their classes have other names ({', '.join(info.category_names)}) and are taken by "
+            "number: --fine-tune would go by the names"
+            if other
+            else ""
+        )
+    )
 
 
-def log_hyperparameters(log, config: Config, schedule, network, train_images: int, val_images: int,
-                        global_batch: int) -> None:
+def log_hyperparameters(
+    log, config: Config, schedule, network, train_images: int, val_images: int, global_batch: int
+) -> None:
     """What the rules of the log ask for of a run's settings; images trained on and evaluated."""
     training = config.training
     known = dict(
-        train_samples=train_images, eval_samples=val_images, global_batch_size=global_batch,
-        gradient_accumulation_steps=1, model_bn_span=training.batch_size * training.batch_norm_ranks,
-        max_samples=config.augmentation.crop_attempts, opt_name=training.optimizer,
+        train_samples=train_images,
+        eval_samples=val_images,
+        global_batch_size=global_batch,
+        gradient_accumulation_steps=1,
+        model_bn_span=training.batch_size * training.batch_norm_ranks,
+        max_samples=config.augmentation.crop_attempts,
+        opt_name=training.optimizer,
         opt_learning_rate_warmup_steps=schedule.warmup_steps,
         opt_learning_rate_warmup_epochs=training.warmup_epochs,
-        opt_base_learning_rate=schedule.peak, opt_weight_decay=training.weight_decay,
+        opt_base_learning_rate=schedule.peak,
+        opt_weight_decay=training.weight_decay,
         opt_learning_rate_warmup_factor=training.warmup_factor,
-        opt_learning_rate_decay_boundary_epochs=list(schedule.decay_epochs))
+        opt_learning_rate_decay_boundary_epochs=list(schedule.decay_epochs),
+    )
     asked = log.rules.hyperparameters
-    log.hyperparameters(**{key: value for key, value in known.items() if asked is None or key in asked})
+    log.hyperparameters(
+        **{key: value for key, value in known.items() if asked is None or key in asked}
+    )
     log.weights_initialization(INITIALIZED[log.rules.weights_initialization](network))
 
 
 def _trained(network) -> List[str]:
-    return [name for name, parameter in network.collect_params().items() if parameter.grad_req != "null"]
+    return [
+        name for name, parameter in network.collect_params().items() if parameter.grad_req != "null"
+    ]
 
 
 def _by_reference(network) -> List[str]:
-    """"module." is what PyTorch's data parallel wrapper puts before the names of the network that it holds."""
+    """ "module." is what PyTorch's data parallel wrapper puts before the names of the network that
+    it holds."""
     batch_norm = ("_gamma", "_beta", "_running_mean", "_running_var")
-    return ["module." + name for name, parameter in network.reference_parameters().items()
-            if not parameter.name.endswith(batch_norm)]
+    return [
+        "module." + name
+        for name, parameter in network.reference_parameters().items()
+        if not parameter.name.endswith(batch_norm)
+    ]
 
 
 # Names of the tensors that are logged as initialised, by Rules.weights_initialization.

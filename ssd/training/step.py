@@ -1,4 +1,5 @@
 """One training step: forward, backward, gradient average over ranks, update."""
+
 from __future__ import annotations
 
 from typing import Dict, List, Optional
@@ -15,7 +16,8 @@ from ssd.training.optimizer import build_optimizer
 
 
 class NetworkWithLoss(HybridBlock):
-    """Network and loss as one graph: images and targets to class and offset losses, (B,) float32 each."""
+    """Network and loss as one graph: images and targets to class and offset losses, (B,) float32
+    each."""
 
     def __init__(self, network: HybridBlock, loss: HybridBlock, **kwargs):
         super().__init__(**kwargs)
@@ -26,15 +28,16 @@ class NetworkWithLoss(HybridBlock):
 
 
 class TrainingStep:
-    """Trains `network`, which is initialised, on one batch a call: `gradients`, then `update`, or `discard` if they
-    are not `finite`.
+    """Trains `network`, which is initialised, on one batch a call: `gradients`, then `update`, or
+    `discard` if they are not `finite`.
 
-    Its tensors are in three groups, by structural name: `parameters`, which are trained; `statistics`, the running
-    means and variances, which each rank has of its own; `frozen`, which never change.
+    Its tensors are in three groups, by structural name: `parameters`, which are trained;
+    `statistics`, the running means and variances, which each rank has of its own; `frozen`, which
+    never change.
     """
 
     def __init__(self, network: HybridBlock, loss: HybridBlock, config: Config, ranks):
-        self.norm_groups = join_groups(network, config, ranks)    # in words, "" without
+        self.norm_groups = join_groups(network, config, ranks)  # in words, "" without
         self.graph = NetworkWithLoss(network, loss)
         self.graph.hybridize(static_alloc=True, static_shape=True)
         self.ranks, self.batch_size = ranks, config.training.batch_size
@@ -42,9 +45,11 @@ class TrainingStep:
         self.parameters = parameters.trained(network)
         self.statistics = parameters.statistics(network)
         self.frozen = parameters.frozen(network)
-        self.lock_wait = LockWait()    # of the thread that queues the steps
+        self.lock_wait = LockWait()  # of the thread that queues the steps
         self._own = self._total = self._before = None
-        self._by_type = None    # the gradients in lists of one type each: MXNet is asked for their types once
+        self._by_type = (
+            None  # the gradients in lists of one type each: MXNet is asked for their types once
+        )
 
     @property
     def scale(self):
@@ -52,10 +57,11 @@ class TrainingStep:
         return self.optimizer.scale
 
     def gradients(self, images, offsets, classes, check: bool):
-        """Forward, backward and the average of the gradients over the ranks; nothing waits for them here.
+        """Forward, backward and the average of the gradients over the ranks; nothing waits for them
+        here.
 
-        Returns the batch's class and offset losses, (B,) NDArrays. `check`: `finite` can be asked, and `discard`
-        called, before the update.
+        Returns the batch's class and offset losses, (B,) NDArrays. `check`: `finite` can be asked,
+        and `discard` called, before the update.
         """
         with self.lock_wait:
             before = self._joined_statistics() if check else None
@@ -66,7 +72,8 @@ class TrainingStep:
         return losses
 
     def forward(self, images, offsets, classes):
-        """The class and offset losses, (B,) each, and what `backward` takes: their sum (B,), times the loss scale."""
+        """The class and offset losses, (B,) each, and what `backward` takes: their sum (B,), times
+        the loss scale."""
         with mx.autograd.record():
             losses = self.graph(images, offsets, classes)
             return losses, (losses[0] + losses[1]) * self.scale.value
@@ -75,8 +82,8 @@ class TrainingStep:
         total.backward()
 
     def average(self, total) -> None:
-        """The gradients' average over the ranks. Collective. total: of `forward`, for `finite`; None: it will not be
-        asked."""
+        """The gradients' average over the ranks. Collective. total: of `forward`, for `finite`;
+        None: it will not be asked."""
         if total is not None:
             # A rank's loss that is not finite must reach all, even where its gradient is finite.
             self._total = total.sum()
@@ -86,8 +93,8 @@ class TrainingStep:
         self.optimizer.allreduce()
 
     def finite(self) -> bool:
-        """Whether the loss and all averaged gradients of the step are finite: the same answer on every rank. Waits
-        for them."""
+        """Whether the loss and all averaged gradients of the step are finite: the same answer on
+        every rank. Waits for them."""
         groups = self._checked()
         return _finite(_sums_of_squares(groups)) or _all_finite(groups)
 
@@ -105,7 +112,8 @@ class TrainingStep:
         self.set_statistics(self._before.asnumpy())
 
     def _checked(self) -> List[List]:
-        """Loss and gradients in lists of one type each, as MXNet's operators on many arrays want them."""
+        """Loss and gradients in lists of one type each, as MXNet's operators on many arrays want
+        them."""
         if self._by_type is None:
             groups: Dict[type, List] = {}
             for parameter in self.parameters.values():
@@ -117,7 +125,8 @@ class TrainingStep:
     # ---- what a checkpoint holds
 
     def weights(self) -> Dict[str, np.ndarray]:
-        """Trained and frozen tensors by structural name, in the types in which the network has them."""
+        """Trained and frozen tensors by structural name, in the types in which the network has
+        them."""
         return {name: parameter.list_data()[0].asnumpy() for name, parameter in self._weights()}
 
     def shapes(self) -> Dict[str, tuple]:
@@ -125,20 +134,28 @@ class TrainingStep:
         return {name: parameter.shape for name, parameter in self._weights()}
 
     def restore_weights(self, weights: Optional[Dict[str, np.ndarray]]) -> None:
-        """Sets trained and frozen tensors to rank 0's `weights`; the others give None. Collective."""
+        """Sets trained and frozen tensors to rank 0's `weights`; the others give None.
+        Collective."""
         for name, parameter in self._weights():
-            parameter.set_data(self.ranks.array_from_first(weights and weights[name], parameter.list_data()[0],
-                                                           f"weight {name}"))
+            parameter.set_data(
+                self.ranks.array_from_first(
+                    weights and weights[name], parameter.list_data()[0], f"weight {name}"
+                )
+            )
 
     def _weights(self):
         return [*self.parameters.items(), *self.frozen.items()]
 
     def average_statistics(self) -> None:
         """Replaces the running statistics by their means over the ranks. Collective."""
-        self.ranks.average_in_place([parameter.list_data()[0] for parameter in self.statistics.values()], "batch norm")
+        self.ranks.average_in_place(
+            [parameter.list_data()[0] for parameter in self.statistics.values()], "batch norm"
+        )
 
     def _joined_statistics(self):
-        return mx.nd.concat(*[parameter.list_data()[0] for parameter in self.statistics.values()], dim=0)
+        return mx.nd.concat(
+            *[parameter.list_data()[0] for parameter in self.statistics.values()], dim=0
+        )
 
     def running_statistics(self) -> np.ndarray:
         """This rank's running means and variances, (n,) float32, in the order of their names."""
@@ -156,8 +173,8 @@ class TrainingStep:
 
 
 def _sums_of_squares(groups: List[List]) -> List:
-    """Finite where all elements of all arrays in the lists are, unless an element's square is above 3e38; nothing waits
-    here.
+    """Finite where all elements of all arrays in the lists are, unless an element's square is above
+    3e38; nothing waits here.
 
     On a CPU it takes a tenth of the time of MXNet's own check (docs/performance-log.md).
     """
@@ -170,26 +187,36 @@ def _finite(sums) -> bool:
 
 def _all_finite(groups: List[List]) -> bool:
     """Whether all elements of all arrays in the lists are finite, exactly."""
-    return all(mx.nd.multi_all_finite(*group, num_arrays=len(group), init_output=True).asscalar()
-               for group in groups)
+    return all(
+        mx.nd.multi_all_finite(*group, num_arrays=len(group), init_output=True).asscalar()
+        for group in groups
+    )
 
 
 def dry_run(step: TrainingStep, inference, network, config: Config, boxes: int, context) -> None:
-    """Trains and evaluates once on synthetic images, so that memory and kernels are chosen before the clock starts.
+    """Trains and evaluates once on synthetic images, so that memory and kernels are chosen before
+    the clock starts.
 
-    Leaves no trace, bit by bit, in a step that has not made an update yet: the learning rate is 0, which keeps the
-    weights without a copy of them; running statistics are put back; the optimizer starts anew. Targets without a
-    positive box keep loss and gradients finite. boxes: default boxes of the network; context: where it is.
+    Leaves no trace, bit by bit, in a step that has not made an update yet: the learning rate is 0,
+    which keeps the weights without a copy of them; running statistics are put back; the optimizer
+    starts anew. Targets without a positive box keep loss and gradients finite. boxes: default boxes
+    of the network; context: where it is.
     """
     before = step.running_statistics()
     batch = config.training.batch_size
     noise = np.random.default_rng(0)
 
     def images(count):
-        return mx.nd.array(noise.standard_normal(network.input_shape(count)), ctx=context, dtype=config.model.dtype)
+        return mx.nd.array(
+            noise.standard_normal(network.input_shape(count)), ctx=context, dtype=config.model.dtype
+        )
 
-    step.gradients(images(batch), mx.nd.zeros((batch, boxes, 4), ctx=context),
-                   mx.nd.zeros((batch, boxes), ctx=context, dtype="int32"), check=True)
+    step.gradients(
+        images(batch),
+        mx.nd.zeros((batch, boxes, 4), ctx=context),
+        mx.nd.zeros((batch, boxes), ctx=context, dtype="int32"),
+        check=True,
+    )
     step.finite()
     step.update(0.0)
     inference(images(config.evaluation.eval_batch_size)).wait_to_read()

@@ -1,4 +1,5 @@
 """TensorBoard events of a run, with the optional package tensorboardX."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -8,40 +9,52 @@ from typing import Dict
 
 from ssd.errors import UserError
 
-FOLDER = "tensorboard"    # in the run's folder
+FOLDER = "tensorboard"  # in the run's folder
 FLUSH_SECONDS = 10
 
 
 def check_installed() -> None:
     """UserError where tensorboardX is not installed; it is not imported here."""
     if importlib.util.find_spec("tensorboardX") is None:
-        raise UserError("--tensorboard: the package tensorboardX is not installed (pip install tensorboardX)")
+        raise UserError(
+            "--tensorboard: the package tensorboardX is not installed (pip install tensorboardX)"
+        )
 
 
 class Events:
     """Scalars over steps: the numbers of a progress line, and COCO's twelve."""
 
     def __init__(self, run_folder: str, first_step: int):
-        """`first_step`: events of this step and later ones, left by a part of the run that was undone, are hidden."""
+        """`first_step`: events of this step and later ones, left by a part of the run that was
+        undone, are hidden."""
         folder = os.path.join(run_folder, FOLDER)
         again = os.path.isdir(folder)
-        # Files are named by the second of their start: the suffix keeps a part's from the one before.
-        self._writer = _writer_class()(folder, purge_step=first_step if again else None, flush_secs=FLUSH_SECONDS,
-                                       filename_suffix=f".from-step-{first_step}")
+        # Files are named by the second of their start: the suffix keeps a part's from the one
+        # before.
+        self._writer = _writer_class()(
+            folder,
+            purge_step=first_step if again else None,
+            flush_secs=FLUSH_SECONDS,
+            filename_suffix=f".from-step-{first_step}",
+        )
 
     def trained(self, step: int, values: Dict[str, float]) -> None:
         """`values`: by the names of train.csv."""
         classes, offsets = values["class_loss"], values["offset_loss"]
-        for tag, value in (("loss/total", classes + offsets), ("loss/classes", classes), ("loss/offsets", offsets),
-                           ("training/learning_rate", values["learning_rate"]),
-                           ("training/images_per_second", values["images_per_second"]),
-                           ("training/data_wait_share", values["data_wait_share"]),
-                           ("training/lock_wait_share", values["lock_wait_share"])):
+        for tag, value in (
+            ("loss/total", classes + offsets),
+            ("loss/classes", classes),
+            ("loss/offsets", offsets),
+            ("training/learning_rate", values["learning_rate"]),
+            ("training/images_per_second", values["images_per_second"]),
+            ("training/data_wait_share", values["data_wait_share"]),
+            ("training/lock_wait_share", values["lock_wait_share"]),
+        ):
             self._writer.add_scalar(tag, float(value), step)
 
     def evaluated(self, step: int, stats: Dict[str, float]) -> None:
-        """`stats`: COCO's twelve numbers of the weights after `step`, and of how many images and objects they are; a
-        number that is undefined (-1) is left out."""
+        """`stats`: COCO's twelve numbers of the weights after `step`, and of how many images and
+        objects they are; a number that is undefined (-1) is left out."""
         for name, value in stats.items():
             if value >= 0:
                 self._writer.add_scalar(f"evaluation/{name}", float(value), step)

@@ -1,4 +1,5 @@
 """Training to the target, or until there is a reason to leave."""
+
 from __future__ import annotations
 
 import math
@@ -19,19 +20,20 @@ from ssd.training.state import RunState
 
 
 class Training:
-    """A run, or the part of one after a checkpoint. `run` reads from top to bottom; the other methods are its parts.
+    """A run, or the part of one after a checkpoint. `run` reads from top to bottom; the other
+    methods are its parts.
 
-    folder: a setup.RunFolder on rank 0, None on the others. signals: a StopSignals. watch: a Watchdog. display: a
-    Display that whoever made it closes; default: plain lines.
+    folder: a setup.RunFolder on rank 0, None on the others. signals: a StopSignals. watch: a
+    Watchdog. display: a Display that whoever made it closes; default: plain lines.
     """
 
     def __init__(self, config: Config, ranks: Ranks, log, folder, signals, watch, display=None):
         self.config, self.ranks, self.log, self.folder = config, ranks, log, folder
         self.signals, self.watch, self.display = signals, watch, display or Display()
         self.agreement = Agreement(ranks, 3)
-        self.state: Optional[RunState] = None    # from here on once all is prepared
+        self.state: Optional[RunState] = None  # from here on once all is prepared
         self.saver: Optional[Saver] = None
-        self.check_every = 1                     # steps between checks that numbers are finite
+        self.check_every = 1  # steps between checks that numbers are finite
         self.train_data = self.val_data = None
 
     @property
@@ -44,13 +46,27 @@ class Training:
             print(text, flush=True)
 
     def run(self) -> None:
-        run = self.state = prepare(self.config, self.ranks, self.log, self.folder, self.watch.note, self.say,
-                                   self.leave_if_asked)
+        run = self.state = prepare(
+            self.config,
+            self.ranks,
+            self.log,
+            self.folder,
+            self.watch.note,
+            self.say,
+            self.leave_if_asked,
+        )
         self.check_every = recovery.finite_interval(run.config, run.device.kind)
         self.saver = Saver(run)
         self.log.seed(run.seed)
-        setup.log_hyperparameters(self.log, run.config, run.schedule, run.network, len(run.train_set.images_with_boxes),
-                                  run.val_set.num_images, run.global_batch)
+        setup.log_hyperparameters(
+            self.log,
+            run.config,
+            run.schedule,
+            run.network,
+            len(run.train_set.images_with_boxes),
+            run.val_set.num_images,
+            run.global_batch,
+        )
         self.leave_if_asked()
         self.log.init_stop()
         self.log.run_start()
@@ -66,28 +82,56 @@ class Training:
             self.display.close()
             self.close_data()
         self.saver.close()
-        self.say(run.metrics.result(status, run.progress, run.config.evaluation.target, run.seconds(),
-                                    global_batch=run.global_batch, seed=run.seed, ranks=self.ranks.size,
-                                    skipped_steps=run.step.scale.skipped, scored=run.pending.scored))
+        self.say(
+            run.metrics.result(
+                status,
+                run.progress,
+                run.config.evaluation.target,
+                run.seconds(),
+                global_batch=run.global_batch,
+                seed=run.seed,
+                ranks=self.ranks.size,
+                skipped_steps=run.step.scale.skipped,
+                scored=run.pending.scored,
+            )
+        )
 
     # ---- on the clock
 
     def open_data(self) -> None:
         from ssd.data.pipeline import EvaluationLoader, TrainingLoader
         from ssd.training.score import PendingScore
+
         run = self.state
-        share = dict(rank=self.ranks.rank, size=self.ranks.size, device=run.device.kind,
-                     device_id=run.device.index, pad_channels=run.network.input_channels == 4)
+        share = dict(
+            rank=self.ranks.rank,
+            size=self.ranks.size,
+            device=run.device.kind,
+            device_id=run.device.index,
+            pad_channels=run.network.input_channels == 4,
+        )
         self.watch.note("opening the data set", run.progress.steps)
-        self.train_data = TrainingLoader(run.config, run.train_set, run.detector.matcher, seed=run.seed,
-                                         first_step=run.progress.steps, **share)
+        self.train_data = TrainingLoader(
+            run.config,
+            run.train_set,
+            run.detector.matcher,
+            seed=run.seed,
+            first_step=run.progress.steps,
+            **share,
+        )
         if run.progress.steps and not self.train_data.exact:
             self.say("decode cache: the order of images after a resume is another than without one")
         self.val_data = EvaluationLoader(run.config, run.val_set, **share)
-        run.pending = PendingScore(run.val_set, self.folder.path if self.ranks.is_first else None, self.ranks)
+        run.pending = PendingScore(
+            run.val_set, self.folder.path if self.ranks.is_first else None, self.ranks
+        )
         if run.awaited is not None:
             self.log.eval_start(run.awaited["epoch"])
-            rows = self.folder.checkpoint.arrays["pending"]["rows"] if self.ranks.is_first else np.empty((0, 7))
+            rows = (
+                self.folder.checkpoint.arrays["pending"]["rows"]
+                if self.ranks.is_first
+                else np.empty((0, 7))
+            )
             run.pending.start(run.awaited["epoch"], run.awaited["step"], rows)
             self.saver.hold(run.awaited["step"])
 
@@ -112,7 +156,7 @@ class Training:
         epochs, progress = run.config.training.epochs, run.progress
         for epoch in range(max(1, math.ceil(progress.steps / run.steps_per_epoch)), epochs + 1):
             end = epoch * run.steps_per_epoch
-            if progress.steps < end:    # else resumed where its epoch had ended
+            if progress.steps < end:  # else resumed where its epoch had ended
                 self.log.epoch_start(epoch)
                 while progress.steps < end and not self.at_last_step():
                     if self.train_step(epoch):
@@ -131,8 +175,12 @@ class Training:
     def evaluation_due(self, epoch: int) -> bool:
         run = self.state
         at_end = run.progress.steps == epoch * run.steps_per_epoch
-        return self.at_last_step() or at_end and (epoch % run.config.evaluation.eval_every == 0
-                                                  or epoch == run.config.training.epochs)
+        return self.at_last_step() or (
+            at_end
+            and (
+                epoch % run.config.evaluation.eval_every == 0 or epoch == run.config.training.epochs
+            )
+        )
 
     def train_step(self, epoch: int) -> bool:
         """One step and what is due after it; whether the target is known to be reached."""
@@ -156,15 +204,18 @@ class Training:
         return self.after_step(epoch)
 
     def finite(self, epoch: int, losses, batch) -> bool:
-        """Whether the update can be made. NotFinite where training cannot go on: the state before the step is saved
-        then."""
+        """Whether the update can be made. NotFinite where training cannot go on: the state before
+        the step is saved then."""
         run = self.state
         number, finite = run.progress.steps + 1, run.step.finite()
         if run.step.scale.accepts(finite):
             if not finite:
                 run.step.discard()
-                self.say(f"epoch {epoch} step {number}: gradients overflow, the step is skipped "
-                         f"({run.step.scale.skipped} so far); loss scale {run.step.scale.value:g} from here")
+                self.say(
+                    f"epoch {epoch} step {number}: gradients overflow, the step is skipped "
+                    f"({run.step.scale.skipped} so far); loss scale {run.step.scale.value:g} from "
+                    "here"
+                )
             return finite
         text, weights_good = diagnosis.explain(self.state, losses, batch, epoch, number)
         run.step.discard()
@@ -179,18 +230,31 @@ class Training:
         # Seen here where steps are not checked one by one. With a loss scale that changes they are.
         if not np.isfinite(mean).all() and not run.step.scale.window:
             raise NotFinite(f"epoch {epoch}, step {number}: loss {mean.sum()}")
-        line = run.metrics.report(epoch, number, run.steps_per_epoch, mean, rate, run.global_batch,
-                                   self.train_data.wait_seconds, run.step.lock_wait.seconds)
+        line = run.metrics.report(
+            epoch,
+            number,
+            run.steps_per_epoch,
+            mean,
+            rate,
+            run.global_batch,
+            self.train_data.wait_seconds,
+            run.step.lock_wait.seconds,
+        )
         if not self.display.shows_steps:
             self.say(line)
 
     def after_step(self, epoch: int) -> bool:
-        """Scores that have come, checkpoints, signals; whether the target is known to be reached."""
+        """Scores that have come, checkpoints, signals; whether the target is known to be
+        reached."""
         run = self.state
         stop, save, scored = self.agreement.exchange(self.wishes(may_save=True))
         if scored and self.take_score():
             return True
-        if save or self.evaluation_due(epoch) or self.saver.interval.due_at(run.progress.steps, run.steps_per_epoch):
+        if (
+            save
+            or self.evaluation_due(epoch)
+            or self.saver.interval.due_at(run.progress.steps, run.steps_per_epoch)
+        ):
             self.save()
         if stop:
             self.leave(epoch)
@@ -203,9 +267,11 @@ class Training:
         return self.signals.received is not None, save, pending is not None and pending.is_ready()
 
     def evaluate(self, epoch: int) -> None:
-        """Detects on this rank's share of the validation images; the score comes later, off this thread."""
+        """Detects on this rank's share of the validation images; the score comes later, off this
+        thread."""
         from ssd.evaluation.inference import detect
         from ssd.model.weights import save_weights
+
         run = self.state
         start = time.time()
         self.log.eval_start(epoch)
@@ -218,29 +284,38 @@ class Training:
             next(turns, None)
             if self.agreement.exchange(self.wishes())[0]:
                 self.leave(epoch)
+
         run.inference.build()
         rows = detect(run.inference, self.val_data, run.val_set.sizes, look_for_signal)
-        for _ in turns:    # ranks with a batch less take part to the end
+        for _ in turns:  # ranks with a batch less take part to the end
             if self.agreement.exchange(self.wishes())[0]:
                 self.leave(epoch)
         self.watch.note(f"epoch {epoch}, gathering detections", run.progress.steps, waiting=True)
         rows = self.ranks.gather(rows, "detections")
         if self.ranks.is_first:
-            self.saver.warned(save_weights, run.network, os.path.join(self.folder.path, "weights.params"),
-                              run.info)
+            self.saver.warned(
+                save_weights,
+                run.network,
+                os.path.join(self.folder.path, "weights.params"),
+                run.info,
+            )
         run.pending.start(epoch, run.progress.steps, rows)
         self.saver.hold(run.progress.steps)
         run.progress.evaluated = run.progress.steps
         run.metrics.evaluated(time.time() - start)
-        self.say(f"epoch {epoch}: {len(rows)} detections on {run.val_set.num_images} images, "
-                 f"{run.val_set.num_images / (time.time() - start):.1f} images/s")
+        self.say(
+            f"epoch {epoch}: {len(rows)} detections on {run.val_set.num_images} images, "
+            f"{run.val_set.num_images / (time.time() - start):.1f} images/s"
+        )
 
     def wait_for_score(self) -> bool:
         """Waits for a score that is pending; whether it reaches the target."""
         run = self.state
         while run.pending.epoch is not None:
             start = time.time()
-            self.watch.note("waiting for the score", run.progress.steps, waiting=not self.ranks.is_first)
+            self.watch.note(
+                "waiting for the score", run.progress.steps, waiting=not self.ranks.is_first
+            )
             stop, _, scored = self.agreement.settle(self.wishes())
             if scored:
                 if self.take_score():
@@ -253,17 +328,22 @@ class Training:
         return False
 
     def take_score(self) -> bool:
-        """Logs a score that has come; whether it reaches the target. NoScore if it cannot be had."""
+        """Logs a score that has come; whether it reaches the target. NoScore if it cannot be
+        had."""
         run = self.state
         scored = run.pending.take()
         if scored is None:
             return False
         if scored.stats is None:
             self.save()
-            raise NoScore(f"epoch {scored.epoch} could not be scored: {scored.failure}{self.saver.where()}")
+            raise NoScore(
+                f"epoch {scored.epoch} could not be scored: {scored.failure}{self.saver.where()}"
+            )
         epoch, stats, progress = scored.epoch, scored.stats, run.progress
         score = max(0.0, stats["AP"])
-        extent = run.pending.scored.extent if run.pending.scored is not None else {}    # known to rank 0
+        extent = (
+            run.pending.scored.extent if run.pending.scored is not None else {}
+        )  # known to rank 0
         self.log.eval_accuracy(epoch, score, **extent)
         self.log.eval_result(epoch, {**stats, **extent})
         self.log.eval_stop(epoch)
@@ -272,8 +352,11 @@ class Training:
         if best:
             progress.best_score, progress.best_epoch = score, epoch
         self.saver.scored(scored.step, score, best, extent)
-        self.say("epoch {}: ".format(epoch) + "  ".join(f"{name} {value:.4f}" for name, value in stats.items())
-                 + (f"  (on {run.pending.scored})" if run.pending.scored else ""))
+        self.say(
+            f"epoch {epoch}: "
+            + "  ".join(f"{name} {value:.4f}" for name, value in stats.items())
+            + (f"  (on {run.pending.scored})" if run.pending.scored else "")
+        )
         return score >= run.config.evaluation.target
 
     # ---- saving and leaving
@@ -292,7 +375,11 @@ class Training:
         """Raises Stopped on every rank, after a checkpoint."""
         names = self.ranks.gather_texts(self.signals.received or "", "signals")
         text = " and ".join(f"{name} on rank {rank}" for rank, name in enumerate(names) if name)
-        if self.started is None:    # of a resumed run its checkpoint holds more: the score that is pending
+        if (
+            self.started is None
+        ):  # of a resumed run its checkpoint holds more: the score that is pending
             raise Stopped(f"{text}, before the first step; nothing is lost")
         self.save()
-        raise Stopped(f"{text}, after step {self.state.progress.steps} (epoch {epoch}){self.saver.where()}")
+        raise Stopped(
+            f"{text}, after step {self.state.progress.steps} (epoch {epoch}){self.saver.where()}"
+        )

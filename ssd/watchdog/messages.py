@@ -1,4 +1,5 @@
 """How watchdogs talk: JSON lines over TCP, who may join, and what is known of a rank."""
+
 from __future__ import annotations
 
 import fcntl
@@ -13,33 +14,48 @@ import struct
 import time
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-_LONGEST_LINE = 8192     # bytes of one message; what a stranger may make us keep
-_LONGEST_QUEUE = 65536   # bytes kept for a peer that does not read: then messages are dropped, it is stopped anyway
-_MOST_STRANGERS = 256    # connections that have not shown the token yet
-_SIOCGIFADDR = 0x8915    # linux/sockios.h: the IPv4 address of an interface
-PATIENCE = 30.0          # seconds for an answer over a connection that stands: the other end may be busy
+_LONGEST_LINE = 8192  # bytes of one message; what a stranger may make us keep
+# Bytes kept for a peer that does not read: then messages are dropped, it is stopped anyway
+_LONGEST_QUEUE = 65536
+_MOST_STRANGERS = 256  # connections that have not shown the token yet
+_SIOCGIFADDR = 0x8915  # linux/sockios.h: the IPv4 address of an interface
+PATIENCE = 30.0  # seconds for an answer over a connection that stands: the other end may be busy
 
 
 class Process(NamedTuple):
-    """One process of the run; together the fields name it for ever, whatever happens to its number."""
-    host: str       # for people
-    machine: str    # boot and process namespace: where `pid` means something
-    network: str    # boot and network namespace: where the loopback addresses lead to it
+    """One process of the run; together the fields name it for ever, whatever happens to its
+    number."""
+
+    host: str  # for people
+    machine: str  # boot and process namespace: where `pid` means something
+    network: str  # boot and network namespace: where the loopback addresses lead to it
     pid: int
-    start: str      # when it started [clock ticks since the boot]
+    start: str  # when it started [clock ticks since the boot]
 
 
 def this_process() -> Process:
-    boot = _read("/proc/sys/kernel/random/boot_id").strip() or secrets.token_hex(8)  # unknown: equal to no other
-    return Process(socket.gethostname(), boot + _link("pid"), boot + _link("net"), os.getpid(),
-                   _start_time(os.getpid()))
+    boot = _read("/proc/sys/kernel/random/boot_id").strip() or secrets.token_hex(
+        8
+    )  # unknown: equal to no other
+    return Process(
+        socket.gethostname(),
+        boot + _link("pid"),
+        boot + _link("net"),
+        os.getpid(),
+        _start_time(os.getpid()),
+    )
 
 
 def kill(process: Process) -> bool:
-    """SIGKILL to `process` if it is on this machine and still the same; a stopped process ends by nothing else."""
+    """SIGKILL to `process` if it is on this machine and still the same; a stopped process ends by
+    nothing else."""
     here = this_process()
-    if process.machine != here.machine or process.pid == here.pid or _start_time(process.pid) != process.start \
-            or not process.start:
+    if (
+        process.machine != here.machine
+        or process.pid == here.pid
+        or _start_time(process.pid) != process.start
+        or not process.start
+    ):
         return False
     try:
         os.kill(process.pid, signal.SIGKILL)
@@ -77,25 +93,27 @@ class Channel:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.connection = connection
         self._received = self._queue = b""
-        self.unread: List[dict] = []   # received, put back by `wait_for`
+        self.unread: List[dict] = []  # received, put back by `wait_for`
         self.open = True
 
     def fileno(self) -> int:
         return self.connection.fileno()
 
     def send(self, message: dict) -> None:
-        """Sends what the connection takes now, the rest with the next message. A broken one is seen by `receive`."""
+        """Sends what the connection takes now, the rest with the next message. A broken one is seen
+        by `receive`."""
         if len(self._queue) < _LONGEST_QUEUE:
             self._queue += json.dumps(message).encode() + b"\n"
         try:
-            self._queue = self._queue[self.connection.send(self._queue):]
+            self._queue = self._queue[self.connection.send(self._queue) :]
         except BlockingIOError:
             pass
         except OSError:
             self._queue = b""
 
     def receive(self) -> List[dict]:
-        """The messages that have come. `open` turns False when the other end is gone, or talks nonsense."""
+        """The messages that have come. `open` turns False when the other end is gone, or talks
+        nonsense."""
         messages, self.unread = self.unread, []
         try:
             arrived = self.connection.recv(65536)
@@ -129,7 +147,7 @@ class Member:
 
     def __init__(self, process: Process, channel: Optional[Channel] = None):
         self.process, self.channel = process, channel
-        self.heard = self.moved = time.monotonic()    # the last message; the last new note
+        self.heard = self.moved = time.monotonic()  # the last message; the last new note
         self.phase, self.step, self.waiting, self.notes = "start", 0, False, 0
         self.farewell = False
 
@@ -144,20 +162,32 @@ class Member:
 
 
 def listen(process: Process) -> Tuple[socket.socket, bytes]:
-    """A listening socket, and the offer by which the other ranks find it: addresses, port and secrets."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)  # Horovod's own exchange knows IPv4 alone
+    """A listening socket, and the offer by which the other ranks find it: addresses, port and
+    secrets."""
+    listener = socket.socket(
+        socket.AF_INET, socket.SOCK_STREAM
+    )  # Horovod's own exchange knows IPv4 alone
     listener.bind(("", 0))
     listener.listen(1024)
     listener.setblocking(False)
-    return listener, json.dumps(dict(addresses=addresses(), port=listener.getsockname()[1], process=list(process),
-                                     token=secrets.token_hex(16), answer=secrets.token_hex(16))).encode()
+    return listener, json.dumps(
+        dict(
+            addresses=addresses(),
+            port=listener.getsockname()[1],
+            process=list(process),
+            token=secrets.token_hex(16),
+            answer=secrets.token_hex(16),
+        )
+    ).encode()
 
 
 def addresses() -> List[str]:
     """This host's IPv4 addresses without loopback, those of its name first."""
     found = []
     try:
-        found += [entry[4][0] for entry in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)]
+        found += [
+            entry[4][0] for entry in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)
+        ]
     except OSError:
         pass
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -170,9 +200,11 @@ def addresses() -> List[str]:
     return [address for address in dict.fromkeys(found) if not address.startswith("127.")]
 
 
-def accept(listener: socket.socket, offer: dict, ranks: List[int],
-           limit: float) -> Dict[int, Tuple[Channel, Process]]:
-    """Rank 0: waits at most `limit` s for `ranks`; who does not show the token is dropped. Closes the listener."""
+def accept(
+    listener: socket.socket, offer: dict, ranks: List[int], limit: float
+) -> Dict[int, Tuple[Channel, Process]]:
+    """Rank 0: waits at most `limit` s for `ranks`; who does not show the token is dropped. Closes
+    the listener."""
     joined: Dict[int, Tuple[Channel, Process]] = {}
     strangers: List[Channel] = []
     deadline = time.monotonic() + limit
@@ -210,7 +242,9 @@ def accept(listener: socket.socket, offer: dict, ranks: List[int],
 
 
 def _same(given, secret: str) -> bool:
-    return isinstance(given, str) and hmac.compare_digest(given.encode(errors="replace"), secret.encode())
+    return isinstance(given, str) and hmac.compare_digest(
+        given.encode(errors="replace"), secret.encode()
+    )
 
 
 def _check_hello(messages: List[dict], token: str, missing) -> Optional[Tuple[int, Process]]:
@@ -218,13 +252,21 @@ def _check_hello(messages: List[dict], token: str, missing) -> Optional[Tuple[in
     if not messages or not _same(messages[0].get("token"), token):
         return None
     rank, process = messages[0].get("rank"), messages[0].get("process")
-    return (rank, Process(*process)) if rank in missing and len(process) == len(Process._fields) else None
+    return (
+        (rank, Process(*process))
+        if rank in missing and len(process) == len(Process._fields)
+        else None
+    )
 
 
-def connect(offer: dict, rank: int, process: Process, limit: float) -> Tuple[Optional[Channel], str]:
-    """Another rank: a channel to rank 0 by the first address that knows the secret, or None and why.
+def connect(
+    offer: dict, rank: int, process: Process, limit: float
+) -> Tuple[Optional[Channel], str]:
+    """Another rank: a channel to rank 0 by the first address that knows the secret, or None and
+    why.
 
-    limit: seconds for all addresses together, without the PATIENCE for whom a connection stands with.
+    limit: seconds for all addresses together, without the PATIENCE for whom a connection stands
+    with.
     """
     deadline = time.monotonic() + limit
     first = Process(*offer["process"])

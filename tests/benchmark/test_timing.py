@@ -1,4 +1,5 @@
 """What is said of times, and how a loop that nothing waits for is timed."""
+
 import time
 
 import pytest
@@ -8,7 +9,9 @@ from ssd.benchmark.timing import as_parts, spread, steady_state, times_of
 
 def test_spread():
     told = spread([4.0, 1.0, 2.0, 3.0, 10.0])
-    assert told == dict(median=3, quartile_1=2, quartile_3=4, minimum=1, maximum=10, mean=4, count=5)
+    assert told == dict(
+        median=3, quartile_1=2, quartile_3=4, minimum=1, maximum=10, mean=4, count=5
+    )
 
 
 def test_shares_of_medians():
@@ -17,7 +20,8 @@ def test_shares_of_medians():
 
 
 class Clock:
-    """A device on which a step takes `length` seconds, and a clock that only waiting and queueing move."""
+    """A device on which a step takes `length` seconds, and a clock that only waiting and queueing
+    move."""
 
     def __init__(self, length, queueing):
         self.now, self.done, self.length, self.queueing = 0.0, 0.0, length, queueing

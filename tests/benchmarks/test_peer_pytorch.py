@@ -1,23 +1,43 @@
-"""The two sides of benchmarks/peer_pytorch.py compute the same, so that their times can be compared."""
+"""The two sides of benchmarks/peer_pytorch.py compute the same, so that their times can be
+compared."""
+
 import pytest
 
 pytest.importorskip("torch")
 
-from benchmarks import ours, peer_pytorch  # noqa: E402
+from benchmarks import ours, peer_pytorch
 
-# Tiny networks: SSD; RetinaNet as the benchmark has it, frozen, and with trained BatchNorm as the quickstart's. In the
-# last rounding flips ReLUs before BatchNorms of a few cells: PyTorch's own gradients in float32 and in float64 are .04
-# of their norm apart, which Adam makes more of.
+# Tiny networks: SSD; RetinaNet as the benchmark has it, frozen, and with trained BatchNorm as the
+# quickstart's. In the last rounding flips ReLUs before BatchNorms of a few cells: PyTorch's own
+# gradients in float32 and in float64 are .04 of their norm apart, which Adam makes more of.
 MOBILE = dict(gradients=0.1, steps=0.1)
 SIDES = {
     "ssd": ("ssd-resnet34-shapes", dict(width=0.125), ["channels_last"], {}),
-    "retinanet": ("retinanet-resnext50-openimages", dict(width=0.125, image_size="128x96", num_classes=21),
-                  ["plain", "lean"], {}),
-    "retinanet, trained": ("retinanet-resnext50-shapes", dict(width=0.125, image_size=128), ["channels_last"],
-                           dict(gradients=0.2, steps=float("inf"))),
+    "retinanet": (
+        "retinanet-resnext50-openimages",
+        dict(width=0.125, image_size="128x96", num_classes=21),
+        ["plain", "lean"],
+        {},
+    ),
+    "retinanet, trained": (
+        "retinanet-resnext50-shapes",
+        dict(width=0.125, image_size=128),
+        ["channels_last"],
+        dict(gradients=0.2, steps=float("inf")),
+    ),
     # Maps of 8 to 1 cells: gradients as above.
-    "mobilenet": ("ssd-mobilenetv2-coco", dict(width=0.25, image_size=128, num_classes=21), ["plain"], MOBILE),
-    "ssdlite": ("ssdlite-mobilenetv2-coco", dict(width=0.25, image_size=128, num_classes=21), ["channels_last"], MOBILE),
+    "mobilenet": (
+        "ssd-mobilenetv2-coco",
+        dict(width=0.25, image_size=128, num_classes=21),
+        ["plain"],
+        MOBILE,
+    ),
+    "ssdlite": (
+        "ssdlite-mobilenetv2-coco",
+        dict(width=0.25, image_size=128, num_classes=21),
+        ["channels_last"],
+        MOBILE,
+    ),
 }
 
 

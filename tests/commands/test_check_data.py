@@ -1,4 +1,6 @@
-"""`python -m ssd check-data`: its report, exit status, cache, and how it ends when it is interrupted."""
+"""`python -m ssd check-data`: its report, exit status, cache, and how it ends when it is
+interrupted."""
+
 from __future__ import annotations
 
 import json
@@ -40,11 +42,15 @@ def data(pristine, tmp_path):
 @pytest.fixture
 def check(data, tmp_path, capsys):
     """Runs the command as the command line does: (exit status, standard output, standard error)."""
+
     def run(*flags):
-        status = main(["check-data", "--data-dir", data, "--cache-dir", str(tmp_path / "cache"), *flags])
+        status = main(
+            ["check-data", "--data-dir", data, "--cache-dir", str(tmp_path / "cache"), *flags]
+        )
         captured = capsys.readouterr()
         assert "Traceback" not in captured.err
         return status, captured.out, captured.err
+
     return run
 
 
@@ -67,7 +73,7 @@ def cut(path):
     with open(path, "rb") as file:
         content = file.read()
     with open(path, "wb") as file:
-        file.write(content[:len(content) // 2])
+        file.write(content[: len(content) // 2])
 
 
 def kinds(report, part="errors"):
@@ -82,6 +88,7 @@ def looks(monkeypatch):
     def look_at(path, level):
         opened.append(os.path.basename(path))
         return original(path, level)
+
     monkeypatch.setattr(image_checks, "look_at", look_at)
     return opened
 
@@ -91,7 +98,8 @@ def test_a_good_data_set(check, data):
     lines = out.splitlines()
     assert (status, err) == (0, "") and lines[-1] == "no errors"
     assert lines[0].startswith("train: 12 images, ") and lines[0].endswith(
-        f"3 categories in {os.path.join(data, TRAIN)}")
+        f"3 categories in {os.path.join(data, TRAIN)}"
+    )
     assert any(line.startswith("val: 6 images, ") for line in lines)
     status, out, err = check("--json", "--split", "train", "--recipe", "ssd-resnet34-shapes")
     content = json.loads(out)
@@ -107,6 +115,7 @@ def test_everything_wrong_is_counted_with_examples(check, data):
         content["annotations"][3]["bbox"][0] += 1000
         content["annotations"][4]["category_id"] = 99
         content["annotations"][5]["id"] = content["annotations"][6]["id"]
+
     content = rewrite(data, change)
     cut(image_path(data, 3))
     os.remove(image_path(data, 5))
@@ -115,9 +124,14 @@ def test_everything_wrong_is_counted_with_examples(check, data):
     report = json.loads(out)
     train = report["splits"]["train"]
     assert status == 1 and report["refused"] and report["errors"] == 8
-    assert kinds(train) == {"empty box": 3, "box outside the image": 1, "annotation of an unknown category": 1,
-                            "duplicate annotation id": 1, "image is cut short (does not decode)": 1,
-                            "image file missing": 1}
+    assert kinds(train) == {
+        "empty box": 3,
+        "box outside the image": 1,
+        "annotation of an unknown category": 1,
+        "duplicate annotation id": 1,
+        "image is cut short (does not decode)": 1,
+        "image file missing": 1,
+    }
     examples = {entry["kind"]: entry["examples"] for entry in train["errors"]}
     assert len(examples["empty box"]) == 2
     for entry, example in zip(content["annotations"], examples["empty box"]):
@@ -125,27 +139,47 @@ def test_everything_wrong_is_counted_with_examples(check, data):
     assert name in examples["image is cut short (does not decode)"][0]
 
     status, out, _ = check("--examples", "2")
-    assert status == 1 and out.splitlines()[-1].startswith("8 errors: training would refuse this data set")
+    assert status == 1 and out.splitlines()[-1].startswith(
+        "8 errors: training would refuse this data set"
+    )
     for text in (name, "empty box", "99", "--skip-bad-annotations"):
         assert text in out
     status, out, _ = check("--skip-bad-annotations")
-    assert status == 0 and out.splitlines()[-1] == "8 errors, left out in training with --skip-bad-annotations"
+    assert (
+        status == 0
+        and out.splitlines()[-1] == "8 errors, left out in training with --skip-bad-annotations"
+    )
 
 
 def test_training_refuses_the_same_in_one_line(check, data):
-    rewrite(data, lambda content: [entry["bbox"].__setitem__(3, 0) for entry in content["annotations"][:2]])
+    rewrite(
+        data,
+        lambda content: [entry["bbox"].__setitem__(3, 0) for entry in content["annotations"][:2]],
+    )
     with pytest.raises(UserError) as caught:
-        load_coco(os.path.join(data, TRAIN), os.path.join(data, "train2017"), report=lambda line: None)
+        load_coco(
+            os.path.join(data, TRAIN), os.path.join(data, "train2017"), report=lambda line: None
+        )
     message = str(caught.value)
-    assert "\n" not in message and "empty box: annotation " in message and "2 x empty box" in message
+    assert (
+        "\n" not in message and "empty box: annotation " in message and "2 x empty box" in message
+    )
     assert "python -m ssd check-data" in message
     assert check()[0] == 1
 
 
-@pytest.mark.parametrize("flags, named", [
-    (["--data-dir", "none"], "none"), (["--val-annotations", "none.json"], "none.json"), (["--jobs", "0"], "--jobs"),
-    (["--examples", "few"], "few"), (["--split", "test"], "test"), (["--recipe", "none"], "none"),
-    (["--decode"], "--decode")])
+@pytest.mark.parametrize(
+    "flags, named",
+    [
+        (["--data-dir", "none"], "none"),
+        (["--val-annotations", "none.json"], "none.json"),
+        (["--jobs", "0"], "--jobs"),
+        (["--examples", "few"], "few"),
+        (["--split", "test"], "test"),
+        (["--recipe", "none"], "none"),
+        (["--decode"], "--decode"),
+    ],
+)
 def test_mistakes_in_flags_are_status_2(check, capsys, flags, named):
     try:
         status, out, err = check(*flags)
@@ -156,7 +190,7 @@ def test_mistakes_in_flags_are_status_2(check, capsys, flags, named):
 
 def test_a_file_that_is_no_annotation_file_is_status_2(check, data):
     with open(os.path.join(data, TRAIN), "w") as file:
-        file.write("[" * 10 ** 5)
+        file.write("[" * 10**5)
     status, out, err = check("--json")
     assert status == 2 and out == "" and len(err.splitlines()) == 1 and "is not JSON" in err
 
@@ -167,8 +201,9 @@ def test_categories_that_training_would_refuse(check, data):
     report = json.loads(out)
     assert status == 1 and kinds(report["splits"]["train"]) == {"number of categories": 1}
     assert kinds(report["splits"]["val"]) == {"number of categories": 1, "categories differ": 1}
-    assert check("--split", "val", "--skip-bad-annotations", "--recipe", "ssd-resnet34-coco")[0] == 1, \
-        "these cannot be left out"
+    assert (
+        check("--split", "val", "--skip-bad-annotations", "--recipe", "ssd-resnet34-coco")[0] == 1
+    ), "these cannot be left out"
     assert check("--split", "val")[0] == 0
 
 
@@ -179,6 +214,7 @@ def test_nothing_to_train_on(check, data):
 
 
 # ---- cache
+
 
 def test_only_changed_images_are_looked_at_again(check, data, looks):
     assert check()[0] == 0 and len(looks) == 18
@@ -221,10 +257,14 @@ def test_check_data_makes_trainings_start_quick(check, data, tmp_path, looks, mo
     looks.clear()
     cache = str(tmp_path / "cache")
     lines = []
-    found = load_coco(*paths(data), image_cache_dir=cache, report=lines.append)  # other settings: read again
+    found = load_coco(
+        *paths(data), image_cache_dir=cache, report=lines.append
+    )  # other settings: read again
     assert looks == [] and found.num_images == 12
     monkeypatch.setattr("ssd.datasets.coco.read_annotations", lambda *_: 1 / 0)
-    kept = load_coco(*paths(data), cache_dir=cache, report=lines.append)  # the recipe's settings: not even read
+    kept = load_coco(
+        *paths(data), cache_dir=cache, report=lines.append
+    )  # the recipe's settings: not even read
     assert lines[0] == lines[1] and np.array_equal(found.boxes_ltrb, kept.boxes_ltrb)
 
 
@@ -238,8 +278,13 @@ def test_training_makes_check_data_quick(check, data, tmp_path, looks):
 def test_what_the_header_check_saw_does_not_count_as_decoded(check, data, tmp_path, looks):
     stored = image_path(data, 2)
     Image.open(stored).convert("RGB").save(stored, "PNG")
-    cut(stored)    # of a PNG, the header says nothing
-    load_coco(*paths(data), check_images="header", image_cache_dir=str(tmp_path / "cache"), report=lambda line: None)
+    cut(stored)  # of a PNG, the header says nothing
+    load_coco(
+        *paths(data),
+        check_images="header",
+        image_cache_dir=str(tmp_path / "cache"),
+        report=lambda line: None,
+    )
     looks.clear()
     assert check("--split", "train")[0] == 1 and len(looks) == 12
 
@@ -261,7 +306,11 @@ def test_a_damaged_cache_counts_as_none(check, tmp_path, looks, damage):
     if damage == "pickle":
         np.savez(str(path), names=np.array([{}], dtype=object), table=np.zeros((1, 7), np.int64))
     else:
-        path.write_bytes({"half": content[:len(content) // 2], "empty": b"", "noise": bytes(range(256)) * 9}[damage])
+        path.write_bytes(
+            {"half": content[: len(content) // 2], "empty": b"", "noise": bytes(range(256)) * 9}[
+                damage
+            ]
+        )
     looks.clear()
     assert check("--split", "train")[0] == 0 and len(looks) == 12
 
@@ -280,12 +329,19 @@ def test_cache_keeps_what_it_was_given(tmp_path):
     cache.keep("ü\n\ud800.jpg", status, "decode", image_checks.Look(None, (3, 4), 5), 77)
     cache.save()
     again = ImageCache(str(tmp_path / "kept"), str(tmp_path))
-    assert again.find("ü\n\ud800.jpg", status, "header") == (image_checks.Look(None, (3, 4), 5), 77)
-    assert ImageCache(str(tmp_path / "kept"), str(tmp_path / "kept")).find("ü\n\ud800.jpg", status, "header") is None
+    found = again.find("ü\n\ud800.jpg", status, "header")
+    assert found == (image_checks.Look(None, (3, 4), 5), 77)
+    assert (
+        ImageCache(str(tmp_path / "kept"), str(tmp_path / "kept")).find(
+            "ü\n\ud800.jpg", status, "header"
+        )
+        is None
+    )
     assert os.listdir(str(tmp_path / "kept")) == [os.path.basename(again._path)]
 
 
 # ---- how it ends
+
 
 @pytest.fixture
 def slow_data(tmp_path):
@@ -296,17 +352,40 @@ def slow_data(tmp_path):
     Image.effect_noise((1200, 1200), 50).save(str(folder / "train2017" / "0.png"))
     for number in range(1, 3000):
         os.link(str(folder / "train2017" / "0.png"), str(folder / "train2017" / f"{number}.png"))
-    images = [dict(id=number, file_name=f"{number}.png", width=1200, height=1200) for number in range(3000)]
-    (folder / TRAIN).write_text(json.dumps(dict(images=images, annotations=[], categories=[dict(id=1, name="x")])))
+    images = [
+        dict(id=number, file_name=f"{number}.png", width=1200, height=1200)
+        for number in range(3000)
+    ]
+    (folder / TRAIN).write_text(
+        json.dumps(dict(images=images, annotations=[], categories=[dict(id=1, name="x")]))
+    )
     return folder
 
 
 def test_interrupt_ends_it_with_130_and_keeps_what_was_done(slow_data, tmp_path):
     master, slave = pty.openpty()
-    command = [sys.executable, "-m", "ssd", "check-data", "--data-dir", str(slow_data), "--split", "train",
-               "--jobs", "2", "--cache-dir", str(tmp_path / "kept")]
-    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=slave,
-                               env=dict(os.environ, PYTHONPATH=ROOT))
+    command = [
+        sys.executable,
+        "-m",
+        "ssd",
+        "check-data",
+        "--data-dir",
+        str(slow_data),
+        "--split",
+        "train",
+        "--jobs",
+        "2",
+        "--cache-dir",
+        str(tmp_path / "kept"),
+    ]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=slave,
+        env=dict(os.environ, PYTHONPATH=ROOT),
+    )
     os.close(slave)
     deadline = time.monotonic() + 120
 
@@ -315,8 +394,11 @@ def test_interrupt_ends_it_with_130_and_keeps_what_was_done(slow_data, tmp_path)
         while text not in seen:
             assert time.monotonic() < deadline, seen
             if select.select([master], [], [], 1)[0]:
-                seen += os.read(master, 4096)  # OSError where the process has ended without having said so
+                seen += os.read(
+                    master, 4096
+                )  # OSError where the process has ended without having said so
         return seen
+
     try:
         read_until(b"/3000 [")  # the bar
         process.send_signal(signal.SIGINT)
@@ -341,8 +423,10 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(check, monkeypatch):
 
 def test_settings_come_from_recipe_and_flags(tmp_path):
     from ssd.__main__ import build_parser
+
     args = build_parser(["check-data"]).parse_args(
-        ["check-data", "--data-dir", str(tmp_path), "--skip-bad-annotations"])
+        ["check-data", "--data-dir", str(tmp_path), "--skip-bad-annotations"]
+    )
     config = read_settings(args)
     assert config.data.data_dir == str(tmp_path) and config.data.skip_bad_annotations
     assert config.data.val_images == load_recipe("ssd-resnet34-coco").data.val_images

@@ -1,4 +1,5 @@
 """The table of commands, and what a command is."""
+
 import os
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from tests.training.tiny import ROOT
 
 
 def test_each_module_is_a_command():
-    files = {name[:-3] for name in os.listdir(commands.__path__[0]) if name.endswith(".py")} - {"__init__"}
+    files = {name[:-3] for name in os.listdir(commands.__path__[0]) if name.endswith(".py")} - {
+        "__init__"
+    }
     assert files == {name.replace("-", "_") for name in COMMANDS} and len(COMMANDS) == len(files)
     for name in COMMANDS:
         module = command_module(name)
@@ -18,7 +21,13 @@ def test_each_module_is_a_command():
 
 
 def test_a_command_imports_no_other():
-    code = ("import sys; from ssd.__main__ import main\ntry:\n    main(['plan', '--help'])\nexcept SystemExit:\n"
-            "    sys.exit(sorted(name for name in sys.modules if name.startswith('ssd.commands.'))"
-            " != ['ssd.commands.plan'])")
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
+    code = (
+        "import sys; from ssd.__main__ import main\ntry:\n    main(['plan', '--help'])\nexcept "
+        "SystemExit:\n"
+        "    sys.exit(sorted(name for name in sys.modules if name.startswith('ssd.commands.'))"
+        " != ['ssd.commands.plan'])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL).returncode
+        == 0
+    )

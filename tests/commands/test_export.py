@@ -1,4 +1,5 @@
 """`export`: files that give the live network's detections, and nothing else is kept."""
+
 import json
 import os
 
@@ -8,27 +9,35 @@ import pytest
 from ssd.__main__ import main
 from ssd.config import load_recipe
 
-NAMES = ("circle", "\u65b9\u5f62 \U0001f408 \udcff", "tri angle é")    # \udcff: half of a surrogate pair, no text
+NAMES = (
+    "circle",
+    "\u65b9\u5f62 \U0001f408 \udcff",
+    "tri angle é",
+)  # \udcff: half of a surrogate pair, no text
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A network with weights that were never trained, but know their classes."""
     import mxnet as mx
-    from ssd.model.initialization import initialize
+
     from ssd.model.detector import build_detector
+    from ssd.model.initialization import initialize
     from ssd.model.weights import save_weights
     from ssd.model.weights_info import WeightsInfo
+
     config = load_recipe("ssd-resnet34-shapes").with_values(width=0.125, boxes_per_image=50)
     network = build_detector(config).network
     initialize(network, 4, mx.cpu())
     images = mx.nd.array(np.random.default_rng(0).standard_normal((2, 3, 300, 300)))
-    for _ in range(30):    # running statistics like a trained network's, not 0 and 1: set by the backward pass
+    for _ in range(
+        30
+    ):  # running statistics like a trained network's, not 0 and 1: set by the backward pass
         with mx.autograd.record():
             total = sum(part.mean() for part in network(images))
         total.backward()
     assert network.backbone.bn1.running_mean.data().asnumpy().any()
-    for head in network.predictors:    # else scores would be 0 or 1, and say little
+    for head in network.predictors:  # else scores would be 0 or 1, and say little
         head.conv.weight.set_data(head.conv.weight.data() * 0.05)
     path = str(tmp_path_factory.mktemp("weights") / "weights.params")
     save_weights(network, path, WeightsInfo(config, (3, 7, 1), NAMES))
@@ -53,18 +62,24 @@ def test_what_is_written_and_said(weights, tmp_path, capfd):
 
 def test_onnx_tells_what_it_needs_and_takes_any_batch(exported):
     import onnxruntime
-    session = onnxruntime.InferenceSession(os.path.join(exported, "shapes.onnx"), providers=["CPUExecutionProvider"])
+
+    session = onnxruntime.InferenceSession(
+        os.path.join(exported, "shapes.onnx"), providers=["CPUExecutionProvider"]
+    )
     metadata = session.get_modelmeta().custom_metadata_map
     with open(os.path.join(exported, "shapes.json"), encoding="utf-8") as file:
         beside = json.load(file)
     assert json.loads(metadata["class_names"]) == list(NAMES) == beside["class_names"]
     assert json.loads(metadata["category_ids"]) == [3, 7, 1]
-    assert json.loads(metadata["mean"]) == [0.485, 0.456, 0.406] and json.loads(metadata["image_size"]) == 300
+    assert (
+        json.loads(metadata["mean"]) == [0.485, 0.456, 0.406]
+        and json.loads(metadata["image_size"]) == 300
+    )
     images = np.random.default_rng(1).standard_normal((5, 3, 300, 300)).astype(np.float32)
     together = session.run(["ids", "scores", "boxes"], {"images": images})
     assert [part.shape for part in together] == [(5, 50, 1), (5, 50, 1), (5, 50, 4)]
     for place in range(5):
-        alone = session.run(["ids", "scores", "boxes"], {"images": images[place:place + 1]})
+        alone = session.run(["ids", "scores", "boxes"], {"images": images[place : place + 1]})
         for part, one in zip(together, alone):
             np.testing.assert_allclose(part[place], one[0], rtol=1e-4, atol=1e-4)
     ids, scores, boxes = together
@@ -75,17 +90,23 @@ def test_onnx_tells_what_it_needs_and_takes_any_batch(exported):
 @pytest.mark.filterwarnings("ignore:Cannot decide type")
 def test_gluon_files_load_without_this_package(exported):
     import mxnet as mx
-    block = mx.gluon.SymbolBlock.imports(os.path.join(exported, "shapes-symbol.json"), ["data"],
-                                         os.path.join(exported, "shapes-0000.params"))
+
+    block = mx.gluon.SymbolBlock.imports(
+        os.path.join(exported, "shapes-symbol.json"),
+        ["data"],
+        os.path.join(exported, "shapes-0000.params"),
+    )
     ids, scores, boxes = block(mx.nd.random.normal(shape=(2, 3, 300, 300)))
     assert ids.shape == (2, 50, 1) and scores.shape == (2, 50, 1) and boxes.shape == (2, 50, 4)
-    assert float(boxes.max().asscalar()) > 2    # pixels
+    assert float(boxes.max().asscalar()) > 2  # pixels
 
 
 @pytest.mark.parametrize("kind", ["onnx", "gluon"])
 def test_a_wrong_file_is_noticed_and_not_kept(weights, tmp_path, monkeypatch, capfd, kind):
     import mxnet as mx
+
     from ssd.tools import export_formats
+
     written = getattr(export_formats, f"write_{kind}")
 
     def tampered(stem, network, *rest):
@@ -96,6 +117,7 @@ def test_a_wrong_file_is_noticed_and_not_kept(weights, tmp_path, monkeypatch, ca
             written(stem, network, *rest)
         finally:
             bias.set_data(value)
+
     monkeypatch.setattr(export_formats, f"write_{kind}", tampered)
     folder = str(tmp_path / "files")
     assert main(["export", "--weights", weights, "--output", folder, "--format", kind]) == 1
@@ -105,27 +127,41 @@ def test_a_wrong_file_is_noticed_and_not_kept(weights, tmp_path, monkeypatch, ca
 
 def test_detections_without_a_counterpart_are_counted():
     from ssd.commands.export import accepted, compare
-    live = np.array([[1, .9, .1, .1, .2, .2], [2, .5, .3, .3, .4, .4], [-1, -1, 0, 0, 0, 0]], np.float64)
+
+    live = np.array(
+        [[1, 0.9, 0.1, 0.1, 0.2, 0.2], [2, 0.5, 0.3, 0.3, 0.4, 0.4], [-1, -1, 0, 0, 0, 0]],
+        np.float64,
+    )
 
     def outputs(rows):
         rows = np.array(rows, np.float64)
         return [rows[:, :1], rows[:, 1:2], rows[:, 2:] * 300]
-    good = [[0, .9, .1, .1, .2, .2], [1, .50005, .3, .3, .4, .4], [-1, -1, 0, 0, 0, 0]]
+
+    good = [[0, 0.9, 0.1, 0.1, 0.2, 0.2], [1, 0.50005, 0.3, 0.3, 0.4, 0.4], [-1, -1, 0, 0, 0, 0]]
     same = compare(outputs(good), live, (300, 300), 0.05)
     assert accepted(same) and same.detections == 2 and same.score == pytest.approx(5e-5)
     other_class = compare(outputs([good[0], [0, *good[1][1:]], good[2]]), live, (300, 300), 0.05)
     assert other_class.missing == 2 and not accepted(other_class)
-    moved = compare(outputs([[0, .9, .1, .1, .2, .201]] + good[1:]), live, (300, 300), 0.05)
+    moved = compare(outputs([[0, 0.9, 0.1, 0.1, 0.2, 0.201]] + good[1:]), live, (300, 300), 0.05)
     assert moved.missing == 2 and not accepted(moved)
-    at_threshold = compare(outputs(good[:1] + [[-1, -1, 0, 0, 0, 0]] * 2), live, (300, 300), 0.49995)
+    at_threshold = compare(
+        outputs(good[:1] + [[-1, -1, 0, 0, 0, 0]] * 2), live, (300, 300), 0.49995
+    )
     assert accepted(at_threshold)
 
 
 @pytest.mark.parametrize("command, package", [("export", "onnxruntime"), ("predict", "av")])
-def test_a_package_that_is_not_there_is_one_line(weights, tmp_path, monkeypatch, capsys, command, package):
+def test_a_package_that_is_not_there_is_one_line(
+    weights, tmp_path, monkeypatch, capsys, command, package
+):
     import importlib.util
+
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == package else found(name, *rest))
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == package else found(name, *rest),
+    )
     (tmp_path / "clip.mp4").write_bytes(b"video")
     inputs = [str(tmp_path / "clip.mp4")] if command == "predict" else []
     assert main([command, *inputs, "--weights", weights, "--output", str(tmp_path / "new")]) == 2
@@ -133,13 +169,22 @@ def test_a_package_that_is_not_there_is_one_line(weights, tmp_path, monkeypatch,
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("flags, words", [
-    (["--weights", "{tmp}/nothing.params", "--output", "{tmp}/new"], "nothing.params"),
-    (["--weights", "{weights}", "--output", "{full}"], "holds files already"),
-    (["--weights", "{weights}", "--output", "{tmp}/new", "--name", "a/b"], "--name"),
-    (["--weights", "{weights}", "--output", "{tmp}/new", "--images", "{tmp}/none*.jpg"], "none*.jpg"),
-    (["--weights", "{weights}", "--output", "{tmp}/new", "--recipe", "ssd-resnet34-coco"], "weights.params"),
-])
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--weights", "{tmp}/nothing.params", "--output", "{tmp}/new"], "nothing.params"),
+        (["--weights", "{weights}", "--output", "{full}"], "holds files already"),
+        (["--weights", "{weights}", "--output", "{tmp}/new", "--name", "a/b"], "--name"),
+        (
+            ["--weights", "{weights}", "--output", "{tmp}/new", "--images", "{tmp}/none*.jpg"],
+            "none*.jpg",
+        ),
+        (
+            ["--weights", "{weights}", "--output", "{tmp}/new", "--recipe", "ssd-resnet34-coco"],
+            "weights.params",
+        ),
+    ],
+)
 def test_bad_input_is_one_line(weights, tmp_path, capsys, flags, words):
     full = tmp_path / "full"
     full.mkdir()

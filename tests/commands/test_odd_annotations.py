@@ -1,5 +1,7 @@
-"""One annotation file after another through every command that reads one: taken by all, or refused by all before any
-work, and scored by all as pycocotools scores the images and boxes that were read."""
+"""One annotation file after another through every command that reads one: taken by all, or refused
+by all before any work, and scored by all as pycocotools scores the images and boxes that were read.
+"""
+
 from __future__ import annotations
 
 import json
@@ -46,9 +48,16 @@ def refusal(action):
 
 def config_of(path, images, skip):
     recipe = load_recipe("ssd-resnet34-own")
-    return recipe.with_values(train_annotations=str(path), val_annotations=str(path), train_images=str(images),
-                              val_images=str(images), skip_bad_annotations=skip, max_left_out=1.0,
-                              cache_dir=str(path.parent / "cache"), check_images="header")
+    return recipe.with_values(
+        train_annotations=str(path),
+        val_annotations=str(path),
+        train_images=str(images),
+        val_images=str(images),
+        skip_bad_annotations=skip,
+        max_left_out=1.0,
+        cache_dir=str(path.parent / "cache"),
+        check_images="header",
+    )
 
 
 def refusals(path, images, skip, kept):
@@ -57,12 +66,16 @@ def refusals(path, images, skip, kept):
     inputs = [one for one in find_inputs([str(images)])[0] if one.inside in kept]
     quiet = dict(report=lambda line: None)
     return {
-        "load": refusal(lambda: load_coco(path, images, skip_bad=skip, check_images="header", **quiet)),
+        "load": refusal(
+            lambda: load_coco(path, images, skip_bad=skip, check_images="header", **quiet)
+        ),
         "train": refusal(lambda: load_datasets(config)),
         "evaluate": refusal(lambda: load_images(config, str(path), str(images), **quiet)),
         "score, report": refusal(lambda: read_ground_truth(path, skip_bad=skip)),
         "predict": refusal(lambda: Scheme(str(path), inputs, skip, 1.0)),
-        "split-data": refusal(lambda: split_file(str(path), str(path.parent / f"split{skip}"), 0.5, skip_bad=skip)),
+        "split-data": refusal(
+            lambda: split_file(str(path), str(path.parent / f"split{skip}"), 0.5, skip_bad=skip)
+        ),
     }
 
 
@@ -71,8 +84,10 @@ def found(images):
 
 
 def as_detections(rows, images):
-    return Detections(*([row[name] for row in rows] for name in ("image_id", "bbox", "score", "category_id")),
-                      images=images)
+    return Detections(
+        *([row[name] for row in rows] for name in ("image_id", "bbox", "score", "category_id")),
+        images=images,
+    )
 
 
 @pytest.mark.parametrize("odd", odd_files.EVERY, ids=lambda odd: odd.name)
@@ -99,38 +114,50 @@ def test_every_command_alike(odd, images, tmp_path, capsys):
     said = refusals(path, images, True, names) if skip else said
     truth = odd_files.expected(odd)
     if not truth["annotations"]:
-        assert "no image with a box" in said["load"] and main([*check, "--skip-bad-annotations"]) == 0
+        assert (
+            "no image with a box" in said["load"] and main([*check, "--skip-bad-annotations"]) == 0
+        )
         return
     assert not any(said.values()), said
     assert main([*check, *["--skip-bad-annotations"] * skip]) == 0
     assert categories_of(path) == (odd_files.IDS, odd_files.NAMES)
     assert len(summary.read_ground_truth(str(path)).areas) == len(truth["annotations"])
-    split_up = [json.loads((tmp_path / f"split{skip}" / name).read_text()) for name in ("train.json", "val.json")]
+    split_up = [
+        json.loads((tmp_path / f"split{skip}" / name).read_text())
+        for name in ("train.json", "val.json")
+    ]
     assert sum(len(part["annotations"]) for part in split_up) == len(truth["annotations"])
-    for part in split_up:    # each goes with its image
-        assert {row["image_id"] for row in part["annotations"]} <= {row["id"] for row in part["images"]}
+    for part in split_up:  # each goes with its image
+        assert {row["image_id"] for row in part["annotations"]} <= {
+            row["id"] for row in part["images"]
+        }
     agree(path, images, truth, skip, capsys)
 
 
 def prepared(odd, path):
-    """prepare-json.py takes and refuses the same, in its own words where a key is missing. Boxes without an area, which
-    COCO's own file has, it copies with a line."""
+    """prepare-json.py takes and refuses the same, in its own words where a key is missing. Boxes
+    without an area, which COCO's own file has, it copies with a line."""
     target, lines = path.parent / "prepared.json", []
     passed = odd.name == "box of no width"
     for skip in (False, True):
         line = refusal(lambda: prepare(path, target, skip_bad=skip, report=lines.append))
-        if (odd.words and not skip and not passed) or (odd.words and odd.boxes is None and not odd.images):
+        if (odd.words and not skip and not passed) or (
+            odd.words and odd.boxes is None and not odd.images
+        ):
             assert line and not target.exists(), line
         elif not line:
             content, truth = json.loads(target.read_text()), expected(odd, passed and not skip)
-            assert content["images"] == [{key: row[key] for key in IMAGE_KEYS} for row in truth["images"]]
+            assert content["images"] == [
+                {key: row[key] for key in IMAGE_KEYS} for row in truth["images"]
+            ]
             assert content["categories"] == truth["categories"]
             assert content["annotations"] == [
-                {key: row[key] for key in ANNOTATION_KEYS} for row in truth["annotations"]]
+                {key: row[key] for key in ANNOTATION_KEYS} for row in truth["annotations"]
+            ]
             target.unlink()
         else:
             assert not odd_files.expected(odd)["images"], line
-    assert not passed or "1 x empty box" in lines[0] and "training" in lines[0]
+    assert not passed or ("1 x empty box" in lines[0] and "training" in lines[0])
 
 
 def expected(odd, whole):
@@ -153,18 +180,30 @@ def agree(path, images, truth, skip, capsys):
     assert 0.02 < expected[0] < 0.95
     detections = as_detections(rows, None)
     (path.parent / "found.json").write_text(json.dumps(rows))
-    flags = ["--annotations", str(path), "--detections", str(path.parent / "found.json"), "--json", "--max-left-out", "1"]
+    flags = [
+        "--annotations",
+        str(path),
+        "--detections",
+        str(path.parent / "found.json"),
+        "--json",
+        "--max-left-out",
+        "1",
+    ]
     flags += ["--skip-bad-annotations"] * skip
-    counts = f"on {len(kept)} images, {sum(not row['iscrowd'] for row in truth['annotations'])} object"
+    counts = (
+        f"on {len(kept)} images, {sum(not row['iscrowd'] for row in truth['annotations'])} object"
+    )
     for more in ([], ["--images", str(images)]):
         capsys.readouterr()
         assert main(["score", *flags, *more]) == 0
         out, err = capsys.readouterr()
         assert same(json.loads(out), expected) and counts in err
-    data = load_images(config_of(path, images, skip), str(path), str(images), report=lambda line: None)
+    data = load_images(
+        config_of(path, images, skip), str(path), str(images), report=lambda line: None
+    )
     assert same(evaluate(path, detections, ground_truth=scored_set(data)).stats, expected)
     validation = load_datasets(config_of(path, images, skip))[1]
-    path.unlink()    # the run's scorer does not look at it again
+    path.unlink()  # the run's scorer does not look at it again
     assert same(score_of_run(validation, rows, path.parent), expected)
 
 
@@ -197,17 +236,36 @@ def test_missing_images_are_left_out_of_every_score(gone, images, tmp_path, caps
     assert validation.num_images == 6 - len(gone) == len(own.images)
     detections = as_detections(rows, validation.image_ids)
     assert same(evaluate(path, detections, ground_truth=own).stats, expected)
-    assert same(score_detections(path, detections), expected), "detections know which images they are of"
+    assert same(score_detections(path, detections), expected), (
+        "detections know which images they are of"
+    )
     detections.to_npz(tmp_path / "found.npz")
     detections.to_json(tmp_path / "found.json")
-    for name, more in (("found.npz", []), ("found.json", ["--images", str(some), "--skip-bad-annotations",
-                                                          "--max-left-out", "1"])):
+    for name, more in (
+        ("found.npz", []),
+        ("found.json", ["--images", str(some), "--skip-bad-annotations", "--max-left-out", "1"]),
+    ):
         capsys.readouterr()
-        assert main(["score", "--annotations", str(path), "--detections", str(tmp_path / name), "--json", *more]) == 0
+        assert (
+            main(
+                [
+                    "score",
+                    "--annotations",
+                    str(path),
+                    "--detections",
+                    str(tmp_path / name),
+                    "--json",
+                    *more,
+                ]
+            )
+            == 0
+        )
         out, err = capsys.readouterr()
         assert same(json.loads(out), expected) and f"on {own}" in err
     if 2 * len(gone) > 6:
-        line = refusal(lambda: load_datasets(config_of(path, some, True).with_values(max_left_out=0.5)))
+        line = refusal(
+            lambda: load_datasets(config_of(path, some, True).with_values(max_left_out=0.5))
+        )
         assert f"{len(gone)} of 6 images would be left out" in line
 
 
@@ -216,5 +274,17 @@ def test_files_of_detections_too(odd, images, tmp_path, capsys):
     truth, rows = tmp_path / "a.json", found(range(7))
     truth.write_text(json.dumps(odd_files.content()))
     (tmp_path / "found.json").write_bytes(odd.encode(json.dumps(rows)))
-    assert main(["score", "--annotations", str(truth), "--detections", str(tmp_path / "found.json"), "--json"]) == 0
+    assert (
+        main(
+            [
+                "score",
+                "--annotations",
+                str(truth),
+                "--detections",
+                str(tmp_path / "found.json"),
+                "--json",
+            ]
+        )
+        == 0
+    )
     assert same(json.loads(capsys.readouterr().out), score_directly(truth, rows).stats)

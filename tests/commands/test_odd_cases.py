@@ -1,4 +1,5 @@
 """Small copies of what people have brought, each with what is right."""
+
 import contextlib
 import io
 import json
@@ -27,16 +28,39 @@ def place(tmp_path):
 
 
 def config_of(place, **changes):
-    return load_recipe("ssd-resnet34-own").with_values(**dict(
-        train_annotations=str(place / "train.json"), train_images=str(place / "images"),
-        val_annotations=str(place / "val.json"), val_images=str(place / "images"), cache_dir=str(place / "cache"),
-        **changes))
+    return load_recipe("ssd-resnet34-own").with_values(
+        **dict(
+            train_annotations=str(place / "train.json"),
+            train_images=str(place / "images"),
+            val_annotations=str(place / "val.json"),
+            val_images=str(place / "images"),
+            cache_dir=str(place / "cache"),
+            **changes,
+        )
+    )
 
 
 def check(place, *flags):
     """check-data of both files, which is to say what training says."""
-    return main(["check-data", "--data-dir", str(place), "--train-annotations", "train.json", "--train-images", "images",
-                 "--val-annotations", "val.json", "--val-images", "images", "--no-cache", "--jobs", "1", *flags])
+    return main(
+        [
+            "check-data",
+            "--data-dir",
+            str(place),
+            "--train-annotations",
+            "train.json",
+            "--train-images",
+            "images",
+            "--val-annotations",
+            "val.json",
+            "--val-images",
+            "images",
+            "--no-cache",
+            "--jobs",
+            "1",
+            *flags,
+        ]
+    )
 
 
 def scores(dataset, rows, folder):
@@ -47,6 +71,7 @@ def directly(path, rows, images):
     """pycocotools on a whole file, of which some images count."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
+
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(path))
         evaluation = COCOeval(truth, truth.loadRes([dict(row) for row in rows]), "bbox")
@@ -79,11 +104,24 @@ def test_a_validation_file_of_a_windows_tool(place, encoding):
     (place / "found.json").write_bytes(json.dumps(rows).encode(encoding))
     assert check(place) == 0
     expected = score_directly(place / "plain.json", rows).stats
-    assert expected[0] > .1
-    assert scores(load_datasets(config_of(place))[1], rows, place / "run") == pytest.approx(expected, abs=1e-9)
+    assert expected[0] > 0.1
+    assert scores(load_datasets(config_of(place))[1], rows, place / "run") == pytest.approx(
+        expected, abs=1e-9
+    )
     with contextlib.redirect_stdout(io.StringIO()) as out:
-        assert main(["score", "--annotations", str(place / "val.json"), "--detections", str(place / "found.json"),
-                     "--json"]) == 0
+        assert (
+            main(
+                [
+                    "score",
+                    "--annotations",
+                    str(place / "val.json"),
+                    "--detections",
+                    str(place / "found.json"),
+                    "--json",
+                ]
+            )
+            == 0
+        )
     assert list(json.loads(out.getvalue()).values()) == pytest.approx(expected, abs=1e-9)
 
 
@@ -96,23 +134,31 @@ def test_categories_in_another_order(place, capsys):
     assert "its categories stand in another order than in" in capsys.readouterr().out
     train, val = load_datasets(config_of(place))
     assert val.category_names == train.category_names == odd_files.NAMES
-    assert scores(val, rows, place / "run") == pytest.approx(score_directly(place / "val.json", rows).stats, abs=1e-9)
+    assert scores(val, rows, place / "run") == pytest.approx(
+        score_directly(place / "val.json", rows).stats, abs=1e-9
+    )
 
 
 def test_corner_boxes(place, capsys):
-    """All 12 fit as corners: refused with one line, the flag or not, though some fit as sides too."""
+    """All 12 fit as corners: refused with one line, the flag or not, though some fit as sides
+    too."""
     content = odd_files.content()
     for row in content["annotations"]:
         left, top, width, height = row["bbox"]
         left += 15
         width = min(width, 60 - left)
         row["bbox"] = [left, top, left + width, top + height]
-    outside = sum(left + width > 61 or top + height > 41 for left, top, width, height in
-                  (row["bbox"] for row in content["annotations"]))
+    outside = sum(
+        left + width > 61 or top + height > 41
+        for left, top, width, height in (row["bbox"] for row in content["annotations"])
+    )
     assert 0 < outside < 12
     (place / "val.json").write_text(json.dumps(odd_files.content()))
     (place / "train.json").write_text(json.dumps(content))
-    words = f"{outside} of 12 boxes lie outside their images, and 12 would fit as left, top, right, bottom"
+    words = (
+        f"{outside} of 12 boxes lie outside their images, and 12 would fit as left, top, right, "
+        "bottom"
+    )
     assert check(place) == 1 and words in capsys.readouterr().out
     assert check(place, "--skip-bad-annotations") == 1
     for skip in (False, True):
@@ -120,7 +166,14 @@ def test_corner_boxes(place, capsys):
             load_datasets(config_of(place, skip_bad_annotations=skip))
         assert words in str(error.value) and "\n" not in str(error.value)
     assert "the others are as wrong" in str(error.value)
-    assert len(load_datasets(config_of(place, skip_bad_annotations=True, max_left_out=1.0))[0].box_image) == 12 - outside
+    assert (
+        len(
+            load_datasets(config_of(place, skip_bad_annotations=True, max_left_out=1.0))[
+                0
+            ].box_image
+        )
+        == 12 - outside
+    )
 
 
 def test_ids_with_a_point(place, capsys):
@@ -132,36 +185,63 @@ def test_ids_with_a_point(place, capsys):
     (place / "val.json").write_text(json.dumps(content))
     assert "1.0" in (place / "val.json").read_text() and check(place) == 0
     expected = score_directly(place / "plain.json", rows).stats
-    assert scores(load_datasets(config_of(place))[1], rows, place / "run") == pytest.approx(expected, abs=1e-9)
+    assert scores(load_datasets(config_of(place))[1], rows, place / "run") == pytest.approx(
+        expected, abs=1e-9
+    )
 
 
 def test_missing_validation_images(place, capsys):
-    """Left out of the run's own score, of evaluate's and of score's: pycocotools on the images that were read."""
+    """Left out of the run's own score, of evaluate's and of score's: pycocotools on the images that
+    were read."""
     (place / "val.json").write_text(json.dumps(odd_files.content()))
     rows, here = [row for row in odd_files.found() if row["image_id"] in (2, 3, 5, 6)], [2, 3, 5, 6]
     for gone in (1, 4):
         (place / "images" / f"{gone}.jpg").unlink()
     content = odd_files.content()
-    (place / "train.json").write_text(json.dumps(dict(
-        content, images=[row for row in content["images"] if row["id"] in here],
-        annotations=[row for row in content["annotations"] if row["image_id"] in here])))
+    (place / "train.json").write_text(
+        json.dumps(
+            dict(
+                content,
+                images=[row for row in content["images"] if row["id"] in here],
+                annotations=[row for row in content["annotations"] if row["image_id"] in here],
+            )
+        )
+    )
     config = config_of(place, skip_bad_annotations=True)
     right, of_all = (directly(place / "val.json", rows, images) for images in (here, range(1, 7)))
-    assert right[0] > of_all[0] + .05, "counted as missed, they would show"
+    assert right[0] > of_all[0] + 0.05, "counted as missed, they would show"
     val = load_datasets(config)[1]
     assert scores(val, rows, place / "run") == pytest.approx(right, abs=1e-9)
-    own = scored_set(load_images(config, str(place / "val.json"), str(place / "images"), report=len))
+    own = scored_set(
+        load_images(config, str(place / "val.json"), str(place / "images"), report=len)
+    )
     objects = sum(row["image_id"] in here and not row["iscrowd"] for row in content["annotations"])
     assert str(own) == f"4 images, {objects} objects"
     (place / "found.json").write_text(json.dumps(rows))
     kept = place / "run" / "detections-epoch-1.npz"
     for found, more in ((place / "found.json", ["--images", str(place / "images")]), (kept, [])):
         capsys.readouterr()
-        assert main(["score", "--annotations", str(place / "val.json"), "--detections", str(found), "--json",
-                     "--skip-bad-annotations", *more]) == 0
+        assert (
+            main(
+                [
+                    "score",
+                    "--annotations",
+                    str(place / "val.json"),
+                    "--detections",
+                    str(found),
+                    "--json",
+                    "--skip-bad-annotations",
+                    *more,
+                ]
+            )
+            == 0
+        )
         out, err = capsys.readouterr()
-        assert list(json.loads(out).values()) == pytest.approx(right, abs=1e-9) and f"on {own}" in err
+        assert (
+            list(json.loads(out).values()) == pytest.approx(right, abs=1e-9) and f"on {own}" in err
+        )
     from ssd.evaluation.detections import Detections
+
     stats = score_detections(place / "val.json", Detections.from_npz(kept), truth=own)
     assert list(stats.values()) == pytest.approx(right, abs=1e-9)
 
@@ -171,22 +251,43 @@ def test_two_pictures_of_one_image(place):
     for name in "ab":
         odd_files.draw_images(place / name)
     content = odd_files.content()
-    (place / "flat.json").write_text(json.dumps(dict(content, images=content["images"][:1],
-                                                     annotations=content["annotations"][:2])))
+    (place / "flat.json").write_text(
+        json.dumps(
+            dict(content, images=content["images"][:1], annotations=content["annotations"][:2])
+        )
+    )
     inputs, _ = find_inputs([str(place / name / "1.jpg") for name in "ab"])
     with pytest.raises(UserError) as error:
-        Scheme(str(place / "flat.json"), inputs, False, .5)
+        Scheme(str(place / "flat.json"), inputs, False, 0.5)
     both = f"{place / 'a' / '1.jpg'} and {place / 'b' / '1.jpg'}"
-    assert str(error.value) == f"--annotations {place / 'flat.json'}: {both} are both its image '1.jpg'"
-    assert Scheme(str(place / "flat.json"), inputs[:1], False, .5).names_of(inputs[0].path)["id"] == 1
+    assert (
+        str(error.value)
+        == f"--annotations {place / 'flat.json'}: {both} are both its image '1.jpg'"
+    )
+    assert (
+        Scheme(str(place / "flat.json"), inputs[:1], False, 0.5).names_of(inputs[0].path)["id"] == 1
+    )
 
 
-@pytest.mark.parametrize("text, line", [
-    ("extends: ssd-resnet34-shapes\ntraining: {epochs: 3, decay_epochs: [2]}\ntraining: {batch_size: 2}\n",
-     "training is there twice, in lines 2 and 3"),
-    ("extends: ssd-resnet34-shapes\ntraining:\n  epochs: 3\n  decay_epochs: [2]\n  epochs: 4\n",
-     "training.epochs is there twice, in lines 3 and 5")])
+@pytest.mark.parametrize(
+    "text, line",
+    [
+        (
+            "extends: ssd-resnet34-shapes\ntraining: {epochs: 3, decay_epochs: [2]}\ntraining: "
+            "{batch_size: 2}\n",
+            "training is there twice, in lines 2 and 3",
+        ),
+        (
+            "extends: ssd-resnet34-shapes\ntraining:\n  epochs: 3\n  decay_epochs: [2]\n  epochs: "
+            "4\n",
+            "training.epochs is there twice, in lines 3 and 5",
+        ),
+    ],
+)
 def test_a_section_of_a_recipe_twice(place, capsys, text, line):
     (place / "twice.yaml").write_text(text)
     assert main(["train", "--recipe", str(place / "twice.yaml"), "--data-dir", str(place)]) == 2
-    assert capsys.readouterr().err == f"python -m ssd train: error: recipe {place / 'twice.yaml'}: {line}\n"
+    assert (
+        capsys.readouterr().err
+        == f"python -m ssd train: error: recipe {place / 'twice.yaml'}: {line}\n"
+    )

@@ -1,4 +1,5 @@
 """predict through its real command line: pictures and videos of all kinds, good and bad."""
+
 import io
 import json
 import os
@@ -29,15 +30,17 @@ def weights(tmp_path_factory):
 @pytest.fixture
 def predict(weights, tmp_path, capsys):
     """Runs the command; returns (status, standard output, standard error, output folder)."""
+
     def run(*arguments, output="out"):
         flags = ["--weights", weights, "--device", "cpu", "--output", str(tmp_path / output)]
         try:
             status = main(["predict", *(flags if output else flags[:4]), *map(str, arguments)])
-        except SystemExit as end:    # argparse
+        except SystemExit as end:  # argparse
             status = end.code
         captured = capsys.readouterr()
         assert "Traceback" not in captured.err
         return status, captured.out, captured.err, tmp_path / output
+
     return run
 
 
@@ -51,27 +54,60 @@ def read(folder):
 
 
 def files(folder):
-    return sorted(os.path.relpath(os.path.join(place, name), folder) for place, _, names in os.walk(folder)
-                  for name in names)
+    return sorted(
+        os.path.relpath(os.path.join(place, name), folder)
+        for place, _, names in os.walk(folder)
+        for name in names
+    )
 
 
 def test_a_folder_a_file_and_a_pattern(predict, weights, data, tmp_path):
     images = pictures(data)
-    for name, source in (("a/x.jpg", 0), ("a/deep/y.jpg", 1), ("b/x.jpg", 2), ("z0.jpg", 3), ("z1.jpg", 4)):
+    for name, source in (
+        ("a/x.jpg", 0),
+        ("a/deep/y.jpg", 1),
+        ("b/x.jpg", 2),
+        ("z0.jpg", 3),
+        ("z1.jpg", 4),
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(images[source], tmp_path / name)
     (tmp_path / "a" / "notes.txt").write_text("no picture")
     (tmp_path / "a" / ".hidden.jpg").write_text("no picture")
-    status, out, err, folder = predict(tmp_path / "a", tmp_path / "b" / "x.jpg", tmp_path / "z*.jpg",
-                                       tmp_path / "a" / "x.jpg", "--batch-size", "2")
+    status, out, err, folder = predict(
+        tmp_path / "a",
+        tmp_path / "b" / "x.jpg",
+        tmp_path / "z*.jpg",
+        tmp_path / "a" / "x.jpg",
+        "--batch-size",
+        "2",
+    )
     assert (status, err) == (0, "")
-    assert files(folder) == ["deep/y.jpg", "detections.json", "images.json", "x-2.jpg", "x.jpg", "z0.jpg", "z1.jpg"]
-    assert out.startswith("5 pictures: 100 detections above 0.27 (") and "passed by: 1 other file" in out
+    assert files(folder) == [
+        "deep/y.jpg",
+        "detections.json",
+        "images.json",
+        "x-2.jpg",
+        "x.jpg",
+        "z0.jpg",
+        "z1.jpg",
+    ]
+    assert (
+        out.startswith("5 pictures: 100 detections above 0.27 (")
+        and "passed by: 1 other file" in out
+    )
     rows, content = read(folder)
     assert [image["id"] for image in content["images"]] == [1, 2, 3, 4, 5]
     assert [image["file_name"] for image in content["images"]] == [
-        str(tmp_path / name) for name in ("a/x.jpg", "a/deep/y.jpg", "b/x.jpg", "z0.jpg", "z1.jpg")]
-    assert [image["drawn"] for image in content["images"]] == ["x.jpg", "deep/y.jpg", "x-2.jpg", "z0.jpg", "z1.jpg"]
+        str(tmp_path / name) for name in ("a/x.jpg", "a/deep/y.jpg", "b/x.jpg", "z0.jpg", "z1.jpg")
+    ]
+    assert [image["drawn"] for image in content["images"]] == [
+        "x.jpg",
+        "deep/y.jpg",
+        "x-2.jpg",
+        "z0.jpg",
+        "z1.jpg",
+    ]
     assert content["categories"] == [dict(id=number, name=name) for number, name in zip(IDS, NAMES)]
     alone = Predictor.load(weights, device="cpu")(images)
     for image, found in zip(content["images"], alone):
@@ -82,7 +118,11 @@ def test_a_folder_a_file_and_a_pattern(predict, weights, data, tmp_path):
         ltrb[:, 2:] += ltrb[:, :2]
         np.testing.assert_allclose(ltrb, found.boxes, atol=5e-3)
         with Image.open(folder / image["drawn"]) as drawn:
-            assert drawn.size == (image["width"], image["height"]) == Image.open(image["file_name"]).size
+            assert (
+                drawn.size
+                == (image["width"], image["height"])
+                == Image.open(image["file_name"]).size
+            )
 
 
 def test_what_is_drawn(predict, data):
@@ -91,11 +131,19 @@ def test_what_is_drawn(predict, data):
     pixels = np.asarray(Image.open(image)).astype(int)
 
     def changed(folder):
-        return (np.abs(np.asarray(Image.open(folder / os.path.basename(image))).astype(int) - pixels) > 60).mean()
+        return (
+            np.abs(np.asarray(Image.open(folder / os.path.basename(image))).astype(int) - pixels)
+            > 60
+        ).mean()
+
     status, out, _, folder = predict(image, "--draw-threshold", "1", output="none")
     assert status == 0 and "drawn those above 1 (0)" in out and changed(folder) < 0.001
     _, out, _, folder = predict(image, "--score-threshold", "0.26", output="all")
-    assert "20 detections above 0.26" in out and "drawn those above 0.26 (20)" in out and changed(folder) > 0.01
+    assert (
+        "20 detections above 0.26" in out
+        and "drawn those above 0.26 (20)" in out
+        and changed(folder) > 0.01
+    )
     _, out, _, folder = predict(image, "--no-draw", output="data")
     assert files(folder) == ["detections.json", "images.json"] and ", drawn those" not in out
 
@@ -119,13 +167,16 @@ def test_a_corrupt_picture_among_others(predict, data, tmp_path):
     lines = sorted(err.splitlines())
     start = f"python -m ssd predict: not done: {folder}/"
     assert len(lines) == 3 and lines[0].startswith(start + "cut.jpg: the picture does not decode: ")
-    assert lines[1:] == [start + "empty.jpg: the file is empty", start + "text.png: no image format known here (JPEG, PNG, BMP, TIFF, WEBP, PPM, "
-                         "JPEG2000)"]
+    assert lines[1:] == [
+        start + "empty.jpg: the file is empty",
+        start + "text.png: no image format known here (JPEG, PNG, BMP, TIFF, WEBP, PPM, JPEG2000)",
+    ]
     assert len(read(output)[1]["images"]) == 5
 
 
 def test_a_picture_is_turned_upright(predict, data, tmp_path):
-    """As a camera stores it that was held upright: the network sees, and draws on, the upright picture."""
+    """As a camera stores it that was held upright: the network sees, and draws on, the upright
+    picture."""
     tags = Image.Exif()
     tags[0x0112] = 6
     with Image.open(pictures(data)[0]) as image:
@@ -135,15 +186,24 @@ def test_a_picture_is_turned_upright(predict, data, tmp_path):
     _, _, _, folder = predict(tmp_path / "plain.png", tmp_path / "turned.png")
     rows, content = read(folder)
     assert [(image["width"], image["height"]) for image in content["images"]] == [size, size]
-    plain, turned = ([(row["category_id"], row["bbox"], row["score"]) for row in rows if row["image_id"] == number]
-                     for number in (1, 2))
+    plain, turned = (
+        [
+            (row["category_id"], row["bbox"], row["score"])
+            for row in rows
+            if row["image_id"] == number
+        ]
+        for number in (1, 2)
+    )
     assert plain == turned
     assert Image.open(folder / "turned.png").size == size
-    np.testing.assert_array_equal(Image.open(folder / "turned.png"), Image.open(folder / "plain.png"))
+    np.testing.assert_array_equal(
+        Image.open(folder / "turned.png"), Image.open(folder / "plain.png")
+    )
 
 
 def test_results_can_be_scored(predict, data, capsys):
-    """Ids are the annotation file's, classes are matched by name, whatever their ids in the weights."""
+    """Ids are the annotation file's, classes are matched by name, whatever their ids in the
+    weights."""
     annotations = os.path.join(data, "annotations", "bbox_only_instances_val2017.json")
     with open(annotations) as file:
         truth = json.load(file)
@@ -154,13 +214,21 @@ def test_results_can_be_scored(predict, data, capsys):
     by_name = {category["name"]: category["id"] for category in truth["categories"]}
     assert {category["name"]: category["id"] for category in content["categories"]} == by_name
     assert {image["id"]: image["file_name"] for image in content["images"]} == {
-        image["id"]: image["file_name"] for image in truth["images"]}
-    assert main(["score", "--annotations", annotations, "--detections", str(folder / "detections.json")]) == 0
+        image["id"]: image["file_name"] for image in truth["images"]
+    }
+    assert (
+        main(
+            ["score", "--annotations", annotations, "--detections", str(folder / "detections.json")]
+        )
+        == 0
+    )
     assert "Average Precision" in capsys.readouterr().out
     _, out, _, _ = predict(pictures(data)[0], "--annotations", annotations, output="one")
     assert "4 of the 5 images" in out
     other = folder / os.path.basename(pictures(data)[0])
-    assert "not among its images" not in predict(other, "--annotations", annotations, output="same")[2]
+    assert (
+        "not among its images" not in predict(other, "--annotations", annotations, output="same")[2]
+    )
     os.rename(other, folder / "another.jpg")
     status, _, err, _ = predict(folder / "another.jpg", "--annotations", annotations, output="two")
     assert status == 2 and "another.jpg is not among its images" in err
@@ -181,28 +249,39 @@ def test_classes_that_the_annotation_file_lacks(predict, data, tmp_path):
     assert status == 0 and 0 < len(wanted) < len(every)
     assert [(row["category_id"], row["bbox"]) for row in rows] == wanted
     assert {row["id"]: row["name"] for row in few["categories"]} == {50: NAMES[2], 60: NAMES[0]}
-    assert out.startswith(f"5 pictures: {len(wanted)} detections") and f"does not have ({NAMES[1]!r})\n" in out
+    assert (
+        out.startswith(f"5 pictures: {len(wanted)} detections")
+        and f"does not have ({NAMES[1]!r})\n" in out
+    )
 
 
 # ---- videos
 
-def make_video(path, codec="libx264", size=(96, 64), frames=12, rate=Fraction(10), sound=None, **options):
-    """A square that wanders over a grey ground; sound: the codec of a tone beside it, of the same length."""
+
+def make_video(
+    path, codec="libx264", size=(96, 64), frames=12, rate=Fraction(10), sound=None, **options
+):
+    """A square that wanders over a grey ground; sound: the codec of a tone beside it, of the same
+    length."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
         audio = container.add_stream(sound, rate=48000, layout="mono") if sound else None
         stream.width, stream.height, stream.pix_fmt = *size, options.get("pixels", "yuv420p")
         for number in range(frames):
             pixels = np.full((size[1], size[0], 3), 90, np.uint8)
-            pixels[10:30, 4 * number:4 * number + 20] = (220, 40, 40)
+            pixels[10:30, 4 * number : 4 * number + 20] = (220, 40, 40)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode(None))
         if sound:
             tone = 9000 * np.sin(np.arange(int(48000 * frames / rate)) * 0.06)
-            frame = av.AudioFrame.from_ndarray(tone.astype(np.int16).reshape(1, -1), format="s16", layout="mono")
+            frame = av.AudioFrame.from_ndarray(
+                tone.astype(np.int16).reshape(1, -1), format="s16", layout="mono"
+            )
             frame.sample_rate, frame.pts, frame.time_base = 48000, 0, Fraction(1, 48000)
             coder = audio.codec_context
-            resampler = av.AudioResampler(coder.format, coder.layout, 48000, coder.frame_size or None)
+            resampler = av.AudioResampler(
+                coder.format, coder.layout, 48000, coder.frame_size or None
+            )
             for part in [*resampler.resample(frame), *resampler.resample(None), None]:
                 container.mux(audio.encode(part))
     return path
@@ -211,33 +290,52 @@ def make_video(path, codec="libx264", size=(96, 64), frames=12, rate=Fraction(10
 def look_at(path):
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        frames = [(frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(stream)]
+        frames = [
+            (frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(stream)
+        ]
         return stream.codec_context.name, stream.average_rate, frames
 
 
 def test_a_video(predict, weights, tmp_path):
     path = make_video(tmp_path / "clip.mp4")
-    status, out, err, folder = predict(path, "--score-threshold", "0.3", "--draw-threshold", "1", "--batch-size", "5")
+    status, out, err, folder = predict(
+        path, "--score-threshold", "0.3", "--draw-threshold", "1", "--batch-size", "5"
+    )
     assert (status, err) == (0, "") and out.startswith("1 video of 12 frames: ")
     codec, rate, frames = look_at(folder / "clip.mp4")
     assert (codec, rate, len(frames), frames[0][1].shape) == ("h264", 10, 12, (64, 96, 3))
     np.testing.assert_allclose([time for time, _ in frames], np.arange(12) / 10, atol=1e-3)
     rows, content = read(folder)
     assert [(image["id"], image["frame"], image["seconds"]) for image in content["images"]] == [
-        (number + 1, number + 1, number / 10) for number in range(12)]
+        (number + 1, number + 1, number / 10) for number in range(12)
+    ]
     source = look_at(path)[2]
-    found = Predictor.load(weights, device="cpu", score_threshold=0.3)([pixels for _, pixels in source])
+    found = Predictor.load(weights, device="cpu", score_threshold=0.3)(
+        [pixels for _, pixels in source]
+    )
     assert [sum(row["image_id"] == number for row in rows) for number in range(1, 13)] == [
-        len(one.ids) for one in found]
+        len(one.ids) for one in found
+    ]
     for number, ((_, before), (_, after)) in enumerate(zip(source, frames)):
         assert np.abs(before.astype(int) - after).mean() < 8, f"frame {number}"
     drawn = look_at(predict(path, output="drawn")[3] / "clip.mp4")[2]
-    assert max(np.abs(before.astype(int) - after).mean() for (_, before), (_, after) in zip(source, drawn)) > 8
+    assert (
+        max(
+            np.abs(before.astype(int) - after).mean()
+            for (_, before), (_, after) in zip(source, drawn)
+        )
+        > 8
+    )
 
 
-@pytest.mark.parametrize("name, codec, size, options", [
-    ("clip.webm", "libvpx", (64, 48), {}), ("odd.gif", "gif", (61, 47), dict(pixels="rgb8")),
-    ("clip.avi", "mpeg4", (64, 48), {})])
+@pytest.mark.parametrize(
+    "name, codec, size, options",
+    [
+        ("clip.webm", "libvpx", (64, 48), {}),
+        ("odd.gif", "gif", (61, 47), dict(pixels="rgb8")),
+        ("clip.avi", "mpeg4", (64, 48), {}),
+    ],
+)
 def test_other_videos(predict, tmp_path, name, codec, size, options):
     path = make_video(tmp_path / name, codec, size, frames=5, **options)
     status, out, err, folder = predict(path)
@@ -247,11 +345,16 @@ def test_other_videos(predict, tmp_path, name, codec, size, options):
 
 
 def test_a_video_of_a_phone(predict, tmp_path):
-    """Stored as the sensor lies, with a matrix that says how it is to be turned: a quarter, with the clock."""
+    """Stored as the sensor lies, with a matrix that says how it is to be turned: a quarter, with
+    the clock."""
     path = make_video(tmp_path / "clip.mp4", frames=3)
     content = bytearray(path.read_bytes())
-    place = content.index(b"tkhd") + 44    # version and flags, times, id, duration, layer, volume: then the matrix
-    content[place:place + 36] = np.array([0, 1 << 16, 0, -1 << 16, 0, 0, 64 << 16, 0, 1 << 30], ">i4").tobytes()
+    place = (
+        content.index(b"tkhd") + 44
+    )  # version and flags, times, id, duration, layer, volume: then the matrix
+    content[place : place + 36] = np.array(
+        [0, 1 << 16, 0, -1 << 16, 0, 0, 64 << 16, 0, 1 << 30], ">i4"
+    ).tobytes()
     path.write_bytes(content)
     status, _, _, folder = predict(path)
     first = look_at(folder / "clip.mp4")[2][0][1]
@@ -270,18 +373,24 @@ def test_videos_that_are_none(predict, data, tmp_path):
     (tmp_path / "empty.webm").write_bytes(b"")
     shutil.copy(pictures(data)[0], tmp_path / "picture.mov")
     whole = make_video(tmp_path / "whole.webm", "libvpx", frames=40).read_bytes()
-    (tmp_path / "cut.webm").write_bytes(whole[:len(whole) // 2])
+    (tmp_path / "cut.webm").write_bytes(whole[: len(whole) // 2])
     os.remove(tmp_path / "whole.webm")
-    status, out, err, folder = predict(tmp_path / "*.mp4", tmp_path / "*.webm", tmp_path / "*.mov", pictures(data)[0])
+    status, out, err, folder = predict(
+        tmp_path / "*.mp4", tmp_path / "*.webm", tmp_path / "*.mov", pictures(data)[0]
+    )
     assert status == 1 and out.startswith("1 picture and 1 video of ")
     lines = {line.split("/")[-1].split(":")[0]: line for line in err.splitlines()}
     assert set(lines) == {"text.mp4", "empty.webm", "picture.mov", "cut.webm"}
-    assert "not a video that can be read" in lines["text.mp4"] and "the file is empty" in lines["empty.webm"]
+    assert (
+        "not a video that can be read" in lines["text.mp4"]
+        and "the file is empty" in lines["empty.webm"]
+    )
     assert "a picture, not a video" in lines["picture.mov"] and "is cut short" in lines["cut.webm"]
     assert "cut.mp4" in files(folder) and not [name for name in files(folder) if "partial" in name]
 
 
 # ---- refused before anything is done
+
 
 def test_refused(predict, weights, data, tmp_path):
     image = pictures(data)[0]
@@ -292,18 +401,19 @@ def test_refused(predict, weights, data, tmp_path):
     video = make_video(tmp_path / "clip.mp4", frames=2)
     annotations = os.path.join(data, "annotations", "bbox_only_instances_val2017.json")
     for arguments, output, words in (
-            ([tmp_path / "none.jpg"], "out", "none.jpg: no such file or folder"),
-            ([tmp_path / "*.bmp"], "out", "*.bmp: no such file or folder matches"),
-            ([tmp_path / "nothing"], "out", "nothing: a folder without a picture or a video"),
-            ([image], "full", "full: holds files already; name a new folder"),
-            ([image, "--recipe", "ssd-resnet34-coco"], "out", "has shape"),
-            ([image, "--weights", tmp_path / "bad.params"], "", "not a file of MXNet arrays"),
-            ([image, "--weights", tmp_path / "no.params"], "", "no.params: no such file"),
-            ([image, "--score-threshold", "7"], "out", "--score-threshold: 7.0 must be at most 1"),
-            ([image, "--draw-threshold", "7"], "out", "--draw-threshold: 7 is not from 0 to 1"),
-            ([image, "--batch-size", "0"], "out", "--batch-size: 0 is not at least 1"),
-            ([image, "--device", "tpu"], "out", "--device: 'tpu' is not one of auto, cpu, gpu"),
-            ([video, "--annotations", annotations], "out", "clip.mp4 is a video")):
+        ([tmp_path / "none.jpg"], "out", "none.jpg: no such file or folder"),
+        ([tmp_path / "*.bmp"], "out", "*.bmp: no such file or folder matches"),
+        ([tmp_path / "nothing"], "out", "nothing: a folder without a picture or a video"),
+        ([image], "full", "full: holds files already; name a new folder"),
+        ([image, "--recipe", "ssd-resnet34-coco"], "out", "has shape"),
+        ([image, "--weights", tmp_path / "bad.params"], "", "not a file of MXNet arrays"),
+        ([image, "--weights", tmp_path / "no.params"], "", "no.params: no such file"),
+        ([image, "--score-threshold", "7"], "out", "--score-threshold: 7.0 must be at most 1"),
+        ([image, "--draw-threshold", "7"], "out", "--draw-threshold: 7 is not from 0 to 1"),
+        ([image, "--batch-size", "0"], "out", "--batch-size: 0 is not at least 1"),
+        ([image, "--device", "tpu"], "out", "--device: 'tpu' is not one of auto, cpu, gpu"),
+        ([video, "--annotations", annotations], "out", "clip.mp4 is a video"),
+    ):
         if not output:
             arguments = arguments + ["--output", str(tmp_path / "out")]
         status, out, err, _ = predict(*arguments, output=output)
@@ -324,6 +434,17 @@ def test_progress_is_shown_on_a_terminal_alone(data, weights, tmp_path, monkeypa
     terminal = Terminal()
     with monkeypatch.context() as patch:
         patch.setattr("sys.stderr", terminal)
-        main(["predict", *pictures(data), "--weights", weights, "--device", "cpu", "--output", str(tmp_path / "out")])
+        main(
+            [
+                "predict",
+                *pictures(data),
+                "--weights",
+                weights,
+                "--device",
+                "cpu",
+                "--output",
+                str(tmp_path / "out"),
+            ]
+        )
     assert "pictures" in terminal.getvalue() and "5/5" in terminal.getvalue()
     assert "5/5" not in capsys.readouterr().out

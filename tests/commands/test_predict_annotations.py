@@ -1,5 +1,6 @@
-"""predict --annotations: every picture is one image of the file, checked as evaluate checks it; and what was drawn
-before is no input."""
+"""predict --annotations: every picture is one image of the file, checked as evaluate checks it; and
+what was drawn before is no input."""
+
 import json
 import os
 
@@ -24,10 +25,22 @@ def draw(folder, names, size=SIZE):
 
 
 def write(path, names, **changes):
-    images = [dict(dict(id=500 + number, file_name=name, width=SIZE[0], height=SIZE[1]), **changes.get(name, {}))
-              for number, name in enumerate(names)]
-    path.write_text(json.dumps(dict(images=images, categories=[dict(id=1, name="x")], annotations=[
-        dict(id=1, image_id=500, category_id=1, bbox=[1, 2, 3, 4], iscrowd=0)])))
+    images = [
+        dict(
+            dict(id=500 + number, file_name=name, width=SIZE[0], height=SIZE[1]),
+            **changes.get(name, {}),
+        )
+        for number, name in enumerate(names)
+    ]
+    path.write_text(
+        json.dumps(
+            dict(
+                images=images,
+                categories=[dict(id=1, name="x")],
+                annotations=[dict(id=1, image_id=500, category_id=1, bbox=[1, 2, 3, 4], iscrowd=0)],
+            )
+        )
+    )
     return str(path)
 
 
@@ -35,19 +48,39 @@ def scheme(file, inputs, skip=False):
     return Scheme(file, inputs, skip, 1.0)
 
 
-# Names in the file; pictures that are named, and the image's place in the file of each, or the words of the refusal.
+# Names in the file; pictures that are named, and the image's place in the file of each, or the
+# words of the refusal.
 WAYS = {
-    "one name in two folders": (["x.jpg"], ["a/x.jpg", "b/x.jpg"], "a/x.jpg and {}/b/x.jpg are both its image 'x.jpg'"),
+    "one name in two folders": (
+        ["x.jpg"],
+        ["a/x.jpg", "b/x.jpg"],
+        "a/x.jpg and {}/b/x.jpg are both its image 'x.jpg'",
+    ),
     "each with its folder": (["a/x.jpg", "b/x.jpg"], ["a/x.jpg", "b/x.jpg"], [0, 1]),
     "the other way round": (["b/x.jpg", "a/x.jpg"], ["a/x.jpg", "b/x.jpg"], [1, 0]),
     "the longest that fits": (["x.jpg", "a/x.jpg"], ["a/x.jpg", "b/x.jpg"], [1, 0]),
-    "two of the shortest": (["x.jpg", "a/x.jpg"], ["b/x.jpg", "c/x.jpg"], "c/x.jpg are both its image 'x.jpg'"),
-    "two of the longest": (["a/x.jpg"], ["a/x.jpg", "b/a/x.jpg"], "b/a/x.jpg are both its image 'a/x.jpg'"),
-    "a folder that only ends alike": (["a/x.jpg"], ["aa/x.jpg"], "aa/x.jpg is not among its images"),
+    "two of the shortest": (
+        ["x.jpg", "a/x.jpg"],
+        ["b/x.jpg", "c/x.jpg"],
+        "c/x.jpg are both its image 'x.jpg'",
+    ),
+    "two of the longest": (
+        ["a/x.jpg"],
+        ["a/x.jpg", "b/a/x.jpg"],
+        "b/a/x.jpg are both its image 'a/x.jpg'",
+    ),
+    "a folder that only ends alike": (
+        ["a/x.jpg"],
+        ["aa/x.jpg"],
+        "aa/x.jpg is not among its images",
+    ),
     "a name that only ends alike": (["x.jpg"], ["ax.jpg"], "ax.jpg is not among its images"),
     "a point in front": (["./a/./x.jpg"], ["a/x.jpg"], [0]),
-    "three, the last twice": (["x.jpg", "y.jpg", "z.jpg"], ["x.jpg", "y.jpg", "z.jpg", "a/z.jpg"],
-                              "are both its image 'z.jpg'"),
+    "three, the last twice": (
+        ["x.jpg", "y.jpg", "z.jpg"],
+        ["x.jpg", "y.jpg", "z.jpg", "a/z.jpg"],
+        "are both its image 'z.jpg'",
+    ),
     "another ending": (["x.png"], ["x.jpg"], "x.jpg is not among its images"),
     "another case": (["X.jpg"], ["x.jpg"], "x.jpg is not among its images"),
     "not all of the file": (["a/x.jpg", "a/y.jpg", "b/x.jpg"], ["b/x.jpg"], [2]),
@@ -73,8 +106,14 @@ def test_pictures_and_images(tmp_path, way):
 def test_one_file_by_two_names_is_one_picture(tmp_path):
     draw(tmp_path, ["a/x.jpg"])
     (tmp_path / "link").symlink_to(tmp_path / "a")
-    inputs, _ = find_inputs([str(tmp_path / "a"), str(tmp_path / "link"), str(tmp_path / "a" / "x.jpg")])
-    assert len(inputs) == 1 and scheme(write(tmp_path / "a.json", ["x.jpg"]), inputs).names_of(inputs[0].path)["id"] == 500
+    inputs, _ = find_inputs(
+        [str(tmp_path / "a"), str(tmp_path / "link"), str(tmp_path / "a" / "x.jpg")]
+    )
+    assert (
+        len(inputs) == 1
+        and scheme(write(tmp_path / "a.json", ["x.jpg"]), inputs).names_of(inputs[0].path)["id"]
+        == 500
+    )
 
 
 # What is done to the second of three pictures; whether it is the file that is bad, or the entry.
@@ -84,8 +123,10 @@ BAD = {
     "empty": (lambda path: path.write_bytes(b""), {}),
     "no picture": (lambda path: path.write_bytes(b"no picture at all"), {}),
     "a GIF": (lambda path: Image.new("P", SIZE).save(str(path), "GIF"), {}),
-    "an entry without width": (None, dict(width=None)), "an entry of another height": (None, dict(height=41)),
-    "an entry with width as text": (None, dict(width="60")), "an id as text": (None, dict(id="501")),
+    "an entry without width": (None, dict(width=None)),
+    "an entry of another height": (None, dict(height=41)),
+    "an entry with width as text": (None, dict(width="60")),
+    "an id as text": (None, dict(id="501")),
     "an id twice": (None, dict(id=500)),
 }
 
@@ -100,8 +141,9 @@ def test_the_checks_of_evaluate(tmp_path, bad, skip):
     if damage:
         damage(tmp_path / "in" / "2.jpg")
     file = write(tmp_path / "a.json", names, **{"2.jpg": changes})
-    config = load_recipe("ssd-resnet34-own").with_values(skip_bad_annotations=skip, max_left_out=1.0,
-                                                         cache_dir=str(tmp_path / "cache"))
+    config = load_recipe("ssd-resnet34-own").with_values(
+        skip_bad_annotations=skip, max_left_out=1.0, cache_dir=str(tmp_path / "cache")
+    )
     inputs, _ = find_inputs([str(tmp_path / "in")])
 
     def refusal(action):
@@ -109,13 +151,14 @@ def test_the_checks_of_evaluate(tmp_path, bad, skip):
             return action(), ""
         except UserError as error:
             return None, str(error)
+
     loaded, line = refusal(lambda: load_images(config, file, str(tmp_path / "in"), report=len))
     found, other = refusal(lambda: scheme(file, inputs, skip))
     if line:
         assert not skip and other.partition(";")[0] == line.partition(";")[0]
         return
     assert loaded.file_names == (("3.jpg",) if bad == "an id twice" else ("1.jpg", "3.jpg"))
-    if found is None:    # its entry is left out, so that the picture is of no image that is left
+    if found is None:  # its entry is left out, so that the picture is of no image that is left
         assert skip and f"{inputs[1].path} is not among its images that are left" in other
         found = scheme(file, [inputs[0], inputs[2]], skip)
     left = [one for one in inputs if one.path not in found.bad and one.inside in loaded.file_names]
@@ -156,11 +199,24 @@ def test_what_was_drawn_is_no_input(tmp_path, made, place):
     made(tmp_path / place)
 
     def found(*names):
-        return sorted(os.path.relpath(one.path, tmp_path) for one in find_inputs(
-            [str(tmp_path / name) for name in names])[0])
-    assert found("") == found("**") == found("**/*.jpg") == found("[a-z]*", "**/*.jpg") == ["a/y.jpg", "x.jpg"]
+        return sorted(
+            os.path.relpath(one.path, tmp_path)
+            for one in find_inputs([str(tmp_path / name) for name in names])[0]
+        )
+
+    assert (
+        found("")
+        == found("**")
+        == found("**/*.jpg")
+        == found("[a-z]*", "**/*.jpg")
+        == ["a/y.jpg", "x.jpg"]
+    )
     own = {f"{place}/x.jpg", f"{place}/deep/y.jpg"}
-    assert set(found(place)) >= own and found(f"{place}/*.jpg") == [f"{place}/x.jpg"] and found(f"{place}/x.jpg")
+    assert (
+        set(found(place)) >= own
+        and found(f"{place}/*.jpg") == [f"{place}/x.jpg"]
+        and found(f"{place}/x.jpg")
+    )
     assert set(found(f"{place}/**/*.jpg")) == own
 
 

@@ -1,4 +1,5 @@
 """predict: the sound of drawn videos, and Ctrl-C."""
+
 import os
 import signal
 
@@ -9,32 +10,51 @@ from PIL import Image
 
 from ssd.tools import prediction
 from ssd.tools.sound import Sound
-from tests.commands.test_predict import data, files, look_at, make_video, pictures, predict, read, weights  # noqa: F401
+from tests.commands.test_predict import (
+    files,
+    look_at,
+    make_video,
+    pictures,
+    read,
+)
 
 
 def sound_of(path):
     """(content, seconds) of each packet of sound."""
     with av.open(str(path)) as container:
-        return [(bytes(packet), float(packet.pts * packet.time_base))
-                for packet in container.demux(container.streams.audio[0]) if packet.dts is not None]
+        return [
+            (bytes(packet), float(packet.pts * packet.time_base))
+            for packet in container.demux(container.streams.audio[0])
+            if packet.dts is not None
+        ]
 
 
-@pytest.mark.parametrize("name, codec, sound", [("a.mp4", "libx264", "aac"), ("b.webm", "libvpx", "libopus")])
-def test_sound_is_copied(predict, tmp_path, name, codec, sound):  # noqa: F811
+@pytest.mark.parametrize(
+    "name, codec, sound", [("a.mp4", "libx264", "aac"), ("b.webm", "libvpx", "libopus")]
+)
+def test_sound_is_copied(predict, tmp_path, name, codec, sound):
     path = make_video(tmp_path / name, codec, sound=sound)
     status, _, err, folder = predict(path, "--batch-size", "5")
     drawn = folder / (name[0] + ".mp4")
     assert (status, err) == (0, "") and len(look_at(drawn)[2]) == 12
     before, after = sound_of(path), sound_of(drawn)
-    assert len(before) > 40 and [content for content, _ in after] == [content for content, _ in before]
-    np.testing.assert_allclose([seconds for _, seconds in after], [seconds for _, seconds in before], atol=2e-3)
+    assert len(before) > 40 and [content for content, _ in after] == [
+        content for content, _ in before
+    ]
+    np.testing.assert_allclose(
+        [seconds for _, seconds in after], [seconds for _, seconds in before], atol=2e-3
+    )
 
 
-def test_sound_that_an_mp4_cannot_hold(predict, tmp_path):  # noqa: F811
+def test_sound_that_an_mp4_cannot_hold(predict, tmp_path):
     path = make_video(tmp_path / "a.wmv", "wmv2", frames=5, sound="wmav2")
     status, _, err, folder = predict(path)
-    assert status == 0 and err == f"python -m ssd predict: {path}: its sound (wmav2) is left out of the drawn video: " \
+    assert (
+        status == 0
+        and err
+        == f"python -m ssd predict: {path}: its sound (wmav2) is left out of the drawn video: "
         ".mp4 does not take it\n"
+    )
     with av.open(str(folder / "a.mp4")) as container:
         assert len(container.streams) == 1
     assert predict(path, "--no-draw", output="data")[2] == "", "nothing is drawn"
@@ -53,7 +73,8 @@ def test_of_sound_a_packet_is_held(tmp_path):
 
 
 def interrupt_after(monkeypatch, name, number):
-    """A real SIGINT to this process when prediction.NAME (a function, or a class's method) has been called so often."""
+    """A real SIGINT to this process when prediction.NAME (a function, or a class's method) has been
+    called so often."""
     owner, _, method = name.rpartition(".")
     owner = getattr(prediction, owner) if owner else prediction
     calls, true = [], getattr(owner, method)
@@ -63,31 +84,44 @@ def interrupt_after(monkeypatch, name, number):
         calls.append(args)
         if len(calls) == number:
             os.kill(os.getpid(), signal.SIGINT)
+
     monkeypatch.setattr(owner, method, called)
 
 
-def test_interrupted_among_pictures(predict, data, monkeypatch):  # noqa: F811
+def test_interrupted_among_pictures(predict, data, monkeypatch):
     whole = read(predict(*pictures(data), "--no-draw", output="whole")[3])
     handler = signal.getsignal(signal.SIGINT)
     interrupt_after(monkeypatch, "save_image", 3)
     status, out, err, folder = predict(*pictures(data), "--batch-size", "2")
-    assert status == 130 and out.startswith("3 pictures: ") and signal.getsignal(signal.SIGINT) is handler
+    assert (
+        status == 130
+        and out.startswith("3 pictures: ")
+        and signal.getsignal(signal.SIGINT) is handler
+    )
     assert err == "python -m ssd predict: interrupted: 3 of 5 inputs were done\n"
     rows, content = read(folder)
     assert [image["file_name"] for image in content["images"]] == pictures(data)[:3]
     assert rows == [row for row in whole[0] if row["image_id"] <= 3]
-    assert files(folder) == sorted(["detections.json", "images.json", *map(os.path.basename, pictures(data)[:3])])
+    assert files(folder) == sorted(
+        ["detections.json", "images.json", *map(os.path.basename, pictures(data)[:3])]
+    )
     for image in content["images"]:
         Image.open(folder / image["drawn"]).load()
 
 
-def test_interrupted_in_a_video(predict, data, tmp_path, monkeypatch):  # noqa: F811
+def test_interrupted_in_a_video(predict, data, tmp_path, monkeypatch):
     """What was done of it is kept, its sound as far as its pictures."""
-    path, other = make_video(tmp_path / "clip.mp4", sound="aac"), make_video(tmp_path / "other.mp4", frames=2)
+    path, other = (
+        make_video(tmp_path / "clip.mp4", sound="aac"),
+        make_video(tmp_path / "other.mp4", frames=2),
+    )
     interrupt_after(monkeypatch, "VideoWriter.add", 4)
     status, _, err, folder = predict(pictures(data)[0], path, other, "--batch-size", "3")
     assert status == 130
-    assert err == f"python -m ssd predict: interrupted: 1 of 3 inputs were done, and 4 frames of {path}\n"
+    assert (
+        err
+        == f"python -m ssd predict: interrupted: 1 of 3 inputs were done, and 4 frames of {path}\n"
+    )
     rows, content = read(folder)
     assert [image.get("frame") for image in content["images"]] == [None, 1, 2, 3, 4]
     assert {row["image_id"] for row in rows} == {1, 2, 3, 4, 5}

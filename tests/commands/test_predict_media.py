@@ -1,4 +1,5 @@
 """predict on films that say more of themselves than their frames, and class names of any script."""
+
 import json
 import os
 from fractions import Fraction
@@ -32,13 +33,19 @@ def test_a_film_with_its_cover_before_it(predict, tmp_path):  # noqa: F811
 @pytest.mark.parametrize("name", ["song.m4a", "song.mp4"])
 def test_a_song_with_a_cover(predict, tmp_path, name):  # noqa: F811
     status, _, err, _ = predict(sound_with_cover(tmp_path / name))
-    assert status == 1 and err.endswith(f"not done: {tmp_path / name}: holds no moving pictures, only a cover\n")
+    assert status == 1 and err.endswith(
+        f"not done: {tmp_path / name}: holds no moving pictures, only a cover\n"
+    )
 
 
 def test_a_film_of_wide_pixels_is_drawn_as_one(predict, tmp_path):  # noqa: F811
     status, _, err, folder = predict(film(tmp_path / "film.mp4", shape=Fraction(4, 3)))
     with av.open(str(folder / "film.mp4")) as container:
-        assert (status, err, container.streams.video[0].sample_aspect_ratio) == (0, "", Fraction(4, 3))
+        assert (status, err, container.streams.video[0].sample_aspect_ratio) == (
+            0,
+            "",
+            Fraction(4, 3),
+        )
     assert {(image["width"], image["height"]) for image in read(folder)[1]["images"]} == {(64, 48)}
 
 
@@ -52,49 +59,100 @@ def foreign(tmp_path_factory):
     """(weights of three classes, the annotation file that has them, its images)."""
     folder = tmp_path_factory.mktemp("foreign")
     data = tiny_data(folder / "set", train_images=1, val_images=3)
-    content = json.loads(open(os.path.join(data, "annotations", "bbox_only_instances_val2017.json")).read())
+    content = json.loads(
+        open(os.path.join(data, "annotations", "bbox_only_instances_val2017.json")).read()
+    )
     for category, name in zip(content["categories"], NAMES):
         category["name"] = name
     (folder / "val.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     network = build_detector(CONFIG).network
     initialize(network, 1, mx.cpu())
     path = str(folder / "weights.params")
-    save_weights(network, path, WeightsInfo(CONFIG, [category["id"] for category in content["categories"]], NAMES))
+    save_weights(
+        network,
+        path,
+        WeightsInfo(CONFIG, [category["id"] for category in content["categories"]], NAMES),
+    )
     return path, str(folder / "val.json"), os.path.join(data, "val2017")
 
 
 def drawn(foreign, folder, capsys):
     """(pictures with their boxes, standard output)."""
-    assert main(["predict", foreign[2], "--weights", foreign[0], "--device", "cpu", "--output", str(folder),
-                 "--score-threshold", "0.3"]) == 0
+    assert (
+        main(
+            [
+                "predict",
+                foreign[2],
+                "--weights",
+                foreign[0],
+                "--device",
+                "cpu",
+                "--output",
+                str(folder),
+                "--score-threshold",
+                "0.3",
+            ]
+        )
+        == 0
+    )
     images = json.loads((folder / "images.json").read_text())
     assert [row["name"] for row in images["categories"]] == list(NAMES)
-    return [np.asarray(Image.open(folder / image["drawn"])) for image in images["images"]], capsys.readouterr().out
+    return [
+        np.asarray(Image.open(folder / image["drawn"])) for image in images["images"]
+    ], capsys.readouterr().out
 
 
 def test_class_names_are_drawn_or_numbered(foreign, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fonts, "_candidates", lambda letters: [])
     fonts._chosen.cache_clear()
     numbered, out = drawn(foreign, tmp_path / "numbered", capsys)
-    assert f"in the drawn images #1 is {NAMES[0]}, #3 is {NAMES[2]}: no font here has these letters" in out
+    assert (
+        f"in the drawn images #1 is {NAMES[0]}, #3 is {NAMES[2]}: no font here has these letters"
+        in out
+    )
     monkeypatch.undo()
-    monkeypatch.setattr(fonts, "labels_of", lambda names: ({name: "?" for name in names}, ""))
+    monkeypatch.setattr(fonts, "labels_of", lambda names: (dict.fromkeys(names, "?"), ""))
     monkeypatch.setattr("ssd.tools.prediction.labels_of", fonts.labels_of)
     lost, out = drawn(foreign, tmp_path / "lost", capsys)
     assert "in the drawn images" not in out
-    assert any((one != other).any() for one, other in zip(numbered, lost)), "more than question marks"
+    assert any((one != other).any() for one, other in zip(numbered, lost)), (
+        "more than question marks"
+    )
     fonts._chosen.cache_clear()
 
 
 def test_an_output_of_few_letters_loses_no_numbers(foreign, tmp_path):
-    weights, annotations, images = foreign    # noqa: F811
+    weights, annotations, images = foreign  # noqa: F811
     environment = dict(PYTHONIOENCODING="ascii")
-    done = ssd("evaluate", "--weights", weights, "--annotations", annotations, "--images", images, "--device", "cpu",
-               "--report", tmp_path / "report", env=environment)
+    done = ssd(
+        "evaluate",
+        "--weights",
+        weights,
+        "--annotations",
+        annotations,
+        "--images",
+        images,
+        "--device",
+        "cpu",
+        "--report",
+        tmp_path / "report",
+        env=environment,
+    )
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert NAMES[0].encode("ascii", "backslashreplace").decode() in done.stdout
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert all(name in page for name in NAMES)
-    done = ssd("predict", images, "--weights", weights, "--device", "cpu", "--output", tmp_path / "out",
-               "--score-threshold", "0.3", env=environment)
+    done = ssd(
+        "predict",
+        images,
+        "--weights",
+        weights,
+        "--device",
+        "cpu",
+        "--output",
+        tmp_path / "out",
+        "--score-threshold",
+        "0.3",
+        env=environment,
+    )
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr

@@ -1,4 +1,6 @@
-"""check-data, evaluate, train, score and predict: the same flags for the same things, with the same outcome."""
+"""check-data, evaluate, train, score and predict: the same flags for the same things, with the same
+outcome."""
+
 import json
 
 import pytest
@@ -10,37 +12,75 @@ from ssd.commands.evaluate import Pictures
 from ssd.errors import UserError
 from tests.datasets import odd_files
 
-FLAGS = ["--data-dir", "--val-annotations", "--val-images", "--cache-dir", "--annotations", "--images",
-         "--skip-bad-annotations", "--max-left-out", "--decode", "--recipe"]
+FLAGS = [
+    "--data-dir",
+    "--val-annotations",
+    "--val-images",
+    "--cache-dir",
+    "--annotations",
+    "--images",
+    "--skip-bad-annotations",
+    "--max-left-out",
+    "--decode",
+    "--recipe",
+]
 
 
 @pytest.mark.parametrize("flag", FLAGS)
 @pytest.mark.parametrize("command", ["check-data", "evaluate"])
 def test_the_flag_is_there(command, flag):
-    assert flag in build_parser([command])._subparsers._group_actions[0].choices[command]._option_string_actions
+    assert (
+        flag
+        in build_parser([command])
+        ._subparsers._group_actions[0]
+        .choices[command]
+        ._option_string_actions
+    )
 
 
-@pytest.mark.parametrize("command, flags", [
-    ("score", ["--annotations", "--images", "--skip-bad-annotations", "--max-left-out"]),
-    ("predict", ["--annotations", "--skip-bad-annotations", "--max-left-out"]),
-    ("split-data", ["--skip-bad-annotations", "--max-left-out"]),
-    ("train", ["--skip-bad-annotations", "--max-left-out"])])
+@pytest.mark.parametrize(
+    "command, flags",
+    [
+        ("score", ["--annotations", "--images", "--skip-bad-annotations", "--max-left-out"]),
+        ("predict", ["--annotations", "--skip-bad-annotations", "--max-left-out"]),
+        ("split-data", ["--skip-bad-annotations", "--max-left-out"]),
+        ("train", ["--skip-bad-annotations", "--max-left-out"]),
+    ],
+)
 def test_the_others(command, flags):
-    known = build_parser([command])._subparsers._group_actions[0].choices[command]._option_string_actions
+    known = (
+        build_parser([command])
+        ._subparsers._group_actions[0]
+        .choices[command]
+        ._option_string_actions
+    )
     assert not set(flags) - set(known)
 
 
-@pytest.mark.parametrize("flags, words", [
-    (["--annotations", "FILE"], "--images: --annotations and --images go together"),
-    (["--images", "FOLDER"], "--annotations: --annotations and --images go together"),
-    (["--annotations", "FILE", "--images", "FOLDER", "--data-dir", "FOLDER"], "and so does --data-dir; give one of them"),
-    (["--annotations", "none.json", "--images", "FOLDER"], "--annotations none.json: no such file"),
-    (["--annotations", "FOLDER", "--images", "FOLDER"], "--annotations FOLDER: is a folder, not a file"),
-    (["--annotations", "FILE", "--images", "none"], "--images none: no such folder"),
-    (["--annotations", "FILE", "--images", "FILE"], "--images FILE: is a file, not a folder"),
-    (["--data-dir", "none"], "--data-dir none: no such folder"),
-    (["--max-left-out", "2", "--annotations", "FILE", "--images", "FOLDER"], "2"),
-    (["--max-left-out", "x", "--annotations", "FILE", "--images", "FOLDER"], "'x'")])
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--annotations", "FILE"], "--images: --annotations and --images go together"),
+        (["--images", "FOLDER"], "--annotations: --annotations and --images go together"),
+        (
+            ["--annotations", "FILE", "--images", "FOLDER", "--data-dir", "FOLDER"],
+            "and so does --data-dir; give one of them",
+        ),
+        (
+            ["--annotations", "none.json", "--images", "FOLDER"],
+            "--annotations none.json: no such file",
+        ),
+        (
+            ["--annotations", "FOLDER", "--images", "FOLDER"],
+            "--annotations FOLDER: is a folder, not a file",
+        ),
+        (["--annotations", "FILE", "--images", "none"], "--images none: no such folder"),
+        (["--annotations", "FILE", "--images", "FILE"], "--images FILE: is a file, not a folder"),
+        (["--data-dir", "none"], "--data-dir none: no such folder"),
+        (["--max-left-out", "2", "--annotations", "FILE", "--images", "FOLDER"], "2"),
+        (["--max-left-out", "x", "--annotations", "FILE", "--images", "FOLDER"], "'x'"),
+    ],
+)
 def test_what_is_refused_of_them(tmp_path, capsys, flags, words):
     """With the same line."""
     (tmp_path / "images").mkdir()
@@ -48,12 +88,18 @@ def test_what_is_refused_of_them(tmp_path, capsys, flags, words):
     (tmp_path / "w.params").write_bytes(b"")
     named = {"FILE": str(tmp_path / "a.json"), "FOLDER": str(tmp_path / "images")}
     said = []
-    for command, more in (("check-data", []), ("evaluate", ["--weights", str(tmp_path / "w.params")])):
-        args = build_parser([command]).parse_args([command, *more, *[named.get(flag, flag) for flag in flags]])
+    for command, more in (
+        ("check-data", []),
+        ("evaluate", ["--weights", str(tmp_path / "w.params")]),
+    ):
+        args = build_parser([command]).parse_args(
+            [command, *more, *[named.get(flag, flag) for flag in flags]]
+        )
         try:
             config = read_settings(args)
             if command == "evaluate":
                 from ssd.commands.evaluate import _data_set
+
                 _data_set(args, config)
             else:
                 args.run(args)
@@ -118,22 +164,42 @@ def nothing(folder, content):
     pass
 
 
-# Status of check-data; whether evaluate goes on, and with how many images; each without and with the flag.
+# Status of check-data; whether evaluate goes on, and with how many images; each without and with
+# the flag.
 STATES = [
-    (nothing, (0, 6), (0, 6)), (missing, (1, 5), (0, 5)), (cut, (1, 5), (0, 5)), (turned, (1, 5), (0, 5)),
-    (all_missing, (1, None), (1, None)), (four_missing, (1, 2), (1, None)), (bad_box, (1, None), (0, 6)),
-    (far_corners, (1, None), (1, None)), (backslashes, (1, None), (1, None)), (one_name_twice, (0, 6), (0, 6)),
-    (no_objects, (0, 6), (0, 6)), (seven_bad, (1, None), (1, None))]
+    (nothing, (0, 6), (0, 6)),
+    (missing, (1, 5), (0, 5)),
+    (cut, (1, 5), (0, 5)),
+    (turned, (1, 5), (0, 5)),
+    (all_missing, (1, None), (1, None)),
+    (four_missing, (1, 2), (1, None)),
+    (bad_box, (1, None), (0, 6)),
+    (far_corners, (1, None), (1, None)),
+    (backslashes, (1, None), (1, None)),
+    (one_name_twice, (0, 6), (0, 6)),
+    (no_objects, (0, 6), (0, 6)),
+    (seven_bad, (1, None), (1, None)),
+]
 
 
-@pytest.mark.parametrize("change, plain, skipping", STATES, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    "change, plain, skipping", STATES, ids=lambda value: getattr(value, "__name__", "")
+)
 def test_a_data_set_in_both(tmp_path, capsys, change, plain, skipping):
     folder, file, content = tmp_path / "images", tmp_path / "a.json", odd_files.content()
     odd_files.draw_images(folder)
     change(folder, content)
     file.write_text(json.dumps(content))
     for flags, (status, images) in (([], plain), (["--skip-bad-annotations"], skipping)):
-        flags = ["--annotations", str(file), "--images", str(folder), "--cache-dir", str(tmp_path / "cache"), *flags]
+        flags = [
+            "--annotations",
+            str(file),
+            "--images",
+            str(folder),
+            "--cache-dir",
+            str(tmp_path / "cache"),
+            *flags,
+        ]
         assert main(["check-data", *flags, "--jobs", "1"]) == status
         args = build_parser(["evaluate"]).parse_args(["evaluate", "--weights", "none", *flags])
         try:

@@ -1,4 +1,5 @@
 """`show-data`: pictures of what the network is trained on."""
+
 import os
 
 import numpy as np
@@ -16,8 +17,20 @@ def data(tmp_path_factory):
 
 
 def show(data, folder, *flags):
-    return main(["show-data", "--recipe", "ssd-resnet34-shapes", "--data-dir", data, "--cache-dir",
-                 os.path.join(data, "..", "cache"), "--output", str(folder), *flags])
+    return main(
+        [
+            "show-data",
+            "--recipe",
+            "ssd-resnet34-shapes",
+            "--data-dir",
+            data,
+            "--cache-dir",
+            os.path.join(data, "..", "cache"),
+            "--output",
+            str(folder),
+            *flags,
+        ]
+    )
 
 
 def pixels(path):
@@ -28,33 +41,44 @@ def pixels(path):
 def test_both_pictures_repeatably(data, tmp_path, capsys):
     assert show(data, tmp_path / "a", "--count", "5", "--columns", "3") == 0
     out = capsys.readouterr().out
-    assert "5 images of epoch 1, seed 0, augmented" in out and "positive default boxes of 8732" in out
+    assert (
+        "5 images of epoch 1, seed 0, augmented" in out and "positive default boxes of 8732" in out
+    )
     assert show(data, tmp_path / "b", "--count", "5", "--columns", "3") == 0
     assert show(data, tmp_path / "c", "--count", "5", "--columns", "3", "--epoch", "2") == 0
     for name in ("training-images.png", "matched-default-boxes.png"):
         one, same, other = (pixels(tmp_path / folder / name) for folder in "abc")
         assert one.shape[1] * 2 == one.shape[0] * 3
         assert np.array_equal(one, same) and not np.array_equal(one, other)
-    assert not np.array_equal(pixels(tmp_path / "a" / "training-images.png"),
-                              pixels(tmp_path / "a" / "matched-default-boxes.png"))
+    assert not np.array_equal(
+        pixels(tmp_path / "a" / "training-images.png"),
+        pixels(tmp_path / "a" / "matched-default-boxes.png"),
+    )
 
 
 def test_samples_are_the_training_loaders(data):
-    from ssd.model.detector import build_detector
     from ssd.data.pipeline import TrainingLoader
     from ssd.data.samples import steps_per_epoch
     from ssd.data.show import denormalise, draw_samples, take_samples
     from ssd.datasets.coco import load_coco
     from ssd.datasets.locate import dataset_paths
-    config = load_recipe("ssd-resnet34-shapes").with_values(data_dir=data, batch_size=3, augment=False)
+    from ssd.model.detector import build_detector
+
+    config = load_recipe("ssd-resnet34-shapes").with_values(
+        data_dir=data, batch_size=3, augment=False
+    )
     dataset = load_coco(*dataset_paths(config, "train"), report=lambda line: None)
     samples = take_samples(config, dataset, count=4, epoch=2, seed=6)
     steps = steps_per_epoch(len(dataset.images_with_boxes), 3)
-    loader = TrainingLoader(config, dataset, build_detector(config).matcher, seed=6, first_step=steps)
+    loader = TrainingLoader(
+        config, dataset, build_detector(config).matcher, seed=6, first_step=steps
+    )
     batch = next(loader)
     loader.close()
     assert [sample.index for sample in samples[:3]] == batch.indices.tolist()
-    for sample, image, classes in zip(samples, denormalise(batch.images.asnumpy(), config), batch.classes.asnumpy()):
+    for sample, image, classes in zip(
+        samples, denormalise(batch.images.asnumpy(), config), batch.classes.asnumpy()
+    ):
         assert np.array_equal(sample.image, image) and np.array_equal(sample.classes, classes)
         assert (sample.classes > 0).sum() >= len(sample.boxes)
     objects, matched = draw_samples(config, dataset, samples)[0]
@@ -64,13 +88,25 @@ def test_samples_are_the_training_loaders(data):
     margin = (side - 2 * 300) // 2
     left, top, right, bottom = samples[0].boxes[-1] * 600
     edge = objects[3 + int((top + bottom) / 2), margin + int(np.rint(left))].astype(int)
-    plain = samples[0].image.repeat(2, 0).repeat(2, 1)[int((top + bottom) / 2), int(np.rint(left))].astype(int)
+    plain = (
+        samples[0]
+        .image.repeat(2, 0)
+        .repeat(2, 1)[int((top + bottom) / 2), int(np.rint(left))]
+        .astype(int)
+    )
     assert np.abs(edge - plain).max() > 20 and (edge == 255).any()
 
 
-@pytest.mark.parametrize("flags, words", [
-    (["--count", "0"], "--count 0"), (["--count", "1000"], "--count 1000"), (["--epoch", "0"], "--epoch 0"),
-    (["--data-dir", "nowhere"], "nowhere"), (["--num-classes", "9"], "num_classes")])
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--count", "0"], "--count 0"),
+        (["--count", "1000"], "--count 1000"),
+        (["--epoch", "0"], "--epoch 0"),
+        (["--data-dir", "nowhere"], "nowhere"),
+        (["--num-classes", "9"], "num_classes"),
+    ],
+)
 def test_bad_input_is_one_line(data, tmp_path, capsys, flags, words):
     assert show(data, tmp_path / "new", *flags) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
@@ -80,4 +116,7 @@ def test_bad_input_is_one_line(data, tmp_path, capsys, flags, words):
 def test_nothing_is_overwritten(data, tmp_path, capsys):
     (tmp_path / "mine").write_text("mine")
     assert show(data, tmp_path) == 2
-    assert "holds files already" in capsys.readouterr().err and (tmp_path / "mine").read_text() == "mine"
+    assert (
+        "holds files already" in capsys.readouterr().err
+        and (tmp_path / "mine").read_text() == "mine"
+    )

@@ -1,11 +1,20 @@
-"""DALI batches in MXNet arrays: same values, shapes and types; safe with MXNet's asynchronous engine."""
+"""DALI batches in MXNet arrays: same values, shapes and types; safe with MXNet's asynchronous
+engine."""
+
 import mxnet as mx
 import numpy as np
 import pytest
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
-from ssd.data.bridge import batch_dtype, batch_shape, new_array, samples_to_numpy, to_mxnet, to_numpy
+from ssd.data.bridge import (
+    batch_dtype,
+    batch_shape,
+    new_array,
+    samples_to_numpy,
+    to_mxnet,
+    to_numpy,
+)
 
 BATCH, SHAPE = 3, (4, 5)
 
@@ -21,9 +30,14 @@ def pipeline():
     with pipeline:
         floats = fn.external_source(source=lambda run: list(content(run)))
         ragged = fn.external_source(
-            source=lambda run: [np.full((sample, 4), run, np.float32) for sample in range(BATCH)])
-        pipeline.set_outputs(floats, fn.cast(floats, dtype=types.DALIDataType.FLOAT16),
-                             fn.cast(floats, dtype=types.DALIDataType.INT32), ragged)
+            source=lambda run: [np.full((sample, 4), run, np.float32) for sample in range(BATCH)]
+        )
+        pipeline.set_outputs(
+            floats,
+            fn.cast(floats, dtype=types.DALIDataType.FLOAT16),
+            fn.cast(floats, dtype=types.DALIDataType.INT32),
+            ragged,
+        )
     pipeline.build()
     return pipeline
 
@@ -42,7 +56,10 @@ def test_values_shapes_and_types(pipeline):
 
 
 def test_arrays_outlive_the_next_runs(pipeline):
-    kept = [(to_mxnet(outputs[0]), to_numpy(outputs[0])) for outputs in (pipeline.run() for _ in range(6))]
+    kept = [
+        (to_mxnet(outputs[0]), to_numpy(outputs[0]))
+        for outputs in (pipeline.run() for _ in range(6))
+    ]
     for run, (array, copy) in enumerate(kept):
         np.testing.assert_array_equal(array.asnumpy(), content(run))
         np.testing.assert_array_equal(copy, content(run))
@@ -52,7 +69,8 @@ def test_the_array_is_not_written_while_the_engine_reads_it(pipeline):
     array, results = to_mxnet(pipeline.run()[0]), []
     big = mx.nd.ones((700, 700))
     for run in range(1, 8):
-        # The reader of `array` waits for a chain of products, so it is still queued when DALI's turn comes.
+        # The reader of `array` waits for a chain of products, so it is still queued when DALI's
+        # turn comes.
         chain = big
         for _ in range(6):
             chain = mx.nd.dot(chain, big) / 700
@@ -63,8 +81,15 @@ def test_the_array_is_not_written_while_the_engine_reads_it(pipeline):
     np.testing.assert_array_equal(array.asnumpy(), content(7))
 
 
-@pytest.mark.parametrize("shape, dtype", [((BATCH, 4, 6), "float32"), ((BATCH, 5, 4), "float32"),
-                                          ((BATCH,) + SHAPE, "float16"), ((BATCH,) + SHAPE, "int32")])
+@pytest.mark.parametrize(
+    "shape, dtype",
+    [
+        ((BATCH, 4, 6), "float32"),
+        ((BATCH, 5, 4), "float32"),
+        ((BATCH,) + SHAPE, "float16"),
+        ((BATCH,) + SHAPE, "int32"),
+    ],
+)
 def test_an_array_that_does_not_fit_is_refused(pipeline, shape, dtype):
     with pytest.raises(AssertionError, match="does not fit"):
         to_mxnet(pipeline.run()[0], out=mx.nd.zeros(shape, dtype=dtype))

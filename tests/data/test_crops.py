@@ -1,4 +1,6 @@
-"""The random crop against a plain loop written from the reference's description, fed with the same random numbers."""
+"""The random crop against a plain loop written from the reference's description, fed with the same
+random numbers."""
+
 import numpy as np
 import pytest
 
@@ -9,8 +11,8 @@ RECIPE = load_recipe("ssd-resnet34-coco")
 KEEP = "keep"
 
 
-def random_boxes(random, count, least=.01):
-    low = random.uniform(0, .9 - .8 * least, (count, 2))
+def random_boxes(random, count, least=0.01):
+    low = random.uniform(0, 0.9 - 0.8 * least, (count, 2))
     return np.concatenate([low, low + random.uniform(least, 1, (count, 2)) * (1 - low)], axis=1)
 
 
@@ -18,21 +20,25 @@ def iou(one, other):
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     common = max(width, 0) * max(height, 0)
-    return common / ((one[2] - one[0]) * (one[3] - one[1]) + (other[2] - other[0]) * (other[3] - other[1]) - common)
+    return common / (
+        (one[2] - one[0]) * (one[3] - one[1])
+        + (other[2] - other[0]) * (other[3] - other[1])
+        - common
+    )
 
 
 def plain_crop(boxes, numbers, min_ious, attempts):
-    """(window ltrb, positions of the boxes that stay, the boxes) or None, from rows of (choice, attempts x (width,
-    height, left, top)) in [0, 1)."""
+    """(window ltrb, positions of the boxes that stay, the boxes) or None, from rows of (choice,
+    attempts x (width, height, left, top)) in [0, 1)."""
     options = [KEEP] + [None if least == 0 else least for least in min_ious]
     for row in numbers:
         option = options[int(row[0] * len(options))]
         if option == KEEP:
             return (0, 0, 1, 1), list(range(len(boxes))), boxes
         for attempt in range(attempts):
-            first, second, third, fourth = row[1 + 4 * attempt:][:4]
-            width, height = .3 + .7 * first, .3 + .7 * second
-            if width / height < .5 or width / height > 2:
+            first, second, third, fourth = row[1 + 4 * attempt :][:4]
+            width, height = 0.3 + 0.7 * first, 0.3 + 0.7 * second
+            if width / height < 0.5 or width / height > 2:
                 continue
             left, top = third * (1 - width), fourth * (1 - height)
             window = (left, top, left + width, top + height)
@@ -45,9 +51,15 @@ def plain_crop(boxes, numbers, min_ious, attempts):
                     stay.append(number)
             if not stay:
                 continue
-            cut = [((max(box[0], left) - left) / width, (max(box[1], top) - top) / height,
-                    (min(box[2], window[2]) - left) / width, (min(box[3], window[3]) - top) / height)
-                   for box in boxes[stay]]
+            cut = [
+                (
+                    (max(box[0], left) - left) / width,
+                    (max(box[1], top) - top) / height,
+                    (min(box[2], window[2]) - left) / width,
+                    (min(box[3], window[3]) - top) / height,
+                )
+                for box in boxes[stay]
+            ]
             return window, stay, np.array(cut)
     return None
 
@@ -63,20 +75,33 @@ def test_crops_are_those_of_the_description(attempts):
         while expected is None:
             expected = plain_crop(boxes, crop.draws(stream), settings.crop_min_iou, attempts)
         window, stay, cut = expected
-        np.testing.assert_allclose([*found.anchor, *(found.anchor + found.shape)], window, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(
+            [*found.anchor, *(found.anchor + found.shape)], window, rtol=0, atol=1e-12
+        )
         assert np.flatnonzero(found.kept).tolist() == stay
         np.testing.assert_allclose(found.boxes, cut, rtol=0, atol=1e-12)
-        whole, moved, lost = whole + (window == (0, 0, 1, 1)), moved + (window != (0, 0, 1, 1)), lost + (
-            len(stay) < len(boxes))
+        whole, moved, lost = (
+            whole + (window == (0, 0, 1, 1)),
+            moved + (window != (0, 0, 1, 1)),
+            lost + (len(stay) < len(boxes)),
+        )
     assert whole > 200 and moved > 200 and lost > 100
 
 
-@pytest.mark.parametrize("least", [0, .1, .3, .5])
+@pytest.mark.parametrize("least", [0, 0.1, 0.3, 0.5])
 def test_every_box_overlaps_enough_and_boxes_stay_by_their_centre(least):
     crop = RandomCrop(RECIPE.with_values(crop_min_iou=(least,), crop_attempts=50).augmentation)
-    random, numbers, moved, left_out, below = np.random.RandomState(1), np.random.default_rng(1), 0, 0, 0
+    random, numbers, moved, left_out, below = (
+        np.random.RandomState(1),
+        np.random.default_rng(1),
+        0,
+        0,
+        0,
+    )
     for _ in range(400):
-        boxes = random_boxes(random, 3, .8 if least else .01)  # of small ones, hardly a window has enough
+        boxes = random_boxes(
+            random, 3, 0.8 if least else 0.01
+        )  # of small ones, hardly a window has enough
         found = crop(boxes, numbers)
         if (found.shape == 1).all():
             continue
@@ -87,8 +112,16 @@ def test_every_box_overlaps_enough_and_boxes_stay_by_their_centre(least):
         centre = (boxes[:, :2] + boxes[:, 2:]) / 2
         inside = ((centre > window[:2]) & (centre < window[2:])).all(1)
         np.testing.assert_array_equal(found.kept, inside)
-        assert inside.any() and .5 <= found.shape[0] / found.shape[1] <= 2 and found.shape.min() >= .3
-        assert found.boxes.min() >= 0 and found.boxes.max() <= 1 and (found.boxes[:, 2:] > found.boxes[:, :2]).all()
+        assert (
+            inside.any()
+            and 0.5 <= found.shape[0] / found.shape[1] <= 2
+            and found.shape.min() >= 0.3
+        )
+        assert (
+            found.boxes.min() >= 0
+            and found.boxes.max() <= 1
+            and (found.boxes[:, 2:] > found.boxes[:, :2]).all()
+        )
         moved, left_out = moved + 1, left_out + (not inside.all())
     assert moved > 5 and (least != 0 or (below and left_out))
 

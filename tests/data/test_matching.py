@@ -1,14 +1,16 @@
-"""Matching in NumPy against the reference's numbers and against DALI's box_encoder, ties included."""
+"""Matching in NumPy against the reference's numbers and against DALI's box_encoder, ties
+included."""
+
 import numpy as np
 import pytest
 from nvidia.dali import fn
 from nvidia.dali.pipeline import Pipeline
 
 from ssd.config import load_recipe
-from ssd.model import matching
 from ssd.data.bridge import to_numpy
 from ssd.data.graphs import encode_boxes
 from ssd.data.targets import dense_targets
+from ssd.model import matching
 from ssd.model.boxes.default_boxes import default_boxes
 from ssd.model.boxes.formats import cxcywh_to_ltrb
 from ssd.model.boxes.rules import sizes_of
@@ -29,28 +31,43 @@ def test_matching_is_the_references(reference):
     matcher = reference_matcher(reference["default_boxes_ltrb"])
     found = [matcher(boxes, classes) for boxes, classes in samples]
     assert [len(one.positions) for one in found] == reference["match_pos_count"].tolist()
-    np.testing.assert_array_equal(np.concatenate([one.positions for one in found]), reference["match_pos_index"])
-    np.testing.assert_array_equal(np.concatenate([one.classes for one in found]), reference["match_pos_label"])
-    np.testing.assert_allclose(np.concatenate([one.offsets for one in found]), reference["match_pos_offsets"],
-                               rtol=0, atol=1e-4)
+    np.testing.assert_array_equal(
+        np.concatenate([one.positions for one in found]), reference["match_pos_index"]
+    )
+    np.testing.assert_array_equal(
+        np.concatenate([one.classes for one in found]), reference["match_pos_label"]
+    )
+    np.testing.assert_allclose(
+        np.concatenate([one.offsets for one in found]),
+        reference["match_pos_offsets"],
+        rtol=0,
+        atol=1e-4,
+    )
     assert all((one.offsets.dtype, one.classes.dtype) == (np.float32, np.int32) for one in found)
 
 
 def random_boxes(random, count):
-    """Anywhere, or on a coarse grid, where equal overlaps and equal boxes are common; float32 ltrb in [0, 1]."""
-    if random.rand() < .5:
-        low = random.uniform(0, .9, (count, 2))
-        return np.concatenate([low, low + random.uniform(.02, 1, (count, 2)) * (1 - low)], 1).astype(np.float32)
+    """Anywhere, or on a coarse grid, where equal overlaps and equal boxes are common; float32 ltrb
+    in [0, 1]."""
+    if random.rand() < 0.5:
+        low = random.uniform(0, 0.9, (count, 2))
+        return np.concatenate(
+            [low, low + random.uniform(0.02, 1, (count, 2)) * (1 - low)], 1
+        ).astype(np.float32)
     low = random.randint(0, 6, (count, 2))
     return np.concatenate([low, low + 1 + random.randint(0, 6 - low)], 1).astype(np.float32) / 6
 
 
 def test_it_is_that_of_dali(reference):
     random = np.random.RandomState(1)
-    samples = [(boxes, random.randint(1, 81, len(boxes)).astype(np.int32))
-               for boxes in (random_boxes(random, 1 + number % 20) for number in range(120))]
+    samples = [
+        (boxes, random.randint(1, 81, len(boxes)).astype(np.int32))
+        for boxes in (random_boxes(random, 1 + number % 20) for number in range(120))
+    ]
     default_boxes = reference["default_boxes_ltrb"]
-    pipeline = Pipeline(batch_size=len(samples), num_threads=2, device_id=None, prefetch_queue_depth=1)
+    pipeline = Pipeline(
+        batch_size=len(samples), num_threads=2, device_id=None, prefetch_queue_depth=1
+    )
     with pipeline:
         boxes = fn.external_source(source=lambda: [boxes for boxes, _ in samples])
         labels = fn.external_source(source=lambda: [labels for _, labels in samples])
@@ -77,14 +94,23 @@ def test_blocks_change_nothing(reference, monkeypatch, block):
 
 
 def test_equal_overlaps():
-    anchors = np.float32([[0, 0, .5, .5], [.5, 0, 1, .5], [0, .5, .5, 1], [.5, .5, 1, 1], [.02, 0, .5, .5]])
+    anchors = np.float32(
+        [
+            [0, 0, 0.5, 0.5],
+            [0.5, 0, 1, 0.5],
+            [0, 0.5, 0.5, 1],
+            [0.5, 0.5, 1, 1],
+            [0.02, 0, 0.5, 0.5],
+        ]
+    )
     matcher = Matcher(anchors, SETTINGS, [(5, 1)])
     for boxes, labels, expected in [
-            # Inside all of it: the first of the four equal default boxes.
-            ([[0, 0, 1, 1]], [7], [7, 0, 0, 0, 0]),
-            # Two identical boxes claim box 0, which goes to the later one; box 4 takes the first.
-            ([[0, 0, .5, .5]] * 2, [7, 8], [8, 0, 0, 0, 7]),
-            ([[.5, 0, 1, .5], [0, 0, .5, .5], [0, 0, .5, .5]], [5, 8, 7], [7, 5, 0, 0, 8])]:
+        # Inside all of it: the first of the four equal default boxes.
+        ([[0, 0, 1, 1]], [7], [7, 0, 0, 0, 0]),
+        # Two identical boxes claim box 0, which goes to the later one; box 4 takes the first.
+        ([[0, 0, 0.5, 0.5]] * 2, [7, 8], [8, 0, 0, 0, 7]),
+        ([[0.5, 0, 1, 0.5], [0, 0, 0.5, 0.5], [0, 0, 0.5, 0.5]], [5, 8, 7], [7, 5, 0, 0, 8]),
+    ]:
         found = matcher(np.float32(boxes), np.int32(labels))
         classes = np.zeros(5, int)
         classes[found.positions] = found.classes
@@ -100,28 +126,33 @@ def matcher_of(kind, **changes):
 @pytest.mark.parametrize("kind", [Matcher, FirstClaimMatcher])
 @pytest.mark.parametrize("size", [300, "217x450"])
 def test_pairs_within_reach_are_enough(kind, size):
-    """The same owners as from all pairs: ties, equal boxes, and those that no default box fits, included."""
+    """The same owners as from all pairs: ties, equal boxes, and those that no default box fits,
+    included."""
     matcher, random = matcher_of(kind, image_size=size), np.random.RandomState(4)
     sets = [random_boxes(random, 1 + number % 30) for number in range(40)]
-    tiny = random.uniform(0, .99, (20, 2))
-    sets += [np.concatenate([tiny, tiny + random.uniform(1e-5, .01, (20, 2))], 1).astype(np.float32)]
+    tiny = random.uniform(0, 0.99, (20, 2))
+    sets += [
+        np.concatenate([tiny, tiny + random.uniform(1e-5, 0.01, (20, 2))], 1).astype(np.float32)
+    ]
     for boxes in sets:
         np.testing.assert_array_equal(matcher._by_pairs(boxes), matcher._by_all(boxes))
 
 
 def test_many_objects_and_many_default_boxes(monkeypatch):
-    """What is compared grows with the objects, not with objects times default boxes, and gives the same."""
+    """What is compared grows with the objects, not with objects times default boxes, and gives the
+    same."""
     compared, iou, random = [], matching._iou, np.random.RandomState(2)
 
     def counted(*arguments):
         result = iou(*arguments)
         compared.append(result.size)
         return result
+
     monkeypatch.setattr(matching, "_iou", counted)
     matcher, found = matcher_of(Matcher, image_size=1000), {}
-    low = random.uniform(0, .7, (200, 2))
-    boxes = np.concatenate([low, low + random.uniform(.05, .3, (200, 2))], 1).astype(np.float32)
-    for pairs in (matching.SEARCH, 10 ** 9):
+    low = random.uniform(0, 0.7, (200, 2))
+    boxes = np.concatenate([low, low + random.uniform(0.05, 0.3, (200, 2))], 1).astype(np.float32)
+    for pairs in (matching.SEARCH, 10**9):
         monkeypatch.setattr(matching, "SEARCH", pairs)
         compared.clear()
         found[pairs] = matcher(boxes, np.arange(200)), sum(compared)
@@ -135,5 +166,5 @@ def test_default_boxes_that_are_no_grid():
     """All pairs are compared where default boxes do not stand in rows and columns."""
     sizes = sizes_of(load_recipe("ssd-resnet50-coco"))
     boxes = cxcywh_to_ltrb(default_boxes(sizes))
-    boxes[777] += np.float32(.001)
+    boxes[777] += np.float32(0.001)
     assert Matcher(boxes, SETTINGS, sizes.grid)._pairs is None

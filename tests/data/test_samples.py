@@ -1,4 +1,5 @@
 """Order, streams of random numbers, and the threads that read ahead."""
+
 import dataclasses
 import threading
 import time
@@ -7,42 +8,67 @@ import numpy as np
 import pytest
 
 from ssd.data import samples
-from ssd.data.samples import FIELDS, PLAIN_FIELDS, SampleFeed, SampleMaker, epoch_order, keyed_random, steps_per_epoch
+from ssd.data.samples import (
+    FIELDS,
+    PLAIN_FIELDS,
+    SampleFeed,
+    SampleMaker,
+    epoch_order,
+    keyed_random,
+    steps_per_epoch,
+)
 from ssd.errors import UserError
 from tests.data.test_pipeline import grey_dataset, make_dataset, settings
 
 
 def test_an_order_is_a_permutation_of_its_own_seed_and_epoch():
     indices = np.arange(3, 1003)
-    orders = {key: tuple(epoch_order(indices, *key)) for key in [(0, 1), (0, 2), (1, 1), (1, 2), (2 ** 31 - 1, 65)]}
+    orders = {
+        key: tuple(epoch_order(indices, *key))
+        for key in [(0, 1), (0, 2), (1, 1), (1, 2), (2**31 - 1, 65)]
+    }
     assert all(sorted(order) == indices.tolist() for order in orders.values())
     assert len(set(orders.values())) == len(orders)
     assert tuple(epoch_order(indices, 1, 2)) == orders[1, 2]
     # Neighbouring keys share no more places than chance lets them: 1 of 1,000 on average.
-    assert max(np.equal(orders[0, 1], orders[other]).sum() for other in [(0, 2), (1, 1), (1, 2)]) < 10
+    assert (
+        max(np.equal(orders[0, 1], orders[other]).sum() for other in [(0, 2), (1, 1), (1, 2)]) < 10
+    )
     # NumPy's Philox is specified, and sorting is what it is: this order must never change.
     assert epoch_order(np.arange(8), 5, 1).tolist() == [7, 4, 5, 1, 6, 0, 2, 3]
 
 
 def test_streams_are_apart():
-    keys = [(seed, epoch, purpose, position) for seed in (0, 1) for epoch in (1, 2) for purpose in (0, 1)
-            for position in (0, 1, 2, 117265)]
+    keys = [
+        (seed, epoch, purpose, position)
+        for seed in (0, 1)
+        for epoch in (1, 2)
+        for purpose in (0, 1)
+        for position in (0, 1, 2, 117265)
+    ]
     words = np.concatenate([keyed_random(*key).bit_generator.random_raw(1000) for key in keys])
     assert len(np.unique(words)) == len(words)
-    np.testing.assert_array_equal(keyed_random(1, 2, 1, 3).random(5), keyed_random(1, 2, 1, 3).random(5))
+    np.testing.assert_array_equal(
+        keyed_random(1, 2, 1, 3).random(5), keyed_random(1, 2, 1, 3).random(5)
+    )
 
 
 def test_colours_and_flips_cover_their_ranges(tmp_path):
     dataset = grey_dataset(tmp_path, 1)
-    config = settings(flip_probability=.25)
+    config = settings(flip_probability=0.25)
     drawn = [SampleMaker(config, dataset, 4)(1, position, 0) for position in range(1000)]
-    for name, centre, spread in (("hue", 0, 18), ("saturation", 1, .5), ("contrast", 1, .5), ("brightness", 1, .125)):
+    for name, centre, spread in (
+        ("hue", 0, 18),
+        ("saturation", 1, 0.5),
+        ("contrast", 1, 0.5),
+        ("brightness", 1, 0.125),
+    ):
         values = (np.array([sample[name] for sample in drawn]) - centre) / spread
-        assert -1 <= values.min() < -.98 and .98 < values.max() <= 1 and abs(values.mean()) < .08
+        assert -1 <= values.min() < -0.98 and 0.98 < values.max() <= 1 and abs(values.mean()) < 0.08
         for other in ("flip", "hue", "saturation", "contrast", "brightness"):
             if other != name:
-                assert abs(np.corrcoef(values, [sample[other] for sample in drawn])[0, 1]) < .12
-    assert abs(np.mean([sample["flip"] for sample in drawn]) - .25) < .06
+                assert abs(np.corrcoef(values, [sample[other] for sample in drawn])[0, 1]) < 0.12
+    assert abs(np.mean([sample["flip"] for sample in drawn]) - 0.25) < 0.06
 
 
 def test_a_batch_has_the_types_that_dali_takes(tmp_path):
@@ -55,17 +81,21 @@ def test_a_batch_has_the_types_that_dali_takes(tmp_path):
     for name, column in batch.items():
         assert len(column) == 2 and all(part.dtype == FIELDS[name] for part in column), name
     assert sorted(batch["index"].tolist()) == [[0], [1]]
-    assert batch["anchor"].shape == batch["shape"].shape == (2, 2) and batch["flip"].shape == batch["hue"].shape == (2,)
+    assert batch["anchor"].shape == batch["shape"].shape == (2, 2) and batch["flip"].shape == batch[
+        "hue"
+    ].shape == (2,)
     plain = SampleMaker(settings(augment=False), dataset, 0)(1, 0, 0)
     assert set(plain) == set(PLAIN_FIELDS) and plain["labels"].tolist() == [2, 3]
-    np.testing.assert_allclose(plain["boxes"], [[.1, .1, .5, .8], [1 / 40, 1 / 30, 2 / 40, 2 / 30]], rtol=1e-6)
+    np.testing.assert_allclose(
+        plain["boxes"], [[0.1, 0.1, 0.5, 0.8], [1 / 40, 1 / 30, 2 / 40, 2 / 30]], rtol=1e-6
+    )
 
 
 def test_the_thinnest_boxes_keep_a_side(tmp_path):
     """Boxes of less than float32's spacing at their place, flipped and cut."""
-    thin = 40 - 40 * 2 ** -26
+    thin = 40 - 40 * 2**-26
     dataset = make_dataset(tmp_path, [b"-"], [[(4, 3, 20, 24, 2)]])
-    dataset = dataclasses.replace(dataset, boxes_ltrb=np.array([[thin, 2., 40., 28.]]))
+    dataset = dataclasses.replace(dataset, boxes_ltrb=np.array([[thin, 2.0, 40.0, 28.0]]))
     make = SampleMaker(settings(), dataset, 0)
     for position in range(200):
         [[left, top, right, bottom]] = make(1, position, 0)["boxes"]
@@ -74,15 +104,21 @@ def test_the_thinnest_boxes_keep_a_side(tmp_path):
 
 def test_steps_take_their_places_in_the_order(tmp_path):
     dataset = grey_dataset(tmp_path, 12, without_box=(2,))
-    feeds = [SampleFeed(settings(batch_size=2), dataset, ("index",), rank=rank, size=2, seed=3) for rank in (0, 1)]
+    feeds = [
+        SampleFeed(settings(batch_size=2), dataset, ("index",), rank=rank, size=2, seed=3)
+        for rank in (0, 1)
+    ]
     indices = np.asarray(dataset.images_with_boxes)
     for step in (0, 1, 2, 3, 7):
         epoch, within = 1 + step // 2, step % 2
-        order = epoch_order(indices, 3, epoch)[4 * within:4 * within + 4]
+        order = epoch_order(indices, 3, epoch)[4 * within : 4 * within + 4]
         for rank, feed in enumerate(feeds):
             found_epoch, positions, images = feed.places(step)
-            assert found_epoch == epoch and positions.tolist() == [4 * within + 2 * rank, 4 * within + 2 * rank + 1]
-            np.testing.assert_array_equal(images, order[2 * rank:2 * rank + 2])
+            assert found_epoch == epoch and positions.tolist() == [
+                4 * within + 2 * rank,
+                4 * within + 2 * rank + 1,
+            ]
+            np.testing.assert_array_equal(images, order[2 * rank : 2 * rank + 2])
     for feed in feeds:
         feed.close()
     assert steps_per_epoch(11, 4) == 2
@@ -106,12 +142,14 @@ def wait_for(condition):
     deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(.001)
+        time.sleep(0.001)
 
 
 def test_no_more_is_read_ahead_than_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(samples, "SampleMaker", Gate)
-    feed = SampleFeed(settings(batch_size=3, prefetch=2, data_threads=4), grey_dataset(tmp_path, 12), ("index",))
+    feed = SampleFeed(
+        settings(batch_size=3, prefetch=2, data_threads=4), grey_dataset(tmp_path, 12), ("index",)
+    )
     gate = Gate.last
     gate.open.set()
     for taken in range(1, 20):
@@ -123,7 +161,9 @@ def test_no_more_is_read_ahead_than_asked_for(tmp_path, monkeypatch):
 
 def test_closing_drops_what_was_not_begun(tmp_path, monkeypatch):
     monkeypatch.setattr(samples, "SampleMaker", Gate)
-    feed = SampleFeed(settings(batch_size=5, prefetch=2, data_threads=1), grey_dataset(tmp_path, 12), ("index",))
+    feed = SampleFeed(
+        settings(batch_size=5, prefetch=2, data_threads=1), grey_dataset(tmp_path, 12), ("index",)
+    )
     futures = [future for batch in feed._batches for future in batch]
     wait_for(lambda: Gate.last.begun == 1)
     closing = threading.Thread(target=feed.close)
@@ -138,8 +178,14 @@ def test_closing_drops_what_was_not_begun(tmp_path, monkeypatch):
         feed()
 
 
-@pytest.mark.parametrize("kind, words", [("gone", "cannot be read: No such file"), ("folder", "Is a directory"),
-                                         ("empty", "cannot be decoded: the file is empty")])
+@pytest.mark.parametrize(
+    "kind, words",
+    [
+        ("gone", "cannot be read: No such file"),
+        ("folder", "Is a directory"),
+        ("empty", "cannot be decoded: the file is empty"),
+    ],
+)
 def test_a_file_that_cannot_be_read_is_named(tmp_path, kind, words):
     dataset = grey_dataset(tmp_path, 4)
     path = tmp_path / "image2.png"

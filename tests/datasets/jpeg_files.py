@@ -1,4 +1,5 @@
 """JPEG files that Pillow does not write by itself, made of its own by their markers."""
+
 import io
 
 from PIL import Image
@@ -14,16 +15,23 @@ def jpeg_of(image) -> bytes:
 
 
 def with_markers(jpeg: bytes, jfif: bool, transform=None, ids=(1, 2, 3)) -> bytes:
-    """`jpeg` with its JFIF marker or without, with Adobe's marker of `transform` (0: no YCbCr) where that is given, its
-    three components called `ids`."""
+    """`jpeg` with its JFIF marker or without, with Adobe's marker of `transform` (0: no YCbCr)
+    where that is given, its three components called `ids`."""
     parts, place = [jpeg[:2]], 2
-    adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([transform]) if transform is not None else b""
+    adobe = (
+        b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([transform])
+        if transform is not None
+        else b""
+    )
     while True:
-        marker, length = jpeg[place + 1], int.from_bytes(jpeg[place + 2:place + 4], "big") + 2
-        segment = bytearray(jpeg[place:place + length])
-        if marker in (0xC0, 0xDA):    # frame and scan: each component by its id, three bytes or two apart
+        marker, length = jpeg[place + 1], int.from_bytes(jpeg[place + 2 : place + 4], "big") + 2
+        segment = bytearray(jpeg[place : place + length])
+        if marker in (
+            0xC0,
+            0xDA,
+        ):  # frame and scan: each component by its id, three bytes or two apart
             start, step = (10, 3) if marker == 0xC0 else (5, 2)
-            segment[start:start + 3 * step:step] = bytes(ids)
+            segment[start : start + 3 * step : step] = bytes(ids)
         if marker != JFIF or jfif:
             parts.append(bytes(segment))
         if marker == JFIF:
@@ -36,5 +44,7 @@ def with_markers(jpeg: bytes, jfif: bool, transform=None, ids=(1, 2, 3)) -> byte
 def rgb_jpeg(image) -> bytes:
     """A JPEG that holds R, G and B as they are, which Adobe's marker says."""
     buffer = io.BytesIO()
-    Image.merge("YCbCr", image.split()).save(buffer, "JPEG", quality=95, subsampling=0)    # stored unchanged
+    Image.merge("YCbCr", image.split()).save(
+        buffer, "JPEG", quality=95, subsampling=0
+    )  # stored unchanged
     return with_markers(buffer.getvalue(), jfif=False, transform=0)

@@ -1,4 +1,5 @@
 """Annotation files as people bring them, each with what every command must make of it."""
+
 import bz2
 import copy
 import gzip
@@ -15,8 +16,10 @@ IDS = (7, 3, 12)
 
 
 class Odd(NamedTuple):
-    """change: of the content, or None. words: of the refusal, "" where the file is taken as it is. images, boxes: ids of
-    what --skip-bad-annotations leaves out; None: it cannot be left out. encode: of the text, to the file's bytes."""
+    """change: of the content, or None. words: of the refusal, "" where the file is taken as it is.
+    images, boxes: ids of what --skip-bad-annotations leaves out; None: it cannot be left out.
+    encode: of the text, to the file's bytes."""
+
     name: str
     change: Callable = None
     words: str = ""
@@ -32,14 +35,34 @@ def content():
     for image in range(1, 7):
         for _ in range(2):
             number = len(annotations) + 1
-            box = [int(side) for side in (random.integers(0, 20), random.integers(0, 10), random.integers(5, 39),
-                                          random.integers(5, 29))]
-            annotations.append(dict(id=number, image_id=image, category_id=IDS[number % 3], bbox=box, iscrowd=0,
-                                    area=box[2] * box[3] * 0.75))
+            box = [
+                int(side)
+                for side in (
+                    random.integers(0, 20),
+                    random.integers(0, 10),
+                    random.integers(5, 39),
+                    random.integers(5, 29),
+                )
+            ]
+            annotations.append(
+                dict(
+                    id=number,
+                    image_id=image,
+                    category_id=IDS[number % 3],
+                    bbox=box,
+                    iscrowd=0,
+                    area=box[2] * box[3] * 0.75,
+                )
+            )
     annotations[5]["iscrowd"] = 1
-    return dict(images=[dict(id=image, file_name=f"{image}.jpg", width=WIDTH, height=HEIGHT)
-                        for image in range(1, 7)],
-                annotations=annotations, categories=[dict(id=key, name=name) for key, name in zip(IDS, NAMES)])
+    return dict(
+        images=[
+            dict(id=image, file_name=f"{image}.jpg", width=WIDTH, height=HEIGHT)
+            for image in range(1, 7)
+        ],
+        annotations=annotations,
+        categories=[dict(id=key, name=name) for key, name in zip(IDS, NAMES)],
+    )
 
 
 def found(seed=0):
@@ -48,8 +71,14 @@ def found(seed=0):
     for entry in content()["annotations"]:
         for share in (1, 2):
             box = (np.array(entry["bbox"]) + random.random(4) * 2 * share).round(2).tolist()
-            rows.append(dict(image_id=entry["image_id"], bbox=box, score=float(random.random().__round__(4)),
-                             category_id=entry["category_id"] if random.random() < .9 else IDS[0]))
+            rows.append(
+                dict(
+                    image_id=entry["image_id"],
+                    bbox=box,
+                    score=float(random.random().__round__(4)),
+                    category_id=entry["category_id"] if random.random() < 0.9 else IDS[0],
+                )
+            )
     return rows
 
 
@@ -65,30 +94,41 @@ def expected(odd):
     for row in whole["annotations"]:
         if odd.name == "area missing":
             row["area"] = row["bbox"][2] * row["bbox"][3]
-    return dict(whole, images=[row for row in whole["images"] if row["id"] not in odd.images],
-                annotations=[row for row in whole["annotations"]
-                             if row["id"] not in gone and row["image_id"] not in odd.images])
+    return dict(
+        whole,
+        images=[row for row in whole["images"] if row["id"] not in odd.images],
+        annotations=[
+            row
+            for row in whole["annotations"]
+            if row["id"] not in gone and row["image_id"] not in odd.images
+        ],
+    )
 
 
 def as_bytes(odd):
     changed = copy.deepcopy(content())
     if odd.change is not None:
         changed = odd.change(changed) or changed
-    return odd.encode(changed if isinstance(changed, str) else json.dumps(changed, ensure_ascii=False))
+    return odd.encode(
+        changed if isinstance(changed, str) else json.dumps(changed, ensure_ascii=False)
+    )
 
 
 def each(section, **values):
     """A change of every entry; a value may be a function of the old one."""
+
     def change(whole):
         for entry in whole[section]:
             for key, value in values.items():
                 entry[key] = value(entry[key]) if callable(value) else value
+
     return change
 
 
 def one(section, place, **values):
     def change(whole):
         whole[section][place].update(values)
+
     return change
 
 
@@ -96,6 +136,7 @@ def drop(section, key, place=None):
     def change(whole):
         for entry in whole[section] if place is None else [whole[section][place]]:
             del entry[key]
+
     return change
 
 
@@ -113,11 +154,23 @@ ENCODINGS = [
     Odd("gzip of utf-8 with a mark", encode=lambda text: gzip.compress(text.encode("utf-8-sig"))),
     Odd("bzip2", encode=lambda text: bz2.compress(text.encode())),
     Odd("xz", encode=lambda text: lzma.compress(text.encode())),
-    Odd("gzip cut short", encode=lambda text: gzip.compress(text.encode())[:-30], words="cut short or damaged"),
+    Odd(
+        "gzip cut short",
+        encode=lambda text: gzip.compress(text.encode())[:-30],
+        words="cut short or damaged",
+    ),
     Odd("zip", encode=lambda text: b"PK\x03\x04" + text.encode(), words="a ZIP archive"),
-    Odd("zstandard", encode=lambda text: b"\x28\xb5\x2f\xfd" + text.encode(), words="compressed by Zstandard"),
-    Odd("latin-1", change=one("categories", 0, name="Müll"), encode=lambda text: text.encode("latin-1"),
-        words="is no UTF-8"),
+    Odd(
+        "zstandard",
+        encode=lambda text: b"\x28\xb5\x2f\xfd" + text.encode(),
+        words="compressed by Zstandard",
+    ),
+    Odd(
+        "latin-1",
+        change=one("categories", 0, name="Müll"),
+        encode=lambda text: text.encode("latin-1"),
+        words="is no UTF-8",
+    ),
     Odd("empty", encode=lambda text: b"", words="is not JSON"),
     Odd("cut short", encode=lambda text: text.encode()[:-9], words="is not JSON"),
     Odd("windows lines", encode=lambda text: text.replace(", ", ",\r\n").encode()),
@@ -131,56 +184,143 @@ NUMBERS = [
     Odd("area negative", one("annotations", 3, area=-1), "area -1", boxes=[4]),
     Odd("area a list", one("annotations", 3, area=[1]), "area [1]", boxes=[4]),
     Odd("area true", one("annotations", 3, area=True), "area True", boxes=[4]),
-    Odd("area of hundreds of digits", one("annotations", 3, area=10 ** 400), "area 1000", boxes=[4]),
-    Odd("ids with a point", lambda whole: [each("annotations", image_id=float, category_id=float, id=float)(whole),
-                                           each("images", id=float, width=float, height=float)(whole),
-                                           each("categories", id=float)(whole)] and None),
-    Odd("ids with a point in the annotations alone", each("annotations", image_id=float, category_id=float)),
-    Odd("a category id with a point and no whole", one("annotations", 2, category_id=3.5),
-        "category 3.5, which is no whole number", boxes=[3]),
-    Odd("image ids as text", each("annotations", image_id=str), "is text, not a number", boxes=range(1, 13)),
-    Odd("an image id as text in images", one("images", 2, id="3"), "is text, not a number", images=[3]),
+    Odd("area of hundreds of digits", one("annotations", 3, area=10**400), "area 1000", boxes=[4]),
+    Odd(
+        "ids with a point",
+        lambda whole: (
+            [
+                each("annotations", image_id=float, category_id=float, id=float)(whole),
+                each("images", id=float, width=float, height=float)(whole),
+                each("categories", id=float)(whole),
+            ]
+            and None
+        ),
+    ),
+    Odd(
+        "ids with a point in the annotations alone",
+        each("annotations", image_id=float, category_id=float),
+    ),
+    Odd(
+        "a category id with a point and no whole",
+        one("annotations", 2, category_id=3.5),
+        "category 3.5, which is no whole number",
+        boxes=[3],
+    ),
+    Odd(
+        "image ids as text",
+        each("annotations", image_id=str),
+        "is text, not a number",
+        boxes=range(1, 13),
+    ),
+    Odd(
+        "an image id as text in images",
+        one("images", 2, id="3"),
+        "is text, not a number",
+        images=[3],
+    ),
     Odd("category ids as text", each("categories", id=str), "is text, not a number"),
-    Odd("category id of an annotation as text", one("annotations", 0, category_id="3"), "which is text", boxes=[1]),
-    Odd("iscrowd missing", lambda whole: [entry.pop("iscrowd") for entry in whole["annotations"]
-                                          if not entry["iscrowd"]] and None),
-    Odd("iscrowd null", lambda whole: [entry.update(iscrowd=None) for entry in whole["annotations"]
-                                       if not entry["iscrowd"]] and None),
+    Odd(
+        "category id of an annotation as text",
+        one("annotations", 0, category_id="3"),
+        "which is text",
+        boxes=[1],
+    ),
+    Odd(
+        "iscrowd missing",
+        lambda whole: (
+            [entry.pop("iscrowd") for entry in whole["annotations"] if not entry["iscrowd"]]
+            and None
+        ),
+    ),
+    Odd(
+        "iscrowd null",
+        lambda whole: (
+            [entry.update(iscrowd=None) for entry in whole["annotations"] if not entry["iscrowd"]]
+            and None
+        ),
+    ),
     Odd("iscrowd true and false", each("annotations", iscrowd=bool)),
     Odd("iscrowd with a point", each("annotations", iscrowd=float)),
     Odd("iscrowd as text", one("annotations", 1, iscrowd="0"), "iscrowd '0'", boxes=[2]),
     Odd("iscrowd of 2", one("annotations", 1, iscrowd=2), "iscrowd 2", boxes=[2]),
     Odd("iscrowd empty", one("annotations", 1, iscrowd=""), "iscrowd ''", boxes=[2]),
     Odd("a box as text", one("annotations", 1, bbox="1,2,3,4"), "not four numbers", boxes=[2]),
-    Odd("numbers of a box as text", one("annotations", 1, bbox=["1", "2", "3", "4"]), "not four numbers", boxes=[2]),
+    Odd(
+        "numbers of a box as text",
+        one("annotations", 1, bbox=["1", "2", "3", "4"]),
+        "not four numbers",
+        boxes=[2],
+    ),
     Odd("no box", drop("annotations", "bbox", 1), "not four numbers", boxes=[2]),
     Odd("null box", one("annotations", 1, bbox=None), "not four numbers", boxes=[2]),
     Odd("empty box list", one("annotations", 1, bbox=[]), "not four numbers", boxes=[2]),
     Odd("box of no width", one("annotations", 1, bbox=[3, 3, 0, 5]), "empty box", boxes=[2]),
-    Odd("box of negative width", one("annotations", 1, bbox=[9, 3, -3, 5]), "negative size", boxes=[2]),
+    Odd(
+        "box of negative width",
+        one("annotations", 1, bbox=[9, 3, -3, 5]),
+        "negative size",
+        boxes=[2],
+    ),
     Odd("box outside", one("annotations", 1, bbox=[50, 3, 30, 5]), "outside the image", boxes=[2]),
-    Odd("box with NaN", one("annotations", 1, bbox=[1, 2, float("nan"), 4]), "NaN or infinity", boxes=[2]),
+    Odd(
+        "box with NaN",
+        one("annotations", 1, bbox=[1, 2, float("nan"), 4]),
+        "NaN or infinity",
+        boxes=[2],
+    ),
     Odd("no annotation id", drop("annotations", "id", 1), "its id is missing", boxes=[2]),
     Odd("annotation id twice", one("annotations", 1, id=1), "duplicate annotation id", boxes=[2]),
-    Odd("annotation of no image", one("annotations", 1, image_id=99), "no image has this id", boxes=[2]),
-    Odd("annotation of no category", one("annotations", 1, category_id=99), "category 99", boxes=[2]),
+    Odd(
+        "annotation of no image",
+        one("annotations", 1, image_id=99),
+        "no image has this id",
+        boxes=[2],
+    ),
+    Odd(
+        "annotation of no category", one("annotations", 1, category_id=99), "category 99", boxes=[2]
+    ),
 ]
 IMAGES = [
     Odd("image without a width", drop("images", "width", 1), "usable size", images=[2]),
-    Odd("image without a size", lambda whole: [drop("images", key, 1)(whole) for key in ("width", "height")] and None,
-        "usable size", images=[2]),
+    Odd(
+        "image without a size",
+        lambda whole: [drop("images", key, 1)(whole) for key in ("width", "height")] and None,
+        "usable size",
+        images=[2],
+    ),
     Odd("width as text", one("images", 1, width="60"), "usable size", images=[2]),
     Odd("width of 0", one("images", 1, width=0), "usable size", images=[2]),
     Odd("width null", one("images", 1, width=None), "usable size", images=[2]),
     Odd("image without a name", drop("images", "file_name", 1), "usable file name", images=[2]),
     Odd("empty name", one("images", 1, file_name=""), "usable file name", images=[2]),
     Odd("name a number", one("images", 1, file_name=2), "usable file name", images=[2]),
-    Odd("name of a folder above", one("images", 1, file_name="../2.jpg"), "leaves the image folder", images=[2]),
-    Odd("absolute name", one("images", 1, file_name="/2.jpg"), "leaves the image folder", images=[2]),
+    Odd(
+        "name of a folder above",
+        one("images", 1, file_name="../2.jpg"),
+        "leaves the image folder",
+        images=[2],
+    ),
+    Odd(
+        "absolute name", one("images", 1, file_name="/2.jpg"), "leaves the image folder", images=[2]
+    ),
     Odd("name twice", one("images", 1, file_name="./1.jpg"), "duplicate file name", images=[2]),
-    Odd("image null", lambda whole: whole["images"].__setitem__(1, None), "not an object", images=[2]),
-    Odd("other keys", lambda whole: [whole.update(info="", licenses=None), each("images", license="x")(whole),
-                                     each("annotations", segmentation=None, attributes={})(whole)] and None),
+    Odd(
+        "image null",
+        lambda whole: whole["images"].__setitem__(1, None),
+        "not an object",
+        images=[2],
+    ),
+    Odd(
+        "other keys",
+        lambda whole: (
+            [
+                whole.update(info="", licenses=None),
+                each("images", license="x")(whole),
+                each("annotations", segmentation=None, attributes={})(whole),
+            ]
+            and None
+        ),
+    ),
 ]
 WHOLE = [
     Odd("images twice", twice("images"), "'images' is there twice"),
@@ -188,7 +328,11 @@ WHOLE = [
     Odd("categories twice", twice("categories"), "'categories' is there twice"),
     Odd("no annotations", lambda whole: whole.pop("annotations") and None, "has no 'annotations'"),
     Odd("annotations null", lambda whole: whole.update(annotations=None), "is not a list but None"),
-    Odd("a list", lambda whole: json.dumps(whole["annotations"]), "a list at the top level, as COCO detections"),
+    Odd(
+        "a list",
+        lambda whole: json.dumps(whole["annotations"]),
+        "a list at the top level, as COCO detections",
+    ),
     Odd("category without a name", drop("categories", "name", 1), "lacks a whole id or a name"),
     Odd("category id twice", one("categories", 1, id=7), "duplicate category id 7"),
     Odd("no categories", lambda whole: whole.update(categories=[]), "holds no category"),

@@ -1,4 +1,6 @@
-"""Likely causes: boxes in another form, names written in another way; and that nothing good is accused."""
+"""Likely causes: boxes in another form, names written in another way; and that nothing good is
+accused."""
+
 import unicodedata
 
 import numpy as np
@@ -8,7 +10,8 @@ from ssd.datasets.annotation_causes import BoxForms
 from ssd.datasets.images import open_images
 from ssd.datasets.missing_images import cause_of_missing, other_names
 
-# left, top, width, height, and width, height of the image to what stands in the file, and words of the line
+# left, top, width, height, and width, height of the image to what stands in the file, and words of
+# the line
 FORMS = {
     "left, top, right, bottom": lambda x, y, w, h, W, H: (x, y, x + w, y + h),
     "top, left, bottom, right": lambda x, y, w, h, W, H: (y, x, y + h, x + w),
@@ -17,26 +20,51 @@ FORMS = {
     "top, left, height, width": lambda x, y, w, h, W, H: (y, x, h, w),
     "shares of the image": lambda x, y, w, h, W, H: (x / W, y / H, w / W, h / H),
     "they seem to be shares": lambda x, y, w, h, W, H: (x / W, y / H, (x + w) / W, (y + h) / H),
-    "shares of the image from 0 to 1": lambda x, y, w, h, W, H: ((x + w / 2) / W, (y + h / 2) / H, w / W, h / H),
-    "percent of the image": lambda x, y, w, h, W, H: (100 * x / W, 100 * y / H, 100 * w / W, 100 * h / H),
-    "thousandths of the image": lambda x, y, w, h, W, H: (1e3 * x / W, 1e3 * y / H, 1e3 * w / W, 1e3 * h / H),
+    "shares of the image from 0 to 1": lambda x, y, w, h, W, H: (
+        (x + w / 2) / W,
+        (y + h / 2) / H,
+        w / W,
+        h / H,
+    ),
+    "percent of the image": lambda x, y, w, h, W, H: (
+        100 * x / W,
+        100 * y / H,
+        100 * w / W,
+        100 * h / H,
+    ),
+    "thousandths of the image": lambda x, y, w, h, W, H: (
+        1e3 * x / W,
+        1e3 * y / H,
+        1e3 * w / W,
+        1e3 * h / H,
+    ),
     "images of another size": lambda x, y, w, h, W, H: (2 * x, 2 * y, 2 * w, 2 * h),
-    "1.2 times the width and 1.2 times": lambda x, y, w, h, W, H: (1.2 * x, 1.2 * y, 1.2 * w, 1.2 * h),
+    "1.2 times the width and 1.2 times": lambda x, y, w, h, W, H: (
+        1.2 * x,
+        1.2 * y,
+        1.2 * w,
+        1.2 * h,
+    ),
 }
-SIZES = {"mixed": (60, 320, 240, .1, .5), "small": (300, 640, 480, .01, .06), "large": (80, 700, 400, .4, .8)}
+SIZES = {
+    "mixed": (60, 320, 240, 0.1, 0.5),
+    "small": (300, 640, 480, 0.01, 0.06),
+    "large": (80, 700, 400, 0.4, 0.8),
+}
 
 
 def boxes_of(count, width, height, least, most, seed=0):
     random = np.random.default_rng(seed)
     sides = random.uniform(least, most, (count, 2)) * (width, height)
-    return np.concatenate([random.random((count, 2)) * ((width, height) - sides), sides], 1), \
-        np.tile(np.float64([width, height]), (count, 1))
+    return np.concatenate(
+        [random.random((count, 2)) * ((width, height) - sides), sides], 1
+    ), np.tile(np.float64([width, height]), (count, 1))
 
 
 def forms_of(boxes, sizes):
     forms = BoxForms()
-    for first in range(0, len(boxes), 50):    # in parts, as a file is read
-        forms.add(boxes[first:first + 50], sizes[first:first + 50], 1.0)
+    for first in range(0, len(boxes), 50):  # in parts, as a file is read
+        forms.add(boxes[first : first + 50], sizes[first : first + 50], 1.0)
     return forms
 
 
@@ -50,20 +78,30 @@ def test_the_form_is_named(kind, words):
 
 
 def test_boxes_of_smaller_images_are_noticed_and_not_refused():
-    boxes, sizes = boxes_of(100, 640, 480, .05, .2)
+    boxes, sizes = boxes_of(100, 640, 480, 0.05, 0.2)
     forms = forms_of(boxes / 2, sizes)
     assert "upper left 50 % x 50 %" in forms.note() and not forms.cause()
 
 
 def good_file(seed):
-    """Boxes inside their images: few or many, tiny or filling, anywhere, in the middle or at the edges, whole or not."""
+    """Boxes inside their images: few or many, tiny or filling, anywhere, in the middle or at the
+    edges, whole or not."""
     random = np.random.default_rng(seed)
     count = int(random.choice([1, 2, 3, 10, 50, 300]))
-    sizes = np.full((count, 2), random.integers(1, 900, 2)) if seed % 2 else random.integers(1, 900, (count, 2))
-    least = random.choice([.001, .05, .2, .5, .9])
-    sides = np.maximum(random.uniform(least, min(1, 2 * least), (count, 2)) * sizes, np.minimum(1, .9 * sizes))
-    place = (random.random, lambda size: np.clip(random.normal(.5, .1, size), 0, 1),
-             lambda size: np.round(random.random(size)))[seed % 3]((count, 2))
+    sizes = (
+        np.full((count, 2), random.integers(1, 900, 2))
+        if seed % 2
+        else random.integers(1, 900, (count, 2))
+    )
+    least = random.choice([0.001, 0.05, 0.2, 0.5, 0.9])
+    sides = np.maximum(
+        random.uniform(least, min(1, 2 * least), (count, 2)) * sizes, np.minimum(1, 0.9 * sizes)
+    )
+    place = (
+        random.random,
+        lambda size: np.clip(random.normal(0.5, 0.1, size), 0, 1),
+        lambda size: np.round(random.random(size)),
+    )[seed % 3]((count, 2))
     boxes = np.concatenate([place * (sizes - sides), sides], 1)
     return boxes, sizes.astype(np.float64)
 
@@ -76,33 +114,55 @@ def test_good_files_are_never_accused(first):
         assert (forms.outside, forms.cause(), forms.note()) == (0, "", ""), seed
 
 
-@pytest.mark.parametrize("box, size", [
-    ((0, 0, 60, 40), (60, 40)), ((0, 0, 1, 1), (60, 40)), ((0, 0, 1, 1), (1, 1)), ((0, 0, 0.5, 0.5), (2, 2)),
-    ((59, 39, 1, 1), (60, 40)), ((0, 0, 60.9, 40.9), (60, 40)), ((3, 3, 80, 5), (60, 40))])
+@pytest.mark.parametrize(
+    "box, size",
+    [
+        ((0, 0, 60, 40), (60, 40)),
+        ((0, 0, 1, 1), (60, 40)),
+        ((0, 0, 1, 1), (1, 1)),
+        ((0, 0, 0.5, 0.5), (2, 2)),
+        ((59, 39, 1, 1), (60, 40)),
+        ((0, 0, 60.9, 40.9), (60, 40)),
+        ((3, 3, 80, 5), (60, 40)),
+    ],
+)
 def test_one_box_alone_accuses_nobody(box, size):
     assert not forms_of(np.float64([box]), np.float64([size])).cause()
 
 
 def test_boxes_drawn_carelessly_are_no_other_form():
-    """Pages with one box that fills them: some reach a few pixels out, and all would fit as corners too."""
+    """Pages with one box that fills them: some reach a few pixels out, and all would fit as corners
+    too."""
     random = np.random.default_rng(0)
     sizes = np.tile([600.0, 800.0], (40, 1))
-    boxes = np.concatenate([random.uniform(1, 6, (40, 2)), sizes - random.uniform(0, 9, (40, 2))], 1)
+    boxes = np.concatenate(
+        [random.uniform(1, 6, (40, 2)), sizes - random.uniform(0, 9, (40, 2))], 1
+    )
     forms = forms_of(boxes, sizes)
     assert forms.outside > 4 and not forms.cause()
 
 
 # name in the file, path of the image that is there, words
 NAMES = [
-    ("a\\{}.jpg", "a/{}.jpg", "backslashes"), ("C:\\me\\{}.jpg", "{}.jpg", "hold folders"),
-    ("/home/me/{}.jpg", "{}.jpg", "hold folders"), ("http://x.org/v/{}.jpg", "{}.jpg", "hold folders"),
-    ("images/s/{}.jpg", "s/{}.jpg", "one folder more"), ("{}.jpg", "s/{}.jpg", "in folders below"),
-    ("t/{}.jpg", "s/{}.jpg", "in other folders"), ("a%20{}.jpg", "a {}.jpg", "web addresses"),
-    ("\u00fc{}.jpg", "u\u0308{}.jpg", "NFC and NFD"), ("u\u0308{}.jpg", "\u00fc{}.jpg", "NFC and NFD"),
-    ("img{}.jpg", "IMG{}.jpg", "capital and small"), ("{}.jpg", "{}.JPG", "capital and small"),
-    ("{}.jpg", "{}.png", "with .png"), ("i{}", "i{}.jpg", "with .jpg"), ("{}.tif", "{}.webp", "with .webp"),
-    ("{}", "{:012d}.jpg", "by number"), ("{:06d}.jpg", "val_{:012d}.jpg", "by number"),
-    ("images\\img%20{}.png", "s/IMG {}.JPG", "in another way"), ("{}.jpg", "other{}x.jpg", "none of the 3 images"),
+    ("a\\{}.jpg", "a/{}.jpg", "backslashes"),
+    ("C:\\me\\{}.jpg", "{}.jpg", "hold folders"),
+    ("/home/me/{}.jpg", "{}.jpg", "hold folders"),
+    ("http://x.org/v/{}.jpg", "{}.jpg", "hold folders"),
+    ("images/s/{}.jpg", "s/{}.jpg", "one folder more"),
+    ("{}.jpg", "s/{}.jpg", "in folders below"),
+    ("t/{}.jpg", "s/{}.jpg", "in other folders"),
+    ("a%20{}.jpg", "a {}.jpg", "web addresses"),
+    ("\u00fc{}.jpg", "u\u0308{}.jpg", "NFC and NFD"),
+    ("u\u0308{}.jpg", "\u00fc{}.jpg", "NFC and NFD"),
+    ("img{}.jpg", "IMG{}.jpg", "capital and small"),
+    ("{}.jpg", "{}.JPG", "capital and small"),
+    ("{}.jpg", "{}.png", "with .png"),
+    ("i{}", "i{}.jpg", "with .jpg"),
+    ("{}.tif", "{}.webp", "with .webp"),
+    ("{}", "{:012d}.jpg", "by number"),
+    ("{:06d}.jpg", "val_{:012d}.jpg", "by number"),
+    ("images\\img%20{}.png", "s/IMG {}.JPG", "in another way"),
+    ("{}.jpg", "other{}x.jpg", "none of the 3 images"),
 ]
 
 

@@ -1,4 +1,5 @@
-"""Annotation files: what is read, what is refused and how, what is kept, and what DALI makes of it."""
+"""Annotation files: what is read, what is refused and how, what is kept, and what DALI makes of
+it."""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ from ssd.datasets.coco_cache import dataset_fingerprint
 from ssd.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-needs_real_data = pytest.mark.skipif(not (SHARED / "coco_full").is_dir(), reason="../shared/data is absent")
+needs_real_data = pytest.mark.skipif(
+    not (SHARED / "coco_full").is_dir(), reason="../shared/data is absent"
+)
 
 
 def quiet(line):
@@ -26,12 +29,20 @@ def quiet(line):
 
 
 def image(key=1, name=None, width=40, height=30, **more):
-    return dict(id=key, file_name=f"{key}.jpg" if name is None else name, width=width, height=height, **more)
+    return dict(
+        id=key, file_name=f"{key}.jpg" if name is None else name, width=width, height=height, **more
+    )
 
 
 def box(key=1, of=1, category=7, bbox=(1, 2, 10, 20), **more):
-    return dict(id=key, image_id=of, category_id=category, bbox=list(bbox), area=1.0,
-                **{"iscrowd": 0, **more})
+    return dict(
+        id=key,
+        image_id=of,
+        category_id=category,
+        bbox=list(bbox),
+        area=1.0,
+        **{"iscrowd": 0, **more},
+    )
 
 
 CATEGORIES = [dict(id=7, name="cat"), dict(id=3, name="dog")]
@@ -39,7 +50,8 @@ CATEGORIES = [dict(id=7, name="cat"), dict(id=3, name="dog")]
 
 @pytest.fixture()
 def make(tmp_path):
-    """Writes annotations and 40 x 30 pictures for the images named; returns load_coco's two paths."""
+    """Writes annotations and 40 x 30 pictures for the images named; returns load_coco's two
+    paths."""
     from PIL import Image
 
     folder = tmp_path / "images"
@@ -48,11 +60,15 @@ def make(tmp_path):
         Image.new("RGB", (40, 30), (key, 90, 200)).save(folder / f"{key}.jpg")
 
     def write(images=None, annotations=None, categories=CATEGORIES, **more):
-        content = dict(images=[image()] if images is None else images,
-                       annotations=[box()] if annotations is None else annotations,
-                       categories=categories, **more)
+        content = dict(
+            images=[image()] if images is None else images,
+            annotations=[box()] if annotations is None else annotations,
+            categories=categories,
+            **more,
+        )
         (tmp_path / "a.json").write_text(json.dumps(content))
         return tmp_path / "a.json", folder
+
     return write
 
 
@@ -67,11 +83,19 @@ def refused(paths, **options):
 
 def test_reads_boxes_grouped_by_image(make):
     lines = []
-    data = load_coco(*make([image(2), image(1, width=40.0), image(3)],
-                           [box(1, 1, 3, (30, 20, 10.5, 10.25)), box(5, 2, 7, iscrowd=1), box(-4, 1, 7)]),
-                     report=lines.append)
+    data = load_coco(
+        *make(
+            [image(2), image(1, width=40.0), image(3)],
+            [box(1, 1, 3, (30, 20, 10.5, 10.25)), box(5, 2, 7, iscrowd=1), box(-4, 1, 7)],
+        ),
+        report=lines.append,
+    )
     assert (data.num_images, data.num_classes, data.category_ids, data.category_names) == (
-        3, 3, (7, 3), ("cat", "dog"))
+        3,
+        3,
+        (7, 3),
+        ("cat", "dog"),
+    )
     assert data.image_ids.tolist() == [2, 1, 3] and data.image_ids.dtype == np.int64
     assert data.file_names == ("2.jpg", "1.jpg", "3.jpg") and data.sizes.tolist() == [[40, 30]] * 3
     assert data.box_image.tolist() == [0, 1, 1] and data.box_classes.tolist() == [1, 2, 1]
@@ -79,18 +103,27 @@ def test_reads_boxes_grouped_by_image(make):
     assert data.boxes_ltrb.tolist() == [[1, 2, 11, 22], [30, 20, 40, 30], [1, 2, 11, 22]]
     assert data.boxes_ltrb.dtype == np.float64 and data.images_with_boxes.tolist() == [0, 1]
     assert len(lines) == 1 and lines[0].endswith(
-        "3 images (1 without a box), 3 boxes, 1 of them clipped at the image's edge, 2 categories")
+        "3 images (1 without a box), 3 boxes, 1 of them clipped at the image's edge, 2 categories"
+    )
 
 
-@pytest.mark.parametrize("content, named", [
-    (b"{", "is not JSON"), (b"", "is not JSON"), (b"\xff\xfe\x00", "is not JSON"),
-    (b"[" * 10 ** 5, "is not JSON"),
-    (b"[]", "detections"), (b"null", "not COCO"), (b'"x"', "not COCO"), (b"{}", "'images'"),
-    (b'{"images":[],"categories":[]}', "'annotations'"),
-    (b'{"images":{"a":1},"annotations":[],"categories":[]}', "'images' is not a list"),
-    (b'{"images":[],"annotations":[],"categories":[]}', "holds no image"),
-    (b'{"images":[1],"annotations":[],"categories":[]}', "holds no category"),
-])
+@pytest.mark.parametrize(
+    "content, named",
+    [
+        (b"{", "is not JSON"),
+        (b"", "is not JSON"),
+        (b"\xff\xfe\x00", "is not JSON"),
+        (b"[" * 10**5, "is not JSON"),
+        (b"[]", "detections"),
+        (b"null", "not COCO"),
+        (b'"x"', "not COCO"),
+        (b"{}", "'images'"),
+        (b'{"images":[],"categories":[]}', "'annotations'"),
+        (b'{"images":{"a":1},"annotations":[],"categories":[]}', "'images' is not a list"),
+        (b'{"images":[],"annotations":[],"categories":[]}', "holds no image"),
+        (b'{"images":[1],"annotations":[],"categories":[]}', "holds no category"),
+    ],
+)
 def test_not_an_annotation_file(make, content, named):
     paths = make()
     paths[0].write_bytes(content)
@@ -105,29 +138,45 @@ def test_missing_paths(make, tmp_path):
     assert "not a folder" in refused((file, file)) and "not a file" in refused((folder, folder))
 
 
-@pytest.mark.parametrize("categories, named", [
-    (CATEGORIES + [dict(id=7, name="cow")], "duplicate category id 7 ('cat' and 'cow')"),
-    ([dict(id="7", name="cat")], "'7'"), ([dict(id=True, name="cat")], "True"), ([None], "category"),
-    ([dict(id=7)], "category"), ([dict(id=2 ** 70, name="a")], "category"), ([[]], "category"),
-])
+@pytest.mark.parametrize(
+    "categories, named",
+    [
+        (CATEGORIES + [dict(id=7, name="cow")], "duplicate category id 7 ('cat' and 'cow')"),
+        ([dict(id="7", name="cat")], "'7'"),
+        ([dict(id=True, name="cat")], "True"),
+        ([None], "category"),
+        ([dict(id=7)], "category"),
+        ([dict(id=2**70, name="a")], "category"),
+        ([[]], "category"),
+    ],
+)
 def test_categories_must_be_right_even_with_skip_bad(make, categories, named):
     for skip_bad in (False, True):
         assert named in refused(make(categories=categories), skip_bad=skip_bad)
 
 
 BAD_IMAGES = [
-    ("image entry is not an object", [], "images[1]"), ("64-bit whole number", image("1"), "'1'"),
+    ("image entry is not an object", [], "images[1]"),
+    ("64-bit whole number", image("1"), "'1'"),
     ("64-bit whole number", image(True, "2.jpg"), "True"),
-    ("64-bit whole number", image(2 ** 64, "2.jpg"), "1844"),
+    ("64-bit whole number", image(2**64, "2.jpg"), "1844"),
     ("64-bit whole number", image([[]], "2.jpg"), "[[]]"),
     ("64-bit whole number", dict(file_name="2.jpg"), "images[1]"),
     ("duplicate image id", image(1), "1.jpg"),
     ("duplicate file name", image(2, "./1.jpg"), "./1.jpg"),
-    ("usable size", image(2, width=0), "image 2 ('2.jpg')"), ("usable size", image(2, height="30"), "'30'"),
-    ("usable size", image(2, height=float("nan")), "nan"), ("usable size", image(2, width=1e300), "1e+300"),
-    ("usable file name", image(2, 5), "image 2"), ("usable file name", image(2, ""), "image 2"),
-    ("usable file name", image(2, "a\0"), "image 2"), ("usable file name", image(2, "\ud800.jpg"), "\\ud800"),
-    ("usable file name", image(2, "\udcff.jpg"), "\\udcff"),    # what Python makes of a name that is no UTF-8
+    ("usable size", image(2, width=0), "image 2 ('2.jpg')"),
+    ("usable size", image(2, height="30"), "'30'"),
+    ("usable size", image(2, height=float("nan")), "nan"),
+    ("usable size", image(2, width=1e300), "1e+300"),
+    ("usable file name", image(2, 5), "image 2"),
+    ("usable file name", image(2, ""), "image 2"),
+    ("usable file name", image(2, "a\0"), "image 2"),
+    ("usable file name", image(2, "\ud800.jpg"), "\\ud800"),
+    (
+        "usable file name",
+        image(2, "\udcff.jpg"),
+        "\\udcff",
+    ),  # what Python makes of a name that is no UTF-8
     ("leaves the image folder", image(2, "../a.json"), "../a.json"),
     ("leaves the image folder", image(2, "x/../../a.json"), "image 2"),
     ("leaves the image folder", image(2, "/etc/passwd"), "/etc/passwd"),
@@ -159,27 +208,35 @@ def test_bad_images(make, kind, bad, named):
 BAD_BOXES = [
     ("annotation is not an object", None, "annotations[1]"),
     ("annotation is not an object", [1], "annotations[1]"),
-    ("annotation id is not", box("2"), "'2'"), ("annotation id is not", box(2 ** 63), "9223"),
-    ("annotation id is not", box(None), "annotation"), ("annotation id is not", box(False), "False"),
+    ("annotation id is not", box("2"), "'2'"),
+    ("annotation id is not", box(2**63), "9223"),
+    ("annotation id is not", box(None), "annotation"),
+    ("annotation id is not", box(False), "False"),
     ("duplicate annotation id", box(1), "annotation 1 of image 1 ('1.jpg')"),
-    ("unknown image", box(2, 99), "annotation 2 of image 99"), ("unknown image", box(2, [1]), "image [1]"),
-    ("unknown image", box(2, True), "image True"), ("unknown image", box(2, 10 ** 30), "annotation 2"),
+    ("unknown image", box(2, 99), "annotation 2 of image 99"),
+    ("unknown image", box(2, [1]), "image [1]"),
+    ("unknown image", box(2, True), "image True"),
+    ("unknown image", box(2, 10**30), "annotation 2"),
     ("unknown category", box(2, category=5), "category 5"),
     ("unknown category", box(2, category={}), "category {}"),
     ("iscrowd is neither", box(2, iscrowd="no"), "'no'"),
     ("iscrowd is neither", box(2, iscrowd=2), "iscrowd 2"),
-    ("not four numbers", box(2, bbox=[1, 2, 3]), "annotation 2 of image 1 ('1.jpg'): box [1, 2, 3]"),
+    (
+        "not four numbers",
+        box(2, bbox=[1, 2, 3]),
+        "annotation 2 of image 1 ('1.jpg'): box [1, 2, 3]",
+    ),
     ("not four numbers", box(2, bbox=[1, 2, 3, "4"]), "'4'"),
     ("not four numbers", box(2, bbox=[1, 2, 3, [4]]), "[4]"),
     ("not four numbers", box(2, bbox=[1, 2, 3, True]), "True"),
     ("not four numbers", dict(box(2), bbox={"x": 1}), "{'x': 1}"),
     ("NaN or infinity", box(2, bbox=[1, float("nan"), 3, 4]), "nan"),
     ("NaN or infinity", box(2, bbox=[1, 2, 3, float("inf")]), "inf"),
-    ("NaN or infinity", box(2, bbox=[1, 2, 3, 10 ** 400]), "annotation 2"),
+    ("NaN or infinity", box(2, bbox=[1, 2, 3, 10**400]), "annotation 2"),
     ("negative size", box(2, bbox=[9, 2, -3, 4]), "-3"),
     ("empty box", box(2, bbox=[1, 2, 3, 0]), "[1, 2, 3, 0]"),
     ("empty box", box(2, bbox=[1, 2, 1e-30, 4]), "1e-30"),
-    ("empty box", box(2, bbox=[40, 2, .5, 4]), "no area"),
+    ("empty box", box(2, bbox=[40, 2, 0.5, 4]), "no area"),
     ("outside the image", box(2, bbox=[1, 2, 41, 4]), "in 40 x 30 pixels"),
     ("outside the image", box(2, bbox=[-1.01, 2, 3, 4]), "-1.01"),
     ("outside the image", box(2, bbox=[1e308, 2, 1e308, 4]), "1e+308"),
@@ -191,30 +248,47 @@ def test_bad_annotations(make, kind, bad, named):
     paths = make(annotations=[box(1), bad, box(3, bbox=(5, 5, 5, 5))])
     with pytest.raises(UserError) as caught:
         load_coco(*paths, report=quiet)
-    assert kind in str(caught.value) and named in str(caught.value) and "\n" not in str(caught.value)
+    assert (
+        kind in str(caught.value) and named in str(caught.value) and "\n" not in str(caught.value)
+    )
     lines = []
     data = load_coco(*paths, skip_bad=True, report=lines.append)
     assert data.boxes_ltrb.tolist() == [[1, 2, 11, 22], [5, 5, 10, 10]]
-    assert len(lines) == 2 and "left out: 1 x " in lines[0] and kind in lines[0] and named in lines[0]
+    assert (
+        len(lines) == 2 and "left out: 1 x " in lines[0] and kind in lines[0] and named in lines[0]
+    )
 
 
 def test_a_hair_outside_is_clipped(make):
-    data = load_coco(*make(annotations=[box(1, bbox=(-1, -0.01, 42, 30.02)),
-                                       box(2, bbox=(39, 29, 1, 2))]), report=quiet)
+    data = load_coco(
+        *make(annotations=[box(1, bbox=(-1, -0.01, 42, 30.02)), box(2, bbox=(39, 29, 1, 2))]),
+        report=quiet,
+    )
     assert data.boxes_ltrb.tolist() == [[0, 0, 40, 30], [39, 29, 40, 30]]
 
 
 def test_all_problems_are_counted(make):
     lines = []
-    paths = make([image(1), image(8), image(9)],
-                 [box(1, 1), box(2, 9), box(2, 1),
-                  box(3, 1, bbox=(0, 0, 0, 1)), box(4, 1, bbox=(0, 0, 0, 2))])
+    paths = make(
+        [image(1), image(8), image(9)],
+        [
+            box(1, 1),
+            box(2, 9),
+            box(2, 1),
+            box(3, 1, bbox=(0, 0, 0, 1)),
+            box(4, 1, bbox=(0, 0, 0, 2)),
+        ],
+    )
     message = refused(paths, report=lines.append)
     assert "annotation 2 of image 1 ('1.jpg')" in message
-    assert message.endswith("(in all: 1 x duplicate annotation id, 2 x empty box, 2 x image file missing)")
+    assert message.endswith(
+        "(in all: 1 x duplicate annotation id, 2 x empty box, 2 x image file missing)"
+    )
     assert [line.split(": ", 1)[1] for line in lines[:2]] == [
-        "1 x duplicate annotation id; the first: annotation 2 of image 1 ('1.jpg'): its id was there before",
-        "2 x empty box; the first: annotation 3 of image 1 ('1.jpg'): box [0, 0, 0, 1]"]
+        "1 x duplicate annotation id; the first: annotation 2 of image 1 ('1.jpg'): its id was "
+        "there before",
+        "2 x empty box; the first: annotation 3 of image 1 ('1.jpg'): box [0, 0, 0, 1]",
+    ]
     assert len(lines) == 3 and "2 x image file missing; the first: image 8 ('8.jpg')" in lines[2]
     lines.clear()
     data = load_coco(*paths, skip_bad=True, report=lines.append)
@@ -224,17 +298,29 @@ def test_all_problems_are_counted(make):
 
 def test_nothing_left(make):
     assert "no image with a box" in refused(make(annotations=[]))
-    assert load_coco(*make(annotations=[]), require_boxes=False, report=quiet).boxes_ltrb.shape == (0, 4)
+    assert load_coco(*make(annotations=[]), require_boxes=False, report=quiet).boxes_ltrb.shape == (
+        0,
+        4,
+    )
     assert "no image with a box once bad" in refused(
-        make(annotations=[box(bbox=(0, 0, 0, 0))]), skip_bad=True)
-    assert "holds no image once bad" in refused(make([image(9)]), skip_bad=True, require_boxes=False)
+        make(annotations=[box(bbox=(0, 0, 0, 0))]), skip_bad=True
+    )
+    assert "holds no image once bad" in refused(
+        make([image(9)]), skip_bad=True, require_boxes=False
+    )
 
 
-@pytest.mark.parametrize("content, kind", [
-    (b"", "not an image"), (b"GIF89a" + bytes(20), "not an image"),
-    (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not an image"),
-    ("truncated", "does not decode"), ("folder", "not an image"), ("pipe", "not an image"),
-])
+@pytest.mark.parametrize(
+    "content, kind",
+    [
+        (b"", "not an image"),
+        (b"GIF89a" + bytes(20), "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not an image"),
+        ("truncated", "does not decode"),
+        ("folder", "not an image"),
+        ("pipe", "not an image"),
+    ],
+)
 def test_bad_image_files(make, content, kind):
     from PIL import Image
 
@@ -249,10 +335,12 @@ def test_bad_image_files(make, content, kind):
     elif content == "pipe":
         os.mkfifo(str(victim))
     else:
-        victim.write_bytes(whole[:-1 - len(whole) // 20] if content == "truncated" else content)
+        victim.write_bytes(whole[: -1 - len(whole) // 20] if content == "truncated" else content)
     message = refused(paths)
     assert kind in message and "image 2 ('2.jpg')" in message
-    if content == "truncated":    # what a GPU decodes without a word, so that it is found at this level too
+    if (
+        content == "truncated"
+    ):  # what a GPU decodes without a word, so that it is found at this level too
         assert kind in refused(paths, check_images="header")
         assert load_coco(*paths, check_images="exists", report=quiet).num_images == 2
     assert load_coco(*paths, skip_bad=True, report=quiet).file_names == ("1.jpg",)
@@ -261,43 +349,93 @@ def test_bad_image_files(make, content, kind):
 def test_odd_images_are_good(make):
     from PIL import Image
 
-    paths = make([image(1, "g.jpg"), image(2, "c.jpg"), image(3, "sub dir/ü.png"), image(4, "p.bmp")])
+    paths = make(
+        [image(1, "g.jpg"), image(2, "c.jpg"), image(3, "sub dir/ü.png"), image(4, "p.bmp")]
+    )
     (paths[1] / "sub dir").mkdir()
-    for name, mode in [("g.jpg", "L"), ("c.jpg", "CMYK"), ("sub dir/ü.png", "RGBA"), ("p.bmp", "P")]:
-        # converted, since Pillow 10 saves a new "P" image, whose palette is empty, as a BMP that nothing reads
+    for name, mode in [
+        ("g.jpg", "L"),
+        ("c.jpg", "CMYK"),
+        ("sub dir/ü.png", "RGBA"),
+        ("p.bmp", "P"),
+    ]:
+        # converted, since Pillow 10 saves a new "P" image, whose palette is empty, as a BMP that
+        # nothing reads
         Image.new("RGB", (40, 30)).convert(mode).save(paths[1] / name)
     assert load_coco(*paths, report=quiet).num_images == 4
 
 
 # ---- fuzzed files: never any exception but UserError ----
 
-COMMON = dict(deadline=None, derandomize=True, database=None,
-              suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.integers(-2, 45), st.floats(),
-                    st.text(max_size=5),
-                    st.sampled_from([1, 2, 7, "1.jpg", 2 ** 63, 10 ** 400, "\ud800", "../x", -0.0, 1e308]))
-VALUES = st.recursive(SCALARS, lambda inner: st.one_of(
-    st.lists(inner, max_size=5), st.dictionaries(st.text(max_size=3), inner, max_size=3)), max_leaves=8)
-BOXES = st.one_of(st.lists(st.one_of(st.floats(-5, 45), st.integers(-1, 41), SCALARS),
-                           min_size=4, max_size=4), VALUES)
+COMMON = dict(
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(-2, 45),
+    st.floats(),
+    st.text(max_size=5),
+    st.sampled_from([1, 2, 7, "1.jpg", 2**63, 10**400, "\ud800", "../x", -0.0, 1e308]),
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=5), st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+BOXES = st.one_of(
+    st.lists(st.one_of(st.floats(-5, 45), st.integers(-1, 41), SCALARS), min_size=4, max_size=4),
+    VALUES,
+)
 
 
 def entries(**keys):
     """Objects with these keys, most of them as they should be."""
-    return st.lists(st.one_of(st.fixed_dictionaries({}, optional={
-        key: st.one_of(good, good, good, VALUES) for key, good in keys.items()}),
-        st.fixed_dictionaries(keys), VALUES),
-        max_size=5)
+    return st.lists(
+        st.one_of(
+            st.fixed_dictionaries(
+                {},
+                optional={key: st.one_of(good, good, good, VALUES) for key, good in keys.items()},
+            ),
+            st.fixed_dictionaries(keys),
+            VALUES,
+        ),
+        max_size=5,
+    )
 
 
-FILES = st.fixed_dictionaries({
-    "images": st.one_of(entries(id=st.integers(1, 3), file_name=st.sampled_from(["1.jpg", "2.jpg", "3.jpg"]),
-                                width=st.just(40), height=st.just(30)), VALUES),
-    "annotations": st.one_of(entries(id=st.integers(1, 9), image_id=st.integers(1, 3), bbox=BOXES,
-                                     category_id=st.integers(6, 7), iscrowd=st.integers(0, 1)), VALUES),
-    "categories": st.one_of(st.just(CATEGORIES), st.just(CATEGORIES),
-                            entries(id=st.just(7), name=st.text()), VALUES),
-})
+FILES = st.fixed_dictionaries(
+    {
+        "images": st.one_of(
+            entries(
+                id=st.integers(1, 3),
+                file_name=st.sampled_from(["1.jpg", "2.jpg", "3.jpg"]),
+                width=st.just(40),
+                height=st.just(30),
+            ),
+            VALUES,
+        ),
+        "annotations": st.one_of(
+            entries(
+                id=st.integers(1, 9),
+                image_id=st.integers(1, 3),
+                bbox=BOXES,
+                category_id=st.integers(6, 7),
+                iscrowd=st.integers(0, 1),
+            ),
+            VALUES,
+        ),
+        "categories": st.one_of(
+            st.just(CATEGORIES), st.just(CATEGORIES), entries(id=st.just(7), name=st.text()), VALUES
+        ),
+    }
+)
 
 
 @settings(max_examples=200, **COMMON)
@@ -307,8 +445,13 @@ def test_fuzzed_files(make, content, skip_bad, require_boxes):
     paths[0].write_text(json.dumps(content))
     lines = []
     try:
-        data = load_coco(*paths, skip_bad=skip_bad, require_boxes=require_boxes, check_images="header",
-                         report=lines.append)
+        data = load_coco(
+            *paths,
+            skip_bad=skip_bad,
+            require_boxes=require_boxes,
+            check_images="header",
+            report=lines.append,
+        )
     except UserError as error:
         assert len(str(error).splitlines()) == 1
         str(error).encode()
@@ -324,8 +467,11 @@ def test_fuzzed_files(make, content, skip_bad, require_boxes):
 
 
 @settings(max_examples=200, **COMMON)
-@given(st.one_of(st.binary(max_size=60),
-                 st.text(alphabet='{}[]",:01eEN-\\u \n', max_size=60).map(str.encode)))
+@given(
+    st.one_of(
+        st.binary(max_size=60), st.text(alphabet='{}[]",:01eEN-\\u \n', max_size=60).map(str.encode)
+    )
+)
 def test_fuzzed_bytes(make, content):
     paths = make()
     paths[0].write_bytes(content)
@@ -334,10 +480,13 @@ def test_fuzzed_bytes(make, content):
 
 # ---- cache ----
 
+
 def test_cache(make, tmp_path):
     kept, first, second = tmp_path / "deep" / "cache", [], []
-    paths = make([image(1), image(2)],
-                 [box(1), box(2, 2, bbox=(0, 0, 40.5, 3)), box(3, 2, 3, bbox=(0, 0, 0, 3))])
+    paths = make(
+        [image(1), image(2)],
+        [box(1), box(2, 2, bbox=(0, 0, 40.5, 3)), box(3, 2, 3, bbox=(0, 0, 0, 3))],
+    )
     options = dict(cache_dir=kept, skip_bad=True)
     before = load_coco(*paths, report=first.append, **options)
     (kept_file,) = kept.iterdir()
@@ -359,8 +508,14 @@ def test_cache(make, tmp_path):
     os.utime(str(paths[0]), ns=(stamp, stamp))
     fresh = load_coco(*paths, report=quiet, **options)
     assert fresh.num_images == 1, "another size of the file is another data set"
-    for broken in (b"", whole[:100], whole[:-30], b"\x80\x04N.", whole.replace(b"ltrb", b"rtlb"),
-                   bytes(b ^ (k % 211 == 210) for k, b in enumerate(whole))):
+    for broken in (
+        b"",
+        whole[:100],
+        whole[:-30],
+        b"\x80\x04N.",
+        whole.replace(b"ltrb", b"rtlb"),
+        bytes(b ^ (k % 211 == 210) for k, b in enumerate(whole)),
+    ):
         for file in kept.iterdir():
             file.write_bytes(broken)
         assert load_coco(*paths, report=quiet, **options).num_images == 1
@@ -394,10 +549,16 @@ def test_fingerprint(make, tmp_path):
 
 # ---- real files ----
 
+
 @needs_real_data
-@pytest.mark.parametrize("name, split, images, empty, boxes, crowds", [
-    ("coco_full", "train2017", 48, 1, 373, 4), ("coco300", "train2017", 1000, 3, 8934, 15),
-    ("coco300", "val2017", 200, 0, 2048, 0)])
+@pytest.mark.parametrize(
+    "name, split, images, empty, boxes, crowds",
+    [
+        ("coco_full", "train2017", 48, 1, 373, 4),
+        ("coco300", "train2017", 1000, 3, 8934, 15),
+        ("coco300", "val2017", 200, 0, 2048, 0),
+    ],
+)
 def test_real_files(name, split, images, empty, boxes, crowds):
     from pycocotools.coco import COCO
 
@@ -418,19 +579,34 @@ def test_real_files(name, split, images, empty, boxes, crowds):
 
 # ---- DALI ----
 
+
 def read_with_dali(file, folder, count, batch=50, crop=False):
-    """[(id, labels, ltrb ratios)] of `count` images as readers.coco gives them (and random_bbox_crop)."""
+    """[(id, labels, ltrb ratios)] of `count` images as readers.coco gives them (and
+    random_bbox_crop)."""
     fn = pytest.importorskip("nvidia.dali.fn")
     from nvidia.dali import pipeline_def
 
     @pipeline_def(batch_size=batch, num_threads=1, device_id=None, seed=1)
     def graph():
-        _, boxes, labels, ids = fn.readers.coco(file_root=str(folder), annotations_file=str(file), ltrb=True,
-                                                ratio=True, image_ids=True, size_threshold=0.0)
+        _, boxes, labels, ids = fn.readers.coco(
+            file_root=str(folder),
+            annotations_file=str(file),
+            ltrb=True,
+            ratio=True,
+            image_ids=True,
+            size_threshold=0.0,
+        )
         if crop:
             _, _, boxes, labels = fn.random_bbox_crop(
-                boxes, labels, aspect_ratio=[0.5, 2.0], thresholds=[0, 0.1, 0.3, 0.5, 0.7, 0.9],
-                scaling=[0.3, 1.0], bbox_layout="xyXY", allow_no_crop=True, num_attempts=1)
+                boxes,
+                labels,
+                aspect_ratio=[0.5, 2.0],
+                thresholds=[0, 0.1, 0.3, 0.5, 0.7, 0.9],
+                scaling=[0.3, 1.0],
+                bbox_layout="xyXY",
+                allow_no_crop=True,
+                num_attempts=1,
+            )
         return ids, labels, boxes
 
     pipeline = graph()
@@ -438,13 +614,20 @@ def read_with_dali(file, folder, count, batch=50, crop=False):
     rows = []
     while len(rows) < count:
         outputs = pipeline.run()
-        rows += [(int(np.array(outputs[0][k])[0]), np.array(outputs[1][k]).ravel(), np.array(outputs[2][k]))
-                 for k in range(batch)]
+        rows += [
+            (
+                int(np.array(outputs[0][k])[0]),
+                np.array(outputs[1][k]).ravel(),
+                np.array(outputs[2][k]),
+            )
+            for k in range(batch)
+        ]
     return rows[:count]
 
 
 def border_data(tmp_path, n=200):
-    """Images of odd sizes whose boxes touch the right and bottom border, or nearly; names need escapes."""
+    """Images of odd sizes whose boxes touch the right and bottom border, or nearly; names need
+    escapes."""
     rng = np.random.default_rng(0)
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -453,18 +636,38 @@ def border_data(tmp_path, n=200):
         width, height = (int(side) for side in rng.integers(1, 5000, size=2))
         name = f'ü"{index} \\ €.jpg'
         (folder / name).write_bytes(b"never decoded")
-        images.append(image(10 ** 12 - index, name, width, height))
+        images.append(image(10**12 - index, name, width, height))
         for number in range(index % 12):
-            x, y = (float(side * part) for side, part in zip((width, height), rng.uniform(0, 0.99, size=2)))
+            x, y = (
+                float(side * part)
+                for side, part in zip((width, height), rng.uniform(0, 0.99, size=2))
+            )
             if number % 3 == 0:
                 x, y = 1e-5 * number, 0.0
-            boxes.append(box(len(boxes), 10 ** 12 - index, (11, 3, 7)[number % 3],
-                             (x, y, width - x + 1e-3 * (number % 2),
-                              (height - y) * (1 if number % 4 else 1e-4)),
-                             iscrowd=number % 2))
+            boxes.append(
+                box(
+                    len(boxes),
+                    10**12 - index,
+                    (11, 3, 7)[number % 3],
+                    (
+                        x,
+                        y,
+                        width - x + 1e-3 * (number % 2),
+                        (height - y) * (1 if number % 4 else 1e-4),
+                    ),
+                    iscrowd=number % 2,
+                )
+            )
     file = tmp_path / "border.json"
-    file.write_text(json.dumps(dict(images=images, annotations=boxes, categories=[
-        dict(id=11, name="x"), dict(id=3, name='"y\\'), dict(id=7, name="ü")])))
+    file.write_text(
+        json.dumps(
+            dict(
+                images=images,
+                annotations=boxes,
+                categories=[dict(id=11, name="x"), dict(id=3, name='"y\\'), dict(id=7, name="ü")],
+            )
+        )
+    )
     return load_coco(file, folder, check_images="exists", report=quiet), folder
 
 
@@ -473,16 +676,21 @@ def test_dali_reads_what_was_checked(tmp_path):
     target = tmp_path / "dali.json"
     write_dali_annotations(data, range(data.num_images), target)
     rows = read_with_dali(target, folder, data.num_images)
-    assert [row[0] for row in rows] == list(range(data.num_images)), "ids are positions, in their order"
+    assert [row[0] for row in rows] == list(range(data.num_images)), (
+        "ids are positions, in their order"
+    )
     for index, labels, ratios in rows:
         mine = data.box_image == index
         assert labels.tolist() == data.box_classes[mine].tolist()
         assert len(ratios) == mine.sum() and ratios.dtype == np.float32
         assert (ratios >= 0).all() and (ratios <= 1).all()
         assert (ratios[:, 2:] > ratios[:, :2]).all() if len(ratios) else index % 12 == 0
-        np.testing.assert_allclose(ratios.reshape(-1, 4),
-                                   data.boxes_ltrb[mine] / np.tile(data.sizes[index], 2),
-                                   rtol=0, atol=2e-7)
+        np.testing.assert_allclose(
+            ratios.reshape(-1, 4),
+            data.boxes_ltrb[mine] / np.tile(data.sizes[index], 2),
+            rtol=0,
+            atol=2e-7,
+        )
     # random_bbox_crop aborts on boxes outside [0, 1], be it by the last bit.
     rows = read_with_dali(target, folder, 2 * data.num_images, crop=True)
     without = set(range(data.num_images)) - set(data.images_with_boxes.tolist())
@@ -491,14 +699,19 @@ def test_dali_reads_what_was_checked(tmp_path):
 
 
 def test_dali_file_holds_the_images_asked_for(make, tmp_path):
-    data = load_coco(*make([image(3), image(1), image(2)],
-                           [box(1, 1), box(2, 2, 3, iscrowd=1), box(3, 3)]), report=quiet)
+    data = load_coco(
+        *make([image(3), image(1), image(2)], [box(1, 1), box(2, 2, 3, iscrowd=1), box(3, 3)]),
+        report=quiet,
+    )
     write_dali_annotations(data, [2, 0, 2], tmp_path / "d.json")
     content = json.loads((tmp_path / "d.json").read_text())
-    assert content["images"] == [dict(id=0, file_name="3.jpg", width=40, height=30),
-                                 dict(id=2, file_name="2.jpg", width=40, height=30)]
-    assert [(a["image_id"], a["category_id"], a["bbox"], a["iscrowd"]) for a in content["annotations"]] == [
-        (0, 1, [1, 2, 10, 20], 0), (2, 2, [1, 2, 10, 20], 0)]
+    assert content["images"] == [
+        dict(id=0, file_name="3.jpg", width=40, height=30),
+        dict(id=2, file_name="2.jpg", width=40, height=30),
+    ]
+    assert [
+        (a["image_id"], a["category_id"], a["bbox"], a["iscrowd"]) for a in content["annotations"]
+    ] == [(0, 1, [1, 2, 10, 20], 0), (2, 2, [1, 2, 10, 20], 0)]
     assert content["categories"] == [dict(id=1, name="cat"), dict(id=2, name="dog")]
     with pytest.raises(UserError, match="cannot be written"):
         write_dali_annotations(data, [0], tmp_path / "none" / "d.json")
@@ -506,8 +719,10 @@ def test_dali_file_holds_the_images_asked_for(make, tmp_path):
 
 def test_dali_file_is_whole_in_any_number_of_pieces(make, tmp_path, monkeypatch):
     names = ['a "quoted" 100 %d.jpg', "b\u00fc.jpg", "c.jpg", "d.jpg", "e.jpg"]
-    paths = make([image(key, name) for key, name in enumerate(names)],
-                 [box(key, key % 4, bbox=(.1 + key / 7, 2, 10, 20)) for key in range(11)])
+    paths = make(
+        [image(key, name) for key, name in enumerate(names)],
+        [box(key, key % 4, bbox=(0.1 + key / 7, 2, 10, 20)) for key in range(11)],
+    )
     for name in names:
         (paths[1] / name).touch()
     data = load_coco(*paths, check_images="exists", report=quiet)
@@ -517,14 +732,18 @@ def test_dali_file_is_whole_in_any_number_of_pieces(make, tmp_path, monkeypatch)
         write_dali_annotations(data, range(5), tmp_path / f"{entries}.json")
         contents.append(json.loads((tmp_path / f"{entries}.json").read_text()))
     assert contents[0] == contents[1] == contents[2]
-    assert [one["file_name"] for one in contents[0]["images"]] == names and len(contents[0]["annotations"]) == 11
+    assert [one["file_name"] for one in contents[0]["images"]] == names and len(
+        contents[0]["annotations"]
+    ) == 11
     written = np.float32([one["bbox"] for one in contents[0]["annotations"]])
-    np.testing.assert_array_equal(written, float32_xywh(data.boxes_ltrb, data.sizes[data.box_image]))
+    np.testing.assert_array_equal(
+        written, float32_xywh(data.boxes_ltrb, data.sizes[data.box_image])
+    )
 
 
 def test_float32_boxes_stay_inside():
     rng = np.random.default_rng(0)
-    sizes = rng.integers(1, 10 ** 5, size=(20000, 2))
+    sizes = rng.integers(1, 10**5, size=(20000, 2))
     corner = rng.uniform(0, 0.999, size=(20000, 2)) * sizes
     boxes = float32_xywh(np.concatenate([corner, sizes], axis=1), sizes)
     assert boxes.dtype == np.float32

@@ -1,4 +1,6 @@
-"""Image files that a GPU's decoder gets wrong without a word: found by the checks, wherever a GPU is to decode."""
+"""Image files that a GPU's decoder gets wrong without a word: found by the checks, wherever a GPU
+is to decode."""
+
 import io
 import json
 import os
@@ -9,7 +11,6 @@ from PIL import Image
 
 from ssd.__main__ import main
 from ssd.config import load_recipe
-from ssd.datasets.coco import load_coco
 from ssd.datasets.image_checks import GREY_JPEG2000, RGB_JPEG, bit, look_at
 from ssd.datasets.jpegs import has_no_end, truncation
 from ssd.datasets.locate import load_dataset
@@ -28,8 +29,11 @@ def photo():
 
 def jpeg2000(mode):
     buffer = io.BytesIO()
-    (Image.fromarray(np.full((30, 40), 4321, np.uint16)) if mode == "I;16" else photo().convert(mode)).save(
-        buffer, "JPEG2000")
+    (
+        Image.fromarray(np.full((30, 40), 4321, np.uint16))
+        if mode == "I;16"
+        else photo().convert(mode)
+    ).save(buffer, "JPEG2000")
     return buffer.getvalue()
 
 
@@ -42,20 +46,34 @@ def notes_of(tmp_path, content):
     return look.notes
 
 
-# Whether libjpeg takes the three components for R, G and B; on an H100, DALI 1.53 gets the colours of just these wrong.
-@pytest.mark.parametrize("jfif, transform, ids, is_rgb", [
-    (True, None, (1, 2, 3), False), (False, None, (1, 2, 3), False), (False, 1, (1, 2, 3), False),
-    (False, 0, (1, 2, 3), True), (False, None, RGB_IDS, True), (False, 0, RGB_IDS, True), (True, 0, (1, 2, 3), False)])
+# Whether libjpeg takes the three components for R, G and B; on an H100, DALI 1.53 gets the colours
+# of just these wrong.
+@pytest.mark.parametrize(
+    "jfif, transform, ids, is_rgb",
+    [
+        (True, None, (1, 2, 3), False),
+        (False, None, (1, 2, 3), False),
+        (False, 1, (1, 2, 3), False),
+        (False, 0, (1, 2, 3), True),
+        (False, None, RGB_IDS, True),
+        (False, 0, RGB_IDS, True),
+        (True, 0, (1, 2, 3), False),
+    ],
+)
 def test_rgb_jpegs_are_those_that_libjpeg_does_not_convert(tmp_path, jfif, transform, ids, is_rgb):
     plain = jpeg_of(photo())
     content = with_markers(plain, jfif, transform, ids)
     assert bool(notes_of(tmp_path, content) & bit(RGB_JPEG)) is is_rgb
     # Against libjpeg itself: without conversion, other colours come of the same bytes.
-    same = np.array_equal(*[np.asarray(Image.open(io.BytesIO(one)).convert("RGB")) for one in (plain, content)])
+    same = np.array_equal(
+        *[np.asarray(Image.open(io.BytesIO(one)).convert("RGB")) for one in (plain, content)]
+    )
     assert same is not is_rgb
 
 
-@pytest.mark.parametrize("mode, noted", [("L", True), ("LA", True), ("I;16", True), ("RGB", False), ("RGBA", False)])
+@pytest.mark.parametrize(
+    "mode, noted", [("L", True), ("LA", True), ("I;16", True), ("RGB", False), ("RGBA", False)]
+)
 def test_grey_jpeg_2000_is_noted(tmp_path, mode, noted):
     assert bool(notes_of(tmp_path, jpeg2000(mode)) & bit(GREY_JPEG2000)) is noted
 
@@ -73,29 +91,51 @@ def test_truncated_jpegs_are_those_without_an_end():
 @pytest.fixture()
 def make(tmp_path):
     """Writes a data set of a good image and the one given; returns its folder."""
+
     def write(content, name):
         for split in ("train", "val"):
-            images = [dict(id=key, file_name=file, width=40, height=30) for key, file in ((1, "1.jpg"), (2, name))]
-            boxes = [dict(id=key, image_id=key, category_id=7, bbox=[1, 2, 10, 20], area=200, iscrowd=0)
-                     for key in (1, 2)]
+            images = [
+                dict(id=key, file_name=file, width=40, height=30)
+                for key, file in ((1, "1.jpg"), (2, name))
+            ]
+            boxes = [
+                dict(id=key, image_id=key, category_id=7, bbox=[1, 2, 10, 20], area=200, iscrowd=0)
+                for key in (1, 2)
+            ]
             os.makedirs(str(tmp_path / split), exist_ok=True)
             for file, data in (("1.jpg", jpeg_of(photo())), (name, content)):
                 (tmp_path / split / file).write_bytes(data)
-            (tmp_path / f"{split}.json").write_text(json.dumps(dict(
-                images=images, annotations=boxes, categories=[dict(id=7, name="cat")])))
+            (tmp_path / f"{split}.json").write_text(
+                json.dumps(
+                    dict(images=images, annotations=boxes, categories=[dict(id=7, name="cat")])
+                )
+            )
         return tmp_path
+
     return write
 
 
 def settings(folder, **values):
-    own = dict(train_annotations="train.json", val_annotations="val.json", train_images="train", val_images="val",
-               num_classes=0, cache_size=10)
+    own = dict(
+        train_annotations="train.json",
+        val_annotations="val.json",
+        train_images="train",
+        val_images="val",
+        num_classes=0,
+        cache_size=10,
+    )
     return load_recipe("ssd-resnet34-own").with_values(
-        data_dir=str(folder), cache_dir=str(folder / "cache"), **{**own, **values})
+        data_dir=str(folder), cache_dir=str(folder / "cache"), **{**own, **values}
+    )
 
 
-WRONG_ON_GPU = {"rgb.jpg": rgb_jpeg(photo()), "ids.jpg": with_markers(jpeg_of(photo()), False, None, RGB_IDS),
-                "grey.jp2": jpeg2000("L"), "clear.jp2": jpeg2000("LA"), "deep.jp2": jpeg2000("I;16")}
+WRONG_ON_GPU = {
+    "rgb.jpg": rgb_jpeg(photo()),
+    "ids.jpg": with_markers(jpeg_of(photo()), False, None, RGB_IDS),
+    "grey.jp2": jpeg2000("L"),
+    "clear.jp2": jpeg2000("LA"),
+    "deep.jp2": jpeg2000("I;16"),
+}
 
 
 @pytest.mark.parametrize("name", sorted(WRONG_ON_GPU))
@@ -103,22 +143,38 @@ WRONG_ON_GPU = {"rgb.jpg": rgb_jpeg(photo()), "ids.jpg": with_markers(jpeg_of(ph
 def test_what_a_gpu_gets_wrong_is_refused_there_alone(make, capsys, name, level):
     folder = make(WRONG_ON_GPU[name], name)
     paths = str(folder / "val.json"), str(folder / "val")
-    for _ in range(2):    # also where an earlier check kept its result
+    for _ in range(2):  # also where an earlier check kept its result
         assert load_dataset(settings(folder, check_images=level), "train").num_images == 2
         for decode in ("gpu", "cache"):
             config = settings(folder, check_images=level, decode=decode)
             with pytest.raises(UserError, match=rf"image 2 \('{name}'\).*a GPU.*decode cpu"):
                 load_dataset(config, "train")
-            assert load_images(config, *paths).file_names == ("1.jpg",)    # evaluation
+            assert load_images(config, *paths).file_names == ("1.jpg",)  # evaluation
     assert load_images(settings(folder, check_images=level), *paths).num_images == 2
     assert "--check-images" not in capsys.readouterr().err
-    assert read_picture(str(folder / "val" / name)).shape == (30, 40, 3)    # predict: on the CPU, by Pillow
+    assert read_picture(str(folder / "val" / name)).shape == (
+        30,
+        40,
+        3,
+    )  # predict: on the CPU, by Pillow
 
 
 def test_check_data_says_what_a_gpu_gets_wrong(make, capsys):
     folder = make(WRONG_ON_GPU["rgb.jpg"], "rgb.jpg")
-    flags = ["check-data", "--data-dir", str(folder), "--cache-dir", str(folder / "cache"), "--split", "train",
-             "--train-annotations", "train.json", "--train-images", "train", "--json"]
+    flags = [
+        "check-data",
+        "--data-dir",
+        str(folder),
+        "--cache-dir",
+        str(folder / "cache"),
+        "--split",
+        "train",
+        "--train-annotations",
+        "train.json",
+        "--train-images",
+        "train",
+        "--json",
+    ]
     for decode, status in (("cpu", 0), ("gpu", 1), ("cache", 1), ("cpu", 0)):
         assert main([*flags, "--decode", decode]) == status
         report = json.loads(capsys.readouterr().out)["splits"]["train"]
@@ -138,8 +194,14 @@ def test_a_truncated_jpeg_is_found_from_the_header_on(make, capsys, decode):
             load_dataset(settings(folder, check_images=level, decode=decode), "train")
         assert "--check-images" not in capsys.readouterr().err
     config = settings(folder, check_images="exists", decode=decode)
-    for load in (lambda: load_dataset(config, "train"),
-                 lambda: load_images(config, str(folder / "val.json"), str(folder / "val"))):
+    for load in (
+        lambda: load_dataset(config, "train"),
+        lambda: load_images(config, str(folder / "val.json"), str(folder / "val")),
+    ):
         assert load().num_images == 2
-        warned = [line for line in capsys.readouterr().err.splitlines() if "--check-images exists" in line]
-        assert len(warned) == (decode != "cpu") and all(f"--decode {decode}" in line for line in warned)
+        warned = [
+            line for line in capsys.readouterr().err.splitlines() if "--check-images exists" in line
+        ]
+        assert len(warned) == (decode != "cpu") and all(
+            f"--decode {decode}" in line for line in warned
+        )

@@ -1,4 +1,5 @@
 """Every item once; exceptions and what wakes threads that wait."""
+
 from __future__ import annotations
 
 import threading
@@ -14,6 +15,7 @@ def test_every_item_once():
     def make():
         made.append(1)
         return done.append
+
     in_threads(make, 1000, 7, told.append)
     assert sorted(done) == list(range(1000)) and len(made) == 7 and told[-1] == 1000
     in_threads(make, 0, 7, told.append)
@@ -23,8 +25,8 @@ def test_every_item_once():
 
 
 def test_an_exception_ends_all_and_wakes_those_that_wait():
-    """One thread fails while the others wait for what comes only once they are told to stop, and told again: the first
-    time they may not have begun to wait."""
+    """One thread fails while the others wait for what comes only once they are told to stop, and
+    told again: the first time they may not have begun to wait."""
     calls, gate = [], threading.Event()
 
     def work(index):
@@ -36,6 +38,7 @@ def test_an_exception_ends_all_and_wakes_those_that_wait():
         calls.append(1)
         if len(calls) == 3:
             gate.set()
+
     with pytest.raises(KeyError):
         in_threads(lambda: work, 100, 3, None, on_stop)
     assert len(calls) >= 3
@@ -44,5 +47,6 @@ def test_an_exception_ends_all_and_wakes_those_that_wait():
 def test_a_thread_that_cannot_begin():
     def make():
         raise RuntimeError("no")
+
     with pytest.raises(RuntimeError):
         in_threads(make, 5, 2)

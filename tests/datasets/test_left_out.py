@@ -1,5 +1,6 @@
-"""prepare-json.py and split-data, which write annotations anew: they refuse what training refuses, and COCO's own
-training file needs no flag but the one that training needs too."""
+"""prepare-json.py and split-data, which write annotations anew: they refuse what training refuses,
+and COCO's own training file needs no flag but the one that training needs too."""
+
 import copy
 import json
 
@@ -11,7 +12,8 @@ from ssd.datasets.prepare import main as prepare
 from ssd.errors import UserError
 from tests.datasets import odd_files
 
-# As COCO's own file has it: a box a part of a pixel over the edge is no error, one without a height is.
+# As COCO's own file has it: a box a part of a pixel over the edge is no error, one without a height
+# is.
 BOX = [29.65, 3.33, 1.03, 0.0]
 
 
@@ -34,7 +36,10 @@ def test_prepare_json_takes_cocos_own_file(file, tmp_path, capsys):
     out = tmp_path / "out.json"
     assert prepare([str(file), str(out)]) == 0
     line = capsys.readouterr().err
-    assert line.count("\n") == 1 and "1 x empty box; the first: annotation 1 of image 1 ('1.jpg')" in line
+    assert (
+        line.count("\n") == 1
+        and "1 x empty box; the first: annotation 1 of image 1 ('1.jpg')" in line
+    )
     assert "refused by training without --skip-bad-annotations" in line
     written = json.loads(out.read_text())["annotations"]
     assert len(written) == 12 and written[0]["bbox"] == BOX and "segmentation" not in written[0]
@@ -47,7 +52,8 @@ def test_prepare_json_takes_cocos_own_file(file, tmp_path, capsys):
 
 
 def test_prepare_json_without_numpy(file, tmp_path, capsys, monkeypatch):
-    """It makes the files on machines that have Python alone: nothing is checked then, which it says."""
+    """It makes the files on machines that have Python alone: nothing is checked then, which it
+    says."""
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert prepare([str(file), str(tmp_path / "out.json")]) == 0
     assert "not checked, as this Python has no NumPy" in capsys.readouterr().err
@@ -62,7 +68,10 @@ def split(file, output, *flags):
 def test_split_data_asks_for_the_flag_that_training_asks_for(file, tmp_path, capsys):
     assert split(file, tmp_path / "a") == 2
     line = capsys.readouterr().err
-    assert "empty box: annotation 1 of image 1" in line and "--skip-bad-annotations leaves out what is bad" in line
+    assert (
+        "empty box: annotation 1 of image 1" in line
+        and "--skip-bad-annotations leaves out what is bad" in line
+    )
     assert not (tmp_path / "a").exists()
     assert split(file, tmp_path / "a", "--skip-bad-annotations") == 0
     assert "left out: 1 x empty box" in capsys.readouterr().out
@@ -85,7 +94,7 @@ def test_what_is_of_other_categories_does_not_matter(file, tmp_path, capsys):
 def corners(content):
     for row in content["annotations"]:
         left, top, width, height = row["bbox"]
-        left, top = 58 - width, 38 - height    # as far from the image's origin as fits
+        left, top = 58 - width, 38 - height  # as far from the image's origin as fits
         row["bbox"] = [left, top, left + width, top + height]
 
 
@@ -94,7 +103,9 @@ def shares(content):
         row["bbox"] = [side / 60 for side in row["bbox"]]
 
 
-@pytest.mark.parametrize("change, words", [(corners, "left, top, right, bottom"), (shares, "shares of the image")])
+@pytest.mark.parametrize(
+    "change, words", [(corners, "left, top, right, bottom"), (shares, "shares of the image")]
+)
 def test_boxes_in_another_form(tmp_path, capsys, change, words):
     content = copy.deepcopy(odd_files.content())
     change(content)
@@ -103,7 +114,10 @@ def test_boxes_in_another_form(tmp_path, capsys, change, words):
     flag = "--skip-bad-annotations"
     for flags in ([], [flag]):
         assert split(file, tmp_path / "split", *flags) == 2 and words in capsys.readouterr().err
-        assert prepare([str(file), str(tmp_path / "out.json"), *flags]) == 2 and words in capsys.readouterr().err
+        assert (
+            prepare([str(file), str(tmp_path / "out.json"), *flags]) == 2
+            and words in capsys.readouterr().err
+        )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json"]
     assert split(file, tmp_path / "split", flag, "--max-left-out", "1") == 0
     assert prepare([str(file), str(tmp_path / "out.json"), flag, "--max-left-out", "1"]) == 0
@@ -111,20 +125,28 @@ def test_boxes_in_another_form(tmp_path, capsys, change, words):
 
 @pytest.mark.parametrize("bad", range(1, 7))
 def test_more_than_half(tmp_path, capsys, bad):
-    """Of twelve boxes six may be left out, one each of six images, and a share that is asked for."""
+    """Of twelve boxes six may be left out, one each of six images, and a share that is asked
+    for."""
     content = odd_files.content()
-    for row in content["annotations"][:2 * bad:2] + content["annotations"][1:3]:
+    for row in content["annotations"][: 2 * bad : 2] + content["annotations"][1:3]:
         row["area"] = -1
-    file, gone = tmp_path / "a.json", len({row["id"] for row in content["annotations"] if row["area"] == -1})
+    file, gone = (
+        tmp_path / "a.json",
+        len({row["id"] for row in content["annotations"] if row["area"] == -1}),
+    )
     file.write_text(json.dumps(content))
     for share in (0.5, 0.1, 0.75):
-        arguments = ["--skip-bad-annotations"] + ([] if share == 0.5 else ["--max-left-out", str(share)])
+        arguments = ["--skip-bad-annotations"] + (
+            [] if share == 0.5 else ["--max-left-out", str(share)]
+        )
         status = prepare([str(file), str(tmp_path / "out.json"), *arguments])
         assert status == (2 if gone > share * 12 else 0)
         assert split(file, tmp_path / f"split{share}", *arguments) == status
         err = capsys.readouterr().err
-        assert (f"{gone} of 12 boxes would be left out, more than the share of --max-left-out {share:g}" in err) == (
-            status == 2)
+        assert (
+            f"{gone} of 12 boxes would be left out, more than the share of --max-left-out {share:g}"
+            in err
+        ) == (status == 2)
 
 
 @pytest.mark.parametrize("value", ["2", "-0.1", "x", "nan"])

@@ -1,4 +1,6 @@
-"""Much of a file wrong for one cause: named in a line, and refused though each box for itself could be left out."""
+"""Much of a file wrong for one cause: named in a line, and refused though each box for itself could
+be left out."""
+
 import json
 
 import numpy as np
@@ -26,11 +28,19 @@ def as_shares(boxes):
     return boxes / [WIDTH, HEIGHT, WIDTH, HEIGHT]
 
 
-CORNERS, CENTRES, SHARES = "left, top, right, bottom", "centre x, centre y, width, height", "shares of the image"
+CORNERS, CENTRES, SHARES = (
+    "left, top, right, bottom",
+    "centre x, centre y, width, height",
+    "shares of the image",
+)
 FORMS = {
-    "corners": (lambda ltrb: ltrb, CORNERS), "centres": (as_centres, CENTRES),
-    "corners in shares": (as_shares, SHARES), "centres in shares": (lambda ltrb: as_shares(as_centres(ltrb)), SHARES),
-    "sides in shares": (lambda ltrb: as_shares(as_given(ltrb)), SHARES), "right": (as_given, "")}
+    "corners": (lambda ltrb: ltrb, CORNERS),
+    "centres": (as_centres, CENTRES),
+    "corners in shares": (as_shares, SHARES),
+    "centres in shares": (lambda ltrb: as_shares(as_centres(ltrb)), SHARES),
+    "sides in shares": (lambda ltrb: as_shares(as_given(ltrb)), SHARES),
+    "right": (as_given, ""),
+}
 
 
 def boxes_of(seed, whole):
@@ -43,11 +53,29 @@ def boxes_of(seed, whole):
 
 
 def write(path, boxes, names=("a.jpg", "b.jpg"), categories=("x", "y")):
-    path.write_text(json.dumps(dict(
-        images=[dict(id=number, file_name=name, width=WIDTH, height=HEIGHT) for number, name in enumerate(names, 1)],
-        annotations=[dict(id=number, image_id=1 + number % len(names), category_id=1 + number % len(categories),
-                          bbox=list(map(float, box)), iscrowd=0) for number, box in enumerate(boxes, 1)],
-        categories=[dict(id=number, name=name) for number, name in enumerate(categories, 1)])))
+    path.write_text(
+        json.dumps(
+            dict(
+                images=[
+                    dict(id=number, file_name=name, width=WIDTH, height=HEIGHT)
+                    for number, name in enumerate(names, 1)
+                ],
+                annotations=[
+                    dict(
+                        id=number,
+                        image_id=1 + number % len(names),
+                        category_id=1 + number % len(categories),
+                        bbox=list(map(float, box)),
+                        iscrowd=0,
+                    )
+                    for number, box in enumerate(boxes, 1)
+                ],
+                categories=[
+                    dict(id=number, name=name) for number, name in enumerate(categories, 1)
+                ],
+            )
+        )
+    )
     return path
 
 
@@ -66,13 +94,15 @@ def test_boxes_in_another_form(tmp_path, form, seed):
     change, words = FORMS[form]
     ltrb = boxes_of(seed, whole=seed % 2 and "shares" not in form)
     path = write(tmp_path / "a.json", change(ltrb))
-    said = refusal(lambda: load_ground_truth(path, max_left_out=.5))
+    said = refusal(lambda: load_ground_truth(path, max_left_out=0.5))
     assert words in said and bool(said) == bool(words), said
     for skip in (False, True):
-        said = refusal(lambda: load_ground_truth(path, skip_bad=skip, max_left_out=.5))
+        said = refusal(lambda: load_ground_truth(path, skip_bad=skip, max_left_out=0.5))
         assert words in said and bool(said) == bool(words)
     lines = []
-    left = len(load_ground_truth(path, skip_bad=True, max_left_out=1, report=lines.append).box_image)
+    left = len(
+        load_ground_truth(path, skip_bad=True, max_left_out=1, report=lines.append).box_image
+    )
     assert left == 20 or "outside" in " ".join(lines)
     assert not words or any(words in line for line in lines), "said though it is taken"
 
@@ -85,24 +115,43 @@ def test_a_few_mistakes_are_no_other_form(tmp_path, few):
     path = write(tmp_path / "a.json", boxes)
     assert "box outside the image" in refusal(lambda: load_ground_truth(path))
     outside = int((boxes[:, 0] + boxes[:, 2] > WIDTH + 1).sum())
-    assert len(load_ground_truth(path, skip_bad=True, max_left_out=.5, report=len).box_image) == 20 - outside
+    assert (
+        len(load_ground_truth(path, skip_bad=True, max_left_out=0.5, report=len).box_image)
+        == 20 - outside
+    )
 
 
 def test_objects_that_fill_their_images_are_no_corners(tmp_path):
-    boxes = np.tile([[2., 1, 57, 38]], (20, 1)) + np.random.default_rng(0).integers(0, 2, (20, 4))
-    assert len(load_ground_truth(write(tmp_path / "a.json", boxes), max_left_out=.5, report=len).box_image) == 20
+    boxes = np.tile([[2.0, 1, 57, 38]], (20, 1)) + np.random.default_rng(0).integers(0, 2, (20, 4))
+    assert (
+        len(
+            load_ground_truth(
+                write(tmp_path / "a.json", boxes), max_left_out=0.5, report=len
+            ).box_image
+        )
+        == 20
+    )
 
 
-NAMES = [    # as the file has them, and where the images are
-    ("train\\1.jpg", "train/1.jpg", "backslashes"), (".\\1.jpg", "1.jpg", "backslashes"),
-    ("a\\b\\1.jpg", "a/b/1.jpg", "backslashes"), ("C:\\data\\1.jpg", "1.jpg", "hold folders"),
-    ("images/1.jpg", "1.jpg", "hold folders"), ("a/b/c/1.jpg", "1.jpg", "hold folders"),
-    ("/home/me/images/1.jpg", "1.jpg", "hold folders"), ("../images/1.jpg", "1.jpg", "hold folders"),
-    ("1.JPG", "1.jpg", "capital and small letters"), ("1.jpeg", "1.jpg", "other endings; with .jpg"),
-    ("1.png", "1.jpg", "other endings; with .jpg"), ("1", "1.jpg", "other endings; with .jpg"),
-    ("1.jpg", "1.JPG", "capital and small letters"), ("1.jpg", "1.jpeg", "other endings; with .jpeg"),
-    ("1.jpg", "1.png", "other endings; with .png"), ("deep/1.png", "deep/1.jpg", "other endings; with .jpg"),
-    ("1.jpg", "2.jpg", "")]
+NAMES = [  # as the file has them, and where the images are
+    ("train\\1.jpg", "train/1.jpg", "backslashes"),
+    (".\\1.jpg", "1.jpg", "backslashes"),
+    ("a\\b\\1.jpg", "a/b/1.jpg", "backslashes"),
+    ("C:\\data\\1.jpg", "1.jpg", "hold folders"),
+    ("images/1.jpg", "1.jpg", "hold folders"),
+    ("a/b/c/1.jpg", "1.jpg", "hold folders"),
+    ("/home/me/images/1.jpg", "1.jpg", "hold folders"),
+    ("../images/1.jpg", "1.jpg", "hold folders"),
+    ("1.JPG", "1.jpg", "capital and small letters"),
+    ("1.jpeg", "1.jpg", "other endings; with .jpg"),
+    ("1.png", "1.jpg", "other endings; with .jpg"),
+    ("1", "1.jpg", "other endings; with .jpg"),
+    ("1.jpg", "1.JPG", "capital and small letters"),
+    ("1.jpg", "1.jpeg", "other endings; with .jpeg"),
+    ("1.jpg", "1.png", "other endings; with .png"),
+    ("deep/1.png", "deep/1.jpg", "other endings; with .jpg"),
+    ("1.jpg", "2.jpg", ""),
+]
 
 
 @pytest.mark.parametrize("given, there, words", NAMES)
@@ -113,13 +162,19 @@ def test_names_written_for_another_place(tmp_path, given, there, words):
         path = folder / there.replace("1", number)
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (WIDTH, HEIGHT)).save(str(path), "PNG")
-    file = write(tmp_path / "a.json", as_given(boxes_of(0, True)), [given.replace("1", number) for number in "1345"])
+    file = write(
+        tmp_path / "a.json",
+        as_given(boxes_of(0, True)),
+        [given.replace("1", number) for number in "1345"],
+    )
     for skip in (False, True):
-        said = refusal(lambda: load_coco(file, folder, skip_bad=skip, max_left_out=.5, report=len))
+        said = refusal(lambda: load_coco(file, folder, skip_bad=skip, max_left_out=0.5, report=len))
         if words:
             assert words in said and "they are there (images/" in said, said
         else:
-            assert "they are there" not in said and ("missing" in said or "4 of 4 images" in said or skip)
+            assert "they are there" not in said and (
+                "missing" in said or "4 of 4 images" in said or skip
+            )
 
 
 def val_without(content):
@@ -136,29 +191,54 @@ def val_of_bad(content):
         row["bbox"] = [1, 1, 0, 0]
 
 
-@pytest.mark.parametrize("change, words", [
-    (val_without, "it holds no annotation, as files of test images"), (val_of_groups, "all its 20 boxes are of groups"),
-    (val_of_bad, "20 of 20 boxes would be left out")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (val_without, "it holds no annotation, as files of test images"),
+        (val_of_groups, "all its 20 boxes are of groups"),
+        (val_of_bad, "20 of 20 boxes would be left out"),
+    ],
+)
 def test_validation_of_nothing(tmp_path, change, words):
     (tmp_path / "images").mkdir()
     for name in "ab":
         Image.new("RGB", (WIDTH, HEIGHT)).save(str(tmp_path / "images" / f"{name}.jpg"))
-    train, val = (write(tmp_path / f"{name}.json", as_given(boxes_of(0, True))) for name in ("train", "val"))
+    train, val = (
+        write(tmp_path / f"{name}.json", as_given(boxes_of(0, True))) for name in ("train", "val")
+    )
     content = json.loads(val.read_text())
     change(content)
     val.write_text(json.dumps(content))
     config = load_recipe("ssd-resnet34-own").with_values(
-        train_annotations=str(train), val_annotations=str(val), train_images=str(tmp_path / "images"),
-        val_images=str(tmp_path / "images"), cache_dir=str(tmp_path / "cache"), skip_bad_annotations=True)
+        train_annotations=str(train),
+        val_annotations=str(val),
+        train_images=str(tmp_path / "images"),
+        val_images=str(tmp_path / "images"),
+        cache_dir=str(tmp_path / "cache"),
+        skip_bad_annotations=True,
+    )
     assert words in refusal(lambda: load_datasets(config))
 
 
-@pytest.mark.parametrize("names, ids, line", [
-    (("x", "x"), (), "categories 1 (10 boxes) and 2 (10 boxes) have one name, 'x', and are classes of their own; if they "
-     "are one class, their annotations need one category_id"),
-    (("x", "y", "x"), (1, 2), "categories 1 (10 boxes) and 3 (0 boxes) have one name, 'x', and are classes of their own; "
-     "3 seems to be left over from an export, and can be removed"),
-    (("x", "x", "y"), (2, 3), "1 seems to be left over"), (("x", "y"), (), "")])
+@pytest.mark.parametrize(
+    "names, ids, line",
+    [
+        (
+            ("x", "x"),
+            (),
+            "categories 1 (10 boxes) and 2 (10 boxes) have one name, 'x', and are classes of their "
+            "own; if they are one class, their annotations need one category_id",
+        ),
+        (
+            ("x", "y", "x"),
+            (1, 2),
+            "categories 1 (10 boxes) and 3 (0 boxes) have one name, 'x', and are classes of their "
+            "own; 3 seems to be left over from an export, and can be removed",
+        ),
+        (("x", "x", "y"), (2, 3), "1 seems to be left over"),
+        (("x", "y"), (), ""),
+    ],
+)
 def test_two_categories_of_one_name(tmp_path, names, ids, line):
     file = write(tmp_path / "a.json", as_given(boxes_of(0, True)), categories=names)
     content = json.loads(file.read_text())
@@ -171,4 +251,6 @@ def test_two_categories_of_one_name(tmp_path, names, ids, line):
     lines = []
     data = load_coco(file, tmp_path / "images", report=lines.append)
     assert data.num_classes == 1 + len(names)
-    assert any(line in one for one in lines) and any("one name" in one for one in lines) == bool(line)
+    assert any(line in one for one in lines) and any("one name" in one for one in lines) == bool(
+        line
+    )

@@ -16,22 +16,46 @@ REAL = SHARED / "coco_full" / "annotations" / "instances_train2017.json"
 
 
 def run(*arguments, cwd=None):
-    return subprocess.run([sys.executable, str(ROOT / "prepare-json.py"), *map(str, arguments)], cwd=cwd,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    return subprocess.run(
+        [sys.executable, str(ROOT / "prepare-json.py"), *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+    )
 
 
 def annotation(**changes):
-    entry = {"id": 5, "image_id": 1, "category_id": 9, "bbox": [1, 2, 3.5, 4], "area": 6.25, "iscrowd": 1,
-             "segmentation": {"counts": [1, 2], "size": [3, 4]}, "note": "kept with --keep-keys"}
+    entry = {
+        "id": 5,
+        "image_id": 1,
+        "category_id": 9,
+        "bbox": [1, 2, 3.5, 4],
+        "area": 6.25,
+        "iscrowd": 1,
+        "segmentation": {"counts": [1, 2], "size": [3, 4]},
+        "note": "kept with --keep-keys",
+    }
     entry.update(changes)
     return {key: value for key, value in entry.items() if value is not None}
 
 
 def write(path, *annotations, **changes):
-    content = {"info": {}, "licenses": [], "images": [
-        {"id": 1, "file_name": "a.jpg", "width": 40, "height": 30, "license": 3, "coco_url": "x"}],
+    content = {
+        "info": {},
+        "licenses": [],
+        "images": [
+            {
+                "id": 1,
+                "file_name": "a.jpg",
+                "width": 40,
+                "height": 30,
+                "license": 3,
+                "coco_url": "x",
+            }
+        ],
         "annotations": list(annotations) or [annotation()],
-        "categories": [{"id": 9, "name": "ü", "supercategory": "s"}]}
+        "categories": [{"id": 9, "name": "ü", "supercategory": "s"}],
+    }
     content.update(changes)
     path.write_text(json.dumps(content))
     return path
@@ -44,8 +68,10 @@ def test_keeps_what_detection_reads(tmp_path):
     assert result.stdout == f"{target}: 1 images, 1 annotations, 1 categories\n"
     assert target.read_text() == (
         '{"images":[{"id":1,"file_name":"a.jpg","height":30,"width":40}],'
-        '"annotations":[{"id":5,"image_id":1,"category_id":9,"bbox":[1,2,3.5,4],"area":6.25,"iscrowd":1}],'
-        '"categories":[{"id":9,"name":"\\u00fc","supercategory":"s"}]}\n')
+        '"annotations":[{"id":5,"image_id":1,"category_id":9,"bbox":[1,2,3.5,4],"area":6.25,'
+        '"iscrowd":1}],'
+        '"categories":[{"id":9,"name":"\\u00fc","supercategory":"s"}]}\n'
+    )
     assert sorted(os.listdir(str(tmp_path))) == ["in.json", "out.json"]
 
 
@@ -60,21 +86,34 @@ def test_keep_keys_and_pretty_print(tmp_path):
 
 
 def test_box_only_input_is_completed(tmp_path):
-    source, target = write(tmp_path / "in.json", annotation(iscrowd=None, area=None)), tmp_path / "out.json"
+    source, target = (
+        write(tmp_path / "in.json", annotation(iscrowd=None, area=None)),
+        tmp_path / "out.json",
+    )
     assert run(source, target).returncode == 0
     entry = json.loads(target.read_text())["annotations"][0]
     assert (entry["iscrowd"], entry["area"]) == (0, 14.0)
 
 
-@pytest.mark.parametrize("content, named", [
-    ("{", "not JSON"), ("[1]", "list at the top level"), ("7", "not COCO"), ("[" * 100000, "not JSON"),
-    (b"\xff\xfe\xff", "not JSON"), ('{"images":[],"annotations":[]}', "'categories'"),
-    ('{"images":{},"annotations":[],"categories":[]}', "'images'"),
-    ('{"images":[{"id":3}],"annotations":[],"categories":[]}', "image 3 has no 'file_name'"),
-    ('{"images":[null],"annotations":[],"categories":[]}', "image number 0"),
-    ('{"images":[],"annotations":[[]],"categories":[]}', "annotation number 0"),
-    ('{"images":[],"annotations":[],"categories":[{"id":NaN}]}', "which JSON does not have: categories[0]"),
-])
+@pytest.mark.parametrize(
+    "content, named",
+    [
+        ("{", "not JSON"),
+        ("[1]", "list at the top level"),
+        ("7", "not COCO"),
+        ("[" * 100000, "not JSON"),
+        (b"\xff\xfe\xff", "not JSON"),
+        ('{"images":[],"annotations":[]}', "'categories'"),
+        ('{"images":{},"annotations":[],"categories":[]}', "'images'"),
+        ('{"images":[{"id":3}],"annotations":[],"categories":[]}', "image 3 has no 'file_name'"),
+        ('{"images":[null],"annotations":[],"categories":[]}', "image number 0"),
+        ('{"images":[],"annotations":[[]],"categories":[]}', "annotation number 0"),
+        (
+            '{"images":[],"annotations":[],"categories":[{"id":NaN}]}',
+            "which JSON does not have: categories[0]",
+        ),
+    ],
+)
 def test_bad_content_is_one_line(tmp_path, content, named):
     source, target = tmp_path / "in.json", tmp_path / "out.json"
     source.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -90,15 +129,20 @@ def test_bad_paths_are_one_line(tmp_path):
     os.link(str(source), str(tmp_path / "hard.json"))
     (tmp_path / "soft.json").symlink_to(source)
     (tmp_path / "folder").mkdir()
-    for arguments, named in [((source, source), "same file"), ((source, tmp_path / "hard.json"), "same file"),
-                             ((source, tmp_path / "soft.json"), "same file"),
-                             ((tmp_path / "none.json", tmp_path / "o"), "does not exist"),
-                             ((tmp_path / "folder", tmp_path / "o"), "cannot be read"),
-                             ((source, tmp_path / "folder"), "not a regular file"),
-                             ((source, tmp_path / "none" / "o"), "cannot be written"),
-                             ((source, "/dev/null"), "not a regular file")]:
+    for arguments, named in [
+        ((source, source), "same file"),
+        ((source, tmp_path / "hard.json"), "same file"),
+        ((source, tmp_path / "soft.json"), "same file"),
+        ((tmp_path / "none.json", tmp_path / "o"), "does not exist"),
+        ((tmp_path / "folder", tmp_path / "o"), "cannot be read"),
+        ((source, tmp_path / "folder"), "not a regular file"),
+        ((source, tmp_path / "none" / "o"), "cannot be written"),
+        ((source, "/dev/null"), "not a regular file"),
+    ]:
         result = run(*arguments)
-        assert result.returncode == 2 and result.stderr.count("\n") == 1 and named in result.stderr, arguments
+        assert (
+            result.returncode == 2 and result.stderr.count("\n") == 1 and named in result.stderr
+        ), arguments
     assert source.read_bytes() == before and os.path.exists("/dev/null")
     assert run("--keep", source, tmp_path / "o").returncode == 2, "no prefix matching"
 

@@ -1,4 +1,5 @@
 """RecordIO as this project writes and reads it, against mx.recordio, byte by byte."""
+
 import os
 import tempfile
 
@@ -8,10 +9,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssd.datasets.recordio import MAGIC, Damaged, decode, encode, image_content, image_of, image_record_size
+from ssd.datasets.recordio import (
+    MAGIC,
+    Damaged,
+    decode,
+    encode,
+    image_content,
+    image_of,
+    image_record_size,
+)
 
 # Bytes among which the magic number is common, at any place.
-CONTENTS = st.lists(st.sampled_from([MAGIC, MAGIC[:2], b"x", b"four", b"\0"]) | st.binary(max_size=9)).map(b"".join)
+CONTENTS = st.lists(
+    st.sampled_from([MAGIC, MAGIC[:2], b"x", b"four", b"\0"]) | st.binary(max_size=9)
+).map(b"".join)
 
 
 def record(content):
@@ -48,13 +59,17 @@ def test_no_other_bytes_are_taken_for_a_record(content, data):
 
 
 def test_images_are_mxnets():
-    label = np.float32([4, 6, 640, 480, 2, .1, .2, .3, .4, 0])
+    label = np.float32([4, 6, 640, 480, 2, 0.1, 0.2, 0.3, 0.4, 0])
     for number in (7, 1 << 40, -3):
         content = image_content(number, label, b"a file")
-        assert content == mx.recordio.pack(mx.recordio.IRHeader(0, label, number % (1 << 64), 0), b"a file")
+        assert content == mx.recordio.pack(
+            mx.recordio.IRHeader(0, label, number % (1 << 64), 0), b"a file"
+        )
         assert bytes(image_of(memoryview(content))) == b"a file"
     assert len(record(content)) == image_record_size(len(label), 6)
-    np.testing.assert_array_equal(image_record_size(np.array([10, 4]), np.array([6, 0])), [len(record(content)), 48])
+    np.testing.assert_array_equal(
+        image_record_size(np.array([10, 4]), np.array([6, 0])), [len(record(content)), 48]
+    )
     assert bytes(image_of(memoryview(image_content(1, label[:4], b"")))) == b""
     for wrong in (content[:20], content[:40]):
         with pytest.raises(Damaged):

@@ -1,4 +1,6 @@
-"""pack-data and the folders of records that it writes: what they hold, what is refused, what an interrupt leaves."""
+"""pack-data and the folders of records that it writes: what they hold, what is refused, what an
+interrupt leaves."""
+
 import hashlib
 import json
 import os
@@ -68,6 +70,7 @@ def change(path, place, content):
 
 # ---- what they hold
 
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_everything_is_kept(data, packed, split):
     files, kept = load(data, split), load(packed, split)
@@ -77,11 +80,19 @@ def test_everything_is_kept(data, packed, split):
         assert one.dtype == other.dtype
         np.testing.assert_array_equal(one, other)
     assert (files.file_names, files.category_ids, files.category_names) == (
-        kept.file_names, kept.category_ids, kept.category_names)
-    assert files.box_crowd.any() and not np.array_equal(files.boxes_ltrb.astype(np.float32), files.boxes_ltrb)
+        kept.file_names,
+        kept.category_ids,
+        kept.category_names,
+    )
+    assert files.box_crowd.any() and not np.array_equal(
+        files.boxes_ltrb.astype(np.float32), files.boxes_ltrb
+    )
     for name in files.file_names:
         assert bytes(kept.images.read(name)) == files.images.read(name)
-    assert sorted(kept.images.names()) == sorted(files.file_names) and len(kept.images) == files.num_images
+    assert (
+        sorted(kept.images.names()) == sorted(files.file_names)
+        and len(kept.images) == files.num_images
+    )
     with open(files.path, "rb") as one, open(kept.path, "rb") as other:
         assert one.read() == other.read()
 
@@ -92,9 +103,16 @@ def test_the_manifest_says_what_was_packed(data, packed):
     with open(files.path, "rb") as file:
         source = hashlib.sha256(file.read()).hexdigest()
     [split] = found["splits"]
-    assert split == dict(split="train", annotations=PATHS["train"][0], annotations_sha256=source, images=13, records=13,
-                         boxes=len(files.box_image), crowds=int(files.box_crowd.sum()),
-                         categories=[dict(id=5, name="thing"), dict(id=90, name="ü")])
+    assert split == dict(
+        split="train",
+        annotations=PATHS["train"][0],
+        annotations_sha256=source,
+        images=13,
+        records=13,
+        boxes=len(files.box_image),
+        crowds=int(files.box_crowd.sum()),
+        categories=[dict(id=5, name="thing"), dict(id=90, name="ü")],
+    )
     assert found["images"] == 13 and len(found["shards"]) > 2 and found["whole"] is True
     for shard in found["shards"]:
         assert os.path.getsize(os.path.join(packed, FOLDER, shard["file"])) == shard["bytes"]
@@ -129,7 +147,8 @@ def test_mxnet_reads_them(data, packed):
 
 
 def test_dali_reads_them(tmp_path):
-    """A file at a time. Its reader wants the header of an image in one part, so no id that is the magic number."""
+    """A file at a time. Its reader wants the header of an image in one part, so no id that is the
+    magic number."""
     data = odd_set(tmp_path / "set", magic_id=False)
     assert pack(data, tmp_path / "records", "--shard-size", SHARD_SIZE) == 0
     files, place = load(data), str(tmp_path / "records" / FOLDER)
@@ -155,7 +174,12 @@ def test_splits_that_share_a_folder_share_the_records(data, tmp_path):
     place = tmp_path / "out" / FOLDER
     found = records.read_manifest(str(place))
     assert [split["records"] for split in found["splits"]] == [13, 0] and found["images"] == 13
-    assert sorted(os.listdir(place)) == ["records.json", "records.npz", "train-00000.idx", "train-00000.rec"]
+    assert sorted(os.listdir(place)) == [
+        "records.json",
+        "records.npz",
+        "train-00000.idx",
+        "train-00000.rec",
+    ]
 
 
 def test_images_in_the_data_folder_itself(data, tmp_path):
@@ -171,7 +195,9 @@ def test_an_image_is_found_by_its_path(data, packed):
     name = load(data).file_names[0]
     path = os.path.join(packed, FOLDER, name)
     assert bytes(record_at(path)) == load(data).images.read(name)
-    assert record_at(os.path.join(data, FOLDER, name)) is None and record_at("nowhere/x.jpg") is None
+    assert (
+        record_at(os.path.join(data, FOLDER, name)) is None and record_at("nowhere/x.jpg") is None
+    )
     with pytest.raises(UserError, match="no record of it in"):
         record_at(os.path.join(packed, FOLDER, "deep", "no.jpg"))
 
@@ -184,6 +210,7 @@ def test_threads_read_at_once(data, packed):
         for name in files.file_names * 20:
             if bytes(images.read(name)) != files.images.read(name):
                 wrong.append(name)
+
     threads = [threading.Thread(target=work) for _ in range(6)]
     for thread in threads:
         thread.start()
@@ -194,25 +221,50 @@ def test_threads_read_at_once(data, packed):
 
 # ---- what is refused
 
-@pytest.mark.parametrize("name, harm, words", [
-    ("train-00000.rec", lambda path: os.truncate(path, 100), "cut short: 100 bytes"),
-    ("train-00000.rec", os.remove, "No such file"),
-    ("train-00000.rec", lambda path: open(path, "ab").write(b"more"), "not the file that was packed"),
-    ("train-00000.rec", lambda path: change(path, 0, b"PK"), "magic number"),
-    ("train-00000.idx", lambda path: shutil.copy(path.replace("-00000", "-00001"), path), "SHA-256 differs"),
-    ("train-00000.idx", lambda path: os.truncate(path, 10), "SHA-256 differs"),
-    ("train-00000.idx", os.remove, "No such file"),
-    ("records.npz", lambda path: change(path, 200, b"\0\1\2\3"), "SHA-256 differs"),
-    ("records.npz", os.remove, "No such file"),
-    ("records.json", lambda path: os.truncate(path, 30), "no manifest"),
-    ("records.json", lambda path: open(path, "w").write("[]"), "no manifest"),
-    ("records.json", lambda path: open(path, "w").write(json.dumps(dict(kind=records.KIND, format=1, whole=True))),
-     "an entry is missing"),
-    ("records.json", lambda path: open(path, "w").write(json.dumps(dict(kind=records.KIND, format=2))),
-     "records of format 2, this version reads format 1"),
-    ("records.json", lambda path: open(path, "w").write(json.dumps(dict(kind=records.KIND, format=1, whole=False))),
-     "interrupted"),
-])
+
+@pytest.mark.parametrize(
+    "name, harm, words",
+    [
+        ("train-00000.rec", lambda path: os.truncate(path, 100), "cut short: 100 bytes"),
+        ("train-00000.rec", os.remove, "No such file"),
+        (
+            "train-00000.rec",
+            lambda path: open(path, "ab").write(b"more"),
+            "not the file that was packed",
+        ),
+        ("train-00000.rec", lambda path: change(path, 0, b"PK"), "magic number"),
+        (
+            "train-00000.idx",
+            lambda path: shutil.copy(path.replace("-00000", "-00001"), path),
+            "SHA-256 differs",
+        ),
+        ("train-00000.idx", lambda path: os.truncate(path, 10), "SHA-256 differs"),
+        ("train-00000.idx", os.remove, "No such file"),
+        ("records.npz", lambda path: change(path, 200, b"\0\1\2\3"), "SHA-256 differs"),
+        ("records.npz", os.remove, "No such file"),
+        ("records.json", lambda path: os.truncate(path, 30), "no manifest"),
+        ("records.json", lambda path: open(path, "w").write("[]"), "no manifest"),
+        (
+            "records.json",
+            lambda path: open(path, "w").write(
+                json.dumps(dict(kind=records.KIND, format=1, whole=True))
+            ),
+            "an entry is missing",
+        ),
+        (
+            "records.json",
+            lambda path: open(path, "w").write(json.dumps(dict(kind=records.KIND, format=2))),
+            "records of format 2, this version reads format 1",
+        ),
+        (
+            "records.json",
+            lambda path: open(path, "w").write(
+                json.dumps(dict(kind=records.KIND, format=1, whole=False))
+            ),
+            "interrupted",
+        ),
+    ],
+)
 def test_a_damaged_folder_is_refused_when_it_is_opened(own, name, harm, words):
     path = os.path.join(own, FOLDER, name)
     harm(path)
@@ -229,10 +281,13 @@ def test_a_file_of_other_records_is_refused(own):
     images = open_images(place)
     row = images._names.find(name)
     offset = int(images._table["offset"][row])
-    for where, content, words in [(offset + 200, b"?!?!", "CRC-32 differs"), (offset, b"XXXX", "magic number"),
-                                  (offset + 4, struct.pack("<I", 50), "shorter"),
-                                  (offset + 4, struct.pack("<I", 2 << 29 | 50), "a part of kind 2"),
-                                  (offset + 8, b"\xff\xff", "label is longer")]:
+    for where, content, words in [
+        (offset + 200, b"?!?!", "CRC-32 differs"),
+        (offset, b"XXXX", "magic number"),
+        (offset + 4, struct.pack("<I", 50), "shorter"),
+        (offset + 4, struct.pack("<I", 2 << 29 | 50), "a part of kind 2"),
+        (offset + 8, b"\xff\xff", "label is longer"),
+    ]:
         kept = open(path, "rb").read()
         change(path, where, content)
         with pytest.raises(UserError, match=words) as caught:
@@ -242,7 +297,7 @@ def test_a_file_of_other_records_is_refused(own):
         with open(path, "wb") as file:
             file.write(kept)
     assert len(open_images(place).read(name))
-    os.truncate(path, offset + 20)    # while it is open
+    os.truncate(path, offset + 20)  # while it is open
     with pytest.raises(UserError, match="cut short"):
         images.read(name)
 
@@ -259,7 +314,9 @@ def test_images_that_were_not_packed_are_missing(own):
     content["images"][0]["file_name"] = "another.jpg"
     with open(path, "w", encoding="utf-8") as file:
         json.dump(content, file)
-    with pytest.raises(UserError, match=r"image file missing: image \d+ \('another.jpg'\): no record of it in "):
+    with pytest.raises(
+        UserError, match=r"image file missing: image \d+ \('another.jpg'\): no record of it in "
+    ):
         load(own)
 
 
@@ -276,8 +333,11 @@ def test_nothing_is_overwritten(data, packed, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("")
-    for output, words in ((packed, "holds files already"), (tmp_path / "full", "holds files already"),
-                          (tmp_path / "file", "is no folder")):
+    for output, words in (
+        (packed, "holds files already"),
+        (tmp_path / "full", "holds files already"),
+        (tmp_path / "file", "is no folder"),
+    ):
         status, line = run(capsys, data, output)
         assert status == 2 and f"--output {output}: {words}" in line
     assert contents(packed) == before and os.listdir(tmp_path / "full") == ["mine.txt"]
@@ -285,18 +345,21 @@ def test_nothing_is_overwritten(data, packed, tmp_path, capsys):
 
 def test_what_cannot_be_packed_is_named(data, packed, tmp_path, capsys, monkeypatch):
     for flags, words in (
-            (["--train-images", os.path.join(data, FOLDER)], "not in --data-dir"),
-            (["--train-annotations", f"../set/{PATHS['train'][0]}"], "not in --data-dir"),
-            (["--shard-size", "0"], "--shard-size 0: must be above 0"),
-            (["--shard-size", "nan"], "--shard-size nan: must be above 0"),
-            (["--data-dir", packed], "holds records already"),
-            (["--data-dir", tmp_path / "none"], "no such folder")):
+        (["--train-images", os.path.join(data, FOLDER)], "not in --data-dir"),
+        (["--train-annotations", f"../set/{PATHS['train'][0]}"], "not in --data-dir"),
+        (["--shard-size", "0"], "--shard-size 0: must be above 0"),
+        (["--shard-size", "nan"], "--shard-size nan: must be above 0"),
+        (["--data-dir", packed], "holds records already"),
+        (["--data-dir", tmp_path / "none"], "no such folder"),
+    ):
         status, line = run(capsys, data, tmp_path / "out", *flags)
         assert status == 2 and words in line, line
     monkeypatch.setattr("ssd.datasets.packing_plan.MOST_SHARDS", 3)
     status, line = run(capsys, data, tmp_path / "out", "--shard-size", "1e-9")
     assert status == 2 and "--shard-size 1e-09: would make 21 files of records, more than 3" in line
-    monkeypatch.setattr("ssd.datasets.packing.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 4000))
+    monkeypatch.setattr(
+        "ssd.datasets.packing.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 4000)
+    )
     status, line = run(capsys, data, tmp_path / "out")
     assert status == 2 and "MB are needed, 0.0 MB are free" in line
     monkeypatch.setattr("ssd.datasets.recordio.LONGEST", 2000)
@@ -306,13 +369,19 @@ def test_what_cannot_be_packed_is_named(data, packed, tmp_path, capsys, monkeypa
 
 
 def test_the_space_is_said_before_anything_is_written(data, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(packing, "_begin", lambda *_: (_ for _ in ()).throw(UserError("here it would begin")))
-    assert run(capsys, data, tmp_path / "out") == (2, "python -m ssd pack-data: error: here it would begin")
+    monkeypatch.setattr(
+        packing, "_begin", lambda *_: (_ for _ in ()).throw(UserError("here it would begin"))
+    )
+    assert run(capsys, data, tmp_path / "out") == (
+        2,
+        "python -m ssd pack-data: error: here it would begin",
+    )
     pack(data, tmp_path / "out")
     assert "21 images into 2 files of records: 0.1 MB are needed, " in capsys.readouterr().err
 
 
 # ---- interrupted
+
 
 class Enough(Exception):
     pass
@@ -322,7 +391,10 @@ class Enough(Exception):
 def test_a_packing_that_was_broken_off_anywhere_goes_on(data, packed, tmp_path, monkeypatch, jobs):
     """Broken off after every file operation in turn, then finished: the same bytes each time."""
     wanted, output, left = contents(packed), str(tmp_path / "out"), [0]
-    originals = {name: getattr(packing, name) for name in ("put_in_place", "replace_file", "discard", "replacing")}
+    originals = {
+        name: getattr(packing, name)
+        for name in ("put_in_place", "replace_file", "discard", "replacing")
+    }
 
     def counted(name):
         def call(*arguments, **named):
@@ -330,7 +402,9 @@ def test_a_packing_that_was_broken_off_anywhere_goes_on(data, packed, tmp_path, 
             if left[0] < 0 and name != "discard":
                 raise Enough
             return originals[name](*arguments, **named)
+
         return call
+
     for name in originals:
         monkeypatch.setattr(packing, name, counted(name))
     operations = 0
@@ -341,8 +415,10 @@ def test_a_packing_that_was_broken_off_anywhere_goes_on(data, packed, tmp_path, 
             break
         except Enough:
             names = {name for _, _, names in os.walk(output) for name in names}
-            assert (packing.PLAN in names or not names) and not any(name.endswith(".partial") for name in names)
-            if operations % 5 == 4:    # else from what there is, as far as it goes now
+            assert (packing.PLAN in names or not names) and not any(
+                name.endswith(".partial") for name in names
+            )
+            if operations % 5 == 4:  # else from what there is, as far as it goes now
                 shutil.rmtree(output)
         operations += 1
     assert operations > 10 and contents(output) == wanted
@@ -357,12 +433,16 @@ def test_what_is_whole_is_not_packed_again(data, packed, tmp_path, monkeypatch):
             raise Enough
         packed_now.append(shard.name)
         original(part, shard, base, advance)
+
     monkeypatch.setattr(packing, "_pack_shard", stop_at_third)
     with pytest.raises(Enough):
         pack(data, output, "--shard-size", SHARD_SIZE, "--jobs", 1)
     assert "interrupted" in refused(os.path.join(output, FOLDER))
-    monkeypatch.setattr(packing, "_pack_shard", lambda *arguments: (packed_now.append(arguments[1].name),
-                                                                    original(*arguments)))
+    monkeypatch.setattr(
+        packing,
+        "_pack_shard",
+        lambda *arguments: (packed_now.append(arguments[1].name), original(*arguments)),
+    )
     assert pack(data, output, "--shard-size", SHARD_SIZE, "--jobs", 1) == 0
     assert len(packed_now) == len(set(packed_now)) and contents(output) == contents(packed)
 
@@ -409,13 +489,17 @@ def ended_in_the_third(part, shard, base, advance):
 packing._pack_shard = ended_in_the_third
 sys.path.insert(0, {ROOT!r})
 from tests.datasets.packed import pack
-sys.exit(pack({data!r}, {str(tmp_path / 'out')!r}, "--shard-size", {SHARD_SIZE}, "--jobs", 1))
+sys.exit(pack({data!r}, {str(tmp_path / "out")!r}, "--shard-size", {SHARD_SIZE}, "--jobs", 1))
 """
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            universal_newlines=True, timeout=120)
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert result.returncode == status and "Traceback" not in result.stderr, result.stderr
     left = [name for _, _, names in os.walk(tmp_path / "out") for name in names]
     assert any(name.endswith(".partial") for name in left) == (end == signal.SIGKILL)
     assert pack(data, tmp_path / "out", "--shard-size", SHARD_SIZE) == 0
     assert contents(tmp_path / "out") == contents(packed)
-

@@ -21,8 +21,11 @@ def quiet(line):
 
 
 def digest(folder):
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -31,17 +34,28 @@ def shapes(tmp_path_factory):
 
 
 def test_passes_our_own_checks(shapes):
-    sets = [load_coco(shapes / "annotations" / f"bbox_only_instances_{split}.json", shapes / split,
-                      report=quiet)
-            for split in ("train2017", "val2017")]
+    sets = [
+        load_coco(
+            shapes / "annotations" / f"bbox_only_instances_{split}.json",
+            shapes / split,
+            report=quiet,
+        )
+        for split in ("train2017", "val2017")
+    ]
     train, val = sets
     assert (train.num_images, val.num_images) == (30, 15)
     assert len(train.images_with_boxes) == 28 and len(val.images_with_boxes) == 14
-    assert not set(train.image_ids) & set(val.image_ids) and not set(train.file_names) & set(val.file_names)
+    assert not set(train.image_ids) & set(val.image_ids) and not set(train.file_names) & set(
+        val.file_names
+    )
     assert train.category_ids == val.category_ids == (3, 7, 11) and train.num_classes == 4
     for data in sets:
         assert set(data.box_classes) == {1, 2, 3}
-        assert data.sizes.min() >= 96 and data.sizes.max() <= 160 and len({tuple(s) for s in data.sizes}) > 5
+        assert (
+            data.sizes.min() >= 96
+            and data.sizes.max() <= 160
+            and len({tuple(s) for s in data.sizes}) > 5
+        )
         assert 1 <= np.bincount(data.box_image).max() <= 6
     assert sorted(os.listdir(str(shapes.parent))) == ["set"], "nothing left beside it"
 
@@ -49,7 +63,9 @@ def test_passes_our_own_checks(shapes):
 def test_annotations_are_coco(shapes):
     seen = set()
     for split in ("train2017", "val2017"):
-        content = json.loads((shapes / "annotations" / f"bbox_only_instances_{split}.json").read_text())
+        content = json.loads(
+            (shapes / "annotations" / f"bbox_only_instances_{split}.json").read_text()
+        )
         assert content["categories"] == list(CATEGORIES)
         for entry in content["annotations"]:
             assert set(entry) == {"id", "image_id", "category_id", "bbox", "area", "iscrowd"}
@@ -68,7 +84,8 @@ def test_same_seed_same_bytes(shapes, tmp_path):
 
 
 def test_boxes_are_tight():
-    """Told apart by colour, the object reaches each of its box's four sides and does not leave it."""
+    """Told apart by colour, the object reaches each of its box's four sides and does not leave
+    it."""
     found = 0
     for key in range(120):
         image, objects = draw_image(np.random.default_rng(key), (200, 300), empty=False)
@@ -77,16 +94,22 @@ def test_boxes_are_tight():
         _, (x, y, w, h), area = objects[0]
         pixels = np.asarray(image, np.float64)
         outside = np.ones(pixels.shape[:2], bool)
-        outside[y:y + h, x:x + w] = False
+        outside[y : y + h, x : x + w] = False
         background = np.median(pixels[outside], axis=0)
-        inside = pixels[y:y + h, x:x + w]
-        centre = np.median(inside[h * 2 // 5:h * 3 // 5, w * 2 // 5:w * 3 // 5], axis=(0, 1))
-        # By the projection on the line between both colours: the object is what is nearer to its own.
+        inside = pixels[y : y + h, x : x + w]
+        centre = np.median(inside[h * 2 // 5 : h * 3 // 5, w * 2 // 5 : w * 3 // 5], axis=(0, 1))
+        # By the projection on the line between both colours: the object is what is nearer to its
+        # own.
         part = (inside - background) @ (centre - background) / ((centre - background) ** 2).sum()
         mine = part > 0.5
         assert abs(mine.sum() - area) < 0.06 * area
         touching = part > 0.25  # a corner's last pixel is half covered, and textured
-        assert touching[0].any() and touching[-1].any() and touching[:, 0].any() and touching[:, -1].any()
+        assert (
+            touching[0].any()
+            and touching[-1].any()
+            and touching[:, 0].any()
+            and touching[:, -1].any()
+        )
         part = (pixels - background) @ (centre - background) / ((centre - background) ** 2).sum()
         assert (part[outside] > 0.5).mean() < 0.001, "nothing of the object outside its box"
         found += 1
@@ -94,14 +117,15 @@ def test_boxes_are_tight():
 
 
 def test_colours_of_a_class_are_one_family_of_hues():
-    """Red, green and blue, each with its spread: families that colour jitter of 18 degrees keeps apart."""
+    """Red, green and blue, each with its spread: families that colour jitter of 18 degrees keeps
+    apart."""
     hues = {0: [], 1: [], 2: []}
     for key in range(60):
         image, objects = draw_image(np.random.default_rng(key), (100, 160), empty=False)
         pixels = np.asarray(image.convert("HSV"), np.float64)[..., 0] * 360 / 255
         for category, (x, y, w, h), _ in objects:
-            part = pixels[y + h * 3 // 8:y + h * 5 // 8 + 1, x + w * 3 // 8:x + w * 5 // 8 + 1]
-            hues[category].append((np.median((part - 120 * category + 180) % 360) - 180))
+            part = pixels[y + h * 3 // 8 : y + h * 5 // 8 + 1, x + w * 3 // 8 : x + w * 5 // 8 + 1]
+            hues[category].append(np.median((part - 120 * category + 180) % 360) - 180)
     for category, found in hues.items():
         assert len(found) > 30
         # 0.08 of the circle is 29 degrees; texture and an object on top blur a few
@@ -112,7 +136,9 @@ def test_existing_folders(shapes, tmp_path):
     before, lines = digest(shapes), []
     times = [path.stat().st_mtime_ns for path in sorted(shapes.rglob("*"))]
     make_shapes(shapes, report=lines.append, **SMALL)
-    assert "already" in lines[0] and times == [path.stat().st_mtime_ns for path in sorted(shapes.rglob("*"))]
+    assert "already" in lines[0] and times == [
+        path.stat().st_mtime_ns for path in sorted(shapes.rglob("*"))
+    ]
     with pytest.raises(UserError, match="other shapes already: seed 3, not 5"):
         make_shapes(shapes, report=quiet, **{**SMALL, "seed": 5})
     assert digest(shapes) == before
@@ -133,12 +159,19 @@ def test_existing_folders(shapes, tmp_path):
         make_shapes(victim / "below", **tiny)
 
 
-@pytest.mark.parametrize("changes, named", [
-    (dict(train_images=0), "train_images"), (dict(val_images=True), "val_images"), (dict(seed=-1), "seed"),
-    (dict(seed=1.5), "seed"), (dict(size_range=(300, 200)), "size_range"),
-    (dict(size_range=(1, 200)), "size_range"),
-    (dict(size_range=5), "size_range"), (dict(train_images=10 ** 9), "train_images"),
-])
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        (dict(train_images=0), "train_images"),
+        (dict(val_images=True), "val_images"),
+        (dict(seed=-1), "seed"),
+        (dict(seed=1.5), "seed"),
+        (dict(size_range=(300, 200)), "size_range"),
+        (dict(size_range=(1, 200)), "size_range"),
+        (dict(size_range=5), "size_range"),
+        (dict(train_images=10**9), "train_images"),
+    ],
+)
 def test_parameters_are_checked(tmp_path, changes, named):
     with pytest.raises(UserError, match=named):
         make_shapes(tmp_path / "set", report=quiet, **{**SMALL, **changes})

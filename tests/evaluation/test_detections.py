@@ -1,4 +1,5 @@
 """Detections: their checks, and that files bring back exactly what was written."""
+
 from __future__ import annotations
 
 import io
@@ -20,8 +21,12 @@ FIELDS = ("image_id", "boxes_xywh", "score", "category_id")
 
 def random_detections(count):
     rng = np.random.default_rng(count)
-    return Detections(rng.integers(0, 2 ** 40, count), rng.random((count, 4)) * 640, rng.random(count),
-                      rng.integers(1, 91, count))
+    return Detections(
+        rng.integers(0, 2**40, count),
+        rng.random((count, 4)) * 640,
+        rng.random(count),
+        rng.integers(1, 91, count),
+    )
 
 
 def assert_equal(left, right):
@@ -51,11 +56,20 @@ def test_json_is_written_in_pieces(tmp_path, monkeypatch, count):
     """The bytes of one call of json.dumps, of which no call sees more than some rows."""
     seen, dumps, found = [], json.dumps, random_detections(count)
     monkeypatch.setattr(module, "ROWS", 7)
-    monkeypatch.setattr(module.json, "dumps", lambda rows, **how: seen.append(len(rows)) or dumps(rows, **how))
+    monkeypatch.setattr(
+        module.json, "dumps", lambda rows, **how: seen.append(len(rows)) or dumps(rows, **how)
+    )
     found.to_json(tmp_path / "found.json")
     assert sum(seen) == count and max(seen, default=0) <= 7
-    rows = [dict(image_id=image, category_id=category, bbox=box, score=score) for image, category, box, score in zip(
-        found.image_id.tolist(), found.category_id.tolist(), found.boxes_xywh.tolist(), found.score.tolist())]
+    rows = [
+        dict(image_id=image, category_id=category, bbox=box, score=score)
+        for image, category, box, score in zip(
+            found.image_id.tolist(),
+            found.category_id.tolist(),
+            found.boxes_xywh.tolist(),
+            found.score.tolist(),
+        )
+    ]
     assert (tmp_path / "found.json").read_text() == dumps(rows, separators=(",", ":"))
 
 
@@ -80,55 +94,78 @@ def test_concatenate():
     for name in FIELDS:
         np.testing.assert_array_equal(getattr(joined, name)[:2], getattr(parts[0], name))
         np.testing.assert_array_equal(getattr(joined, name)[2:], getattr(parts[2], name))
-    assert len(Detections.concatenate([])) == 0 and Detections.concatenate([]).boxes_xywh.shape == (0, 4)
+    assert len(Detections.concatenate([])) == 0 and Detections.concatenate([]).boxes_xywh.shape == (
+        0,
+        4,
+    )
 
 
 def row(**changes):
     return [GOOD, {key: value for key, value in dict(GOOD, **changes).items() if value is not ...}]
 
 
-@pytest.mark.parametrize("content, words", [
-    (None, "cannot be read: No such file"), ("", "not JSON"), ("nonsense", "not JSON"),
-    ({"annotations": []}, "not a list of detections but an object"),
-    ([GOOD, 5], "row 1: not a detection but a number"),
-    ([[1, 0, 0, 1, 1, 0.5, 2]], "row 0: not a detection but a list"),
-    (["image_id"], "row 0: not a detection but a string"),
-    (row(score=...), "row 1: no 'score'"), (row(bbox=[1, 2, 3]), r"row 1: bbox \[1, 2, 3\]"),
-    (row(bbox=[1, 2, "3", 4]), "row 1: bbox"), (row(bbox=[1, 2, True, 4]), "row 1: bbox"),
-    (row(bbox=[1, 2, 3, float("nan")]), "row 1: bbox .*nan"),
-    (row(bbox=[1, 2, -0.5, 4]), "row 1: bbox .*-0.5"),
-    (row(bbox=[1e400, 2, 3, 4]), "row 1: bbox .*inf"), (row(score=float("nan")), "row 1: .*score nan"),
-    (row(score=None), "row 1: .*score null"), (row(image_id=1.5), "row 1: image_id 1.5"),
-    (row(image_id="1"), 'row 1: image_id "1"'), (row(category_id=2 ** 63), "row 1: .*category_id 9223"),
-    (row(category_id=None), "row 1: .*category_id null"),
-])
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (None, "cannot be read: No such file"),
+        ("", "not JSON"),
+        ("nonsense", "not JSON"),
+        ({"annotations": []}, "not a list of detections but an object"),
+        ([GOOD, 5], "row 1: not a detection but a number"),
+        ([[1, 0, 0, 1, 1, 0.5, 2]], "row 0: not a detection but a list"),
+        (["image_id"], "row 0: not a detection but a string"),
+        (row(score=...), "row 1: no 'score'"),
+        (row(bbox=[1, 2, 3]), r"row 1: bbox \[1, 2, 3\]"),
+        (row(bbox=[1, 2, "3", 4]), "row 1: bbox"),
+        (row(bbox=[1, 2, True, 4]), "row 1: bbox"),
+        (row(bbox=[1, 2, 3, float("nan")]), "row 1: bbox .*nan"),
+        (row(bbox=[1, 2, -0.5, 4]), "row 1: bbox .*-0.5"),
+        (row(bbox=[1e400, 2, 3, 4]), "row 1: bbox .*inf"),
+        (row(score=float("nan")), "row 1: .*score nan"),
+        (row(score=None), "row 1: .*score null"),
+        (row(image_id=1.5), "row 1: image_id 1.5"),
+        (row(image_id="1"), 'row 1: image_id "1"'),
+        (row(category_id=2**63), "row 1: .*category_id 9223"),
+        (row(category_id=None), "row 1: .*category_id null"),
+    ],
+)
 def test_bad_json_is_named_with_its_first_row(tmp_path, content, words):
     path = tmp_path / "found.json"
     if content is not None:
         path.write_text(content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(UserError, match="^%s: %s" % (re.escape(str(path)), words)) as error:
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: {words}") as error:
         Detections.from_json(path)
     assert "\n" not in str(error.value)
 
 
-ARRAYS = {"image_id": np.arange(3), "boxes_xywh": np.ones((3, 4)), "score": np.ones(3),
-          "category_id": np.ones(3)}
+ARRAYS = {
+    "image_id": np.arange(3),
+    "boxes_xywh": np.ones((3, 4)),
+    "score": np.ones(3),
+    "category_id": np.ones(3),
+}
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"score": None}, "an array is missing: .*score"),
-    ({"score": np.ones(2)}, "arrays differ in length: .*score 2"),
-    ({"boxes_xywh": np.ones((3, 5))}, r"boxes_xywh has shape \(3, 5\)"),
-    ({"score": np.ones((3, 1))}, r"score has shape \(3, 1\)"),
-    ({"image_id": np.array([1, 1.5, 2])}, "row 1: image_id 1.5 is not a whole number"),
-    ({"image_id": np.array(["a", "b", "c"])}, "image_id is not an array of numbers"),
-    ({"score": np.array([1, 1, np.inf])}, "row 2: .*score inf"),
-    ({"score": np.array([None, 1, 2], object)}, "not an .npz of arrays"),
-])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"score": None}, "an array is missing: .*score"),
+        ({"score": np.ones(2)}, "arrays differ in length: .*score 2"),
+        ({"boxes_xywh": np.ones((3, 5))}, r"boxes_xywh has shape \(3, 5\)"),
+        ({"score": np.ones((3, 1))}, r"score has shape \(3, 1\)"),
+        ({"image_id": np.array([1, 1.5, 2])}, "row 1: image_id 1.5 is not a whole number"),
+        ({"image_id": np.array(["a", "b", "c"])}, "image_id is not an array of numbers"),
+        ({"score": np.array([1, 1, np.inf])}, "row 2: .*score inf"),
+        ({"score": np.array([None, 1, 2], object)}, "not an .npz of arrays"),
+    ],
+)
 def test_bad_npz_is_named(tmp_path, changes, words):
     path = tmp_path / "found.npz"
-    np.savez(path, **{name: value for name, value in dict(ARRAYS, **changes).items() if value is not None})
-    with pytest.raises(UserError, match="^%s: %s" % (re.escape(str(path)), words)):
+    np.savez(
+        path,
+        **{name: value for name, value in dict(ARRAYS, **changes).items() if value is not None},
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: {words}"):
         Detections.from_npz(path)
 
 
@@ -139,8 +176,14 @@ def test_what_is_no_npz_is_refused(tmp_path):
     np.save(array, np.ones(3))
     with zipfile.ZipFile(tmp_path / "zip", "w") as file:
         file.writestr("score.npy", b"no array")
-    contents = [b"", b"PK\x03\x04", buffer.getvalue()[:200], b"nonsense", array.getvalue(),
-                (tmp_path / "zip").read_bytes()]
+    contents = [
+        b"",
+        b"PK\x03\x04",
+        buffer.getvalue()[:200],
+        b"nonsense",
+        array.getvalue(),
+        (tmp_path / "zip").read_bytes(),
+    ]
     for content in contents:
         path = tmp_path / "found.npz"
         path.write_bytes(content)
@@ -151,13 +194,20 @@ def test_what_is_no_npz_is_refused(tmp_path):
         Detections.from_npz(tmp_path / "absent.npz")
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"image_id": [1, 1, 9]}, "detections: row 2: image_id 9 is not in .*a.json"),
-    ({"category_id": [4, 4, 4]}, "detections: row 0: category_id 4 is not in .*a.json"),
-])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"image_id": [1, 1, 9]}, "detections: row 2: image_id 9 is not in .*a.json"),
+        ({"category_id": [4, 4, 4]}, "detections: row 0: category_id 4 is not in .*a.json"),
+    ],
+)
 def test_unknown_images_and_categories_are_named(tmp_path, changes, words):
     path = tmp_path / "a.json"
-    path.write_text(json.dumps({"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1, "name": "a"}]}))
+    path.write_text(
+        json.dumps(
+            {"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1, "name": "a"}]}
+        )
+    )
     known = dict(ARRAYS, image_id=[1, 1, 1], category_id=[1, 1, 1])
     with pytest.raises(UserError, match=words):
         score_detections(path, Detections(**dict(known, **changes)))

@@ -1,4 +1,6 @@
-"""Every scorer against pycocotools used directly: all twelve numbers, and every category's precision, to 1e-9."""
+"""Every scorer against pycocotools used directly: all twelve numbers, and every category's
+precision, to 1e-9."""
+
 from __future__ import annotations
 
 import functools
@@ -37,7 +39,8 @@ def odd_set(seed):
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory):
-    """Of a seed: (annotation file, rows, pycocotools' verdict); each computed once for all scorers."""
+    """Of a seed: (annotation file, rows, pycocotools' verdict); each computed once for all
+    scorers."""
     folder = tmp_path_factory.mktemp("odd")
 
     @functools.lru_cache(maxsize=None)
@@ -46,17 +49,22 @@ def judged(tmp_path_factory):
         path = folder / ("%d.json" % seed)
         path.write_text(json.dumps(dataset))
         return path, rows, score_directly(path, rows)
+
     return judge
 
 
 def detections(rows):
-    return Detections(*([row[name] for row in rows] for name in ("image_id", "bbox", "score", "category_id")))
+    return Detections(
+        *([row[name] for row in rows] for name in ("image_id", "bbox", "score", "category_id"))
+    )
 
 
 def assert_equal(scorer, path, rows, expected, truth=None):
     stats = score_detections(path, detections(rows), per_class=True, scorer=scorer, truth=truth)
     assert list(stats)[:12] == list(STAT_NAMES)
-    assert list(stats.values()) == pytest.approx(expected.stats + expected.class_precision, abs=1e-9, rel=0)
+    assert list(stats.values()) == pytest.approx(
+        expected.stats + expected.class_precision, abs=1e-9, rel=0
+    )
 
 
 @pytest.mark.parametrize("first", range(0, SETS, SETS_A_TEST))
@@ -74,23 +82,33 @@ def test_the_odd_sets_are_odd():
         dataset, rows = odd_set(seed)
         annotations, images = dataset["annotations"], {row["id"] for row in dataset["images"]}
         per_cell = Counter((row["image_id"], row["category_id"]) for row in rows).values()
-        seen.update({
-            "crowds": any(row["iscrowd"] for row in annotations), "no ground truth": not annotations,
-            "crowds alone": bool(annotations) and all(row["iscrowd"] for row in annotations),
-            "no detections": not rows, "more than 100 of a class in an image": max(per_cell, default=0) > 100,
-            "ties": len({row["score"] for row in rows}) < len(rows),
-            "signs of zero": {str(row["score"]) for row in rows} >= {"0.0", "-0.0"},
-            "no area": any(0 in row["bbox"][2:] for row in annotations),
-            "detection of no area": any(0 in row["bbox"][2:] for row in rows),
-            "class without ground truth": {row["id"] for row in dataset["categories"]}
-            > {row["category_id"] for row in annotations} != set(),
-            "image without boxes": bool(images - {row["image_id"] for row in annotations}),
-            "unlisted": any(4000 in (row["image_id"], row["category_id"]) for row in annotations),
-            "ids beyond 32 bits": max(images) > 2 ** 31, "ids beyond 53 bits": max(images) > 2 ** 53,
-            "negative ids": min(images) < 0,
-            "area at a border": bool({1024, 9216} & {row["area"] for row in annotations}),
-            "detection at a border": any(row["bbox"][2] * row["bbox"][3] in AREAS[2:] for row in rows),
-        })
+        seen.update(
+            {
+                "crowds": any(row["iscrowd"] for row in annotations),
+                "no ground truth": not annotations,
+                "crowds alone": bool(annotations) and all(row["iscrowd"] for row in annotations),
+                "no detections": not rows,
+                "more than 100 of a class in an image": max(per_cell, default=0) > 100,
+                "ties": len({row["score"] for row in rows}) < len(rows),
+                "signs of zero": {str(row["score"]) for row in rows} >= {"0.0", "-0.0"},
+                "no area": any(0 in row["bbox"][2:] for row in annotations),
+                "detection of no area": any(0 in row["bbox"][2:] for row in rows),
+                "class without ground truth": {row["id"] for row in dataset["categories"]}
+                > {row["category_id"] for row in annotations}
+                != set(),
+                "image without boxes": bool(images - {row["image_id"] for row in annotations}),
+                "unlisted": any(
+                    4000 in (row["image_id"], row["category_id"]) for row in annotations
+                ),
+                "ids beyond 32 bits": max(images) > 2**31,
+                "ids beyond 53 bits": max(images) > 2**53,
+                "negative ids": min(images) < 0,
+                "area at a border": bool({1024, 9216} & {row["area"] for row in annotations}),
+                "detection at a border": any(
+                    row["bbox"][2] * row["bbox"][3] in AREAS[2:] for row in rows
+                ),
+            }
+        )
     assert len(seen) == 17 and min(seen.values()) >= 5, seen
 
 
@@ -98,18 +116,25 @@ def test_equal_on_the_coco_apis_own_case(scorer):
     if not (DATA / "coco_eval").is_dir():
         pytest.skip("no ../shared/data/coco_eval here")
     path = DATA / "coco_eval" / "instances_val2014_100.json"
-    rows = json.loads((DATA / "coco_eval" / "instances_val2014_fakebbox100_results.json").read_text())
+    rows = json.loads(
+        (DATA / "coco_eval" / "instances_val2014_fakebbox100_results.json").read_text()
+    )
     expected = score_directly(path, rows)
     assert expected.stats[0] == pytest.approx(0.505, abs=5e-4)
     assert_equal(scorer, path, rows, expected)
 
 
-@pytest.mark.parametrize("annotations", ["coco300/annotations/instances_val2017.json",
-                                         "coco_full/annotations/instances_train2017.json"])
+@pytest.mark.parametrize(
+    "annotations",
+    [
+        "coco300/annotations/instances_val2017.json",
+        "coco_full/annotations/instances_train2017.json",
+    ],
+)
 def test_equal_on_real_annotations(scorer, annotations):
     path = DATA / annotations
     if not path.is_file():
-        pytest.skip("no ../shared/data/%s here" % annotations)
+        pytest.skip(f"no ../shared/data/{annotations} here")
     rows, expected = real_set(path)
     assert min(expected.stats) > 0.02, expected.stats
     assert_equal(scorer, path, rows, expected)
@@ -126,20 +151,34 @@ def test_no_categories_at_all(scorer, tmp_path):
     dataset = {"images": [{"id": 1}], "annotations": [], "categories": []}
     path.write_text(json.dumps(dataset))
     truth = as_scored_set(dataset)
-    assert set(score_detections(path, detections([]), per_class=True, scorer=scorer, truth=truth).values()) == {-1}
+    assert set(
+        score_detections(path, detections([]), per_class=True, scorer=scorer, truth=truth).values()
+    ) == {-1}
     with pytest.raises(UserError, match="row 0: category_id 1 is not in"):
-        score_detections(path, Detections([1], [[1, 2, 3, 4]], [0.5], [1]), scorer=scorer, truth=truth)
+        score_detections(
+            path, Detections([1], [[1, 2, 3, 4]], [0.5], [1]), scorer=scorer, truth=truth
+        )
     with pytest.raises(UserError, match="holds no category"):
         score_detections(path, detections([]), scorer=scorer)
 
 
 def test_ids_are_not_rounded(scorer, tmp_path):
-    near = 2 ** 53  # the next one is no float64
+    near = 2**53  # the next one is no float64
     path = tmp_path / "annotations.json"
-    path.write_text(json.dumps({
-        "images": [{"id": near}, {"id": near + 1}], "categories": [{"id": near, "name": "a"}],
-        "annotations": [{"id": 1, "image_id": near + 1, "category_id": near, "bbox": [1, 2, 3, 4]}]}))
-    found = {image: Detections([image], [[1, 2, 3, 4]], [0.5], [near]) for image in range(near, near + 3)}
+    path.write_text(
+        json.dumps(
+            {
+                "images": [{"id": near}, {"id": near + 1}],
+                "categories": [{"id": near, "name": "a"}],
+                "annotations": [
+                    {"id": 1, "image_id": near + 1, "category_id": near, "bbox": [1, 2, 3, 4]}
+                ],
+            }
+        )
+    )
+    found = {
+        image: Detections([image], [[1, 2, 3, 4]], [0.5], [near]) for image in range(near, near + 3)
+    }
     assert score_detections(path, found[near], scorer=scorer)["AP"] == 0
     assert score_detections(path, found[near + 1], scorer=scorer)["AP"] == pytest.approx(1)
     with pytest.raises(UserError, match="image_id %d is not in" % (near + 2)):
@@ -159,12 +198,34 @@ def clean(tmp_path):
     """(annotation file, rows, pycocotools' verdict) of a set with nothing that would be refused."""
     path, random = tmp_path / "clean.json", np.random.default_rng(4)
     boxes = [[float(side) for side in random.integers(1, 50, 4)] for _ in range(6)]
-    path.write_text(json.dumps({
-        "images": [{"id": image} for image in (1, 2, 3)], "categories": [{"id": 5, "name": "a"}, {"id": 9, "name": "b"}],
-        "annotations": [{"id": 1 + place, "image_id": 1 + place % 3, "category_id": (5, 9)[place % 2], "bbox": box,
-                         "area": box[2] * box[3], "iscrowd": 0} for place, box in enumerate(boxes)]}))
-    rows = [{"image_id": 1 + place % 3, "category_id": (5, 9)[place % 2], "score": 1 - place / 10,
-             "bbox": [side + place / 4 for side in box]} for place, box in enumerate(boxes)]
+    path.write_text(
+        json.dumps(
+            {
+                "images": [{"id": image} for image in (1, 2, 3)],
+                "categories": [{"id": 5, "name": "a"}, {"id": 9, "name": "b"}],
+                "annotations": [
+                    {
+                        "id": 1 + place,
+                        "image_id": 1 + place % 3,
+                        "category_id": (5, 9)[place % 2],
+                        "bbox": box,
+                        "area": box[2] * box[3],
+                        "iscrowd": 0,
+                    }
+                    for place, box in enumerate(boxes)
+                ],
+            }
+        )
+    )
+    rows = [
+        {
+            "image_id": 1 + place % 3,
+            "category_id": (5, 9)[place % 2],
+            "score": 1 - place / 10,
+            "bbox": [side + place / 4 for side in box],
+        }
+        for place, box in enumerate(boxes)
+    ]
     return path, rows, score_directly(path, rows)
 
 
@@ -176,10 +237,17 @@ def hide(monkeypatch, *scorers):
 def test_pycocotools_counts_where_nothing_faster_is(monkeypatch, clean, tmp_path, capsys):
     path, rows, expected = clean
     detections(rows).to_npz(tmp_path / "found.npz")
-    arguments = ["score", "--annotations", str(path), "--detections", str(tmp_path / "found.npz"), "--json"]
+    arguments = [
+        "score",
+        "--annotations",
+        str(path),
+        "--detections",
+        str(tmp_path / "found.npz"),
+        "--json",
+    ]
     assert main(arguments) == 0
     out, err = capsys.readouterr()
-    assert err == "scored by %s, on 3 images, 6 objects\n" % load_scorer()
+    assert err == f"scored by {load_scorer()}, on 3 images, 6 objects\n"
     hide(monkeypatch, "hotcoco", "faster-coco-eval")
     assert main(arguments) == 0
     fallback, err = capsys.readouterr()
@@ -191,16 +259,29 @@ def test_pycocotools_counts_where_nothing_faster_is(monkeypatch, clean, tmp_path
 def test_a_scorer_by_name(monkeypatch, clean, tmp_path, capsys):
     path, rows, _ = clean
     detections(rows).to_npz(tmp_path / "found.npz")
-    arguments = ["score", "--annotations", str(path), "--detections", str(tmp_path / "found.npz"), "--scorer"]
+    arguments = [
+        "score",
+        "--annotations",
+        str(path),
+        "--detections",
+        str(tmp_path / "found.npz"),
+        "--scorer",
+    ]
     assert main(arguments + ["pycocotools"]) == 0
     assert capsys.readouterr().err.startswith("scored by pycocotools ")
     assert main(arguments + ["pycoco"]) == 2
-    assert capsys.readouterr().err == ("python -m ssd score: error: scorer pycoco: not one of hotcoco, faster-coco-eval, "
-                                       "pycocotools\n")
+    assert capsys.readouterr().err == (
+        "python -m ssd score: error: scorer pycoco: not one of hotcoco, faster-coco-eval, "
+        "pycocotools\n"
+    )
     hide(monkeypatch, *SCORERS)
     assert main(arguments + ["hotcoco"]) == 2
-    assert capsys.readouterr().err.startswith("python -m ssd score: error: no scorer: hotcoco cannot be imported (")
-    with pytest.raises(UserError, match="hotcoco .*; faster-coco-eval .*; pycocotools cannot be imported"):
+    assert capsys.readouterr().err.startswith(
+        "python -m ssd score: error: no scorer: hotcoco cannot be imported ("
+    )
+    with pytest.raises(
+        UserError, match="hotcoco .*; faster-coco-eval .*; pycocotools cannot be imported"
+    ):
         load_scorer()
 
 
@@ -227,6 +308,8 @@ def test_arrays_reach_hotcoco_as_they_are(judged, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "hotcoco", Spy)
     path, rows, expected = judged(2)
-    stats = score_detections(path, detections(rows), scorer="hotcoco", truth=as_scored_set(odd_set(2)[0]))
+    stats = score_detections(
+        path, detections(rows), scorer="hotcoco", truth=as_scored_set(odd_set(2)[0])
+    )
     assert list(stats.values()) == pytest.approx(expected.stats, abs=1e-9)
     assert len(given) == 5 and all(isinstance(column, np.ndarray) for column in given)

@@ -1,12 +1,13 @@
 """Inference with BatchNorm folded into the convolutions (on a CPU) is the network as it stands."""
+
 import mxnet as mx
 import numpy as np
 import pytest
 
 from ssd.config import load_recipe
 from ssd.evaluation.inference import Inference
-from ssd.model.initialization import initialize
 from ssd.model.detector import build_detector
+from ssd.model.initialization import initialize
 
 CONFIG = load_recipe("ssd-resnet34-coco").with_values(width=0.125, num_classes=6, device="cpu")
 
@@ -50,7 +51,9 @@ def test_folded_and_not(blocks):
     change_statistics(network, 5)
     fused.build()
     after = assert_same(*blocks)
-    assert np.abs(after - before).max() > 0.01 * np.abs(before).max(), "the statistics matter at all"
+    assert np.abs(after - before).max() > 0.01 * np.abs(before).max(), (
+        "the statistics matter at all"
+    )
 
 
 def test_a_step_between_two_evaluations(blocks):
@@ -58,10 +61,12 @@ def test_a_step_between_two_evaluations(blocks):
     network, fused, images = blocks
     fused.build()
     before = assert_same(*blocks)
-    trainer = mx.gluon.Trainer(network.collect_params(), "sgd", dict(learning_rate=0.01, momentum=0.9))
+    trainer = mx.gluon.Trainer(
+        network.collect_params(), "sgd", dict(learning_rate=0.01, momentum=0.9)
+    )
     with mx.autograd.record():
         offsets, logits = network(images)
-        total = (offsets ** 2).mean() + (logits ** 2).mean()
+        total = (offsets**2).mean() + (logits**2).mean()
     total.backward()
     trainer.step(1)
     fused.build()

@@ -1,4 +1,5 @@
 """Scoring in a process of its own."""
+
 from __future__ import annotations
 
 import json
@@ -18,9 +19,17 @@ NOTHING = Detections([], [], [], [])
 @pytest.fixture
 def annotations(tmp_path):
     path = tmp_path / "annotations.json"
-    path.write_text(json.dumps({
-        "images": [{"id": 1}], "categories": [{"id": 1, "name": "disc"}],
-        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20]}]}))
+    path.write_text(
+        json.dumps(
+            {
+                "images": [{"id": 1}],
+                "categories": [{"id": 1, "name": "disc"}],
+                "annotations": [
+                    {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20]}
+                ],
+            }
+        )
+    )
     return path
 
 
@@ -66,18 +75,26 @@ def test_a_forgotten_child_goes_with_its_object(tmp_path):
 
 def test_child_has_one_thread_and_a_session_of_its_own(tmp_path):
     names = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"]
-    with python("import json, os; print(json.dumps({**{n: os.environ[n] for n in %r},"
-                "'session': os.getsid(0) == os.getpid()}))" % names) as scoring:
+    with python(
+        f"import json, os; print(json.dumps({{**{{n: os.environ[n] for n in {names!r}}},"
+        "'session': os.getsid(0) == os.getpid()}))"
+    ) as scoring:
         scoring.start("a.json", NOTHING, tmp_path)
         assert scoring.result(timeout=60) == dict.fromkeys(names + ["session"], 1.0)
 
 
-@pytest.mark.parametrize("code, words", [
-    ("import sys; print('first', file=sys.stderr); sys.exit('last words')", "status 1: last words"),
-    ("import os; os.kill(os.getpid(), 9)", "status -9"),
-    ("print('no numbers')", "no numbers but 'no numbers"),
-    ("import sys; sys.stderr.write('x' * 10 ** 6); sys.exit(3)", "status 3: x"),
-])
+@pytest.mark.parametrize(
+    "code, words",
+    [
+        (
+            "import sys; print('first', file=sys.stderr); sys.exit('last words')",
+            "status 1: last words",
+        ),
+        ("import os; os.kill(os.getpid(), 9)", "status -9"),
+        ("print('no numbers')", "no numbers but 'no numbers"),
+        ("import sys; sys.stderr.write('x' * 10 ** 6); sys.exit(3)", "status 3: x"),
+    ],
+)
 def test_a_scorer_that_dies_is_named_each_time(tmp_path, code, words):
     with python(code) as scoring:
         scoring.start("a.json", NOTHING, tmp_path)

@@ -1,5 +1,6 @@
-"""Runs on each rank of test_every_image_once.py: evaluates with a detector that finds one thing in every image, its
-class and score telling which image it saw, for several batch sizes."""
+"""Runs on each rank of test_every_image_once.py: evaluates with a detector that finds one thing in
+every image, its class and score telling which image it saw, for several batch sizes."""
+
 import sys
 
 import mxnet as mx
@@ -17,9 +18,10 @@ dataset = load_coco(annotations, images, require_boxes=False, report=lambda line
 
 
 def brightest(batch):
-    """One detection per image, whose score is its brightness; images of a batch past the last one are padding."""
+    """One detection per image, whose score is its brightness; images of a batch past the last one
+    are padding."""
     found = np.zeros((len(batch), 3, 6), np.float32)
-    found[:, 0] = [1, 0, .1, .2, .5, .6]
+    found[:, 0] = [1, 0, 0.1, 0.2, 0.5, 0.6]
     found[:, 0, 1] = (batch.asnumpy().mean((1, 2, 3)) + 3) / 10
     return mx.nd.array(found)
 
@@ -30,7 +32,11 @@ for batch in (1, 3, 8):
     for turn in range(2):
         rows = ranks.gather(detect(brightest, loader, dataset.sizes), f"detections {batch} {turn}")
         rows = rows[np.argsort(rows[:, 0])]
-        assert rows[:, 0].astype(int).tolist() == list(range(dataset.num_images)), (batch, turn, rows[:, 0])
+        assert rows[:, 0].astype(int).tolist() == list(range(dataset.num_images)), (
+            batch,
+            turn,
+            rows[:, 0],
+        )
         # Image i is of grey 10 i: what was seen under its number is it.
         assert (np.diff(rows[:, 5]) > 0).all(), (batch, turn, rows[:, 5])
     loader.close()

@@ -1,4 +1,5 @@
 """Real runs with a fault in them, on one rank or several."""
+
 import os
 import re
 import subprocess
@@ -10,40 +11,80 @@ from typing import List, NamedTuple
 from tests.training.tiny import FLAGS, ROOT
 
 WORKER = os.path.join(ROOT, "tests", "faults", "train_worker.py")
-# Seconds without a sign of life: few only where a rank gives none, since a busy machine keeps ranks waiting too.
+# Seconds without a sign of life: few only where a rank gives none, since a busy machine keeps ranks
+# waiting too.
 RANK_TIMEOUT = {"stop": 5, "hang": 5}
 
 
 class Result(NamedTuple):
     status: int
-    output: str         # of all ranks, and of the launcher
+    output: str  # of all ranks, and of the launcher
     seconds: float
-    left: List[int]     # processes of the run that outlived its launcher
+    left: List[int]  # processes of the run that outlived its launcher
 
     def last_line(self) -> str:
-        """The last line of a rank for people. horovodrun writes a report of its own after it, and brings standard output
-        and the victim's "fault at" by other pipes, perhaps later; its shells say what became of a rank."""
-        return [line for line in self.said("stderr").splitlines() if line.strip()
-                and line not in ("Killed", "Terminated") and not line.startswith((":::MLLOG", "fault at "))][-1]
+        """The last line of a rank for people. horovodrun writes a report of its own after it, and
+        brings standard output and the victim's "fault at" by other pipes, perhaps later; its shells
+        say what became of a rank."""
+        return [
+            line
+            for line in self.said("stderr").splitlines()
+            if line.strip()
+            and line not in ("Killed", "Terminated")
+            and not line.startswith((":::MLLOG", "fault at "))
+        ][-1]
 
     def said(self, stream: str = "std") -> str:
         """What the ranks wrote, without what horovodrun did."""
         lines = [line for line in self.output.splitlines() if re.match(rf"\[\d+\]<{stream}", line)]
-        return "\n".join(re.sub(r"^\[\d+\]<std(out|err)>:", "", line) for line in lines) or self.output
+        return (
+            "\n".join(re.sub(r"^\[\d+\]<std(out|err)>:", "", line) for line in lines) or self.output
+        )
 
 
 def run(fault: str, data, output, *flags, ranks: int = 1, limit: float = 300) -> Result:
-    """`train` with FAULT=`fault`; waits for the launcher, then for every process that it started, 5 seconds."""
+    """`train` with FAULT=`fault`; waits for the launcher, then for every process that it started, 5
+    seconds."""
     token = uuid.uuid4().hex
-    launcher = [] if ranks == 1 else [os.path.join(os.path.dirname(sys.executable), "horovodrun"), "-np", str(ranks),
-                                      "--gloo"]
+    launcher = (
+        []
+        if ranks == 1
+        else [
+            os.path.join(os.path.dirname(sys.executable), "horovodrun"),
+            "-np",
+            str(ranks),
+            "--gloo",
+        ]
+    )
     start = time.monotonic()
     process = subprocess.run(
-        [*launcher, sys.executable, WORKER, *FLAGS, "--batch-size", "2", "--data-dir", data, "--cache-dir",
-         os.path.join(os.path.dirname(str(output)), "cache"), "--output", str(output), "--rank-timeout",
-         str(RANK_TIMEOUT.get(fault.split(":")[0], 60)), *map(str, flags)], cwd=ROOT, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=limit,
-        env=dict(os.environ, PYTHONPATH=ROOT, PYTHONWARNINGS="ignore", FAULT=fault, SSD_TEST_TOKEN=token))
+        [
+            *launcher,
+            sys.executable,
+            WORKER,
+            *FLAGS,
+            "--batch-size",
+            "2",
+            "--data-dir",
+            data,
+            "--cache-dir",
+            os.path.join(os.path.dirname(str(output)), "cache"),
+            "--output",
+            str(output),
+            "--rank-timeout",
+            str(RANK_TIMEOUT.get(fault.split(":")[0], 60)),
+            *map(str, flags),
+        ],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=limit,
+        env=dict(
+            os.environ, PYTHONPATH=ROOT, PYTHONWARNINGS="ignore", FAULT=fault, SSD_TEST_TOKEN=token
+        ),
+    )
     seconds = time.monotonic() - start
     deadline = time.monotonic() + 5
     while having(token) and time.monotonic() < deadline:

@@ -1,8 +1,11 @@
-"""Runs on each rank of test_resume.py: one run with a checkpoint at every step, then one from each of these; all in
-one process, which saves the start of MXNet and Horovod. Ends with a line per resumed run.
+"""Runs on each rank of test_resume.py: one run with a checkpoint at every step, then one from each
+of these; all in one process, which saves the start of MXNet and Horovod. Ends with a line per
+resumed run.
 
-Arguments: FOLDER, then the flags of `python -m ssd train` but --output, --resume and those on saving.
+Arguments: FOLDER, then the flags of `python -m ssd train` but --output, --resume and those on
+saving.
 """
+
 import os
 import sys
 import types
@@ -24,13 +27,19 @@ watch = types.SimpleNamespace(note=lambda *_, **__: None)
 
 
 def run(name, *more):
-    """One training; returns this rank's losses, final tensors, statistics and the scored evaluations."""
-    args = build_parser(["train"]).parse_args(["train", *flags, "--output", os.path.join(folder, name), *more])
+    """One training; returns this rank's losses, final tensors, statistics and the scored
+    evaluations."""
+    args = build_parser(["train"]).parse_args(
+        ["train", *flags, "--output", os.path.join(folder, name), *more]
+    )
     config = read_settings(args)
     place = setup.open_folder(config) if ranks.is_first else None
     losses, scores = {}, {}
-    with StopSignals() as signals, MLPerfLog(place.file("mlperf.log") if ranks.is_first else None,
-                                             enabled=ranks.is_first, rules=RULES[config.run.rules]) as log:
+    with StopSignals() as signals, MLPerfLog(
+        place.file("mlperf.log") if ranks.is_first else None,
+        enabled=ranks.is_first,
+        rules=RULES[config.run.rules],
+    ) as log:
         log.submission("unnamed", "unnamed", "open", "onprem")
         log.init_start()
         training = Training(config, ranks, log, place, signals, watch)
@@ -41,19 +50,25 @@ def run(name, *more):
 
             def noting(*arguments, **options):
                 found = gradients(*arguments, **options)
-                losses[training.state.progress.steps + 1] = np.concatenate([loss.asnumpy() for loss in found])
+                losses[training.state.progress.steps + 1] = np.concatenate(
+                    [loss.asnumpy() for loss in found]
+                )
                 return found
+
             training.state.step.gradients = noting
             try:
                 return noted(epoch)
             finally:
                 training.state.step.gradients = gradients
+
         training.train_step = train_step
         logged = log.eval_result
         log.eval_result = lambda epoch, stats: (scores.update({epoch: stats}), logged(epoch, stats))
         training.run()
-    arrays = {name: parameter.data().asnumpy()
-              for name, parameter in training.state.network._collect_params_with_prefix().items()}
+    arrays = {
+        name: parameter.data().asnumpy()
+        for name, parameter in training.state.network._collect_params_with_prefix().items()
+    }
     for group, part in training.state.step.optimizer.arrays().items():
         arrays.update({f"{group} {name}": value for name, value in part.items()})
     return losses, arrays, scores
@@ -67,12 +82,17 @@ for step in range(1, last + 1):
     losses, arrays, scores = run(f"from-{step}", "--resume", source, "--save-interval", "never")
     assert sorted(losses) == list(range(step + 1, last + 1)), (step, sorted(losses))
     for number, values in losses.items():
-        assert values.tobytes() == whole[0][number].tobytes(), f"loss of step {number}, resumed after {step}"
+        assert values.tobytes() == whole[0][number].tobytes(), (
+            f"loss of step {number}, resumed after {step}"
+        )
     for name, values in arrays.items():
         assert values.tobytes() == whole[1][name].tobytes(), f"{name}, resumed after {step}"
     for epoch, stats in scores.items():
         assert stats == whole[2][epoch], f"score of epoch {epoch}, resumed after {step}"
-    print(f"rank {ranks.rank}: resumed after step {step} of {last}: {len(losses)} losses, {len(arrays)} tensors, "
-          f"{len(scores)} scores equal", flush=True)
+    print(
+        f"rank {ranks.rank}: resumed after step {step} of {last}: {len(losses)} losses, "
+        f"{len(arrays)} tensors, {len(scores)} scores equal",
+        flush=True,
+    )
 assert len(whole[2]) >= 2 and len({values.tobytes() for values in whole[0].values()}) == last
 ranks.close()

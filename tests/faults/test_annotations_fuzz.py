@@ -1,4 +1,6 @@
-"""Whatever stands in an annotation file, the outcome is a data set or one line: never a traceback, never a hang."""
+"""Whatever stands in an annotation file, the outcome is a data set or one line: never a traceback,
+never a hang."""
+
 from __future__ import annotations
 
 import contextlib
@@ -20,30 +22,101 @@ from ssd.datasets.coco import load_coco
 from ssd.datasets.prepare import prepare
 from ssd.errors import UserError
 
-COMMON = dict(deadline=None, derandomize=True, database=None,
-              suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+COMMON = dict(
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 VALID = {
-    "info": {"year": 2017}, "licenses": [],
-    "images": [dict(id=key, file_name=f"{key}.jpg", width=40, height=30, license=1) for key in (1, 2, 3)],
-    "annotations": [dict(id=10 + key, image_id=1 + key % 2, category_id=(7, 3)[key % 2], bbox=[1 + key, 2, 10.5, 20],
-                         area=210.0, iscrowd=key % 2, segmentation=[[1, 2, 3, 4, 5, 6]]) for key in range(4)],
-    "categories": [dict(id=7, name="cat", supercategory="animal"), dict(id=3, name="dog", supercategory="animal")],
+    "info": {"year": 2017},
+    "licenses": [],
+    "images": [
+        dict(id=key, file_name=f"{key}.jpg", width=40, height=30, license=1) for key in (1, 2, 3)
+    ],
+    "annotations": [
+        dict(
+            id=10 + key,
+            image_id=1 + key % 2,
+            category_id=(7, 3)[key % 2],
+            bbox=[1 + key, 2, 10.5, 20],
+            area=210.0,
+            iscrowd=key % 2,
+            segmentation=[[1, 2, 3, 4, 5, 6]],
+        )
+        for key in range(4)
+    ],
+    "categories": [
+        dict(id=7, name="cat", supercategory="animal"),
+        dict(id=3, name="dog", supercategory="animal"),
+    ],
 }
 NUMBERS = st.one_of(
-    st.integers(-3, 45), st.integers(), st.floats(),
-    st.sampled_from([0, -1, 2 ** 24 + 1, 2 ** 31, 2 ** 63, 2 ** 64, 10 ** 400, -10 ** 400, 10 ** 4000, 1e308, -1e308,
-                     5e-324, -0.0, math.nan, math.inf, -math.inf, 0.1, 1e-7, 40.0, 39.999999999]))
-TEXTS = st.one_of(st.text(max_size=6), st.sampled_from(
-    ["", "1.jpg", "2.jpg", "./1.jpg", "../1.jpg", "/etc/passwd", "a\0b", "a\nb", "\ud800", "12", "nan", "x" * 5000]))
+    st.integers(-3, 45),
+    st.integers(),
+    st.floats(),
+    st.sampled_from(
+        [
+            0,
+            -1,
+            2**24 + 1,
+            2**31,
+            2**63,
+            2**64,
+            10**400,
+            -(10**400),
+            10**4000,
+            1e308,
+            -1e308,
+            5e-324,
+            -0.0,
+            math.nan,
+            math.inf,
+            -math.inf,
+            0.1,
+            1e-7,
+            40.0,
+            39.999999999,
+        ]
+    ),
+)
+TEXTS = st.one_of(
+    st.text(max_size=6),
+    st.sampled_from(
+        [
+            "",
+            "1.jpg",
+            "2.jpg",
+            "./1.jpg",
+            "../1.jpg",
+            "/etc/passwd",
+            "a\0b",
+            "a\nb",
+            "\ud800",
+            "12",
+            "nan",
+            "x" * 5000,
+        ]
+    ),
+)
 VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), NUMBERS, TEXTS),
-    lambda inner: st.one_of(st.lists(inner, max_size=5), st.dictionaries(st.text(max_size=3), inner, max_size=3)),
-    max_leaves=8)
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=5), st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
 
 
 def places(content, path=()):
     """Paths to everything inside a JSON value."""
-    keys = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    keys = (
+        content.items()
+        if isinstance(content, dict)
+        else enumerate(content)
+        if isinstance(content, list)
+        else ()
+    )
     for key, value in keys:
         yield (*path, key)
         yield from places(value, (*path, key))
@@ -80,9 +153,15 @@ def mutate(content, path, action, value):
         pass
 
 
-MUTATIONS = st.lists(st.tuples(st.sampled_from(PLACES),
-                               st.sampled_from(["remove", "replace", "replace", "wrap", "text", "repeat"]), VALUES),
-                     min_size=1, max_size=4)
+MUTATIONS = st.lists(
+    st.tuples(
+        st.sampled_from(PLACES),
+        st.sampled_from(["remove", "replace", "replace", "wrap", "text", "repeat"]),
+        VALUES,
+    ),
+    min_size=1,
+    max_size=4,
+)
 
 
 class Outcome:
@@ -93,10 +172,30 @@ class Outcome:
         self.images.mkdir()
         for key in (1, 2, 3):
             Image.new("RGB", (40, 30), (key, 90, 200)).save(str(self.images / f"{key}.jpg"))
-        self.arguments = [build_parser(["check-data"]).parse_args([
-            "check-data", "--data-dir", str(folder), "--split", split, "--train-annotations", "a.json",
-            "--val-annotations", "a.json", "--train-images", "val2017", "--val-images", "val2017", "--no-cache",
-            "--jobs", "1", *flags]) for split, flags in (("train", ["--json"]), ("val", ["--skip-bad-annotations"]))]
+        self.arguments = [
+            build_parser(["check-data"]).parse_args(
+                [
+                    "check-data",
+                    "--data-dir",
+                    str(folder),
+                    "--split",
+                    split,
+                    "--train-annotations",
+                    "a.json",
+                    "--val-annotations",
+                    "a.json",
+                    "--train-images",
+                    "val2017",
+                    "--val-images",
+                    "val2017",
+                    "--no-cache",
+                    "--jobs",
+                    "1",
+                    *flags,
+                ]
+            )
+            for split, flags in (("train", ["--json"]), ("val", ["--skip-bad-annotations"]))
+        ]
         self.seen = set()
 
     def of(self, action):
@@ -112,19 +211,36 @@ class Outcome:
     def try_everything(self, content: bytes):
         self.file.write_bytes(content)
         lines = []
-        sets = {skip: self.of(lambda: load_coco(self.file, self.images, skip_bad=skip, check_images="header",
-                                                report=lines.append, threads=1)) for skip in (False, True)}
+        sets = {
+            skip: self.of(
+                lambda: load_coco(
+                    self.file,
+                    self.images,
+                    skip_bad=skip,
+                    check_images="header",
+                    report=lines.append,
+                    threads=1,
+                )
+            )
+            for skip in (False, True)
+        }
         assert all(len(line.splitlines()) == 1 for line in lines)
         for data in filter(None, sets.values()):
-            assert (0 <= data.boxes_ltrb).all() and (data.boxes_ltrb[:, :2] < data.boxes_ltrb[:, 2:]).all()
+            assert (0 <= data.boxes_ltrb).all() and (
+                data.boxes_ltrb[:, :2] < data.boxes_ltrb[:, 2:]
+            ).all()
             assert (data.boxes_ltrb[:, 2:] <= data.sizes[data.box_image]).all()
             assert ((1 <= data.box_classes) & (data.box_classes < data.num_classes)).all()
             float32_xywh(data.boxes_ltrb, data.sizes[data.box_image])
         target = self.folder / "out.json"
         if self.of(lambda: prepare(self.file, target)) is not None:
-            json.loads(target.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in the output"))
+            json.loads(
+                target.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in the output")
+            )
             target.unlink()
-        assert sorted(path.name for path in self.folder.iterdir()) == ["a.json", "val2017"], "nothing is left behind"
+        assert sorted(path.name for path in self.folder.iterdir()) == ["a.json", "val2017"], (
+            "nothing is left behind"
+        )
         statuses = [self.of(lambda: self.check(arguments)) for arguments in self.arguments]
         assert statuses[0] in (None, 0, 1) and (statuses[0] == 0) == (sets[False] is not None)
         self.seen.add((statuses[0], sets[True] is not None))
@@ -143,7 +259,9 @@ class Outcome:
 def outcome(tmp_path_factory):
     outcome = Outcome(tmp_path_factory.mktemp("fuzz"))
     settings_of = {id(arguments): read_settings(arguments) for arguments in outcome.arguments}
-    with pytest.MonkeyPatch.context() as patch:  # reading the recipe anew each time takes longer than all the rest
+    with (
+        pytest.MonkeyPatch.context()
+    ) as patch:  # reading the recipe anew each time takes longer than all the rest
         patch.setattr("ssd.commandline.read_settings", lambda arguments: settings_of[id(arguments)])
         yield outcome
 
@@ -166,12 +284,15 @@ def mutated(outcome, mutations):
 def test_mutated_files(outcome):
     outcome.seen.clear()
     mutated(outcome)
-    # The test bites: it meets files that are taken, refused with and without a rest, and not read at all.
+    # The test bites: it meets files that are taken, refused with and without a rest, and not read
+    # at all.
     assert outcome.seen >= {(0, True), (1, True), (None, False)}
 
 
 @settings(max_examples=80, **COMMON)
-@given(VALUES | st.fixed_dictionaries({key: VALUES for key in ("images", "annotations", "categories")}))
+@given(
+    VALUES | st.fixed_dictionaries(dict.fromkeys(("images", "annotations", "categories"), VALUES))
+)
 def test_any_json(outcome, content):
     outcome.try_everything(json.dumps(content).encode())
 
@@ -181,20 +302,34 @@ def test_any_json(outcome, content):
 def test_damaged_bytes(outcome, place, bytes_put, bytes_lost):
     """Cut, overwritten and inserted bytes, invalid UTF-8 among them."""
     content = json.dumps(VALID).encode()
-    outcome.try_everything(content[:place] + bytes_put + content[place + bytes_lost:])
+    outcome.try_everything(content[:place] + bytes_put + content[place + bytes_lost :])
     outcome.try_everything(content[:place])
 
 
-DEEP = ["[" * 10 ** 5, "[" * 5000 + "]" * 5000, '{"images":' * 5000, '{"a":' * 900 + "1" + "}" * 900]
+DEEP = ["[" * 10**5, "[" * 5000 + "]" * 5000, '{"images":' * 5000, '{"a":' * 900 + "1" + "}" * 900]
 
 
-@pytest.mark.parametrize("text", DEEP + [
-    json.dumps(VALID).replace("210.0", deep) for deep in DEEP[1::2]] + [
-    json.dumps(VALID).replace("[1, 2, 10.5, 20]", deep) for deep in ("[" * 900 + "]" * 900, "1" * 5000, "1e999")] + [
-    json.dumps(VALID).replace("[4, 2, 10.5, 20]", huge) for huge in (f"[1, 2, 1.5, {10 ** 400}]",
-                                                                    f"[1, 2, {10 ** 4000}, {10 ** 4000}]")] + [
-    json.dumps(dict(VALID, categories=[dict(id=7, name=[[[[[[[[["deep"]]]]]]]]])])),
-    "", " ", "\ufeff" + json.dumps(VALID), json.dumps(VALID) + "x", '{"images":[],"images":[]}'])
+@pytest.mark.parametrize(
+    "text",
+    DEEP
+    + [json.dumps(VALID).replace("210.0", deep) for deep in DEEP[1::2]]
+    + [
+        json.dumps(VALID).replace("[1, 2, 10.5, 20]", deep)
+        for deep in ("[" * 900 + "]" * 900, "1" * 5000, "1e999")
+    ]
+    + [
+        json.dumps(VALID).replace("[4, 2, 10.5, 20]", huge)
+        for huge in (f"[1, 2, 1.5, {10**400}]", f"[1, 2, {10**4000}, {10**4000}]")
+    ]
+    + [
+        json.dumps(dict(VALID, categories=[dict(id=7, name=[[[[[[[[["deep"]]]]]]]]])])),
+        "",
+        " ",
+        "\ufeff" + json.dumps(VALID),
+        json.dumps(VALID) + "x",
+        '{"images":[],"images":[]}',
+    ],
+)
 def test_deep_and_other_odd_texts(outcome, text):
     outcome.try_everything(text.encode())
 

@@ -1,4 +1,6 @@
-"""A store of checkpoints is killed, filled up, locked and left half done: what it has shown to be saved stays."""
+"""A store of checkpoints is killed, filled up, locked and left half done: what it has shown to be
+saved stays."""
+
 from __future__ import annotations
 
 import collections
@@ -27,15 +29,24 @@ ENVIRONMENT = dict(os.environ, PYTHONPATH=ROOT)
 
 def steps(folder):
     """What the folder of a store holds, steps as numbers."""
-    return sorted((int(name[5:]) if name[5:].isdigit() else name) for name in os.listdir(folder) if name != "best.json")
+    return sorted(
+        (int(name[5:]) if name[5:].isdigit() else name)
+        for name in os.listdir(folder)
+        if name != "best.json"
+    )
 
 
 class Saver:
     """tests/faults/save_forever.py, and the process that it has forked last."""
 
     def __init__(self):
-        self.process = subprocess.Popen([sys.executable, os.path.join(ROOT, "tests", "faults", "save_forever.py")],
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT, text=True)
+        self.process = subprocess.Popen(
+            [sys.executable, os.path.join(ROOT, "tests", "faults", "save_forever.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=ENVIRONMENT,
+            text=True,
+        )
         self.done = None  # the last step known to be saved
 
     def fork(self, folder, kill_at=None):
@@ -65,7 +76,7 @@ def saver():
 
 
 def test_kill_9_at_50_random_moments(tmp_path, saver):
-    seed = random.SystemRandom().randrange(10 ** 6)
+    seed = random.SystemRandom().randrange(10**6)
     print("seed", seed)
     rng, found_in = random.Random(seed), collections.Counter()
     for _ in range(50):
@@ -73,24 +84,36 @@ def test_kill_9_at_50_random_moments(tmp_path, saver):
         saver.next("done")
         begin = time.monotonic()
         saver.next("done")
-        time.sleep(rng.uniform(0, 1.5) * (time.monotonic() - begin))  # in saves, which is what takes longer under load
+        time.sleep(
+            rng.uniform(0, 1.5) * (time.monotonic() - begin)
+        )  # in saves, which is what takes longer under load
         os.kill(pid, signal.SIGKILL)
         assert saver.next("dead") == signal.SIGKILL
         names = sorted(os.listdir(tmp_path))
         partial = [name for name in names if name.endswith(".partial")]
         if partial:
             inside = os.listdir(tmp_path / partial[0])
-            found_in["all files written, not renamed" if "manifest.json" in inside else "files being written"] += 1
+            found_in[
+                "all files written, not renamed"
+                if "manifest.json" in inside
+                else "files being written"
+            ] += 1
         elif any(name.endswith(".removed") for name in names):
             found_in["an old one being deleted"] += 1
         else:
             found_in["a new one being proved" if len(names) > 2 else "between two saves"] += 1
         lines = []
         checkpoint = find_checkpoint(tmp_path, report=lines.append)
-        assert is_entirely(checkpoint, checkpoint.step) and checkpoint.step in (saver.done, saver.done + 1)
+        assert is_entirely(checkpoint, checkpoint.step) and checkpoint.step in (
+            saver.done,
+            saver.done + 1,
+        )
         assert lines == []  # no half made or half removed one looked like one
     print(dict(found_in))
-    assert found_in["files being written"] >= 5 and sum(found_in.values()) - found_in["between two saves"] >= 15
+    assert (
+        found_in["files being written"] >= 5
+        and sum(found_in.values()) - found_in["between two saves"] >= 15
+    )
     CheckpointStore(tmp_path).close()
     assert all(type(step) is int for step in steps(tmp_path))  # the leftovers of the dead are gone
 
@@ -113,7 +136,11 @@ def test_a_kill_before_each_single_operation(tmp_path, saver):
         lines = []
         checkpoint = find_checkpoint(tmp_path / "store", report=lines.append)
         for name in os.listdir(tmp_path / "store"):  # one half removed is not to be seen either
-            assert name.startswith(".") or find_checkpoint(tmp_path / "store" / name).step in (1, 2, 3)
+            assert name.startswith(".") or find_checkpoint(tmp_path / "store" / name).step in (
+                1,
+                2,
+                3,
+            )
         states.append((checkpoint.step, checkpoint.state["again"]))
         assert is_entirely(checkpoint, *states[-1]) and lines == []
         CheckpointStore(tmp_path / "store").close()
@@ -127,8 +154,15 @@ def test_a_kill_before_each_single_operation(tmp_path, saver):
 def small_disc(path, size):
     """A file system of its own at `path`; skips where that may not be mounted."""
     path.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(path)], stderr=subprocess.PIPE,
-                          text=True) if shutil.which("mount") else None
+    done = (
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(path)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if shutil.which("mount")
+        else None
+    )
     if done is None or done.returncode:
         pytest.skip(f"no file system can be mounted here: {done and done.stderr.strip()}")
     try:
@@ -144,7 +178,10 @@ def test_a_full_disc_is_named_and_costs_no_checkpoint(tmp_path):
         kinds = collections.Counter()
         # From one that fails in its first file to one that fails in its last.
         for size in list(range(900_000, 100_000, -50_000)) + [10]:
-            arrays = {"a": {"x": np.zeros(size // 2, np.uint8)}, "b": {"x": np.zeros(size // 2, np.uint8)}}
+            arrays = {
+                "a": {"x": np.zeros(size // 2, np.uint8)},
+                "b": {"x": np.zeros(size // 2, np.uint8)},
+            }
             store.save(2, arrays, {"text": "x" * 30000})
             try:
                 store.wait()
@@ -152,7 +189,9 @@ def test_a_full_disc_is_named_and_costs_no_checkpoint(tmp_path):
             except UserError as error:
                 kinds["full"] += 1
                 free = os.statvfs(disc).f_bavail * os.statvfs(disc).f_frsize
-                assert str(error).startswith(f"checkpoint folder {disc / 'store'} is full: step-00000002 needs ")
+                assert str(error).startswith(
+                    f"checkpoint folder {disc / 'store'} is full: step-00000002 needs "
+                )
                 needed = int(str(error).split(" needs ")[1].split()[0])
                 assert size + 30000 <= needed <= size + 30200 and f", {free} are free" in str(error)
                 assert is_entirely(store.newest(), 1) and steps(disc / "store") == [1]
@@ -165,8 +204,13 @@ def test_a_full_disc_is_named_and_costs_no_checkpoint(tmp_path):
 
 def test_the_failure_is_told_once_by_whatever_comes_next(tmp_path):
     with small_disc(tmp_path / "disc", "1m") as disc:
-        store, large = CheckpointStore(disc), {"a": {"x": np.zeros(2 ** 21, np.uint8)}}
-        for call in (store.wait, lambda: store.save(2, {}, {}), lambda: store.mark_best(1, 0.5), store.close):
+        store, large = CheckpointStore(disc), {"a": {"x": np.zeros(2**21, np.uint8)}}
+        for call in (
+            store.wait,
+            lambda: store.save(2, {}, {}),
+            lambda: store.mark_best(1, 0.5),
+            store.close,
+        ):
             store.save(1, large, {})
             with pytest.raises(UserError, match="is full"):
                 call()
@@ -181,7 +225,9 @@ def test_an_unwritable_folder_is_named(tmp_path):
         store = CheckpointStore(disc / "store")
         store.save(1, *content(1), wait=True)
         subprocess.run(["mount", "-o", "remount,ro", str(disc)], check=True)
-        with pytest.raises(UserError, match=f"{disc / 'store'}: step-00000002 cannot be written: Read-only"):
+        with pytest.raises(
+            UserError, match=f"{disc / 'store'}: step-00000002 cannot be written: Read-only"
+        ):
             store.save(2, *content(2), wait=True)
         with pytest.raises(UserError, match="best.json cannot be written: Read-only"):
             store.mark_best(1, 0.5)
@@ -217,24 +263,27 @@ def test_one_that_does_not_read_back_is_taken_away(tmp_path, monkeypatch):
 
 def test_the_last_and_the_best_stay(tmp_path):
     lines = []
-    store, small = CheckpointStore(tmp_path, keep=2, report=lines.append), {"a": {"x": np.arange(3)}}
+    store, small = (
+        CheckpointStore(tmp_path, keep=2, report=lines.append),
+        {"a": {"x": np.arange(3)}},
+    )
     assert store.best() is None and store.newest() is None
     held = []
-    for step in (1, 2, 3, 10 ** 8, 10 ** 9):
+    for step in (1, 2, 3, 10**8, 10**9):
         store.save(step, small, {})
         if step == 2:
             store.mark_best(2, 0.25)
         store.wait()
         held.append(steps(tmp_path))
-    assert held == [[1], [1, 2], [2, 3], [2, 3, 10 ** 8], [2, 10 ** 8, 10 ** 9]]
+    assert held == [[1], [1, 2], [2, 3], [2, 3, 10**8], [2, 10**8, 10**9]]
     store.mark_best(3, 0.5)
     assert len(lines) == 1 and "step 3" in lines[0] and store.best() == (2, 0.25)
-    store.mark_best(10 ** 8, 0.125)
+    store.mark_best(10**8, 0.125)
     store.close()
     store = CheckpointStore(tmp_path, keep=1)
-    assert store.best() == (10 ** 8, 0.125) and store.newest().step == 10 ** 9
-    store.save(10 ** 9 + 1, small, {}, wait=True)
-    assert steps(tmp_path) == [10 ** 8, 10 ** 9 + 1]
+    assert store.best() == (10**8, 0.125) and store.newest().step == 10**9
+    store.save(10**9 + 1, small, {}, wait=True)
+    assert steps(tmp_path) == [10**8, 10**9 + 1]
     store.close()
 
 
@@ -250,9 +299,16 @@ def test_a_held_one_stays_until_it_is_let_go(tmp_path):
     assert steps(tmp_path) == [5]
 
 
-@pytest.mark.parametrize("text, words", [("{", "unreadable"), ("[]", "unreadable"), ('{"step": 1}', "unreadable"),
-                                         ('{"step": 1, "score": NaN}', "unreadable"),
-                                         ('{"step": 7, "score": 0.5}', "of step 7, is not there")])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("{", "unreadable"),
+        ("[]", "unreadable"),
+        ('{"step": 1}', "unreadable"),
+        ('{"step": 1, "score": NaN}', "unreadable"),
+        ('{"step": 7, "score": 0.5}', "of step 7, is not there"),
+    ],
+)
 def test_a_broken_best_is_reported(tmp_path, text, words):
     (tmp_path / "best.json").write_text(text)
     lines = []
@@ -261,7 +317,8 @@ def test_a_broken_best_is_reported(tmp_path, text, words):
 
 
 def test_a_run_that_was_set_back_goes_on_from_there(tmp_path):
-    """A step saved again replaces the first one; later steps, of a future that did not come, do not come back."""
+    """A step saved again replaces the first one; later steps, of a future that did not come, do not
+    come back."""
     store = CheckpointStore(tmp_path, keep=2)
     for step in (10, 20, 30):
         store.save(step, *content(step))
@@ -276,7 +333,9 @@ def test_a_run_that_was_set_back_goes_on_from_there(tmp_path):
         store.save(20, *content(20, again), wait=True)
     store.save(25, *content(25), wait=True)
     store.close()
-    assert steps(tmp_path) == [20, 25] and is_entirely(find_checkpoint(tmp_path / "step-00000020"), 20, again=3)
+    assert steps(tmp_path) == [20, 25] and is_entirely(
+        find_checkpoint(tmp_path / "step-00000020"), 20, again=3
+    )
 
 
 def test_a_save_waits_for_the_one_before_and_not_for_itself(tmp_path, monkeypatch):
@@ -302,10 +361,20 @@ def test_a_save_waits_for_the_one_before_and_not_for_itself(tmp_path, monkeypatc
 
 
 def test_the_interpreter_ends_and_finishes_what_was_handed_over(tmp_path):
-    program = ("import sys; from tests.faults.save_forever import *; store = CheckpointStore(sys.argv[1])\n"
-               "store.save(1, *content(1), wait=True); store.save(2, *content(2))\n"
-               "print('mxnet' in sys.modules)")
-    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], timeout=120, env=ENVIRONMENT, cwd=ROOT,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    program = (
+        "import sys; from tests.faults.save_forever import *; store = "
+        "CheckpointStore(sys.argv[1])\n"
+        "store.save(1, *content(1), wait=True); store.save(2, *content(2))\n"
+        "print('mxnet' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        timeout=120,
+        env=ENVIRONMENT,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     assert (done.returncode, done.stdout) == (0, "False\n")
     assert is_entirely(find_checkpoint(tmp_path), 2)

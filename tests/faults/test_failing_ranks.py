@@ -1,4 +1,5 @@
 """One of two ranks fails: all are gone, and the last line says which one, how and where."""
+
 import json
 import os
 import shutil
@@ -15,22 +16,37 @@ def data(tmp_path_factory):
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-@pytest.mark.parametrize("fault, words", [
-    ("raise", "ValueError: a fault in the program"),
-    ("kill", "is gone (killed, crashed, or left early)"),
-    ("stop", "does not answer for "),
-    ("leave", "is gone (killed, crashed, or left early)"),
-    ("exit", "left early, by sys.exit(0)"),
-])
+@pytest.mark.parametrize(
+    "fault, words",
+    [
+        ("raise", "ValueError: a fault in the program"),
+        ("kill", "is gone (killed, crashed, or left early)"),
+        ("stop", "does not answer for "),
+        ("leave", "is gone (killed, crashed, or left early)"),
+        ("exit", "left early, by sys.exit(0)"),
+    ],
+)
 def test_a_rank_fails(data, tmp_path, fault, words, victim):
-    result = run(f"{fault}:{victim}:3", data, tmp_path / "out", "--max-steps", "50", "--save-interval", "1steps",
-                 ranks=2)
+    result = run(
+        f"{fault}:{victim}:3",
+        data,
+        tmp_path / "out",
+        "--max-steps",
+        "50",
+        "--save-interval",
+        "1steps",
+        ranks=2,
+    )
     last = result.last_line()
-    assert "python -m ssd train: stopped: " in last and f"rank {victim} of 2" in last, result.output[-3000:]
+    assert "python -m ssd train: stopped: " in last and f"rank {victim} of 2" in last, (
+        result.output[-3000:]
+    )
     assert words in last and " step " in last
     assert result.output.count("ssd train: stopped: ") == 1
     assert result.status != 0 and not result.left
-    assert result.said().count("Traceback (most recent call last)") == (fault == "raise"), "its own, no echoes"
+    assert result.said().count("Traceback (most recent call last)") == (fault == "raise"), (
+        "its own, no echoes"
+    )
     if not (victim == 0 and fault in ("kill", "stop", "leave")):
         with open(tmp_path / "out" / "mlperf.log") as file:
             assert '"aborted"' in file.read().splitlines()[-1]
@@ -43,7 +59,11 @@ def test_a_rank_hangs(data, tmp_path, victim):
     """It lives and answers, but gets no data; the others wait for its gradients."""
     result = run(f"hang:{victim}:3", data, tmp_path / "out", "--max-steps", "50", ranks=2)
     last = result.last_line()
-    assert f"rank {victim} of 2" in last and "hangs" in last and "step 3 (epoch 2, reading data)" in last, last
+    assert (
+        f"rank {victim} of 2" in last
+        and "hangs" in last
+        and "step 3 (epoch 2, reading data)" in last
+    ), last
     assert result.status != 0 and not result.left and "Traceback" not in result.said()
 
 
@@ -56,8 +76,14 @@ def test_a_user_error_on_one_rank_is_told_by_name(data, tmp_path):
     for name in images:
         with open(os.path.join(data, "train2017", name), "wb") as file:
             file.write(b"no image")
-    result = run("none:0:1", data, tmp_path / "out", "--check-images", "exists", "--max-steps", "3", ranks=2)
+    result = run(
+        "none:0:1", data, tmp_path / "out", "--check-images", "exists", "--max-steps", "3", ranks=2
+    )
     last = result.last_line()
-    assert "stopped: rank " in last and "cannot be decoded" in last and any(name in last for name in images)
+    assert (
+        "stopped: rank " in last
+        and "cannot be decoded" in last
+        and any(name in last for name in images)
+    )
     assert result.status != 0 and not result.left
     assert "Traceback" not in result.said()

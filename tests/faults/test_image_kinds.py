@@ -1,5 +1,6 @@
-"""What image files say of themselves: one rule in training, evaluation, predict and the report, each with a decoder of
-its own (DALI, Pillow, OpenCV)."""
+"""What image files say of themselves: one rule in training, evaluation, predict and the report,
+each with a decoder of its own (DALI, Pillow, OpenCV)."""
+
 import io
 import struct
 import warnings
@@ -31,7 +32,9 @@ def encoded(image, **options):
 
 
 def jpeg(image=None, **options):
-    return encoded(image or picture(), format="JPEG", **{**dict(quality=98, subsampling=0), **options})
+    return encoded(
+        image or picture(), format="JPEG", **{**dict(quality=98, subsampling=0), **options}
+    )
 
 
 def tags(orientation):
@@ -41,9 +44,13 @@ def tags(orientation):
 
 
 def ycck():
-    """Adobe's four channels, inverted and in YCCK: its marker says 2. (YCC is of 255 less what is inverted.)"""
+    """Adobe's four channels, inverted and in YCCK: its marker says 2. (YCC is of 255 less what is
+    inverted.)"""
     cmyk = picture().convert("CMYK")
-    planes = (*Image.merge("RGB", cmyk.split()[:3]).convert("YCbCr").split(), ImageChops.invert(cmyk.split()[3]))
+    planes = (
+        *Image.merge("RGB", cmyk.split()[:3]).convert("YCbCr").split(),
+        ImageChops.invert(cmyk.split()[3]),
+    )
     content = bytearray(jpeg(ImageChops.invert(Image.merge("CMYK", planes)), quality=100))
     content[content.index(b"Adobe") + 11] = 2
     return bytes(content)
@@ -53,7 +60,7 @@ def without_adobe():
     """Four channels by the standard: no marker, and not inverted."""
     content = jpeg(ImageChops.invert(picture().convert("CMYK")))
     place = content.index(b"Adobe") - 4
-    return content[:place] + content[place + 16:]
+    return content[:place] + content[place + 16 :]
 
 
 def profile(name):
@@ -64,6 +71,7 @@ def profile(name):
 
 def deep(alpha):
     import cv2
+
     pixels = np.asarray(picture())[:, :, ::-1].astype(np.uint16) * 256 + 99
     if alpha:
         pixels = np.concatenate([pixels, np.full((*pixels.shape[:2], 1), 777, np.uint16)], 2)
@@ -82,17 +90,17 @@ def with_gamma():
     return content[:33] + chunk + content[33:]
 
 
-OTHER = picture(BLOCKS[::-1])    # a second image in a file, to be passed by
+OTHER = picture(BLOCKS[::-1])  # a second image in a file, to be passed by
 # name: (bytes, how far its colours may be off)
 KINDS = {
     "plain.jpg": (jpeg(), 4),
     "progressive.jpg": (jpeg(progressive=True), 4),
-    "rgb.jpg": (jpeg(keep_rgb=True), 4),                     # Adobe's marker says 0: three channels that are no YCbCr
-    "cmyk.jpg": (jpeg(picture().convert("CMYK")), 6),        # Adobe's marker, inverted
+    "rgb.jpg": (jpeg(keep_rgb=True), 4),  # Adobe's marker says 0: three channels that are no YCbCr
+    "cmyk.jpg": (jpeg(picture().convert("CMYK")), 6),  # Adobe's marker, inverted
     "ycck.jpg": (ycck(), 8),
     "cmyk-plain.jpg": (without_adobe(), 6),
     **{f"turned{k}.jpg": (jpeg(exif=tags(k)), 4) for k in range(2, 9)},
-    "turned9.jpg": (jpeg(exif=tags(9)), 4),                  # no orientation at all
+    "turned9.jpg": (jpeg(exif=tags(9)), 4),  # no orientation at all
     "turned6.png": (encoded(picture(), format="PNG", exif=tags(6)), 0),
     "srgb.jpg": (jpeg(icc_profile=profile("sRGB")), 4),
     "wide-gamut.jpg": (jpeg(icc_profile=profile("aRGB")), 4),
@@ -101,12 +109,19 @@ KINDS = {
     "deep.png": (deep(False), 1),
     "deep-clear.png": (deep(True), 1),
     "clear.png": (encoded(clear(picture()), format="PNG"), 0),
-    "clear-palette.png": (encoded(picture().convert("P", palette=Image.ADAPTIVE), format="PNG", transparency=0), 4),
+    "clear-palette.png": (
+        encoded(picture().convert("P", palette=Image.ADAPTIVE), format="PNG", transparency=0),
+        4,
+    ),
     "gamma.png": (with_gamma(), 0),
     "animated.png": (encoded(picture(), format="PNG", save_all=True, append_images=[OTHER]), 0),
     "several.tif": (encoded(picture(), format="TIFF", save_all=True, append_images=[OTHER]), 0),
-    "several.jpg": (encoded(picture(), format="MPO", save_all=True, append_images=[OTHER], quality=98, subsampling=0),
-                    4),
+    "several.jpg": (
+        encoded(
+            picture(), format="MPO", save_all=True, append_images=[OTHER], quality=98, subsampling=0
+        ),
+        4,
+    ),
 }
 
 
@@ -116,34 +131,62 @@ def test_every_reader_sees_the_same_pixels(name, tmp_path):
     (tmp_path / name).write_bytes(content)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        seen = dict(predict=read_picture(tmp_path / name, upright=False),
-                    training=np.array(decoding_pipeline(CONFIG, lambda: [np.frombuffer(content, np.uint8)], "cpu", 0)
-                                      .run()[0][0]),
-                    report=read_image(open_images(tmp_path), name))
+        seen = dict(
+            predict=read_picture(tmp_path / name, upright=False),
+            training=np.array(
+                decoding_pipeline(
+                    CONFIG, lambda: [np.frombuffer(content, np.uint8)], "cpu", 0
+                ).run()[0][0]
+            ),
+            report=read_image(open_images(tmp_path), name),
+        )
     for reader, pixels in seen.items():
         assert pixels.shape == (48, 64, 3), reader
         colours = pixels[12::24, 16::32].astype(int)
         assert np.abs(colours - BLOCKS).max() <= most, (reader, colours.tolist())
 
 
-@pytest.mark.parametrize("name, kind", [
-    ("wide-gamut.jpg", PROFILE), ("wide-gamut.png", PROFILE), ("bad-profile.jpg", PROFILE), ("animated.png", SEVERAL),
-    ("several.tif", SEVERAL), ("several.jpg", SEVERAL), ("turned3.jpg", ROTATED), ("plain.jpg", None),
-    ("srgb.jpg", None)])
+@pytest.mark.parametrize(
+    "name, kind",
+    [
+        ("wide-gamut.jpg", PROFILE),
+        ("wide-gamut.png", PROFILE),
+        ("bad-profile.jpg", PROFILE),
+        ("animated.png", SEVERAL),
+        ("several.tif", SEVERAL),
+        ("several.jpg", SEVERAL),
+        ("turned3.jpg", ROTATED),
+        ("plain.jpg", None),
+        ("srgb.jpg", None),
+    ],
+)
 def test_check_data_says_what_is_not_applied(name, kind, tmp_path):
     (tmp_path / name).write_bytes(KINDS[name][0])
     look = look_at(str(tmp_path / name), "decode")
     assert look.problem is None and look.notes == (bit(kind) if kind else 0)
 
 
-@pytest.mark.parametrize("orientation, upright", [
-    (2, lambda p: p[:, ::-1]), (3, lambda p: p[::-1, ::-1]), (4, lambda p: p[::-1]), (5, lambda p: p.swapaxes(0, 1)),
-    (6, lambda p: np.rot90(p, -1)), (7, lambda p: np.rot90(p, 2).swapaxes(0, 1)), (8, np.rot90), (9, lambda p: p)])
+@pytest.mark.parametrize(
+    "orientation, upright",
+    [
+        (2, lambda p: p[:, ::-1]),
+        (3, lambda p: p[::-1, ::-1]),
+        (4, lambda p: p[::-1]),
+        (5, lambda p: p.swapaxes(0, 1)),
+        (6, lambda p: np.rot90(p, -1)),
+        (7, lambda p: np.rot90(p, 2).swapaxes(0, 1)),
+        (8, np.rot90),
+        (9, lambda p: p),
+    ],
+)
 @pytest.mark.parametrize("ending", ["jpg", "png"])
 def test_predict_turns_as_exif_says(orientation, upright, ending, tmp_path):
     path = tmp_path / f"a.{ending}"
-    path.write_bytes(jpeg(exif=tags(orientation)) if ending == "jpg" else
-                     encoded(picture(), format="PNG", exif=tags(orientation)))
+    path.write_bytes(
+        jpeg(exif=tags(orientation))
+        if ending == "jpg"
+        else encoded(picture(), format="PNG", exif=tags(orientation))
+    )
     pixels, expected = read_picture(path), upright(np.asarray(picture())).astype(int)
     assert pixels.shape == expected.shape and np.abs(pixels - expected).max() < 30
     assert np.abs(pixels[12::24, 12::24] - expected[12::24, 12::24]).mean() < 3

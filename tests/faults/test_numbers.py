@@ -1,4 +1,5 @@
 """Losses, gradients and weights that are not finite."""
+
 import contextlib
 import json
 from types import SimpleNamespace
@@ -6,14 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests.faults.launch import run
-from tests.training.tiny import rows, tiny_data
 from ssd.checkpoints.files import load_checkpoint
 from ssd.errors import UserError
 from ssd.training.interval import SaveInterval
 from ssd.training.optimizer import LossScale
 from ssd.training.outcome import NotFinite
 from ssd.training.train import Training
+from tests.faults.launch import run
+from tests.training.tiny import rows, tiny_data
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +22,27 @@ def data(tmp_path_factory):
     return tiny_data(tmp_path_factory.mktemp("shapes") / "set")
 
 
-@pytest.mark.parametrize("fault, words", [("nan-loss", "loss of rank 1 is not finite for "),
-                                          ("nan-gradient", "gradient of backbone.conv1.weight is not finite on rank 1"),
-                                          ("nan-weights", "weights of rank 1: predictors.2.conv.weight is not finite")])
+@pytest.mark.parametrize(
+    "fault, words",
+    [
+        ("nan-loss", "loss of rank 1 is not finite for "),
+        ("nan-gradient", "gradient of backbone.conv1.weight is not finite on rank 1"),
+        ("nan-weights", "weights of rank 1: predictors.2.conv.weight is not finite"),
+    ],
+)
 def test_two_ranks_stop_before_the_update(data, tmp_path, fault, words):
-    result = run(f"{fault}:1:3", data, tmp_path / "out", "--max-steps", "9", "--save-interval", "1steps",
-                 "--keep-checkpoints", "9", ranks=2)
+    result = run(
+        f"{fault}:1:3",
+        data,
+        tmp_path / "out",
+        "--max-steps",
+        "9",
+        "--save-interval",
+        "1steps",
+        "--keep-checkpoints",
+        "9",
+        ranks=2,
+    )
     last = [line for line in result.output.splitlines() if "ssd train: stopped: " in line]
     assert len(last) == 1 and words in last[0] and "step 3, before the update" in last[0]
     assert result.status != 0 and not result.left
@@ -34,7 +50,10 @@ def test_two_ranks_stop_before_the_update(data, tmp_path, fault, words):
         told = json.load(file)
     assert told["step"] == 3 and [len(rank["images"]) for rank in told["ranks"]] == [2, 2]
     if fault == "nan-loss":
-        assert told["ranks"][1]["losses"] == [told["ranks"][1]["images"][1]] and not told["ranks"][0]["losses"]
+        assert (
+            told["ranks"][1]["losses"] == [told["ranks"][1]["images"][1]]
+            and not told["ranks"][0]["losses"]
+        )
         assert told["ranks"][1]["images"][1] in last[0]
     if fault == "nan-gradient":
         assert all(name in last[0] for name in told["ranks"][1]["images"])
@@ -44,13 +63,34 @@ def test_two_ranks_stop_before_the_update(data, tmp_path, fault, words):
 
 def test_the_last_good_state_is_saved_and_is_that_state(data, tmp_path):
     """Saved because of the bad step 3, and saved in a clean run after step 2: the same bytes."""
-    bad = run("nan-gradient:0:3", data, tmp_path / "bad", "--save-interval", "1000steps", "--max-steps", "4",
-              "--eval-every", "9")
+    bad = run(
+        "nan-gradient:0:3",
+        data,
+        tmp_path / "bad",
+        "--save-interval",
+        "1000steps",
+        "--max-steps",
+        "4",
+        "--eval-every",
+        "9",
+    )
     assert bad.status == 3 and "checkpoint of step 2 saved" in bad.last_line()
-    clean = run("none:0:1", data, tmp_path / "clean", "--save-interval", "1steps", "--max-steps", "2",
-                "--eval-every", "9")
+    clean = run(
+        "none:0:1",
+        data,
+        tmp_path / "clean",
+        "--save-interval",
+        "1steps",
+        "--max-steps",
+        "2",
+        "--eval-every",
+        "9",
+    )
     assert clean.status == 0
-    saved = [load_checkpoint(tmp_path / name / "checkpoints" / "step-00000002").arrays for name in ("bad", "clean")]
+    saved = [
+        load_checkpoint(tmp_path / name / "checkpoints" / "step-00000002").arrays
+        for name in ("bad", "clean")
+    ]
     assert sorted(saved[0]) == ["momenta", "parameters", "ranks"]
     for part in saved[0]:
         for name, value in saved[0][part].items():
@@ -58,17 +98,37 @@ def test_the_last_good_state_is_saved_and_is_that_state(data, tmp_path):
 
 
 def test_float16s_overflow_skips_the_step(data, tmp_path):
-    """The step's place in the data and the schedule is used up; weights and momenta are what they were."""
-    result = run("nan-overflow:0:3", data, tmp_path / "out", "--max-steps", "4", "--save-interval", "1steps",
-                 "--keep-checkpoints", "9", "--eval-every", "9")
+    """The step's place in the data and the schedule is used up; weights and momenta are what they
+    were."""
+    result = run(
+        "nan-overflow:0:3",
+        data,
+        tmp_path / "out",
+        "--max-steps",
+        "4",
+        "--save-interval",
+        "1steps",
+        "--keep-checkpoints",
+        "9",
+        "--eval-every",
+        "9",
+    )
     assert result.status == 0, result.output[-2000:]
-    assert "epoch 1 step 3: gradients overflow, the step is skipped (1 so far); loss scale 8 from here" in result.output
-    saved = [load_checkpoint(tmp_path / "out" / "checkpoints" / f"step-{step:08d}") for step in (1, 2, 3, 4)]
+    assert (
+        "epoch 1 step 3: gradients overflow, the step is skipped (1 so far); loss scale 8 from here"
+        in result.output
+    )
+    saved = [
+        load_checkpoint(tmp_path / "out" / "checkpoints" / f"step-{step:08d}")
+        for step in (1, 2, 3, 4)
+    ]
     for part in ("parameters", "momenta"):
         for name, value in saved[1].arrays[part].items():
             np.testing.assert_array_equal(value, saved[2].arrays[part][name], err_msg=name)
-    assert (saved[2].arrays["momenta"]["backbone.conv1.weight"] !=
-            saved[3].arrays["momenta"]["backbone.conv1.weight"]).any()
+    assert (
+        saved[2].arrays["momenta"]["backbone.conv1.weight"]
+        != saved[3].arrays["momenta"]["backbone.conv1.weight"]
+    ).any()
     assert [checkpoint.state["loss_scale"]["value"] for checkpoint in saved] == [8, 16, 8, 8]
     assert [row["step"] for row in rows(tmp_path / "out" / "train.csv")] == ["1", "2", "3", "4"]
 
@@ -78,11 +138,18 @@ def test_a_bad_loss_of_a_skipped_step_is_reported_and_ends_no_run(scale, ends):
     """Where the loss scale changes, the check of every step decides."""
     training = object.__new__(Training)
     vars(training).update(
-        ranks=SimpleNamespace(mean=lambda values, name: values), train_data=SimpleNamespace(wait_seconds=0.0),
-        display=SimpleNamespace(shows_steps=True), state=SimpleNamespace(
+        ranks=SimpleNamespace(mean=lambda values, name: values),
+        train_data=SimpleNamespace(wait_seconds=0.0),
+        display=SimpleNamespace(shows_steps=True),
+        state=SimpleNamespace(
             step=SimpleNamespace(scale=scale, lock_wait=SimpleNamespace(seconds=0.0)),
-            global_batch=4, steps_per_epoch=2,
-            metrics=SimpleNamespace(mean_losses=lambda: np.array([np.nan, 1.0]), report=lambda *_: "line")))
+            global_batch=4,
+            steps_per_epoch=2,
+            metrics=SimpleNamespace(
+                mean_losses=lambda: np.array([np.nan, 1.0]), report=lambda *_: "line"
+            ),
+        ),
+    )
     with pytest.raises(NotFinite) if ends else contextlib.nullcontext():
         training.report(1, 1, 0.1)
 
@@ -91,7 +158,9 @@ def test_loss_scale():
     scale = LossScale(128, 3)
     assert all(scale.accepts(True) for _ in range(3)) and scale.value == 256
     assert scale.accepts(False) and scale.value == 128 and scale.skipped == 1
-    assert scale.accepts(True) and scale.accepts(True) and scale.value == 128, "the count begins again"
+    assert scale.accepts(True) and scale.accepts(True) and scale.value == 128, (
+        "the count begins again"
+    )
     other = LossScale(1, 3)
     other.restore(scale.state())
     assert other.accepts(True) and other.value == 256
@@ -105,7 +174,9 @@ def test_save_interval():
     now[0] = 59.0
     assert not minutes.due_now() and not minutes.due_at(7, 7)
     now[0] = 61.0
-    assert minutes.due_now() and not minutes.due_now(), "asked once: the other ranks hear of it a step later"
+    assert minutes.due_now() and not minutes.due_now(), (
+        "asked once: the other ranks hear of it a step later"
+    )
     minutes.saved()
     now[0] = 120.0
     assert not minutes.due_now()

@@ -1,4 +1,5 @@
 """Full and unwritable discs, and scorers that die, under a whole training run."""
+
 import json
 import os
 import subprocess
@@ -23,29 +24,47 @@ def small_disc(tmp_path):
     def mount(size, options=""):
         folder = tmp_path / "disc"
         folder.mkdir()
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}{options}", "tmpfs", str(folder)],
-                              capture_output=True, text=True)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}{options}", "tmpfs", str(folder)],
+            capture_output=True,
+            text=True,
+        )
         if done.returncode:
             pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
         mounted.append(folder)
         return folder
+
     yield mount
     for folder in mounted:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_a_full_disc_ends_no_run_that_only_cannot_save(data, small_disc):
-    """Room for two checkpoints: no third one can be made beside them, nor weights; training reaches its end."""
+    """Room for two checkpoints: no third one can be made beside them, nor weights; training reaches
+    its end."""
     disc = small_disc("5m")
-    result = run("none:0:1", data, disc / "out", "--max-steps", "4", "--save-interval", "1steps", "--eval-every", "9",
-                 "--boxes-per-image", "5")
+    result = run(
+        "none:0:1",
+        data,
+        disc / "out",
+        "--max-steps",
+        "4",
+        "--save-interval",
+        "1steps",
+        "--eval-every",
+        "9",
+        "--boxes-per-image",
+        "5",
+    )
     assert result.status == 0, result.output[-2000:]
     assert "warning: checkpoint folder" in result.output and "is full" in result.output
     assert "training goes on" in result.output
     assert len(rows(disc / "out" / "train.csv")) == 4
     assert find_checkpoint(disc / "out").step == 2
     assert "warning: weights" in result.output
-    assert not [name for name in os.listdir(disc / "out" / "checkpoints") if name.startswith(".")], "nothing half made"
+    assert not [
+        name for name in os.listdir(disc / "out" / "checkpoints") if name.startswith(".")
+    ], "nothing half made"
 
 
 def test_a_disc_too_full_for_the_log(data, small_disc):
@@ -53,30 +72,55 @@ def test_a_disc_too_full_for_the_log(data, small_disc):
     result = run("none:0:1", data, disc / "out", "--max-steps", "2", "--save-interval", "never")
     assert result.status == 2, result.output[-2000:]
     last = result.last_line()
-    assert str(disc / "out") in last and "No space left" in last and "Traceback" not in result.output
+    assert (
+        str(disc / "out") in last and "No space left" in last and "Traceback" not in result.output
+    )
     assert not result.left
 
 
 def test_a_folder_that_cannot_be_written(data, small_disc):
     disc = small_disc("1m", ",ro")
     result = run("none:0:1", data, disc / "out", "--max-steps", "2")
-    assert result.status == 2 and f"--output {disc / 'out'}: Read-only file system" in result.last_line()
+    assert (
+        result.status == 2
+        and f"--output {disc / 'out'}: Read-only file system" in result.last_line()
+    )
 
 
 def test_a_killed_scorer_is_started_again(data, tmp_path):
     result = run("kill-scorer:0:1", data, tmp_path / "out", "--max-steps", "2", "--eval-every", "1")
     assert result.status == 0, result.output[-2000:]
-    assert "scoring of epoch 1: " in result.output and "SIGKILL" in result.output and "scored again" in result.output
+    assert (
+        "scoring of epoch 1: " in result.output
+        and "SIGKILL" in result.output
+        and "scored again" in result.output
+    )
     assert len(rows(tmp_path / "out" / "evaluation.csv")) == 1 and not result.left
 
 
 def test_a_scorer_that_is_killed_twice_ends_the_run_and_nothing_is_lost(data, tmp_path):
     result = run("kill-scorer:0:2", data, tmp_path / "out", "--max-steps", "2", "--eval-every", "1")
     last = result.last_line()
-    assert result.status == 1 and "stopped: epoch 1 could not be scored" in last and "SIGKILL" in last
-    assert "detections-epoch-1.npz" in last and "checkpoint of step 2 saved" in last and not result.left
+    assert (
+        result.status == 1 and "stopped: epoch 1 could not be scored" in last and "SIGKILL" in last
+    )
+    assert (
+        "detections-epoch-1.npz" in last
+        and "checkpoint of step 2 saved" in last
+        and not result.left
+    )
     assert "Traceback" not in result.output
-    again = run("none:0:1", data, tmp_path / "out", "--max-steps", "2", "--eval-every", "1", "--resume", "auto")
+    again = run(
+        "none:0:1",
+        data,
+        tmp_path / "out",
+        "--max-steps",
+        "2",
+        "--eval-every",
+        "1",
+        "--resume",
+        "auto",
+    )
     assert again.status == 0 and len(rows(tmp_path / "out" / "evaluation.csv")) == 1
     with open(tmp_path / "out" / "summary.json") as file:
         assert json.load(file)["steps"] == 2

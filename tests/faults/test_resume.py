@@ -1,4 +1,5 @@
 """A run that goes on from a checkpoint is the run that was never interrupted."""
+
 import csv
 import dataclasses
 import json
@@ -16,7 +17,7 @@ from tests.training.tiny import FLAGS, ROOT, rows, tiny_data, train
 
 WORKER = os.path.join(ROOT, "tests", "faults", "resume_worker.py")
 RECIPE = load_recipe("ssd-resnet34-shapes")
-STEPS = 5    # of 2 an epoch, with an evaluation after each epoch and at the end
+STEPS = 5  # of 2 an epoch, with an evaluation after each epoch and at the end
 
 
 @pytest.fixture(scope="module")
@@ -25,32 +26,72 @@ def data(tmp_path_factory):
 
 
 ADAM = """extends: ssd-resnet34-shapes
-training: {optimizer: adam, adam_betas: [0.9, 0.99], adam_epsilon: 1.0e-8, base_lr: 0.001, schedule: constant}
+training:
+  {optimizer: adam, adam_betas: [0.9, 0.99], adam_epsilon: 1.0e-8, base_lr: 0.001,
+   schedule: constant}
 """
 
 
-@pytest.mark.parametrize("size, batch, recipe", [(1, 4, ""), (2, 2, ""), (1, 4, ADAM)],
-                         ids=["sgd", "two-ranks", "adam"])
+@pytest.mark.parametrize(
+    "size, batch, recipe", [(1, 4, ""), (2, 2, ""), (1, 4, ADAM)], ids=["sgd", "two-ranks", "adam"]
+)
 def test_resume_after_every_step_is_bitwise(data, tmp_path, size, batch, recipe):
     path = tmp_path / "adam.yaml"
     path.write_text(recipe)
-    launcher = [] if size == 1 else [os.path.join(os.path.dirname(sys.executable), "horovodrun"), "-np", str(size),
-                                     "--gloo"]
+    launcher = (
+        []
+        if size == 1
+        else [
+            os.path.join(os.path.dirname(sys.executable), "horovodrun"),
+            "-np",
+            str(size),
+            "--gloo",
+        ]
+    )
     result = subprocess.run(
-        [*launcher, sys.executable, WORKER, str(tmp_path), *FLAGS, "--data-dir", data, "--cache-dir",
-         str(tmp_path / "cache"), "--max-steps", str(STEPS), "--eval-every", "1", "--batch-size", str(batch),
-         "--log-interval", "3", "--score-threshold", "0", "--boxes-per-image", "5",
-         *(["--recipe", str(path)] if recipe else [])],
-        cwd=ROOT, stdin=subprocess.DEVNULL, env=dict(os.environ, PYTHONPATH=ROOT, PYTHONWARNINGS="ignore"),
-        capture_output=True, text=True, timeout=600)
+        [
+            *launcher,
+            sys.executable,
+            WORKER,
+            str(tmp_path),
+            *FLAGS,
+            "--data-dir",
+            data,
+            "--cache-dir",
+            str(tmp_path / "cache"),
+            "--max-steps",
+            str(STEPS),
+            "--eval-every",
+            "1",
+            "--batch-size",
+            str(batch),
+            "--log-interval",
+            "3",
+            "--score-threshold",
+            "0",
+            "--boxes-per-image",
+            "5",
+            *(["--recipe", str(path)] if recipe else []),
+        ],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        env=dict(os.environ, PYTHONPATH=ROOT, PYTHONWARNINGS="ignore"),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     for rank in range(size):
         for step in range(1, STEPS + 1):
-            assert f"rank {rank}: resumed after step {step} of {STEPS}: {STEPS - step} losses" in result.stdout
+            assert (
+                f"rank {rank}: resumed after step {step} of {STEPS}: {STEPS - step} losses"
+                in result.stdout
+            )
 
 
 def whole_and_parts(data, folder, first, *second):
-    """train.csv of a run of 6 steps, and of one that ends after 4 and goes on with the flags `second`."""
+    """train.csv of a run of 6 steps, and of one that ends after 4 and goes on with the flags
+    `second`."""
     flags = ["--eval-every", "1", "--save-interval", "1steps"]
     whole = train(data, folder / "whole", *flags, "--max-steps", "6")
     part = train(data, folder / "parts", *flags, "--max-steps", str(first))
@@ -62,11 +103,23 @@ def test_a_run_goes_on_in_its_folder(data, tmp_path):
     whole, second = whole_and_parts(data, tmp_path, 4, "--resume", "auto")
     assert second.returncode == 0, second.stderr
     assert "resumed after step 4" in second.stdout
-    losses = [[(row["step"], row["class_loss"], row["offset_loss"]) for row in rows(tmp_path / run / "train.csv")]
-              for run in ("whole", "parts")]
+    losses = [
+        [
+            (row["step"], row["class_loss"], row["offset_loss"])
+            for row in rows(tmp_path / run / "train.csv")
+        ]
+        for run in ("whole", "parts")
+    ]
     assert losses[0] == losses[1] and len(losses[0]) == 6
     names = set(os.listdir(tmp_path / "parts"))
-    assert {"mlperf.log", "mlperf-2.log", "recipe.yaml", "recipe-2.yaml", "summary.json", "summary-1.json"} <= names
+    assert {
+        "mlperf.log",
+        "mlperf-2.log",
+        "recipe.yaml",
+        "recipe-2.yaml",
+        "summary.json",
+        "summary-1.json",
+    } <= names
     assert [row["epoch"] for row in rows(tmp_path / "parts" / "evaluation.csv")] == ["1", "2", "3"]
 
     with open(tmp_path / "parts" / "mlperf-2.log") as file:
@@ -77,14 +130,19 @@ def test_a_run_goes_on_in_its_folder(data, tmp_path):
 
 
 def test_what_is_done_again_is_set_aside_not_lost(data, tmp_path):
-    """The newest checkpoint is broken; the rows of the steps after the one before are kept in a file of their own."""
+    """The newest checkpoint is broken; the rows of the steps after the one before are kept in a
+    file of their own."""
     flags = ["--eval-every", "9", "--save-interval", "1steps", "--max-steps", "4"]
     assert train(data, tmp_path / "out", *flags).returncode == 0
     broken = tmp_path / "out" / "checkpoints" / "step-00000004" / "momenta.npz"
     broken.write_bytes(broken.read_bytes()[:-100])
     result = train(data, tmp_path / "out", *flags, "--resume", "auto")
     assert result.returncode == 0, result.stderr
-    assert "momenta.npz" in result.stdout and "skipped" in result.stdout and "resumed after step 3" in result.stdout
+    assert (
+        "momenta.npz" in result.stdout
+        and "skipped" in result.stdout
+        and "resumed after step 3" in result.stdout
+    )
     undone = rows(tmp_path / "out" / "train-undone-by-part-2.csv")
     assert [row["step"] for row in undone] == ["4"]
     again = rows(tmp_path / "out" / "train.csv")
@@ -95,17 +153,28 @@ def test_what_is_done_again_is_set_aside_not_lost(data, tmp_path):
 @pytest.fixture(scope="module")
 def saved(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
-    assert train(data, folder / "out", "--max-steps", "2", "--save-interval", "1steps").returncode == 0
+    assert (
+        train(data, folder / "out", "--max-steps", "2", "--save-interval", "1steps").returncode == 0
+    )
     return folder
 
 
-@pytest.mark.parametrize("flags, words", [
-    (["--base-lr", "0.5", "--hue", "3"], ["augmentation.hue: 18.0 in the checkpoint, 3.0 now", "training.base_lr: ",
-                                          "--allow-changed-recipe"]),
-    (["--seed", "9"], ["run.seed: 3 in the checkpoint, 9 now"]),
-    (["--batch-size", "2"], ["another global batch"]),
-    (["--width", "0.25"], ["model.width: 0.125 in the checkpoint, 0.25 now"]),
-])
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (
+            ["--base-lr", "0.5", "--hue", "3"],
+            [
+                "augmentation.hue: 18.0 in the checkpoint, 3.0 now",
+                "training.base_lr: ",
+                "--allow-changed-recipe",
+            ],
+        ),
+        (["--seed", "9"], ["run.seed: 3 in the checkpoint, 9 now"]),
+        (["--batch-size", "2"], ["another global batch"]),
+        (["--width", "0.25"], ["model.width: 0.125 in the checkpoint, 0.25 now"]),
+    ],
+)
 def test_another_recipe_is_refused(data, saved, tmp_path, flags, words):
     result = train(data, tmp_path / "out", "--resume", saved / "out", *flags)
     assert result.returncode == 2, result.stderr
@@ -116,36 +185,75 @@ def test_another_recipe_is_refused(data, saved, tmp_path, flags, words):
 
 
 def test_another_recipe_is_allowed_by_flag(data, saved, tmp_path):
-    result = train(data, tmp_path / "out", "--resume", saved / "out", "--base-lr", "0.5", "--allow-changed-recipe",
-                   "--max-steps", "3")
+    result = train(
+        data,
+        tmp_path / "out",
+        "--resume",
+        saved / "out",
+        "--base-lr",
+        "0.5",
+        "--allow-changed-recipe",
+        "--max-steps",
+        "3",
+    )
     assert result.returncode == 0, result.stderr
     assert [row["step"] for row in rows(tmp_path / "out" / "train.csv")] == ["3"]
-    refused = train(data, tmp_path / "other", "--resume", saved / "out", "--width", "0.25", "--allow-changed-recipe")
-    assert refused.returncode == 2 and "another network's" in refused.stderr.strip().splitlines()[-1]
+    refused = train(
+        data,
+        tmp_path / "other",
+        "--resume",
+        saved / "out",
+        "--width",
+        "0.25",
+        "--allow-changed-recipe",
+    )
+    assert (
+        refused.returncode == 2 and "another network's" in refused.stderr.strip().splitlines()[-1]
+    )
 
 
 def test_another_number_of_ranks_goes_on_by_flag(data, tmp_path):
-    """Two ranks of 2 go on as one of 4: the same images and augmentation, statistics averaged. BatchNorm sees other
-    batches, so the losses are close, not equal."""
+    """Two ranks of 2 go on as one of 4: the same images and augmentation, statistics averaged.
+    BatchNorm sees other batches, so the losses are close, not equal."""
     launcher = [os.path.join(os.path.dirname(sys.executable), "horovodrun"), "-np", "2", "--gloo"]
     flags = ["--save-interval", "1steps", "--eval-every", "9"]
-    two = train(data, tmp_path / "two", *flags, "--batch-size", "2", "--max-steps", "2", prefix=launcher)
+    two = train(
+        data, tmp_path / "two", *flags, "--batch-size", "2", "--max-steps", "2", prefix=launcher
+    )
     assert two.returncode == 0, two.stdout + two.stderr
     refused = train(data, tmp_path / "one", *flags, "--resume", tmp_path / "two")
-    assert refused.returncode == 2 and "ranks: 2 in the checkpoint, 1 now" in refused.stderr.splitlines()[-1]
-    one = train(data, tmp_path / "one", *flags, "--max-steps", "3", "--resume", tmp_path / "two",
-                "--allow-changed-recipe")
+    assert (
+        refused.returncode == 2
+        and "ranks: 2 in the checkpoint, 1 now" in refused.stderr.splitlines()[-1]
+    )
+    one = train(
+        data,
+        tmp_path / "one",
+        *flags,
+        "--max-steps",
+        "3",
+        "--resume",
+        tmp_path / "two",
+        "--allow-changed-recipe",
+    )
     assert one.returncode == 0, one.stderr
-    whole = train(data, tmp_path / "whole", *flags, "--batch-size", "2", "--max-steps", "3", prefix=launcher)
+    whole = train(
+        data, tmp_path / "whole", *flags, "--batch-size", "2", "--max-steps", "3", prefix=launcher
+    )
     assert whole.returncode == 0, whole.stderr
-    losses = [float(rows(tmp_path / name / "train.csv")[-1]["offset_loss"]) for name in ("one", "whole")]
+    losses = [
+        float(rows(tmp_path / name / "train.csv")[-1]["offset_loss"]) for name in ("one", "whole")
+    ]
     assert losses[0] == pytest.approx(losses[1], rel=0.5)
 
 
 def test_other_images_are_refused(saved, tmp_path):
     other = tiny_data(tmp_path / "set", train_images=16)
     result = train(other, tmp_path / "out", "--resume", saved / "out")
-    assert result.returncode == 2 and "training images or boxes" in result.stderr.strip().splitlines()[-1]
+    assert (
+        result.returncode == 2
+        and "training images or boxes" in result.stderr.strip().splitlines()[-1]
+    )
 
 
 def test_auto_starts_where_there_is_nothing_to_go_on_from(data, tmp_path):

@@ -1,4 +1,6 @@
-"""The scoring process under faults: its trainer is killed, it is killed itself, it has no memory."""
+"""The scoring process under faults: its trainer is killed, it is killed itself, it has no
+memory."""
+
 from __future__ import annotations
 
 import json
@@ -18,7 +20,8 @@ from tests.training.tiny import ROOT
 SLOW_MACHINE = 20  # seconds
 DETECTIONS = Detections([1], [[10, 10, 20, 20]], [0.5], [1])
 
-# Starts a scoring of a named pipe, which nobody writes: it stays in the opening of its annotations. Says both pids.
+# Starts a scoring of a named pipe, which nobody writes: it stays in the opening of its annotations.
+# Says both pids.
 TRAINER = """
 import os, signal, sys
 from ssd.evaluation.detections import Detections
@@ -43,9 +46,17 @@ sys.exit(scoring_child.main())
 @pytest.fixture
 def annotations(tmp_path):
     path = tmp_path / "annotations.json"
-    path.write_text(json.dumps({
-        "images": [{"id": 1}], "categories": [{"id": 1, "name": "disc"}],
-        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20]}]}))
+    path.write_text(
+        json.dumps(
+            {
+                "images": [{"id": 1}],
+                "categories": [{"id": 1, "name": "disc"}],
+                "annotations": [
+                    {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20]}
+                ],
+            }
+        )
+    )
     return path
 
 
@@ -80,8 +91,13 @@ def runs(pid):
 def test_the_scorer_dies_with_its_trainer(tmp_path, temporary, moment):
     pipe = tmp_path / "annotations.json"
     os.mkfifo(pipe)
-    trainer = subprocess.Popen([sys.executable, "-c", TRAINER, str(pipe), str(tmp_path / "run")], cwd=ROOT,
-                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    trainer = subprocess.Popen(
+        [sys.executable, "-c", TRAINER, str(pipe), str(tmp_path / "run")],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     scorer = int(trainer.stdout.readline())
     try:
         if moment == "while it scores":
@@ -105,7 +121,9 @@ opened = []
 
 def opens_for_writing(pipe):
     try:
-        opened.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))  # kept open: its reader goes on waiting
+        opened.append(
+            os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        )  # kept open: its reader goes on waiting
         return True
     except OSError:
         return False
@@ -127,25 +145,31 @@ def test_a_killed_scorer_is_named_and_reaped(tmp_path, temporary):
         wait_until(lambda: opens_for_writing(pipe))
         assert scoring.poll() is None
         os.kill(pid, signal.SIGKILL)
-        with pytest.raises(RuntimeError, match=r"^the scorer died with status -9, killed by signal 9 \(SIGKILL\), "
-                                               "perhaps by the kernel for lack of memory: "):
+        with pytest.raises(
+            RuntimeError,
+            match=r"^the scorer died with status -9, killed by signal 9 \(SIGKILL\), "
+            "perhaps by the kernel for lack of memory: ",
+        ):
             scoring.result(SLOW_MACHINE)
         assert not os.path.exists(f"/proc/{pid}"), "a zombie"
     assert os.listdir(tmp_path / "run") == ["detections.npz"]
 
 
-@pytest.mark.parametrize("library, spare", [("pycocotools.cocoeval", 2 ** 24), ("hotcoco", 2 ** 24),
-                                            ("hotcoco", 5 * 2 ** 26)])
+@pytest.mark.parametrize(
+    "library, spare", [("pycocotools.cocoeval", 2**24), ("hotcoco", 2**24), ("hotcoco", 5 * 2**26)]
+)
 def test_a_scorer_without_memory_is_named(annotations, tmp_path, temporary, library, spare):
     """Python's own error, and hotcoco's, which aborts."""
     pytest.importorskip(library.split(".")[0])
-    many = 10 ** 6
+    many = 10**6
     found = Detections(np.ones(many), np.ones((many, 4)), np.ones(many), np.ones(many))
     code = SHORT_OF_MEMORY.format(library=library, spare=spare)
     with ScoringProcess(command=[sys.executable, "-c", code]) as scoring:
         scoring.start(annotations, found, tmp_path / "run")
         pid = scoring._process.pid
-        with pytest.raises(RuntimeError, match="^the scorer died with status (1|-6), out of memory: .*[mM]emory"):
+        with pytest.raises(
+            RuntimeError, match="^the scorer died with status (1|-6), out of memory: .*[mM]emory"
+        ):
             scoring.result(SLOW_MACHINE)
         assert not os.path.exists(f"/proc/{pid}"), "a zombie"
     assert os.listdir(tmp_path / "run") == ["detections.npz"]

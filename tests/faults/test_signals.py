@@ -1,4 +1,6 @@
-"""SIGTERM and Slurm's SIGUSR1: all ranks leave at one step, with a checkpoint, and go on as if nothing had been."""
+"""SIGTERM and Slurm's SIGUSR1: all ranks leave at one step, with a checkpoint, and go on as if
+nothing had been."""
+
 import json
 import os
 from types import SimpleNamespace
@@ -14,7 +16,16 @@ from ssd.training.train import Training
 from tests.faults.launch import run
 from tests.training.tiny import rows, tiny_data
 
-FLAGS = ["--max-steps", "6", "--eval-every", "1", "--score-threshold", "0", "--boxes-per-image", "5"]
+FLAGS = [
+    "--max-steps",
+    "6",
+    "--eval-every",
+    "1",
+    "--score-threshold",
+    "0",
+    "--boxes-per-image",
+    "5",
+]
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +41,15 @@ def whole(data, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("fault, name", [("term", "SIGTERM"), ("usr1", "SIGUSR1"), ("int", "SIGINT"),
-                                         ("term-in-evaluation", "SIGTERM")])
+@pytest.mark.parametrize(
+    "fault, name",
+    [
+        ("term", "SIGTERM"),
+        ("usr1", "SIGUSR1"),
+        ("int", "SIGINT"),
+        ("term-in-evaluation", "SIGTERM"),
+    ],
+)
 def test_saved_left_and_taken_up_again(data, whole, tmp_path, fault, name):
     first = run(f"{fault}:0:3", data, tmp_path / "out", *FLAGS)
     assert first.status == 75, first.output[-2000:]
@@ -42,17 +60,38 @@ def test_saved_left_and_taken_up_again(data, whole, tmp_path, fault, name):
     assert stop["key"] == "run_stop" and stop["metadata"]["status"] == "aborted"
     done = find_checkpoint(tmp_path / "out").step
     assert done < 6
-    second = run("none:0:1", data, tmp_path / "out", *FLAGS, "--resume", "auto", "--keep-checkpoints", "1",
-                 "--save-interval", "1steps")
+    second = run(
+        "none:0:1",
+        data,
+        tmp_path / "out",
+        *FLAGS,
+        "--resume",
+        "auto",
+        "--keep-checkpoints",
+        "1",
+        "--save-interval",
+        "1steps",
+    )
     assert second.status == 0 and f"resumed after step {done}" in second.output
-    assert "with the best score" not in second.output, "a checkpoint is kept until its score is known"
+    assert "with the best score" not in second.output, (
+        "a checkpoint is kept until its score is known"
+    )
     ours = find_checkpoint(tmp_path / "out").arrays
     for part, values in find_checkpoint(whole).arrays.items():
         for key, value in values.items():
             np.testing.assert_array_equal(ours[part][key], value, err_msg=f"{part} {key}")
     for name in ("train.csv", "evaluation.csv"):
-        kept = [[{key: row[key] for key in row if "second" not in key and not key.endswith("wait_share")}
-                 for row in rows(folder / name)] for folder in (whole, tmp_path / "out")]
+        kept = [
+            [
+                {
+                    key: row[key]
+                    for key in row
+                    if "second" not in key and not key.endswith("wait_share")
+                }
+                for row in rows(folder / name)
+            ]
+            for folder in (whole, tmp_path / "out")
+        ]
         assert kept[0] == kept[1], name
 
 
@@ -60,7 +99,11 @@ def test_saved_left_and_taken_up_again(data, whole, tmp_path, fault, name):
 def test_a_signal_to_one_of_two_ranks(data, tmp_path, fault):
     result = run(f"{fault}:1:3", data, tmp_path / "out", *FLAGS, ranks=2)
     lines = [line for line in result.output.splitlines() if "ssd train: stopped: " in line]
-    assert len(lines) == 1 and "on rank 1, after step " in lines[0] and "checkpoint of step" in lines[0]
+    assert (
+        len(lines) == 1
+        and "on rank 1, after step " in lines[0]
+        and "checkpoint of step" in lines[0]
+    )
     assert result.output.count("exit with status code 75") == 2, "both ranks, at the same step"
     assert not result.left and "Traceback" not in result.said()
     assert find_checkpoint(tmp_path / "out").step in (3, 4), "told a step ahead"
@@ -68,7 +111,9 @@ def test_a_signal_to_one_of_two_ranks(data, tmp_path, fault):
 
 def test_a_signal_before_the_start_leaves_a_folder_that_can_be_named_again(data, tmp_path):
     result = run("term-at-start:0:0", data, tmp_path / "out", *FLAGS, "--resume", "auto")
-    assert result.status == 75 and "on rank 0, before the first step; nothing is lost" in result.output
+    assert (
+        result.status == 75 and "on rank 0, before the first step; nothing is lost" in result.output
+    )
     assert not os.path.exists(tmp_path / "out")
 
 
@@ -79,18 +124,24 @@ def half_made(**parts):
 
 
 def test_a_signal_before_the_start_of_a_resumed_run_saves_nothing():
-    """A checkpoint of that moment would lack the detections that wait for their score, and take the place of theirs."""
+    """A checkpoint of that moment would lack the detections that wait for their score, and take the
+    place of theirs."""
     state = SimpleNamespace(started=None, progress=Progress(steps=3, evaluated=2))
-    training = half_made(state=state, signals=SimpleNamespace(
-        received="SIGTERM"), ranks=SimpleNamespace(gather_texts=lambda text, name: [text]))
+    training = half_made(
+        state=state,
+        signals=SimpleNamespace(received="SIGTERM"),
+        ranks=SimpleNamespace(gather_texts=lambda text, name: [text]),
+    )
     with pytest.raises(Stopped, match="SIGTERM on rank 0, before the first step"):
         training.leave(0)
 
 
 def test_minutes_that_are_over_in_an_evaluation_are_told_to_the_step_after_it():
     now = [0.0]
-    training = half_made(signals=SimpleNamespace(received=None),
-                         saver=SimpleNamespace(interval=SaveInterval("1min", clock=lambda: now[0])))
+    training = half_made(
+        signals=SimpleNamespace(received=None),
+        saver=SimpleNamespace(interval=SaveInterval("1min", clock=lambda: now[0])),
+    )
     now[0] = 61.0
     assert training.wishes() == (False, False, False), "here nobody saves"
     assert training.wishes(may_save=True) == (False, True, False)
@@ -98,5 +149,7 @@ def test_minutes_that_are_over_in_an_evaluation_are_told_to_the_step_after_it():
 
 def test_nothing_is_saved_where_nothing_is_to_be_saved(data, tmp_path):
     result = run("term:0:2", data, tmp_path / "out", *FLAGS, "--save-interval", "never")
-    assert result.status == 75 and "no checkpoint, as --save-interval is never" in result.last_line()
+    assert (
+        result.status == 75 and "no checkpoint, as --save-interval is never" in result.last_line()
+    )
     assert not os.path.exists(tmp_path / "out" / "checkpoints")

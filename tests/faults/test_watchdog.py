@@ -1,4 +1,6 @@
-"""Faults of one rank, with real processes: all are gone in time, one line says why, and it is the last one."""
+"""Faults of one rank, with real processes: all are gone in time, one line says why, and it is the
+last one."""
+
 from __future__ import annotations
 
 import os
@@ -27,10 +29,25 @@ class Run:
         self.folder, self.size = folder, size
         self.output = open(folder / "output", "wb")
         self.start = time.monotonic()
-        self.ranks = [subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.watchdog_worker", str(rank), str(size), str(folder), fault,
-             str(victim)], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=self.output, stderr=subprocess.STDOUT)
-            for rank in range(size)]
+        self.ranks = [
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.faults.watchdog_worker",
+                    str(rank),
+                    str(size),
+                    str(folder),
+                    fault,
+                    str(victim),
+                ],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=self.output,
+                stderr=subprocess.STDOUT,
+            )
+            for rank in range(size)
+        ]
 
     def __enter__(self):
         return self
@@ -42,7 +59,8 @@ class Run:
             process.wait()
 
     def end(self, limit):
-        """All exit statuses, and the combined output's lines; all has to be over `limit` s after the start."""
+        """All exit statuses, and the combined output's lines; all has to be over `limit` s after
+        the start."""
         deadline = self.start + limit + SLOW_MACHINE
         statuses = [process.wait(max(0.1, deadline - time.monotonic())) for process in self.ranks]
         return statuses, (self.folder / "output").read_text().splitlines()
@@ -56,15 +74,18 @@ class Run:
 
 
 @pytest.mark.parametrize("size, victim", [(2, 0), (2, 1), (3, 0), (3, 2)])
-@pytest.mark.parametrize("fault, status, words, limit", [
-    ("raises", 4, "failed at step 3 (epoch 1, training): ValueError: bad batch", 0),
-    ("uncaught", 4, "failed at step 3 (epoch 1, training): TypeError: nobody caught me", 0),
-    ("killed", -9, "is gone (killed, crashed, or left early): last seen at step ", 0),
-    ("early _exit", 0, "is gone (killed, crashed, or left early): last seen at step ", 0),
-    ("early sys.exit", 4, "left early, at step 3 (epoch 1, training)", 0),
-    ("stopped", -9, "does not answer for ", TIMEOUT),
-    ("hangs", 4, f"hangs: no progress for {STALL} s at step 3 (epoch 1, training)", STALL),
-])
+@pytest.mark.parametrize(
+    "fault, status, words, limit",
+    [
+        ("raises", 4, "failed at step 3 (epoch 1, training): ValueError: bad batch", 0),
+        ("uncaught", 4, "failed at step 3 (epoch 1, training): TypeError: nobody caught me", 0),
+        ("killed", -9, "is gone (killed, crashed, or left early): last seen at step ", 0),
+        ("early _exit", 0, "is gone (killed, crashed, or left early): last seen at step ", 0),
+        ("early sys.exit", 4, "left early, at step 3 (epoch 1, training)", 0),
+        ("stopped", -9, "does not answer for ", TIMEOUT),
+        ("hangs", 4, f"hangs: no progress for {STALL} s at step 3 (epoch 1, training)", STALL),
+    ],
+)
 def test_a_rank_fails(tmp_path, size, victim, fault, status, words, limit):
     with Run(tmp_path, size, fault, victim) as run:
         statuses, lines = run.end(limit + LAST_WORDS)
@@ -73,9 +94,13 @@ def test_a_rank_fails(tmp_path, size, victim, fault, status, words, limit):
     wanted[victim] = status
     assert statuses == wanted, lines
     assert lines[-1].startswith(
-        f"python -m ssd train: stopped: rank {victim} of {size} (host {socket.gethostname()}, process {pid}) {words}")
+        f"python -m ssd train: stopped: rank {victim} of {size} (host {socket.gethostname()}, "
+        f"process {pid}) {words}"
+    )
     if fault == "stopped":
-        assert re.search(r"answer for \d+\.\d s \(stopped, frozen, or its node is lost\): ", lines[-1])
+        assert re.search(
+            r"answer for \d+\.\d s \(stopped, frozen, or its node is lost\): ", lines[-1]
+        )
     if fault == "raises":
         assert lines[:-1] == ["the victim's own traceback"]
     elif fault == "uncaught":
@@ -92,12 +117,18 @@ def test_a_rank_fails(tmp_path, size, victim, fault, status, words, limit):
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_stopped_rank_is_at_fault_where_collectives_fail_before_its_time_is_over(tmp_path, victim):
+def test_a_stopped_rank_is_at_fault_where_collectives_fail_before_its_time_is_over(
+    tmp_path, victim
+):
     with Run(tmp_path, 2, "stopped, collectives fail", victim) as run:
         statuses, lines = run.end(LAST_WORDS)
         assert time.monotonic() - run.start < LONG_TIMEOUT
     assert statuses[victim] == -9 and statuses[1 - victim] == STATUS_RANK_FAILED
-    assert len(lines) == 1 and f" stopped: rank {victim} of 2 (host " in lines[0] and "does not answer" in lines[0]
+    assert (
+        len(lines) == 1
+        and f" stopped: rank {victim} of 2 (host " in lines[0]
+        and "does not answer" in lines[0]
+    )
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -119,11 +150,17 @@ def test_an_unreachable_rank_warns_and_goes_on(tmp_path):
         statuses, lines = run.end(0)
     assert statuses == [0, 0] and len(lines) == 1
     assert lines[0].startswith(
-        "warning: rank 1 is not watched: no connection to rank 0 (host far, port 1): 127.0.0.1: ")
+        "warning: rank 1 is not watched: no connection to rank 0 (host far, port 1): 127.0.0.1: "
+    )
 
 
-@pytest.mark.parametrize("fault, more", [("endless on_stop", []),
-                                         ("on_stop fails", ["warning: while stopping: OSError: no space left"])])
+@pytest.mark.parametrize(
+    "fault, more",
+    [
+        ("endless on_stop", []),
+        ("on_stop fails", ["warning: while stopping: OSError: no space left"]),
+    ],
+)
 def test_on_stop_cannot_keep_a_process(tmp_path, fault, more):
     with Run(tmp_path, 2, fault, 1) as run:
         statuses, lines = run.end(LAST_WORDS)
@@ -162,7 +199,9 @@ def test_only_the_very_process_is_killed():
             start = file.read().rpartition(")")[2].split()[19]
         itself = this_process()._replace(pid=child.pid, start=start)
         assert not kill(itself._replace(machine="another"))
-        assert not kill(itself._replace(start=str(int(start) - 1)))  # its number was another's before
+        assert not kill(
+            itself._replace(start=str(int(start) - 1))
+        )  # its number was another's before
         assert not kill(this_process()), "never this one"
         assert child.poll() is None
         assert kill(itself) and child.wait(SLOW_MACHINE) == -signal.SIGKILL

@@ -1,7 +1,10 @@
-"""`python -m ssd train` with a fault in it: FAULT=KIND:RANK:STEP in the environment, then the command's flags.
+"""`python -m ssd train` with a fault in it: FAULT=KIND:RANK:STEP in the environment, then the
+command's flags.
 
-Faults come just before the step, but for those of numbers, which come into its gradients, loss or weights.
+Faults come just before the step, but for those of numbers, which come into its gradients, loss or
+weights.
 """
+
 import functools
 import os
 import signal
@@ -40,8 +43,16 @@ def strike():
         sys.exit(0)
     if kind == "leave":
         os._exit(0)
-    os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM,
-                          "usr1": signal.SIGUSR1, "int": signal.SIGINT}[kind])
+    os.kill(
+        os.getpid(),
+        {
+            "kill": signal.SIGKILL,
+            "stop": signal.SIGSTOP,
+            "term": signal.SIGTERM,
+            "usr1": signal.SIGUSR1,
+            "int": signal.SIGINT,
+        }[kind],
+    )
 
 
 def poison(step, images):
@@ -52,9 +63,11 @@ def poison(step, images):
         weight = step.parameters["predictors.2.conv.weight"]
         weight.set_data(weight.data() * np.inf)
     else:
+
         def backward(total):
             total.backward()
             step.parameters["backbone.conv1.weight"].list_grad()[0][0] = np.nan
+
         step.backward = backward
 
 
@@ -72,6 +85,7 @@ def train_step(training, epoch):
         def gradients(images, offsets, *rest, **options):
             poison(training.state.step, offsets)
             return clean(images, offsets, *rest, **options)
+
         training.state.step.gradients = gradients
     try:
         return clean_step(training, epoch)
@@ -102,7 +116,7 @@ def load_datasets(*arguments):
 
 
 struck = []
-if kind == "hang":    # noticed after less than ten times --rank-timeout
+if kind == "hang":  # noticed after less than ten times --rank-timeout
     watchdog.Watchdog = functools.partial(watchdog.Watchdog, stall=15)
 clean_load, setup.load_datasets = setup.load_datasets, load_datasets
 clean_start, ScoringProcess.start = ScoringProcess.start, start_scorer

@@ -1,7 +1,10 @@
-"""One rank of test_watchdog.py: steps with a stand-in for Horovod's collectives, and does as it is told.
+"""One rank of test_watchdog.py: steps with a stand-in for Horovod's collectives, and does as it is
+told.
 
-RANK SIZE FOLDER FAULT VICTIM: the victim commits the fault in step 3, the others stay in its collective.
+RANK SIZE FOLDER FAULT VICTIM: the victim commits the fault in step 3, the others stay in its
+collective.
 """
+
 from __future__ import annotations
 
 import os
@@ -22,7 +25,9 @@ def wait_for_file(path):
 
 
 def main():
-    rank, size, folder, fault, victim = (int(word) if word.isdigit() else word for word in sys.argv[1:6])
+    rank, size, folder, fault, victim = (
+        int(word) if word.isdigit() else word for word in sys.argv[1:6]
+    )
     address = os.path.join(folder, "address")
     broken = os.path.join(folder, "broken")
 
@@ -37,8 +42,11 @@ def main():
             os.rename(address + ".part", address)
             return offer
         if fault == "unreachable":
-            return (b'{"addresses": ["127.0.0.1"], "port": 1, "process": ["far", "", "", 1, ""], "token": "", '
-                    b'"answer": ""}')
+            return (
+                b'{"addresses": ["127.0.0.1"], "port": 1, "process": ["far", "", "", 1, ""], '
+                b'"token": "", '
+                b'"answer": ""}'
+            )
         wait_for_file(address)
         with open(address, "rb") as file:
             return file.read()
@@ -64,10 +72,22 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: None)  # as a launcher sends it to the survivors
     with open(os.path.join(folder, f"pid.{rank}"), "w") as file:
         file.write(str(os.getpid()))
-    # Short limits only where they are the test: on a busy machine a rank may have to wait for its turn.
-    limits = (TIMEOUT, STALL) if fault in ("stopped", "hangs", "all stopped") else (LONG_TIMEOUT, LONG_TIMEOUT)
-    watchdog = Watchdog(rank, size, exchange, limits[0], stopping, limits[1],
-                        connect_limit=1.0 if fault == "unreachable" else 20.0)
+    # Short limits only where they are the test: on a busy machine a rank may have to wait for its
+    # turn.
+    limits = (
+        (TIMEOUT, STALL)
+        if fault in ("stopped", "hangs", "all stopped")
+        else (LONG_TIMEOUT, LONG_TIMEOUT)
+    )
+    watchdog = Watchdog(
+        rank,
+        size,
+        exchange,
+        limits[0],
+        stopping,
+        limits[1],
+        connect_limit=1.0 if fault == "unreachable" else 20.0,
+    )
     try:
         for step in range(1, STEPS + 1):
             watchdog.note("epoch 1, training", step)
@@ -121,9 +141,19 @@ def strangers(offer):
     """Who speaks too early, wrongly, too long, or never."""
     import json
     import socket
+
     port = json.loads(offer)["port"]
-    for words in (b"", b"GET / HTTP/1.1\r\n\r\n", b"x" * 100000, b'{"token": "?", "rank": 1}\n', b"[" * 9000 + b"\n",
-                  b"[1]\n", b"\xff\xfe\n", b'{"token": "\\ud800"}\n', b'{"rank": 1}\n'):
+    for words in (
+        b"",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"x" * 100000,
+        b'{"token": "?", "rank": 1}\n',
+        b"[" * 9000 + b"\n",
+        b"[1]\n",
+        b"\xff\xfe\n",
+        b'{"token": "\\ud800"}\n',
+        b'{"rank": 1}\n',
+    ):
         stranger = socket.create_connection(("127.0.0.1", port))
         stranger.setblocking(False)  # nobody reads before all have spoken
         stranger.send(words or b" ")

@@ -1,9 +1,12 @@
-"""Copy installed packages, with what they need, from one Python's site-packages to another's of the same version.
+"""Copy installed packages, with what they need, from one Python's site-packages to another's of the
+same version.
 
     python copy_packages.py TARGET PROJECT...
 
-Quicker than installing: DALI alone is a download of 424 MB. The running interpreter's packages are taken.
+Quicker than installing: DALI alone is a download of 424 MB. The running interpreter's packages are
+taken.
 """
+
 from __future__ import annotations
 
 import os
@@ -33,7 +36,9 @@ def main(target: str, projects) -> int:
     for package in with_dependencies(projects):
         for file in package.files or []:
             source = str(package.locate_file(file))
-            if ".." in file.parts or not os.path.isfile(source):    # commands in bin/, byte code since removed
+            if ".." in file.parts or not os.path.isfile(
+                source
+            ):  # commands in bin/, byte code since removed
                 continue
             place = os.path.join(target, str(file))
             os.makedirs(os.path.dirname(place), exist_ok=True)

@@ -1,4 +1,6 @@
-"""A web server of one folder for tests of downloads: it can break a transfer off and go on from a byte."""
+"""A web server of one folder for tests of downloads: it can break a transfer off and go on from a
+byte."""
+
 from __future__ import annotations
 
 import http.server
@@ -6,9 +8,9 @@ import threading
 
 
 class Mirror(http.server.ThreadingHTTPServer):
-    """Serves a folder; `requests` are (path, first byte asked for, bytes sent). Breaks off each transfer of a path
-    in `break_after` after that many bytes, once, and not before `go_on` is set; without `ranges` it always begins at
-    the first byte."""
+    """Serves a folder; `requests` are (path, first byte asked for, bytes sent). Breaks off each
+    transfer of a path in `break_after` after that many bytes, once, and not before `go_on` is set;
+    without `ranges` it always begins at the first byte."""
 
     daemon_threads = True
 
@@ -39,10 +41,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         content = (server.folder / path).read_bytes()
         asked = self.headers.get("Range")
-        first = int(asked[len("bytes="):].rstrip("-")) if asked and server.ranges else 0
+        first = int(asked[len("bytes=") :].rstrip("-")) if asked and server.ranges else 0
         self.send_response(206 if asked and server.ranges else 200)
         if asked and server.ranges:
-            self.send_header("Content-Range", "bytes %d-%d/%d" % (first, len(content) - 1, len(content)))
+            self.send_header(
+                "Content-Range", "bytes %d-%d/%d" % (first, len(content) - 1, len(content))
+            )
         self.send_header("Content-Length", str(len(content) - first))
         self.end_headers()
         cut = server.break_after.pop(path, None)

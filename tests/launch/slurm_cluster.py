@@ -1,4 +1,6 @@
-"""A Slurm of two nodes on this machine, in a scratch folder, with a stand-in for Pyxis and Enroot (spank/)."""
+"""A Slurm of two nodes on this machine, in a scratch folder, with a stand-in for Pyxis and Enroot
+(spank/)."""
+
 from __future__ import annotations
 
 import os
@@ -53,7 +55,8 @@ class Cluster:
     """
 
     def __init__(self):
-        # Not pytest's folder: munge's socket needs a short path whose parents nobody else may write to.
+        # Not pytest's folder: munge's socket needs a short path whose parents nobody else may write
+        # to.
         self.base = tempfile.mkdtemp(prefix="slurm-", dir="/var/tmp")
         os.chmod(self.base, 0o755)
         self.processes = []
@@ -62,19 +65,39 @@ class Cluster:
         for node in NODES:
             os.mkdir(self.path("containers", node))
         shutil.copy(os.path.join(HERE, "spank", "enroot"), self.path("bin", "enroot"))
-        # sbatch takes the caller's environment; nothing of a surrounding job or configuration may leak in.
-        self.environment = {name: value for name, value in os.environ.items()
-                            if not name.startswith(("SLURM", "SBATCH", "PMI", "OMPI", "HOROVOD", "PYTHON"))}
-        self.environment.update(SLURM_CONF=self.path("etc", "slurm.conf"),
-                                PATH=self.path("bin") + os.pathsep + os.environ["PATH"])
+        # sbatch takes the caller's environment; nothing of a surrounding job or configuration may
+        # leak in.
+        self.environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("SLURM", "SBATCH", "PMI", "OMPI", "HOROVOD", "PYTHON"))
+        }
+        self.environment.update(
+            SLURM_CONF=self.path("etc", "slurm.conf"),
+            PATH=self.path("bin") + os.pathsep + os.environ["PATH"],
+        )
 
     def path(self, *parts):
         return os.path.join(self.base, *parts)
 
     def start(self):
-        subprocess.run(["gcc", "-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-format-truncation", "-fPIC",
-                        "-shared", "-o", self.path("bin", "pyxis_stand_in.so"),
-                        os.path.join(HERE, "spank", "pyxis_stand_in.c")], check=True)
+        subprocess.run(
+            [
+                "gcc",
+                "-std=gnu11",
+                "-O1",
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+                "-Wno-format-truncation",
+                "-fPIC",
+                "-shared",
+                "-o",
+                self.path("bin", "pyxis_stand_in.so"),
+                os.path.join(HERE, "spank", "pyxis_stand_in.c"),
+            ],
+            check=True,
+        )
         with open(self.path("etc", "plugstack.conf"), "w") as file:
             file.write(f"required {self.path('bin', 'pyxis_stand_in.so')} {self.base}\n")
         ports = _free_ports(1 + len(NODES))
@@ -82,22 +105,23 @@ class Cluster:
         cpus = os.cpu_count()
         with open(self.path("etc", "gres.conf"), "w") as file:
             file.write("NodeName=n[1-2] Name=gpu File=/dev/null,/dev/zero\n")
-        lines = [f"""
+        lines = [
+            f"""
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 SlurmctldPort={ports[0]}
 AuthType=auth/munge
 # The credential's life: a job that is requeued waits for its end.
-AuthInfo=socket={self.path('munge.socket')},cred_expire=5
+AuthInfo=socket={self.path("munge.socket")},cred_expire=5
 CredType=cred/munge
-StateSaveLocation={self.path('state')}
-SlurmdSpoolDir={self.path('spool')}/%n
-SlurmctldPidFile={self.path('slurmctld.pid')}
-SlurmdPidFile={self.path('slurmd')}.%n.pid
-SlurmctldLogFile={self.path('slurmctld.log')}
-SlurmdLogFile={self.path('slurmd')}.%n.log
-PlugStackConfig={self.path('etc', 'plugstack.conf')}
+StateSaveLocation={self.path("state")}
+SlurmdSpoolDir={self.path("spool")}/%n
+SlurmctldPidFile={self.path("slurmctld.pid")}
+SlurmdPidFile={self.path("slurmd")}.%n.pid
+SlurmctldLogFile={self.path("slurmctld.log")}
+SlurmdLogFile={self.path("slurmd")}.%n.log
+PlugStackConfig={self.path("etc", "plugstack.conf")}
 ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -109,10 +133,13 @@ MpiDefault=none
 ReturnToService=2
 JobAcctGatherType=jobacct_gather/none
 KillWait=15
-"""]
+"""
+        ]
         for node, port in zip(NODES, ports[1:]):
-            lines.append(f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} "
-                         "RealMemory=1000 Gres=gpu:2\n")
+            lines.append(
+                f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} "
+                "RealMemory=1000 Gres=gpu:2\n"
+            )
         lines.append("PartitionName=all Nodes=n[1-2] Default=YES MaxTime=60 State=UP\n")
         with open(self.path("etc", "slurm.conf"), "w") as file:
             file.writelines(lines)
@@ -120,24 +147,58 @@ KillWait=15
         with open(key, "wb") as file:
             file.write(os.urandom(128))
         os.chmod(key, 0o600)
-        self._spawn("munged", "--foreground", "--force", "--key-file", key, "--socket", self.path("munge.socket"),
-                    "--pid-file", self.path("munged.pid"), "--log-file", self.path("munged.log"), "--seed-file",
-                    self.path("munged.seed"))
+        self._spawn(
+            "munged",
+            "--foreground",
+            "--force",
+            "--key-file",
+            key,
+            "--socket",
+            self.path("munge.socket"),
+            "--pid-file",
+            self.path("munged.pid"),
+            "--log-file",
+            self.path("munged.log"),
+            "--seed-file",
+            self.path("munged.seed"),
+        )
         until(lambda: os.path.exists(self.path("munge.socket")), "munged's socket")
         self._spawn("slurmctld", "-D", "-c")
         for node in NODES:
-            # A /tmp of its own: PMIx keeps a folder per step there, and two nodes of one step would want the same.
+            # A /tmp of its own: PMIx keeps a folder per step there, and two nodes of one step would
+            # want the same.
             os.mkdir(self.path("tmp-" + node))
-            self._spawn("unshare", "--mount", "--propagation", "slave", "sh", "-c",
-                        'mount --bind "$1" /tmp && exec slurmd -D -N "$2"', "sh", self.path("tmp-" + node), node,
-                        STAND_IN_NODE=node)
-        until(lambda: self.run("sinfo", "-h", "-o", "%t %D").stdout.split() == ["idle", "2"], "two idle nodes")
+            self._spawn(
+                "unshare",
+                "--mount",
+                "--propagation",
+                "slave",
+                "sh",
+                "-c",
+                'mount --bind "$1" /tmp && exec slurmd -D -N "$2"',
+                "sh",
+                self.path("tmp-" + node),
+                node,
+                STAND_IN_NODE=node,
+            )
+        until(
+            lambda: self.run("sinfo", "-h", "-o", "%t %D").stdout.split() == ["idle", "2"],
+            "two idle nodes",
+        )
         return self
 
     def _spawn(self, *command, **variables):
         with open(self.path(command[0] + ".out"), "ab") as log:
-            self.processes.append(subprocess.Popen(command, env=dict(self.environment, **variables),
-                                                   stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/"))
+            self.processes.append(
+                subprocess.Popen(
+                    command,
+                    env=dict(self.environment, **variables),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd="/",
+                )
+            )
 
     def stop(self):
         try:
@@ -158,11 +219,18 @@ KillWait=15
         shutil.rmtree(self.base)
 
     def run(self, *command, **variables):
-        return subprocess.run(command, env=dict(self.environment, **variables), stdin=subprocess.DEVNULL,
-                              capture_output=True, text=True, timeout=60)
+        return subprocess.run(
+            command,
+            env=dict(self.environment, **variables),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
 
     def image(self, name, *folders, **environment):
-        """An image file over the folders, the topmost first, with its environment; returns its path."""
+        """An image file over the folders, the topmost first, with its environment; returns its
+        path."""
         path = self.path(name)
         with open(path, "w") as file:
             file.write("lowerdir=" + ":".join(folders) + "\n")
@@ -171,9 +239,15 @@ KillWait=15
 
     def submit(self, *arguments, cwd, **variables):
         """`sbatch ARGUMENTS`; returns the Job."""
-        result = subprocess.run(["sbatch", "--parsable", "--output", self.path("job-%j.out"), *arguments], cwd=cwd,
-                                env=dict(self.environment, **variables), stdin=subprocess.DEVNULL,
-                                capture_output=True, text=True, timeout=60)
+        result = subprocess.run(
+            ["sbatch", "--parsable", "--output", self.path("job-%j.out"), *arguments],
+            cwd=cwd,
+            env=dict(self.environment, **variables),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
         assert result.returncode == 0, result.stderr
         return Job(self, result.stdout.strip())
 
@@ -189,13 +263,24 @@ class Job:
         """Of `scontrol show job`: JobState, ExitCode, Restarts, ..."""
         shown = self.cluster.run("scontrol", "show", "job", "-o", self.number).stdout.splitlines()
         own = next((line for line in shown if line.startswith(f"JobId={self.number} ")), "")
-        return next((field.split("=", 1)[1] for field in own.split() if field.startswith(name + "=")), "")
+        return next(
+            (field.split("=", 1)[1] for field in own.split() if field.startswith(name + "=")), ""
+        )
 
     def of_array(self):
-        """The jobs of the array of this number, once each has begun. One of them has the array's number."""
+        """The jobs of the array of this number, once each has begun. One of them has the array's
+        number."""
+
         def begun():
-            shown = self.cluster.run("squeue", "--array", "-h", "-o", "%A %T", "-j", self.number).stdout.split()
-            return set(shown[1::2]) == {"RUNNING"} and len(set(shown[::2])) == len(shown[::2]) and shown[::2]
+            shown = self.cluster.run(
+                "squeue", "--array", "-h", "-o", "%A %T", "-j", self.number
+            ).stdout.split()
+            return (
+                set(shown[1::2]) == {"RUNNING"}
+                and len(set(shown[::2])) == len(shown[::2])
+                and shown[::2]
+            )
+
         return [Job(self.cluster, number) for number in until(begun, "the array's jobs")]
 
     @property
@@ -209,6 +294,9 @@ class Job:
     def wait(self, seconds=180):
         """Waits for the job's end; returns (state, exit status)."""
         ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-        state = until(lambda: self.field("JobState") in ended and self.field("JobState"), f"end of job {self.number}",
-                      seconds)
+        state = until(
+            lambda: self.field("JobState") in ended and self.field("JobState"),
+            f"end of job {self.number}",
+            seconds,
+        )
         return state, int(self.field("ExitCode").split(":")[0])

@@ -1,5 +1,6 @@
-"""The recipes for Cognata against what is published of the model: mlcommons/abtf-ssd-pytorch at 2d8ee7d, configuration
-2160x3840 "_ss_scales_fm1_5x5_all", and the size of its published weights."""
+"""The recipes for Cognata against what is published of the model: mlcommons/abtf-ssd-pytorch at
+2d8ee7d, configuration 2160x3840 "_ss_scales_fm1_5x5_all", and the size of its published weights."""
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -18,27 +19,45 @@ def full():
 
 def trained(network):
     """Numbers in the parameters that are trained: running statistics are none."""
-    return sum(int(np.prod(parameter.shape)) for parameter in network.collect_params().values()
-               if parameter.grad_req != "null")
+    return sum(
+        int(np.prod(parameter.shape))
+        for parameter in network.collect_params().values()
+        if parameter.grad_req != "null"
+    )
 
 
 def test_maps_and_default_boxes(full):
-    assert full.sizes.maps == ((270, 480), (135, 240), (68, 120), (34, 60), (17, 30), (9, 15), (5, 8))
+    assert full.sizes.maps == (
+        (270, 480),
+        (135, 240),
+        (68, 120),
+        (34, 60),
+        (17, 30),
+        (9, 15),
+        (5, 8),
+    )
     assert full.sizes.per_cell == (4, 6, 6, 6, 4, 4, 4)
     assert full.boxes_per_map == (518400, 194400, 48960, 12240, 2040, 540, 160)
     assert len(full.default_boxes) == sum(full.boxes_per_map) == 776740
-    # The sixth map's last row of 15 cells: its step of 256 puts the centres at 2176 pixels, as published.
-    assert full.sizes.outside() == 15 * 4 and "60 default boxes lie outside" in describe(FULL, full.sizes)
-    # The first and the last box, from steps and scales in pixels: a square of 31 at (4, 4), and 473 at 1 : 2 in the
-    # last cell of 480, whose centre is on the image's lower edge.
-    np.testing.assert_allclose(full.default_boxes[0], [4 / 3840, 4 / 2160, 31 / 3840, 31 / 2160], rtol=1e-6)
-    last = [7.5 * 480 / 3840, 4.5 * 480 / 2160, 473 / 2 ** .5 / 3840, 473 * 2 ** .5 / 2160]
+    # The sixth map's last row of 15 cells: its step of 256 puts the centres at 2176 pixels, as
+    # published.
+    assert full.sizes.outside() == 15 * 4 and "60 default boxes lie outside" in describe(
+        FULL, full.sizes
+    )
+    # The first and the last box, from steps and scales in pixels: a square of 31 at (4, 4), and 473
+    # at 1 : 2 in the last cell of 480, whose centre is on the image's lower edge.
+    np.testing.assert_allclose(
+        full.default_boxes[0], [4 / 3840, 4 / 2160, 31 / 3840, 31 / 2160], rtol=1e-6
+    )
+    last = [7.5 * 480 / 3840, 4.5 * 480 / 2160, 473 / 2**0.5 / 3840, 473 * 2**0.5 / 2160]
     np.testing.assert_allclose(full.default_boxes[-1], last, rtol=1e-6)
 
 
 def test_the_published_number_of_parameters(full):
     assert trained(full.network) == 27402950
-    assert [predictor.conv.weight.shape[2:] for predictor in full.network.predictors] == [(5, 5)] * 7
+    assert [predictor.conv.weight.shape[2:] for predictor in full.network.predictors] == [
+        (5, 5)
+    ] * 7
     assert FULL.model.num_classes == SMALL.model.num_classes == len(CLASSES) + 1 == 15
 
 

@@ -1,24 +1,43 @@
-"""The bilinear of MindCV's pyramid at any size, against onnxruntime's: the asymmetric, TensorFlow 1's."""
+"""The bilinear of MindCV's pyramid at any size, against onnxruntime's: the asymmetric, TensorFlow
+1's."""
+
 import mxnet as mx
 import numpy as np
 import pytest
 
 from ssd.model.features.pyramid_norm import enlarged
 
-SIZES = [((13, 9), (25, 17)), ((4, 4), (8, 8)), ((5, 7), (10, 13)), ((1, 2), (1, 4)), ((3, 5), (5, 10))]
+SIZES = [
+    ((13, 9), (25, 17)),
+    ((4, 4), (8, 8)),
+    ((5, 7), (10, 13)),
+    ((1, 2), (1, 4)),
+    ((3, 5), (5, 10)),
+]
 
 
 def asymmetric(array, size):
     onnxruntime = pytest.importorskip("onnxruntime")
     from onnx import TensorProto, helper
-    node = helper.make_node("Resize", ["x", "", "", "size"], ["y"], mode="linear",
-                            coordinate_transformation_mode="asymmetric")
+
+    node = helper.make_node(
+        "Resize",
+        ["x", "", "", "size"],
+        ["y"],
+        mode="linear",
+        coordinate_transformation_mode="asymmetric",
+    )
     graph = helper.make_graph(
-        [node], "resize", [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(array.shape))],
+        [node],
+        "resize",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(array.shape))],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [helper.make_tensor("size", TensorProto.INT64, [4], [*array.shape[:2], *size])])
+        [helper.make_tensor("size", TensorProto.INT64, [4], [*array.shape[:2], *size])],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     return session.run(None, {"x": array})[0]
 
 

@@ -1,13 +1,14 @@
 """Weights of other classes and other image sizes as a start."""
+
 import mxnet as mx
 import numpy as np
 import pytest
 
 from ssd.config import load_recipe
 from ssd.errors import UserError
+from ssd.model.detector import build_detector
 from ssd.model.fine_tuning import Head, fits, load_matching
 from ssd.model.initialization import initialize
-from ssd.model.detector import build_detector
 from ssd.model.parameters import by_structural_name
 from ssd.model.weights import save_weights
 from ssd.model.weights_info import WeightsInfo
@@ -38,7 +39,9 @@ def saved(tmp_path_factory):
 
 def logits(value, boxes, classes, label):
     """Channels of class `label` in a head's weight or bias."""
-    return value[4 * boxes:4 * boxes + boxes * classes].reshape((boxes, classes) + value.shape[1:])[:, label]
+    return value[4 * boxes : 4 * boxes + boxes * classes].reshape(
+        (boxes, classes) + value.shape[1:]
+    )[:, label]
 
 
 def test_classes_go_by_name(saved):
@@ -53,15 +56,21 @@ def test_classes_go_by_name(saved):
             np.testing.assert_array_equal(value, old[name])
             continue
         boxes = net.predictors[int(name.split(".")[1])].boxes
-        np.testing.assert_array_equal(value[:4 * boxes], old[name][:4 * boxes])
+        np.testing.assert_array_equal(value[: 4 * boxes], old[name][: 4 * boxes])
         for label, old_label in ((0, 0), (2, 2), (3, 3)):
-            np.testing.assert_array_equal(logits(value, boxes, 5, label), logits(old[name], boxes, 4, old_label))
+            np.testing.assert_array_equal(
+                logits(value, boxes, 5, label), logits(old[name], boxes, 4, old_label)
+            )
         for label in (1, 4):
-            np.testing.assert_array_equal(logits(value, boxes, 5, label), logits(start[name], boxes, 5, label))
+            np.testing.assert_array_equal(
+                logits(value, boxes, 5, label), logits(start[name], boxes, 5, label)
+            )
     others = len(old) - 12
-    assert text == (f"{others} of {others} tensors of backbone and extra features are taken; of 12 of 12 tensors of "
-                    "the heads (predictors.0.conv.weight to predictors.5.conv.bias) the offsets and the logits of "
-                    "background, dog, HORSE, while those of zebra, ant start anew")
+    assert text == (
+        f"{others} of {others} tensors of backbone and extra features are taken; of 12 of 12 "
+        "tensors of the heads (predictors.0.conv.weight to predictors.5.conv.bias) the offsets and "
+        "the logits of background, dog, HORSE, while those of zebra, ant start anew"
+    )
 
 
 def test_the_same_number_of_classes_but_other_ones(saved):
@@ -73,7 +82,9 @@ def test_the_same_number_of_classes_but_other_ones(saved):
         if name.startswith("predictors."):
             boxes = net.predictors[int(name.split(".")[1])].boxes
             for label, source, place in ((1, start, 1), (2, saved[2], 3), (3, saved[2], 1)):
-                np.testing.assert_array_equal(logits(value, boxes, 4, label), logits(source[name], boxes, 4, place))
+                np.testing.assert_array_equal(
+                    logits(value, boxes, 4, label), logits(source[name], boxes, 4, place)
+                )
 
 
 def test_weights_that_do_not_say_their_classes(saved):
@@ -86,19 +97,34 @@ def test_weights_that_do_not_say_their_classes(saved):
     load_matching(more, saved[1], tuple("abcdefgh"))
     bias, boxes = tensors(more)["predictors.1.conv.bias"], 6
     np.testing.assert_array_equal(bias[:24], saved[2]["predictors.1.conv.bias"][:24])
-    np.testing.assert_array_equal(logits(bias, boxes, 9, 0), logits(saved[2]["predictors.1.conv.bias"], boxes, 4, 0))
-    np.testing.assert_array_equal(logits(bias, boxes, 9, 3), logits(start["predictors.1.conv.bias"], boxes, 9, 3))
+    np.testing.assert_array_equal(
+        logits(bias, boxes, 9, 0), logits(saved[2]["predictors.1.conv.bias"], boxes, 4, 0)
+    )
+    np.testing.assert_array_equal(
+        logits(bias, boxes, 9, 3), logits(start["predictors.1.conv.bias"], boxes, 9, 3)
+    )
 
 
 def test_another_image_size(saved):
-    """512 pixels: a map more, and one more with six default boxes; what has another shape starts anew."""
+    """512 pixels: a map more, and one more with six default boxes; what has another shape starts
+    anew."""
     net = network(SMALL.with_values(image_size=512), 2)
     start = tensors(net)
     text = load_matching(net, saved[0], NAMES)
     found = tensors(net)
-    new = {name for name in found if name not in saved[2] or found[name].shape != saved[2][name].shape}
-    assert new == {f"{part}.{kind}" for part in ("expand_trans_convs.5", "expand_convs.5", "predictors.4.conv",
-                                                 "predictors.6.conv") for kind in ("weight", "bias")}
+    new = {
+        name for name in found if name not in saved[2] or found[name].shape != saved[2][name].shape
+    }
+    assert new == {
+        f"{part}.{kind}"
+        for part in (
+            "expand_trans_convs.5",
+            "expand_convs.5",
+            "predictors.4.conv",
+            "predictors.6.conv",
+        )
+        for kind in ("weight", "bias")
+    }
     for name, value in found.items():
         np.testing.assert_array_equal(value, start[name] if name in new else saved[2][name])
     assert "wholly anew: " in text and "and 4 more" in text and "start anew" not in text
@@ -114,8 +140,10 @@ def test_another_architecture_is_refused(saved, tmp_path):
     for name, value in tensors(wide).items():
         np.testing.assert_array_equal(value, before[name])
     arrays = {name: mx.nd.array(value) for name, value in saved[2].items()}
-    for name, change in (("lacks backbone.conv1.weight", lambda: arrays.pop("backbone.conv1.weight")),
-                         ("unexpected fc.weight", lambda: arrays.update({"fc.weight": mx.nd.zeros(3)}))):
+    for name, change in (
+        ("lacks backbone.conv1.weight", lambda: arrays.pop("backbone.conv1.weight")),
+        ("unexpected fc.weight", lambda: arrays.update({"fc.weight": mx.nd.zeros(3)})),
+    ):
         kept = dict(arrays)
         change()
         mx.nd.save(str(tmp_path / "odd.params"), arrays)

@@ -1,4 +1,5 @@
 """Hard negative mining where many negatives are equally hard."""
+
 import mxnet as mx
 import numpy as np
 
@@ -7,7 +8,8 @@ from ssd.model.losses.hard_negatives import HardNegativesLoss
 
 
 def test_equal_negatives_are_kept_as_many_as_asked_for():
-    """A uniform picture: every negative costs the same, and three per positive count all the same."""
+    """A uniform picture: every negative costs the same, and three per positive count all the
+    same."""
     config = load_recipe("ssd-resnet34-coco").loss
     logits = np.zeros((2, 50, 3), np.float32)
     classes = np.zeros((2, 50), np.int32)
@@ -17,8 +19,12 @@ def test_equal_negatives_are_kept_as_many_as_asked_for():
     logits = mx.nd.array(logits)
     logits.attach_grad()
     with mx.autograd.record():
-        class_loss, offset_loss = loss(mx.nd.zeros((2, 50, 4)), logits, mx.nd.zeros((2, 50, 4)),
-                                       mx.nd.array(classes, dtype="int32"))
+        class_loss, offset_loss = loss(
+            mx.nd.zeros((2, 50, 4)),
+            logits,
+            mx.nd.zeros((2, 50, 4)),
+            mx.nd.array(classes, dtype="int32"),
+        )
     class_loss.backward()
     np.testing.assert_allclose(class_loss.asnumpy(), 4 * np.log(3), rtol=1e-5)
     assert (offset_loss.asnumpy() == 0).all()

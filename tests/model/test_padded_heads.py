@@ -1,4 +1,5 @@
 """Heads are computed with padded channels: neither their output nor any gradient shows it."""
+
 import mxnet as mx
 import numpy as np
 
@@ -9,9 +10,12 @@ CHANNELS = 20
 
 
 def both(pad):
-    """Output, and gradients of weight, bias and input, of a convolution with CHANNELS outputs; `pad`: PaddedConv2D."""
+    """Output, and gradients of weight, bias and input, of a convolution with CHANNELS outputs;
+    `pad`: PaddedConv2D."""
     rng = np.random.default_rng(4)
-    layer = (PaddedConv2D if pad else mx.gluon.nn.Conv2D)(CHANNELS, 3, padding=1, in_channels=16, prefix="c_")
+    layer = (PaddedConv2D if pad else mx.gluon.nn.Conv2D)(
+        CHANNELS, 3, padding=1, in_channels=16, prefix="c_"
+    )
     layer.initialize()
     layer.weight.set_data(mx.nd.array(rng.standard_normal(layer.weight.shape)))
     layer.bias.set_data(mx.nd.array(rng.standard_normal(CHANNELS)))
@@ -29,7 +33,9 @@ def both(pad):
 def test_padding_changes_nothing():
     (padded, gradients), (plain, expected) = both(True), both(False)
     assert padded.shape == (2, 24, 7, 5) and (padded.asnumpy()[:, CHANNELS:] == 0).all()
-    np.testing.assert_allclose(padded.asnumpy()[:, :CHANNELS], plain.asnumpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        padded.asnumpy()[:, :CHANNELS], plain.asnumpy(), rtol=1e-5, atol=1e-5
+    )
     for ours, theirs in zip(gradients, expected):
         assert ours.shape == theirs.shape
         np.testing.assert_allclose(ours.asnumpy(), theirs.asnumpy(), rtol=1e-5, atol=1e-4)
@@ -37,8 +43,15 @@ def test_padding_changes_nothing():
 
 def test_the_heads_are_padded_and_their_weights_are_not():
     from ssd.model.detector import build_detector
-    network = build_detector(load_recipe("ssd-resnet34-coco").with_values(width=0.125, num_classes=6)).network
+
+    network = build_detector(
+        load_recipe("ssd-resnet34-coco").with_values(width=0.125, num_classes=6)
+    ).network
     head = network.predictors[1]
     assert isinstance(head.conv, PaddedConv2D) and head.conv.weight.shape[0] == 60
-    shapes = mx.sym.Group(network(mx.sym.var("images"))).get_internals().infer_shape(images=(1, 3, 300, 300))[1]
+    shapes = (
+        mx.sym.Group(network(mx.sym.var("images")))
+        .get_internals()
+        .infer_shape(images=(1, 3, 300, 300))[1]
+    )
     assert (1, 64, 19, 19) in shapes and (1, 60, 19, 19) not in shapes

@@ -1,4 +1,5 @@
 """A network's parameters in groups, and the optimizer's states behind them."""
+
 from __future__ import annotations
 
 import mxnet as mx
@@ -9,7 +10,13 @@ from mxnet.gluon import Trainer, nn
 from ssd.config import load_recipe
 from ssd.model.detector import build_detector
 from ssd.model.parameters import (
-    by_structural_name, frozen, optimizer_states, set_update_count, statistics, trained)
+    by_structural_name,
+    frozen,
+    optimizer_states,
+    set_update_count,
+    statistics,
+    trained,
+)
 
 
 @pytest.fixture
@@ -22,7 +29,15 @@ def network():
 
 def test_every_parameter_is_in_one_group(network):
     assert list(by_structural_name(network)) == [
-        "0.weight", "0.bias", "1.gamma", "1.beta", "1.running_mean", "1.running_var", "2.weight", "2.bias"]
+        "0.weight",
+        "0.bias",
+        "1.gamma",
+        "1.beta",
+        "1.running_mean",
+        "1.running_var",
+        "2.weight",
+        "2.bias",
+    ]
     network[0].collect_params().setattr("grad_req", "null")
     assert list(trained(network)) == ["1.gamma", "1.beta", "2.weight", "2.bias"]
     assert list(statistics(network)) == ["1.running_mean", "1.running_var"]
@@ -40,8 +55,13 @@ def test_a_frozen_batch_norm_keeps_its_statistics_apart(network):
 def test_the_detectors_statistics_are_sorted_by_name():
     net = build_detector(load_recipe("ssd-resnet34-shapes").with_values(num_classes=4)).network
     names = list(statistics(net))
-    assert names == sorted(names) and len(names) == len(by_structural_name(net)) - len(trained(net)) > 0
-    assert set(names) == {name for name, parameter in by_structural_name(net).items() if parameter.grad_req == "null"}
+    assert (
+        names == sorted(names)
+        and len(names) == len(by_structural_name(net)) - len(trained(net)) > 0
+    )
+    assert set(names) == {
+        name for name, parameter in by_structural_name(net).items() if parameter.grad_req == "null"
+    }
     assert frozen(net) == {}
 
 
@@ -49,8 +69,12 @@ def test_the_detectors_statistics_are_sorted_by_name():
 def test_states_of_the_optimizer(network, half):
     if half:
         network.cast("float16")
-    trainer = Trainer(network.collect_params(), "sgd", dict(learning_rate=1.0, momentum=0.9, multi_precision=half),
-                      kvstore=None)
+    trainer = Trainer(
+        network.collect_params(),
+        "sgd",
+        dict(learning_rate=1.0, momentum=0.9, multi_precision=half),
+        kvstore=None,
+    )
     with mx.autograd.record():
         losses = [parameter.data().sum() for parameter in trained(network).values()]
     mx.autograd.backward(losses)

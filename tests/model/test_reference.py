@@ -1,4 +1,5 @@
 """The model against numbers of the PyTorch reference (tests/reference)."""
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -6,8 +7,8 @@ import pytest
 from ssd.config import load_recipe
 from ssd.model.boxes.formats import cxcywh_to_ltrb
 from ssd.model.detections.per_class import PerClassDetections
-from ssd.model.losses.hard_negatives import HardNegativesLoss
 from ssd.model.detector import build_detector
+from ssd.model.losses.hard_negatives import HardNegativesLoss
 from tests.reference import vectors
 from tests.reference.load import load_reference, reference_names, set_reference_weights
 
@@ -51,7 +52,9 @@ def test_default_boxes(reference):
     arrays, _ = reference
     ours = build_detector(CONFIG).default_boxes
     np.testing.assert_allclose(ours, arrays["default_boxes_cxcywh"], atol=1e-6, rtol=0)
-    np.testing.assert_allclose(cxcywh_to_ltrb(ours), arrays["default_boxes_ltrb"], atol=1e-6, rtol=0)
+    np.testing.assert_allclose(
+        cxcywh_to_ltrb(ours), arrays["default_boxes_ltrb"], atol=1e-6, rtol=0
+    )
 
 
 def test_evaluation_output(reference, network):
@@ -70,12 +73,17 @@ def test_loss_and_its_gradient(reference):
     offsets.attach_grad()
     logits.attach_grad()
     with mx.autograd.record():
-        class_loss, offset_loss = loss(offsets, logits, *targets_of(reference, (2, 3, 4), empty=(4,)))
+        class_loss, offset_loss = loss(
+            offsets, logits, *targets_of(reference, (2, 3, 4), empty=(4,))
+        )
         mean = (class_loss + offset_loss).mean()
     mean.backward()
     np.testing.assert_allclose(mean.asscalar(), arrays["loss_value"], rtol=1e-4)
     assert (class_loss + offset_loss).asnumpy()[2] == 0
-    norms = [np.sqrt((grad.asnumpy().astype(np.float64) ** 2).sum((1, 2))) for grad in (offsets.grad, logits.grad)]
+    norms = [
+        np.sqrt((grad.asnumpy().astype(np.float64) ** 2).sum((1, 2)))
+        for grad in (offsets.grad, logits.grad)
+    ]
     np.testing.assert_allclose(norms[0], arrays["loss_grad_loc_norm"], rtol=1e-4)
     np.testing.assert_allclose(norms[1], arrays["loss_grad_conf_norm"], rtol=1e-4)
 
@@ -86,8 +94,9 @@ def test_first_gradients_and_four_sgd_steps(reference, network):
     loss = HardNegativesLoss(CONFIG.loss)
     for block in (network, loss):
         block.hybridize(static_alloc=True, static_shape=True)
-    trainer = mx.gluon.Trainer(network.collect_params(), "sgd",
-                               dict(learning_rate=1e-3, momentum=0.9, wd=5e-4))
+    trainer = mx.gluon.Trainer(
+        network.collect_params(), "sgd", dict(learning_rate=1e-3, momentum=0.9, wd=5e-4)
+    )
     images = mx.nd.array(vectors.images(seed))
     targets = targets_of(reference, (0, 1))
     names = reference_names(network)
@@ -101,30 +110,39 @@ def test_first_gradients_and_four_sgd_steps(reference, network):
             ours = []
             for name, norm in zip(arrays["grad_name"], arrays["grad_norm"]):
                 parameter, reorder = names[str(name)]
-                ours.append(np.linalg.norm(reorder(parameter.grad().asnumpy()).astype(np.float64) / 2))
-                # BatchNorm's few numbers feel each ReLU that rounding flips: our network in float64 is up to
-                # 2.7e-3 from the stored norms, so that no float32 run can be asked for 1e-3 there.
+                ours.append(
+                    np.linalg.norm(reorder(parameter.grad().asnumpy()).astype(np.float64) / 2)
+                )
+                # BatchNorm's few numbers feel each ReLU that rounding flips: our network in float64
+                # is up to 2.7e-3 from the stored norms, so that no float32 run can be asked for
+                # 1e-3 there.
                 batch_norm = ".bn" in str(name) or "downsample.1" in str(name)
                 assert ours[-1] == pytest.approx(norm, rel=8e-3 if batch_norm else 1e-3), name
-            assert np.linalg.norm(ours) == pytest.approx(np.linalg.norm(arrays["grad_norm"]), rel=1e-3)
+            assert np.linalg.norm(ours) == pytest.approx(
+                np.linalg.norm(arrays["grad_norm"]), rel=1e-3
+            )
         trainer.step(2)
         losses.append(total.mean().asscalar())
     np.testing.assert_allclose(losses, arrays["train_losses"], rtol=1e-2)
     for name, norm in zip(arrays["grad_name"], arrays["param_norm_after"]):
         parameter, reorder = names[str(name)]
-        assert np.linalg.norm(reorder(parameter.data().asnumpy())) == pytest.approx(norm, rel=1e-2), name
+        assert np.linalg.norm(reorder(parameter.data().asnumpy())) == pytest.approx(
+            norm, rel=1e-2
+        ), name
 
 
 def test_detections(reference):
     arrays, seed = reference
     boxes = arrays["default_boxes_cxcywh"]
-    block = PerClassDetections(boxes, CONFIG.model.num_classes, CONFIG.default_boxes, CONFIG.detection)
+    block = PerClassDetections(
+        boxes, CONFIG.model.num_classes, CONFIG.default_boxes, CONFIG.detection
+    )
     block.initialize()
     block.hybridize(static_alloc=True, static_shape=True)
     rows = block(*(mx.nd.array(part) for part in vectors.detection_predictions(seed))).asnumpy()
     ends = np.cumsum(arrays["detect_count"])
     for image, count in enumerate(arrays["detect_count"]):
-        ours = rows[image][rows[image, :, 0] > 0][::-1]    # the reference's order of score rises
+        ours = rows[image][rows[image, :, 0] > 0][::-1]  # the reference's order of score rises
         part = slice(ends[image] - count, ends[image])
         assert len(ours) == count
         np.testing.assert_array_equal(ours[:, 0], arrays["detect_label"][part])

@@ -1,5 +1,7 @@
-"""SSD-ResNet50 against numbers of its PyTorch references: uvipen/SSD-pytorch, and mlcommons/abtf-ssd-pytorch for an
-image that is not square. Tolerances: ten times what rounding alone does (tests/reference/README.md)."""
+"""SSD-ResNet50 against numbers of its PyTorch references: uvipen/SSD-pytorch, and
+mlcommons/abtf-ssd-pytorch for an image that is not square. Tolerances: ten times what rounding
+alone does (tests/reference/README.md)."""
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -15,10 +17,15 @@ from tests.training.test_trace import OneRank
 CONFIG = load_recipe("ssd-resnet50-coco")
 # mlcommons/abtf-ssd-pytorch at 2d8ee7d, config test_ext_fm: 480x640 with a seventh map, 15 classes.
 COGNATA = CONFIG.with_values(
-    image_size="480x640", num_classes=15, extra_strides=[2, 2, 2, 1, 1, 1], extra_pads=[1, 1, 1, 0, 0, 0],
+    image_size="480x640",
+    num_classes=15,
+    extra_strides=[2, 2, 2, 1, 1, 1],
+    extra_pads=[1, 1, 1, 0, 0, 0],
     extra_channels=[[1024, 512], [512, 512], [512, 256], [256, 256], [256, 256], [256, 256]],
-    steps=[8, 16, 32, 64, 80, 120, 240], scales=[21, 45, 99, 153, 207, 261, 315, 400],
-    aspect_ratios=[[2], [2, 3], [2, 3], [2, 3], [2], [2], [2]])
+    steps=[8, 16, 32, 64, 80, 120, 240],
+    scales=[21, 45, 99, 153, 207, 261, 315, 400],
+    aspect_ratios=[[2], [2, 3], [2, 3], [2, 3], [2], [2], [2]],
+)
 INPUTS = [(CONFIG, "ssd_resnet50", ""), (COGNATA, "ssd_resnet50_cognata", "cognata_")]
 
 
@@ -50,12 +57,19 @@ def test_default_boxes(reference):
     arrays, _ = reference
     ours = build_detector(CONFIG).default_boxes
     np.testing.assert_allclose(ours, arrays["default_boxes_cxcywh"], atol=3e-7, rtol=0)
-    np.testing.assert_allclose(cxcywh_to_ltrb(ours).astype(float).sum(0), arrays["default_boxes_ltrb_sum"], rtol=1e-6)
+    np.testing.assert_allclose(
+        cxcywh_to_ltrb(ours).astype(float).sum(0), arrays["default_boxes_ltrb_sum"], rtol=1e-6
+    )
     ours = build_detector(COGNATA).default_boxes
     assert len(ours) == 29000
-    np.testing.assert_allclose(ours[::8], arrays["cognata_default_boxes_cxcywh_every8"], atol=3e-7, rtol=0)
-    np.testing.assert_allclose(cxcywh_to_ltrb(ours).astype(float).sum(0), arrays["cognata_default_boxes_ltrb_sum"],
-                               rtol=1e-6)
+    np.testing.assert_allclose(
+        ours[::8], arrays["cognata_default_boxes_cxcywh_every8"], atol=3e-7, rtol=0
+    )
+    np.testing.assert_allclose(
+        cxcywh_to_ltrb(ours).astype(float).sum(0),
+        arrays["cognata_default_boxes_ltrb_sum"],
+        rtol=1e-6,
+    )
 
 
 @pytest.mark.slow
@@ -65,18 +79,27 @@ def test_evaluation_output(reference, config, name, prefix):
     network = build_detector(config).network
     set_family_weights(network, seed)
     count = len(arrays[prefix + "eval_loc_absmean"])
-    offsets, logits = (output.asnumpy() for output in network(mx.nd.array(vectors.images(name, seed, count))))
-    every = {part: next(key for key in arrays.files if key.startswith(f"{prefix}eval_{part}_every"))
-             for part in ("loc", "conf")}
-    close(offsets[:, ::int(every["loc"].split("every")[1])], arrays[every["loc"]], 4e-5)
-    close(logits[:, ::int(every["conf"].split("every")[1])], arrays[every["conf"]], 2e-5)
-    np.testing.assert_allclose(np.abs(offsets).mean((1, 2)), arrays[prefix + "eval_loc_absmean"], rtol=2e-5)
-    np.testing.assert_allclose(np.abs(logits).mean((1, 2)), arrays[prefix + "eval_conf_absmean"], rtol=2e-5)
+    offsets, logits = (
+        output.asnumpy() for output in network(mx.nd.array(vectors.images(name, seed, count)))
+    )
+    every = {
+        part: next(key for key in arrays.files if key.startswith(f"{prefix}eval_{part}_every"))
+        for part in ("loc", "conf")
+    }
+    close(offsets[:, :: int(every["loc"].split("every")[1])], arrays[every["loc"]], 4e-5)
+    close(logits[:, :: int(every["conf"].split("every")[1])], arrays[every["conf"]], 2e-5)
+    np.testing.assert_allclose(
+        np.abs(offsets).mean((1, 2)), arrays[prefix + "eval_loc_absmean"], rtol=2e-5
+    )
+    np.testing.assert_allclose(
+        np.abs(logits).mean((1, 2)), arrays[prefix + "eval_conf_absmean"], rtol=2e-5
+    )
 
 
 @pytest.mark.parametrize("config, name, prefix", INPUTS)
 def test_matching(reference, config, name, prefix):
-    """Exact but for the boxes where the last bit decides; there a ground truth claims one of the same group."""
+    """Exact but for the boxes where the last bit decides; there a ground truth claims one of the
+    same group."""
     arrays, seed = reference
     matcher = build_detector(config).matcher
     counts, ties = arrays[prefix + "match_pos_count"], arrays[prefix + "match_tie_count"]
@@ -85,12 +108,25 @@ def test_matching(reference, config, name, prefix):
     for sample, (boxes, labels) in enumerate(vectors.targets(name, seed, len(counts))):
         found = matcher(boxes.astype(np.float32), labels)
         part = slice(starts[sample], starts[sample] + counts[sample])
-        tied = arrays[prefix + "match_tie_index"][tie_starts[sample]:tie_starts[sample] + ties[sample]]
-        ours, theirs = ~np.isin(found.positions, tied), ~np.isin(arrays[prefix + "match_pos_index"][part], tied)
-        np.testing.assert_array_equal(found.positions[ours], arrays[prefix + "match_pos_index"][part][theirs])
-        np.testing.assert_array_equal(found.classes[ours], arrays[prefix + "match_pos_label"][part][theirs])
-        np.testing.assert_allclose(found.offsets[ours], arrays[prefix + "match_pos_offsets"][part][theirs], rtol=0,
-                                   atol=6e-5)
+        tied = arrays[prefix + "match_tie_index"][
+            tie_starts[sample] : tie_starts[sample] + ties[sample]
+        ]
+        ours, theirs = (
+            ~np.isin(found.positions, tied),
+            ~np.isin(arrays[prefix + "match_pos_index"][part], tied),
+        )
+        np.testing.assert_array_equal(
+            found.positions[ours], arrays[prefix + "match_pos_index"][part][theirs]
+        )
+        np.testing.assert_array_equal(
+            found.classes[ours], arrays[prefix + "match_pos_label"][part][theirs]
+        )
+        np.testing.assert_allclose(
+            found.offsets[ours],
+            arrays[prefix + "match_pos_offsets"][part][theirs],
+            rtol=0,
+            atol=6e-5,
+        )
         compared += ours.sum()
     assert compared > 0.6 * counts.sum()
 
@@ -110,12 +146,18 @@ def test_loss_and_its_gradient(reference, config, name, prefix):
     np.testing.assert_allclose(mean.asscalar(), arrays[prefix + "loss_value"], rtol=3e-6)
     for part, key in ((offsets, "loc"), (logits, "conf")):
         norms = np.sqrt((part.grad.asnumpy().astype(np.float64) ** 2).sum((1, 2)))
-        np.testing.assert_allclose(norms, arrays[f"{prefix}loss_grad_{key}_norm"], rtol=1e-5, atol=1e-12)
+        np.testing.assert_allclose(
+            norms, arrays[f"{prefix}loss_grad_{key}_norm"], rtol=1e-5, atol=1e-12
+        )
 
 
 def norms_of(names, wanted, values):
-    return np.array([np.linalg.norm(forth(values(parameter)).astype(np.float64))
-                     for parameter, forth, _ in (names[str(name)] for name in wanted)])
+    return np.array(
+        [
+            np.linalg.norm(forth(values(parameter)).astype(np.float64))
+            for parameter, forth, _ in (names[str(name)] for name in wanted)
+        ]
+    )
 
 
 @pytest.mark.slow
@@ -133,7 +175,10 @@ def test_four_training_steps(reference):
     for number in range(4):
         parts = step.gradients(images, *targets, check=True)
         if number == 0:
-            ours = norms_of(names, arrays["grad_name"], lambda parameter: parameter.grad().asnumpy()) / 2
+            ours = (
+                norms_of(names, arrays["grad_name"], lambda parameter: parameter.grad().asnumpy())
+                / 2
+            )
             theirs = arrays["grad_norm"]
             counted = theirs > 1e-3 * theirs.max()
             np.testing.assert_allclose(ours[counted], theirs[counted], rtol=1e-2)
@@ -144,28 +189,45 @@ def test_four_training_steps(reference):
     ours = norms_of(names, arrays["grad_name"], lambda parameter: parameter.data().asnumpy())
     np.testing.assert_allclose(ours, arrays["param_norm_after"], rtol=1e-2)
     for kind, tolerance in (("mean", 5e-2), ("var", 1e-1)):
-        wanted = [f"{name}.running_{kind}" if not str(name).endswith(("running_mean", "running_var")) else str(name)
-                  for name in arrays["running_name"]]
-        # PyTorch's running variance is the unbiased one: of the maps of a single cell and two images, twice ours.
+        wanted = [
+            f"{name}.running_{kind}"
+            if not str(name).endswith(("running_mean", "running_var"))
+            else str(name)
+            for name in arrays["running_name"]
+        ]
+        # PyTorch's running variance is the unbiased one: of the maps of a single cell and two
+        # images, twice ours.
         ours = norms_of(names, wanted, lambda parameter: parameter.data().asnumpy())
         last = np.array([name.startswith("extras.4.1") for name in wanted])
         keep = ~last if kind == "var" else slice(None)
-        np.testing.assert_allclose(ours[keep], arrays[f"running_{kind}_norm_after"][keep], rtol=tolerance)
+        np.testing.assert_allclose(
+            ours[keep], arrays[f"running_{kind}_norm_after"][keep], rtol=tolerance
+        )
 
 
 def test_detections(reference):
     arrays, seed = reference
     detector = build_detector(CONFIG)
     detector.detections.initialize()
-    rows = detector.detections(*(mx.nd.array(part) for part in vectors.detection_predictions("ssd_resnet50", seed)))
+    rows = detector.detections(
+        *(mx.nd.array(part) for part in vectors.detection_predictions("ssd_resnet50", seed))
+    )
     ends = np.cumsum(arrays["detect_count"])
     for image, count in enumerate(arrays["detect_count"]):
         ours = rows[image].asnumpy()
         ours = ours[ours[:, 0] > 0]
         part = slice(ends[image] - count, ends[image])
-        theirs = np.concatenate([arrays["detect_label"][part][:, None], arrays["detect_score"][part][:, None],
-                                 arrays["detect_ltrb"][part]], axis=1)
+        theirs = np.concatenate(
+            [
+                arrays["detect_label"][part][:, None],
+                arrays["detect_score"][part][:, None],
+                arrays["detect_ltrb"][part],
+            ],
+            axis=1,
+        )
         assert len(ours) == count
         # Row by row after matching: scores equal but for the last bit may swap places.
         distance = np.abs(ours[:, None] - theirs[None]).max(axis=2)
-        assert (distance.min(axis=1) < 1e-5).all() and len(set(distance.argmin(axis=1).tolist())) == count
+        assert (distance.min(axis=1) < 1e-5).all() and len(
+            set(distance.argmin(axis=1).tolist())
+        ) == count

@@ -1,5 +1,6 @@
-"""RetinaNet as a GPU trains it, channels last and in float16: shapes and types of the whole graph by inference, and the
-values of the layers that differ from the CPU's."""
+"""RetinaNet as a GPU trains it, channels last and in float16: shapes and types of the whole graph
+by inference, and the values of the layers that differ from the CPU's."""
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from ssd.training.step import NetworkWithLoss
 RECIPE = load_recipe("retinanet-resnext50-openimages")
 
 
-@pytest.mark.parametrize("layout, dtype", [("NCHW", "float32"), ("NHWC", "float32"), ("NHWC", "float16")])
+@pytest.mark.parametrize(
+    "layout, dtype", [("NCHW", "float32"), ("NHWC", "float32"), ("NHWC", "float16")]
+)
 def test_shapes_and_types_of_the_training_graph(layout, dtype):
     config = RECIPE.with_values(layout=layout, dtype=dtype)
     detector = build_detector(config)
@@ -23,7 +26,9 @@ def test_shapes_and_types_of_the_training_graph(layout, dtype):
     shapes = dict(images=network.input_shape(2), offsets=(2, 120087, 4), classes=(2, 120087))
     _, losses, _ = graph.infer_shape(**shapes)
     assert losses == [(2,), (2,)]
-    arguments, outputs, _ = graph.infer_type(**{name: np.dtype(kind).type for name, kind in types.items()})
+    arguments, outputs, _ = graph.infer_type(
+        **{name: np.dtype(kind).type for name, kind in types.items()}
+    )
     assert set(outputs) == {np.float32}, "losses are float32 whatever the network's type"
     for name, kind in zip(graph.list_arguments(), arguments):
         if name not in types:
@@ -37,7 +42,9 @@ def test_shapes_and_types_of_the_detections(layout, dtype):
     rows = detector.detections(mx.sym.var("offsets"), mx.sym.var("logits"))
     shapes = dict(offsets=(2, 120087, 4), logits=(2, 120087, 264))
     assert rows.infer_shape(**shapes)[1] == [(2, 300, 6)]
-    assert rows.infer_type(offsets=np.dtype(dtype).type, logits=np.dtype(dtype).type)[1] == [np.float32]
+    assert rows.infer_type(offsets=np.dtype(dtype).type, logits=np.dtype(dtype).type)[1] == [
+        np.float32
+    ]
 
 
 def test_maps_are_enlarged_alike_in_both_layouts():

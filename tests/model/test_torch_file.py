@@ -26,7 +26,11 @@ class Call:
 def save_old(path, value: bytes, storages=(), little_endian=True, version=PROTOCOL_VERSION):
     """The older format around a ready-made pickle; storages: (key, array)."""
     with open(path, "wb") as file:
-        system = {"protocol_version": version, "little_endian": little_endian, "type_sizes": {"int": 4}}
+        system = {
+            "protocol_version": version,
+            "little_endian": little_endian,
+            "type_sizes": {"int": 4},
+        }
         for part in (MAGIC_NUMBER, version, system):
             pickle.dump(part, file, protocol=2)
         file.write(value)
@@ -62,13 +66,31 @@ def storage(elements: int, key="0", kind="torch FloatStorage", view=None, old=Fa
         tail = b"(" + text(view[0]) + number(view[1]) + number(view[2]) + b"t"
     elif old:
         tail = b"N"
-    return (b"(" + text("storage") + b"c" + kind.replace(" ", "\n").encode() + b"\n" + text(key) + text("cpu")
-            + number(elements) + tail + b"tQ")
+    return (
+        b"("
+        + text("storage")
+        + b"c"
+        + kind.replace(" ", "\n").encode()
+        + b"\n"
+        + text(key)
+        + text("cpu")
+        + number(elements)
+        + tail
+        + b"tQ"
+    )
 
 
 def tensor(record: bytes, offset, shape, strides, function="torch._utils _rebuild_tensor") -> bytes:
     sizes = b"".join(b"(" + b"".join(map(number, values)) + b"t" for values in (shape, strides))
-    return b"c" + function.replace(" ", "\n").encode() + b"\n(" + record + number(offset) + sizes + b"tR"
+    return (
+        b"c"
+        + function.replace(" ", "\n").encode()
+        + b"\n("
+        + record
+        + number(offset)
+        + sizes
+        + b"tR"
+    )
 
 
 def dict_of(**tensors: bytes) -> bytes:
@@ -80,10 +102,18 @@ def test_what_pytorch_saves_comes_back_exactly(tmp_path, old_format):
     torch = pytest.importorskip("torch")
     base = torch.arange(60, dtype=torch.float32).reshape(3, 4, 5)
     saved = OrderedDict(
-        weight=torch.randn(4, 3, 2, 2), transposed=base.permute(2, 0, 1), part=base[1:, 2:3, ::2], same=base,
-        counter=torch.tensor(7), double=torch.randn(3, dtype=torch.float64), half=torch.randn(3).half(),
-        flags=torch.tensor([True, False]), bytes=torch.tensor([1, 255], dtype=torch.uint8),
-        empty=torch.zeros(0, 3), parameter=torch.nn.Parameter(torch.randn(2, 2)))
+        weight=torch.randn(4, 3, 2, 2),
+        transposed=base.permute(2, 0, 1),
+        part=base[1:, 2:3, ::2],
+        same=base,
+        counter=torch.tensor(7),
+        double=torch.randn(3, dtype=torch.float64),
+        half=torch.randn(3).half(),
+        flags=torch.tensor([True, False]),
+        bytes=torch.tensor([1, 255], dtype=torch.uint8),
+        empty=torch.zeros(0, 3),
+        parameter=torch.nn.Parameter(torch.randn(2, 2)),
+    )
     path = str(tmp_path / "saved.pth")
     torch.save(saved, path, _use_new_zipfile_serialization=not old_format)
 
@@ -108,15 +138,29 @@ def test_a_module_with_its_metadata(tmp_path, old_format):
 
 
 def test_as_the_first_pytorch_under_python_2_wrote_it(tmp_path):
-    """Byte strings, OrderedDict of pairs, _rebuild_tensor, Parameter with its flags, a view of a storage."""
+    """Byte strings, OrderedDict of pairs, _rebuild_tensor, Parameter with its flags, a view of a
+    storage."""
+
     def word(value):
         return b"U" + bytes([len(value)]) + value.encode()
 
     array = np.arange(8, dtype=np.float32)
-    parameter = (b"ctorch.nn.parameter\nParameter\n" + tensor(storage(8, old=True), 2, (2, 2), (2, 1))
-                 + b"\x85R" + b"(\x88\x89ccollections\nOrderedDict\n)Rtb")
+    parameter = (
+        b"ctorch.nn.parameter\nParameter\n"
+        + tensor(storage(8, old=True), 2, (2, 2), (2, 1))
+        + b"\x85R"
+        + b"(\x88\x89ccollections\nOrderedDict\n)Rtb"
+    )
     view = tensor(storage(8, view=("1", 4, 3)), 1, (2,), (1,))
-    pairs = b"](](" + word("conv1.weight") + parameter + b"e](" + word("bn1.running_mean") + view + b"ee"
+    pairs = (
+        b"](]("
+        + word("conv1.weight")
+        + parameter
+        + b"e]("
+        + word("bn1.running_mean")
+        + view
+        + b"ee"
+    )
     value = b"\x80\x02ccollections\nOrderedDict\n" + pairs + b"\x85R."
     read = read_state_dict(save_old(tmp_path / "old.pth", value, [("0", array)]))
     assert list(read) == ["conv1.weight", "bn1.running_mean"]
@@ -127,10 +171,12 @@ def test_as_the_first_pytorch_under_python_2_wrote_it(tmp_path):
 @SAVE
 def test_nothing_is_executed(tmp_path, save):
     marker = tmp_path / "executed"
-    for evil, name in ((Call(os.system, f"touch '{marker}'"), "system"),
-                       (Call(eval, f"open({str(marker)!r}, 'w')"), "eval"),
-                       (Call(open, str(marker), "w"), "open"),
-                       (Call(getattr, "text", "upper"), "getattr")):
+    for evil, name in (
+        (Call(os.system, f"touch '{marker}'"), "system"),
+        (Call(eval, f"open({str(marker)!r}, 'w')"), "eval"),
+        (Call(open, str(marker), "w"), "open"),
+        (Call(getattr, "text", "upper"), "getattr"),
+    ):
         path = save(tmp_path / "evil.pth", pickle.dumps({"conv1.weight": evil}, protocol=2))
         with pytest.raises(UserError, match=rf"evil\.pth.*{name}\b"):
             read_state_dict(path)
@@ -143,25 +189,51 @@ def test_nothing_is_executed(tmp_path, save):
 @SAVE
 def test_other_objects_are_refused_by_name(tmp_path, save):
     path = tmp_path / "other.pth"
-    for value, name in (({"a": np.array([{}], dtype=object)}, "numpy"), ({"a": np.zeros(3)}, "numpy"),
-                        ({"a": 3}, "'a', which is a int"), ([1], "no dict of tensors"), ({}, "no dict"),
-                        ({"a": {"b": 1}}, "which is a dict"), ({"a": 1.5}, "BINFLOAT")):
+    for value, name in (
+        ({"a": np.array([{}], dtype=object)}, "numpy"),
+        ({"a": np.zeros(3)}, "numpy"),
+        ({"a": 3}, "'a', which is a int"),
+        ([1], "no dict of tensors"),
+        ({}, "no dict"),
+        ({"a": {"b": 1}}, "which is a dict"),
+        ({"a": 1.5}, "BINFLOAT"),
+    ):
         with pytest.raises(UserError, match=name):
             read_state_dict(save(path, pickle.dumps(value, protocol=2)))
     with pytest.raises(UserError, match="BFloat16Storage"):
         record = storage(1, kind="torch BFloat16Storage")
         read_state_dict(save(path, dict_of(a=tensor(record, 0, (1,), (1,)))))
     with pytest.raises(UserError, match="_rebuild_sparse_tensor"):
-        read_state_dict(save(path, dict_of(
-            a=tensor(storage(1), 0, (1,), (1,), function="torch._utils _rebuild_sparse_tensor"))))
+        read_state_dict(
+            save(
+                path,
+                dict_of(
+                    a=tensor(
+                        storage(1), 0, (1,), (1,), function="torch._utils _rebuild_sparse_tensor"
+                    )
+                ),
+            )
+        )
     with pytest.raises(UserError, match="operation (INST|OBJ|NEWOBJ|STACK_GLOBAL)"):
         read_state_dict(save(path, b"\x80\x02(ios\nsystem\n."))
 
 
 @SAVE
-@pytest.mark.parametrize("offset, shape, strides", [
-    (0, (7,), (1,)), (1, (6,), (1,)), (6, (1,), (1,)), (0, (2, 3), (4, 1)), (0, (2, 2), (3, 3)),
-    (-1, (2,), (1,)), (0, (2,), (-1,)), (0, (-2,), (1,)), (0, (2, 3), (3,)), (0, (1000,), (0,))])
+@pytest.mark.parametrize(
+    "offset, shape, strides",
+    [
+        (0, (7,), (1,)),
+        (1, (6,), (1,)),
+        (6, (1,), (1,)),
+        (0, (2, 3), (4, 1)),
+        (0, (2, 2), (3, 3)),
+        (-1, (2,), (1,)),
+        (0, (2,), (-1,)),
+        (0, (-2,), (1,)),
+        (0, (2, 3), (3,)),
+        (0, (1000,), (0,)),
+    ],
+)
 def test_tensors_outside_their_storage_are_refused(tmp_path, save, offset, shape, strides):
     value = dict_of(a=tensor(storage(6), offset, shape, strides))
     path = save(tmp_path / "bad.pth", value, [("0", np.zeros(6, np.float32))])
@@ -179,7 +251,7 @@ def test_storage_of_another_length_is_refused(tmp_path, save):
             read_state_dict(save(tmp_path / "a.pth", value, [("0", np.ones(size, np.float32))]))
     with pytest.raises(UserError, match="(data/0|storage 0)"):
         read_state_dict(save(tmp_path / "a.pth", value))
-    huge = dict_of(a=tensor(storage(2 ** 31 - 1), 0, (6,), (1,)))
+    huge = dict_of(a=tensor(storage(2**31 - 1), 0, (6,), (1,)))
     with pytest.raises(UserError, match="storage 0 "):
         read_state_dict(save(tmp_path / "a.pth", huge, [("0", np.ones(6, np.float32))]))
 
@@ -187,8 +259,10 @@ def test_storage_of_another_length_is_refused(tmp_path, save):
 def test_byte_order_compression_and_version(tmp_path):
     value, storages = dict_of(a=tensor(storage(2), 0, (2,), (1,))), [("0", np.ones(2, np.float32))]
     path = tmp_path / "a.pth"
-    for saved in (save_old(path, value, storages, little_endian=False),
-                  save_zip(path, value, storages, byteorder=b"big")):
+    for saved in (
+        save_old(path, value, storages, little_endian=False),
+        save_zip(path, value, storages, byteorder=b"big"),
+    ):
         with pytest.raises(UserError, match="byte order"):
             read_state_dict(saved)
     with pytest.raises(UserError, match="uncompressed"):
@@ -233,15 +307,21 @@ def test_damaged_bytes_give_a_clear_error_or_numbers(tmp_path, save):
 
 def test_what_is_no_pytorch_file(tmp_path):
     path = tmp_path / "a.pth"
-    for content, reason in ((b"", "not a PyTorch file"), (b"text", "not a PyTorch file"),
-                            (pickle.dumps({}, protocol=2), "not PyTorch's"), (b"\x80\x02", "cut off"),
-                            (b"PK\x03\x04 and so on", "not a whole")):
+    for content, reason in (
+        (b"", "not a PyTorch file"),
+        (b"text", "not a PyTorch file"),
+        (pickle.dumps({}, protocol=2), "not PyTorch's"),
+        (b"\x80\x02", "cut off"),
+        (b"PK\x03\x04 and so on", "not a whole"),
+    ):
         path.write_bytes(content)
         with pytest.raises(UserError, match=rf"a\.pth: .*{reason}"):
             read_state_dict(str(path))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("\u00e9/data.pkl", b"")
-    path.write_bytes(path.read_bytes().replace("\u00e9".encode(), b"\xff\xff"))    # a name that is no UTF-8
+    path.write_bytes(
+        path.read_bytes().replace("\u00e9".encode(), b"\xff\xff")
+    )  # a name that is no UTF-8
     with pytest.raises(UserError, match="a.pth: not a whole PyTorch file"):
         read_state_dict(str(path))
     with pytest.raises(UserError, match="missing.pth: cannot be read: No such file"):

@@ -1,4 +1,5 @@
 """Weight files that say what they are: settings, normalisation and classes beside the tensors."""
+
 import json
 import os
 
@@ -8,14 +9,15 @@ import pytest
 
 from ssd.config import load_recipe
 from ssd.errors import UserError
-from ssd.model.initialization import initialize
 from ssd.model.detector import build_detector
+from ssd.model.initialization import initialize
 from ssd.model.parameters import by_structural_name
 from ssd.model.weights import load_weights, read_info, read_tensors, save_weights
 from ssd.model.weights_info import WeightsInfo, pack_info
 
-CONFIG = load_recipe("ssd-resnet34-shapes").with_values(width=0.125, score_threshold=0.25, nms_iou=0.4,
-                                                        pixel_mean=(0.5, 0.25, 0.125))
+CONFIG = load_recipe("ssd-resnet34-shapes").with_values(
+    width=0.125, score_threshold=0.25, nms_iou=0.4, pixel_mean=(0.5, 0.25, 0.125)
+)
 INFO = WeightsInfo(CONFIG, (3, 11, 7), ("circle", "Quadrat \N{WHITE SQUARE}", "triangle"))
 
 
@@ -75,11 +77,15 @@ def test_gluon_reads_it(network, saved):
     other = build_detector(CONFIG).network
     other.load_parameters(saved, ignore_extra=True)
     for name, parameter in other.collect_params().items():
-        np.testing.assert_array_equal(parameter.data().asnumpy(), network.collect_params()[name].data().asnumpy())
+        np.testing.assert_array_equal(
+            parameter.data().asnumpy(), network.collect_params()[name].data().asnumpy()
+        )
 
 
 def test_npz(network, tmp_path):
-    arrays = {name: parameter.data().asnumpy() for name, parameter in by_structural_name(network).items()}
+    arrays = {
+        name: parameter.data().asnumpy() for name, parameter in by_structural_name(network).items()
+    }
     path = str(tmp_path / "parameters.npz")
     np.savez(path, **arrays)
     assert read_info(path) is None
@@ -90,41 +96,71 @@ def test_npz(network, tmp_path):
 
 def test_a_recipe_that_is_a_file_reads_back(network, tmp_path):
     import dataclasses
+
     path = str(tmp_path / "weights.params")
-    save_weights(network, path, dataclasses.replace(INFO, config=dataclasses.replace(CONFIG, recipe="mine")))
+    save_weights(
+        network, path, dataclasses.replace(INFO, config=dataclasses.replace(CONFIG, recipe="mine"))
+    )
     info = read_info(path)
     assert info.config.recipe == "mine" and info.config.model == CONFIG.model
     assert info.config.training == load_recipe("ssd-resnet34-coco").training
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda content: content.update(format=2), r"metadata: format 2; this program knows 1"),
-    (lambda content: content.pop("format"), r"format None"),
-    (lambda content: content["settings"]["model"].pop("width") and content.update(recipe="mine"),
-     r"model\.width is missing"),
-    (lambda content: content["settings"]["data"].pop("pixel_std") and content.update(recipe="mine"),
-     r"data\.pixel_std is missing"),
-    (lambda content: content["settings"]["model"].update(wings=2), "unknown setting 'model.wings'"),
-    (lambda content: content["settings"]["model"].update(width="broad"), "width: a number is needed, not 'broad'"),
-    (lambda content: content["settings"].update(model=[1]), "settings by section"),
-    (lambda content: content.update(recipe=7), "no recipe's name"),
-    (lambda content: content["category_names"].pop(), "2 category_names for 4 classes"),
-    (lambda content: content["category_ids"].__setitem__(0, 11), "category_ids: 11 is there twice"),
-    (lambda content: content["category_ids"].__setitem__(0, "a"), r"category_ids: \['a'"),
-    (lambda content: content.update(category_names="abc"), "category_names: 'abc' is no list of str"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda content: content.update(format=2), r"metadata: format 2; this program knows 1"),
+        (lambda content: content.pop("format"), r"format None"),
+        (
+            lambda content: (
+                content["settings"]["model"].pop("width") and content.update(recipe="mine")
+            ),
+            r"model\.width is missing",
+        ),
+        (
+            lambda content: (
+                content["settings"]["data"].pop("pixel_std") and content.update(recipe="mine")
+            ),
+            r"data\.pixel_std is missing",
+        ),
+        (
+            lambda content: content["settings"]["model"].update(wings=2),
+            "unknown setting 'model.wings'",
+        ),
+        (
+            lambda content: content["settings"]["model"].update(width="broad"),
+            "width: a number is needed, not 'broad'",
+        ),
+        (lambda content: content["settings"].update(model=[1]), "settings by section"),
+        (lambda content: content.update(recipe=7), "no recipe's name"),
+        (lambda content: content["category_names"].pop(), "2 category_names for 4 classes"),
+        (
+            lambda content: content["category_ids"].__setitem__(0, 11),
+            "category_ids: 11 is there twice",
+        ),
+        (lambda content: content["category_ids"].__setitem__(0, "a"), r"category_ids: \['a'"),
+        (
+            lambda content: content.update(category_names="abc"),
+            "category_names: 'abc' is no list of str",
+        ),
+    ],
+)
 def test_malformed_metadata_is_named(saved, tmp_path, change, words):
     path = with_json(saved, tmp_path / "bad.params", change)
     with pytest.raises(UserError, match=words) as raised:
         read_info(path)
-    assert str(raised.value).startswith(f"weights {path}: metadata") and "\n" not in str(raised.value)
+    assert str(raised.value).startswith(f"weights {path}: metadata") and "\n" not in str(
+        raised.value
+    )
 
 
 def test_metadata_that_is_no_json(saved, tmp_path):
-    for content, words in ((np.frombuffer(b"\x80\x04pickle", np.uint8), "not JSON"),
-                           (np.frombuffer(b"[7]", np.uint8), "instead of an object"),
-                           (np.frombuffer(b"[" * 100000, np.uint8), "not JSON"),
-                           (np.zeros((2, 2), np.float32), "not bytes but float32")):
+    for content, words in (
+        (np.frombuffer(b"\x80\x04pickle", np.uint8), "not JSON"),
+        (np.frombuffer(b"[7]", np.uint8), "instead of an object"),
+        (np.frombuffer(b"[" * 100000, np.uint8), "not JSON"),
+        (np.zeros((2, 2), np.float32), "not bytes but float32"),
+    ):
         path = with_content(saved, tmp_path / "bad.params", content)
         with pytest.raises(UserError, match=words):
             read_info(path)
@@ -140,7 +176,7 @@ def test_what_is_no_weights_file(tmp_path):
     with pytest.raises(UserError, match="not a file of MXNet arrays"):
         read_info(path)
     mx.nd.save(str(path), {"name": mx.nd.ones(1)})
-    path.write_bytes(path.read_bytes().replace(b"name", b"n\xe1me"))    # a flipped bit
+    path.write_bytes(path.read_bytes().replace(b"name", b"n\xe1me"))  # a flipped bit
     with pytest.raises(UserError, match="not a file of MXNet arrays"):
         read_info(path)
 
@@ -149,17 +185,23 @@ def test_a_file_is_replaced_as_a_whole(network, tmp_path):
     path = tmp_path / "weights.params"
     path.write_bytes(b"old")
     save_weights(network, str(path), INFO)
-    assert os.listdir(tmp_path) == ["weights.params"] and read_info(path).category_ids == INFO.category_ids
+    assert (
+        os.listdir(tmp_path) == ["weights.params"]
+        and read_info(path).category_ids == INFO.category_ids
+    )
 
 
 def test_weights_of_tensor_cores_fit_a_cpu(tmp_path):
-    """NHWC and float16, padded channels and all: as made here of a network in NCHW, they give that network again."""
+    """NHWC and float16, padded channels and all: as made here of a network in NCHW, they give that
+    network again."""
     plain = CONFIG.with_values(num_classes=5)
     config = plain.with_values(layout="NHWC", dtype="float16")
     network, other = build_detector(plain).network, build_detector(plain).network
     for seed, one in enumerate((network, other)):
         initialize(one, seed, mx.cpu())
-    wanted = {name: parameter.data().asnumpy() for name, parameter in by_structural_name(network).items()}
+    wanted = {
+        name: parameter.data().asnumpy() for name, parameter in by_structural_name(network).items()
+    }
     info = WeightsInfo(config, (1, 2, 3, 4), ("a", "b", "c", "d"))
     tensors, padded = {"metadata": mx.nd.array(pack_info(info), dtype=np.uint8)}, 0
     for name, parameter in by_structural_name(build_detector(config).network).items():
@@ -168,7 +210,9 @@ def test_weights_of_tensor_cores_fit_a_cpu(tmp_path):
         filled[tuple(slice(0, length) for length in value.shape)] = value
         padded += filled.shape != value.shape
         tensors[name] = mx.nd.array(filled, dtype=parameter.dtype)
-    assert padded == 13, "the first convolution, and weight and bias of six heads with 36 or 54 channels"
+    assert padded == 13, (
+        "the first convolution, and weight and bias of six heads with 36 or 54 channels"
+    )
     path = str(tmp_path / "weights.params")
     mx.nd.save(path, tensors)
     load_weights(other, path)
@@ -188,7 +232,11 @@ def test_a_failed_write_leaves_the_old_file(network, tmp_path, monkeypatch):
         with open(name, "wb") as file:
             file.write(b"half")
         raise mx.MXNetError("Traceback (most recent call last):\n  No space left on device\n")
+
     monkeypatch.setattr(mx.nd, "save", fails)
-    with pytest.raises(UserError, match=r"^weights .*: cannot be written: No space left on device \(\d+ bytes are free"):
+    with pytest.raises(
+        UserError,
+        match=r"^weights .*: cannot be written: No space left on device \(\d+ bytes are free",
+    ):
         save_weights(network, str(path))
     assert os.listdir(tmp_path) == ["weights.params"] and path.read_bytes() == b"old"

@@ -1,13 +1,17 @@
-"""The inputs behind <detector>_reference_seed*.npz, drawn from NumPy's legacy RandomState like those of vectors.py.
+"""The inputs behind <detector>_reference_seed*.npz, drawn from NumPy's legacy RandomState like
+those of vectors.py.
 
-The stored outputs were computed by the public programs of the five detectors (see README.md beside this file)
-in float32 on a CPU. Names of parameters: README.md. Boxes of one image are ordered map, row, column, shape.
+The stored outputs were computed by the public programs of the five detectors (see README.md beside
+this file) in float32 on a CPU. Names of parameters: README.md. Boxes of one image are ordered map,
+row, column, shape.
 """
+
 import re
 
 import numpy as np
 
-from tests.reference.vectors import _stream, ground_truth  # noqa: F401  (ground truths are those of vectors.py)
+# The ground truths are those of vectors.py.
+from tests.reference.vectors import _stream, ground_truth
 
 # detector: (input height and width, boxes, classes with background)
 DETECTORS = {
@@ -19,7 +23,12 @@ DETECTORS = {
     "ssd_mobilenetv3": ((300, 300), 1917, 81),
 }
 SIGMOID = ("ssd_mobilenetv2", "ssd_resnet50_fpn", "ssd_mobilenetv3")
-IMAGE_SIZES = ((480, 640), (427, 640), (500, 375), (640, 480))  # height, width of the pictures behind the detections
+IMAGE_SIZES = (
+    (480, 640),
+    (427, 640),
+    (500, 375),
+    (640, 480),
+)  # height, width of the pictures behind the detections
 
 
 def weight(name, shape, seed=0):
@@ -34,14 +43,20 @@ def weight(name, shape, seed=0):
         value = stream.standard_normal(shape) * 0.1
     else:
         output = re.fullmatch(r"(loc|conf)\.(\d+|out|\d+\.out)\.weight", name)
-        value = stream.standard_normal(shape) * np.sqrt((0.5 if output else 2.0) / np.prod(shape[1:]))
+        value = stream.standard_normal(shape) * np.sqrt(
+            (0.5 if output else 2.0) / np.prod(shape[1:])
+        )
     return value.astype(np.float32)
 
 
 def images(detector, seed=0, count=2):
     """Normalised input, (count, 3, height, width)."""
     height, width = DETECTORS[detector][0]
-    return _stream(f"images {detector}", seed).standard_normal((count, 3, height, width)).astype(np.float32)
+    return (
+        _stream(f"images {detector}", seed)
+        .standard_normal((count, 3, height, width))
+        .astype(np.float32)
+    )
 
 
 def targets(detector, seed=0, samples=24):
@@ -54,12 +69,15 @@ def loss_predictions(detector, seed=0):
     """(offsets (3, boxes, 4), logits (3, boxes, classes)): scored against samples 2, 3 and 4."""
     _, boxes, classes = DETECTORS[detector]
     stream = _stream(f"loss {detector}", seed)
-    return (stream.standard_normal((3, boxes, 4)).astype(np.float32),
-            2 * stream.standard_normal((3, boxes, classes)).astype(np.float32))
+    return (
+        stream.standard_normal((3, boxes, 4)).astype(np.float32),
+        2 * stream.standard_normal((3, boxes, classes)).astype(np.float32),
+    )
 
 
 def detection_predictions(detector, seed=0):
-    """(offsets (4, boxes, 4), logits (4, boxes, classes)) for decoding and non-maximum suppression."""
+    """(offsets (4, boxes, 4), logits (4, boxes, classes)) for decoding and non-maximum
+    suppression."""
     _, boxes, classes = DETECTORS[detector]
     sigmoid = detector in SIGMOID
     stream = _stream(f"detect {detector}", seed)
@@ -74,5 +92,7 @@ def detection_predictions(detector, seed=0):
         labels = stream.randint(1, classes if image % 2 else 6, peaks)
         if not sigmoid:
             logits[image, :, 0] += 4
-        logits[image, anchors, labels] += stream.uniform(*((3, 10) if sigmoid else (8, 16)), peaks).astype(np.float32)
+        logits[image, anchors, labels] += stream.uniform(
+            *((3, 10) if sigmoid else (8, 16)), peaks
+        ).astype(np.float32)
     return offsets, logits

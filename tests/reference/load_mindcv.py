@@ -1,4 +1,5 @@
 """MindCV's detectors under its own names, with the weights behind the stored reference numbers."""
+
 import os
 import re
 
@@ -7,8 +8,16 @@ import numpy as np
 from tests.reference import family_vectors as vectors
 
 LAYERS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "mindcv_layers.txt")
-PARTS = {"conv": {"weight": "weight"}, "bias": {"weight": "weight", "bias": "bias"},
-         "norm": {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}}
+PARTS = {
+    "conv": {"weight": "weight"},
+    "bias": {"weight": "weight", "bias": "bias"},
+    "norm": {
+        "gamma": "weight",
+        "beta": "bias",
+        "moving_mean": "running_mean",
+        "moving_variance": "running_var",
+    },
+}
 
 
 def names_of(detector):
@@ -19,13 +28,15 @@ def names_of(detector):
             name, *layer = line.split()
             if name == detector:
                 theirs, ours, kind = layer
-                found.update({f"{theirs}.{one}": f"{ours}.{other}" for one, other in PARTS[kind].items()})
+                found.update(
+                    {f"{theirs}.{one}": f"{ours}.{other}" for one, other in PARTS[kind].items()}
+                )
     return found
 
 
 def tensors_of(detector, shapes, seed):
-    """{MindCV's name: array} of those in `shapes`, {our name: shape}. Its offsets are cy, cx, h, w, those of the
-    reference cx, cy, w, h."""
+    """{MindCV's name: array} of those in `shapes`, {our name: shape}. Its offsets are cy, cx, h, w,
+    those of the reference cx, cy, w, h."""
     found = {}
     for theirs, ours in names_of(detector).items():
         if ours not in shapes:
@@ -41,5 +52,8 @@ def tensors_of(detector, shapes, seed):
 def backbone_of(detector, shapes, seed):
     """The same of its backbone by itself, whose sequence of layers has a name of its own there."""
     within = "backbone_wrapper.backbone.net."
-    return {name[len(within):].replace("features_", "features."): value
-            for name, value in tensors_of(detector, shapes, seed).items() if name.startswith(within)}
+    return {
+        name[len(within) :].replace("features_", "features."): value
+        for name, value in tensors_of(detector, shapes, seed).items()
+        if name.startswith(within)
+    }

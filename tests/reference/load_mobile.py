@@ -1,4 +1,6 @@
-"""The stored numbers of MindCV's and SSDLite's public programs, and their weights in our networks."""
+"""The stored numbers of MindCV's and SSDLite's public programs, and their weights in our
+networks."""
+
 import re
 
 import mxnet as mx
@@ -9,7 +11,8 @@ from tests.reference import family_vectors as vectors
 
 
 def channels_of(name, boxes, interleaved):
-    """Our rows (box * values + value) in the order of the program's rows of a head's last convolution, or None."""
+    """Our rows (box * values + value) in the order of the program's rows of a head's last
+    convolution, or None."""
     found = re.fullmatch(r"(loc|conf)\.(?:(\d+)\.)?out\.(?:weight|bias)", name)
     if not found or not interleaved:
         return None
@@ -20,8 +23,8 @@ def channels_of(name, boxes, interleaved):
 
 
 def set_weights(network, seed, boxes, interleaved):
-    """Gives an uninitialised network the program's weights. boxes: per cell of each map; interleaved: whether the
-    heads' channels are value * boxes + box (SSDLite)."""
+    """Gives an uninitialised network the program's weights. boxes: per cell of each map;
+    interleaved: whether the heads' channels are value * boxes + box (SSDLite)."""
     initialize(network, 0, mx.cpu())
     for name, parameter in network.reference_parameters().items():
         value = vectors.weight(name, parameter.shape, seed)

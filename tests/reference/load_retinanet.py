@@ -1,4 +1,5 @@
 """The stored numbers of RetinaNet's public reference, and its weights in our network."""
+
 import os
 
 import mxnet as mx
@@ -11,7 +12,8 @@ DEFAULT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "retinanet_re
 
 
 def load_retinanet():
-    """(arrays, seed) of the file that RETINANET_REFERENCE_VECTORS names, else of the one beside this file."""
+    """(arrays, seed) of the file that RETINANET_REFERENCE_VECTORS names, else of the one beside
+    this file."""
     arrays = np.load(os.environ.get("RETINANET_REFERENCE_VECTORS") or DEFAULT, allow_pickle=False)
     return arrays, int(arrays["seed"])
 

@@ -1,4 +1,6 @@
-"""Writes MindSpore's checkpoint format, as its files were seen to be (ssd.model.mindspore_file reads it)."""
+"""Writes MindSpore's checkpoint format, as its files were seen to be (ssd.model.mindspore_file
+reads it)."""
+
 import numpy as np
 
 NAMES = {"float16": "Float16", "float32": "Float32", "int32": "Int32", "int64": "Int64"}

@@ -1,4 +1,5 @@
 """Charts of many classes stay as large as a page bears."""
+
 import re
 
 import numpy as np
@@ -16,19 +17,26 @@ class Names:
 
 
 def section(matrix):
-    return sections.confusion(Names(len(matrix) - 1), Counts(.5, matrix, *[np.zeros(1, np.int64)] * 3))
+    return sections.confusion(
+        Names(len(matrix) - 1), Counts(0.5, matrix, *[np.zeros(1, np.int64)] * 3)
+    )
 
 
 @pytest.mark.parametrize("classes", [80, 300])
 def test_cells_of_a_confusion_matrix(classes):
-    """All of them up to COCO's 80 classes; of more the diagonal and the largest, and the page says so."""
+    """All of them up to COCO's 80 classes; of more the diagonal and the largest, and the page says
+    so."""
     random = np.random.default_rng(0)
     matrix = random.integers(1, 1000, (classes + 1, classes + 1))
     matrix[3, 3], matrix[5, 5], matrix[4, 7], matrix[9, 2] = 0, 1, 1000, 1000
     drawn, text = charts.drawn_cells(matrix), section(matrix)
     left_out = (matrix > 0).sum() - drawn.sum()
     assert text.count('<rect class="right"') == np.trace(drawn) == classes, "all but the empty one"
-    assert text.count('<rect class="wrong"') + classes == drawn.sum() == min((classes + 1) ** 2 - 1, charts.MOST_CELLS)
+    assert (
+        text.count('<rect class="wrong"') + classes
+        == drawn.sum()
+        == min((classes + 1) ** 2 - 1, charts.MOST_CELLS)
+    )
     beside = ~np.eye(classes + 1, dtype=bool)
     assert matrix[drawn & beside].min() >= matrix[~drawn & beside & (matrix > 0)].max(initial=0)
     assert ("smallest cells" in text) == (left_out > 0) == (f"The {left_out:,} smallest" in text)
@@ -37,11 +45,16 @@ def test_cells_of_a_confusion_matrix(classes):
 def test_most_often_confused():
     """The ten largest, of equals the first by their places; none of no count."""
     matrix = np.random.default_rng(1).integers(0, 4, (7, 7))
-    pairs = [(-matrix[row, column], row, column) for row in range(6) for column in range(6)
-             if row != column and matrix[row, column]]
+    pairs = [
+        (-matrix[row, column], row, column)
+        for row in range(6)
+        for column in range(6)
+        if row != column and matrix[row, column]
+    ]
     found = re.findall(r"<tr><td>class (\d)</td><td>class (\d)</td><td[^>]*>(\d)<", section(matrix))
-    assert [tuple(map(int, one)) for one in found] == [(row, column, -number) for number, row, column
-                                                       in sorted(pairs)[:10]]
+    assert [tuple(map(int, one)) for one in found] == [
+        (row, column, -number) for number, row, column in sorted(pairs)[:10]
+    ]
     matrix[:] = np.diag(np.arange(7))
     matrix[2, 5] = 3
     assert section(matrix).count("<td>class") == 2

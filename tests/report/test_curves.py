@@ -1,4 +1,5 @@
 """The curves of a run, from folders made here."""
+
 import os
 import re
 import xml.etree.ElementTree as ElementTree
@@ -11,33 +12,56 @@ from ssd.errors import UserError
 from ssd.report import published
 from ssd.report.curves import CURVES, OURS, PUBLISHED, curve_figures, draw_curves, read_run
 
-HEADER = "epoch,step,images,seconds,class_loss,offset_loss,learning_rate,images_per_second,data_wait_share\n"
+HEADER = (
+    "epoch,step,images,seconds,class_loss,offset_loss,learning_rate,images_per_second,"
+    "data_wait_share\n"
+)
 
 
-def run_folder(folder, recipe="ssd-resnet34-coco", samples=published.TRAIN_IMAGES, batch=456, steps=3000, every=20,
-               log=True, **settings):
+def run_folder(
+    folder,
+    recipe="ssd-resnet34-coco",
+    samples=published.TRAIN_IMAGES,
+    batch=456,
+    steps=3000,
+    every=20,
+    log=True,
+    **settings,
+):
     folder.mkdir()
     (folder / "recipe.yaml").write_text(to_yaml(load_recipe(recipe).with_values(**settings)))
     length = samples // batch
-    rows = [f"{-(-step // length)},{step},{step * batch},{step}.5,{8 / step ** .2:.4f},{2 / step ** .1:.4f},0.0025,"
-            f"{0 if step == 1 else 100},0.02\n" for step in [1, *range(every, steps + 1, every)]]
+    rows = [
+        f"{-(-step // length)},{step},{step * batch},{step}.5,"
+        f"{8 / step**0.2:.4f},{2 / step**0.1:.4f},0.0025,"
+        f"{0 if step == 1 else 100},0.02\n"
+        for step in [1, *range(every, steps + 1, every)]
+    ]
     (folder / "train.csv").write_text(HEADER + "".join(rows))
     (folder / "evaluation.csv").write_text("epoch,AP,AP50\n5,0.081,0.19\n10,0.13,0.27\n")
     if log:
-        (folder / "mlperf.log").write_text("".join(
-            f':::MLLOG {{"key": "{key}", "value": {value}, "metadata": {{}}}}\n'
-            for key, value in (("train_samples", samples), ("global_batch_size", batch), ("run_start", "null"))))
+        (folder / "mlperf.log").write_text(
+            "".join(
+                f':::MLLOG {{"key": "{key}", "value": {value}, "metadata": {{}}}}\n'
+                for key, value in (
+                    ("train_samples", samples),
+                    ("global_batch_size", batch),
+                    ("run_start", "null"),
+                )
+            )
+        )
     return folder
 
 
 def pixels(path):
     from PIL import Image
+
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB")).astype(int)
 
 
 def has_color(image, color):
-    wanted = [int(color[place:place + 2], 16) for place in (1, 3, 5)]
+    wanted = [int(color[place : place + 2], 16) for place in (1, 3, 5)]
     return int((np.abs(image - wanted).max(-1) < 8).sum())
 
 
@@ -45,10 +69,14 @@ def test_a_picture_with_ours_and_the_published_run(tmp_path):
     folder = run_folder(tmp_path / "run")
     assert draw_curves(str(folder), str(tmp_path / "curves.png")) == str(tmp_path / "curves.png")
     image = pixels(tmp_path / "curves.png")
-    assert image.shape[0] > 500 and has_color(image, OURS) > 300 and has_color(image, PUBLISHED) > 100
+    assert (
+        image.shape[0] > 500 and has_color(image, OURS) > 300 and has_color(image, PUBLISHED) > 100
+    )
     (folder / "evaluation.csv").unlink()
     draw_curves(str(folder), str(tmp_path / "curves.png"))
-    assert has_color(pixels(tmp_path / "curves.png"), OURS) > 300, "drawn anew, without an evaluation"
+    assert has_color(pixels(tmp_path / "curves.png"), OURS) > 300, (
+        "drawn anew, without an evaluation"
+    )
     assert sorted(os.listdir(tmp_path)) == ["curves.png", "run"], "no partial file"
 
 
@@ -60,7 +88,12 @@ def test_the_published_run_stands_beside_cocos_categories_alone(tmp_path):
         axis = Figure().subplots()
         draw = dict(CURVES)["Learning rate"]
         draw(axis, read_run(str(run_folder(tmp_path / name, **changes))))
-        return [text.get_text() for text in axis.get_legend().get_texts()][1] if axis.get_legend() else None
+        return (
+            [text.get_text() for text in axis.get_legend().get_texts()][1]
+            if axis.get_legend()
+            else None
+        )
+
     assert label("coco") == published.NAME
     assert label("part", samples=1000, batch=8) == f"{published.NAME}, on all 117,266 images"
     assert label("shapes", recipe="ssd-resnet34-shapes", samples=446, batch=4) is None
@@ -69,8 +102,14 @@ def test_the_published_run_stands_beside_cocos_categories_alone(tmp_path):
 
 def test_figures_stand_together_in_one_page(tmp_path):
     figures = curve_figures(str(run_folder(tmp_path / "run")))
-    assert [title for title, _ in figures][:3] == ["Loss", "mAP on the validation images", "Learning rate"]
-    assert sum(published.NAME in text for _, text in figures) == 3, "beside loss, mAP and learning rate"
+    assert [title for title, _ in figures][:3] == [
+        "Loss",
+        "mAP on the validation images",
+        "Learning rate",
+    ]
+    assert sum(published.NAME in text for _, text in figures) == 3, (
+        "beside loss, mAP and learning rate"
+    )
     seen = set()
     for _, text in figures:
         assert text.startswith("<svg") and "<script" not in text and "url(http" not in text
@@ -82,26 +121,42 @@ def test_figures_stand_together_in_one_page(tmp_path):
 
 
 def test_a_run_of_one_row(tmp_path):
-    figures = dict(curve_figures(str(run_folder(tmp_path / "run", recipe="ssd-resnet34-shapes", steps=1))))
-    points = {title: len(re.findall(f'<use [^>]*fill: {OURS}', text)) for title, text in figures.items()}
+    figures = dict(
+        curve_figures(str(run_folder(tmp_path / "run", recipe="ssd-resnet34-shapes", steps=1)))
+    )
+    points = {
+        title: len(re.findall(f"<use [^>]*fill: {OURS}", text)) for title, text in figures.items()
+    }
     assert points["Loss"] == points["Learning rate"] == 1, "a line of one point is not seen"
     assert "not measured yet" in figures["Speed"]
 
 
 @pytest.mark.parametrize("log", [True, False])
 def test_positions_in_epochs(tmp_path, log):
-    run = read_run(str(run_folder(tmp_path / "run", samples=1003, batch=10, steps=300, every=7, log=log)))
-    np.testing.assert_allclose(run.training["position"], np.array(run.training["step"]) / 100, rtol=0.03)
+    run = read_run(
+        str(run_folder(tmp_path / "run", samples=1003, batch=10, steps=300, every=7, log=log))
+    )
+    np.testing.assert_allclose(
+        run.training["position"], np.array(run.training["step"]) / 100, rtol=0.03
+    )
 
 
 def test_folders_of_runs_that_were_killed(tmp_path):
     """A row cut short is left out; columns that a run's first part did not write yet too."""
     folder = run_folder(tmp_path / "run", steps=100)
     rows = (folder / "train.csv").read_text().splitlines()
-    (folder / "train.csv").write_text("\n".join([rows[0] + ",data_wait_seconds"] + [row + "," for row in rows[1:]]
-                                                + [rows[-1] + ",3.5", "1,120,54720"]))
+    (folder / "train.csv").write_text(
+        "\n".join(
+            [rows[0] + ",data_wait_seconds"]
+            + [row + "," for row in rows[1:]]
+            + [rows[-1] + ",3.5", "1,120,54720"]
+        )
+    )
     run = read_run(str(folder))
-    assert run.training["step"] == [1, 20, 40, 60, 80, 100, 100] and "data_wait_seconds" not in run.training
+    assert (
+        run.training["step"] == [1, 20, 40, 60, 80, 100, 100]
+        and "data_wait_seconds" not in run.training
+    )
     for name, words in (("train.csv", "has no steps"), ("recipe.yaml", "no recipe.yaml")):
         (folder / name).unlink()
         with pytest.raises(UserError, match=words):
@@ -109,8 +164,8 @@ def test_folders_of_runs_that_were_killed(tmp_path):
 
 
 def test_the_published_run():
-    assert published.epoch_reaching(.23) == 50 and published.epoch_reaching(.2278) == 45
-    assert published.epoch_reaching(.5) is None
+    assert published.epoch_reaching(0.23) == 50 and published.epoch_reaching(0.2278) == 45
+    assert published.epoch_reaching(0.5) is None
     config = load_recipe("ssd-resnet34-coco").with_values(pretrained_backbone="resnet34.onnx")
     assert published.is_same_task(config, 117266)
     assert not published.is_same_task(config, 1000)

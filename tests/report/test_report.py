@@ -1,4 +1,5 @@
 """Reports of runs made up here, through the command line; in a browser where there is one."""
+
 import json
 import os
 import shutil
@@ -19,12 +20,14 @@ from tests.evaluation.odd_sets import near_rows
 from tests.training.tiny import tiny_data
 
 ANNOTATIONS = os.path.join("annotations", "bbox_only_instances_val2017.json")
-NAME = '<b>&"circle'    # a class name that a page must not take for its own
+NAME = '<b>&"circle'  # a class name that a page must not take for its own
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = Path(tiny_data(tmp_path_factory.mktemp("report") / "data", train_images=1, val_images=8))
+    folder = Path(
+        tiny_data(tmp_path_factory.mktemp("report") / "data", train_images=1, val_images=8)
+    )
     content = json.loads((folder / ANNOTATIONS).read_text())
     content["categories"][0]["name"] = NAME
     (folder / ANNOTATIONS).write_text(json.dumps(content))
@@ -33,7 +36,9 @@ def data(tmp_path_factory):
 
 def found(data):
     rows = near_rows(data / ANNOTATIONS, seed=1, per_image=12)
-    return Detections(*([row[name] for row in rows] for name in ("image_id", "bbox", "score", "category_id")))
+    return Detections(
+        *([row[name] for row in rows] for name in ("image_id", "bbox", "score", "category_id"))
+    )
 
 
 def make_run(folder, data, evaluations=1):
@@ -42,19 +47,39 @@ def make_run(folder, data, evaluations=1):
     config = load_recipe("ssd-resnet34-shapes").with_values(data_dir=str(data))
     (folder / "recipe.yaml").write_text(to_yaml(config))
     (folder / "train.csv").write_text(
-        "epoch,step,images,seconds,class_loss,offset_loss,learning_rate,images_per_second,data_wait_share\n"
-        "1,1,4,0.0,40,4,0.001,0,0\n1,2,8,1.0,30,3,0.002,8,0.01\n2,4,16,2.0,20,2,0.002,8,0.01\n")
-    (folder / "mlperf.log").write_text(':::MLLOG {"namespace": "", "key": "train_samples", "value": 8}\n')
+        "epoch,step,images,seconds,class_loss,offset_loss,learning_rate,images_per_second,"
+        "data_wait_share\n"
+        "1,1,4,0.0,40,4,0.001,0,0\n1,2,8,1.0,30,3,0.002,8,0.01\n2,4,16,2.0,20,2,0.002,8,0.01\n"
+    )
+    (folder / "mlperf.log").write_text(
+        ':::MLLOG {"namespace": "", "key": "train_samples", "value": 8}\n'
+    )
     if evaluations:
         stats = score_detections(data / ANNOTATIONS, found(data))
-        rows = [",".join(["epoch", *stats])] + [",".join([str(epoch), *map(str, stats.values())])
-                                                for epoch in range(1, evaluations + 1)]
+        rows = [",".join(["epoch", *stats])] + [
+            ",".join([str(epoch), *map(str, stats.values())]) for epoch in range(1, evaluations + 1)
+        ]
         (folder / "evaluation.csv").write_text("\n".join(rows) + "\n")
         found(data).to_npz(folder / f"detections-epoch-{evaluations}.npz")
-        (folder / "summary.json").write_text(json.dumps(dict(
-            status="success", target=0.2, best_map=stats["AP"], seconds=125.0, seconds_before=0.0, steps=4, images=16,
-            seed=77, ranks=2, skipped_steps=0)))
-        (folder / "versions.json").write_text(json.dumps({"loaded": {"mxnet": "1.9.1"}, "python": "3.11", "gpus": []}))
+        (folder / "summary.json").write_text(
+            json.dumps(
+                dict(
+                    status="success",
+                    target=0.2,
+                    best_map=stats["AP"],
+                    seconds=125.0,
+                    seconds_before=0.0,
+                    steps=4,
+                    images=16,
+                    seed=77,
+                    ranks=2,
+                    skipped_steps=0,
+                )
+            )
+        )
+        (folder / "versions.json").write_text(
+            json.dumps({"loaded": {"mxnet": "1.9.1"}, "python": "3.11", "gpus": []})
+        )
     return folder
 
 
@@ -89,14 +114,28 @@ def report(data, tmp_path_factory):
 def test_what_is_in_it(report, data):
     path, text = report
     page = Page(text)
-    assert page.ids[:9] == ["summary", "curves", "numbers", "classes", "curves-pr", "confusion", "detections", "worst",
-                            "mlperf"]
-    assert "2 min 5 s" in page.text and "reached" in page.text and "77" in page.text and "mxnet 1.9.1" in page.text
+    assert page.ids[:9] == [
+        "summary",
+        "curves",
+        "numbers",
+        "classes",
+        "curves-pr",
+        "confusion",
+        "detections",
+        "worst",
+        "mlperf",
+    ]
+    assert (
+        "2 min 5 s" in page.text
+        and "reached" in page.text
+        and "77" in page.text
+        and "mxnet 1.9.1" in page.text
+    )
     assert "not accepted" in page.text, "a log of one line is no submission"
     stats = score_detections(data / ANNOTATIONS, found(data), per_class=True)
     for name in STAT_NAMES:
         assert f"{name}{stats[name]:.3f}" in page.text.replace("–", "-1.000")
-    assert f"{stats['AP/' + NAME]:.3f}" in page.text and NAME in page.text and "<b>&\"" not in text
+    assert f"{stats['AP/' + NAME]:.3f}" in page.text and NAME in page.text and '<b>&"' not in text
     assert page.tags["svg"] == 1 + 3 + 1, "precision and recall, one for each class, confusion"
     assert page.tags["img"] >= 3 + 2 * 8 + 2, "curves, eight images in pairs, worst ones"
     assert path.stat().st_size < 5e6
@@ -108,20 +147,44 @@ def test_it_fetches_nothing(report):
     assert all(value.startswith(("data:", "#")) for value in page.fetched)
     assert all(value[1:] in page.ids for value in page.fetched if value.startswith("#"))
     rest = report[1].replace("http://www.w3.org/", "")
-    assert "http:" not in rest and "https:" not in rest and "url(" not in rest and "@import" not in rest
+    assert (
+        "http:" not in rest
+        and "https:" not in rest
+        and "url(" not in rest
+        and "@import" not in rest
+    )
 
 
 def test_in_a_browser(report, tmp_path):
     """Its charts are there, and its script has made the table's heads buttons."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    browser = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if browser is None:
         pytest.skip("no chromium")
     result = subprocess.run(
-        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-         "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
-         report[0].as_uri()],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+        [
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-dev-shm-usage",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--dump-dom",
+            report[0].as_uri(),
+        ],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     page = Page(result.stdout)
     assert page.tags["svg"] == 5 and page.tags["polyline"] == 3 + 2 * 3, result.stderr[-2000:]
     assert page.tags["button"] == 6 and page.tags["rect"] > 8
@@ -138,7 +201,9 @@ def test_made_again_and_never_over_another_file(report, tmp_path, capsys):
     (mine / "report.html").write_text("my own")
     capsys.readouterr()
     assert main(["report", str(mine)]) == 2
-    assert (mine / "report.html").read_text() == "my own" and capsys.readouterr().err.count("\n") == 1
+    assert (mine / "report.html").read_text() == "my own" and capsys.readouterr().err.count(
+        "\n"
+    ) == 1
     assert sorted(path.suffix for path in mine.iterdir() if "partial" in path.name) == []
 
 
@@ -171,7 +236,11 @@ def test_a_recipe_of_another_version(data, tmp_path, capsys):
     (folder / "recipe.yaml").write_text("recipe: old\nmodel: {detector: ssd}\n")
     assert main(["report", str(folder)]) == 0
     page = Page((folder / "report.html").read_text())
-    assert "is missing" in page.text and "numbers" in page.ids and "is missing" in capsys.readouterr().out
+    assert (
+        "is missing" in page.text
+        and "numbers" in page.ids
+        and "is missing" in capsys.readouterr().out
+    )
 
 
 def test_newest_detections_of_a_resumed_run(data, tmp_path):
@@ -188,44 +257,92 @@ def test_newest_detections_of_a_resumed_run(data, tmp_path):
 
 def test_no_detections_and_no_objects(data, tmp_path):
     nothing = Detections([], [], [], [])
-    path = write_report(tmp_path / "a", annotations=data / ANNOTATIONS, detections=nothing,
-                        image_folder=data / "val2017", title="Nothing found")
+    path = write_report(
+        tmp_path / "a",
+        annotations=data / ANNOTATIONS,
+        detections=nothing,
+        image_folder=data / "val2017",
+        title="Nothing found",
+    )
     page = Page(Path(path).read_text())
     assert "worst" in page.ids and page.tags["svg"] == 5
     content = json.loads((data / ANNOTATIONS).read_text())
     empty = tmp_path / "empty.json"
     empty.write_text(json.dumps(dict(content, annotations=[])))
-    path = write_report(tmp_path / "b", annotations=empty, detections=nothing, image_folder=data / "val2017",
-                        title="Nothing there")
+    path = write_report(
+        tmp_path / "b",
+        annotations=empty,
+        detections=nothing,
+        image_folder=data / "val2017",
+        title="Nothing there",
+    )
     page = Page(Path(path).read_text())
     assert "–" in page.text and "worst" not in page.ids and page.tags["img"] == 2 * 8
 
 
 def test_many_classes_and_odd_images(tmp_path):
-    """A hundred classes; a grey image, one that is not there, one that is none: the page says so."""
+    """A hundred classes; a grey image, one that is not there, one that is none: the page says
+    so."""
     cv2 = pytest.importorskip("cv2")
     random = np.random.default_rng(0)
     images = [{"id": number, "file_name": f"{number}.png"} for number in range(4)]
-    cv2.imwrite(str(tmp_path / "0.png"), random.integers(0, 255, (900, 30), np.uint8).astype(np.uint8))
+    cv2.imwrite(
+        str(tmp_path / "0.png"), random.integers(0, 255, (900, 30), np.uint8).astype(np.uint8)
+    )
     cv2.imwrite(str(tmp_path / "1.png"), np.zeros((1, 1, 3), np.uint8))
     (tmp_path / "2.png").write_bytes(b"nothing")
-    boxes = [{"id": number + 1, "image_id": number % 4, "category_id": number, "iscrowd": int(number == 5),
-              "bbox": [1, 1, 20, 30], "area": 600} for number in range(100)]
+    boxes = [
+        {
+            "id": number + 1,
+            "image_id": number % 4,
+            "category_id": number,
+            "iscrowd": int(number == 5),
+            "bbox": [1, 1, 20, 30],
+            "area": 600,
+        }
+        for number in range(100)
+    ]
     path = tmp_path / "a.json"
-    path.write_text(json.dumps({"images": images, "annotations": boxes,
-                                "categories": [{"id": number, "name": f"class {number}"} for number in range(100)]}))
-    rows = Detections(np.arange(100) % 4, np.tile([1, 1, 20, 30], (100, 1)), random.random(100),
-                      np.roll(np.arange(100), 3))
-    page = Page(Path(write_report(tmp_path / "out", annotations=path, detections=rows, image_folder=tmp_path,
-                                  title="Many")).read_text())
+    path.write_text(
+        json.dumps(
+            {
+                "images": images,
+                "annotations": boxes,
+                "categories": [{"id": number, "name": f"class {number}"} for number in range(100)],
+            }
+        )
+    )
+    rows = Detections(
+        np.arange(100) % 4,
+        np.tile([1, 1, 20, 30], (100, 1)),
+        random.random(100),
+        np.roll(np.arange(100), 3),
+    )
+    page = Page(
+        Path(
+            write_report(
+                tmp_path / "out",
+                annotations=path,
+                detections=rows,
+                image_folder=tmp_path,
+                title="Many",
+            )
+        ).read_text()
+    )
     assert page.text.count("cannot be read") == 4 and "Most often confused" in page.text
     assert page.tags["svg"] == 1 + 99 + 1, "class 5 has a crowd region alone, and no curve"
 
 
-@pytest.mark.parametrize("flags, words", [
-    (["NO"], "NO: no such folder"), (["."], "no run's folder"), ([], "run_folder"),
-    ([".", "--data-dir", "NO"], "--data-dir NO: no such folder"), ([".", "--outptu", "x"], "did you mean --output"),
-])
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["NO"], "NO: no such folder"),
+        (["."], "no run's folder"),
+        ([], "run_folder"),
+        ([".", "--data-dir", "NO"], "--data-dir NO: no such folder"),
+        ([".", "--outptu", "x"], "did you mean --output"),
+    ],
+)
 def test_one_line_for_a_mistake(tmp_path, monkeypatch, capsys, flags, words):
     monkeypatch.chdir(tmp_path)
     try:

@@ -1,4 +1,6 @@
-"""scripts/download_openimages.py against a server of its own: broken connections, wrong sums, what is missing."""
+"""scripts/download_openimages.py against a server of its own: broken connections, wrong sums, what
+is missing."""
+
 from __future__ import annotations
 
 import base64
@@ -29,10 +31,10 @@ def name_of(image):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves a folder. cut: bytes of a path after which its connection breaks, once; status: numbers that a path is
-    answered with first, in order; wrong_md5: paths of which another sum is said, once; wrong_bytes: content that a path
-    is answered with, once; ranges: whether it goes on from a byte; hold: an event that images wait for; requests:
-    (path, first byte)."""
+    """Serves a folder. cut: bytes of a path after which its connection breaks, once; status:
+    numbers that a path is answered with first, in order; wrong_md5: paths of which another sum is
+    said, once; wrong_bytes: content that a path is answered with, once; ranges: whether it goes on
+    from a byte; hold: an event that images wait for; requests: (path, first byte)."""
 
     daemon_threads = True
 
@@ -69,7 +71,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         server, path = self.server, self.path.lstrip("/")
         asked = self.headers.get("Range")
-        first = int(asked[len("bytes="):].rstrip("-")) if asked and server.ranges else 0
+        first = int(asked[len("bytes=") :].rstrip("-")) if asked and server.ranges else 0
         server.requests.append((path, first))
         if server.hold is not None and path.endswith(".jpg"):
             server.reached.set()
@@ -85,7 +87,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        path = path[len("moved/"):] if path.startswith("moved/") else path
+        path = path[len("moved/") :] if path.startswith("moved/") else path
         file = server.folder / path
         if not file.is_file():
             self.send_error(404)
@@ -103,7 +105,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         cut = server.cut.pop(path, None)
         try:
-            self.wfile.write(content[first:] if cut is None else content[first:first + cut])
+            self.wfile.write(content[first:] if cut is None else content[first : first + cut])
             self.wfile.flush()
         except OSError:
             pass
@@ -124,7 +126,10 @@ def mirror(tmp_path_factory):
         rows = []
         for image in IMAGES[split]:
             save_jpeg(folder / split / name_of(image), 40 + image, 30, seed=image)
-            rows += [row(image, "apple" if image % 2 else "banana", "0.1,0.5,0,1"), row(image, "person", "0,1,0,1")]
+            rows += [
+                row(image, "apple" if image % 2 else "banana", "0.1,0.5,0,1"),
+                row(image, "person", "0,1,0,1"),
+            ]
         (folder / path).write_text("\n".join([HEADER, *rows, ""]))
     (folder / openimages_download.CLASSES).write_text(CLASSES)
     return folder
@@ -137,8 +142,19 @@ def server(mirror):
 
 
 def command(output, *arguments):
-    return [sys.executable, str(SCRIPT), str(output), "--classes", "Apple", "Banana", "--backoff", "0.01",
-            "--jobs", "3", *map(str, arguments)]
+    return [
+        sys.executable,
+        str(SCRIPT),
+        str(output),
+        "--classes",
+        "Apple",
+        "Banana",
+        "--backoff",
+        "0.01",
+        "--jobs",
+        "3",
+        *map(str, arguments),
+    ]
 
 
 def environment():
@@ -147,26 +163,43 @@ def environment():
 
 
 def download(output, *arguments):
-    return subprocess.run(command(output, *arguments), env=environment(), stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=120)
+    return subprocess.run(
+        command(output, *arguments),
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def assert_whole(output, mirror, images=None):
     for split in images or IMAGES:
         expected = sorted((images or IMAGES)[split])
         data = output / split / "data"
-        assert sorted(os.listdir(str(data))) == [name_of(image) for image in expected], "and nothing half made"
+        assert sorted(os.listdir(str(data))) == [name_of(image) for image in expected], (
+            "and nothing half made"
+        )
         for image in expected:
-            assert (data / name_of(image)).read_bytes() == (mirror / split / name_of(image)).read_bytes()
+            assert (data / name_of(image)).read_bytes() == (
+                mirror / split / name_of(image)
+            ).read_bytes()
         content = json.loads((output / split / "labels" / "openimages-mlperf.json").read_text())
         assert [(entry["file_name"], entry["width"]) for entry in content["images"]] == [
-            (name_of(image), 40 + image) for image in expected]
-        assert [entry["category_id"] for entry in content["annotations"]] == [1 - image % 2 for image in expected]
+            (name_of(image), 40 + image) for image in expected
+        ]
+        assert [entry["category_id"] for entry in content["annotations"]] == [
+            1 - image % 2 for image in expected
+        ]
         assert not list((output / split).rglob("*.part*"))
 
 
 def one_line(done, status):
-    assert done.returncode == status and done.stderr.count("\n") == 1, (done.returncode, done.stdout, done.stderr)
+    assert done.returncode == status and done.stderr.count("\n") == 1, (
+        done.returncode,
+        done.stdout,
+        done.stderr,
+    )
     return done.stderr
 
 
@@ -176,18 +209,30 @@ def test_everything_then_nothing_more(server, mirror, tmp_path):
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert_whole(output, mirror)
     plan = [line for line in done.stdout.splitlines() if "to come" in line]
-    assert len(plan) == 1 and "8 images of train, 3 images of validation; 0 files are there, 11 to come" in plan[0]
-    assert "at 100 MB/s" in plan[0] and done.stdout.index("to come") < done.stdout.index("images fetched")
-    assert max(server.asked().values()) == 2 and len(server.requests) == 4 + 11  # the classes, once for each split
+    assert (
+        len(plan) == 1
+        and "8 images of train, 3 images of validation; 0 files are there, 11 to come" in plan[0]
+    )
+    assert "at 100 MB/s" in plan[0] and done.stdout.index("to come") < done.stdout.index(
+        "images fetched"
+    )
+    assert (
+        max(server.asked().values()) == 2 and len(server.requests) == 4 + 11
+    )  # the classes, once for each split
     assert server.connections <= 4 + 3 + 3, "connections are kept"
     assert not list(output.rglob("missing_images.txt"))
 
-    assert "exists already; --overwrite replaces it" in one_line(download(output, "--mirror", server.url), 2)
+    assert "exists already; --overwrite replaces it" in one_line(
+        download(output, "--mirror", server.url), 2
+    )
     server.requests.clear()
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*.jpg")}
     done = download(output, "--mirror", server.url, "--overwrite")
     assert done.returncode == 0 and not server.requests
-    assert "11 files are there, 0 to come" in done.stdout and "0 images fetched (0 kB), 8 were there" in done.stdout
+    assert (
+        "11 files are there, 0 to come" in done.stdout
+        and "0 images fetched (0 kB), 8 were there" in done.stdout
+    )
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*.jpg")} == before
     assert_whole(output, mirror)
 
@@ -216,7 +261,10 @@ def test_an_interrupted_csv_goes_on_in_the_next_run(server, mirror, tmp_path):
     assert not (tmp_path / "train" / "labels" / "detections.csv").exists()
     server.requests.clear()
     assert download(tmp_path, "--mirror", server.url).returncode == 0
-    assert (BOXES["train"], 200) in server.requests and (openimages_download.CLASSES, 0) in server.requests
+    assert (BOXES["train"], 200) in server.requests and (
+        openimages_download.CLASSES,
+        0,
+    ) in server.requests
     assert_whole(tmp_path, mirror)
 
 
@@ -229,10 +277,12 @@ def test_a_server_that_begins_at_the_start(server, mirror, tmp_path):
 def test_a_part_that_is_longer_than_the_file(server, mirror, tmp_path):
     part = tmp_path / "train" / "labels" / "detections.csv.part"
     part.parent.mkdir(parents=True)
-    part.write_bytes(bytes(10 ** 5))
+    part.write_bytes(bytes(10**5))
     assert download(tmp_path, "--mirror", server.url).returncode == 0
     assert_whole(tmp_path, mirror)
-    part.write_bytes(bytes(300))  # another file's beginning: the sum shows it, and it is fetched from the start
+    part.write_bytes(
+        bytes(300)
+    )  # another file's beginning: the sum shows it, and it is fetched from the start
     (part.parent / "detections.csv").unlink()
     assert download(tmp_path, "--mirror", server.url, "--overwrite").returncode == 0
     assert_whole(tmp_path, mirror)
@@ -251,13 +301,20 @@ def test_wrong_sums(server, mirror, tmp_path):
 
 def test_a_body_that_is_no_whole_image(server, mirror, tmp_path):
     whole = (mirror / "train" / name_of(1)).read_bytes()
-    server.wrong_bytes.update({"train/" + name_of(1): whole[:-9], "train/" + name_of(2): b"<html>busy</html>",
-                               "train/" + name_of(3): b""})
+    server.wrong_bytes.update(
+        {
+            "train/" + name_of(1): whole[:-9],
+            "train/" + name_of(2): b"<html>busy</html>",
+            "train/" + name_of(3): b"",
+        }
+    )
     assert download(tmp_path, "--mirror", server.url).returncode == 0
     assert_whole(tmp_path, mirror)
     server.wrong_bytes["train/" + name_of(1)] = whole[:-9]
     done = download(tmp_path / "other", "--mirror", server.url, "--retries", "0")
-    assert done.returncode == 1 and "1 images could not be had, the first " + name_of(1) in done.stdout
+    assert (
+        done.returncode == 1 and "1 images could not be had, the first " + name_of(1) in done.stdout
+    )
     assert "bytes that are no whole image" in done.stdout
     assert not list((tmp_path / "other").rglob("openimages-mlperf.json")), "no conversion of a part"
     server.requests.clear()
@@ -270,12 +327,14 @@ def test_images_that_are_there_but_not_whole(server, mirror, tmp_path):
     data = tmp_path / "train" / "data"
     data.mkdir(parents=True)
     whole = (mirror / "train" / name_of(1)).read_bytes()
-    (data / name_of(1)).write_bytes(whole[:len(whole) // 2])
+    (data / name_of(1)).write_bytes(whole[: len(whole) // 2])
     (data / name_of(2)).write_bytes(b"")
     (data / name_of(4)).write_bytes((mirror / "train" / name_of(4)).read_bytes())
     assert download(tmp_path, "--mirror", server.url).returncode == 0
     assert_whole(tmp_path, mirror)
-    assert "train/" + name_of(4) not in server.asked() and server.asked()["train/" + name_of(1)] == 1
+    assert (
+        "train/" + name_of(4) not in server.asked() and server.asked()["train/" + name_of(1)] == 1
+    )
 
 
 def test_missing_images(server, mirror, tmp_path):
@@ -285,10 +344,17 @@ def test_missing_images(server, mirror, tmp_path):
     images = dict(IMAGES, train=[image for image in IMAGES["train"] if image not in (3, 6)])
     assert_whole(tmp_path, mirror, images)
     assert (tmp_path / "train" / "missing_images.txt").read_text().splitlines() == [
-        f"{name_of(3)} 404 Not Found", f"{name_of(6)} 403 Forbidden"]
-    assert "2 are not on the server" in done.stdout and "left out: 2 x image without a file" in done.stdout
+        f"{name_of(3)} 404 Not Found",
+        f"{name_of(6)} 403 Forbidden",
+    ]
+    assert (
+        "2 are not on the server" in done.stdout
+        and "left out: 2 x image without a file" in done.stdout
+    )
     done = download(tmp_path, "--mirror", server.url, "--overwrite")
-    assert done.returncode == 0 and not (tmp_path / "train" / "missing_images.txt").exists(), "now they are"
+    assert done.returncode == 0 and not (tmp_path / "train" / "missing_images.txt").exists(), (
+        "now they are"
+    )
     assert_whole(tmp_path, mirror)
 
 
@@ -296,7 +362,9 @@ def test_too_many_missing_images(server, mirror, tmp_path):
     for image in IMAGES["train"]:
         server.status["train/" + name_of(image)] = [404]
     line = one_line(download(tmp_path, "--mirror", server.url, "--max-missing", "2"), 2)
-    assert "3 images are not there, the last " in line and "404 Not Found; --max-missing is 2" in line
+    assert (
+        "3 images are not there, the last " in line and "404 Not Found; --max-missing is 2" in line
+    )
     assert len((tmp_path / "train" / "missing_images.txt").read_text().splitlines()) >= 3
 
 
@@ -304,22 +372,37 @@ def test_a_server_that_is_away(server, mirror, tmp_path, monkeypatch):
     with Server(mirror) as other:
         url = other.url
     line = one_line(download(tmp_path, "--mirror", url, "--retries", "1"), 2)
-    assert line.startswith(f"download_openimages: {url}/{openimages_download.CLASSES}: ") and "refused" in line
+    assert (
+        line.startswith(f"download_openimages: {url}/{openimages_download.CLASSES}: ")
+        and "refused" in line
+    )
     for path in [openimages_download.CLASSES, *BOXES.values()]:
         server.status[path] = [500]
     for image in IMAGES["train"]:
         server.status["train/" + name_of(image)] = [500] * 9
     line = one_line(download(tmp_path, "--mirror", server.url, "--jobs", "1", "--retries", "1"), 2)
-    assert "3 images one after the other could not be had" in line and "500 Internal Server Error" in line
+    assert (
+        "3 images one after the other could not be had" in line
+        and "500 Internal Server Error" in line
+    )
 
 
 def test_interrupt_and_resume(server, mirror, tmp_path):
-    """Ctrl-C while connections wait: it ends soon, nothing half made is left, and what is there stays."""
+    """Ctrl-C while connections wait: it ends soon, nothing half made is left, and what is there
+    stays."""
     server.hold = threading.Event()
     (tmp_path / "train" / "data").mkdir(parents=True)
-    (tmp_path / "train" / "data" / name_of(5)).write_bytes((mirror / "train" / name_of(5)).read_bytes())
-    process = subprocess.Popen(command(tmp_path, "--mirror", server.url), env=environment(), stdin=subprocess.DEVNULL,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    (tmp_path / "train" / "data" / name_of(5)).write_bytes(
+        (mirror / "train" / name_of(5)).read_bytes()
+    )
+    process = subprocess.Popen(
+        command(tmp_path, "--mirror", server.url),
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+    )
     assert server.reached.wait(60)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
@@ -333,8 +416,13 @@ def test_interrupt_and_resume(server, mirror, tmp_path):
 
 def test_a_killed_download_leaves_nothing_that_counts(server, mirror, tmp_path):
     server.hold = threading.Event()
-    process = subprocess.Popen(command(tmp_path, "--mirror", server.url), env=environment(), stdin=subprocess.DEVNULL,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(tmp_path, "--mirror", server.url),
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     assert server.reached.wait(60)
     second = one_line(download(tmp_path, "--mirror", server.url), 2)
     assert "another download into this folder is running" in second
@@ -349,20 +437,60 @@ def test_a_killed_download_leaves_nothing_that_counts(server, mirror, tmp_path):
 
 
 def test_small_subsets(server, mirror, tmp_path):
-    done = download(tmp_path / "a", "--mirror", server.url, "--max-samples", "2", "--splits", "train")
+    done = download(
+        tmp_path / "a", "--mirror", server.url, "--max-samples", "2", "--splits", "train"
+    )
     assert done.returncode == 0 and not (tmp_path / "a" / "validation").exists()
     assert_whole(tmp_path / "a", mirror, {"train": [1, 2]})
-    done = subprocess.run([sys.executable, str(SCRIPT), str(tmp_path / "b"), "--mirror", server.url,
-                           "--splits", "validation", "--classes", "Banana"], env=environment(), stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, universal_newlines=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(SCRIPT),
+            str(tmp_path / "b"),
+            "--mirror",
+            server.url,
+            "--splits",
+            "validation",
+            "--classes",
+            "Banana",
+        ],
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert os.listdir(str(tmp_path / "b" / "validation" / "data")) == [name_of(22)]
-    assert download(tmp_path / "a", "--mirror", server.url, "--max-samples", "5", "--splits", "train",
-                    "--overwrite").returncode == 0
+    assert (
+        download(
+            tmp_path / "a",
+            "--mirror",
+            server.url,
+            "--max-samples",
+            "5",
+            "--splits",
+            "train",
+            "--overwrite",
+        ).returncode
+        == 0
+    )
     assert_whole(tmp_path / "a", mirror, {"train": range(1, 6)})
-    assert "class Aple: no label" in one_line(subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path / "c"), "--classes", "Aple", "--mirror", server.url],
-        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True), 2)
+    assert "class Aple: no label" in one_line(
+        subprocess.run(
+            [
+                sys.executable,
+                str(SCRIPT),
+                str(tmp_path / "c"),
+                "--classes",
+                "Aple",
+                "--mirror",
+                server.url,
+            ],
+            env=environment(),
+            capture_output=True,
+            text=True,
+        ),
+        2,
+    )
 
 
 def test_from_a_folder(mirror, tmp_path):
@@ -378,20 +506,32 @@ def test_from_a_folder(mirror, tmp_path):
     (copy / "class-descriptions-boxable.csv").write_text(CLASSES)
     assert download(tmp_path / "b", "--from-folder", copy).returncode == 0
     assert_whole(tmp_path / "b", mirror)
-    assert "no such folder" in one_line(download(tmp_path / "c", "--from-folder", tmp_path / "none"), 2)
+    assert "no such folder" in one_line(
+        download(tmp_path / "c", "--from-folder", tmp_path / "none"), 2
+    )
 
 
 def test_the_disc_is_too_small(mirror, tmp_path, monkeypatch, capsys):
     script = load_script()
-    monkeypatch.setattr(openimages_fetch.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10 ** 9}))
+    monkeypatch.setattr(
+        openimages_fetch.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10**9})
+    )
     arguments = [str(tmp_path), "--from-folder", str(mirror)]
     assert script.main(arguments) == 2
     output = capsys.readouterr()
-    assert "at most 1170301 images of train, 24781 images of validation" in output.out and "358.5 GB" in output.out
-    assert "too little space: about 358.5 GB are to come, 1.0 GB are free (--ignore-space" in output.err
+    assert (
+        "at most 1170301 images of train, 24781 images of validation" in output.out
+        and "358.5 GB" in output.out
+    )
+    assert (
+        "too little space: about 358.5 GB are to come, 1.0 GB are free (--ignore-space"
+        in output.err
+    )
     assert not (tmp_path / "train").exists(), "before anything is fetched"
     assert script.main([*arguments, "--classes", "Apple", "Banana"]) == 0, "eleven images fit"
-    monkeypatch.setattr(openimages_fetch.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10 ** 4}))
+    monkeypatch.setattr(
+        openimages_fetch.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10**4})
+    )
     arguments[0] = str(tmp_path / "other")
     assert script.main([*arguments, "--classes", "Apple"]) == 2
     assert "too little space: about 1.8 MB" in capsys.readouterr().err
@@ -400,19 +540,27 @@ def test_the_disc_is_too_small(mirror, tmp_path, monkeypatch, capsys):
 
 def load_script():
     import importlib.util
+
     spec = importlib.util.spec_from_file_location("download_openimages", str(SCRIPT))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["--mirror", "ftp://a"], "--mirror ftp://a: no http"), (["--mirror", "x"], "no http"),
-    (["--mirror", "http://a:b"], "no http"), (["--jobs", "0"], "not a whole number from 1"),
-    (["--max-samples", "-1"], "not a whole number"), (["--backoff", "nan"], "no number of seconds"),
-    (["--splits", "test"], "invalid choice"), (["--class", "Apple"], "unrecognized arguments"),
-    (["--mirror", "http://a", "--from-folder", "b"], "not allowed with"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--mirror", "ftp://a"], "--mirror ftp://a: no http"),
+        (["--mirror", "x"], "no http"),
+        (["--mirror", "http://a:b"], "no http"),
+        (["--jobs", "0"], "not a whole number from 1"),
+        (["--max-samples", "-1"], "not a whole number"),
+        (["--backoff", "nan"], "no number of seconds"),
+        (["--splits", "test"], "invalid choice"),
+        (["--class", "Apple"], "unrecognized arguments"),
+        (["--mirror", "http://a", "--from-folder", "b"], "not allowed with"),
+    ],
+)
 def test_flags_that_are_refused(tmp_path, arguments, words):
     done = download(tmp_path / "data", *arguments)
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
@@ -429,8 +577,13 @@ def test_published_md5():
     google = {"x-goog-hash": "crc32c=AA==,md5=" + base64.b64encode(digest).decode()}
     amazon = {"etag": f'"{digest.hex()}"', "x-amz-request-id": "1"}
     assert web.published_md5(google) == web.published_md5(amazon) == digest
-    for headers in ({}, {"etag": amazon["etag"]}, dict(amazon, etag='"abc-3"'), {"x-goog-hash": "md5=?"},
-                    dict(amazon, **{"x-amz-server-side-encryption-aws-kms-key-id": "k"})):
+    for headers in (
+        {},
+        {"etag": amazon["etag"]},
+        dict(amazon, etag='"abc-3"'),
+        {"x-goog-hash": "md5=?"},
+        dict(amazon, **{"x-amz-server-side-encryption-aws-kms-key-id": "k"}),
+    ):
         assert web.published_md5(headers) is None
 
 
@@ -438,15 +591,28 @@ def test_through_a_proxy(server, mirror, tmp_path):
     """The environment's proxy is asked for whole addresses."""
     values = environment()
     values.pop("no_proxy")
-    done = subprocess.run(command(tmp_path, "--mirror", "http://example.invalid", "--splits", "validation", "--retries",
-                                  "0"), env=dict(values, http_proxy=server.url), stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, universal_newlines=True, timeout=60)
+    done = subprocess.run(
+        command(
+            tmp_path,
+            "--mirror",
+            "http://example.invalid",
+            "--splits",
+            "validation",
+            "--retries",
+            "0",
+        ),
+        env=dict(values, http_proxy=server.url),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert "404 Not Found" in one_line(done, 2)
     assert server.requests[0][0] == "http://example.invalid/" + openimages_download.CLASSES
 
 
 def test_whole_images(tmp_path):
     from PIL import Image
+
     path = tmp_path / "a.jpg"
     save_jpeg(path, 60, 50)
     whole = path.read_bytes()

@@ -1,15 +1,22 @@
 """Weights of a tiny network that is not trained: it finds something everywhere."""
+
 import mxnet as mx
 
 from ssd.config import load_recipe
-from ssd.model.initialization import initialize
 from ssd.model.detector import build_detector
+from ssd.model.initialization import initialize
 from ssd.model.weights import save_weights
 from ssd.model.weights_info import WeightsInfo
 
 NAMES, IDS = ("circle", "square", "triangle"), (4, 9, 7)
-CONFIG = load_recipe("ssd-resnet34-shapes").with_values(width=0.125, device="cpu", score_threshold=0.27,
-                                                        boxes_per_image=20, eval_batch_size=3, data_threads=1)
+CONFIG = load_recipe("ssd-resnet34-shapes").with_values(
+    width=0.125,
+    device="cpu",
+    score_threshold=0.27,
+    boxes_per_image=20,
+    eval_batch_size=3,
+    data_threads=1,
+)
 
 
 def save_random(path):

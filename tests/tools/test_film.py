@@ -1,4 +1,6 @@
-"""What videos say of themselves: the right frames in the right colours, shape and place, read and written."""
+"""What videos say of themselves: the right frames in the right colours, shape and place, read and
+written."""
+
 import struct
 from fractions import Fraction
 
@@ -10,7 +12,14 @@ from ssd.errors import UserError
 from ssd.tools.videos import VideoReader, VideoWriter
 
 # ITU-T H.273: number of the matrix to the shares of red and blue in the luma.
-MATRICES = {1: (.2126, .0722), 4: (.30, .11), 5: (.299, .114), 6: (.299, .114), 7: (.212, .087), 9: (.2627, .0593)}
+MATRICES = {
+    1: (0.2126, 0.0722),
+    4: (0.30, 0.11),
+    5: (0.299, 0.114),
+    6: (0.299, 0.114),
+    7: (0.212, 0.087),
+    9: (0.2627, 0.0593),
+}
 COLOURS = np.array([[(200, 40, 40), (40, 180, 60)], [(50, 70, 220), (230, 220, 90)]], float)
 FULL = 2
 
@@ -35,15 +44,26 @@ def yuv_frame(planes, halves=(2, 2)):
     height, width = planes[0].shape
     frame = av.VideoFrame(width, height, "yuv420p" if halves == (2, 2) else "yuv444p")
     for plane, values, step in zip(frame.planes, planes, ((1, 1), halves, halves)):
-        values = values[::step[0], ::step[1]]
+        values = values[:: step[0], :: step[1]]
         lines = np.zeros((plane.height, plane.line_size), np.uint8)
-        lines[:, :plane.width] = values
+        lines[:, : plane.width] = values
         plane.update(lines.tobytes())
     return frame
 
 
-def film(path, frames=3, codec="libx264", matrix=5, says=True, full=False, shape=None, options=None, times=None,
-         halves=(2, 2), rate=10):
+def film(
+    path,
+    frames=3,
+    codec="libx264",
+    matrix=5,
+    says=True,
+    full=False,
+    shape=None,
+    options=None,
+    times=None,
+    halves=(2, 2),
+    rate=10,
+):
     """Frames of four blocks of COLOURS, coded by one matrix and range; says: and it says so."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
@@ -84,15 +104,31 @@ def written(reader, frames, path):
 def inner(pixels):
     """Mean colours of the four blocks, without their borders."""
     height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
-    return np.array([[pixels[y * height + 6:(y + 1) * height - 6, x * width + 6:(x + 1) * width - 6].mean((0, 1))
-                      for x in range(2)] for y in range(2)])
+    return np.array(
+        [
+            [
+                pixels[
+                    y * height + 6 : (y + 1) * height - 6, x * width + 6 : (x + 1) * width - 6
+                ].mean((0, 1))
+                for x in range(2)
+            ]
+            for y in range(2)
+        ]
+    )
 
 
 EXACT = {"qp": "0", "x265-params": "lossless=1:log-level=none", "lossless": "1", "qscale": "1"}
 CASES = [("libx264", "mp4", matrix, full) for matrix in MATRICES for full in (False, True)] + [
-    ("libx265", "mp4", 1, True), ("libx265", "mkv", 9, False), ("libvpx-vp9", "webm", 1, True),
-    ("libvpx-vp9", "webm", 9, False), ("ffv1", "mkv", 1, False), ("ffv1", "mkv", 6, True),
-    ("libx264", "mov", 1, True), ("libx264", "ts", 1, False), ("mpeg2video", "mpg", 1, False)]
+    ("libx265", "mp4", 1, True),
+    ("libx265", "mkv", 9, False),
+    ("libvpx-vp9", "webm", 1, True),
+    ("libvpx-vp9", "webm", 9, False),
+    ("ffv1", "mkv", 1, False),
+    ("ffv1", "mkv", 6, True),
+    ("libx264", "mov", 1, True),
+    ("libx264", "ts", 1, False),
+    ("mpeg2video", "mpg", 1, False),
+]
 
 
 @pytest.mark.parametrize("codec, ending, matrix, full", CASES)
@@ -106,14 +142,16 @@ def test_colours_are_those_of_the_standard(tmp_path, codec, ending, matrix, full
     drawn = written(reader, frames, tmp_path / "drawn.mp4")
     again = read(drawn)
     assert np.abs(inner(again[1][1].pixels) - COLOURS).max() < 7
-    with av.open(str(drawn)) as container:    # a player is told as much as before
+    with av.open(str(drawn)) as container:  # a player is told as much as before
         context = container.streams.video[0].codec_context
         assert context.colorspace == reader.look.matrix == matrix and context.color_range in (0, 1)
 
 
 def test_colours_of_which_nothing_is_said_are_bt601(tmp_path):
-    """As FFmpeg and OpenCV take them, and the drawn film says nothing either: a player shows both alike."""
+    """As FFmpeg and OpenCV take them, and the drawn film says nothing either: a player shows both
+    alike."""
     import cv2
+
     path = film(tmp_path / "film.mp4", matrix=6, says=False, options=EXACT)
     reader, frames = read(path)
     assert reader.look.matrix == 2 and np.abs(inner(frames[0].pixels) - COLOURS).max() < 3.5
@@ -123,9 +161,13 @@ def test_colours_of_which_nothing_is_said_are_bt601(tmp_path):
     with av.open(str(written(reader, frames, tmp_path / "drawn.mp4"))) as container:
         assert container.streams.video[0].codec_context.colorspace == 2
         [frame, *_] = container.decode(video=0)
-        planes = [np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[2:8, 2:8].mean()
-                  for plane in frame.planes]
-    np.testing.assert_allclose(planes, [plane[8, 8] for plane in to_yuv(blocks(), 6, False)], atol=2.5)
+        planes = [
+            np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[2:8, 2:8].mean()
+            for plane in frame.planes
+        ]
+    np.testing.assert_allclose(
+        planes, [plane[8, 8] for plane in to_yuv(blocks(), 6, False)], atol=2.5
+    )
 
 
 def test_a_matrix_that_is_not_known_is_said(tmp_path):
@@ -142,38 +184,63 @@ def test_a_matrix_that_is_not_known_is_said(tmp_path):
     assert len(frames) == 1 and "matrix 8 of ITU-T H.273" in reader.odd()
 
 
-@pytest.mark.parametrize("codec, ending, shape", [
-    ("libx264", "mp4", (4, 3)), ("libx264", "mkv", (16, 15)), ("libx264", "mov", (8, 9)), ("libx265", "mp4", (64, 45)),
-    ("mpeg2video", "mpg", (1, 1)), ("libx265", "mkv", (2, 1)), ("mpeg4", "avi", (12, 11)), ("libx264", "ts", (3, 4)),
-    ("mpeg4", "mkv", (10, 11)), ("libx264", "mp4", (1, 1)), ("libx264", "mp4", None)])
+@pytest.mark.parametrize(
+    "codec, ending, shape",
+    [
+        ("libx264", "mp4", (4, 3)),
+        ("libx264", "mkv", (16, 15)),
+        ("libx264", "mov", (8, 9)),
+        ("libx265", "mp4", (64, 45)),
+        ("mpeg2video", "mpg", (1, 1)),
+        ("libx265", "mkv", (2, 1)),
+        ("mpeg4", "avi", (12, 11)),
+        ("libx264", "ts", (3, 4)),
+        ("mpeg4", "mkv", (10, 11)),
+        ("libx264", "mp4", (1, 1)),
+        ("libx264", "mp4", None),
+    ],
+)
 def test_pixels_keep_their_shape(tmp_path, codec, ending, shape):
     shape = Fraction(*shape) if shape else None
     path = film(tmp_path / f"film.{ending}", codec=codec, shape=shape)
-    if ending == "mpg":    # says the shape of the whole picture
+    if ending == "mpg":  # says the shape of the whole picture
         with av.open(str(path)) as container:
             shape = container.streams.video[0].sample_aspect_ratio
     reader, frames = read(path)
     assert frames[0].pixels.shape == (48, 64, 3)
     with av.open(str(written(reader, frames, tmp_path / "drawn.mp4"))) as container:
         found = container.streams.video[0].sample_aspect_ratio
-    assert found == shape or not shape and found in (None, 0, 1)
+    assert found == shape or (not shape and found in (None, 0, 1))
 
 
 def with_display_matrix(path, a, b, c, d):
     """An .mp4 whose track says that a pixel at (p, q) is to be shown at (a p + c q, b p + d q)."""
     content = bytearray(path.read_bytes())
-    place = content.index(b"tkhd") + 44    # version and flags, times, id, duration, layer, volume: then the matrix
-    content[place:place + 36] = struct.pack(">9i", *(round(65536 * value) for value in (a, b, 0, c, d, 0, 0, 0)),
-                                            1 << 30)
+    place = (
+        content.index(b"tkhd") + 44
+    )  # version and flags, times, id, duration, layer, volume: then the matrix
+    content[place : place + 36] = struct.pack(
+        ">9i", *(round(65536 * value) for value in (a, b, 0, c, d, 0, 0, 0)), 1 << 30
+    )
     path.write_bytes(content)
     return path
 
 
-@pytest.mark.parametrize("matrix, upright", [
-    ((1, 0, 0, 1), lambda p: p), ((0, 1, -1, 0), lambda p: np.rot90(p, -1)), ((-1, 0, 0, -1), lambda p: np.rot90(p, 2)),
-    ((0, -1, 1, 0), np.rot90), ((-1, 0, 0, 1), lambda p: p[:, ::-1]), ((1, 0, 0, -1), lambda p: p[::-1]),
-    ((0, 1, 1, 0), lambda p: p.swapaxes(0, 1)), ((0, -1, -1, 0), lambda p: np.rot90(p, 2).swapaxes(0, 1)),
-    ((.9962, .0872, -.0872, .9962), lambda p: p), ((2, 0, 0, 2), lambda p: p)])
+@pytest.mark.parametrize(
+    "matrix, upright",
+    [
+        ((1, 0, 0, 1), lambda p: p),
+        ((0, 1, -1, 0), lambda p: np.rot90(p, -1)),
+        ((-1, 0, 0, -1), lambda p: np.rot90(p, 2)),
+        ((0, -1, 1, 0), np.rot90),
+        ((-1, 0, 0, 1), lambda p: p[:, ::-1]),
+        ((1, 0, 0, -1), lambda p: p[::-1]),
+        ((0, 1, 1, 0), lambda p: p.swapaxes(0, 1)),
+        ((0, -1, -1, 0), lambda p: np.rot90(p, 2).swapaxes(0, 1)),
+        ((0.9962, 0.0872, -0.0872, 0.9962), lambda p: p),
+        ((2, 0, 0, 2), lambda p: p),
+    ],
+)
 def test_turned_and_mirrored_films_stand_upright(tmp_path, matrix, upright):
     path = with_display_matrix(film(tmp_path / "film.mp4", shape=Fraction(4, 3)), *matrix)
     reader, frames = read(path)
@@ -183,11 +250,14 @@ def test_turned_and_mirrored_films_stand_upright(tmp_path, matrix, upright):
     with av.open(str(written(reader, frames, tmp_path / "drawn.mp4"))) as container:
         stream = container.streams.video[0]
         assert not stream.side_data
-        assert stream.sample_aspect_ratio == (Fraction(3, 4) if reader.look.pixel_shape < 1 else Fraction(4, 3))
+        assert stream.sample_aspect_ratio == (
+            Fraction(3, 4) if reader.look.pixel_shape < 1 else Fraction(4, 3)
+        )
         assert (stream.sample_aspect_ratio < 1) == (expected.shape[0] > expected.shape[1])
 
 
 # ---- which stream is the film
+
 
 def box(kind, *parts):
     content = b"".join(parts)
@@ -197,22 +267,29 @@ def box(kind, *parts):
 def cover():
     """A JPEG as music and download tools embed it."""
     import cv2
+
     return cv2.imencode(".jpg", np.full((16, 20, 3), 99, np.uint8))[1].tobytes()
 
 
 def with_cover(path):
-    """An .mp4 with a cover picture. FFmpeg lists it before the film where it is met first, so moov/udta comes first."""
+    """An .mp4 with a cover picture. FFmpeg lists it before the film where it is met first, so
+    moov/udta comes first."""
     content = path.read_bytes()
     data = box(b"data", struct.pack(">II", 13, 0), cover())
     handler = box(b"hdlr", struct.pack(">II4s", 0, 0, b"mdir"), b"appl" + bytes(9))
     udta = box(b"udta", box(b"meta", bytes(4), handler, box(b"ilst", box(b"covr", data))))
     start = content.index(b"moov") - 4
-    size, = struct.unpack(">I", content[start:start + 4])
+    (size,) = struct.unpack(">I", content[start : start + 4])
     header = content.index(b"mvhd") - 4
-    after = header + struct.unpack(">I", content[header:header + 4])[0]
+    after = header + struct.unpack(">I", content[header : header + 4])[0]
     assert start > content.index(b"mdat"), "the frames' places do not move"
-    path.write_bytes(content[:start] + struct.pack(">I", size + len(udta)) + content[start + 4:after] + udta
-                     + content[after:])
+    path.write_bytes(
+        content[:start]
+        + struct.pack(">I", size + len(udta))
+        + content[start + 4 : after]
+        + udta
+        + content[after:]
+    )
     return path
 
 
@@ -231,7 +308,9 @@ def test_a_cover_before_the_film_is_not_the_film(tmp_path):
 def sound_with_cover(path):
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("aac", rate=48000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 4800), np.float32), format="fltp", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, 4800), np.float32), format="fltp", layout="mono"
+        )
         frame.sample_rate = 48000
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -244,9 +323,15 @@ def test_sound_with_a_cover_is_no_film(tmp_path, name):
         VideoReader(sound_with_cover(tmp_path / name))
 
 
-@pytest.mark.parametrize("order, chosen", [
-    ([(32, 24), (64, 48)], (64, 48)), ([(64, 48), (32, 24)], (64, 48)), ([(64, 48), (64, 48)], (64, 48)),
-    ([(16, 16), (32, 24), (64, 48)], (64, 48))])
+@pytest.mark.parametrize(
+    "order, chosen",
+    [
+        ([(32, 24), (64, 48)], (64, 48)),
+        ([(64, 48), (32, 24)], (64, 48)),
+        ([(64, 48), (64, 48)], (64, 48)),
+        ([(16, 16), (32, 24), (64, 48)], (64, 48)),
+    ],
+)
 def test_the_largest_of_several_films(tmp_path, order, chosen):
     """Cameras put a small preview beside the film, in either order."""
     path = tmp_path / "film.mkv"
@@ -268,17 +353,27 @@ def test_the_largest_of_several_films(tmp_path, order, chosen):
 
 # ---- timing
 
-@pytest.mark.parametrize("ending, times, atol", [
-    ("mp4", (0, 100, 200, 300, 400), .001), ("mkv", (0, 40, 200, 210, 900), .001), ("mp4", (0, 33, 67, 100, 133), .001),
-    ("mkv", (0, 1000, 1500, 1600, 4000), .003), ("ts", (0, 100, 200, 300, 400), .001),
-    ("mkv", (5000, 5100, 5200, 5300, 5400), .001), ("mp4", (3000, 3100, 3300, 3350, 3500), .001),
-    ("ts", (700, 800, 900, 1000, 1100), .001), ("mov", (0, 250, 500, 750, 1000), .001),
-    ("mkv", (0, 5, 10, 15, 20), .001)])
+
+@pytest.mark.parametrize(
+    "ending, times, atol",
+    [
+        ("mp4", (0, 100, 200, 300, 400), 0.001),
+        ("mkv", (0, 40, 200, 210, 900), 0.001),
+        ("mp4", (0, 33, 67, 100, 133), 0.001),
+        ("mkv", (0, 1000, 1500, 1600, 4000), 0.003),
+        ("ts", (0, 100, 200, 300, 400), 0.001),
+        ("mkv", (5000, 5100, 5200, 5300, 5400), 0.001),
+        ("mp4", (3000, 3100, 3300, 3350, 3500), 0.001),
+        ("ts", (700, 800, 900, 1000, 1100), 0.001),
+        ("mov", (0, 250, 500, 750, 1000), 0.001),
+        ("mkv", (0, 5, 10, 15, 20), 0.001),
+    ],
+)
 def test_frames_stand_at_their_times(tmp_path, ending, times, atol):
     """From the film's first frame on, in what is read and in what is written."""
     reader, frames = read(film(tmp_path / f"film.{ending}", frames=5, times=times))
     expected = (np.array(times) - times[0]) / 1000
-    np.testing.assert_allclose([frame.seconds for frame in frames], expected, atol=.001)
+    np.testing.assert_allclose([frame.seconds for frame in frames], expected, atol=0.001)
     again = read(written(reader, frames, tmp_path / "drawn.mp4"))[1]
     np.testing.assert_allclose([frame.seconds for frame in again], expected, atol=atol)
 
@@ -292,7 +387,9 @@ def test_a_film_that_changes_its_size_keeps_that_of_its_first_frame(tmp_path):
             stream = container.add_stream("libx264", rate=10)
             stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
             for step in range(4):
-                frame = av.VideoFrame.from_ndarray(np.rint(blocks(*size)).astype(np.uint8), format="rgb24")
+                frame = av.VideoFrame.from_ndarray(
+                    np.rint(blocks(*size)).astype(np.uint8), format="rgb24"
+                )
                 frame.pts, frame.time_base = number * 4 + step, Fraction(1, 10)
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))

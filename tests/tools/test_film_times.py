@@ -1,4 +1,5 @@
 """When the frames of odd videos stand and where they end, in what is read and in what is drawn."""
+
 from fractions import Fraction
 
 import av
@@ -17,7 +18,11 @@ def film(path, times, lengths=None, b_frames=0, codec="libx264"):
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=10)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        stream.options = {"crf": "1", "bf": str(b_frames), "g": "12"} if codec == "libx264" else {"bf": str(b_frames)}
+        stream.options = (
+            {"crf": "1", "bf": str(b_frames), "g": "12"}
+            if codec == "libx264"
+            else {"bf": str(b_frames)}
+        )
         stream.codec_context.time_base = Fraction(1, 1000)
         packets = []
         for time in times:
@@ -47,41 +52,50 @@ def drawn(reader, frames, path):
     return path
 
 
-@pytest.mark.parametrize("name, times, lengths", [
-    ("still.mp4", [0, 100, 200, 300], [100, 100, 100, 5000]), ("still.mkv", [0, 100, 200, 300], [100, 100, 100, 5000]),
-    ("slide.mp4", [0], [9000]), ("gap.mp4", [0, 100, 200, 3600000, 3600100], None),
-    ("slow.mkv", [0, 3141, 60000, 60007, 200003], None), ("phone.mp4", [0, 33, 67, 101, 133, 171, 200, 234], None),
-    ("late.mkv", [5000, 5100, 5200], None)])
+@pytest.mark.parametrize(
+    "name, times, lengths",
+    [
+        ("still.mp4", [0, 100, 200, 300], [100, 100, 100, 5000]),
+        ("still.mkv", [0, 100, 200, 300], [100, 100, 100, 5000]),
+        ("slide.mp4", [0], [9000]),
+        ("gap.mp4", [0, 100, 200, 3600000, 3600100], None),
+        ("slow.mkv", [0, 3141, 60000, 60007, 200003], None),
+        ("phone.mp4", [0, 33, 67, 101, 133, 171, 200, 234], None),
+        ("late.mkv", [5000, 5100, 5200], None),
+    ],
+)
 def test_frames_of_any_length(tmp_path, name, times, lengths):
     """None is cut short, and the drawn film keeps all times to a millisecond."""
     reader, frames = read(film(tmp_path / name, times, lengths))
     expected = (np.array(times) - times[0]) / 1000
-    np.testing.assert_allclose([frame.seconds for frame in frames], expected, atol=.0011)
+    np.testing.assert_allclose([frame.seconds for frame in frames], expected, atol=0.0011)
     again = read(drawn(reader, frames, tmp_path / "drawn.mp4"))[1]
-    np.testing.assert_allclose([frame.seconds for frame in again], expected, atol=.0011)
+    np.testing.assert_allclose([frame.seconds for frame in again], expected, atol=0.0011)
 
 
 def test_the_last_frame_of_a_gif_lasts(tmp_path):
     reader, frames = read(gif(tmp_path / "film.gif", [100, 100, 100, 5000]))
-    assert len(frames) == 4 and abs(reader.end - 5.3) < .01
+    assert len(frames) == 4 and abs(reader.end - 5.3) < 0.01
     with av.open(str(drawn(reader, frames, tmp_path / "drawn.mp4"))) as container:
-        assert abs(container.duration / 1e6 - 5.3) < .25
+        assert abs(container.duration / 1e6 - 5.3) < 0.25
 
 
 @pytest.mark.parametrize("codec, b_frames", [("libx264", 3), ("libx264", 0), ("mpeg4", 2)])
 def test_avi_numbers_frames_in_the_order_of_decoding(tmp_path, codec, b_frames):
     times = list(range(0, 1200, 100))
     frames = read(film(tmp_path / "film.avi", times, b_frames=b_frames, codec=codec))[1]
-    np.testing.assert_allclose([frame.seconds for frame in frames], np.array(times) / 1000, atol=.0011)
+    np.testing.assert_allclose(
+        [frame.seconds for frame in frames], np.array(times) / 1000, atol=0.0011
+    )
 
 
 def cut(path, share):
     content = path.read_bytes()
-    path.write_bytes(content[:int(len(content) * share)])
+    path.write_bytes(content[: int(len(content) * share)])
     return path
 
 
-@pytest.mark.parametrize("share", [.6, .97])
+@pytest.mark.parametrize("share", [0.6, 0.97])
 @pytest.mark.parametrize("name", ["film.mkv", "film.gif"])
 def test_what_is_cut_short_is_said(tmp_path, name, share):
     path = tmp_path / name
@@ -98,16 +112,24 @@ def test_damaged_parts_that_are_passed_by_are_said(tmp_path):
     path = film(tmp_path / "film.mkv", list(range(0, 4000, 100)))
     content = bytearray(path.read_bytes())
     place = len(content) // 2
-    content[place:place + 200] = np.random.RandomState(0).bytes(200)
+    content[place : place + 200] = np.random.RandomState(0).bytes(200)
     path.write_bytes(bytes(content))
     reader = VideoReader(path)
-    with pytest.raises(UserError, match=r"is damaged, \d\.\d of 4\.0 seconds are there|does not decode after frame"):
+    with pytest.raises(
+        UserError, match=r"is damaged, \d\.\d of 4\.0 seconds are there|does not decode after frame"
+    ):
         list(reader)
     reader.close()
 
 
-@pytest.mark.parametrize("codec, options", [("libx265", {"x265-params": "lossless=1:log-level=none"}),
-                                            ("ffv1", {}), ("libaom-av1", {"crf": "1", "cpu-used": "8"})])
+@pytest.mark.parametrize(
+    "codec, options",
+    [
+        ("libx265", {"x265-params": "lossless=1:log-level=none"}),
+        ("ffv1", {}),
+        ("libaom-av1", {"crf": "1", "cpu-used": "8"}),
+    ],
+)
 @pytest.mark.parametrize("full", [False, True])
 def test_grey_of_both_ranges(tmp_path, codec, options, full):
     luma = to_yuv(blocks(), 6, full)[0]
@@ -123,7 +145,7 @@ def test_grey_of_both_ranges(tmp_path, codec, options, full):
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     pixels = read(path)[1][0].pixels
-    assert np.abs(inner(pixels) - (COLOURS @ [.299, .587, .114])[..., None]).max() < 2
+    assert np.abs(inner(pixels) - (COLOURS @ [0.299, 0.587, 0.114])[..., None]).max() < 2
 
 
 def test_large_films_are_drawn_with_enough_bits(tmp_path):
@@ -135,7 +157,12 @@ def test_large_films_are_drawn_with_enough_bits(tmp_path):
         writer.add(np.roll(picture, 7 * number, 1), number / 30)
     writer.finish()
     frames = read(tmp_path / "drawn.mp4")[1]
-    assert np.abs(frames[9].pixels[6::12, 9::12].astype(float) - np.roll(picture, 63, 1)[6::12, 9::12]).mean() < 12
+    assert (
+        np.abs(
+            frames[9].pixels[6::12, 9::12].astype(float) - np.roll(picture, 63, 1)[6::12, 9::12]
+        ).mean()
+        < 12
+    )
 
 
 def test_a_named_file_without_an_ending_of_ours_is_known_by_its_content(tmp_path):

@@ -1,4 +1,5 @@
 """Predictor: the network, its weights and its class names, called on pictures of any kind."""
+
 import io
 import os
 import re
@@ -17,9 +18,9 @@ from ssd.data.pipeline import EvaluationLoader
 from ssd.datasets.coco import load_coco
 from ssd.errors import UserError
 from ssd.evaluation.inference import build_inference
+from ssd.model.detector import build_detector
 from ssd.model.device import Device
 from ssd.model.initialization import initialize
-from ssd.model.detector import build_detector
 from ssd.model.weights import load_weights, save_weights
 from ssd.tools.pictures import read_picture
 from tests.tools.saved import CONFIG, NAMES, save_random
@@ -29,8 +30,12 @@ from tests.training.tiny import ROOT, tiny_data
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tiny_data(tmp_path_factory.mktemp("shapes") / "set", train_images=1, val_images=5)
-    return load_coco(os.path.join(folder, "annotations", "bbox_only_instances_val2017.json"),
-                     os.path.join(folder, "val2017"), require_boxes=False, report=lambda line: None)
+    return load_coco(
+        os.path.join(folder, "annotations", "bbox_only_instances_val2017.json"),
+        os.path.join(folder, "val2017"),
+        require_boxes=False,
+        report=lambda line: None,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +72,9 @@ def test_detections_are_those_of_evaluation(detector, data, weights):
             pixels = np.tile(data.sizes[index], 2)
             np.testing.assert_array_equal(found[index].ids[:, 0], rows[:, 0] - 1)
             np.testing.assert_allclose(found[index].scores[:, 0], rows[:, 1], atol=1e-6)
-            np.testing.assert_allclose(found[index].boxes, np.clip(rows[:, 2:] * pixels, 0, pixels), atol=1e-3)
+            np.testing.assert_allclose(
+                found[index].boxes, np.clip(rows[:, 2:] * pixels, 0, pixels), atol=1e-3
+            )
     loader.close()
 
 
@@ -96,21 +103,28 @@ def test_kinds_of_images(detector, data):
     path = paths(data)[0]
     wanted = detector(path)
     image = Image.open(path)
-    for same in (image, np.asarray(image), mx.nd.array(np.asarray(image), dtype=np.uint8), np.asarray(image)[:, ::-1]
-                 [:, ::-1]):
+    for same in (
+        image,
+        np.asarray(image),
+        mx.nd.array(np.asarray(image), dtype=np.uint8),
+        np.asarray(image)[:, ::-1][:, ::-1],
+    ):
         assert_same(detector(same), wanted)
     grey = np.asarray(image.convert("L"))
     for same in (grey[:, :, None], image.convert("L"), Image.fromarray(grey).convert("RGB")):
         assert_same(detector(same), detector(grey))
 
 
-@pytest.mark.parametrize("image, words", [
-    (7, "a path, an array or a PIL image is needed, not int"),
-    (np.zeros((30, 30, 3), np.float32), r"not float32 of shape \(30, 30, 3\)"),
-    (np.zeros((3, 30, 30), np.uint8), r"not uint8 of shape \(3, 30, 30\)"),
-    (np.zeros((0, 30, 3), np.uint8), r"of shape \(0, 30, 3\)"),
-    ("no/such.jpg", "no/such.jpg: no such file"),
-])
+@pytest.mark.parametrize(
+    "image, words",
+    [
+        (7, "a path, an array or a PIL image is needed, not int"),
+        (np.zeros((30, 30, 3), np.float32), r"not float32 of shape \(30, 30, 3\)"),
+        (np.zeros((3, 30, 30), np.uint8), r"not uint8 of shape \(3, 30, 30\)"),
+        (np.zeros((0, 30, 3), np.uint8), r"of shape \(0, 30, 3\)"),
+        ("no/such.jpg", "no/such.jpg: no such file"),
+    ],
+)
 def test_what_is_no_image(detector, image, words):
     with pytest.raises(UserError, match=words):
         detector(image)
@@ -142,13 +156,18 @@ def test_weights_that_know_no_classes(weights, data, tmp_path, capsys):
     assert old.class_names == ("class 1", "class 2", "class 3") and old.category_ids == (1, 2, 3)
     assert_same(old(paths(data)[0]), Predictor.load(weights, device="cpu")(paths(data)[0]))
     assert Predictor.load(path, device="cpu", classes=data.path).class_names == data.category_names
-    older = re.sub(r",\s+nms_iou: 0.5", "", to_yaml(CONFIG))    # wherever its lines end
+    older = re.sub(r",\s+nms_iou: 0.5", "", to_yaml(CONFIG))  # wherever its lines end
     assert older != to_yaml(CONFIG)
     (tmp_path / "recipe.yaml").write_text(older)
     capsys.readouterr()
     assert_same(Predictor.load(path, device="cpu")(paths(data)[0]), old(paths(data)[0]))
-    assert "what it lacks is as in ssd-resnet34-shapes: detection.nms_iou 0.5\n" in capsys.readouterr().err
-    (tmp_path / "recipe.yaml").write_text(older.replace("recipe: ssd-resnet34-shapes", "recipe: mine"))
+    assert (
+        "what it lacks is as in ssd-resnet34-shapes: detection.nms_iou 0.5\n"
+        in capsys.readouterr().err
+    )
+    (tmp_path / "recipe.yaml").write_text(
+        older.replace("recipe: ssd-resnet34-shapes", "recipe: mine")
+    )
     with pytest.raises(UserError, match="detection.nms_iou is missing"):
         Predictor.load(path, device="cpu")
     os.remove(tmp_path / "recipe.yaml")
@@ -159,19 +178,29 @@ def test_weights_that_know_no_classes(weights, data, tmp_path, capsys):
 
 
 def test_the_package_itself_loads_nothing():
-    code = ("import ssd, sys; assert not {'mxnet', 'numpy', 'PIL'} & set(sys.modules); from ssd import Predictor; "
-            "assert 'mxnet' not in sys.modules; print(Predictor.__name__)")
-    done = subprocess.run([sys.executable, "-c", code], env=dict(os.environ, PYTHONPATH=ROOT), capture_output=True,
-                          text=True, timeout=60)
+    code = (
+        "import ssd, sys; assert not {'mxnet', 'numpy', 'PIL'} & set(sys.modules); from ssd import "
+        "Predictor; assert 'mxnet' not in sys.modules; print(Predictor.__name__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=dict(os.environ, PYTHONPATH=ROOT),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.stdout == "Predictor\n", done.stderr
 
 
 # ---- reading pictures
 
+
 def smooth(height=48, width=64):
     """A picture whose every pixel and colour differs from its neighbours'."""
     y, x = np.mgrid[:height, :width]
-    return Image.fromarray(np.stack([x * 255 // width, y * 255 // height, (x + y) * 2 % 256], 2).astype(np.uint8))
+    return Image.fromarray(
+        np.stack([x * 255 // width, y * 255 // height, (x + y) * 2 % 256], 2).astype(np.uint8)
+    )
 
 
 def encoded(image, **options):
@@ -198,11 +227,12 @@ def without_adobe():
     inverted = ImageChops.invert(smooth().convert("CMYK"))
     content = encoded(inverted, format="JPEG", quality=95)
     place = content.index(b"Adobe") - 4
-    return content[:place] + content[place + 16:]
+    return content[:place] + content[place + 16 :]
 
 
 def deep(pixels):
     import cv2
+
     return cv2.imencode(".png", pixels.astype(np.uint16))[1].tobytes()
 
 
@@ -214,7 +244,9 @@ PICTURES = {
     "without-adobe.jpg": without_adobe(),
     "deep.png": deep(np.asarray(smooth()).astype(int)[:, :, ::-1] * 256 + 77),
     "deep-grey.png": deep(np.arange(48 * 64).reshape(48, 64) * 21),
-    "palette.png": encoded(smooth().convert("P", palette=Image.ADAPTIVE), format="PNG", transparency=3),
+    "palette.png": encoded(
+        smooth().convert("P", palette=Image.ADAPTIVE), format="PNG", transparency=3
+    ),
     "clear.png": encoded(smooth().convert("RGBA"), format="PNG"),
     "turned6.jpg": encoded(smooth(), format="JPEG", quality=95, exif=turned(6)),
 }
@@ -235,8 +267,13 @@ def test_pictures_are_read_as_training_reads_them(name, tmp_path):
 
 def test_pictures_are_turned_upright(tmp_path):
     pixels = np.asarray(smooth())
-    for orientation, upright in ((1, pixels), (3, np.rot90(pixels, 2)), (6, np.rot90(pixels, -1)),
-                                 (8, np.rot90(pixels, 1)), (2, pixels[:, ::-1])):
+    for orientation, upright in (
+        (1, pixels),
+        (3, np.rot90(pixels, 2)),
+        (6, np.rot90(pixels, -1)),
+        (8, np.rot90(pixels, 1)),
+        (2, pixels[:, ::-1]),
+    ):
         path = tmp_path / f"{orientation}.png"
         smooth().save(path, exif=turned(orientation))
         np.testing.assert_array_equal(read_picture(path), upright)

@@ -1,5 +1,7 @@
-"""Runs on each of the ranks of test_norm_groups.py: BatchNorm over groups of as many ranks as the argument says, against
-the same network on one group's whole batch, in float64; ends with status 0 and a line if all was as it should be."""
+"""Runs on each of the ranks of test_norm_groups.py: BatchNorm over groups of as many ranks as the
+argument says, against the same network on one group's whole batch, in float64; ends with status 0
+and a line if all was as it should be."""
+
 import sys
 
 import mxnet as mx
@@ -12,11 +14,12 @@ from ssd.model.batch_norm import BatchNorm, batch_norms
 from ssd.training.ranks import Ranks
 from ssd.training.step import TrainingStep
 
-RATE, MOMENTUM, BATCH, STEPS = 2.0 ** -9, 0.5, 2, 3    # MXNet rounds the first two to float32
+RATE, MOMENTUM, BATCH, STEPS = 2.0**-9, 0.5, 2, 3  # MXNet rounds the first two to float32
 
 
 class Network(HybridBlock):
-    """Images (B, 3, 8, 8) to two (B, 4): three BatchNorms, the first of them with channels far from 0."""
+    """Images (B, 3, 8, 8) to two (B, 4): three BatchNorms, the first of them with channels far from
+    0."""
 
     def __init__(self):
         super().__init__(prefix="")
@@ -47,7 +50,11 @@ def network():
     for name, parameter in parameters.by_structural_name(made).items():
         if not name.endswith("running_var"):
             # A step that is discarded puts running statistics back as float32.
-            parameter.set_data(mx.nd.array(0.3 * noise.standard_normal(parameter.shape, np.float32), dtype="float64"))
+            parameter.set_data(
+                mx.nd.array(
+                    0.3 * noise.standard_normal(parameter.shape, np.float32), dtype="float64"
+                )
+            )
     return made
 
 
@@ -63,29 +70,48 @@ def arrays(values):
 
 
 def reference(groups, size):
-    """Losses, averaged gradients and running statistics of each step and group, and the weights at the end, by plain
-    BatchNorms on whole batches."""
+    """Losses, averaged gradients and running statistics of each step and group, and the weights at
+    the end, by plain BatchNorms on whole batches."""
     copies, loss, velocities, steps = [network() for _ in range(groups)], Loss(), {}, []
     for step in range(STEPS):
         found = []
         for group, copy in enumerate(copies):
-            images, targets, classes = arrays(map(np.concatenate, zip(*(
-                batch(rank, step) for rank in range(group * size, (group + 1) * size)))))
+            images, targets, classes = arrays(
+                map(
+                    np.concatenate,
+                    zip(*(batch(rank, step) for rank in range(group * size, (group + 1) * size))),
+                )
+            )
             with mx.autograd.record():
                 losses = loss(*copy(images), targets, classes)
                 total = losses[0] + losses[1]
             total.backward()
-            found.append((total.asnumpy(), {name: parameter.data().asnumpy() for name, parameter
-                                            in parameters.statistics(copy).items()}))
-        gradients = {name: sum(parameters.trained(copy)[name].grad().asnumpy() for copy in copies)
-                     / (groups * size * BATCH) for name in parameters.trained(copies[0])}
+            found.append(
+                (
+                    total.asnumpy(),
+                    {
+                        name: parameter.data().asnumpy()
+                        for name, parameter in parameters.statistics(copy).items()
+                    },
+                )
+            )
+        gradients = {
+            name: sum(parameters.trained(copy)[name].grad().asnumpy() for copy in copies)
+            / (groups * size * BATCH)
+            for name in parameters.trained(copies[0])
+        }
         for name, gradient in gradients.items():
             velocities[name] = MOMENTUM * velocities.get(name, 0) + RATE * gradient
             for copy in copies:
                 parameter = parameters.trained(copy)[name]
-                parameter.set_data(mx.nd.array(parameter.data().asnumpy() - velocities[name], dtype="float64"))
+                parameter.set_data(
+                    mx.nd.array(parameter.data().asnumpy() - velocities[name], dtype="float64")
+                )
         steps.append((found, gradients))
-    return steps, {name: parameter.data().asnumpy() for name, parameter in parameters.trained(copies[0]).items()}
+    return steps, {
+        name: parameter.data().asnumpy()
+        for name, parameter in parameters.trained(copies[0]).items()
+    }
 
 
 def close(found, wanted, what):
@@ -95,25 +121,38 @@ def close(found, wanted, what):
 def check_steps(ranks, size):
     group, place = divmod(ranks.rank, size)
     wanted, weights = reference(ranks.size // size, size)
-    config = load_recipe("ssd-resnet34-coco").with_values(batch_size=BATCH, batch_norm_ranks=size, weight_decay=0.0,
-                                                          momentum=MOMENTUM)
+    config = load_recipe("ssd-resnet34-coco").with_values(
+        batch_size=BATCH, batch_norm_ranks=size, weight_decay=0.0, momentum=MOMENTUM
+    )
     trained = network()
     step = TrainingStep(trained, Loss(), config, ranks)
-    assert step.norm_groups.startswith(f"BatchNorm over groups of {size} ranks, {size * BATCH} images: 6 exchanges")
+    assert step.norm_groups.startswith(
+        f"BatchNorm over groups of {size} ranks, {size * BATCH} images: 6 exchanges"
+    )
     before = step.running_statistics()
     step.gradients(*arrays(batch(0, 9)), check=True)
     assert step.finite() and (step.running_statistics() != before).all()
     step.discard()
-    assert (step.running_statistics() == before).all(), "a step that is discarded leaves no trace in the statistics"
+    assert (step.running_statistics() == before).all(), (
+        "a step that is discarded leaves no trace in the statistics"
+    )
     for number, (found, gradients) in enumerate(wanted):
         losses, statistics = found[group]
         own = step.gradients(*arrays(batch(ranks.rank, number)), check=True)
         assert step.finite()
-        close((own[0] + own[1]).asnumpy(), losses[place * BATCH:(place + 1) * BATCH], f"losses of step {number}")
+        close(
+            (own[0] + own[1]).asnumpy(),
+            losses[place * BATCH : (place + 1) * BATCH],
+            f"losses of step {number}",
+        )
         for name, parameter in step.statistics.items():
             close(parameter.data().asnumpy(), statistics[name], f"{name} after step {number}")
-        for name, parameter in step.parameters.items():    # Horovod sums, and divides in the update
-            close(parameter.grad().asnumpy() / (ranks.size * BATCH), gradients[name], f"gradient of {name}, {number}")
+        for name, parameter in step.parameters.items():  # Horovod sums, and divides in the update
+            close(
+                parameter.grad().asnumpy() / (ranks.size * BATCH),
+                gradients[name],
+                f"gradient of {name}, {number}",
+            )
         step.update(RATE)
     for name, parameter in step.parameters.items():
         close(parameter.data().asnumpy(), weights[name], name)
@@ -121,7 +160,8 @@ def check_steps(ranks, size):
 
 
 def check_evaluation(trained):
-    """On this rank alone, while the others wait elsewhere: nothing is exchanged, and the result is plain BatchNorm's."""
+    """On this rank alone, while the others wait elsewhere: nothing is exchanged, and the result is
+    plain BatchNorm's."""
     plain = Network()
     plain.initialize()
     plain.cast("float64")
@@ -136,7 +176,10 @@ def check_evaluation(trained):
 def check_half(ranks, size):
     """Channels last in float16, whose statistics are float32: against the formula in float64."""
     noise = [np.random.default_rng(rank) for rank in range(ranks.size)]
-    images = [(n.standard_normal((2, 5, 4, 6)) * (1 + rank) + rank).astype(np.float16) for rank, n in enumerate(noise)]
+    images = [
+        (n.standard_normal((2, 5, 4, 6)) * (1 + rank) + rank).astype(np.float16)
+        for rank, n in enumerate(noise)
+    ]
     slopes = [n.standard_normal((2, 5, 4, 6)).astype(np.float16) for n in noise]
     norm = BatchNorm(axis=3, in_channels=6, epsilon=1e-3)
     norm.initialize()
@@ -150,10 +193,16 @@ def check_half(ranks, size):
         y = norm(x)
     y.backward(mx.nd.array(slopes[ranks.rank], dtype="float16"))
     start, axes = ranks.rank // size * size, (0, 1, 2)
-    whole, slope = (np.concatenate(parts[start:start + size]).astype(np.float64) for parts in (images, slopes))
+    whole, slope = (
+        np.concatenate(parts[start : start + size]).astype(np.float64) for parts in (images, slopes)
+    )
     mean, var, gamma = whole.mean(axes), whole.var(axes), np.arange(6) + 1
     scaled = (whole - mean) / np.sqrt(var + 1e-3)
-    wanted = gamma / np.sqrt(var + 1e-3) * (slope - slope.mean(axes) - scaled * (slope * scaled).mean(axes))
+    wanted = (
+        gamma
+        / np.sqrt(var + 1e-3)
+        * (slope - slope.mean(axes) - scaled * (slope * scaled).mean(axes))
+    )
     own = slice(2 * (ranks.rank - start), 2 * (ranks.rank - start) + 2)
     assert y.dtype == x.grad.dtype == np.float16 and norm.running_var.data().dtype == np.float32
     np.testing.assert_allclose(y.asnumpy(), gamma * scaled[own], rtol=2e-3, atol=5e-3)

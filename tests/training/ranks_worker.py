@@ -1,4 +1,6 @@
-"""Runs on each of the ranks of test_ranks.py; ends with status 0 and a line if everything was as it should be."""
+"""Runs on each of the ranks of test_ranks.py; ends with status 0 and a line if everything was as it
+should be."""
+
 import os
 
 import mxnet as mx
@@ -14,22 +16,30 @@ def refuse():
 
 os.environ.pop("HOROVOD_CYCLE_TIME", None)
 ranks = Ranks()
-assert mx.context.num_gpus() or os.environ["HOROVOD_CYCLE_TIME"] == "10", "idle ranks leave the cores to the network"
+assert mx.context.num_gpus() or os.environ["HOROVOD_CYCLE_TIME"] == "10", (
+    "idle ranks leave the cores to the network"
+)
 rank, size = ranks.rank, ranks.size
 assert rank_from_environment() == rank and ranks.is_first == (rank == 0)
 # Nothing here may use Horovod's broadcast: see Ranks._broadcast.
 ranks._hvd.broadcast = ranks._hvd.broadcast_ = ranks._hvd.broadcast_parameters = None
 
 everyone = np.arange(size)
-assert np.array_equal(ranks.mean(np.array([rank, 10.0 * rank]), "mean"), [everyone.mean(), 10 * everyone.mean()])
+assert np.array_equal(
+    ranks.mean(np.array([rank, 10.0 * rank]), "mean"), [everyone.mean(), 10 * everyone.mean()]
+)
 # 2^53 - 1: what float32 would round must survive
-assert ranks.from_first(2.0 ** 53 - 1 if rank == 0 else -1, "number") == 2.0 ** 53 - 1
-assert np.array_equal(ranks.all_from_first(np.array([rank, np.nan]), "array"), [0, np.nan], equal_nan=True)
+assert ranks.from_first(2.0**53 - 1 if rank == 0 else -1, "number") == 2.0**53 - 1
+assert np.array_equal(
+    ranks.all_from_first(np.array([rank, np.nan]), "array"), [0, np.nan], equal_nan=True
+)
 
 # What rank 0 tells comes bit by bit: signed zeros and the smallest and largest numbers too.
 for dtype in (np.float16, np.float32, np.float64):
     info = np.finfo(dtype)
-    values = np.array([-0.0, 0.0, info.tiny, info.tiny / 4, -info.max, np.inf, -np.inf, 1 / 3], dtype)
+    values = np.array(
+        [-0.0, 0.0, info.tiny, info.tiny / 4, -info.max, np.inf, -np.inf, 1 / 3], dtype
+    )
     array = mx.nd.array(values if rank == 0 else np.full_like(values, rank), dtype=dtype)
     ranks.broadcast_in_place([array], f"bits of {dtype.__name__}")
     assert array.asnumpy().tobytes() == values.tobytes(), (dtype, values, array)
@@ -42,14 +52,17 @@ for turn in range(2):
 
 arrays = [mx.nd.full((3,), rank), mx.nd.full((2, 2), 2 * rank)]
 ranks.average_in_place(arrays, "statistics")
-assert (arrays[0].asnumpy() == everyone.mean()).all() and (arrays[1].asnumpy() == 2 * everyone.mean()).all()
+assert (arrays[0].asnumpy() == everyone.mean()).all() and (
+    arrays[1].asnumpy() == 2 * everyone.mean()
+).all()
 
 network = mx.gluon.nn.Dense(2, in_units=3)
 network.initialize(mx.init.Constant(rank + 1))
 ranks.broadcast_parameters(network.collect_params())
 assert (network.weight.data().asnumpy() == 1).all()
 
-# Rank r's gradient of each weight is r + 1, its batch 2: the mean over ranks and batch is what moves the weights.
+# Rank r's gradient of each weight is r + 1, its batch 2: the mean over ranks and batch is what
+# moves the weights.
 trainer = ranks.trainer(network.collect_params(), mx.optimizer.SGD(learning_rate=1.0, momentum=0.9))
 with mx.autograd.record():
     loss = network(mx.nd.full((2, 3), rank + 1))
@@ -60,9 +73,14 @@ np.testing.assert_allclose(network.weight.data().asnumpy(), 1 - (everyone + 1).m
 # The last rank's wish is told to all a step later (alone: at once), an unspoken one never.
 agreement = Agreement(ranks, 2)
 told = [agreement.exchange([step == 1 and rank == size - 1, False]) for step in range(4)]
-assert [flags[0] for flags in told] == ([False, True, False, False] if size == 1 else [False, False, True, False])
+assert [flags[0] for flags in told] == (
+    [False, True, False, False] if size == 1 else [False, False, True, False]
+)
 assert not any(flags[1] for flags in told)
-assert agreement.settle([False, rank == size - 1]) == [False, True] and agreement.settle([False, False])[0] is False
+assert (
+    agreement.settle([False, rank == size - 1]) == [False, True]
+    and agreement.settle([False, False])[0] is False
+)
 
 # Work is done by rank 0 first; a refusal of one rank is everyone's.
 order = ranks.first_then_others(lambda: rank, "work")

@@ -1,4 +1,5 @@
 """A user's mistakes end in one line that names the thing, and in status 2."""
+
 import json
 import os
 import shutil
@@ -33,7 +34,8 @@ def rewrite(path, change):
 
 
 def refused(result, *words, status=2):
-    """One line in the program's own words at the end, nothing like a traceback, the right status."""
+    """One line in the program's own words at the end, nothing like a traceback, the right
+    status."""
     assert result.returncode == status, result.stderr
     lines = result.stderr.strip().splitlines()
     assert "Traceback" not in result.stderr
@@ -42,7 +44,10 @@ def refused(result, *words, status=2):
     return lines
 
 
-@pytest.mark.parametrize("content, words", [("{", "not JSON"), ("[1, 2]", "is not COCO ground truth"), ('{"images": 3}', "COCO")])
+@pytest.mark.parametrize(
+    "content, words",
+    [("{", "not JSON"), ("[1, 2]", "is not COCO ground truth"), ('{"images": 3}', "COCO")],
+)
 def test_annotation_file_that_is_none(data, tmp_path, content, words):
     with open(annotations(data), "w") as file:
         file.write(content)
@@ -66,7 +71,9 @@ def test_image_that_cannot_be_decoded(data, tmp_path, damage):
     path = os.path.join(data, "train2017", name)
     content = open(path, "rb").read()
     with open(path, "wb") as file:
-        file.write({"empty": b"", "words": b"not an image", "cut": content[:len(content) // 2]}[damage])
+        file.write(
+            {"empty": b"", "words": b"not an image", "cut": content[: len(content) // 2]}[damage]
+        )
     refused(train(data, tmp_path / "out"), name)
 
 
@@ -82,6 +89,7 @@ def test_unchecked_bad_image_is_named_when_training_meets_it(data, tmp_path):
 def test_bad_box(data, tmp_path):
     def change(content):
         content["annotations"][2]["bbox"] = [1, 2, -3, 4]
+
     rewrite(annotations(data), change)
     lines = refused(train(data, tmp_path / "out"), annotations(data))
     assert len(lines) == 1
@@ -91,12 +99,23 @@ def test_bad_box(data, tmp_path):
 
 
 def test_wrong_number_of_classes(data, tmp_path):
-    refused(train(data, tmp_path / "out", "--num-classes", "81"), annotations(data), "--num-classes 4 would fit")
+    refused(
+        train(data, tmp_path / "out", "--num-classes", "81"),
+        annotations(data),
+        "--num-classes 4 would fit",
+    )
 
 
 def test_categories_that_differ(data, tmp_path):
-    rewrite(annotations(data, "val"), lambda content: content["categories"][1].update(name="Square"))
-    refused(train(data, tmp_path / "out"), annotations(data, "val"), "7 'Square' is not among them", "mean square?")
+    rewrite(
+        annotations(data, "val"), lambda content: content["categories"][1].update(name="Square")
+    )
+    refused(
+        train(data, tmp_path / "out"),
+        annotations(data, "val"),
+        "7 'Square' is not among them",
+        "mean square?",
+    )
     assert not os.path.exists(tmp_path / "out")
 
 
@@ -105,10 +124,15 @@ def test_batch_larger_than_the_data(data, tmp_path):
 
 
 @pytest.mark.skipif(mx.context.num_gpus() > 0, reason="this machine has a GPU")
-@pytest.mark.parametrize("flags, words", [(["--device", "gpu"], "--device gpu: MXNet sees no GPU"),
-                                          (["--dtype", "float16"], "--dtype float16: needs a GPU"),
-                                          (["--layout", "NHWC"], "--layout NHWC: needs a GPU"),
-                                          (["--decode", "cache"], "--decode cache: needs a GPU")])
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--device", "gpu"], "--device gpu: MXNet sees no GPU"),
+        (["--dtype", "float16"], "--dtype float16: needs a GPU"),
+        (["--layout", "NHWC"], "--layout NHWC: needs a GPU"),
+        (["--decode", "cache"], "--decode cache: needs a GPU"),
+    ],
+)
 def test_gpu_where_there_is_none(data, tmp_path, flags, words):
     lines = refused(train(data, tmp_path / "out", *flags), words)
     assert len(lines) == 1
@@ -125,7 +149,11 @@ def test_weights_that_are_none(data, tmp_path, flag):
 def test_another_networks_weights(data, tmp_path):
     wrong = str(tmp_path / "wrong.params")
     mx.nd.save(wrong, {"x": mx.nd.array(np.ones(3))})
-    refused(train(data, tmp_path / "out", "--weights", wrong, "--tensorboard"), wrong, "another network's")
+    refused(
+        train(data, tmp_path / "out", "--weights", wrong, "--tensorboard"),
+        wrong,
+        "another network's",
+    )
     assert not os.path.exists(tmp_path / "out"), "the folder of a refused run can be named again"
 
 
@@ -142,6 +170,8 @@ def test_nothing_is_overwritten(data, tmp_path):
 
 
 def test_loss_that_is_not_finite(data, tmp_path):
-    result = train(data, tmp_path / "out", "--base-lr", "1e12", "--warmup-epochs", "0", "--epochs", "3")
+    result = train(
+        data, tmp_path / "out", "--base-lr", "1e12", "--warmup-epochs", "0", "--epochs", "3"
+    )
     refused(result, "stopped: epoch ", "before the update", "not finite", status=3)
     assert '"aborted"' in result.stdout

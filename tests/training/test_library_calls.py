@@ -1,4 +1,6 @@
-"""How often a training step calls MXNet's library, each time giving up Python's lock to the threads that make data."""
+"""How often a training step calls MXNet's library, each time giving up Python's lock to the threads
+that make data."""
+
 import sys
 
 import mxnet as mx
@@ -39,12 +41,14 @@ def one_step(step, batch, metrics, check):
 
 
 def calls(work) -> int:
-    """How often `work()` calls MXNet's C functions: all of its Python does so through check_call."""
+    """How often `work()` calls MXNet's C functions: all of its Python does so through
+    check_call."""
     found = []
 
     def note(frame, event, _):
         if event == "call" and frame.f_code is mx.base.check_call.__code__:
             found.append(frame)
+
     sys.setprofile(note)
     try:
         work()

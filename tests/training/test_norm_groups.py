@@ -1,5 +1,6 @@
-"""BatchNorm over groups of ranks: real ranks against one batch, the command line, and NVIDIA's operator as far as it can
-be tried without it."""
+"""BatchNorm over groups of ranks: real ranks against one batch, the command line, and NVIDIA's
+operator as far as it can be tried without it."""
+
 import ctypes
 import json
 import os
@@ -30,10 +31,17 @@ HOROVODRUN = [os.path.join(os.path.dirname(sys.executable), "horovodrun"), "--gl
 
 @pytest.mark.parametrize("size, group", [(2, 2), (4, 2)])
 def test_groups_are_as_one_rank_with_their_batch(size, group):
-    """Losses, gradients, running statistics and weights over three steps; four ranks are two groups."""
-    result = subprocess.run([*HOROVODRUN, str(size), sys.executable, WORKER, str(group)], cwd=ROOT,
-                            stdin=subprocess.DEVNULL, env=dict(os.environ, PYTHONPATH=ROOT), capture_output=True,
-                            text=True, timeout=300)
+    """Losses, gradients, running statistics and weights over three steps; four ranks are two
+    groups."""
+    result = subprocess.run(
+        [*HOROVODRUN, str(size), sys.executable, WORKER, str(group)],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        env=dict(os.environ, PYTHONPATH=ROOT),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     for rank in range(size):
         assert f"rank {rank} of {size} is content" in result.stdout
@@ -44,49 +52,95 @@ def test_a_run_on_two_ranks_and_its_resume(tmp_path):
     data = tiny_data(tmp_path / "set")
 
     def train(*flags):
-        return ssd("train", *FLAGS, "--batch-size", "2", "--data-dir", data, "--cache-dir", tmp_path / "cache",
-                   "--output", tmp_path / "run", "--save-interval", "1steps", *flags, prefix=(*HOROVODRUN, "2"))
-    result = train("--epochs", "2", "--eval-every", "1", "--max-steps", "3", "--batch-norm-ranks", "2")
+        return ssd(
+            "train",
+            *FLAGS,
+            "--batch-size",
+            "2",
+            "--data-dir",
+            data,
+            "--cache-dir",
+            tmp_path / "cache",
+            "--output",
+            tmp_path / "run",
+            "--save-interval",
+            "1steps",
+            *flags,
+            prefix=(*HOROVODRUN, "2"),
+        )
+
+    result = train(
+        "--epochs", "2", "--eval-every", "1", "--max-steps", "3", "--batch-norm-ranks", "2"
+    )
     assert result.returncode == 0, result.stdout + result.stderr
-    assert re.search(r"BatchNorm over groups of 2 ranks, 4 images: \d+ exchanges a step through Horovod "
-                     r"\(MXNet 1\.\S+ has no operator for it\)", result.stdout)
+    assert re.search(
+        r"BatchNorm over groups of 2 ranks, 4 images: \d+ exchanges a step through Horovod "
+        r"\(MXNet 1\.\S+ has no operator for it\)",
+        result.stdout,
+    )
     with open(tmp_path / "run" / "mlperf.log") as file:
         events = [json.loads(line.split(":::MLLOG ")[1]) for line in file]
     assert [event["value"] for event in events if event["key"] == "model_bn_span"] == [4]
     assert [event["value"] for event in events if event["key"] == "global_batch_size"] == [4]
     assert load_recipe(str(tmp_path / "run" / "recipe.yaml")).training.batch_norm_ranks == 2
     with np.load(tmp_path / "run" / "checkpoints" / "step-00000003" / "ranks.npz") as file:
-        statistics = file[[name for name in file.files if "statistic" in name][0]]
+        statistics = file[next(name for name in file.files if "statistic" in name)]
     assert (statistics[0] == statistics[1]).all(), "one group, one batch"
 
-    result = train("--epochs", "2", "--eval-every", "1", "--max-steps", "4", "--resume", "auto",
-                   "--batch-norm-ranks", "2")
-    assert result.returncode == 0 and "resumed after step 3" in result.stdout, result.stdout + result.stderr
+    result = train(
+        "--epochs",
+        "2",
+        "--eval-every",
+        "1",
+        "--max-steps",
+        "4",
+        "--resume",
+        "auto",
+        "--batch-norm-ranks",
+        "2",
+    )
+    assert result.returncode == 0 and "resumed after step 3" in result.stdout, (
+        result.stdout + result.stderr
+    )
 
 
 def test_groups_that_ranks_do_not_make_are_refused_at_once(tmp_path):
     data = tiny_data(tmp_path / "set", train_images=4, val_images=1)
-    result = ssd("train", *FLAGS, "--data-dir", data, "--output", tmp_path / "run", "--batch-norm-ranks", "2")
+    result = ssd(
+        "train", *FLAGS, "--data-dir", data, "--output", tmp_path / "run", "--batch-norm-ranks", "2"
+    )
     assert result.returncode == 2 and not (tmp_path / "run").exists()
-    assert result.stderr.splitlines()[-1] == ("python -m ssd train: error: --batch-norm-ranks 2: there are no whole "
-                                              "groups of 2 in 1 rank")
-    with pytest.raises(UserError, match="--batch-norm-ranks 4: there are no whole groups of 4 in 6 ranks"):
+    assert result.stderr.splitlines()[-1] == (
+        "python -m ssd train: error: --batch-norm-ranks 2: there are no whole groups of 2 in 1 rank"
+    )
+    with pytest.raises(
+        UserError, match="--batch-norm-ranks 4: there are no whole groups of 4 in 6 ranks"
+    ):
         check_groups(load_recipe("ssd-resnet34-coco").with_values(batch_norm_ranks=4), 6)
 
 
 def test_frozen_networks_are_refused_by_name():
     recipe = load_recipe("retinanet-resnext50-coco")
-    with pytest.raises(UserError, match="batch_norm_ranks: 2, but model.batch_norm is frozen, which does not use it"):
+    with pytest.raises(
+        UserError,
+        match="batch_norm_ranks: 2, but model.batch_norm is frozen, which does not use it",
+    ):
         recipe.with_values(batch_norm_ranks=2)
-    config = load_recipe("ssd-resnet34-coco").with_values(width=0.125, frozen_stages=4, batch_norm_ranks=2)
-    with pytest.raises(UserError, match="--batch-norm-ranks 2: no BatchNorm of the network is trained"):
+    config = load_recipe("ssd-resnet34-coco").with_values(
+        width=0.125, frozen_stages=4, batch_norm_ranks=2
+    )
+    with pytest.raises(
+        UserError, match="--batch-norm-ranks 2: no BatchNorm of the network is trained"
+    ):
         join_groups(build_detector(config).network, config, SimpleNamespace(size=2))
 
 
 def test_checkpoints_of_before_the_setting_had_no_groups():
     config = load_recipe("ssd-resnet34-coco")
     saved = {"training": {"batch_size": 32}}
-    assert "training.batch_norm_ranks" not in "".join(recovery.changes(recovery.completed(saved), config))
+    assert "training.batch_norm_ranks" not in "".join(
+        recovery.changes(recovery.completed(saved), config)
+    )
     found = recovery.changes(recovery.completed(saved), config.with_values(batch_norm_ranks=2))
     assert "training.batch_norm_ranks: 1 in the checkpoint, 2 now" in found
 
@@ -94,7 +148,9 @@ def test_checkpoints_of_before_the_setting_had_no_groups():
 @pytest.mark.parametrize("recipe", builtin_recipes())
 def test_every_trained_batch_norm_can_join(recipe):
     config = load_recipe(recipe)
-    network = build_detector(config.with_values(width=0.125, num_classes=config.model.num_classes or 4)).network
+    network = build_detector(
+        config.with_values(width=0.125, num_classes=config.model.num_classes or 4)
+    ).network
     norms = [block for block in blocks(network) if isinstance(block, nn.BatchNorm)]
     assert norms and all(isinstance(norm, (BatchNorm, FrozenBatchNorm)) for norm in norms)
     assert len(batch_norms(network)) == sum(norm.gamma.grad_req != "null" for norm in norms)
@@ -102,14 +158,18 @@ def test_every_trained_batch_norm_can_join(recipe):
 
 # ---- NVIDIA's operator
 
+
 class Ranks:
     """Rank 1 of a node of four, as the first of whose group it gathers."""
+
     rank, local_rank, size = 5, 1, 8
 
     def gather(self, rows, name):
         if name == "nodes":
             return np.array([[rank // 4 * 4, rank % 4] for rank in range(8)], float)
-        return np.stack([np.full(64, 10.0 * rank) if rank != self.rank else rows[0] for rank in range(8)])
+        return np.stack(
+            [np.full(64, 10.0 * rank) if rank != self.rank else rows[0] for rank in range(8)]
+        )
 
     def mean(self, values, name):
         return values
@@ -161,28 +221,42 @@ def test_it_is_used_where_it_is_there_and_fits(library, monkeypatch):
 
     def unfit(device="gpu", size=8, **values):
         return nvidia_batch_norm.unfit(config.with_values(**values), device, size)
+
     assert "has no operator" in unfit(), "stock MXNet's operator knows no bn_group"
     monkeypatch.setattr(mx.nd, "BatchNorm", lambda data, bn_group=1, xbuf_ptr=0: None)
     assert unfit() == ""
     assert unfit(batch_norm_exchange="horovod") == "as --batch-norm-exchange says"
-    assert "GPUs" in unfit(device="cpu") and "float16" in unfit(dtype="float32") and "NHWC" in unfit(layout="NCHW")
+    assert (
+        "GPUs" in unfit(device="cpu")
+        and "float16" in unfit(dtype="float32")
+        and "NHWC" in unfit(layout="NCHW")
+    )
     assert "groups of 2, 4, 8" in unfit(size=3)
 
 
 def test_it_is_not_used_where_its_numbers_are_others(monkeypatch):
     """The trial compares with Horovod's way, and sees a BatchNorm of one rank's batch alone."""
-    config = load_recipe("ssd-resnet34-coco").with_values(layout="NHWC", dtype="float16", batch_norm_ranks=2)
+    config = load_recipe("ssd-resnet34-coco").with_values(
+        layout="NHWC", dtype="float16", batch_norm_ranks=2
+    )
     norm = BatchNorm(in_channels=4)
     norm.initialize()
     used = []
     monkeypatch.setattr(nvidia_batch_norm, "unfit", lambda *_: "")
-    monkeypatch.setattr(nvidia_batch_norm, "use", lambda norm, *_: used.append(norm))    # a plain BatchNorm
+    monkeypatch.setattr(
+        nvidia_batch_norm, "use", lambda norm, *_: used.append(norm)
+    )  # a plain BatchNorm
 
     def shifted(norm, ranks, size, name):
         norm.synchronise(lambda array, exchange: array * 1.5, name)
-    assert nvidia_batch_norm.join([norm], config, Ranks(), 2, shifted) == "MXNet's own operator gave other numbers"
+
+    assert (
+        nvidia_batch_norm.join([norm], config, Ranks(), 2, shifted)
+        == "MXNet's own operator gave other numbers"
+    )
     assert norm not in used
 
     def same(norm, ranks, size, name):
         norm.synchronise(lambda array, exchange: array, name)
+
     assert nvidia_batch_norm.join([norm], config, Ranks(), 2, same) == "" and norm in used

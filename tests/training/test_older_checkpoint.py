@@ -1,4 +1,5 @@
 """Going on from a checkpoint that an older version wrote, which lacks newer settings."""
+
 import pytest
 
 from ssd.config import as_dict, load_recipe
@@ -18,11 +19,16 @@ def older(config, *lacking):
 def test_what_is_lacking_is_said_once_it_fits():
     config = load_recipe("ssd-resnet34-shapes")
     assert check(older(config), config, 1, "same", "step-1") == ""
-    state = older(config, "training.loss_scale_window", "augmentation.hue", "run.report", "data.prefetch")
+    state = older(
+        config, "training.loss_scale_window", "augmentation.hue", "run.report", "data.prefetch"
+    )
     line = check(state, config, 1, "same", "step-1")
     assert line.startswith("checkpoint step-1: ") and line.endswith(
-        "as in ssd-resnet34-shapes: augmentation.hue 18.0, training.loss_scale_window 2000")
-    with pytest.raises(UserError, match="hue: not in the checkpoint, 18.0 in ssd-resnet34-shapes, 5.0 now"):
+        "as in ssd-resnet34-shapes: augmentation.hue 18.0, training.loss_scale_window 2000"
+    )
+    with pytest.raises(
+        UserError, match="hue: not in the checkpoint, 18.0 in ssd-resnet34-shapes, 5.0 now"
+    ):
         check(state, config.with_values(hue=5), 1, "same", "step-1")
 
 

@@ -1,4 +1,6 @@
-"""The optimizers against PyTorch's, what a checkpoint holds of them, and what the dry run leaves."""
+"""The optimizers against PyTorch's, what a checkpoint holds of them, and what the dry run
+leaves."""
+
 from types import SimpleNamespace
 
 import mxnet as mx
@@ -36,11 +38,19 @@ class FirstRank(OneRank):
 @pytest.fixture
 def config_of(tmp_path):
     """optimizer, weight decay -> Config."""
+
     def make(optimizer, decay=5e-4, dtype="float32"):
-        text = ADAM % decay if optimizer == "adam" else f"{{optimizer: {optimizer}, weight_decay: {decay}}}"
+        text = (
+            ADAM % decay
+            if optimizer == "adam"
+            else f"{{optimizer: {optimizer}, weight_decay: {decay}}}"
+        )
         path = tmp_path / f"{optimizer}.yaml"
         path.write_text(f"extends: ssd-resnet34-shapes\ntraining: {text}\n")
-        return load_recipe(str(path)).with_values(width=0.125, batch_size=2, eval_batch_size=2, dtype=dtype)
+        return load_recipe(str(path)).with_values(
+            width=0.125, batch_size=2, eval_batch_size=2, dtype=dtype
+        )
+
     return make
 
 
@@ -63,24 +73,39 @@ def update(optimizer, network, seed, rate, batch=4):
     """One update by gradients that are the same for the same seed; their sum over a batch."""
     gradients = numbers(seed)
     with mx.autograd.record():
-        total = sum((parameter.data() * mx.nd.array(batch * optimizer.scale.value * gradients[name],
-                                                    dtype=parameter.dtype)).sum()
-                    for name, parameter in network._collect_params_with_prefix().items())
+        total = sum(
+            (
+                parameter.data()
+                * mx.nd.array(
+                    batch * optimizer.scale.value * gradients[name], dtype=parameter.dtype
+                )
+            ).sum()
+            for name, parameter in network._collect_params_with_prefix().items()
+        )
     total.backward()
     optimizer.allreduce()
     optimizer.update(rate, batch)
 
 
 def tensors(network):
-    return {name: parameter.data().asnumpy() for name, parameter in network._collect_params_with_prefix().items()}
+    return {
+        name: parameter.data().asnumpy()
+        for name, parameter in network._collect_params_with_prefix().items()
+    }
 
 
 def theirs(kind, decay):
     """The weights after each of RATES, by PyTorch."""
     weights = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in numbers(0).items()}
-    make = {"sgd": lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9, weight_decay=decay),
-            "nesterov": lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9, weight_decay=decay, nesterov=True),
-            "adam": lambda p: torch.optim.Adam(p, lr=1.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=decay)}[kind]
+    make = {
+        "sgd": lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9, weight_decay=decay),
+        "nesterov": lambda p: torch.optim.SGD(
+            p, lr=1.0, momentum=0.9, weight_decay=decay, nesterov=True
+        ),
+        "adam": lambda p: torch.optim.Adam(
+            p, lr=1.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=decay
+        ),
+    }[kind]
     optimizer = make(list(weights.values()))
     for step, rate in enumerate(RATES):
         optimizer.param_groups[0]["lr"] = rate
@@ -98,7 +123,9 @@ def test_as_pytorch_while_the_rate_changes(kind, decay, config_of):
     for step, wanted in enumerate(theirs(kind, decay)):
         update(optimizer, network, step + 1, RATES[step])
         for name, value in tensors(network).items():
-            np.testing.assert_allclose(value, wanted[name], rtol=2e-6, atol=2e-6, err_msg=f"{name}, step {step}")
+            np.testing.assert_allclose(
+                value, wanted[name], rtol=2e-6, atol=2e-6, err_msg=f"{name}, step {step}"
+            )
     assert optimizer.counts() == {"updates": len(RATES)}
 
 
@@ -118,14 +145,19 @@ def test_sgd_keeps_the_rate_inside_its_momentum(config_of):
     """As the benchmark's MXNet submissions; with a constant rate it is PyTorch's."""
     network = Weights(numbers(0), "float32")
     optimizer = build_optimizer(config_of("sgd", 0.05), network, OneRank())
-    own = mx.gluon.Trainer(Weights(numbers(0), "float32").collect_params(), "sgd",
-                           dict(learning_rate=1.0, momentum=0.9, wd=0.05))
+    own = mx.gluon.Trainer(
+        Weights(numbers(0), "float32").collect_params(),
+        "sgd",
+        dict(learning_rate=1.0, momentum=0.9, wd=0.05),
+    )
     other = {parameter.name.rpartition("_")[2]: parameter for parameter in own._params}
     for step, rate in enumerate(RATES):
         update(optimizer, network, step + 1, rate)
         with mx.autograd.record():
-            total = sum((parameter.data() * mx.nd.array(4 * numbers(step + 1)[name])).sum()
-                        for name, parameter in other.items())
+            total = sum(
+                (parameter.data() * mx.nd.array(4 * numbers(step + 1)[name])).sum()
+                for name, parameter in other.items()
+            )
         total.backward()
         own.set_learning_rate(rate)
         own.step(4)
@@ -135,11 +167,14 @@ def test_sgd_keeps_the_rate_inside_its_momentum(config_of):
 
 @pytest.mark.parametrize("kind", ["sgd", "nesterov", "adam"])
 def test_float16_weights_follow_their_float32_copies(kind, config_of):
-    """As float32 weights do, with gradients that float16 holds to 3 digits; the float16 ones are their rounded copy."""
+    """As float32 weights do, with gradients that float16 holds to 3 digits; the float16 ones are
+    their rounded copy."""
     config = config_of(kind, 0.05)
     whole, half = Weights(numbers(0), "float32"), Weights(numbers(0), "float16")
-    optimizer, other = (build_optimizer(c, n, OneRank()) for c, n in (
-        (config, whole), (config_of(kind, 0.05, "float16"), half)))
+    optimizer, other = (
+        build_optimizer(c, n, OneRank())
+        for c, n in ((config, whole), (config_of(kind, 0.05, "float16"), half))
+    )
     assert set(optimizer.arrays()) == set(OPTIMIZERS[kind][1])
     assert set(other.arrays()) == {*OPTIMIZERS[kind][1], "masters"}
     for step, rate in enumerate(RATES):
@@ -183,6 +218,7 @@ def test_every_choice_is_in_its_table():
 
 # ---- with a network
 
+
 @pytest.mark.parametrize("kind", ["sgd", "nesterov", "adam"])
 def test_dry_run_leaves_no_trace(kind, config_of):
     config = config_of(kind)
@@ -192,14 +228,18 @@ def test_dry_run_leaves_no_trace(kind, config_of):
     network.backbone.conv1.weight.grad_req = "null"
     step = TrainingStep(network, detector.loss, config, Ranks())
     before = {name: value.tobytes() for name, value in tensors(network).items()}
-    state = {group: {name: value.tobytes() for name, value in part.items()}
-             for group, part in step.optimizer.arrays().items()}
+    state = {
+        group: {name: value.tobytes() for name, value in part.items()}
+        for group, part in step.optimizer.arrays().items()
+    }
     assert set(state) == set(OPTIMIZERS[kind][1]) and step.optimizer.counts() == {"updates": 0}
     inference = build_inference(detector, Device("cpu", 0, mx.cpu()))
     dry_run(step, inference, network, config, len(detector.default_boxes), mx.cpu())
     assert {name: value.tobytes() for name, value in tensors(network).items()} == before
-    assert {group: {name: value.tobytes() for name, value in part.items()}
-            for group, part in step.optimizer.arrays().items()} == state
+    assert {
+        group: {name: value.tobytes() for name, value in part.items()}
+        for group, part in step.optimizer.arrays().items()
+    } == state
     assert step.optimizer.counts() == {"updates": 0}
 
 
@@ -214,11 +254,14 @@ def test_frozen_tensors_are_in_a_checkpoint_once_and_come_back(config_of):
         network.backbone.conv1.weight.grad_req = "null"
         network.backbone.bn1.gamma.grad_req = "null"
         return network, TrainingStep(network, detector.loss, config, FirstRank())
+
     network, step = made(0)
     assert sorted(step.frozen) == ["backbone.bn1.gamma", "backbone.conv1.weight"]
     assert all(name.endswith(("running_mean", "running_var")) for name in step.statistics)
     assert set(step.weights()) == set(step.parameters) | set(step.frozen)
-    assert len(step.running_statistics()) == sum(parameter.shape[0] for parameter in step.statistics.values())
+    assert len(step.running_statistics()) == sum(
+        parameter.shape[0] for parameter in step.statistics.values()
+    )
     assert not set(step.optimizer.arrays()["momenta"]) & set(step.frozen)
     other, resumed = made(1)
     resumed.restore_weights(step.weights())
@@ -229,21 +272,32 @@ def test_frozen_tensors_are_in_a_checkpoint_once_and_come_back(config_of):
 def test_a_checkpoint_of_another_optimizer_is_refused(config_of):
     config = config_of("nesterov")
     state = dict(recipe={"training": {}}, global_batch=2, ranks=1, samples="same")
-    with pytest.raises(UserError, match="its optimizer is sgd, and its state means nothing to nesterov"):
+    with pytest.raises(
+        UserError, match="its optimizer is sgd, and its state means nothing to nesterov"
+    ):
         recovery.check(state, config.with_values(allow_changed_recipe=True), 1, "same", "step-1")
 
 
 def test_a_float32_checkpoint_taken_up_in_float16_keeps_its_weights(config_of):
-    """By --allow-changed-recipe: the float32 weights behind float16 ones are those of the checkpoint."""
+    """By --allow-changed-recipe: the float32 weights behind float16 ones are those of the
+    checkpoint."""
     values = numbers(5)
     network = Weights(numbers(0), "float16")
-    step = SimpleNamespace(optimizer=build_optimizer(config_of("sgd", dtype="float16"), network, FirstRank()),
-                           shapes=lambda: {}, restore_weights=lambda weights: None,
-                           set_statistics=lambda statistics: None)
+    step = SimpleNamespace(
+        optimizer=build_optimizer(config_of("sgd", dtype="float16"), network, FirstRank()),
+        shapes=lambda: {},
+        restore_weights=lambda weights: None,
+        set_statistics=lambda statistics: None,
+    )
     step.scale = step.optimizer.scale
-    training = SimpleNamespace(step=step, ranks=Ranks(), metrics=SimpleNamespace(restore=lambda losses: None))
-    arrays = dict(parameters=values, momenta=numbers(6),
-                  ranks=dict(running_statistics=np.zeros((1, 2)), unread_losses=np.zeros((1, 0, 2))))
+    training = SimpleNamespace(
+        step=step, ranks=Ranks(), metrics=SimpleNamespace(restore=lambda losses: None)
+    )
+    arrays = dict(
+        parameters=values,
+        momenta=numbers(6),
+        ranks=dict(running_statistics=np.zeros((1, 2)), unread_losses=np.zeros((1, 0, 2))),
+    )
     recovery.restore(training, arrays, dict(ranks=1, loss_scale=step.scale.state()))
     for name, value in values.items():
         assert step.optimizer.arrays()["masters"][name].tobytes() == value.tobytes()
@@ -252,8 +306,13 @@ def test_a_float32_checkpoint_taken_up_in_float16_keeps_its_weights(config_of):
 def test_the_kernel_of_many_tensors_that_a_gpu_takes(monkeypatch):
     """The same numbers as of the kernel for one tensor, and as of the formula."""
     generator = np.random.default_rng(5)
-    start, change = ([generator.standard_normal(shape).astype(np.float32) for shape in ((3, 4), (5,), (2, 3, 1, 1))]
-                     for _ in range(2))
+    start, change = (
+        [
+            generator.standard_normal(shape).astype(np.float32)
+            for shape in ((3, 4), (5,), (2, 3, 1, 1))
+        ]
+        for _ in range(2)
+    )
     rates, decays, results = [0.1, -2.0, 0.5], [0.0, 0.3, -0.1], []
     for device_type in ("cpu", "gpu"):
         ys, xs = ([mx.nd.array(part) for part in parts] for parts in (start, change))
@@ -263,4 +322,6 @@ def test_the_kernel_of_many_tensors_that_a_gpu_takes(monkeypatch):
         results.append([y.asnumpy() for y in ys])
     for one, many, y, x, rate, decay in zip(*results, start, change, rates, decays):
         np.testing.assert_allclose(many, one, rtol=1e-6, atol=1e-7)
-        np.testing.assert_allclose(many, (1 - rate * decay) * y - rate * 0.25 * x, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            many, (1 - rate * decay) * y - rate * 0.25 * x, rtol=1e-5, atol=1e-6
+        )

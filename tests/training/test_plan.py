@@ -1,4 +1,6 @@
-"""`python -m ssd plan`: its arithmetic against the network, the loaders' own rules, and published results."""
+"""`python -m ssd plan`: its arithmetic against the network, the loaders' own rules, and published
+results."""
+
 import json
 import math
 import re
@@ -35,6 +37,7 @@ def planned(capsys, *arguments):
 
 # ---- epochs
 
+
 def test_convergence_points_are_mlperfs():
     points = plan.convergence_points(RULES["ssd-1.1.0"])
     assert [batch for batch, _ in points] == [1024, 1536, 2048, 4096]
@@ -43,7 +46,9 @@ def test_convergence_points_are_mlperfs():
     assert points[3][1] == pytest.approx((21 * 85 + 14 * 90) / 35)
 
 
-@pytest.mark.parametrize("batch, epochs", [(456, 50), (912, 50), (1024, 50), (1280, 52.5), (1536, 55)])
+@pytest.mark.parametrize(
+    "batch, epochs", [(456, 50), (912, 50), (1024, 50), (1280, 52.5), (1536, 55)]
+)
 def test_epochs_between_the_points(batch, epochs):
     assert plan.expected_epochs(SSD, batch)[0] == pytest.approx(epochs)
 
@@ -63,13 +68,16 @@ def test_a_batch_that_nobody_has_tried_is_refused(batch):
 
 # ---- the published results
 
+
 def test_published_results_are_met():
     rows = plan.check_published(SSD)
     assert [row["global_batch"] for row in rows] == [456, 912, 1536, 3072]
-    assert [row["published_minutes"] for row in rows] == [20.92, 8.26, 1.52, .454]
+    assert [row["published_minutes"] for row in rows] == [20.92, 8.26, 1.52, 0.454]
     assert max(abs(row["epochs_error"]) for row in rows) < 3
     # At 128 nodes a run lasts 27 s, of which start-up, that is not counted here, is a part.
-    assert [abs(row["minutes_error"]) < limit for row, limit in zip(rows, (1, 1, 5, 11))] == [True] * 4
+    assert [abs(row["minutes_error"]) < limit for row, limit in zip(rows, (1, 1, 5, 11))] == [
+        True
+    ] * 4
 
 
 def test_check_prints_every_row(capsys):
@@ -88,35 +96,59 @@ def test_published_results_are_those_of_the_configs(capsys):
     assert set(configs) == {result.config for result in SSD.results}
     for result in SSD.results:
         config = configs[result.config]
-        assert (config.nodes, config.gpus, config.batch) == (result.nodes, result.gpus, result.batch)
+        assert (config.nodes, config.gpus, config.batch) == (
+            result.nodes,
+            result.gpus,
+            result.batch,
+        )
         found = planned(capsys, "--nodes", result.nodes, "--gpus", result.gpus)
         assert found["config"] == result.config and found["published_minutes"] == result.minutes
         assert found["global_batch"] == result.global_batch
         assert found["images_per_second"] == pytest.approx(result.images_per_second)
-        # Training stops here as soon as the score is known, where theirs went on to the end of the epoch.
-        assert .8 * result.minutes < found["expected_minutes"] < result.minutes
+        # Training stops here as soon as the score is known, where theirs went on to the end of the
+        # epoch.
+        assert 0.8 * result.minutes < found["expected_minutes"] < result.minutes
 
 
 # ---- one system
 
+
 def test_the_numbers_of_config_pg(capsys):
     found = planned(capsys, "--nodes", 1, "--gpus", 4)
     assert found["batch_size"] == 114
-    assert found["peak_learning_rate"] == pytest.approx(.04498725)    # as the published log has it
+    assert found["peak_learning_rate"] == pytest.approx(0.04498725)  # as the published log has it
     assert found["weight_decay"] == 1.3e-4
     assert found["steps_per_epoch"] == 257 and found["warmup_steps"] == int(3 * 117266 / 456)
     assert found["decay_epochs"] == [44, 55] and found["decay_steps"] == [44 * 257, 55 * 257]
     assert found["expected_steps"] == 50 * 257 and found["evaluations"] == 10
     assert found["gradient_bytes"] == 2 * 20016520 + 4 * 9856
     assert found["allreduce_bytes_per_gpu_and_step"] == pytest.approx(1.5 * found["gradient_bytes"])
-    assert found["allreduce_bytes_per_gpu_and_second"] == pytest.approx(1.5 * found["gradient_bytes"] * 4833 / 456)
+    assert found["allreduce_bytes_per_gpu_and_second"] == pytest.approx(
+        1.5 * found["gradient_bytes"] * 4833 / 456
+    )
     assert found["host_memory_per_node"] == 4 * found["host_memory_per_rank"]
 
 
 def test_flags_go_over_the_config(capsys):
-    found = planned(capsys, "--gpus", 4, "--batch", 114, "--base-lr", "0.002", "--dtype", "float32", "--layout", "NCHW")
-    assert found["config"] == "config_PG.sh" and found["warmup_epochs"] == 3 and found["weight_decay"] == 1.3e-4
-    assert found["peak_learning_rate"] == pytest.approx(.002 * 456 / 32)
+    found = planned(
+        capsys,
+        "--gpus",
+        4,
+        "--batch",
+        114,
+        "--base-lr",
+        "0.002",
+        "--dtype",
+        "float32",
+        "--layout",
+        "NCHW",
+    )
+    assert (
+        found["config"] == "config_PG.sh"
+        and found["warmup_epochs"] == 3
+        and found["weight_decay"] == 1.3e-4
+    )
+    assert found["peak_learning_rate"] == pytest.approx(0.002 * 456 / 32)
     assert found["gradient_bytes"] == 4 * (19962678 + 9856)
 
 
@@ -130,7 +162,9 @@ def test_a_system_without_a_config_names_the_nearest(capsys):
     found = planned(capsys, "--nodes", 2, "--gpus", 8, "--batch", 64)
     assert found["config"] is None and found["batch_size"] == 64
     assert any("config_DGXA100_001x08x114.sh is nearest (912)" in note for note in found["notes"])
-    assert not any("BatchNorm" in note for note in found["notes"]), "published runs had 24 images together"
+    assert not any("BatchNorm" in note for note in found["notes"]), (
+        "published runs had 24 images together"
+    )
 
 
 def test_a_config_joins_gpus_as_the_published_runs_did(capsys):
@@ -138,18 +172,25 @@ def test_a_config_joins_gpus_as_the_published_runs_did(capsys):
     assert (found["batch_size"], found["batch_norm_span"]) == (3, 24)
     assert not any("BatchNorm" in note for note in found["notes"])
     alone = planned(capsys, "--nodes", 128, "--gpus", 8, "--batch-norm-ranks", 1)
-    assert any("BatchNorm sees 3 images together; published runs had at least 24" in note for note in alone["notes"])
+    assert any(
+        "BatchNorm sees 3 images together; published runs had at least 24" in note
+        for note in alone["notes"]
+    )
     assert command("--nodes", 8, "--gpus", 8) == 0
     assert "batch 24 each, BatchNorm over 48" in capsys.readouterr().out
     assert command("--nodes", 1, "--gpus", 9, "--batch", 114, "--batch-norm-ranks", 2) == 2
-    assert "--batch-norm-ranks 2: there are no whole groups of 2 in 9 ranks" in capsys.readouterr().err
+    assert (
+        "--batch-norm-ranks 2: there are no whole groups of 2 in 9 ranks" in capsys.readouterr().err
+    )
 
 
 def test_a_stated_throughput_gives_the_minutes(capsys):
     slow = planned(capsys, "--gpus", 4, "--images-per-second", 1000)
     fast = planned(capsys, "--gpus", 4, "--images-per-second", 2000)
     last_score = SSD.score_seconds / 60
-    assert (slow["expected_minutes"] - last_score) == pytest.approx(2 * (fast["expected_minutes"] - last_score))
+    assert (slow["expected_minutes"] - last_score) == pytest.approx(
+        2 * (fast["expected_minutes"] - last_score)
+    )
     assert slow["expected_minutes"] > 50 * 117266 / 1000 / 60
     assert slow["read_bytes_per_second"] == pytest.approx(1000 * slow["file_bytes_per_image"])
     assert slow["images_per_second_source"] == "--images-per-second"
@@ -157,20 +198,35 @@ def test_a_stated_throughput_gives_the_minutes(capsys):
 
 def test_a_cache_does_not_save_all_the_reading(capsys):
     """DALI's reader opens every file all the same."""
-    for megabytes, cached in ((22000, 22000 * 2 ** 20 * 4 / (117266 * 640 * 480 * 3)), (10 ** 6, 1), (0, 0)):
+    for megabytes, cached in (
+        (22000, 22000 * 2**20 * 4 / (117266 * 640 * 480 * 3)),
+        (10**6, 1),
+        (0, 0),
+    ):
         found = planned(capsys, "--gpus", 4, "--decode", "cache", "--cache-size", megabytes)
         assert found["cached_share"] == pytest.approx(cached)
-        assert found["read_share_after_first_epoch"] == pytest.approx(1 - cached + .6 * cached)
+        assert found["read_share_after_first_epoch"] == pytest.approx(1 - cached + 0.6 * cached)
     assert command("--gpus", 4) == 0
-    assert "after epoch 1, 66% of that, in as many files (cache, of 85% of the images)" in capsys.readouterr().out
+    assert (
+        "after epoch 1, 66% of that, in as many files (cache, of 85% of the images)"
+        in capsys.readouterr().out
+    )
 
 
 def test_the_table_holds_the_numbers(capsys):
     assert command("--gpus", 4) == 0
     shown = capsys.readouterr().out
-    for text in ("0.0449872 at its peak", "3 epochs, 771 steps", "44 (step 11,308), 55 (step 14,135)", "config_PG.sh",
-                 "50.0 of at most 65 (12,850 steps)", "4,833 images/s: the published rate", "20.5 (published: 20.92)",
-                 "40.1 MB a step; each GPU sends 60.1 MB", "163 kB an image, 790 MB/s"):
+    for text in (
+        "0.0449872 at its peak",
+        "3 epochs, 771 steps",
+        "44 (step 11,308), 55 (step 14,135)",
+        "config_PG.sh",
+        "50.0 of at most 65 (12,850 steps)",
+        "4,833 images/s: the published rate",
+        "20.5 (published: 20.92)",
+        "40.1 MB a step; each GPU sends 60.1 MB",
+        "163 kB an image, 790 MB/s",
+    ):
         assert text in shown, text
 
 
@@ -179,23 +235,29 @@ def test_one_gpu_sends_nothing():
     assert found["allreduce_bytes_per_gpu_and_step"] == 0
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["--nodes", 1], "--gpus"),
-    (["--gpus", 0, "--batch", 456], "--gpus 0: must be at least 1"),
-    (["--nodes", -1, "--gpus", 4], "--nodes -1: must be at least 1"),
-    (["--gpus", 1], "global batch 32: .* from 456"),
-    (["--nodes", 64, "--gpus", 8, "--batch", 9], "global batch 4608"),
-    (["--nodes", 1000, "--gpus", 200, "--batch", 1], "200000 images a step, COCO has 117266"),
-    (["--gpus", 4, "--epochs", 49], "--epochs 49: .* 50.0 epochs"),
-    (["--nodes", 64, "--gpus", 8, "--batch", 6], "--epochs 65: .* 76.0 epochs"),
-    (["--gpus", 4, "--images-per-second", 0], "--images-per-second 0.0: must be above 0"),
-    (["--gpus", 4, "--images-per-second", "nan"], "--images-per-second nan"),
-    (["--gpus", 4, "--batch", "many"], "many"),
-    (["--gpus", 4, "--recipe", "ssd-resnet34-shapes", "--batch", 128], "width 0.25: .* for 1.0"),
-    (["--gpus", 4, "--num-classes", 4], "num_classes 4: .* for 81"),
-    (["--gpus", 4, "--target", 0.3], "target 0.3: .* for 0.23"),
-    (["--gpus", 4, "--recipe", "no-such"], "no recipe 'no-such'"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--nodes", 1], "--gpus"),
+        (["--gpus", 0, "--batch", 456], "--gpus 0: must be at least 1"),
+        (["--nodes", -1, "--gpus", 4], "--nodes -1: must be at least 1"),
+        (["--gpus", 1], "global batch 32: .* from 456"),
+        (["--nodes", 64, "--gpus", 8, "--batch", 9], "global batch 4608"),
+        (["--nodes", 1000, "--gpus", 200, "--batch", 1], "200000 images a step, COCO has 117266"),
+        (["--gpus", 4, "--epochs", 49], "--epochs 49: .* 50.0 epochs"),
+        (["--nodes", 64, "--gpus", 8, "--batch", 6], "--epochs 65: .* 76.0 epochs"),
+        (["--gpus", 4, "--images-per-second", 0], "--images-per-second 0.0: must be above 0"),
+        (["--gpus", 4, "--images-per-second", "nan"], "--images-per-second nan"),
+        (["--gpus", 4, "--batch", "many"], "many"),
+        (
+            ["--gpus", 4, "--recipe", "ssd-resnet34-shapes", "--batch", 128],
+            "width 0.25: .* for 1.0",
+        ),
+        (["--gpus", 4, "--num-classes", 4], "num_classes 4: .* for 81"),
+        (["--gpus", 4, "--target", 0.3], "target 0.3: .* for 0.23"),
+        (["--gpus", 4, "--recipe", "no-such"], "no recipe 'no-such'"),
+    ],
+)
 def test_what_no_recipe_covers_is_refused_in_one_line(capsys, arguments, words):
     assert command(*arguments) == 2
     streams = capsys.readouterr()
@@ -205,10 +267,12 @@ def test_what_no_recipe_covers_is_refused_in_one_line(capsys, arguments, words):
 
 # ---- constants
 
+
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_parameters_are_those_of_the_network(layout, dtype):
     from ssd.model.detector import build_detector
+
     config = COCO.with_values(layout=layout, dtype=dtype)
     convolutions = batch_norm = total = 0
     for name, parameter in build_detector(config).network.collect_params().items():
@@ -225,6 +289,7 @@ def test_parameters_are_those_of_the_network(layout, dtype):
 
 def test_the_shuffle_buffer_is_that_of_the_graph():
     from ssd.data.graphs import CACHE_SHUFFLE_BUFFER
+
     assert plan.CACHE_SHUFFLE_BUFFER == CACHE_SHUFFLE_BUFFER
 
 
@@ -234,16 +299,32 @@ def test_bytes_of_annotations_are_those_of_the_arrays():
     from ssd.datasets.coco import CocoDataset
 
     def weigh(images, boxes):
-        data = CocoDataset("a", "b", np.arange(images), tuple(f"{index:012d}.jpg" for index in range(images)),
-                           np.full((images, 2), 300), (1,), ("x",), np.tile([1., 1, 200, 200], (boxes, 1)),
-                           np.ones(boxes, np.int64), np.zeros(boxes, bool), np.sort(np.arange(boxes) % images))
+        data = CocoDataset(
+            "a",
+            "b",
+            np.arange(images),
+            tuple(f"{index:012d}.jpg" for index in range(images)),
+            np.full((images, 2), 300),
+            (1,),
+            ("x",),
+            np.tile([1.0, 1, 200, 200], (boxes, 1)),
+            np.ones(boxes, np.int64),
+            np.zeros(boxes, bool),
+            np.sort(np.arange(boxes) % images),
+        )
         made = vars(SampleMaker(COCO, data, 0))
-        arrays = [value for values in (vars(data), made) for value in values.values() if isinstance(value, np.ndarray)]
+        arrays = [
+            value
+            for values in (vars(data), made)
+            for value in values.values()
+            if isinstance(value, np.ndarray)
+        ]
         names = sum(8 + sys.getsizeof(name) for name in data.file_names)
-        orders = 2 * 8 * images    # indices with boxes, and the epoch's order of them
+        orders = 2 * 8 * images  # indices with boxes, and the epoch's order of them
         return sum(array.nbytes for array in arrays) + names + orders
+
     small, more_images, more_boxes = weigh(1000, 3000), weigh(2000, 3000), weigh(1000, 5000)
-    assert (more_images - small) / 1000 == pytest.approx(plan.BYTES_PER_IMAGE, rel=.05)
+    assert (more_images - small) / 1000 == pytest.approx(plan.BYTES_PER_IMAGE, rel=0.05)
     assert (more_boxes - small) / 2000 == plan.BYTES_PER_BOX
 
 
@@ -259,11 +340,11 @@ def test_memory_of_the_ways_to_decode():
 
 
 def test_a_benchmark_is_known_by_its_rules():
-    assert sorted(name for benchmark in BENCHMARKS.values() for name in benchmark.rules) == \
-        sorted(name for name, rules in RULES.items() if rules.ruleset)
+    assert sorted(name for benchmark in BENCHMARKS.values() for name in benchmark.rules) == sorted(
+        name for name, rules in RULES.items() if rules.ruleset
+    )
 
 
 def test_importing_needs_no_mxnet():
     code = "import sys, ssd.training.plan, ssd.commands.plan; sys.exit('mxnet' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
-

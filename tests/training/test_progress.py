@@ -1,4 +1,5 @@
 """The progress display: its numbers, its lines, and a real training on a real terminal (tmux)."""
+
 import io
 import json
 import os
@@ -20,19 +21,38 @@ from ssd.training.metrics import Metrics
 from ssd.training.progress_display import Display, LineStream, choose_terminal, picture
 from tests.training.tiny import FLAGS, ROOT, tiny_data
 
-COURSE = Course(steps_per_epoch=100, epochs=12, eval_every=5)    # evaluates after epochs 5, 10 and 12
+COURSE = Course(steps_per_epoch=100, epochs=12, eval_every=5)  # evaluates after epochs 5, 10 and 12
 
 
 # ---- estimates
 
+
 def test_when_a_run_evaluates_and_ends():
     assert COURSE.last_step == 1200
-    assert [COURSE.next_evaluation(step) for step in (0, 499, 500, 999, 1000, 1199)] == [5, 5, 10, 10, 12, 12]
-    assert COURSE.evaluations(0, 1200) == 3 and COURSE.evaluations(500, 1200) == 2 and COURSE.evaluations(0, 500) == 1
+    assert [COURSE.next_evaluation(step) for step in (0, 499, 500, 999, 1000, 1199)] == [
+        5,
+        5,
+        10,
+        10,
+        12,
+        12,
+    ]
+    assert (
+        COURSE.evaluations(0, 1200) == 3
+        and COURSE.evaluations(500, 1200) == 2
+        and COURSE.evaluations(0, 500) == 1
+    )
     assert COURSE.evaluations(1200, 1200) == 0
     short = COURSE._replace(max_steps=230)
-    assert (short.last_step, short.next_evaluation(0), short.step_of(3), short.evaluations(0, 230)) == (230, 3, 230, 1)
-    assert Course(10, 20, 5).evaluations(0, 200) == 4, "the last epoch is one of every fifth: not counted twice"
+    assert (
+        short.last_step,
+        short.next_evaluation(0),
+        short.step_of(3),
+        short.evaluations(0, 230),
+    ) == (230, 3, 230, 1)
+    assert Course(10, 20, 5).evaluations(0, 200) == 4, (
+        "the last epoch is one of every fifth: not counted twice"
+    )
 
 
 def test_seconds_until():
@@ -41,32 +61,48 @@ def test_seconds_until():
     assert seconds_until(COURSE, Pace(), 0, 1000) is None
 
 
-@pytest.mark.parametrize("scores, epoch, words", [
-    ([], None, "unknown before the second evaluation"),
-    ([(5, .1)], None, "unknown before the second evaluation"),
-    ([(3, .1), (3, .2)], None, "unknown before the second evaluation"),    # ended in epoch 3 and went on
-    ([(1, .05), (2, .10)], 5, "if mAP rises"),         # at epoch 4.6, seen at the next evaluation
-    ([(4, .22), (5, .225)], 10, "if mAP rises"),       # at epoch 6
-    ([(5, .10), (10, .10)], None, "no gain"),
-    ([(5, .10), (10, .11)], None, "not in this run"),
-])
+@pytest.mark.parametrize(
+    "scores, epoch, words",
+    [
+        ([], None, "unknown before the second evaluation"),
+        ([(5, 0.1)], None, "unknown before the second evaluation"),
+        (
+            [(3, 0.1), (3, 0.2)],
+            None,
+            "unknown before the second evaluation",
+        ),  # ended in epoch 3 and went on
+        ([(1, 0.05), (2, 0.10)], 5, "if mAP rises"),  # at epoch 4.6, seen at the next evaluation
+        ([(4, 0.22), (5, 0.225)], 10, "if mAP rises"),  # at epoch 6
+        ([(5, 0.10), (10, 0.10)], None, "no gain"),
+        ([(5, 0.10), (10, 0.11)], None, "not in this run"),
+    ],
+)
 def test_target_from_the_last_two_scores(scores, epoch, words):
-    found, basis = target_epoch(COURSE, scores, .23, as_published=False)
+    found, basis = target_epoch(COURSE, scores, 0.23, as_published=False)
     assert found == epoch and words in basis
 
 
 def test_target_as_in_the_published_run():
     course = Course(257, 65, 5)
-    assert target_epoch(course, [], .23, as_published=True) == (50, "as in the published run")
-    assert target_epoch(course, [(45, .2), (50, .22)], .23, as_published=True)[0] == 55, "later than there: the line"
+    assert target_epoch(course, [], 0.23, as_published=True) == (50, "as in the published run")
+    assert target_epoch(course, [(45, 0.2), (50, 0.22)], 0.23, as_published=True)[0] == 55, (
+        "later than there: the line"
+    )
 
 
 def test_durations_have_no_false_precision():
-    assert [about(seconds) for seconds in (3.2, 33, 94, 170, 4000, 200000)] == \
-        ["3 s", "35 s", "95 s", "3 min", "1 h 5 min", "2.3 days"]
+    assert [about(seconds) for seconds in (3.2, 33, 94, 170, 4000, 200000)] == [
+        "3 s",
+        "35 s",
+        "95 s",
+        "3 min",
+        "1 h 5 min",
+        "2.3 days",
+    ]
 
 
 # ---- lines and terminals
+
 
 class Terminal(io.StringIO):
     encoding = "utf-8"
@@ -88,12 +124,16 @@ def test_where_the_display_goes(pipe, tmp_path, monkeypatch):
     with open(tmp_path / "file", "w") as file:
         assert choose_terminal("auto", env, terminal, other) is terminal
         assert choose_terminal("auto", env, file, other) is other, "standard output goes to a file"
-        assert choose_terminal("auto", env, pipe, other) is None, "the pipe may come back on this terminal"
+        assert choose_terminal("auto", env, pipe, other) is None, (
+            "the pipe may come back on this terminal"
+        )
         assert choose_terminal("live", env, pipe, other) is other
         assert choose_terminal("auto", env, file, file) is None
         assert choose_terminal("plain", env, terminal, other) is None
         assert choose_terminal("auto", {"TERM": "dumb"}, terminal, other) is None
-        assert choose_terminal("auto", dict(env, OMPI_COMM_WORLD_RANK="0"), terminal, other) is None, "a launcher"
+        assert (
+            choose_terminal("auto", dict(env, OMPI_COMM_WORLD_RANK="0"), terminal, other) is None
+        ), "a launcher"
         with pytest.raises(UserError, match="--progress live"):
             choose_terminal("live", env, file, pipe)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -110,62 +150,98 @@ def test_lines_stay_whole_between_threads():
     def speak(name):
         barrier.wait()
         for number in range(200):
-            print(f"{name}", number, file=stream)    # print writes a line in several parts
+            print(f"{name}", number, file=stream)  # print writes a line in several parts
+
     threads = [threading.Thread(target=speak, args=(name,)) for name in "abcd"]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted("".join(lines).splitlines()) == sorted(f"{name} {number}" for name in "abcd" for number in range(200))
+    assert sorted("".join(lines).splitlines()) == sorted(
+        f"{name} {number}" for name in "abcd" for number in range(200)
+    )
 
 
 def fake_training(**changes):
     config = load_recipe("ssd-resnet34-coco").with_values(epochs=12, eval_every=5, **changes)
     training = types.SimpleNamespace(
-        config=config, steps_per_epoch=100, progress=types.SimpleNamespace(steps=0, best_score=0.0, best_epoch=0),
-        metrics=Metrics(None), pending=None, started=time.time(),
-        train_set=types.SimpleNamespace(images_with_boxes=range(400)))
+        config=config,
+        steps_per_epoch=100,
+        progress=types.SimpleNamespace(steps=0, best_score=0.0, best_epoch=0),
+        metrics=Metrics(None),
+        pending=None,
+        started=time.time(),
+        train_set=types.SimpleNamespace(images_with_boxes=range(400)),
+    )
     return training
 
 
 def drawn(training, width):
     from rich.console import Console
-    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None, legacy_windows=False)
+
+    console = Console(
+        file=io.StringIO(),
+        width=width,
+        force_terminal=True,
+        color_system=None,
+        legacy_windows=False,
+    )
     console.print(picture(training, "epoch 1, training", training.started + 3725))
     return console.file.getvalue()
 
 
 @pytest.mark.parametrize("width", [120, 60])
 def test_what_the_display_says(width, monkeypatch):
-    monkeypatch.setenv("TERM", "xterm")    # a dumb one is 80 wide
+    monkeypatch.setenv("TERM", "xterm")  # a dumb one is 80 wide
     training = fake_training()
     nothing_yet = " ".join(drawn(training, width).split())
-    assert "epoch 1 of 12" in nothing_yet and "step 0/100" in nothing_yet and "1:02:05" in nothing_yet
-    assert "unknown before the second evaluation" in nothing_yet and "in 500 steps, after epoch 5" in nothing_yet
+    assert (
+        "epoch 1 of 12" in nothing_yet and "step 0/100" in nothing_yet and "1:02:05" in nothing_yet
+    )
+    assert (
+        "unknown before the second evaluation" in nothing_yet
+        and "in 500 steps, after epoch 5" in nothing_yet
+    )
     metrics, start = training.metrics, time.time() - 1000
     metrics._start = metrics._last = start
     metrics._losses = [[3.0, 1.5]] * 400
-    metrics.report(4, 400, 100, metrics.mean_losses(), .0025, 32, wait_seconds=100.0, lock_seconds=50.0)
+    metrics.report(
+        4, 400, 100, metrics.mean_losses(), 0.0025, 32, wait_seconds=100.0, lock_seconds=50.0
+    )
     metrics.evaluated(250)
-    for epoch, score in ((1, .05), (2, .10)):
+    for epoch, score in ((1, 0.05), (2, 0.10)):
         metrics.evaluation(epoch, 100 * epoch, {"AP": score})
-    training.progress.steps, training.progress.best_score, training.progress.best_epoch = 427, .1, 2
+    training.progress.steps, training.progress.best_score, training.progress.best_epoch = (
+        427,
+        0.1,
+        2,
+    )
     training.pending = types.SimpleNamespace(epoch=4)
     lines = drawn(training, width).splitlines()
     assert max(map(len, lines)) <= width
     text = " ".join(" ".join(lines).split())
-    for words in ("epoch 5 of 12", "step 27/100", "4.500 = classes 3.000 + offsets 1.500", "learning rate 0.0025",
-                  "12.8 images/s", "training 60 % waiting for data 10 % Python's lock 5 % evaluation 25 %",
-                  "0.1000 (epoch 2), the best so far",
-                  "epoch 4 is being scored", "in 3 min, after epoch 5", "(epoch 5), if mAP rises", "at the latest in"):
+    for words in (
+        "epoch 5 of 12",
+        "step 27/100",
+        "4.500 = classes 3.000 + offsets 1.500",
+        "learning rate 0.0025",
+        "12.8 images/s",
+        "training 60 % waiting for data 10 % Python's lock 5 % evaluation 25 %",
+        "0.1000 (epoch 2), the best so far",
+        "epoch 4 is being scored",
+        "in 3 min, after epoch 5",
+        "(epoch 5), if mAP rises",
+        "at the latest in",
+    ):
         assert words in text, (words, text)
 
 
 def test_the_display_leaves_no_trace(monkeypatch):
-    """Lines of any length above it, and nothing of it, nor of the replaced streams, after its end."""
+    """Lines of any length above it, and nothing of it, nor of the replaced streams, after its
+    end."""
     terminal = Terminal()
     monkeypatch.setenv("COLUMNS", "60")
-    monkeypatch.setenv("TERM", "xterm")    # rich draws nothing on a dumb one
+    monkeypatch.setenv("TERM", "xterm")  # rich draws nothing on a dumb one
     monkeypatch.setattr(sys, "stdout", terminal)
     long_line = ":::MLLOG " + json.dumps({"key": "x" * 200})
     with Display(terminal) as display:
@@ -183,7 +259,8 @@ def test_the_display_leaves_no_trace(monkeypatch):
 
 
 def test_a_reader_of_the_pipe_finds_room(pipe, monkeypatch):
-    """`| tee` with --progress live: before a line leaves by the pipe the display has gone from the terminal."""
+    """`| tee` with --progress live: before a line leaves by the pipe the display has gone from the
+    terminal."""
     terminal = Terminal()
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stdout", pipe)
@@ -196,14 +273,22 @@ def test_a_reader_of_the_pipe_finds_room(pipe, monkeypatch):
         before = len(terminal.getvalue())
         print("a line")
         display._live.refresh()
-        assert "\x1b[2K" in terminal.getvalue()[before:] and "epoch" not in terminal.getvalue()[before:]
+        assert (
+            "\x1b[2K" in terminal.getvalue()[before:]
+            and "epoch" not in terminal.getvalue()[before:]
+        )
 
 
 # ---- a training on a terminal
 
+
 def tmux(*arguments):
-    return subprocess.run(["tmux", "-L", f"ssd-test-{os.getpid()}", *arguments], capture_output=True, text=True,
-                          env=dict(os.environ, TMUX=""))
+    return subprocess.run(
+        ["tmux", "-L", f"ssd-test-{os.getpid()}", *arguments],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ, TMUX=""),
+    )
 
 
 def wait_for(condition, seconds, what):
@@ -218,28 +303,79 @@ def wait_for(condition, seconds, what):
 
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 def test_on_a_terminal(tmp_path):
-    """A run on a terminal of 100 columns: the display is there, the log's lines are whole, Ctrl-C ends it cleanly."""
+    """A run on a terminal of 100 columns: the display is there, the log's lines are whole, Ctrl-C
+    ends it cleanly."""
     data, run, status = tiny_data(tmp_path / "set"), tmp_path / "run", tmp_path / "status"
-    command = [sys.executable, "-m", "ssd", "train", *FLAGS, "--data-dir", data, "--cache-dir", tmp_path / "cache",
-               "--output", run, "--epochs", "10000", "--eval-every", "2", "--target", "1", "--save-interval", "never"]
+    command = [
+        sys.executable,
+        "-m",
+        "ssd",
+        "train",
+        *FLAGS,
+        "--data-dir",
+        data,
+        "--cache-dir",
+        tmp_path / "cache",
+        "--output",
+        run,
+        "--epochs",
+        "10000",
+        "--eval-every",
+        "2",
+        "--target",
+        "1",
+        "--save-interval",
+        "never",
+    ]
     script = tmp_path / "script.sh"
-    script.write_text("stty -g > before; " + " ".join(shlex.quote(str(part)) for part in command)
-                      + f"; echo $? > {status}.partial; stty -g > after; mv {status}.partial {status};"
-                       + " exec sleep 300\n")
-    variables = [f"-e{name}={value}" for name, value in (("PYTHONPATH", ROOT), ("PYTHONWARNINGS", "ignore"))]
+    script.write_text(
+        "stty -g > before; "
+        + " ".join(shlex.quote(str(part)) for part in command)
+        + f"; echo $? > {status}.partial; stty -g > after; mv {status}.partial {status};"
+        + " exec sleep 300\n"
+    )
+    variables = [
+        f"-e{name}={value}" for name, value in (("PYTHONPATH", ROOT), ("PYTHONWARNINGS", "ignore"))
+    ]
     settings = tmp_path / "tmux.conf"
-    settings.write_text("set-option -g history-limit 50000\n")    # holds for windows that are made after it
-    started = tmux("-f", str(settings), "new-session", "-d", "-x", "100", "-y", "40", "-c", str(tmp_path), *variables,
-                   "bash", str(script))
+    settings.write_text(
+        "set-option -g history-limit 50000\n"
+    )  # holds for windows that are made after it
+    started = tmux(
+        "-f",
+        str(settings),
+        "new-session",
+        "-d",
+        "-x",
+        "100",
+        "-y",
+        "40",
+        "-c",
+        str(tmp_path),
+        *variables,
+        "bash",
+        str(script),
+    )
     assert started.returncode == 0, started.stderr
     try:
+
         def screen(*more):
             return tmux("capture-pane", "-p", *more).stdout
 
         def shown():
             text = screen()
-            wanted = ("epoch ", "step ", "images/s", "loss", "classes", "best", "at the latest in", "target 1")
+            wanted = (
+                "epoch ",
+                "step ",
+                "images/s",
+                "loss",
+                "classes",
+                "best",
+                "at the latest in",
+                "target 1",
+            )
             return text if all(words in text for words in wanted) else None
+
         wait_for(shown, 120, screen)
         tmux("send-keys", "C-c")
         wait_for(status.exists, 60, screen)
@@ -248,7 +384,9 @@ def test_on_a_terminal(tmp_path):
         assert (tmp_path / "before").read_text() == (tmp_path / "after").read_text()
         assert tmux("display-message", "-p", "#{cursor_flag}").stdout.strip() == "1"
         assert "next evaluation" not in everything and "stopped: SIGINT" in everything
-        assert not re.search(r"^epoch \d+ step ", everything, re.M), "no progress lines beside the display"
+        assert not re.search(r"^epoch \d+ step ", everything, re.M), (
+            "no progress lines beside the display"
+        )
         with open(run / "mlperf.log") as file:
             logged = file.read().splitlines()
         on_screen = [line for line in everything.splitlines() if ":::MLLOG" in line]

@@ -1,4 +1,5 @@
 """What ranks tell each other, on one, two and three real ranks."""
+
 import os
 import subprocess
 import sys
@@ -13,10 +14,25 @@ WORKER = os.path.join(ROOT, "tests", "training", "ranks_worker.py")
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_exchanges(size):
-    launcher = [] if size == 1 else [os.path.join(os.path.dirname(sys.executable), "horovodrun"), "-np", str(size),
-                                     "--gloo"]
-    result = subprocess.run([*launcher, sys.executable, WORKER], cwd=ROOT, stdin=subprocess.DEVNULL,
-                            env=dict(os.environ, PYTHONPATH=ROOT), capture_output=True, text=True, timeout=300)
+    launcher = (
+        []
+        if size == 1
+        else [
+            os.path.join(os.path.dirname(sys.executable), "horovodrun"),
+            "-np",
+            str(size),
+            "--gloo",
+        ]
+    )
+    result = subprocess.run(
+        [*launcher, sys.executable, WORKER],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        env=dict(os.environ, PYTHONPATH=ROOT),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     for rank in range(size):
         assert f"rank {rank} of {size} is content" in result.stdout

@@ -1,4 +1,6 @@
-"""RetinaNet through the real command line: training, resuming, every command on its weights, on a tiny network."""
+"""RetinaNet through the real command line: training, resuming, every command on its weights, on a
+tiny network."""
+
 import json
 import os
 
@@ -14,12 +16,29 @@ from ssd.model.initialization import initialize
 from ssd.model.weights import load_detector, read_info
 from tests.training.tiny import FLAGS, rows, ssd, tiny_data
 
-TINY = ["--recipe", "retinanet-resnext50-shapes", "--image-size", "96x128", "--score-threshold", "0.001", *FLAGS[2:]]
+TINY = [
+    "--recipe",
+    "retinanet-resnext50-shapes",
+    "--image-size",
+    "96x128",
+    "--score-threshold",
+    "0.001",
+    *FLAGS[2:],
+]
 
 
 def train(data, output, *flags):
-    return ssd("train", *TINY, "--data-dir", data, "--cache-dir", os.path.join(os.path.dirname(str(output)), "cache"),
-               "--output", output, *flags)
+    return ssd(
+        "train",
+        *TINY,
+        "--data-dir",
+        data,
+        "--cache-dir",
+        os.path.join(os.path.dirname(str(output)), "cache"),
+        "--output",
+        output,
+        *flags,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +57,10 @@ def finished(data, tmp_path_factory):
 
 def checkpoint(folder, step=4):
     path = folder / "checkpoints" / f"step-{step:08d}"
-    return {name: dict(np.load(path / name)) for name in ("parameters.npz", "means.npz", "variances.npz")}
+    return {
+        name: dict(np.load(path / name))
+        for name in ("parameters.npz", "means.npz", "variances.npz")
+    }
 
 
 def test_a_run_starts_at_the_prior_and_says_what_it_is(finished):
@@ -47,22 +69,38 @@ def test_a_run_starts_at_the_prior_and_says_what_it_is(finished):
     assert 1.1 < float(first["class_loss"]) < 2, "about 1.13 where every score is .01"
     assert float(first["learning_rate"]) == pytest.approx(4e-7), "a thousandth of the rate"
     assert len(rows(folder / "evaluation.csv")) == 2, "after every epoch"
-    assert "open division, as the closed one of retinanet-5.1.0 has not model.frozen_stages 0 but 2" in result.stdout
+    assert (
+        "open division, as the closed one of retinanet-5.1.0 has not model.frozen_stages 0 but 2"
+        in result.stdout
+    )
     with open(folder / "mlperf.log") as file:
         events = [json.loads(line.split(":::MLLOG ")[1]) for line in file]
     values = {event["key"]: event["value"] for event in events}
     assert values["submission_benchmark"] == "retinanet" and values["submission_division"] == "open"
     assert values["train_samples"] == 11 and values["eval_samples"] == 6, "images, not batches"
     assert values["opt_base_learning_rate"] == 4e-4 and values["opt_name"] == "adam"
-    assert sum(event["key"] == "weights_initialization" for event in events) == 77, "89 with towers of four, not one"
-    assert [event["metadata"]["epoch_num"] for event in events if event["key"] == "epoch_start"] == [1, 2]
+    assert sum(event["key"] == "weights_initialization" for event in events) == 77, (
+        "89 with towers of four, not one"
+    )
+    assert [
+        event["metadata"]["epoch_num"] for event in events if event["key"] == "epoch_start"
+    ] == [1, 2]
 
 
 def test_a_resumed_run_is_bitwise_the_same(finished, data, tmp_path):
-    result = train(data, tmp_path / "first", "--epochs", "2", "--max-steps", "3", "--save-interval", "3steps")
+    result = train(
+        data, tmp_path / "first", "--epochs", "2", "--max-steps", "3", "--save-interval", "3steps"
+    )
     assert result.returncode == 0, result.stderr
-    result = train(data, tmp_path / "second", "--epochs", "2", "--resume", tmp_path / "first" / "checkpoints" /
-                   "step-00000003", "--allow-changed-recipe")
+    result = train(
+        data,
+        tmp_path / "second",
+        "--epochs",
+        "2",
+        "--resume",
+        tmp_path / "first" / "checkpoints" / "step-00000003",
+        "--allow-changed-recipe",
+    )
     assert result.returncode == 0, result.stderr
     whole, again = checkpoint(finished[0]), checkpoint(tmp_path / "second")
     for name, arrays in whole.items():
@@ -73,31 +111,73 @@ def test_a_resumed_run_is_bitwise_the_same(finished, data, tmp_path):
 
 def test_evaluate_repeats_the_runs_score(finished, data, tmp_path):
     saved = tmp_path / "detections.json"
-    result = ssd("evaluate", "--weights", finished[0] / "weights.params", "--data-dir", data, "--device", "cpu",
-                 "--cache-dir", tmp_path, "--save-detections", saved)
+    result = ssd(
+        "evaluate",
+        "--weights",
+        finished[0] / "weights.params",
+        "--data-dir",
+        data,
+        "--device",
+        "cpu",
+        "--cache-dir",
+        tmp_path,
+        "--save-detections",
+        saved,
+    )
     assert result.returncode == 0, result.stderr
     # All of them, scores included: the filter that shrinks images comes with the weights.
-    again, first = Detections.from_json(saved), Detections.from_npz(finished[0] / "detections-epoch-2.npz")
-    assert len(first) > 100 and read_info(str(finished[0] / "weights.params")).config.data.antialias is False
+    again, first = (
+        Detections.from_json(saved),
+        Detections.from_npz(finished[0] / "detections-epoch-2.npz"),
+    )
+    assert (
+        len(first) > 100
+        and read_info(str(finished[0] / "weights.params")).config.data.antialias is False
+    )
     for name in ("image_id", "category_id", "score", "boxes_xywh"):
         np.testing.assert_allclose(getattr(again, name), getattr(first, name), rtol=1e-6, atol=1e-6)
 
 
 def test_exported_files_give_the_networks_detections(finished, tmp_path):
-    result = ssd("export", "--weights", finished[0] / "weights.params", "--output", tmp_path / "files",
-                 "--candidates-per-map", "6000")
+    result = ssd(
+        "export",
+        "--weights",
+        finished[0] / "weights.params",
+        "--output",
+        tmp_path / "files",
+        "--candidates-per-map",
+        "6000",
+    )
     assert result.returncode == 0, result.stderr
     lines = [line.split() for line in result.stdout.splitlines() if " equal: " in line]
-    assert [line[0] for line in lines] == ["onnx", "gluon"] and all(int(line[2]) > 100 for line in lines)
+    assert [line[0] for line in lines] == ["onnx", "gluon"] and all(
+        int(line[2]) > 100 for line in lines
+    )
     description = json.loads((tmp_path / "files" / "detector.json").read_text())
-    assert "not antialiased" in description["input"]["preparation"] and description["candidates_per_map"] == 6000
+    assert (
+        "not antialiased" in description["input"]["preparation"]
+        and description["candidates_per_map"] == 6000
+    )
 
 
 def test_pictures_of_what_it_learns(data, tmp_path):
-    result = ssd("show-data", *TINY[:2], "--data-dir", data, "--output", tmp_path / "shown", "--count", "2",
-                 "--cache-dir", tmp_path)
+    result = ssd(
+        "show-data",
+        *TINY[:2],
+        "--data-dir",
+        data,
+        "--output",
+        tmp_path / "shown",
+        "--count",
+        "2",
+        "--cache-dir",
+        tmp_path,
+    )
     assert result.returncode == 0, result.stderr
-    assert sorted(os.listdir(tmp_path / "shown")) == ["matched-default-boxes.png", "training-images.png"]
+    assert sorted(os.listdir(tmp_path / "shown")) == [
+        "matched-default-boxes.png",
+        "training-images.png",
+    ]
 
 
 def test_fine_tuning_keeps_the_classes_that_both_know(finished):
@@ -109,18 +189,27 @@ def test_fine_tuning_keeps_the_classes_that_both_know(finished):
     fresh = network.predictors.classification.out.weight.data().asnumpy()
     words = load_matching(network, path, ("star", "square"))
     assert "the logits of background, square, while those of star start anew" in words
-    old = load_detector(info.config, path, mx.cpu()).network.predictors.classification.out.weight.data().asnumpy()
+    old = (
+        load_detector(info.config, path, mx.cpu())
+        .network.predictors.classification.out.weight.data()
+        .asnumpy()
+    )
     new = network.predictors.classification.out.weight.data().asnumpy()
     place = info.category_names.index("square")
-    np.testing.assert_array_equal(new[1::2], old[place::3])    # channel = box * classes + class
+    np.testing.assert_array_equal(new[1::2], old[place::3])  # channel = box * classes + class
     np.testing.assert_array_equal(new[::2], fresh[::2])
     tower = network.predictors.regression.out.weight.data().asnumpy()
     assert np.abs(tower).sum() > 0
 
 
-@pytest.mark.parametrize("flags, words", [
-    (("--boxes-per-class", "9"), "--boxes-per-class"), (("--momentum", "0.5"), "momentum"),
-    (("--recipe", "ssd-resnet34-shapes", "--candidates-per-map", "9"), "candidates_per_map")])
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (("--boxes-per-class", "9"), "--boxes-per-class"),
+        (("--momentum", "0.5"), "momentum"),
+        (("--recipe", "ssd-resnet34-shapes", "--candidates-per-map", "9"), "candidates_per_map"),
+    ],
+)
 def test_a_setting_that_the_kind_does_not_use_is_refused(data, tmp_path, flags, words):
     result = train(data, tmp_path / "out", *flags)
     assert result.returncode == 2 and words.strip("-").replace("-", "_") in result.stderr
@@ -129,7 +218,12 @@ def test_a_setting_that_the_kind_does_not_use_is_refused(data, tmp_path, flags, 
 
 def test_parts_that_do_not_fit_each_other_are_refused():
     from ssd.errors import UserError
-    with pytest.raises(UserError, match="some take a softmax with the background, some a sigmoid per class"):
-        build_detector(load_recipe("retinanet-resnext50-coco").with_values(head="fused", head_kernel=3))
+
+    with pytest.raises(
+        UserError, match="some take a softmax with the background, some a sigmoid per class"
+    ):
+        build_detector(
+            load_recipe("retinanet-resnext50-coco").with_values(head="fused", head_kernel=3)
+        )
     with pytest.raises(UserError, match="anchor_sizes: 5 values are needed"):
         build_detector(load_recipe("retinanet-resnext50-coco").with_values(anchor_sizes=[8, 16]))

@@ -1,4 +1,5 @@
 """Learning rates against what the published runs logged."""
+
 import pytest
 
 from ssd import sections
@@ -14,18 +15,20 @@ def schedule(global_batch, **values):
     return build_schedule(config.training, global_batch, COCO)
 
 
-@pytest.mark.parametrize("global_batch, base, logged", [(128, .00285, .0114), (256, .003157, .025256)])
+@pytest.mark.parametrize(
+    "global_batch, base, logged", [(128, 0.00285, 0.0114), (256, 0.003157, 0.025256)]
+)
 def test_peak_rate_as_submissions_logged_it(global_batch, base, logged):
     assert schedule(global_batch, base_lr=base).peak == pytest.approx(logged, rel=1e-9)
 
 
 def test_warmup_is_linear_from_zero():
-    rates = schedule(456, base_lr=.003157, warmup_epochs=3)
+    rates = schedule(456, base_lr=0.003157, warmup_epochs=3)
     assert rates.warmup_steps == int(3 * 117266 / 456) == 771
     assert rates(1, 0) == 0
     assert rates(2, 385) == pytest.approx(rates.peak * 385 / 771)
     assert rates(3, 770) == pytest.approx(rates.peak * 770 / 771)
-    assert rates(3, 771) == rates.peak == pytest.approx(.003157 * 456 / 32)
+    assert rates(3, 771) == rates.peak == pytest.approx(0.003157 * 456 / 32)
 
 
 def test_warmup_factor_lifts_the_start():
@@ -35,7 +38,7 @@ def test_warmup_factor_lifts_the_start():
 
 def test_boundary_44_lowers_epoch_45():
     rates = schedule(32, warmup_epochs=0)
-    step = 10 ** 6
+    step = 10**6
     assert rates(44, step) == pytest.approx(2.5e-3)
     assert rates(45, step) == pytest.approx(2.5e-4)
     assert rates(55, step) == pytest.approx(2.5e-4)
@@ -48,7 +51,11 @@ def test_no_warmup_starts_at_the_peak():
 
 def test_a_constant_rate_after_the_warmup():
     rates = schedule(32, warmup_epochs=1, schedule="constant")
-    assert rates(1, 0) == 0 and rates(1, 3664) == rates(65, 10 ** 6) == rates.peak and rates.decay_epochs == ()
+    assert (
+        rates(1, 0) == 0
+        and rates(1, 3664) == rates(65, 10**6) == rates.peak
+        and rates.decay_epochs == ()
+    )
 
 
 def test_every_choice_is_in_its_table():

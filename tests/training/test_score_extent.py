@@ -1,5 +1,6 @@
-"""How many images and objects a score is of stands beside it: in tables, logs, curves, reports; and files of older
-versions, which do not say it, are still read."""
+"""How many images and objects a score is of stands beside it: in tables, logs, curves, reports; and
+files of older versions, which do not say it, are still read."""
+
 import csv
 import json
 from types import SimpleNamespace
@@ -21,15 +22,22 @@ from ssd.training.progress_rows import progress_rows
 from ssd.training.state import Progress
 from tests.training.tiny import rows
 
-STATS = dict(dict.fromkeys(STAT_NAMES, .25), APs=-1.0)
+STATS = dict(dict.fromkeys(STAT_NAMES, 0.25), APs=-1.0)
 OLD = ",".join(["epoch", *STAT_NAMES]) + "\n" + ",".join(["1"] + ["0.125"] * 12) + "\n"
 WORDS = "3 images, 2 objects"
 
 
 def scored():
     """Three images and two objects, beside a group."""
-    boxes = GroundTruth(3, 1, np.zeros(3, np.int64), np.zeros(3, np.int64), np.ones((3, 4)), np.ones(3),
-                        np.array([0, 1, 0]))
+    boxes = GroundTruth(
+        3,
+        1,
+        np.zeros(3, np.int64),
+        np.zeros(3, np.int64),
+        np.ones((3, 4)),
+        np.ones(3),
+        np.array([0, 1, 0]),
+    )
     return ScoredSet(boxes, [1, 2, 3], {1: "x"}, dict.fromkeys([1, 2, 3], ""), "a.json")
 
 
@@ -44,10 +52,24 @@ def test_rows_of_a_run_and_its_outcome(tmp_path):
     metrics.evaluation(2, 20, STATS, scored())
     [row] = rows(tmp_path / "evaluation.csv")
     assert list(row) == ["epoch", *STAT_NAMES, "images", "objects"]
-    assert (row["AP"], row["APs"], row["images"], row["objects"]) == ("0.250000", "-1.000000", "3", "2")
+    assert (row["AP"], row["APs"], row["images"], row["objects"]) == (
+        "0.250000",
+        "-1.000000",
+        "3",
+        "2",
+    )
     assert told == [(20, dict(STATS, images=3, objects=2))]
-    line = metrics.result("success", Progress(steps=20, best_score=.25), .2, 9.0, global_batch=4, seed=1, ranks=1,
-                          skipped_steps=0, scored=scored())
+    line = metrics.result(
+        "success",
+        Progress(steps=20, best_score=0.25),
+        0.2,
+        9.0,
+        global_batch=4,
+        seed=1,
+        ranks=1,
+        skipped_steps=0,
+        scored=scored(),
+    )
     assert f"best mAP 0.2500 on {WORDS} after" in line
     outcome = json.loads((tmp_path / "summary.json").read_text())
     assert (outcome["eval_images"], outcome["eval_objects"]) == (3, 2)
@@ -56,20 +78,22 @@ def test_rows_of_a_run_and_its_outcome(tmp_path):
 def test_events(tmp_path):
     pytest.importorskip("tensorboardX")
     from ssd.training.tensorboard import Events
+
     found = {}
     events = Events(str(tmp_path), 1)
     events._writer.add_scalar = lambda tag, value, step: found.update({tag: (value, step)})
     events.evaluated(7, dict(STATS, images=3, objects=2))
     events.close()
     assert found["evaluation/images"] == (3.0, 7) and found["evaluation/objects"] == (2.0, 7)
-    assert "evaluation/APs" not in found and found["evaluation/AP"] == (.25, 7)
+    assert "evaluation/APs" not in found and found["evaluation/AP"] == (0.25, 7)
 
 
 def test_a_run_of_an_older_version_goes_on(tmp_path):
-    """Its rows stay, without what they do not know; new ones are whole, and the reports read both."""
+    """Its rows stay, without what they do not know; new ones are whole, and the reports read
+    both."""
     path = tmp_path / "evaluation.csv"
     path.write_text(OLD)
-    assert [row["AP"] for row in read_evaluations(tmp_path)] == [.125]
+    assert [row["AP"] for row in read_evaluations(tmp_path)] == [0.125]
     metrics = Metrics(str(tmp_path))
     metrics.set_aside(2, 10, 1)
     metrics.evaluation(2, 20, STATS, scored())
@@ -78,53 +102,75 @@ def test_a_run_of_an_older_version_goes_on(tmp_path):
     old, new = rows(path)
     assert (old["images"], old["objects"], new["images"], new["objects"]) == ("", "", "3", "2")
     old, new = read_evaluations(tmp_path)
-    assert "images" not in old and old["AP"] == .125 and new["images"] == 3 and new["AP"] == .25
+    assert "images" not in old and old["AP"] == 0.125 and new["images"] == 3 and new["AP"] == 0.25
     metrics = Metrics(str(tmp_path))
-    metrics.set_aside(3, 20, 2)    # and once more
-    assert metrics.scores == [(1, .125), (2, .25)] and len(read_evaluations(tmp_path)) == 2
+    metrics.set_aside(3, 20, 2)  # and once more
+    assert metrics.scores == [(1, 0.125), (2, 0.25)] and len(read_evaluations(tmp_path)) == 2
 
 
 def test_the_display():
     metrics = Metrics(None)
     metrics.evaluation(2, 20, STATS, scored())
     config = load_recipe("ssd-resnet34-shapes")
-    run = SimpleNamespace(metrics=metrics, config=config, steps_per_epoch=10, pending=None, train_set=SimpleNamespace(
-        images_with_boxes=[0]), progress=Progress(steps=20, best_score=.25, best_epoch=2))
+    run = SimpleNamespace(
+        metrics=metrics,
+        config=config,
+        steps_per_epoch=10,
+        pending=None,
+        train_set=SimpleNamespace(images_with_boxes=[0]),
+        progress=Progress(steps=20, best_score=0.25, best_epoch=2),
+    )
     assert dict(progress_rows(run))["mAP"] == f"0.2500 (epoch 2), the best so far   on {WORDS}"
 
 
 def test_the_best_checkpoint_says_it(tmp_path):
     store = CheckpointStore(str(tmp_path), 2)
     store.save(1, {"parameters": {"x": np.zeros(1, np.float32)}}, {})
-    store.mark_best(1, .25, scored().extent)
-    assert json.loads((tmp_path / "best.json").read_text()) == dict(step=1, score=.25, images=3, objects=2)
+    store.mark_best(1, 0.25, scored().extent)
+    assert json.loads((tmp_path / "best.json").read_text()) == dict(
+        step=1, score=0.25, images=3, objects=2
+    )
     store.close()
     again = CheckpointStore(str(tmp_path), 2)
-    assert again.best() == (1, .25)
+    assert again.best() == (1, 0.25)
     again.close()
 
 
 def make_run(folder, evaluations):
-    (folder / "recipe.yaml").write_text(to_yaml(load_recipe("ssd-resnet34-shapes").with_values(data_dir="/gone")))
-    (folder / "train.csv").write_text("epoch,step,images,seconds,class_loss,offset_loss,learning_rate,"
-                                      "images_per_second,data_wait_share\n1,1,4,0.0,40,4,0.001,0,0\n")
+    (folder / "recipe.yaml").write_text(
+        to_yaml(load_recipe("ssd-resnet34-shapes").with_values(data_dir="/gone"))
+    )
+    (folder / "train.csv").write_text(
+        "epoch,step,images,seconds,class_loss,offset_loss,learning_rate,"
+        "images_per_second,data_wait_share\n1,1,4,0.0,40,4,0.001,0,0\n"
+    )
     (folder / "evaluation.csv").write_text(evaluations)
-    (folder / "summary.json").write_text(json.dumps(dict(status="success", target=.2, seconds=1.0)))
+    (folder / "summary.json").write_text(
+        json.dumps(dict(status="success", target=0.2, seconds=1.0))
+    )
 
 
-NEW = ",".join(["epoch", *STAT_NAMES, "images", "objects"]) + "\n" + ",".join(["2"] + ["0.25"] * 12 + ["3", "2"]) + "\n"
+NEW = (
+    ",".join(["epoch", *STAT_NAMES, "images", "objects"])
+    + "\n"
+    + ",".join(["2"] + ["0.25"] * 12 + ["3", "2"])
+    + "\n"
+)
 
 
 @pytest.mark.parametrize("evaluations, words", [(NEW, " on " + WORDS), (OLD, "")])
 def test_curves_and_report_of_a_run(tmp_path, evaluations, words, monkeypatch):
     make_run(tmp_path, evaluations)
-    best = {"": .125}.get(words, .25)
-    assert curves._title(curves.read_run(str(tmp_path))) == f"ssd-resnet34-shapes, best mAP {best:.4f}{words}"
+    best = {"": 0.125}.get(words, 0.25)
+    assert (
+        curves._title(curves.read_run(str(tmp_path)))
+        == f"ssd-resnet34-shapes, best mAP {best:.4f}{words}"
+    )
     assert f"mAP {best:.4f}{words} after epoch" in read_run(str(tmp_path)).summary
     figure = dict(curves.curve_figures(str(tmp_path)))["mAP on the validation images"]
     assert (WORDS in figure) == bool(words)
-    monkeypatch.setattr("ssd.report.curves.curve_figures", lambda folder: [])    # seen above
-    report_run(str(tmp_path), lambda line: None)    # without its data set
+    monkeypatch.setattr("ssd.report.curves.curve_figures", lambda folder: [])  # seen above
+    report_run(str(tmp_path), lambda line: None)  # without its data set
     page = (tmp_path / "report.html").read_text()
     assert f"The twelve numbers{words}<" in page
 
@@ -133,6 +179,10 @@ def test_the_table_of_several_weights(tmp_path):
     results = [dict(STATS, weights=name, images=3, objects=2) for name in ("a.params", "b.params")]
     head, *lines = sweep.format_table(results).splitlines()
     assert head.split()[-2:] == ["images", "objects"]
-    assert all(line.split()[-3:-1] == ["3", "2"] or line.split()[-2:] == ["3", "2"] for line in lines)
+    assert all(
+        line.split()[-3:-1] == ["3", "2"] or line.split()[-2:] == ["3", "2"] for line in lines
+    )
     sweep.write(str(tmp_path / "sweep"), results)
-    assert [(row["images"], row["objects"]) for row in rows(tmp_path / "sweep" / "sweep.csv")] == [("3", "2")] * 2
+    assert [(row["images"], row["objects"]) for row in rows(tmp_path / "sweep" / "sweep.csv")] == [
+        ("3", "2")
+    ] * 2

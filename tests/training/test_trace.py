@@ -1,12 +1,14 @@
-"""The numbers of training do not change by accident: 20 steps and an evaluation, against those stored in trace.npz.
+"""The numbers of training do not change by accident: 20 steps and an evaluation, against those
+stored in trace.npz.
 
-`python -m tests.training.test_trace PATH` in the repository's root writes such a file: trace.npz itself anew only after a
-change that is meant to change the numbers. What is there was computed by the first version, before any work on its
-speed.
+`python -m tests.training.test_trace PATH` in the repository's root writes such a file: trace.npz
+itself anew only after a change that is meant to change the numbers. What is there was computed by
+the first version, before any work on its speed.
 
-It runs in a process of its own with oneDNN's kernels for AVX2, which every machine has: with AVX-512 sums are in another
-order, and twenty steps make of a rounding in the first a few per cent.
+It runs in a process of its own with oneDNN's kernels for AVX2, which every machine has: with
+AVX-512 sums are in another order, and twenty steps make of a rounding in the first a few per cent.
 """
+
 import os
 import subprocess
 import sys
@@ -17,20 +19,25 @@ import pytest
 
 from ssd.config import load_recipe
 from ssd.evaluation.inference import build_inference
+from ssd.model.detector import build_detector
 from ssd.model.device import choose_device
 from ssd.model.initialization import initialize
-from ssd.model.detector import build_detector
 from ssd.training.step import TrainingStep
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "trace.npz")
-CONFIG = load_recipe("ssd-resnet34-shapes").with_values(width=0.125, batch_size=2, device="cpu", eval_batch_size=2)
+CONFIG = load_recipe("ssd-resnet34-shapes").with_values(
+    width=0.125, batch_size=2, device="cpu", eval_batch_size=2
+)
 STEPS, BOXES = 20, 8732
-BACKGROUND = 3.0    # added to the background's bias before detections: some boxes over the threshold, not all
+BACKGROUND = (
+    3.0  # added to the background's bias before detections: some boxes over the threshold, not all
+)
 
 
 class OneRank:
     """The part of ssd.training.ranks.Ranks that a step needs, without Horovod."""
+
     rank, size = 0, 1
 
     def trainer(self, parameters, optimizer):
@@ -54,8 +61,8 @@ def batches():
 
 
 def run():
-    """Losses (STEPS, 2, 2): step, class or offsets, image; detections (2, K, 6) of the trained network; sums of the
-    trained tensors' magnitudes."""
+    """Losses (STEPS, 2, 2): step, class or offsets, image; detections (2, K, 6) of the trained
+    network; sums of the trained tensors' magnitudes."""
     device = choose_device(CONFIG)
     detector = build_detector(CONFIG)
     network = detector.network
@@ -67,11 +74,13 @@ def run():
         losses.append([part.asnumpy() for part in step.gradients(*data[number % 4], check=True)])
         assert step.finite()
         step.update(0.001)
-    sums = {name: np.abs(parameter.data().asnumpy().astype(np.float64)).sum()
-            for name, parameter in network._collect_params_with_prefix().items()}
+    sums = {
+        name: np.abs(parameter.data().asnumpy().astype(np.float64)).sum()
+        for name, parameter in network._collect_params_with_prefix().items()
+    }
     for head in network.predictors:
         bias = head.conv.bias.data().asnumpy()
-        bias[head.boxes * 4:].reshape(head.boxes, -1)[:, 0] += BACKGROUND
+        bias[head.boxes * 4 :].reshape(head.boxes, -1)[:, 0] += BACKGROUND
         head.conv.bias.set_data(mx.nd.array(bias))
     inference = build_inference(detector, device)
     return np.array(losses), inference(data[0][0]).asnumpy(), sums
@@ -80,8 +89,13 @@ def run():
 @pytest.fixture(scope="module")
 def now(tmp_path_factory):
     path = str(tmp_path_factory.mktemp("trace") / "now.npz")
-    done = subprocess.run([sys.executable, "-m", "tests.training.test_trace", path], cwd=ROOT, capture_output=True,
-                          text=True, env=dict(os.environ, DNNL_MAX_CPU_ISA="AVX2", PYTHONPATH=ROOT))
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.training.test_trace", path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=dict(os.environ, DNNL_MAX_CPU_ISA="AVX2", PYTHONPATH=ROOT),
+    )
     assert done.returncode == 0, done.stderr
     with np.load(path, allow_pickle=False) as file:
         return file["losses"], file["detections"], dict(zip(file["names"].tolist(), file["sums"]))
@@ -94,8 +108,9 @@ def before():
 
 
 def test_losses_of_twenty_steps(now, before):
-    """Rounding alone: on one machine most versions agree to 1e-6. A sum in another order is one part in 1e7 apart,
-    and 20 steps let that grow a hundredfold; a lost negative of one image changes the loss by 1e-3."""
+    """Rounding alone: on one machine most versions agree to 1e-6. A sum in another order is one
+    part in 1e7 apart, and 20 steps let that grow a hundredfold; a lost negative of one image
+    changes the loss by 1e-3."""
     np.testing.assert_allclose(now[0], before["losses"], rtol=2e-5, atol=1e-6)
 
 
@@ -119,5 +134,10 @@ if __name__ == "__main__":
     losses, detections, sums = run()
     print(losses.mean(2))
     print((detections[:, :, 0] > 0).sum(1), detections[:, :3])
-    np.savez_compressed(sys.argv[1], losses=losses, detections=detections, names=np.array(list(sums)),
-                        sums=np.array(list(sums.values())))
+    np.savez_compressed(
+        sys.argv[1],
+        losses=losses,
+        detections=detections,
+        names=np.array(list(sums)),
+        sums=np.array(list(sums.values())),
+    )

@@ -1,4 +1,5 @@
 """Training through its real command line, on a tiny network and a tiny data set."""
+
 import json
 import os
 import shutil
@@ -11,8 +12,8 @@ from ssd.config import load_recipe
 from ssd.data.pipeline import TrainingLoader
 from ssd.datasets.coco import load_coco
 from ssd.evaluation.scoring import STAT_NAMES
-from ssd.model.initialization import initialize
 from ssd.model.detector import build_detector
+from ssd.model.initialization import initialize
 from ssd.model.weights import read_info
 from tests.training.tiny import rows, ssd, tiny_data, train
 
@@ -38,20 +39,37 @@ def events(folder):
 
 def test_what_a_run_leaves(finished):
     folder, result = finished
-    assert {"mlperf.log", "recipe.yaml", "versions.json", "summary.json", "train.csv", "evaluation.csv",
-            "weights.params", "checkpoints", "detections-epoch-1.npz",
-            "detections-epoch-2.npz",
-            "validation.npz"} == set(os.listdir(folder))
-    assert [row["step"] for row in rows(folder / "train.csv")] == ["1", "2", "3", "4"], \
+    assert {
+        "mlperf.log",
+        "recipe.yaml",
+        "versions.json",
+        "summary.json",
+        "train.csv",
+        "evaluation.csv",
+        "weights.params",
+        "checkpoints",
+        "detections-epoch-1.npz",
+        "detections-epoch-2.npz",
+        "validation.npz",
+    } == set(os.listdir(folder))
+    assert [row["step"] for row in rows(folder / "train.csv")] == ["1", "2", "3", "4"], (
         "11 images with a box in batches of 4, two epochs"
+    )
     assert "target 0.23 not reached" in result.stdout
-    assert len(rows(folder / "evaluation.csv")[0]) == 15, "epoch, COCO's twelve numbers, images, objects"
+    assert len(rows(folder / "evaluation.csv")[0]) == 15, (
+        "epoch, COCO's twelve numbers, images, objects"
+    )
 
 
 def test_order_of_the_log(finished):
     keys = [event["key"] for event in events(finished[0])]
-    assert keys.index("init_start") < keys.index("weights_initialization") < keys.index("init_stop") \
-        < keys.index("run_start") < keys.index("epoch_start")
+    assert (
+        keys.index("init_start")
+        < keys.index("weights_initialization")
+        < keys.index("init_stop")
+        < keys.index("run_start")
+        < keys.index("epoch_start")
+    )
     assert keys.count("weights_initialization") == 119
     assert keys.count("eval_start") == keys.count("eval_accuracy") == keys.count("eval_stop") == 2
     last = events(finished[0])[-1]
@@ -64,8 +82,20 @@ def test_evaluate_and_score_repeat_the_runs_last_score(finished, data, tmp_path,
     row = rows(folder / "evaluation.csv")[-1]
     logged = {name: float(row[name]) for name in STAT_NAMES}
     saved = tmp_path / "detections.json"
-    again = ssd("evaluate", "--weights", folder / weights, "--data-dir", data, "--json", "--device", "cpu",
-                "--save-detections", saved, "--cache-dir", tmp_path)
+    again = ssd(
+        "evaluate",
+        "--weights",
+        folder / weights,
+        "--data-dir",
+        data,
+        "--json",
+        "--device",
+        "cpu",
+        "--save-detections",
+        saved,
+        "--cache-dir",
+        tmp_path,
+    )
     assert again.returncode == 0, again.stderr
     result = json.loads(again.stdout)
     assert {name: result[name] for name in logged} == pytest.approx(logged, abs=1e-6)
@@ -80,17 +110,31 @@ def test_evaluate_and_score_repeat_the_runs_last_score(finished, data, tmp_path,
 def test_weights_know_their_network_and_classes(finished, weights):
     folder, _ = finished
     info, config = read_info(folder / weights), load_recipe(str(folder / "recipe.yaml"))
-    assert info.category_names == ("circle", "square", "triangle") and info.category_ids == (3, 7, 11)
+    assert info.category_names == ("circle", "square", "triangle") and info.category_ids == (
+        3,
+        7,
+        11,
+    )
     assert (info.config.model, info.config.default_boxes, info.config.detection) == (
-        config.model, config.default_boxes, config.detection)
+        config.model,
+        config.default_boxes,
+        config.detection,
+    )
 
 
 def test_same_seed_same_run(finished, data, tmp_path):
     folder, _ = finished
     assert train(data, tmp_path / "again", "--epochs", "2", "--eval-every", "1").returncode == 0
-    assert train(data, tmp_path / "other", "--epochs", "2", "--eval-every", "1", "--seed", "4").returncode == 0
-    losses = [[(row["class_loss"], row["offset_loss"]) for row in rows(path / "train.csv")]
-              for path in (folder, tmp_path / "again", tmp_path / "other")]
+    assert (
+        train(
+            data, tmp_path / "other", "--epochs", "2", "--eval-every", "1", "--seed", "4"
+        ).returncode
+        == 0
+    )
+    losses = [
+        [(row["class_loss"], row["offset_loss"]) for row in rows(path / "train.csv")]
+        for path in (folder, tmp_path / "again", tmp_path / "other")
+    ]
     assert losses[0] == losses[1] != losses[2]
     weights = [mx.nd.load(str(path / "weights.params")) for path in (folder, tmp_path / "again")]
     for name, value in weights[0].items():
@@ -102,13 +146,22 @@ def test_stops_when_the_target_is_known(data, tmp_path):
     assert result.returncode == 0, result.stderr
     found = events(tmp_path / "out")
     assert found[-1]["key"] == "run_stop" and found[-1]["metadata"]["status"] == "success"
-    assert max(event["metadata"]["epoch_num"] for event in found if event["key"] == "epoch_start") <= 4
+    assert (
+        max(event["metadata"]["epoch_num"] for event in found if event["key"] == "epoch_start") <= 4
+    )
     assert "target 0.0 reached" in result.stdout
 
 
 def test_weights_start_a_run(finished, data, tmp_path):
-    result = train(data, tmp_path / "out", "--max-steps", "1", "--no-augment", "--weights",
-                   finished[0] / "weights.params")
+    result = train(
+        data,
+        tmp_path / "out",
+        "--max-steps",
+        "1",
+        "--no-augment",
+        "--weights",
+        finished[0] / "weights.params",
+    )
     assert result.returncode == 0, result.stderr
     first = rows(tmp_path / "out" / "train.csv")[0]
     before = rows(finished[0] / "train.csv")[0]
@@ -118,13 +171,15 @@ def test_weights_start_a_run(finished, data, tmp_path):
 
 # ---- two ranks
 
+
 def horovodrun(ranks):
     path = os.path.join(os.path.dirname(os.sys.executable), "horovodrun")
     return [path, "-np", str(ranks), "--gloo"]
 
 
 def twin_data(folder):
-    """Eight images that are four, twice, and a seed at which both ranks' shares of the first step are the same four."""
+    """Eight images that are four, twice, and a seed at which both ranks' shares of the first step
+    are the same four."""
     source = tiny_data(folder / "source", train_images=8, val_images=2)
     path = os.path.join(source, "annotations", "bbox_only_instances_train2017.json")
     with open(path) as file:
@@ -136,32 +191,54 @@ def twin_data(folder):
         for place, image in enumerate(originals):
             number = copy * 4 + place + 1
             name = f"twin{number}.jpg"
-            shutil.copy(os.path.join(source, "train2017", image["file_name"]), os.path.join(source, "train2017", name))
+            shutil.copy(
+                os.path.join(source, "train2017", image["file_name"]),
+                os.path.join(source, "train2017", name),
+            )
             images.append(dict(image, id=number, file_name=name))
-            annotations += [dict(row, image_id=number, id=100 * number + row["id"])
-                            for row in content["annotations"] if row["image_id"] == image["id"]]
+            annotations += [
+                dict(row, image_id=number, id=100 * number + row["id"])
+                for row in content["annotations"]
+                if row["image_id"] == image["id"]
+            ]
     with open(path, "w") as file:
         json.dump(dict(content, images=images, annotations=annotations), file)
     dataset = load_coco(path, os.path.join(source, "train2017"))
     config = load_recipe("ssd-resnet34-shapes").with_values(batch_size=4, augment=False)
 
     def share(seed):
-        return set(next(TrainingLoader(config, dataset, None, rank=0, size=2, seed=seed)).indices % 4)
+        return set(
+            next(TrainingLoader(config, dataset, None, rank=0, size=2, seed=seed)).indices % 4
+        )
+
     seed = next(seed for seed in range(1000) if len(share(seed)) == 4)
     return source, seed
 
 
 def test_one_rank_and_two_ranks_take_the_same_first_step(tmp_path):
-    """Batch 8 on one rank, batch 4 on two, of images that give both the same BatchNorm statistics: equal losses, and
-    equal weights after the step."""
+    """Batch 8 on one rank, batch 4 on two, of images that give both the same BatchNorm statistics:
+    equal losses, and equal weights after the step."""
     data, seed = twin_data(tmp_path)
-    flags = ["--max-steps", "1", "--warmup-epochs", "0", "--no-augment", "--seed", seed, "--eval-batch-size", "2"]
+    flags = [
+        "--max-steps",
+        "1",
+        "--warmup-epochs",
+        "0",
+        "--no-augment",
+        "--seed",
+        seed,
+        "--eval-batch-size",
+        "2",
+    ]
     one = train(data, tmp_path / "one", *flags, "--batch-size", "8")
     assert one.returncode == 0, one.stderr
     two = train(data, tmp_path / "two", *flags, "--batch-size", "4", prefix=horovodrun(2))
     assert two.returncode == 0, two.stdout + two.stderr
-    losses = [[float(row[name]) for name in ("class_loss", "offset_loss")]
-              for run in ("one", "two") for row in rows(tmp_path / run / "train.csv")]
+    losses = [
+        [float(row[name]) for name in ("class_loss", "offset_loss")]
+        for run in ("one", "two")
+        for row in rows(tmp_path / run / "train.csv")
+    ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     start = build_detector(load_recipe(str(tmp_path / "one" / "recipe.yaml"))).network
     initialize(start, seed, mx.cpu())
@@ -169,16 +246,28 @@ def test_one_rank_and_two_ranks_take_the_same_first_step(tmp_path):
     for name, parameter in start._collect_params_with_prefix().items():
         before = parameter.data().asnumpy()
         one_step, two_step = (value[name].asnumpy() - before for value in weights)
-        # Rounding flips a ReLU or the choice of a hard negative here and there; a sum instead of a mean over ranks,
-        # or a rank left out, would be a difference of the size of the step itself.
+        # Rounding flips a ReLU or the choice of a hard negative here and there; a sum instead of a
+        # mean over ranks, or a rank left out, would be a difference of the size of the step itself.
         assert np.linalg.norm(two_step - one_step) <= 0.1 * np.linalg.norm(one_step), name
     assert two.stdout.count("run_stop") == 1, "rank 0 alone writes the log"
 
 
 def test_two_ranks_train_and_score_every_image_once(data, tmp_path):
-    """Six validation images on two ranks in batches of 4; every one of them in the scored file, none twice."""
-    result = train(data, tmp_path / "out", "--max-steps", "1", "--batch-size", "2", "--score-threshold", "0",
-                   "--boxes-per-image", "3", prefix=horovodrun(2))
+    """Six validation images on two ranks in batches of 4; every one of them in the scored file,
+    none twice."""
+    result = train(
+        data,
+        tmp_path / "out",
+        "--max-steps",
+        "1",
+        "--batch-size",
+        "2",
+        "--score-threshold",
+        "0",
+        "--boxes-per-image",
+        "3",
+        prefix=horovodrun(2),
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     with np.load(tmp_path / "out" / "detections-epoch-1.npz", allow_pickle=False) as arrays:
         images, counts = np.unique(arrays["image_id"], return_counts=True)

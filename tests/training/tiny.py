@@ -1,4 +1,5 @@
 """A network and a data set that train in a second."""
+
 import csv
 import os
 import subprocess
@@ -7,27 +8,68 @@ import sys
 from ssd.datasets.shapes import make_shapes
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-FLAGS = ["--recipe", "ssd-resnet34-shapes", "--device", "cpu", "--width", "0.125", "--batch-size", "4",
-         "--eval-batch-size", "4", "--data-threads", "1", "--log-interval", "1", "--seed", "3",
-         "--no-report"]
+FLAGS = [
+    "--recipe",
+    "ssd-resnet34-shapes",
+    "--device",
+    "cpu",
+    "--width",
+    "0.125",
+    "--batch-size",
+    "4",
+    "--eval-batch-size",
+    "4",
+    "--data-threads",
+    "1",
+    "--log-interval",
+    "1",
+    "--seed",
+    "3",
+    "--no-report",
+]
 
 
 def tiny_data(folder, train_images=12, val_images=6):
-    return str(make_shapes(folder, train_images=train_images, val_images=val_images, seed=5, size_range=(64, 100),
-                           report=lambda line: None))
+    return str(
+        make_shapes(
+            folder,
+            train_images=train_images,
+            val_images=val_images,
+            seed=5,
+            size_range=(64, 100),
+            report=lambda line: None,
+        )
+    )
 
 
 def ssd(*arguments, env=None, prefix=(), timeout=300, module="ssd"):
     """`python -m ssd ARGUMENTS` as a user runs it. module: another in its place."""
     environment = dict(os.environ, PYTHONPATH=ROOT, PYTHONWARNINGS="ignore", **(env or {}))
-    return subprocess.run([*prefix, sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, env=environment,
-                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(
+        [*prefix, sys.executable, "-m", module, *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
 
 
 def train(data, output, *flags, **options):
     """A run in a new folder `output`, or one that goes on."""
-    return ssd("train", *FLAGS, "--data-dir", data, "--cache-dir", os.path.join(os.path.dirname(str(output)), "cache"),
-               "--output", output, *flags, **options)
+    return ssd(
+        "train",
+        *FLAGS,
+        "--data-dir",
+        data,
+        "--cache-dir",
+        os.path.join(os.path.dirname(str(output)), "cache"),
+        "--output",
+        output,
+        *flags,
+        **options,
+    )
 
 
 def rows(path):

@@ -1,4 +1,6 @@
-"""MobileNetV2 and V3 as a detector's backbone: what ssd.model.backbones.mobilenet_specs describes."""
+"""MobileNetV2 and V3 as a detector's backbone: what ssd.model.backbones.mobilenet_specs
+describes."""
+
 from __future__ import annotations
 
 from typing import Dict, List, Tuple
@@ -27,13 +29,15 @@ class SqueezeExcitation(HybridBlock):
             self.expand = convolution(config, squeezed, channels, 1, bias=True)
 
     def hybrid_forward(self, F, x):
-        factor = F.Activation(self.reduce(F.mean(x, axis=self._axes, keepdims=True)), act_type="relu")
+        factor = F.Activation(
+            self.reduce(F.mean(x, axis=self._axes, keepdims=True)), act_type="relu"
+        )
         return F.broadcast_mul(x, F.hard_sigmoid(self.expand(factor), alpha=1 / 6, beta=0.5))
 
 
 class InvertedResidual(HybridBlock):
-    """Expansion, depthwise convolution, squeeze and excitation where the block has it, projection without an
-    activation. size: (height, width) of its input [cells]; `size`: of its output."""
+    """Expansion, depthwise convolution, squeeze and excitation where the block has it, projection
+    without an activation. size: (height, width) of its input [cells]; `size`: of its output."""
 
     def __init__(self, config: ModelConfig, block: Bottleneck, same: bool, size: Shape, **kwargs):
         super().__init__(**kwargs)
@@ -41,9 +45,20 @@ class InvertedResidual(HybridBlock):
         self.expand = self.se = None
         with self.name_scope():
             if block.hidden != block.inputs:
-                self.expand = ConvNorm(config, block.inputs, block.hidden, 1, activation=block.activation)
-            self.depthwise = ConvNorm(config, block.hidden, block.hidden, block.kernel, stride=block.stride,
-                                      depthwise=True, same=same, size=size, activation=block.activation)
+                self.expand = ConvNorm(
+                    config, block.inputs, block.hidden, 1, activation=block.activation
+                )
+            self.depthwise = ConvNorm(
+                config,
+                block.hidden,
+                block.hidden,
+                block.kernel,
+                stride=block.stride,
+                depthwise=True,
+                same=same,
+                size=size,
+                activation=block.activation,
+            )
             if block.squeeze:
                 self.se = SqueezeExcitation(config, block.hidden, block.squeeze)
             self.project = ConvNorm(config, block.hidden, block.channels, 1)
@@ -57,36 +72,56 @@ class InvertedResidual(HybridBlock):
         return (x + y if self._residual else y), hidden
 
     def parts(self) -> Dict[str, HybridBlock]:
-        return {name: part for name in ("expand", "depthwise", "se", "project")
-                for part in (getattr(self, name),) if part is not None}
+        return {
+            name: part
+            for name in ("expand", "depthwise", "se", "project")
+            for part in (getattr(self, name),)
+            if part is not None
+        }
 
 
 class MobileNet(HybridBlock):
-    """Images (B, 3 or 4, H, W), or (B, H, W, 4) with NHWC, to two maps, of a 16th and of a 32nd of the sides;
-    `channels`: those of each.
+    """Images (B, 3 or 4, H, W), or (B, H, W, 4) with NHWC, to two maps, of a 16th and of a 32nd of
+    the sides; `channels`: those of each.
 
-    The first is the output of the spec's block, or, where inner_tap, the expansion inside the next one. config's
-    frozen_stages counts the stem and then the blocks.
+    The first is the output of the spec's block, or, where inner_tap, the expansion inside the next
+    one. config's frozen_stages counts the stem and then the blocks.
     """
 
     def __init__(self, config: ModelConfig, spec: MobileNetSpec, inner_tap: bool):
         super().__init__(prefix=spec.prefix)
-        blocks = list(mobilenet_specs.scaled_blocks(spec, lambda channels: scaled(channels, config)))
+        blocks = list(
+            mobilenet_specs.scaled_blocks(spec, lambda channels: scaled(channels, config))
+        )
         if config.frozen_stages:
-            raise UserError(f"frozen_stages: {config.frozen_stages}, but {spec.name} is trained whole here")
+            raise UserError(
+                f"frozen_stages: {config.frozen_stages}, but {spec.name} is trained whole here"
+            )
         self.layout, self._tap, self._inner_tap = config.layout, spec.tap, inner_tap
         size = tuple(config.image_size)
         with self.name_scope():
-            self.stem = ConvNorm(config, input_channels(config), scaled(spec.stem, config), 3, stride=2, size=size,
-                                 activation=spec.activation)
+            self.stem = ConvNorm(
+                config,
+                input_channels(config),
+                scaled(spec.stem, config),
+                3,
+                stride=2,
+                size=size,
+                activation=spec.activation,
+            )
             size = self.stem.size
             self.blocks = nn.HybridSequential(prefix="")
             for block in blocks:
-                self.blocks.add(InvertedResidual(config, block, spec.same, size, prefix=f"block{block.number}_"))
+                self.blocks.add(
+                    InvertedResidual(config, block, spec.same, size, prefix=f"block{block.number}_")
+                )
                 size = self.blocks[-1].size
             last = scaled(spec.last, config)
             self.last = ConvNorm(config, blocks[-1].channels, last, 1, activation=spec.activation)
-        self.channels = [blocks[spec.tap].hidden if inner_tap else blocks[spec.tap - 1].channels, last]
+        self.channels = [
+            blocks[spec.tap].hidden if inner_tap else blocks[spec.tap - 1].channels,
+            last,
+        ]
 
     @property
     def conv1(self):
@@ -124,7 +159,13 @@ class MobileNet(HybridBlock):
 
 def mobilenet(config: ModelConfig) -> MobileNet:
     """The one that model.backbone names, as model.features wants it."""
-    return MobileNet(config, mobilenet_specs.SPECS[config.backbone], inner_tap=config.features == "ssdlite_blocks")
+    return MobileNet(
+        config,
+        mobilenet_specs.SPECS[config.backbone],
+        inner_tap=config.features == "ssdlite_blocks",
+    )
 
 
-assert set(ACTIVATIONS) >= {block.activation for spec in mobilenet_specs.SPECS.values() for block in spec.blocks}
+assert set(ACTIVATIONS) >= {
+    block.activation for spec in mobilenet_specs.SPECS.values() for block in spec.blocks
+}

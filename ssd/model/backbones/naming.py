@@ -1,9 +1,10 @@
-"""What torchvision and MindCV call a backbone's tensors, which have torchvision's ResNet names here, or names by
-structure (ssd.model.backbones.mobilenet_specs).
+"""What torchvision and MindCV call a backbone's tensors, which have torchvision's ResNet names
+here, or names by structure (ssd.model.backbones.mobilenet_specs).
 
-Read off torchvision 0.15 (models/mobilenetv2.py, mobilenetv3.py) and MindCV 0.3.0 (models/mobilenetv2.py,
-mobilenetv3.py, resnet.py; features.py for `flat`).
+Read off torchvision 0.15 (models/mobilenetv2.py, mobilenetv3.py) and MindCV 0.3.0
+(models/mobilenetv2.py, mobilenetv3.py, resnet.py; features.py for `flat`).
 """
+
 from __future__ import annotations
 
 from typing import Dict, Iterable, Iterator, Tuple
@@ -11,44 +12,67 @@ from typing import Dict, Iterable, Iterator, Tuple
 from ssd.model.backbones import mobilenet_specs, resnet_specs
 from ssd.model.backbones.mobilenet_specs import MobileNetSpec
 
-NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+NORM = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_variance",
+}
 STATISTIC = ".running_var"
 # What is left of a training run in a MindSpore checkpoint beside the network.
-STATE = {"global_step", "learning_rate", "momentum", "weight_decay", "epoch_num", "step_num", "scale_sense",
-         "current_iterator_step", "last_overflow_iterator_step"}
-MOMENTS = "moments."    # of the optimizer, before a parameter's name
+STATE = {
+    "global_step",
+    "learning_rate",
+    "momentum",
+    "weight_decay",
+    "epoch_num",
+    "step_num",
+    "scale_sense",
+    "current_iterator_step",
+    "last_overflow_iterator_step",
+}
+MOMENTS = "moments."  # of the optimizer, before a parameter's name
 
 
 def torchvision_names(backbone: str) -> Dict[str, str]:
-    """{our name: torchvision's} of the tensors that it calls otherwise; the classifier's are the same."""
+    """{our name: torchvision's} of the tensors that it calls otherwise; the classifier's are the
+    same."""
     if backbone in resnet_specs.SPECS:
         return {}
     spec = mobilenet_specs.SPECS[backbone]
-    return _named(spec, _torchvision_v2(spec) if backbone == "mobilenet_v2" else _torchvision_v3(spec))
+    return _named(
+        spec, _torchvision_v2(spec) if backbone == "mobilenet_v2" else _torchvision_v3(spec)
+    )
 
 
 def mindcv_names(backbone: str, gamma: bool = True, flat: bool = False) -> Dict[str, str]:
-    """The same for MindCV. gamma: BatchNorm's vectors have MindSpore's names, else PyTorch's, as mindspore.mint has
-    them. flat: as in a detector, which has the layers of `features` for its own."""
+    """The same for MindCV. gamma: BatchNorm's vectors have MindSpore's names, else PyTorch's, as
+    mindspore.mint has them. flat: as in a detector, which has the layers of `features` for its own.
+    """
     if backbone in resnet_specs.SPECS:
-        names = {name: name.replace("downsample", "down_sample").replace("fc.", "classifier.")
-                 for name in resnet_specs.whole_shapes(backbone)}
+        names = {
+            name: name.replace("downsample", "down_sample").replace("fc.", "classifier.")
+            for name in resnet_specs.whole_shapes(backbone)
+        }
     else:
         spec = mobilenet_specs.SPECS[backbone]
         names = _named(spec, _mindcv(spec))
     if flat:
-        names = {ours: theirs.replace("features.", "features_", 1) for ours, theirs in names.items()}
+        names = {
+            ours: theirs.replace("features.", "features_", 1) for ours, theirs in names.items()
+        }
     return with_gamma(names) if gamma else names
 
 
 def with_gamma(names: Dict[str, str]) -> Dict[str, str]:
-    """`names` ({ours: theirs}), the vectors of each BatchNorm by MindSpore's names. That a layer is one, its variance
-    among `names` tells."""
-    norms = {name[:-len(STATISTIC)] for name in names if name.endswith(STATISTIC)}
+    """`names` ({ours: theirs}), the vectors of each BatchNorm by MindSpore's names. That a layer is
+    one, its variance among `names` tells."""
+    norms = {name[: -len(STATISTIC)] for name in names if name.endswith(STATISTIC)}
 
     def spelled(ours: str, theirs: str) -> str:
         layer, _, part = theirs.rpartition(".")
         return f"{layer}.{NORM[part]}" if ours.rpartition(".")[0] in norms else theirs
+
     return {ours: spelled(ours, theirs) for ours, theirs in names.items()}
 
 
@@ -58,11 +82,15 @@ def has_gamma(names: Iterable[str]) -> bool:
 
 
 def without_state(tensors: Dict, prefix: str = "") -> Dict:
-    """A MindSpore checkpoint's tensors without what an optimizer and a training loop leave there, and without `prefix`
-    before the others."""
-    kept = {name: tensor for name, tensor in tensors.items() if name not in STATE and not name.startswith(MOMENTS)}
+    """A MindSpore checkpoint's tensors without what an optimizer and a training loop leave there,
+    and without `prefix` before the others."""
+    kept = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name not in STATE and not name.startswith(MOMENTS)
+    }
     while prefix and kept and all(name.startswith(prefix) for name in kept):
-        kept = {name[len(prefix):]: tensor for name, tensor in kept.items()}
+        kept = {name[len(prefix) :]: tensor for name, tensor in kept.items()}
     return kept
 
 
@@ -98,8 +126,10 @@ def _mindcv(spec: MobileNetSpec) -> Layers:
         within, index = f"features.{block.number + 2}.layers", 0
         for part in _parts(block):
             if part == "se":
-                yield f"block{block.number}.se", tuple(f"{within}.{index}.{end}"
-                                                       for end in ("conv_reduce", "conv_expand"))
+                yield (
+                    f"block{block.number}.se",
+                    tuple(f"{within}.{index}.{end}" for end in ("conv_reduce", "conv_expand")),
+                )
                 index += 1
             else:
                 yield f"block{block.number}.{part}", (f"{within}.{index}", f"{within}.{index + 1}")
@@ -108,8 +138,12 @@ def _mindcv(spec: MobileNetSpec) -> Layers:
 
 
 def _parts(block) -> Tuple[str, ...]:
-    return (("expand",) if block.hidden != block.inputs else ()) + ("depthwise",) + \
-        (("se",) if block.squeeze else ()) + ("project",)
+    return (
+        (("expand",) if block.hidden != block.inputs else ())
+        + ("depthwise",)
+        + (("se",) if block.squeeze else ())
+        + ("project",)
+    )
 
 
 def _named(spec: MobileNetSpec, layers: Layers) -> Dict[str, str]:

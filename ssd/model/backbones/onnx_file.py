@@ -1,5 +1,6 @@
-"""A detector's backbone as an ONNX file, BatchNorm unfused. Tensors have torchvision's names for a ResNet, names by
-structure (ssd.model.backbones.mobilenet_specs) for a MobileNet."""
+"""A detector's backbone as an ONNX file, BatchNorm unfused. Tensors have torchvision's names for a
+ResNet, names by structure (ssd.model.backbones.mobilenet_specs) for a MobileNet."""
+
 from __future__ import annotations
 
 import sys
@@ -18,19 +19,25 @@ def _say(message: str) -> None:
     print(message, file=sys.stderr)
 
 
-def check_backbone_tensors(tensors: Mapping[str, np.ndarray], backbone: str, source: str = "backbone",
-                           say: Callable[[str], None] = _say, pyramid: bool = False,
-                           names_of: Callable[[str], Dict[str, str]] = lambda backbone: {}) -> Dict[str, np.ndarray]:
-    """The tensors of the backbone of that name, SSD's or a feature pyramid's, in the order of its file, by our names,
-    float32, shapes as there.
+def check_backbone_tensors(
+    tensors: Mapping[str, np.ndarray],
+    backbone: str,
+    source: str = "backbone",
+    say: Callable[[str], None] = _say,
+    pyramid: bool = False,
+    names_of: Callable[[str], Dict[str, str]] = lambda backbone: {},
+) -> Dict[str, np.ndarray]:
+    """The tensors of the backbone of that name, SSD's or a feature pyramid's, in the order of its
+    file, by our names, float32, shapes as there.
 
-    tensors: {name: array}, of the backbone or of the whole network. Its classifier, with SSD a ResNet's layer4, and
-    BatchNorm's counters num_batches_tracked are no part of the backbone: with their right shapes they are
-    dropped, and `say` gets a line about all but the counters. `source` begins every message. names_of: of a backbone
-    {our name: the file's} where a file has others (ssd.model.backbones.naming).
+    tensors: {name: array}, of the backbone or of the whole network. Its classifier, with SSD a
+    ResNet's layer4, and BatchNorm's counters num_batches_tracked are no part of the backbone: with
+    their right shapes they are dropped, and `say` gets a line about all but the counters. `source`
+    begins every message. names_of: of a backbone {our name: the file's} where a file has others
+    (ssd.model.backbones.naming).
 
-    Raises UserError, naming the tensor, for one that is missing or unexpected, has another shape or type than
-    float32, or holds NaN, infinity or a negative running variance.
+    Raises UserError, naming the tensor, for one that is missing or unexpected, has another shape or
+    type than float32, or holds NaN, infinity or a negative running variance.
     """
     names, file = names_of(backbone), backbone_file(backbone, pyramid)
     needed = {names.get(name, name): name for name in file.needed}
@@ -46,16 +53,19 @@ def check_backbone_tensors(tensors: Mapping[str, np.ndarray], backbone: str, sou
         counter = name.endswith(".num_batches_tracked")
         # A counter is a scalar in PyTorch; some exporters write it as one element.
         if tuple(tensor.shape) != known[name] and not (counter and tensor.size == 1):
-            raise UserError(f"{source}: tensor {name} has shape {tuple(tensor.shape)} "
-                            f"instead of {known[name]}")
+            raise UserError(
+                f"{source}: tensor {name} has shape {tuple(tensor.shape)} instead of {known[name]}"
+            )
         if name not in needed and not counter:
             dropped.append(name)
     missing = [name for name in needed if name not in tensors]
     if missing:
         whole = pyramid and all(name.startswith("layer4.") for name in missing)
-        raise UserError(f"{source}: missing tensor {missing[0]}"
-                        + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
-                        + ("; made for SSD; scripts/get_backbone.sh --pyramid keeps layer4" if whole else ""))
+        raise UserError(
+            f"{source}: missing tensor {missing[0]}"
+            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+            + ("; made for SSD; scripts/get_backbone.sh --pyramid keeps layer4" if whole else "")
+        )
     for name, ours in needed.items():
         tensor = tensors[name]
         if tensor.dtype != np.float32:
@@ -66,33 +76,50 @@ def check_backbone_tensors(tensors: Mapping[str, np.ndarray], backbone: str, sou
             raise UserError(f"{source}: tensor {name} holds a negative variance")
     if dropped:
         parts = sorted({name.split(".")[0] for name in dropped})
-        say(f"{source}: {' and '.join(parts)} ({len(dropped)} tensors) dropped: "
-            f"the detector's backbone ends at {file.end}")
+        say(
+            f"{source}: {' and '.join(parts)} ({len(dropped)} tensors) dropped: "
+            f"the detector's backbone ends at {file.end}"
+        )
     return {ours: tensors[name] for name, ours in needed.items()}
 
 
 def _check_network(tensors: Mapping[str, np.ndarray], backbone: str, source: str, names_of) -> None:
-    """UserError where the tensors' names and shapes are those of another backbone that is known here."""
+    """UserError where the tensors' names and shapes are those of another backbone that is known
+    here."""
+
     def fits(other):
         names = names_of(other)
-        return all(names.get(name, name) in tensors and shape == tuple(tensors[names.get(name, name)].shape)
-                   for name, shape in backbone_file(other).needed.items())
+        return all(
+            names.get(name, name) in tensors
+            and shape == tuple(tensors[names.get(name, name)].shape)
+            for name, shape in backbone_file(other).needed.items()
+        )
+
     other = [] if fits(backbone) else [name for name in NAMES if name != backbone and fits(name)]
     if other:
         raise UserError(f"{source}: the weights of {other[0]}, not of {backbone}")
 
 
-def write_backbone(state_dict: Mapping[str, np.ndarray], path: str, backbone: str, source: str = "backbone",
-                   say: Callable[[str], None] = _say, pyramid: bool = False, same_pool: bool = False,
-                   names_of: Callable[[str], Dict[str, str]] = lambda backbone: {}) -> None:
-    """Write a detector's backbone to `path`; an older file there is replaced only by a whole new one.
+def write_backbone(
+    state_dict: Mapping[str, np.ndarray],
+    path: str,
+    backbone: str,
+    source: str = "backbone",
+    say: Callable[[str], None] = _say,
+    pyramid: bool = False,
+    same_pool: bool = False,
+    names_of: Callable[[str], Dict[str, str]] = lambda backbone: {},
+) -> None:
+    """Write a detector's backbone to `path`; an older file there is replaced only by a whole new
+    one.
 
-    state_dict, backbone, source, say, pyramid, names_of: as for check_backbone_tensors, whose errors come before
-    anything is written. The graph: input "images" (N, 3, H, W) float32, RGB normalised with ImageNet's mean and
-    standard deviation; N, H, W are free. A ResNet's output "features" (N, C, ceil(H/8), ceil(W/8)): 300x300 pixels give
-    38x38; C is 256 for ResNet-34, 1024 for ResNet-50. A pyramid's has "features2" to "features4", of an eighth to a
-    32nd; same_pool: its max-pooling pads as MindCV's. A MobileNet's has the maps that some detector works on, of a 16th
-    and a 32nd, named by block.
+    state_dict, backbone, source, say, pyramid, names_of: as for check_backbone_tensors, whose
+    errors come before anything is written. The graph: input "images" (N, 3, H, W) float32, RGB
+    normalised with ImageNet's mean and standard deviation; N, H, W are free. A ResNet's output
+    "features" (N, C, ceil(H/8), ceil(W/8)): 300x300 pixels give 38x38; C is 256 for ResNet-34, 1024
+    for ResNet-50. A pyramid's has "features2" to "features4", of an eighth to a 32nd; same_pool:
+    its max-pooling pads as MindCV's. A MobileNet's has the maps that some detector works on, of a
+    16th and a 32nd, named by block.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -100,15 +127,28 @@ def write_backbone(state_dict: Mapping[str, np.ndarray], path: str, backbone: st
     tensors = check_backbone_tensors(state_dict, backbone, source, say, pyramid, names_of)
     file = backbone_file(backbone, pyramid, same_pool)
     graph = helper.make_graph(
-        file.nodes(helper), file.title,
+        file.nodes(helper),
+        file.title,
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, "H", "W"])],
-        [helper.make_tensor_value_info(output.name, TensorProto.FLOAT, ["N", output.channels, f"H{output.divisor}",
-                                                                        f"W{output.divisor}"])
-         for output in file.outputs],
-        initializer=[numpy_helper.from_array(np.ascontiguousarray(tensor), name)
-                     for name, tensor in tensors.items()])
-    model = helper.make_model(graph, producer_name="ssd-benchmark", ir_version=IR_VERSION,
-                              opset_imports=[helper.make_opsetid("", OPSET)])
+        [
+            helper.make_tensor_value_info(
+                output.name,
+                TensorProto.FLOAT,
+                ["N", output.channels, f"H{output.divisor}", f"W{output.divisor}"],
+            )
+            for output in file.outputs
+        ],
+        initializer=[
+            numpy_helper.from_array(np.ascontiguousarray(tensor), name)
+            for name, tensor in tensors.items()
+        ],
+    )
+    model = helper.make_model(
+        graph,
+        producer_name="ssd-benchmark",
+        ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+    )
     onnx.checker.check_model(model, full_check=True)
     with write_errors(path, path):
         replace_file(path, model.SerializeToString())
@@ -117,7 +157,8 @@ def write_backbone(state_dict: Mapping[str, np.ndarray], path: str, backbone: st
 def read_initializers(path: str) -> Dict[str, np.ndarray]:
     """{name: array} of the weights inside an ONNX file, of whatever network, in the file's order.
 
-    Raises UserError for a file that is not ONNX, holds no weights, or keeps some of them in other files.
+    Raises UserError for a file that is not ONNX, holds no weights, or keeps some of them in other
+    files.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -145,7 +186,9 @@ def read_initializers(path: str) -> Dict[str, np.ndarray]:
     return tensors
 
 
-def read_backbone(path: str, backbone: str, say: Callable[[str], None] = _say,
-                  pyramid: bool = False) -> Dict[str, np.ndarray]:
-    """read_initializers and check_backbone_tensors in one: the tensors of an ONNX file of that backbone."""
+def read_backbone(
+    path: str, backbone: str, say: Callable[[str], None] = _say, pyramid: bool = False
+) -> Dict[str, np.ndarray]:
+    """read_initializers and check_backbone_tensors in one: the tensors of an ONNX file of that
+    backbone."""
     return check_backbone_tensors(read_initializers(path), backbone, path, say, pyramid)

@@ -1,4 +1,5 @@
 """ResNets as a detector's backbone: what ssd.model.backbones.resnet_specs describes."""
+
 from __future__ import annotations
 
 from typing import Dict, List
@@ -7,16 +8,17 @@ from mxnet.gluon import HybridBlock, nn
 from mxnet.gluon.parameter import Parameter
 
 from ssd.config import ModelConfig
-from ssd.sections import PYRAMIDS
 from ssd.errors import UserError
 from ssd.model.backbones import resnet_specs
 from ssd.model.backbones.resnet_specs import Block, ResNetSpec
 from ssd.model.conv_norm import pad_end, same_padding
 from ssd.model.layers import convolution_and_norm, input_channels, normalised, scaled
+from ssd.model_sections import PYRAMIDS
 
 
 class ResidualBlock(HybridBlock):
-    """Convolutions, each with BatchNorm, and a shortcut, with a 1x1 convolution in it where the shape changes."""
+    """Convolutions, each with BatchNorm, and a shortcut, with a 1x1 convolution in it where the
+    shape changes."""
 
     def __init__(self, config: ModelConfig, block: Block, frozen: bool, **kwargs):
         super().__init__(**kwargs)
@@ -31,60 +33,99 @@ class ResidualBlock(HybridBlock):
                 self.downsample, self.downsample_bn = _convolution(config, block.shortcut, frozen)
 
     def hybrid_forward(self, F, x):
-        shortcut = x if self.downsample is None else normalised(self.downsample, self.downsample_bn, x)
+        shortcut = (
+            x if self.downsample is None else normalised(self.downsample, self.downsample_bn, x)
+        )
         *first, last = self._spec.convolutions
         for layer in first:
-            x = F.Activation(normalised(getattr(self, layer.name), getattr(self, layer.norm), x), act_type="relu")
-        return F.Activation(normalised(getattr(self, last.name), getattr(self, last.norm), x) + shortcut,
-                            act_type="relu")
+            x = F.Activation(
+                normalised(getattr(self, layer.name), getattr(self, layer.norm), x), act_type="relu"
+            )
+        return F.Activation(
+            normalised(getattr(self, last.name), getattr(self, last.norm), x) + shortcut,
+            act_type="relu",
+        )
 
     def torchvision_layers(self) -> Dict[str, HybridBlock]:
-        layers = {name: getattr(self, name) for layer in self._spec.convolutions for name in (layer.name, layer.norm)}
+        layers = {
+            name: getattr(self, name)
+            for layer in self._spec.convolutions
+            for name in (layer.name, layer.norm)
+        }
         if self.downsample is not None:
             layers.update({"downsample.0": self.downsample, "downsample.1": self.downsample_bn})
         return layers
 
 
 def _convolution(config: ModelConfig, layer: resnet_specs.Convolution, frozen: bool):
-    return convolution_and_norm(config, layer.in_channels, layer.channels, layer.kernel, stride=layer.stride,
-                                pad=layer.kernel // 2, groups=layer.groups, frozen=frozen)
+    return convolution_and_norm(
+        config,
+        layer.in_channels,
+        layer.channels,
+        layer.kernel,
+        stride=layer.stride,
+        pad=layer.kernel // 2,
+        groups=layer.groups,
+        frozen=frozen,
+    )
 
 
 class ResNet(HybridBlock):
-    """Images (B, 3 or 4, H, W), or (B, H, W, 4) with NHWC, to the maps of the stages that `spec` taps, their sides
-    rounded up at each halving; `channels`: those of each.
+    """Images (B, 3 or 4, H, W), or (B, H, W, 4) with NHWC, to the maps of the stages that `spec`
+    taps, their sides rounded up at each halving; `channels`: those of each.
 
-    The prefix, and through it the names of ResNet-34's parameters, are those that the compliance checker's rule set
-    expects. Of frozen stages neither weights nor BatchNorm's statistics change, and no gradient goes through them.
+    The prefix, and through it the names of ResNet-34's parameters, are those that the compliance
+    checker's rule set expects. Of frozen stages neither weights nor BatchNorm's statistics change,
+    and no gradient goes through them.
     """
 
     def __init__(self, config: ModelConfig, spec: ResNetSpec):
         super().__init__(prefix=spec.prefix)
         kept, self._taps = spec.kept, spec.taps
         if config.frozen_stages > 1 + len(kept):
-            raise UserError(f"frozen_stages: {config.frozen_stages}, but {spec.name} has the stem and {len(kept)} "
-                            "stages here")
+            raise UserError(
+                f"frozen_stages: {config.frozen_stages}, but {spec.name} has the stem and "
+                f"{len(kept)} stages here"
+            )
         self.layout = config.layout
         width = scaled(resnet_specs.STEM_CHANNELS, config)
         with self.name_scope():
-            self.conv1, self.bn1 = convolution_and_norm(config, input_channels(config), width, 7, stride=2, pad=3,
-                                                        frozen=config.frozen_stages > 0)
-            # MindCV's pyramid pads as TensorFlow does. Zeros will do: what is pooled is not negative.
-            pads = [same_padding(-(-side // 2), 3, 2) for side in config.image_size] \
-                if config.features == "norm_pyramid" else [(1, 1)] * 2
+            self.conv1, self.bn1 = convolution_and_norm(
+                config,
+                input_channels(config),
+                width,
+                7,
+                stride=2,
+                pad=3,
+                frozen=config.frozen_stages > 0,
+            )
+            # MindCV's pyramid pads as TensorFlow does. Zeros will do: what is pooled is not
+            # negative.
+            pads = (
+                [same_padding(-(-side // 2), 3, 2) for side in config.image_size]
+                if config.features == "norm_pyramid"
+                else [(1, 1)] * 2
+            )
             self._pad_end = tuple(after - before for before, after in pads)
-            self.maxpool = nn.MaxPool2D(3, 2, tuple(before for before, _ in pads), layout=config.layout)
+            self.maxpool = nn.MaxPool2D(
+                3, 2, tuple(before for before, _ in pads), layout=config.layout
+            )
             self.stages = nn.HybridSequential(prefix="")
             for number in range(1, len(kept) + 1):
                 self.stages.add(nn.HybridSequential(prefix=f"stage{number}_"))
-            for number, block in resnet_specs.blocks(spec, kept, lambda channels: scaled(channels, config)):
+            for number, block in resnet_specs.blocks(
+                spec, kept, lambda channels: scaled(channels, config)
+            ):
                 stage = self.stages[number - 1]
                 with stage.name_scope():
-                    stage.add(ResidualBlock(config, block, config.frozen_stages > number, prefix=""))
+                    stage.add(
+                        ResidualBlock(config, block, config.frozen_stages > number, prefix="")
+                    )
         self.channels = [scaled(kept[number - 1].channels, config) for number in spec.taps]
         self._frozen_stages = config.frozen_stages
-        frozen = [self.conv1, self.bn1][:2 * bool(config.frozen_stages)] + \
-            [self.stages[number] for number in range(max(0, config.frozen_stages - 1))]
+        frozen = [self.conv1, self.bn1][: 2 * bool(config.frozen_stages)] + [
+            self.stages[number] for number in range(max(0, config.frozen_stages - 1))
+        ]
         for part in frozen:
             part.collect_params().setattr("grad_req", "null")
 
@@ -105,18 +146,28 @@ class ResNet(HybridBlock):
         return list(maps) if isinstance(maps, (list, tuple)) else [maps]
 
     def torchvision_parameters(self) -> Dict[str, Parameter]:
-        """torchvision's tensor name -> parameter. Shapes agree but for NHWC (OIHW there, OHWI here) and a padded
-        input channel."""
+        """torchvision's tensor name -> parameter. Shapes agree but for NHWC (OIHW there, OHWI here)
+        and a padded input channel."""
         layers = {"conv1": self.conv1, "bn1": self.bn1}
         for number, stage in enumerate(self.stages, start=1):
             for index, block in enumerate(stage):
-                layers.update({f"layer{number}.{index}.{name}": layer
-                               for name, layer in block.torchvision_layers().items()})
+                layers.update(
+                    {
+                        f"layer{number}.{index}.{name}": layer
+                        for name, layer in block.torchvision_layers().items()
+                    }
+                )
         result = {}
         for name, layer in layers.items():
             if isinstance(layer, nn.BatchNorm):
-                result.update({f"{name}.weight": layer.gamma, f"{name}.bias": layer.beta,
-                               f"{name}.running_mean": layer.running_mean, f"{name}.running_var": layer.running_var})
+                result.update(
+                    {
+                        f"{name}.weight": layer.gamma,
+                        f"{name}.bias": layer.beta,
+                        f"{name}.running_mean": layer.running_mean,
+                        f"{name}.running_var": layer.running_var,
+                    }
+                )
             else:
                 result[f"{name}.weight"] = layer.weight
         return result

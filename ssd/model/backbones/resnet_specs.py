@@ -1,11 +1,14 @@
-"""The ResNets of this project as plain numbers: what the network, its weight files and their graphs are made from.
+"""The ResNets of this project as plain numbers: what the network, its weight files and their graphs
+are made from.
 
-Structure: torchvision's ResNets (He et al., 2015, table 1; the 50-layer ones with the stride in the 3x3 convolution,
-"v1.5"; ResNeXt: Xie et al., 2017, table 1). SSD keeps them up to layer3, whose first block has stride 1, as the PyTorch
-reference of MLPerf Training v1.1 (base_model.py) and, of ResNet-50, uvipen/SSD-pytorch do. A feature pyramid takes the
-whole of them, and their maps of an eighth, a sixteenth and a 32nd of the image's sides, as the PyTorch reference of
-MLPerf Training v2.0 to v5.1 does.
+Structure: torchvision's ResNets (He et al., 2015, table 1; the 50-layer ones with the stride in the
+3x3 convolution, "v1.5"; ResNeXt: Xie et al., 2017, table 1). SSD keeps them up to layer3, whose
+first block has stride 1, as the PyTorch reference of MLPerf Training v1.1 (base_model.py) and, of
+ResNet-50, uvipen/SSD-pytorch do. A feature pyramid takes the whole of them, and their maps of an
+eighth, a sixteenth and a 32nd of the image's sides, as the PyTorch reference of MLPerf Training
+v2.0 to v5.1 does.
 """
+
 from __future__ import annotations
 
 import math
@@ -16,16 +19,20 @@ IMAGENET_CLASSES = 1000
 
 
 class Stage(NamedTuple):
-    """blocks: how many; channels: of its output; stride: of its first block, None where the stage is dropped."""
+    """blocks: how many; channels: of its output; stride: of its first block, None where the stage
+    is dropped."""
+
     blocks: int
     channels: int
     stride: Optional[int]
 
 
 class ResNetSpec(NamedTuple):
-    """name: torchvision's. expansion: channels of a block's output over those of its 3x3 convolution; 1 is the basic
-    block of two 3x3 convolutions, others are bottlenecks. prefix: of the network's parameters. groups: of the 3x3
-    convolutions. taps: the stages (from 1) whose outputs the detector works on."""
+    """name: torchvision's. expansion: channels of a block's output over those of its 3x3
+    convolution; 1 is the basic block of two 3x3 convolutions, others are bottlenecks. prefix: of
+    the network's parameters. groups: of the 3x3 convolutions. taps: the stages (from 1) whose
+    outputs the detector works on."""
+
     name: str
     expansion: int
     stages: Tuple[Stage, ...]
@@ -40,8 +47,9 @@ class ResNetSpec(NamedTuple):
 
 
 class Convolution(NamedTuple):
-    """A convolution without bias and the BatchNorm after it, by torchvision's names within its block. groups: in which
-    its channels are convolved apart."""
+    """A convolution without bias and the BatchNorm after it, by torchvision's names within its
+    block. groups: in which its channels are convolved apart."""
+
     name: str
     norm: str
     in_channels: int
@@ -53,6 +61,7 @@ class Convolution(NamedTuple):
 
 class Block(NamedTuple):
     """A residual block: its convolutions in order, and the one on its shortcut or None."""
+
     name: str
     convolutions: Tuple[Convolution, ...]
     shortcut: Optional[Convolution]
@@ -60,12 +69,26 @@ class Block(NamedTuple):
 
 # With SSD, but for ResNeXt, which is a pyramid's alone.
 SPECS: Dict[str, ResNetSpec] = {
-    "resnet34": ResNetSpec("resnet34", 1, (Stage(3, 64, 1), Stage(4, 128, 2), Stage(6, 256, 1), Stage(3, 512, None)),
-                           "resnetmlperf0_"),    # a prefix that the compliance checker's rule set expects
-    "resnet50": ResNetSpec("resnet50", 4, (Stage(3, 256, 1), Stage(4, 512, 2), Stage(6, 1024, 1),
-                                           Stage(3, 2048, None)), "resnet50_"),
-    "resnext50_32x4d": ResNetSpec("resnext50_32x4d", 2, (Stage(3, 256, 1), Stage(4, 512, 2), Stage(6, 1024, 2),
-                                                         Stage(3, 2048, 2)), "resnext50_", 32, (2, 3, 4)),
+    "resnet34": ResNetSpec(
+        "resnet34",
+        1,
+        (Stage(3, 64, 1), Stage(4, 128, 2), Stage(6, 256, 1), Stage(3, 512, None)),
+        "resnetmlperf0_",
+    ),  # a prefix that the compliance checker's rule set expects
+    "resnet50": ResNetSpec(
+        "resnet50",
+        4,
+        (Stage(3, 256, 1), Stage(4, 512, 2), Stage(6, 1024, 1), Stage(3, 2048, None)),
+        "resnet50_",
+    ),
+    "resnext50_32x4d": ResNetSpec(
+        "resnext50_32x4d",
+        2,
+        (Stage(3, 256, 1), Stage(4, 512, 2), Stage(6, 1024, 2), Stage(3, 2048, 2)),
+        "resnext50_",
+        32,
+        (2, 3, 4),
+    ),
 }
 
 
@@ -74,7 +97,9 @@ def spec_of(name: str, pyramid: bool = False) -> ResNetSpec:
     spec = SPECS[name]
     if not pyramid:
         return spec
-    stages = tuple(stage._replace(stride=1 if number == 0 else 2) for number, stage in enumerate(spec.stages))
+    stages = tuple(
+        stage._replace(stride=1 if number == 0 else 2) for number, stage in enumerate(spec.stages)
+    )
     return spec._replace(stages=stages, taps=(2, 3, 4))
 
 
@@ -82,36 +107,53 @@ def stem(spec: ResNetSpec, channels: int = STEM_CHANNELS) -> Convolution:
     return Convolution("conv1", "bn1", 3, channels, 7, 2)
 
 
-def blocks(spec: ResNetSpec, stages: Tuple[Stage, ...],
-           scaled=lambda channels: channels) -> Iterator[Tuple[int, Block]]:
-    """(number of the stage from 1, Block) of the stages, in order. scaled: the channels of a narrower network."""
+def blocks(
+    spec: ResNetSpec, stages: Tuple[Stage, ...], scaled=lambda channels: channels
+) -> Iterator[Tuple[int, Block]]:
+    """(number of the stage from 1, Block) of the stages, in order. scaled: the channels of a
+    narrower network."""
     channels = scaled(STEM_CHANNELS)
     for number, stage in enumerate(stages, start=1):
         out, middle = scaled(stage.channels), scaled(stage.channels // spec.expansion)
         groups = spec.groups
         if groups > 1 and middle * spec.expansion < stage.channels:
-            # A narrower ResNeXt has fewer groups, of 16 channels at least: smaller ones are slow to train on AVX-512,
-            # see ssd.model.layers.ScaledConv2D.
-            groups = math.gcd(middle, max(1, min(groups * middle * spec.expansion // stage.channels, middle // 16)))
+            # A narrower ResNeXt has fewer groups, of 16 channels at least: smaller ones are slow to
+            # train on AVX-512, see ssd.model.layers.ScaledConv2D.
+            groups = math.gcd(
+                middle,
+                max(1, min(groups * middle * spec.expansion // stage.channels, middle // 16)),
+            )
         for index in range(stage.blocks):
-            # A stage that SSD drops is described for its tensors' shapes alone, for which no stride counts.
+            # A stage that SSD drops is described for its tensors' shapes alone, for which no stride
+            # counts.
             stride = (stage.stride or 1) if index == 0 else 1
             if spec.expansion == 1:
                 parts = ((channels, out, 3, stride), (out, out, 3, 1))
             else:
-                parts = ((channels, middle, 1, 1), (middle, middle, 3, stride, groups), (middle, out, 1, 1))
-            convolutions = tuple(Convolution(f"conv{place}", f"bn{place}", *part)
-                                 for place, part in enumerate(parts, start=1))
-            # torchvision has one where its own shape or stride changes, which the channels alone tell here.
+                parts = (
+                    (channels, middle, 1, 1),
+                    (middle, middle, 3, stride, groups),
+                    (middle, out, 1, 1),
+                )
+            convolutions = tuple(
+                Convolution(f"conv{place}", f"bn{place}", *part)
+                for place, part in enumerate(parts, start=1)
+            )
+            # torchvision has one where its own shape or stride changes, which the channels alone
+            # tell here.
             needed = index == 0 and (channels != out or stride != 1)
-            shortcut = Convolution("downsample.0", "downsample.1", channels, out, 1, stride) if needed else None
+            shortcut = (
+                Convolution("downsample.0", "downsample.1", channels, out, 1, stride)
+                if needed
+                else None
+            )
             yield number, Block(f"layer{number}.{index}", convolutions, shortcut)
             channels = out
 
 
 def backbone_shapes(name: str, pyramid: bool = False) -> Dict[str, Tuple[int, ...]]:
-    """{torchvision's name: shape} of every tensor that the detector keeps of the backbone `name`, convolutions as
-    OIHW."""
+    """{torchvision's name: shape} of every tensor that the detector keeps of the backbone `name`,
+    convolutions as OIHW."""
     spec = spec_of(name, pyramid)
     return _shapes(spec, spec.kept)
 
@@ -120,7 +162,10 @@ def whole_shapes(name: str) -> Dict[str, Tuple[int, ...]]:
     """The same of torchvision's whole network, with layer4 and fc, without num_batches_tracked."""
     spec = SPECS[name]
     shapes = _shapes(spec, spec.stages)
-    shapes["fc.weight"], shapes["fc.bias"] = (IMAGENET_CLASSES, spec.stages[-1].channels), (IMAGENET_CLASSES,)
+    shapes["fc.weight"], shapes["fc.bias"] = (
+        (IMAGENET_CLASSES, spec.stages[-1].channels),
+        (IMAGENET_CLASSES,),
+    )
     return shapes
 
 
@@ -128,10 +173,19 @@ def _shapes(spec: ResNetSpec, stages: Tuple[Stage, ...]) -> Dict[str, Tuple[int,
     shapes: Dict[str, Tuple[int, ...]] = {}
 
     def add(layer: Convolution, within: str = "") -> None:
-        shapes[f"{within}{layer.name}.weight"] = (layer.channels, layer.in_channels // layer.groups,
-                                                  layer.kernel, layer.kernel)
-        shapes.update({f"{within}{layer.norm}.{part}": (layer.channels,)
-                       for part in ("weight", "bias", "running_mean", "running_var")})
+        shapes[f"{within}{layer.name}.weight"] = (
+            layer.channels,
+            layer.in_channels // layer.groups,
+            layer.kernel,
+            layer.kernel,
+        )
+        shapes.update(
+            {
+                f"{within}{layer.norm}.{part}": (layer.channels,)
+                for part in ("weight", "bias", "running_mean", "running_var")
+            }
+        )
+
     add(stem(spec))
     for _, block in blocks(spec, stages):
         for layer in block.convolutions + ((block.shortcut,) if block.shortcut else ()):

@@ -1,4 +1,6 @@
-"""Anchors of the same few shapes at every cell of a feature map: what RetinaNet's and MindCV's rules have in common."""
+"""Anchors of the same few shapes at every cell of a feature map: what RetinaNet's and MindCV's
+rules have in common."""
+
 from __future__ import annotations
 
 from typing import List, NamedTuple, Tuple
@@ -17,12 +19,13 @@ class _Values(NamedTuple):
 class GridSizes(_Values):
     """What follows from an image of (height, width) pixels.
 
-    maps: (height, width) of each feature map [cells]. steps: per map the distances of neighbouring (rows, columns) of
-    centres [pixels]. scales: per map the sides of its square anchors [pixels]. ratios: of their sides.
+    maps: (height, width) of each feature map [cells]. steps: per map the distances of neighbouring
+    (rows, columns) of centres [pixels]. scales: per map the sides of its square anchors [pixels].
+    ratios: of their sides.
     """
 
     __slots__ = ()
-    clipped = False    # whether boxes are cut to the image's size
+    clipped = False  # whether boxes are cut to the image's size
 
     @property
     def per_cell(self) -> Tuple[int, ...]:
@@ -32,7 +35,9 @@ class GridSizes(_Values):
     @property
     def grid(self) -> Tuple[Tuple[int, int], ...]:
         """Per feature map its cells and the anchors of each."""
-        return tuple((height * width, boxes) for (height, width), boxes in zip(self.maps, self.per_cell))
+        return tuple(
+            (height * width, boxes) for (height, width), boxes in zip(self.maps, self.per_cell)
+        )
 
     @property
     def span(self) -> Tuple[float, float]:
@@ -40,10 +45,11 @@ class GridSizes(_Values):
         return self.scales[0][0], self.scales[-1][-1]
 
     def outside(self) -> int:
-        """Number of anchors whose centre lies beyond the image; what rounding a map's size up brings about is not
-        counted."""
+        """Number of anchors whose centre lies beyond the image; what rounding a map's size up
+        brings about is not counted."""
         return 0
 
     def shapes(self) -> List[List[Tuple[float, float]]]:
-        """Per feature map the (width, height) of its anchors, in shares of the image's width and height."""
+        """Per feature map the (width, height) of its anchors, in shares of the image's width and
+        height."""
         raise NotImplementedError

@@ -1,4 +1,5 @@
 """How default boxes follow from a recipe: the rules by name."""
+
 from __future__ import annotations
 
 from ssd.model.boxes.anchors import anchor_sizes, shares_cxcywh
@@ -6,13 +7,18 @@ from ssd.model.boxes.default_boxes import default_boxes
 from ssd.model.boxes.pyramid import pyramid_sizes
 from ssd.model.boxes.ssd_sizes import ssd_sizes
 
-# default_boxes.rule: what computes the sizes of a recipe, and what makes default boxes, (N, 4) float32 cxcywh, of them.
-BOX_RULES = {"ssd": (ssd_sizes, default_boxes), "mobile": (ssd_sizes, default_boxes),
-             "retinanet": (anchor_sizes, shares_cxcywh), "pyramid": (pyramid_sizes, default_boxes)}
+# default_boxes.rule: what computes the sizes of a recipe, and what makes default boxes, (N, 4)
+# float32 cxcywh, of them.
+BOX_RULES = {
+    "ssd": (ssd_sizes, default_boxes),
+    "mobile": (ssd_sizes, default_boxes),
+    "retinanet": (anchor_sizes, shares_cxcywh),
+    "pyramid": (pyramid_sizes, default_boxes),
+}
 
 
 def sizes_of(config):
-    """What follows from the size of the image: feature maps (`maps`, `grid`, `per_cell`), steps and sizes of default
-    boxes (`steps`, `scales`, `span`, `shapes()`), and more that one rule alone has. UserError for settings that do not
-    fit the image or each other, naming the setting."""
+    """What follows from the size of the image: feature maps (`maps`, `grid`, `per_cell`), steps and
+    sizes of default boxes (`steps`, `scales`, `span`, `shapes()`), and more that one rule alone
+    has. UserError for settings that do not fit the image or each other, naming the setting."""
     return BOX_RULES[config.default_boxes.rule][0](config)

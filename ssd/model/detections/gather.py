@@ -1,4 +1,5 @@
 """Rows of each image by their positions."""
+
 from __future__ import annotations
 
 

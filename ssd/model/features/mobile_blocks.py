@@ -1,8 +1,10 @@
 """Extra feature maps of MobileNet's kind: inverted residuals of stride 2.
 
-`ssdlite_blocks`: uvipen/SSD-pytorch, whose blocks are torchvision's. `mobile_blocks`: MindCV's, padded as TensorFlow
-does, with an activation at their end, and a 1x1 convolution of their own on the backbone's first map.
+`ssdlite_blocks`: uvipen/SSD-pytorch, whose blocks are torchvision's. `mobile_blocks`: MindCV's,
+padded as TensorFlow does, with an activation at their end, and a 1x1 convolution of their own on
+the backbone's first map.
 """
+
 from __future__ import annotations
 
 from typing import Dict, List
@@ -14,25 +16,46 @@ from ssd.model.conv_norm import ConvNorm, norm_parameters
 from ssd.model.layers import scaled
 
 
-
 class ExtraResidual(HybridBlock):
-    """1x1, depthwise 3x3 of stride 2 and 1x1 convolution, each with BatchNorm. published: "ssdlite" or "mindcv"."""
+    """1x1, depthwise 3x3 of stride 2 and 1x1 convolution, each with BatchNorm. published: "ssdlite"
+    or "mindcv"."""
 
-    def __init__(self, config: ModelConfig, inputs: int, hidden: int, channels: int, size, mindcv: bool, **kwargs):
+    def __init__(
+        self,
+        config: ModelConfig,
+        inputs: int,
+        hidden: int,
+        channels: int,
+        size,
+        mindcv: bool,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         with self.name_scope():
             self.expand = ConvNorm(config, inputs, hidden, 1, own=True, activation="relu6")
-            self.depthwise = ConvNorm(config, hidden, hidden, 3, stride=2, depthwise=True, same=mindcv, size=size,
-                                      own=True, activation="relu6")
-            self.project = ConvNorm(config, hidden, channels, 1, own=True, activation="relu6" if mindcv else None)
+            self.depthwise = ConvNorm(
+                config,
+                hidden,
+                hidden,
+                3,
+                stride=2,
+                depthwise=True,
+                same=mindcv,
+                size=size,
+                own=True,
+                activation="relu6",
+            )
+            self.project = ConvNorm(
+                config, hidden, channels, 1, own=True, activation="relu6" if mindcv else None
+            )
 
     def hybrid_forward(self, F, x):
         return self.project(self.depthwise(self.expand(x)))
 
 
 class MobileBlocks:
-    """`maps(F, taps)`: the backbone's two maps and one more per block. No block of Gluon's: `children` become the
-    network's own.
+    """`maps(F, taps)`: the backbone's two maps and one more per block. No block of Gluon's:
+    `children` become the network's own.
 
     channels: of every map. children: attribute of the network -> block.
     """
@@ -45,15 +68,31 @@ class MobileBlocks:
         if mindcv:
             width = scaled(config.tap_channels, config)
             activation = "hard_swish" if config.backbone == "mobilenet_v3_large" else "relu6"
-            self._tap = ConvNorm(config, channels[0], width, 1, activation=activation, own=config.tap_own_norm,
-                                 prefix="tap_")
+            self._tap = ConvNorm(
+                config,
+                channels[0],
+                width,
+                1,
+                activation=activation,
+                own=config.tap_own_norm,
+                prefix="tap_",
+            )
             self.children["tap"] = self._tap
             self.channels[0] = width
         self._extras = nn.HybridSequential(prefix="")
         for index, (hidden, width) in enumerate(sizes.channels):
             hidden, width = scaled(hidden, config), scaled(width, config)
-            self._extras.add(ExtraResidual(config, self.channels[-1], hidden, width, sizes.maps[1 + index], mindcv,
-                                           prefix=f"extra{index}_"))
+            self._extras.add(
+                ExtraResidual(
+                    config,
+                    self.channels[-1],
+                    hidden,
+                    width,
+                    sizes.maps[1 + index],
+                    mindcv,
+                    prefix=f"extra{index}_",
+                )
+            )
             self.channels.append(width)
         self.children["extras"] = self._extras
 

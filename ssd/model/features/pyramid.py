@@ -1,8 +1,9 @@
 """A feature pyramid: the backbone's maps joined from coarse to fine, and two coarser ones.
 
-From the PyTorch reference of MLPerf Training v2.0 to v5.1 (torchvision's FeaturePyramidNetwork and LastLevelP6P7; Lin
-et al., 2017).
+From the PyTorch reference of MLPerf Training v2.0 to v5.1 (torchvision's FeaturePyramidNetwork and
+LastLevelP6P7; Lin et al., 2017).
 """
+
 from __future__ import annotations
 
 from typing import Dict, List
@@ -13,14 +14,15 @@ from ssd.config import ModelConfig
 from ssd.model.initial import Constant, FanIn
 from ssd.model.layers import convolution, scaled, twice
 
-COARSER = 2    # maps behind the backbone's, P6 and P7
+COARSER = 2  # maps behind the backbone's, P6 and P7
 
 
 class Pyramid:
-    """`maps(F, taps)`: P3 to P7 of an eighth to a 128th of the image's sides, of three maps of the backbone. No block
-    of Gluon's: `children` become the network's own.
+    """`maps(F, taps)`: P3 to P7 of an eighth to a 128th of the image's sides, of three maps of the
+    backbone. No block of Gluon's: `children` become the network's own.
 
-    channels: of every map. children: attribute of the network -> block. P6 is made of P5, not of the backbone.
+    channels: of every map. children: attribute of the network -> block. P6 is made of P5, not of
+    the backbone.
     """
 
     def __init__(self, config: ModelConfig, channels: List[int], sizes):
@@ -29,18 +31,37 @@ class Pyramid:
         self.layout, self._shapes = config.layout, sizes.maps
         lateral, smooth, coarser = (nn.HybridSequential(prefix="") for _ in range(3))
         for index, inner in enumerate(channels):
-            lateral.add(convolution(config, inner, width, 1, bias=True, prefix=f"fpn_lateral{index}_"))
-            smooth.add(convolution(config, width, width, 3, pad=1, bias=True, prefix=f"fpn_smooth{index}_"))
+            lateral.add(
+                convolution(config, inner, width, 1, bias=True, prefix=f"fpn_lateral{index}_")
+            )
+            smooth.add(
+                convolution(config, width, width, 3, pad=1, bias=True, prefix=f"fpn_smooth{index}_")
+            )
         for index in range(COARSER):
-            coarser.add(convolution(config, width, width, 3, stride=2, pad=1, bias=True, prefix=f"fpn_coarser{index}_"))
+            coarser.add(
+                convolution(
+                    config,
+                    width,
+                    width,
+                    3,
+                    stride=2,
+                    pad=1,
+                    bias=True,
+                    prefix=f"fpn_coarser{index}_",
+                )
+            )
         self.channels = [width] * (len(channels) + COARSER)
-        self.children: Dict[str, HybridBlock] = dict(fpn_lateral=lateral, fpn_smooth=smooth, fpn_coarser=coarser)
+        self.children: Dict[str, HybridBlock] = dict(
+            fpn_lateral=lateral, fpn_smooth=smooth, fpn_coarser=coarser
+        )
 
     def maps(self, F, taps) -> List:
         lateral, smooth, coarser = self.children.values()
         inner = [layer(tap) for layer, tap in zip(lateral, taps)]
         for index in range(len(inner) - 1, 0, -1):
-            inner[index - 1] = inner[index - 1] + self._enlarged(F, inner[index], self._shapes[index - 1])
+            inner[index - 1] = inner[index - 1] + self._enlarged(
+                F, inner[index], self._shapes[index - 1]
+            )
         maps = [layer(part) for layer, part in zip(smooth, inner)]
         x = maps[-1]
         for index, layer in enumerate(coarser):
@@ -49,8 +70,8 @@ class Pyramid:
         return maps
 
     def _enlarged(self, F, x, size):
-        """Twice the cells by nearest neighbour, cut to `size` (height, width): sides halve rounding up, so that this is
-        what enlarging to that size gives."""
+        """Twice the cells by nearest neighbour, cut to `size` (height, width): sides halve rounding
+        up, so that this is what enlarging to that size gives."""
         axes = (2, 3) if self.layout == "NCHW" else (1, 2)
         x = twice(F, x, self.layout)
         for axis, cells in zip(axes, size):
@@ -60,16 +81,23 @@ class Pyramid:
 
     def initial(self) -> Dict[str, object]:
         """How parameters are drawn, by their names."""
-        return {name: FanIn() if name.endswith("_weight") else Constant(0.0)
-                for block in self.children.values() for name in block.collect_params()}
+        return {
+            name: FanIn() if name.endswith("_weight") else Constant(0.0)
+            for block in self.children.values()
+            for name in block.collect_params()
+        }
 
     def reference_parameters(self) -> Dict[str, Parameter]:
         """The reference's name -> parameter."""
         found = {}
-        for (name, block), parts in zip((("inner_blocks", self.children["fpn_lateral"]),
-                                         ("layer_blocks", self.children["fpn_smooth"]),
-                                         ("extra_blocks", self.children["fpn_coarser"])),
-                                        (range(3), range(3), ("p6", "p7"))):
+        for (name, block), parts in zip(
+            (
+                ("inner_blocks", self.children["fpn_lateral"]),
+                ("layer_blocks", self.children["fpn_smooth"]),
+                ("extra_blocks", self.children["fpn_coarser"]),
+            ),
+            (range(3), range(3), ("p6", "p7")),
+        ):
             for part, layer in zip(parts, block):
                 found[f"backbone.fpn.{name}.{part}.weight"] = layer.weight
                 found[f"backbone.fpn.{name}.{part}.bias"] = layer.bias

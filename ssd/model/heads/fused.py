@@ -1,8 +1,9 @@
 """One convolution a map for offsets and class logits together.
 
-The fusing of each map's two convolutions into one follows the MXNet submissions of MLPerf Training v1.1 and changes no
-result.
+The fusing of each map's two convolutions into one follows the MXNet submissions of MLPerf Training
+v1.1 and changes no result.
 """
+
 from __future__ import annotations
 
 from typing import List
@@ -14,10 +15,12 @@ from ssd.model.layers import PaddedConv2D, convolution
 
 
 class FusedHead(HybridBlock):
-    """The head of one feature map: offsets and class logits of the `boxes` default boxes of each cell.
+    """The head of one feature map: offsets and class logits of the `boxes` default boxes of each
+    cell.
 
-    The convolution's channels are offsets (shape, coordinate), logits (shape, class), then unused ones up to a
-    multiple of 8: part of the weights in NHWC, for tensor cores, and made on the way in NCHW (PaddedConv2D).
+    The convolution's channels are offsets (shape, coordinate), logits (shape, class), then unused
+    ones up to a multiple of 8: part of the weights in NHWC, for tensor cores, and made on the way
+    in NCHW (PaddedConv2D).
     """
 
     def __init__(self, config: ModelConfig, in_channels: int, boxes: int, **kwargs):
@@ -25,12 +28,20 @@ class FusedHead(HybridBlock):
         self.layout, self.boxes, self.classes = config.layout, boxes, config.num_classes
         used = boxes * (4 + config.num_classes)
         with self.name_scope():
-            self.conv = convolution(config, in_channels, -(-used // 8) * 8 if config.layout == "NHWC" else used,
-                                    config.head_kernel, pad=config.head_kernel // 2, bias=True, prefix="conv0_",
-                                    kind=PaddedConv2D)
+            self.conv = convolution(
+                config,
+                in_channels,
+                -(-used // 8) * 8 if config.layout == "NHWC" else used,
+                config.head_kernel,
+                pad=config.head_kernel // 2,
+                bias=True,
+                prefix="conv0_",
+                kind=PaddedConv2D,
+            )
 
     def hybrid_forward(self, F, x):
-        """(B, C, H, W) or (B, H, W, C) to offsets (B, H * W * boxes, 4), logits (B, H * W * boxes, classes)."""
+        """(B, C, H, W) or (B, H, W, C) to offsets (B, H * W * boxes, 4), logits (B, H * W * boxes,
+        classes)."""
         x = self.conv(x)
         if self.layout == "NCHW":
             x = F.transpose(x, (0, 2, 3, 1))

@@ -1,7 +1,9 @@
-"""Heads of MobileNet's kind: for offsets and for logits a depthwise 3x3 convolution and a 1x1, on each map.
+"""Heads of MobileNet's kind: for offsets and for logits a depthwise 3x3 convolution and a 1x1, on
+each map.
 
 SSDLite (Sandler et al., 2018) as uvipen/SSD-pytorch and MindCV have it.
 """
+
 from __future__ import annotations
 
 from typing import Dict, List
@@ -13,17 +15,27 @@ from ssd.model.conv_norm import ConvNorm, norm_parameters
 from ssd.model.layers import PaddedConv2D, box_rows, convolution
 
 
-
 class Branch(HybridBlock):
-    """(B, C, H, W) or (B, H, W, C) to (B, H * W * boxes, values); channel = box * values + value."""
+    """(B, C, H, W) or (B, H, W, C) to (B, H * W * boxes, values); channel = box * values +
+    value."""
 
     def __init__(self, config: ModelConfig, channels: int, boxes: int, values: int, **kwargs):
         super().__init__(**kwargs)
         self.layout, self.values, self._used = config.layout, values, boxes * values
         with self.name_scope():
-            self.depthwise = ConvNorm(config, channels, channels, 3, depthwise=True, bias=config.head_depthwise_bias,
-                                      own=True, activation="relu6")
-            self.out = convolution(config, channels, self._used, 1, bias=True, prefix="out_", kind=PaddedConv2D)
+            self.depthwise = ConvNorm(
+                config,
+                channels,
+                channels,
+                3,
+                depthwise=True,
+                bias=config.head_depthwise_bias,
+                own=True,
+                activation="relu6",
+            )
+            self.out = convolution(
+                config, channels, self._used, 1, bias=True, prefix="out_", kind=PaddedConv2D
+            )
 
     def hybrid_forward(self, F, x):
         return box_rows(F, self.out(self.depthwise(x)), self.layout, self._used, self.values)
@@ -46,7 +58,7 @@ class SeparableHead(HybridBlock):
 class SeparableHeads(nn.HybridSequential):
     """A SeparableHead for each map, of `channels` and `per_cell` default boxes a cell."""
 
-    reference_backbone = "backbone."    # before the backbone's names in reference_parameters
+    reference_backbone = "backbone."  # before the backbone's names in reference_parameters
 
     def __init__(self, config: ModelConfig, channels: List[int], per_cell: List[int]):
         super().__init__(prefix="")

@@ -1,7 +1,10 @@
-"""RetinaNet's heads: one tower of convolutions for classes and one for boxes, which all feature maps share.
+"""RetinaNet's heads: one tower of convolutions for classes and one for boxes, which all feature
+maps share.
 
-From the PyTorch reference of MLPerf Training v2.0 to v5.1 (single_stage_detector/ssd/model: RetinaNetHead).
+From the PyTorch reference of MLPerf Training v2.0 to v5.1 (single_stage_detector/ssd/model:
+RetinaNetHead).
 """
+
 from __future__ import annotations
 
 import math
@@ -14,12 +17,13 @@ from ssd.errors import UserError
 from ssd.model.initial import Constant, Normal
 from ssd.model.layers import PaddedConv2D, convolution
 
-DEVIATION = 0.01    # of the weights before training
+DEVIATION = 0.01  # of the weights before training
 
 
 class BlockedConv2D(nn.Conv2D):
-    """As PaddedConv2D, but with so many output channels as oneDNN's kernels on AVX-512 like: a number of blocks of 16
-    that 2 or 3 divides. RetinaNet's 2376 are computed as 2400, in 0.6 of the time, forward and backward."""
+    """As PaddedConv2D, but with so many output channels as oneDNN's kernels on AVX-512 like: a
+    number of blocks of 16 that 2 or 3 divides. RetinaNet's 2376 are computed as 2400, in 0.6 of the
+    time, forward and backward."""
 
     @property
     def computed(self) -> int:
@@ -32,14 +36,21 @@ class BlockedConv2D(nn.Conv2D):
     def hybrid_forward(self, F, x, weight, bias):
         extra = self.computed - self._channels
         if extra:
+
             def padded(array):
-                return F.concat(array, F.zeros_like(F.slice_axis(array, axis=0, begin=0, end=extra)), dim=0)
+                return F.concat(
+                    array, F.zeros_like(F.slice_axis(array, axis=0, begin=0, end=extra)), dim=0
+                )
+
             weight, bias = padded(weight), padded(bias)
-        return F.Convolution(x, weight, bias, name="fwd", **dict(self._kwargs, num_filter=self.computed))
+        return F.Convolution(
+            x, weight, bias, name="fwd", **dict(self._kwargs, num_filter=self.computed)
+        )
 
 
 class Tower(HybridBlock):
-    """Convolutions with ReLU, and a last one of `values` channels per box, channel = box * values + value."""
+    """Convolutions with ReLU, and a last one of `values` channels per box, channel = box * values +
+    value."""
 
     def __init__(self, config: ModelConfig, channels: int, boxes: int, values: int, **kwargs):
         super().__init__(**kwargs)
@@ -47,11 +58,19 @@ class Tower(HybridBlock):
         with self.name_scope():
             self.conv = nn.HybridSequential(prefix="")
             for index in range(config.tower_convolutions):
-                self.conv.add(convolution(config, channels, channels, 3, pad=1, bias=True, prefix=f"conv{index}_"))
+                self.conv.add(
+                    convolution(
+                        config, channels, channels, 3, pad=1, bias=True, prefix=f"conv{index}_"
+                    )
+                )
             # A GPU, which has NHWC, does not need the larger blocks.
             kind = BlockedConv2D if self.layout == "NCHW" else PaddedConv2D
-            self.out = convolution(config, channels, self._used, 3, pad=1, bias=True, prefix="out_", kind=kind)
-        self._padded = self.out.computed > self._used if self.layout == "NCHW" else self._used % 8 > 0
+            self.out = convolution(
+                config, channels, self._used, 3, pad=1, bias=True, prefix="out_", kind=kind
+            )
+        self._padded = (
+            self.out.computed > self._used if self.layout == "NCHW" else self._used % 8 > 0
+        )
 
     def hybrid_forward(self, F, x):
         """(B, C, H, W) or (B, H, W, C) to (B, H * W * boxes, values)."""
@@ -71,16 +90,20 @@ class SharedHead(HybridBlock):
     boxes, classes: per cell, and of each with the background, as of every head.
     """
 
-    reference_backbone = "backbone.body."    # before the backbone's names in reference_parameters
+    reference_backbone = "backbone.body."  # before the backbone's names in reference_parameters
 
     def __init__(self, config: ModelConfig, channels: List[int], per_cell: List[int], **kwargs):
         super().__init__(prefix=kwargs.pop("prefix", "head_"), **kwargs)
         if len(set(channels)) > 1 or len(set(per_cell)) > 1:
-            raise UserError(f"head shared: the feature maps have {channels} channels and {per_cell} default boxes a "
-                            "cell, where all must be alike")
+            raise UserError(
+                f"head shared: the feature maps have {channels} channels and {per_cell} default "
+                "boxes a cell, where all must be alike"
+            )
         self.boxes, self.classes, self._prior = per_cell[0], config.num_classes, config.prior
         with self.name_scope():
-            self.classification = Tower(config, channels[0], self.boxes, self.classes - 1, prefix="classification_")
+            self.classification = Tower(
+                config, channels[0], self.boxes, self.classes - 1, prefix="classification_"
+            )
             self.regression = Tower(config, channels[0], self.boxes, 4, prefix="regression_")
 
     def hybrid_forward(self, F, x):
@@ -91,19 +114,28 @@ class SharedHead(HybridBlock):
         return [self(features) for features in maps]
 
     def initial(self) -> Dict[str, object]:
-        """How parameters are drawn, by their names: weights normal, biases 0, but for the prior of the classes."""
-        kinds = {name: Normal(DEVIATION) if name.endswith("_weight") else Constant(0.0)
-                 for name in self.collect_params()}
+        """How parameters are drawn, by their names: weights normal, biases 0, but for the prior of
+        the classes."""
+        kinds = {
+            name: Normal(DEVIATION) if name.endswith("_weight") else Constant(0.0)
+            for name in self.collect_params()
+        }
         # What a sigmoid makes the prior of.
-        kinds[self.classification.out.bias.name] = Constant(-math.log((1 - self._prior) / self._prior))
+        kinds[self.classification.out.bias.name] = Constant(
+            -math.log((1 - self._prior) / self._prior)
+        )
         return kinds
 
     def reference_parameters(self) -> Dict[str, Parameter]:
         """The reference's name -> parameter."""
         found = {}
-        for name, tower, last in (("classification_head", self.classification, "cls_logits"),
-                                  ("regression_head", self.regression, "bbox_reg")):
-            layers = [(f"conv.{2 * index}", layer) for index, layer in enumerate(tower.conv)] + [(last, tower.out)]
+        for name, tower, last in (
+            ("classification_head", self.classification, "cls_logits"),
+            ("regression_head", self.regression, "bbox_reg"),
+        ):
+            layers = [(f"conv.{2 * index}", layer) for index, layer in enumerate(tower.conv)] + [
+                (last, tower.out)
+            ]
             for part, layer in layers:
                 found[f"head.{name}.{part}.weight"] = layer.weight
                 found[f"head.{name}.{part}.bias"] = layer.bias

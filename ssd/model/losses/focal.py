@@ -1,8 +1,10 @@
-"""RetinaNet's losses in float32: the focal loss of every class of every anchor, and L1 of the positives' boxes.
+"""RetinaNet's losses in float32: the focal loss of every class of every anchor, and L1 of the
+positives' boxes.
 
-From the PyTorch reference of MLPerf Training v2.0 to v5.1 (single_stage_detector/ssd/model); the focal loss: Lin et
-al., 2017.
+From the PyTorch reference of MLPerf Training v2.0 to v5.1 (single_stage_detector/ssd/model); the
+focal loss: Lin et al., 2017.
 """
+
 from __future__ import annotations
 
 from mxnet.gluon import HybridBlock
@@ -11,23 +13,25 @@ from ssd.config import LossConfig
 
 
 class FocalLoss(HybridBlock):
-    """Per image: sum over all anchors that are not ignored and all classes of alpha_t (1 - p_t)^gamma log(1 / p_t), and
-    the sum of |offset - target| over the positives, each divided by the number of positives, or 1 if there is none.
+    """Per image: sum over all anchors that are not ignored and all classes of alpha_t (1 -
+    p_t)^gamma log(1 / p_t), and the sum of |offset - target| over the positives, each divided by
+    the number of positives, or 1 if there is none.
 
-    The gradient of the first is computed beside it, in the forward pass: beside the logits, the largest array of the
-    detector, the backward pass needs one more of their shape. It hangs on a carrier, whose derivative it is and whose
-    value is taken off again.
+    The gradient of the first is computed beside it, in the forward pass: beside the logits, the
+    largest array of the detector, the backward pass needs one more of their shape. It hangs on a
+    carrier, whose derivative it is and whose value is taken off again.
     """
 
     def __init__(self, config: LossConfig, classes: int, background: bool = False, **kwargs):
-        """classes: logits of an anchor, `background` whether the first is that of the background."""
+        """classes: logits of an anchor, `background` whether the first is that of the
+        background."""
         super().__init__(**kwargs)
         self.alpha, self.gamma, self.classes = config.focal_alpha, config.focal_gamma, classes
-        self._first = 0 if background else 1    # class of the first logit
+        self._first = 0 if background else 1  # class of the first logit
 
     def hybrid_forward(self, F, offsets, logits, target_offsets, target_classes):
-        """Offsets (B, N, 4), logits (B, N, classes), their targets (B, N, 4) and (B, N): class from 1, 0 background, -1
-        ignored; to the losses of classes and offsets, (B,) float32 each."""
+        """Offsets (B, N, 4), logits (B, N, classes), their targets (B, N, 4) and (B, N): class from
+        1, 0 background, -1 ignored; to the losses of classes and offsets, (B,) float32 each."""
         offsets, logits = F.cast(offsets, "float32"), F.cast(logits, "float32")
         target_classes = F.cast(target_classes, "float32")
         positive = target_classes > 0
@@ -49,38 +53,49 @@ class FocalLoss(HybridBlock):
         wrong = F.BlockGrad(logits) * self._at_targets(F, target_classes, 1.0, -1.0)
         # As Activation, both are oneDNN's on a CPU: a seventh of the time that F.sigmoid takes.
         error = F.Activation(wrong, act_type="sigmoid")
-        loss = F.Activation(wrong, act_type="softrelu")    # log(1 + exp(wrong)) = log(1 / p_t)
+        loss = F.Activation(wrong, act_type="softrelu")  # log(1 + exp(wrong)) = log(1 / p_t)
         product = error * loss
-        terms = product * error if gamma == 2 else loss * error ** gamma
-        # The derivative of error^gamma loss by x is sign error^gamma (error + gamma (1 - error) loss).
+        terms = product * error if gamma == 2 else loss * error**gamma
+        # The derivative of error^gamma loss by x is sign error^gamma (error + gamma (1 - error)
+        # loss).
         slope = gamma * (loss - product) + error
-        slope = F.BlockGrad(slope * error * error if gamma == 2 else slope * error ** gamma)
-        # (1 - alpha) and the sign + everywhere, and what is to be added at an anchor's own class, where they are
-        # alpha and -. In this order the arrays of the logits' shape take turns in the memory of three.
+        slope = F.BlockGrad(slope * error * error if gamma == 2 else slope * error**gamma)
+        # (1 - alpha) and the sign + everywhere, and what is to be added at an anchor's own class,
+        # where they are alpha and -. In this order the arrays of the logits' shape take turns in
+        # the memory of three.
         own = F.maximum(target_classes - self._first, 0)
         chosen = target_classes >= self._first
         carrier = -F.pick(logits, own, axis=2) * F.BlockGrad(F.pick(slope, own, axis=2)) * chosen
-        value = (2 * alpha - 1) * F.pick(terms, own, axis=2) * chosen + (1 - alpha) * self._sum(F, terms)
+        value = (2 * alpha - 1) * F.pick(terms, own, axis=2) * chosen + (1 - alpha) * self._sum(
+            F, terms
+        )
         total = carrier - F.BlockGrad(carrier) + F.BlockGrad(value)
         carrier = (1 - alpha) * self._sum(F, logits * slope)
         total = total + (carrier - F.BlockGrad(carrier))
-        return F.sum(total * F.broadcast_div(target_classes >= 0, F.expand_dims(divisor, 1)), axis=1)
+        return F.sum(
+            total * F.broadcast_div(target_classes >= 0, F.expand_dims(divisor, 1)), axis=1
+        )
 
     def _at_targets(self, F, target_classes, elsewhere: float, there: float):
         """(B, N, classes): `there` at each anchor's own class, `elsewhere` else."""
-        return F.one_hot(target_classes - self._first, depth=self.classes, on_value=there, off_value=elsewhere)
+        return F.one_hot(
+            target_classes - self._first, depth=self.classes, on_value=there, off_value=elsewhere
+        )
 
     def _sum(self, F, terms):
-        """(B, N, classes) summed over the classes, (B, N): as a product, a fifteenth of the time of MXNet's sum on a
-        CPU."""
+        """(B, N, classes) summed over the classes, (B, N): as a product, a fifteenth of the time of
+        MXNet's sum on a CPU."""
         ones = F.ones((1, self.classes))
-        return F.reshape(F.FullyConnected(terms, ones, num_hidden=1, no_bias=True, flatten=False), (0, -1))
+        return F.reshape(
+            F.FullyConnected(terms, ones, num_hidden=1, no_bias=True, flatten=False), (0, -1)
+        )
 
 
 class FocalBatchLoss(FocalLoss):
-    """MindCV's: the background is a class like the others; smooth L1; each image's sums are divided by the mean number
-    of positives of the batch's images, so that the mean over the images is the batch's sum over the batch's positives.
-    (MindCV divides by 0 where no image has any; here by the number of images.)"""
+    """MindCV's: the background is a class like the others; smooth L1; each image's sums are divided
+    by the mean number of positives of the batch's images, so that the mean over the images is the
+    batch's sum over the batch's positives. (MindCV divides by 0 where no image has any; here by the
+    number of images.)"""
 
     def __init__(self, config: LossConfig, classes: int, **kwargs):
         super().__init__(config, classes, background=True, **kwargs)

@@ -2,6 +2,7 @@
 
 From the PyTorch reference of MLPerf Training v1.1, base_model.py (Loss).
 """
+
 from __future__ import annotations
 
 from mxnet.gluon import HybridBlock
@@ -10,10 +11,11 @@ from ssd.config import LossConfig
 
 
 class HardNegativesLoss(HybridBlock):
-    """Per image: (cross-entropy of positives and hard negatives + smooth L1 of positives) / positives.
+    """Per image: (cross-entropy of positives and hard negatives + smooth L1 of positives) /
+    positives.
 
-    Negatives are ranked by their cross-entropy; the first `negatives_per_positive` times the image's positives
-    are kept, or all there are. An image without a positive box costs exactly 0.
+    Negatives are ranked by their cross-entropy; the first `negatives_per_positive` times the
+    image's positives are kept, or all there are. An image without a positive box costs exactly 0.
     """
 
     def __init__(self, config: LossConfig, **kwargs):
@@ -28,12 +30,16 @@ class HardNegativesLoss(HybridBlock):
         positive = target_classes > 0
         positives = F.sum(positive, axis=1)
         cross_entropy = -F.pick(F.log_softmax(logits, axis=-1), target_classes, axis=-1)
-        # Below every cross-entropy, so that positives rank last and none is counted as a negative too.
+        # Below every cross-entropy, so that positives rank last and none is counted as a negative
+        # too.
         hardness = F.where(positive, -F.ones_like(positive), F.BlockGrad(cross_entropy))
-        # Two sorts, so that the number kept is right among equal ones too, whose order MXNet's argsort leaves open.
+        # Two sorts, so that the number kept is right among equal ones too, whose order MXNet's
+        # argsort leaves open.
         rank = F.argsort(F.argsort(hardness, axis=1, is_ascend=False), axis=1)
         kept = F.broadcast_lesser(rank, F.reshape(self.negatives_per_positive * positives, (-1, 1)))
         chosen = F.BlockGrad(F.broadcast_maximum(positive, kept * (1 - positive)))
         distance = F.sum(F.smooth_l1(offsets - target_offsets, scalar=1.0), axis=2)
         divisor = F.maximum(positives, 1)
-        return F.sum(cross_entropy * chosen, axis=1) / divisor, F.sum(distance * positive, axis=1) / divisor
+        return F.sum(cross_entropy * chosen, axis=1) / divisor, F.sum(
+            distance * positive, axis=1
+        ) / divisor

@@ -1,5 +1,6 @@
-"""Weights of PyTorch programs: RetinaNet of MLPerf's reference, whose names are this project's too, and SSD-ResNet50
-and SSDLite of uvipen/SSD-pytorch, which mlcommons/abtf-ssd-pytorch has as well."""
+"""Weights of PyTorch programs: RetinaNet of MLPerf's reference, whose names are this project's too,
+and SSD-ResNet50 and SSDLite of uvipen/SSD-pytorch, which mlcommons/abtf-ssd-pytorch has as well."""
+
 from __future__ import annotations
 
 from typing import Tuple
@@ -11,10 +12,21 @@ from ssd.model.published.tensors import Part, Plan, same, value_first
 BACKBONE = "feature_extractor.feature_extractor."
 # Of torchvision's ResNet there only the order of its children is left.
 CHILDREN = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6}
-RESIDUAL = {"expand.conv": "0.0", "expand.bn": "0.1", "depthwise.conv": "1.0", "depthwise.bn": "1.1",
-            "project.conv": "2", "project.bn": "3"}
+RESIDUAL = {
+    "expand.conv": "0.0",
+    "expand.bn": "0.1",
+    "depthwise.conv": "1.0",
+    "depthwise.bn": "1.1",
+    "project.conv": "2",
+    "project.bn": "3",
+}
 BRANCH = {"depthwise.conv": "0", "depthwise.bn": "1", "out": "3"}
-NORM = (("weight", "gamma"), ("bias", "beta"), ("running_mean", "running_mean"), ("running_var", "running_var"))
+NORM = (
+    ("weight", "gamma"),
+    ("bias", "beta"),
+    ("running_mean", "running_mean"),
+    ("running_var", "running_var"),
+)
 
 
 def retinanet(network: Network, backbone: str, gamma: bool) -> Plan:
@@ -24,20 +36,47 @@ def retinanet(network: Network, backbone: str, gamma: bool) -> Plan:
 def ssd_resnet50(network: Network, backbone: str, gamma: bool) -> Plan:
     """Each head is one convolution here and two there."""
     parameters = network.backbone.torchvision_parameters()
-    found = same(parameters, {name: f"{BACKBONE}{CHILDREN[name.split('.')[0]]}.{name.split('.', 1)[1]}"
-                              for name in parameters})
-    layers = zip(network.expand_trans_convs, network.expand_trans_norms, network.expand_convs, network.expand_norms)
+    found = same(
+        parameters,
+        {
+            name: f"{BACKBONE}{CHILDREN[name.split('.')[0]]}.{name.split('.', 1)[1]}"
+            for name in parameters
+        },
+    )
+    layers = zip(
+        network.expand_trans_convs,
+        network.expand_trans_norms,
+        network.expand_convs,
+        network.expand_norms,
+    )
     for index, (*reduce, expand, expand_norm) in enumerate(layers):
         for place, layer, norm in ((0, *reduce), (3, expand, expand_norm)):
             block = f"additional_blocks.{index}"
-            found += same({f"{block}.{place}.weight": layer.weight,
-                           **{f"{block}.{place + 1}.{theirs}": getattr(norm, ours) for theirs, ours in NORM}})
+            found += same(
+                {
+                    f"{block}.{place}.weight": layer.weight,
+                    **{
+                        f"{block}.{place + 1}.{theirs}": getattr(norm, ours)
+                        for theirs, ours in NORM
+                    },
+                }
+            )
     for index, head in enumerate(network.predictors):
         for kind in ("weight", "bias"):
             parameter = getattr(head.conv, kind)
-            found.append((parameter, tuple(
-                Part(f"{name}.{index}.{kind}", (head.boxes * values, *parameter.shape[1:]),
-                     value_first(head.boxes, values)) for name, values in (("loc", 4), ("conf", head.classes)))))
+            found.append(
+                (
+                    parameter,
+                    tuple(
+                        Part(
+                            f"{name}.{index}.{kind}",
+                            (head.boxes * values, *parameter.shape[1:]),
+                            value_first(head.boxes, values),
+                        )
+                        for name, values in (("loc", 4), ("conf", head.classes))
+                    ),
+                )
+            )
     return Plan(found)
 
 
@@ -54,12 +93,20 @@ def ssdlite(network: Network, backbone: str, gamma: bool) -> Plan:
             found += same({f"additional_blocks.{index}.conv.{RESIDUAL[layer]}.{kind}": parameter})
         else:
             theirs, head = f"{part}.{index}.{BRANCH[layer]}.{kind}", network.predictors[int(index)]
-            rows = value_first(head.boxes, 4 if part == "loc" else head.classes) if layer == "out" else None
+            rows = (
+                value_first(head.boxes, 4 if part == "loc" else head.classes)
+                if layer == "out"
+                else None
+            )
             found.append((parameter, (Part(theirs, tuple(parameter.shape), rows),)))
     last, count = network.predictors[-1], len(network.predictors)
     for part, branch in (("loc", last.loc), ("conf", last.conf)):
-        unused.update({f"{part}.{count}.weight": tuple(branch.out.weight.shape),
-                       f"{part}.{count}.bias": tuple(branch.out.bias.shape)})
+        unused.update(
+            {
+                f"{part}.{count}.weight": tuple(branch.out.weight.shape),
+                f"{part}.{count}.bias": tuple(branch.out.bias.shape),
+            }
+        )
     return Plan(found, unused)
 
 

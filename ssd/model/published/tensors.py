@@ -1,7 +1,9 @@
 """Sets a network's parameters from tensors under a published program's names."""
+
 from __future__ import annotations
 
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+from types import MappingProxyType
+from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -9,37 +11,44 @@ from mxnet.gluon import Parameter
 
 from ssd.errors import UserError
 
-WRAPPER = "module."                    # PyTorch's DistributedDataParallel puts it before every name
-COUNTER = ".num_batches_tracked"       # of PyTorch's BatchNorm
+WRAPPER = "module."  # PyTorch's DistributedDataParallel puts it before every name
+COUNTER = ".num_batches_tracked"  # of PyTorch's BatchNorm
 
 
 class Part(NamedTuple):
-    """Published tensor that a parameter, or some first dimensions of it, is made of. shape: of it, OIHW. rows: which of
-    its rows ours are, in our order; None where they are the same."""
+    """Published tensor that a parameter, or some first dimensions of it, is made of. shape: of it,
+    OIHW. rows: which of its rows ours are, in our order; None where they are the same."""
+
     name: str
     shape: Tuple[int, ...]
     rows: Optional[np.ndarray] = None
 
 
 class Plan(NamedTuple):
-    """parameters: each with its parts, whose rows follow each other. unused: {published tensor: shape} that the network
-    has and does not use."""
+    """parameters: each with its parts, whose rows follow each other. unused: {published tensor:
+    shape} that the network has and does not use."""
+
     parameters: List[Tuple[Parameter, Tuple[Part, ...]]]
     unused: Dict[str, Tuple[int, ...]] = {}
 
 
 def plain_names(tensors: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
-    """`tensors` without BatchNorm's counters and without the prefix that training on several GPUs leaves."""
+    """`tensors` without BatchNorm's counters and without the prefix that training on several GPUs
+    leaves."""
     if tensors and all(name.startswith(WRAPPER) for name in tensors):
-        tensors = {name[len(WRAPPER):]: tensor for name, tensor in tensors.items()}
+        tensors = {name[len(WRAPPER) :]: tensor for name, tensor in tensors.items()}
     return {name: tensor for name, tensor in tensors.items() if not name.endswith(COUNTER)}
 
 
-def same(parameters: Dict[str, Parameter], names: Dict[str, str] = {}) -> List[Tuple[Parameter, Tuple[Part, ...]]]:
-    """Of {name: parameter}, parameters that are published tensors as they are. names: {name: the published one}, where
-    they differ."""
-    return [(parameter, (Part(names.get(name, name), tuple(parameter.shape)),))
-            for name, parameter in parameters.items()]
+def same(
+    parameters: Dict[str, Parameter], names: Mapping[str, str] = MappingProxyType({})
+) -> List[Tuple[Parameter, Tuple[Part, ...]]]:
+    """Of {name: parameter}, parameters that are published tensors as they are. names: {name: the
+    published one}, where they differ."""
+    return [
+        (parameter, (Part(names.get(name, name), tuple(parameter.shape)),))
+        for name, parameter in parameters.items()
+    ]
 
 
 def value_first(boxes: int, values: int) -> np.ndarray:
@@ -48,32 +57,46 @@ def value_first(boxes: int, values: int) -> np.ndarray:
 
 
 def y_first(boxes: int) -> np.ndarray:
-    """Rows for our channel box * 4 + (cx, cy, w, h) where the published one is box * 4 + (cy, cx, h, w)."""
+    """Rows for our channel box * 4 + (cx, cy, w, h) where the published one is box * 4 + (cy, cx,
+    h, w)."""
     return np.arange(boxes * 4).reshape(boxes, 4)[:, [1, 0, 3, 2]].ravel()
 
 
-def set_published(plan: Plan, tensors: Dict[str, np.ndarray], source: str, say: Callable[[str], None] = print) -> None:
-    """Sets all parameters of an initialised network of layout NCHW. UserError, before anything is set, for a tensor
-    that is missing, unexpected, of another shape, of no floating-point type or not finite. `say` gets a line about what
-    is left out."""
+def set_published(
+    plan: Plan, tensors: Dict[str, np.ndarray], source: str, say: Callable[[str], None] = print
+) -> None:
+    """Sets all parameters of an initialised network of layout NCHW. UserError, before anything is
+    set, for a tensor that is missing, unexpected, of another shape, of no floating-point type or
+    not finite. `say` gets a line about what is left out."""
     parts = {part.name: part for _, each in plan.parameters for part in each}
     unused = {name: shape for name, shape in plan.unused.items() if name in tensors}
-    for word, names in (("lacks", [name for name in parts if name not in tensors]),
-                        ("holds the unexpected", [name for name in tensors if name not in {**parts, **unused}])):
+    for word, names in (
+        ("lacks", [name for name in parts if name not in tensors]),
+        ("holds the unexpected", [name for name in tensors if name not in {**parts, **unused}]),
+    ):
         if names:
-            raise UserError(f"{source}: another network's: {word} {names[0]}"
-                            + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
+            raise UserError(
+                f"{source}: another network's: {word} {names[0]}"
+                + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+            )
     for name, shape in [(name, part.shape) for name, part in parts.items()] + list(unused.items()):
         tensor = tensors[name]
         if tuple(tensor.shape) != shape:
             raise UserError(f"{source}: {name} has shape {tuple(tensor.shape)}, not {shape}")
         if tensor.dtype.kind != "f":
-            raise UserError(f"{source}: {name} is of type {tensor.dtype}, where floating-point numbers are needed")
+            raise UserError(
+                f"{source}: {name} is of type {tensor.dtype}, where floating-point numbers are "
+                "needed"
+            )
         if name in parts and not np.isfinite(tensor).all():
             raise UserError(f"{source}: {name} is not finite")
     for parameter, each in plan.parameters:
-        value = np.concatenate([tensors[part.name] if part.rows is None else tensors[part.name][part.rows]
-                                for part in each]).astype(np.float32)
+        value = np.concatenate(
+            [
+                tensors[part.name] if part.rows is None else tensors[part.name][part.rows]
+                for part in each
+            ]
+        ).astype(np.float32)
         parameter.set_data(mx.nd.array(value, dtype=parameter.dtype))
     if unused:
         say(f"{source}: {', '.join(unused)} dropped: the published network does not use them")
