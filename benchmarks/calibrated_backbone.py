@@ -56,4 +56,6 @@ def main(recipe: str, data_dir: str, out: str, *values: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
     main(*sys.argv[1:])
