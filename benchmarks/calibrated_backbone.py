@@ -1,6 +1,7 @@
 """A backbone file for trials without ImageNet weights: random convolutions, and BatchNorm with the
-statistics that some images have there. `calibrated_backbone.py RECIPE DATA_DIR OUT.onnx [flag=value
-...]`
+statistics that some images have there.
+
+    python benchmarks/calibrated_backbone.py RECIPE DATA_DIR OUT.onnx [flag=value ...]
 
 A network whose BatchNorm is frozen needs such statistics: at the identity, 16 residual blocks let
 activations grow a hundredfold. The features are normalised like a trained backbone's, and mean
