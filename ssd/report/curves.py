@@ -88,7 +88,7 @@ def curve_figures(run_folder: str) -> List[Tuple[str, str]]:
 
 
 def _svg(title: str, draw, run: Run) -> str:
-    matplotlib, figure = _figure((5.6, 3.2))
+    matplotlib, figure = _figure((4.8, 2.9))
     # Several of these stand in one page: the salt keeps their identifiers apart.
     with matplotlib.rc_context(dict(STYLE, **{"svg.hashsalt": title})):
         _draw(figure.subplots(), draw, run)
@@ -208,6 +208,8 @@ def _draw_speed(axis, run: Run) -> None:
         color=PARTS[1],
         linewidth=0.9,
         label="waiting for data",
+        clip_on=False,  # 0 % lies on the axis
+        zorder=3,
     )
     share.set(ylabel="waiting for data [%]", ylim=(0, 100))
     handles, labels = axis.get_legend_handles_labels()
