@@ -27,7 +27,8 @@ STYLE = {
     "axes.titlelocation": "left",
     "axes.titleweight": "bold",
     "axes.titlesize": 10,
-    "legend.frameon": False,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.8,
     "legend.fontsize": 8,
     "lines.linewidth": 1.4,
 }
@@ -235,7 +236,7 @@ def _draw_published(axis, run: Run, points: Sequence[Tuple[float, float]], marke
         or abs(run.train_images - published.TRAIN_IMAGES) < 0.01 * published.TRAIN_IMAGES
     )
     label = (
-        published.NAME if whole else f"{published.NAME}, on all {published.TRAIN_IMAGES:,} images"
+        published.NAME if whole else f"{published.NAME},\non all {published.TRAIN_IMAGES:,} images"
     )
     axis.plot(
         *zip(*points),
