@@ -10,7 +10,7 @@ from ssd.errors import on_a_line
 from ssd.evaluation.scored_set import count_words
 from ssd.evaluation.scoring import STAT_NAMES
 from ssd.files import replacing, write_errors
-from ssd.fonts import for_matplotlib, readable
+from ssd.fonts import for_matplotlib, readable, shortened
 from ssd.matplotlib_cache import prepare
 from ssd.terminal import columns, padded
 
@@ -113,11 +113,15 @@ def draw(path: str, results: List[dict]) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
     if column is None:
         names = [readable(name) for name in names_of(results)]
+        folders = list(map(os.path.dirname, names))
+        if all(folders) and len(set(folders)) == len(names):  # of runs: each is a weights.params
+            names = folders
+        names = [shortened(name, 24) for name in names]
         axes.set_xticks(
             list(places),
             [name.replace("$", r"\$") for name in names],
-            rotation=30,
-            ha="right",
+            rotation=30 if len(names) <= 16 else 90,
+            ha="right" if len(names) <= 16 else "center",
             fontfamily=for_matplotlib(names),
         )
     axes.set_xlabel(column or "")
