@@ -74,9 +74,11 @@ def gluoncv_network():
     from ssd.threads import use_all_cores
 
     use_all_cores()
-    # GluonCV looks for PyTorch, and fails if what it finds is 2.0 or newer.
-    sys.modules["torch"] = None
     import mxnet as mx
+
+    # GluonCV looks for PyTorch, and fails if what it finds is 2.0 or newer. Hidden after MXNet is
+    # imported: SciPy, which that imports, may fail beside a hidden PyTorch.
+    sys.modules["torch"] = None
     from gluoncv.model_zoo import get_model
 
     network = get_model(PEER, pretrained_base=False)
