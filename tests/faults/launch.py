@@ -20,7 +20,7 @@ class Result(NamedTuple):
     status: int
     output: str  # of all ranks, and of the launcher
     seconds: float
-    left: List[int]  # processes of the run that outlived its launcher
+    survivors: List[int]  # processes of the run that outlived its launcher
 
     def last_line(self) -> str:
         """The last line of a rank for people. horovodrun writes a report of its own after it, and
@@ -28,13 +28,13 @@ class Result(NamedTuple):
         say what became of a rank."""
         return [
             line
-            for line in self.said("stderr").splitlines()
+            for line in self.ranks_output("stderr").splitlines()
             if line.strip()
             and line not in ("Killed", "Terminated")
             and not line.startswith((":::MLLOG", "fault at "))
         ][-1]
 
-    def said(self, stream: str = "std") -> str:
+    def ranks_output(self, stream: str = "std") -> str:
         """What the ranks wrote, without what horovodrun did."""
         lines = [line for line in self.output.splitlines() if re.match(rf"\[\d+\]<{stream}", line)]
         return (
@@ -87,12 +87,12 @@ def run(fault: str, data, output, *flags, ranks: int = 1, limit: float = 300) ->
     )
     seconds = time.monotonic() - start
     deadline = time.monotonic() + 5
-    while having(token) and time.monotonic() < deadline:
+    while processes_with(token) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return Result(process.returncode, process.stdout, seconds, having(token))
+    return Result(process.returncode, process.stdout, seconds, processes_with(token))
 
 
-def having(token: str) -> List[int]:
+def processes_with(token: str) -> List[int]:
     """Living processes with this token in their environment."""
     found = []
     for entry in filter(str.isdigit, os.listdir("/proc")):

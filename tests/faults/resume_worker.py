@@ -74,26 +74,26 @@ def run(name, *more):
     return losses, arrays, scores
 
 
-whole = run("whole", "--save-interval", "1steps", "--keep-checkpoints", "1000")
-last = max(whole[0])
-checkpoints = os.path.join(folder, "whole", "checkpoints")
+uninterrupted = run("uninterrupted", "--save-interval", "1steps", "--keep-checkpoints", "1000")
+last = max(uninterrupted[0])
+checkpoints = os.path.join(folder, "uninterrupted", "checkpoints")
 for step in range(1, last + 1):
     source = os.path.join(checkpoints, f"step-{step:08d}")
     losses, arrays, scores = run(f"from-{step}", "--resume", source, "--save-interval", "never")
     assert sorted(losses) == list(range(step + 1, last + 1)), (step, sorted(losses))
     for number, values in losses.items():
-        assert values.tobytes() == whole[0][number].tobytes(), (
+        assert values.tobytes() == uninterrupted[0][number].tobytes(), (
             f"loss of step {number}, resumed after {step}"
         )
     for name, values in arrays.items():
-        assert values.tobytes() == whole[1][name].tobytes(), f"{name}, resumed after {step}"
+        assert values.tobytes() == uninterrupted[1][name].tobytes(), f"{name}, resumed after {step}"
     for epoch, stats in scores.items():
-        assert stats == whole[2][epoch], f"score of epoch {epoch}, resumed after {step}"
+        assert stats == uninterrupted[2][epoch], f"score of epoch {epoch}, resumed after {step}"
     print(
         f"rank {ranks.rank}: resumed after step {step} of {last}: {len(losses)} losses, "
         f"{len(arrays)} tensors, "
         f"{len(scores)} scores equal",
         flush=True,
     )
-assert len(whole[2]) >= 2 and len({values.tobytes() for values in whole[0].values()}) == last
+assert len(uninterrupted[2]) >= 2 and len({values.tobytes() for values in uninterrupted[0].values()}) == last
 ranks.close()

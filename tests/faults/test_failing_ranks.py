@@ -43,8 +43,8 @@ def test_a_rank_fails(data, tmp_path, fault, words, victim):
     )
     assert words in last and " step " in last
     assert result.output.count("ssd train: stopped: ") == 1
-    assert result.status != 0 and not result.left
-    assert result.said().count("Traceback (most recent call last)") == (fault == "raise"), (
+    assert result.status != 0 and not result.survivors
+    assert result.ranks_output().count("Traceback (most recent call last)") == (fault == "raise"), (
         "its own, no echoes"
     )
     if not (victim == 0 and fault in ("kill", "stop", "leave")):
@@ -64,7 +64,7 @@ def test_a_rank_hangs(data, tmp_path, victim):
         and "hangs" in last
         and "step 3 (epoch 2, reading data)" in last
     ), last
-    assert result.status != 0 and not result.left and "Traceback" not in result.said()
+    assert result.status != 0 and not result.survivors and "Traceback" not in result.ranks_output()
 
 
 def test_a_user_error_on_one_rank_is_told_by_name(data, tmp_path):
@@ -85,5 +85,5 @@ def test_a_user_error_on_one_rank_is_told_by_name(data, tmp_path):
         and "cannot be decoded" in last
         and any(name in last for name in images)
     )
-    assert result.status != 0 and not result.left
-    assert "Traceback" not in result.said()
+    assert result.status != 0 and not result.survivors
+    assert "Traceback" not in result.ranks_output()

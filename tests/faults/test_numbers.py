@@ -45,7 +45,7 @@ def test_two_ranks_stop_before_the_update(data, tmp_path, fault, words):
     )
     last = [line for line in result.output.splitlines() if "ssd train: stopped: " in line]
     assert len(last) == 1 and words in last[0] and "step 3, before the update" in last[0]
-    assert result.status != 0 and not result.left
+    assert result.status != 0 and not result.survivors
     with open(tmp_path / "out" / "not-finite.json") as file:
         told = json.load(file)
     assert told["step"] == 3 and [len(rank["images"]) for rank in told["ranks"]] == [2, 2]
@@ -115,7 +115,7 @@ def test_float16s_overflow_skips_the_step(data, tmp_path):
     )
     assert result.status == 0, result.output[-2000:]
     assert (
-        "epoch 1 step 3: gradients overflow, the step is skipped (1 so far); loss scale 8 from here"
+        "epoch 1 step 3: gradients overflow, the step is skipped (1 so far); loss scale is now 8"
         in result.output
     )
     saved = [

@@ -124,8 +124,8 @@ def test_a_run_goes_on_in_its_folder(data, tmp_path):
 
     with open(tmp_path / "parts" / "mlperf-2.log") as file:
         events = [json.loads(line.split(":::MLLOG ")[1]) for line in file]
-    said = [event for event in events if event["key"] == "resumed"]
-    assert len(said) == 1 and said[0]["value"] == 4
+    resumed = [event for event in events if event["key"] == "resumed"]
+    assert len(resumed) == 1 and ranks_output[0]["value"] == 4
     assert [event["value"] for event in events if event["key"] == "submission_division"] == ["open"]
 
 

@@ -7,7 +7,7 @@ import mxnet as mx
 import numpy as np
 
 from ssd.errors import UserError, UserErrorEverywhere
-from ssd.training.ranks import Agreement, Ranks, rank_from_environment
+from ssd.training.ranks import Ranks, SharedFlags, rank_from_environment
 
 
 def refuse():
@@ -71,15 +71,15 @@ trainer.step(2)
 np.testing.assert_allclose(network.weight.data().asnumpy(), 1 - (everyone + 1).mean(), rtol=1e-6)
 
 # The last rank's wish is told to all a step later (alone: at once), an unspoken one never.
-agreement = Agreement(ranks, 2)
-told = [agreement.exchange([step == 1 and rank == size - 1, False]) for step in range(4)]
+flags = SharedFlags(ranks, 2)
+told = [flags.exchange([step == 1 and rank == size - 1, False]) for step in range(4)]
 assert [flags[0] for flags in told] == (
     [False, True, False, False] if size == 1 else [False, False, True, False]
 )
 assert not any(flags[1] for flags in told)
 assert (
-    agreement.settle([False, rank == size - 1]) == [False, True]
-    and agreement.settle([False, False])[0] is False
+    flags.settle([False, rank == size - 1]) == [False, True]
+    and flags.settle([False, False])[0] is False
 )
 
 # Work is done by rank 0 first; a refusal of one rank is everyone's.

@@ -111,10 +111,11 @@ def test_groups_that_ranks_do_not_make_are_refused_at_once(tmp_path):
     )
     assert result.returncode == 2 and not (tmp_path / "run").exists()
     assert result.stderr.splitlines()[-1] == (
-        "python -m ssd train: error: --batch-norm-ranks 2: there are no whole groups of 2 in 1 rank"
+        "python -m ssd train: error: --batch-norm-ranks 2: 1 rank cannot be divided into groups "
+        "of 2"
     )
     with pytest.raises(
-        UserError, match="--batch-norm-ranks 4: there are no whole groups of 4 in 6 ranks"
+        UserError, match="--batch-norm-ranks 4: 6 ranks cannot be divided into groups of 4"
     ):
         check_groups(load_recipe("ssd-resnet34-coco").with_values(batch_norm_ranks=4), 6)
 
@@ -219,19 +220,19 @@ def test_it_is_left_alone_where_a_group_would_span_nodes():
 def test_it_is_used_where_it_is_there_and_fits(library, monkeypatch):
     config = load_recipe("ssd-resnet34-coco").with_values(layout="NHWC", dtype="float16")
 
-    def unfit(device="gpu", size=8, **values):
-        return nvidia_batch_norm.unfit(config.with_values(**values), device, size)
+    def unsupported(device="gpu", size=8, **values):
+        return nvidia_batch_norm.unsupported(config.with_values(**values), device, size)
 
-    assert "has no operator" in unfit(), "stock MXNet's operator knows no bn_group"
+    assert "has no operator" in unsupported(), "stock MXNet's operator knows no bn_group"
     monkeypatch.setattr(mx.nd, "BatchNorm", lambda data, bn_group=1, xbuf_ptr=0: None)
-    assert unfit() == ""
-    assert unfit(batch_norm_exchange="horovod") == "as --batch-norm-exchange says"
+    assert unsupported() == ""
+    assert unsupported(batch_norm_exchange="horovod") == "as set by --batch-norm-exchange"
     assert (
-        "GPUs" in unfit(device="cpu")
-        and "float16" in unfit(dtype="float32")
-        and "NHWC" in unfit(layout="NCHW")
+        "GPUs" in unsupported(device="cpu")
+        and "float16" in unsupported(dtype="float32")
+        and "NHWC" in unsupported(layout="NCHW")
     )
-    assert "groups of 2, 4, 8" in unfit(size=3)
+    assert "groups of 2, 4, 8" in unsupported(size=3)
 
 
 def test_it_is_not_used_where_its_numbers_are_others(monkeypatch):
@@ -242,7 +243,7 @@ def test_it_is_not_used_where_its_numbers_are_others(monkeypatch):
     norm = BatchNorm(in_channels=4)
     norm.initialize()
     used = []
-    monkeypatch.setattr(nvidia_batch_norm, "unfit", lambda *_: "")
+    monkeypatch.setattr(nvidia_batch_norm, "unsupported", lambda *_: "")
     monkeypatch.setattr(
         nvidia_batch_norm, "use", lambda norm, *_: used.append(norm)
     )  # a plain BatchNorm

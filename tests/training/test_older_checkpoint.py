@@ -7,10 +7,10 @@ from ssd.errors import UserError
 from ssd.training.recovery import check
 
 
-def older(config, *lacking):
+def older(config, *missing_settings):
     """The state of a checkpoint without some settings ('section.name')."""
     saved = as_dict(config)
-    for name in lacking:
+    for name in missing_settings:
         section, _, key = name.partition(".")
         del saved[section][key]
     return dict(recipe=saved, global_batch=config.training.batch_size, ranks=1, samples="same")

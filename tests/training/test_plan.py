@@ -17,7 +17,7 @@ from ssd.config import load_recipe
 from ssd.errors import UserError
 from ssd.rules import RULES
 from ssd.training import plan
-from ssd.training.published import BENCHMARKS, SSD
+from ssd.training.mlperf_results import BENCHMARKS, SSD
 
 COCO = load_recipe("ssd-resnet34-coco")
 
@@ -180,7 +180,8 @@ def test_a_config_joins_gpus_as_the_published_runs_did(capsys):
     assert "batch 24 each, BatchNorm over 48" in capsys.readouterr().out
     assert command("--nodes", 1, "--gpus", 9, "--batch", 114, "--batch-norm-ranks", 2) == 2
     assert (
-        "--batch-norm-ranks 2: there are no whole groups of 2 in 9 ranks" in capsys.readouterr().err
+        "--batch-norm-ranks 2: 9 ranks cannot be divided into groups of 2"
+        in capsys.readouterr().err
     )
 
 

@@ -12,7 +12,7 @@ from ssd.config import load_recipe
 from ssd.errors import UserError
 from ssd.rules import RULES
 from ssd.training import plan
-from ssd.training.published import RETINANET
+from ssd.training.mlperf_results import RETINANET
 from tests.training.test_plan import command, planned
 
 OPEN_IMAGES = load_recipe("retinanet-resnext50-openimages").with_values(rules="retinanet-5.1.0")

@@ -16,20 +16,28 @@ import pytest
 
 from ssd.config import load_recipe
 from ssd.errors import UserError
-from ssd.training.estimates import Course, Pace, about, seconds_until, target_epoch
+from ssd.training.estimates import (
+    EvaluationPlan,
+    MeanSeconds,
+    rounded_duration,
+    seconds_until,
+    target_epoch,
+)
 from ssd.training.metrics import Metrics
-from ssd.training.progress_display import Display, LineStream, choose_terminal, picture
+from ssd.training.progress_display import Display, LineStream, choose_terminal, render
 from tests.training.tiny import FLAGS, ROOT, tiny_data
 
-COURSE = Course(steps_per_epoch=100, epochs=12, eval_every=5)  # evaluates after epochs 5, 10 and 12
+PLAN = EvaluationPlan(
+    steps_per_epoch=100, epochs=12, eval_every=5
+)  # evaluates after epochs 5, 10 and 12
 
 
 # ---- estimates
 
 
 def test_when_a_run_evaluates_and_ends():
-    assert COURSE.last_step == 1200
-    assert [COURSE.next_evaluation(step) for step in (0, 499, 500, 999, 1000, 1199)] == [
+    assert PLAN.last_step == 1200
+    assert [PLAN.next_evaluation(step) for step in (0, 499, 500, 999, 1000, 1199)] == [
         5,
         5,
         10,
@@ -38,27 +46,29 @@ def test_when_a_run_evaluates_and_ends():
         12,
     ]
     assert (
-        COURSE.evaluations(0, 1200) == 3
-        and COURSE.evaluations(500, 1200) == 2
-        and COURSE.evaluations(0, 500) == 1
+        PLAN.evaluations(0, 1200) == 3
+        and PLAN.evaluations(500, 1200) == 2
+        and PLAN.evaluations(0, 500) == 1
     )
-    assert COURSE.evaluations(1200, 1200) == 0
-    short = COURSE._replace(max_steps=230)
+    assert PLAN.evaluations(1200, 1200) == 0
+    short = PLAN._replace(max_steps=230)
     assert (
         short.last_step,
         short.next_evaluation(0),
         short.step_of(3),
         short.evaluations(0, 230),
     ) == (230, 3, 230, 1)
-    assert Course(10, 20, 5).evaluations(0, 200) == 4, (
+    assert EvaluationPlan(10, 20, 5).evaluations(0, 200) == 4, (
         "the last epoch is one of every fifth: not counted twice"
     )
 
 
 def test_seconds_until():
-    assert seconds_until(COURSE, Pace(2.0, 30.0), 100, 1000) == 900 * 2 + 2 * 30
-    assert seconds_until(COURSE, Pace(2.0, None), 100, 1000) is None, "no evaluation has been seen"
-    assert seconds_until(COURSE, Pace(), 0, 1000) is None
+    assert seconds_until(PLAN, MeanSeconds(2.0, 30.0), 100, 1000) == 900 * 2 + 2 * 30
+    assert seconds_until(PLAN, MeanSeconds(2.0, None), 100, 1000) is None, (
+        "no evaluation has been seen"
+    )
+    assert seconds_until(PLAN, MeanSeconds(), 0, 1000) is None
 
 
 @pytest.mark.parametrize(
@@ -78,20 +88,20 @@ def test_seconds_until():
     ],
 )
 def test_target_from_the_last_two_scores(scores, epoch, words):
-    found, basis = target_epoch(COURSE, scores, 0.23, as_published=False)
+    found, basis = target_epoch(PLAN, scores, 0.23, as_published=False)
     assert found == epoch and words in basis
 
 
 def test_target_as_in_the_published_run():
-    course = Course(257, 65, 5)
-    assert target_epoch(course, [], 0.23, as_published=True) == (50, "as in the published run")
-    assert target_epoch(course, [(45, 0.2), (50, 0.22)], 0.23, as_published=True)[0] == 55, (
+    plan = EvaluationPlan(257, 65, 5)
+    assert target_epoch(plan, [], 0.23, as_published=True) == (50, "as in the published run")
+    assert target_epoch(plan, [(45, 0.2), (50, 0.22)], 0.23, as_published=True)[0] == 55, (
         "later than there: the line"
     )
 
 
 def test_durations_have_no_false_precision():
-    assert [about(seconds) for seconds in (3.2, 33, 94, 170, 4000, 200000)] == [
+    assert [rounded_duration(seconds) for seconds in (3.2, 33, 94, 170, 4000, 200000)] == [
         "3 s",
         "35 s",
         "95 s",
@@ -186,7 +196,7 @@ def drawn(training, width):
         color_system=None,
         legacy_windows=False,
     )
-    console.print(picture(training, "epoch 1, training", training.started + 3725))
+    console.print(render(training, "epoch 1, training", training.started + 3725))
     return console.file.getvalue()
 
 
@@ -255,7 +265,7 @@ def test_the_display_leaves_no_trace(monkeypatch):
     assert "epoch 1 of 12" in shown and "half" not in shown
     end = terminal.getvalue()
     assert end.endswith("half") and end.rindex("\x1b[?25h") > end.rindex("epoch 1 of 12")
-    assert end.rindex("\x1b[2K") > end.rindex("epoch 1 of 12"), "the last picture is erased"
+    assert end.rindex("\x1b[2K") > end.rindex("epoch 1 of 12"), "the last render is erased"
 
 
 def test_a_reader_of_the_pipe_finds_room(pipe, monkeypatch):

@@ -274,7 +274,7 @@ def test_a_folder_of_an_older_version_is_taken_up(tmp_path):
 def test_what_a_killed_part_left_half_written_goes(tmp_path):
     (tmp_path / "mlperf.log").touch()
     left, other = (
-        tmp_path / f".weights.params.{files._world()}-{2**22 + 1}-7.partial",
+        tmp_path / f".weights.params.{files.system_id()}-{2**22 + 1}-7.partial",
         tmp_path / "mine.partial",
     )
     left.touch()
