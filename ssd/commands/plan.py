@@ -168,8 +168,7 @@ def chosen_benchmark(args) -> Benchmark:
     if args.benchmark and found is not named:
         raise UserError(
             f"--benchmark {args.benchmark}: needs the rules {named.rules_text}, but those of "
-            "recipe "
-            f"{config.recipe} are {config.run.rules}"
+            f"recipe {config.recipe} are {config.run.rules}"
         )
     return found or named  # where there is none, the plan is refused
 

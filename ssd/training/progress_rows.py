@@ -128,7 +128,7 @@ def _target(run: RunState, plan: EvaluationPlan, means: MeanSeconds, step: int) 
     seconds = _seconds(plan, means, step, epoch)
     if seconds is None:
         return basis if epoch is None else f"after epoch {epoch}, {basis}"
-    return f"in rounded_duration {rounded_duration(seconds)} (epoch {epoch}), {basis}"
+    return f"in about {rounded_duration(seconds)} (epoch {epoch}), {basis}"
 
 
 def _seconds(

@@ -29,7 +29,7 @@ def collect(ranks: int) -> Dict[str, Any]:
         cpu=_cpu(),
         gpus=_gpus(),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        code=_code(ROOT),
+        code=code_version(ROOT),
         loaded=_loaded(),
         packages=_packages(),
         environment=_environment(os.environ),
@@ -58,7 +58,7 @@ def _output_of(*command: str) -> Optional[str]:
     return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else None
 
 
-def _code(folder: str) -> Optional[Dict[str, Any]]:
+def code_version(folder: str) -> Optional[Dict[str, Any]]:
     """The commit that is checked out in `folder`, and whether files were changed (None:
     unknown)."""
     if not os.path.exists(os.path.join(folder, ".git")):

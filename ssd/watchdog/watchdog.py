@@ -76,7 +76,7 @@ class Watchdog:
     ):
         assert 0 <= rank < size and 0 < timeout <= (stall or timeout)
         self.rank, self.size, self.name = rank, size, name
-        self._timeout, self._stall, self._on_stop = timeout, stall or 10 * timeout, on_stop
+        self._timeout, self.stall, self._on_stop = timeout, stall or 10 * timeout, on_stop
         self._interval = min(1.0, timeout / 10)
         self._note = ("start", 0, False)
         self._notes = 0
@@ -321,13 +321,13 @@ class Watchdog:
         suspects = busy or {
             rank: member for rank, member in self._members.items() if not member.goodbye
         }
-        if all(now - member.last_progress > self._stall for member in suspects.values()):
+        if all(now - member.last_progress > self.stall for member in suspects.values()):
             rank = min(suspects, key=lambda rank: suspects[rank].last_progress)
             what = "hangs" if busy else "waits in a collective that does not end"
             others = f" (so do {len(suspects) - 1} others)" if len(suspects) > 1 else ""
             self._declare_failed(
                 rank,
-                f"{what}{others}: no progress for {self._stall:g} s at {suspects[rank].position()}",
+                f"{what}{others}: no progress for {self.stall:g} s at {suspects[rank].position()}",
             )
 
     def _finish(self) -> None:

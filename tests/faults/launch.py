@@ -1,4 +1,4 @@
-"""Real runs with a fault in them, on one rank or several."""
+"""Real training runs with a fault in them, on one rank or several."""
 
 import os
 import re
@@ -11,8 +11,8 @@ from typing import List, NamedTuple
 from tests.training.tiny import FLAGS, ROOT
 
 WORKER = os.path.join(ROOT, "tests", "faults", "train_worker.py")
-# Seconds without a sign of life: few only where a rank gives none, since a busy machine keeps ranks
-# waiting too.
+# --rank-timeout: short only for the faults that it detects, since on a busy machine healthy ranks
+# have to wait too.
 RANK_TIMEOUT = {"stop": 5, "hang": 5}
 
 
@@ -23,9 +23,9 @@ class Result(NamedTuple):
     survivors: List[int]  # processes of the run that outlived its launcher
 
     def last_line(self) -> str:
-        """The last line of a rank for people. horovodrun writes a report of its own after it, and
-        brings standard output and the victim's "fault at" by other pipes, perhaps later; its shells
-        say what became of a rank."""
+        """The last line for the user from any rank. horovodrun prints its own report after it,
+        forwards standard output and the victim's "fault at" through other pipes, perhaps later, and
+        its shells report how a rank ended."""
         return [
             line
             for line in self.ranks_output("stderr").splitlines()
@@ -35,7 +35,7 @@ class Result(NamedTuple):
         ][-1]
 
     def ranks_output(self, stream: str = "std") -> str:
-        """What the ranks wrote, without what horovodrun did."""
+        """The output of the ranks, without horovodrun's own."""
         lines = [line for line in self.output.splitlines() if re.match(rf"\[\d+\]<{stream}", line)]
         return (
             "\n".join(re.sub(r"^\[\d+\]<std(out|err)>:", "", line) for line in lines) or self.output
@@ -43,8 +43,8 @@ class Result(NamedTuple):
 
 
 def run(fault: str, data, output, *flags, ranks: int = 1, limit: float = 300) -> Result:
-    """`train` with FAULT=`fault`; waits for the launcher, then for every process that it started, 5
-    seconds."""
+    """`train` with FAULT=`fault`. Waits for the launcher, then up to 5 seconds for all processes
+    that it has started."""
     token = uuid.uuid4().hex
     launcher = (
         []
@@ -93,7 +93,7 @@ def run(fault: str, data, output, *flags, ranks: int = 1, limit: float = 300) ->
 
 
 def processes_with(token: str) -> List[int]:
-    """Living processes with this token in their environment."""
+    """The living processes with this token in their environment."""
     found = []
     for entry in filter(str.isdigit, os.listdir("/proc")):
         try:

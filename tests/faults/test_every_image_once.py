@@ -1,5 +1,5 @@
-"""Every validation image is detected on and scored exactly once, for every number of ranks and
-every batch size."""
+"""Every validation image is evaluated and scored exactly once, for any number of ranks and any
+batch size."""
 
 import json
 import os

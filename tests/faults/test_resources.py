@@ -1,4 +1,4 @@
-"""Full and unwritable discs, and scorers that die, under a whole training run."""
+"""Full and unwritable discs, and scorers that die, during a complete training run."""
 
 import json
 import os
@@ -39,9 +39,9 @@ def small_disc(tmp_path):
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disc_ends_no_run_that_only_cannot_save(data, small_disc):
-    """Room for two checkpoints: no third one can be made beside them, nor weights; training reaches
-    its end."""
+def test_a_run_that_cannot_save_continues(data, small_disc):
+    """The disc has space for two checkpoints, but not for a third one or the weights. Training
+    completes."""
     disc = small_disc("5m")
     result = run(
         "none:0:1",
@@ -64,7 +64,7 @@ def test_a_full_disc_ends_no_run_that_only_cannot_save(data, small_disc):
     assert "warning: weights" in result.output
     assert not [
         name for name in os.listdir(disc / "out" / "checkpoints") if name.startswith(".")
-    ], "nothing half made"
+    ], "no temporary files"
 
 
 def test_a_disc_too_full_for_the_log(data, small_disc):
@@ -87,7 +87,7 @@ def test_a_folder_that_cannot_be_written(data, small_disc):
     )
 
 
-def test_a_killed_scorer_is_started_again(data, tmp_path):
+def test_a_killed_scorer_is_restarted(data, tmp_path):
     result = run("kill-scorer:0:1", data, tmp_path / "out", "--max-steps", "2", "--eval-every", "1")
     assert result.status == 0, result.output[-2000:]
     assert (

@@ -17,8 +17,7 @@ from ssd.watchdog.messages import Process, kill, this_process
 from ssd.watchdog.watchdog import Watchdog
 from tests.faults.watchdog_worker import LONG_TIMEOUT, STALL, STEPS, TIMEOUT
 from tests.training.tiny import ROOT
-
-SLOW_MACHINE = 20  # seconds, for processes that start while others compute
+from tests.waiting import SLOW_MACHINE, wait_until
 
 
 class Run:
@@ -65,10 +64,8 @@ class Run:
         return statuses, (self.folder / "output").read_text().splitlines()
 
     def file(self, name):
-        deadline = time.monotonic() + SLOW_MACHINE
-        while not (self.folder / name).exists():
-            assert time.monotonic() < deadline, name
-            time.sleep(0.005)
+        """The content of a file, once it exists."""
+        wait_until((self.folder / name).exists, name)
         return (self.folder / name).read_text()
 
 
@@ -181,7 +178,7 @@ def test_a_run_whose_ranks_are_all_suspended_resumes(tmp_path):
 def test_a_single_rank_opens_nothing():
     before = len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
     watchdog = Watchdog(0, 1, exchange=None, timeout=1)
-    assert watchdog._stall == 10, "ten times --rank-timeout"
+    assert watchdog.stall == 10, "ten times --rank-timeout"
     watchdog.note("training", 1)
     watchdog.await_failure_report()
     watchdog.failed("an error that nobody waits for")

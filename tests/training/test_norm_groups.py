@@ -1,5 +1,5 @@
-"""BatchNorm over groups of ranks: real ranks against one batch, the command line, and NVIDIA's
-operator as far as it can be tried without it."""
+"""BatchNorm over groups of ranks: real ranks compared with one batch, the command line, and NVIDIA's
+operator as far as we can test it without having it."""
 
 import ctypes
 import json
@@ -30,8 +30,8 @@ HOROVODRUN = [os.path.join(os.path.dirname(sys.executable), "horovodrun"), "--gl
 
 
 @pytest.mark.parametrize("size, group", [(2, 2), (4, 2)])
-def test_groups_are_as_one_rank_with_their_batch(size, group):
-    """Losses, gradients, running statistics and weights over three steps; four ranks are two
+def test_a_group_equals_one_rank_with_its_batch(size, group):
+    """Losses, gradients, running statistics and weights over three steps; four ranks form two
     groups."""
     result = subprocess.run(
         [*HOROVODRUN, str(size), sys.executable, WORKER, str(group)],
@@ -44,7 +44,7 @@ def test_groups_are_as_one_rank_with_their_batch(size, group):
     )
     assert result.returncode == 0, result.stdout + result.stderr
     for rank in range(size):
-        assert f"rank {rank} of {size} is content" in result.stdout
+        assert f"rank {rank} of {size}: all checks passed" in result.stdout
 
 
 def test_a_run_on_two_ranks_and_its_resume(tmp_path):
@@ -136,7 +136,7 @@ def test_frozen_networks_are_refused_by_name():
         join_groups(build_detector(config).network, config, SimpleNamespace(size=2))
 
 
-def test_checkpoints_of_before_the_setting_had_no_groups():
+def test_checkpoints_older_than_the_setting_had_no_groups():
     config = load_recipe("ssd-resnet34-coco")
     saved = {"training": {"batch_size": 32}}
     assert "training.batch_norm_ranks" not in "".join(
@@ -161,7 +161,7 @@ def test_every_trained_batch_norm_can_join(recipe):
 
 
 class Ranks:
-    """Rank 1 of a node of four, as the first of whose group it gathers."""
+    """Rank 1 on the second node of four ranks."""
 
     rank, local_rank, size = 5, 1, 8
 
@@ -177,7 +177,7 @@ class Ranks:
 
 
 class Library:
-    """Notes what it is asked."""
+    """Records its calls."""
 
     def __init__(self):
         self.calls = []
@@ -200,7 +200,7 @@ def library(monkeypatch):
     return made
 
 
-def test_its_buffers_are_those_of_the_nodes_ranks(library):
+def test_its_buffers_belong_to_the_ranks_of_the_node(library):
     ranks, norm = Ranks(), BatchNorm(in_channels=4)
     node = nvidia_batch_norm.local_ranks(ranks, 2)
     assert node.tolist() == [4, 5, 6, 7]
@@ -213,11 +213,11 @@ def test_its_buffers_are_those_of_the_nodes_ranks(library):
     assert ctypes.cast(asked["xbuf_ptr"], ctypes.POINTER(ctypes.c_void_p))[1] == 1234
 
 
-def test_it_is_left_alone_where_a_group_would_span_nodes():
+def test_it_is_not_used_if_a_group_would_span_nodes():
     assert nvidia_batch_norm.local_ranks(Ranks(), 8) is None
 
 
-def test_it_is_used_where_it_is_there_and_fits(library, monkeypatch):
+def test_it_is_used_if_it_exists_and_supports_the_settings(library, monkeypatch):
     config = load_recipe("ssd-resnet34-coco").with_values(layout="NHWC", dtype="float16")
 
     def unsupported(device="gpu", size=8, **values):
@@ -235,8 +235,8 @@ def test_it_is_used_where_it_is_there_and_fits(library, monkeypatch):
     assert "groups of 2, 4, 8" in unsupported(size=3)
 
 
-def test_it_is_not_used_where_its_numbers_are_others(monkeypatch):
-    """The trial compares with Horovod's way, and sees a BatchNorm of one rank's batch alone."""
+def test_it_is_not_used_if_its_numbers_differ(monkeypatch):
+    """The trial compares it with Horovod's numbers, here those of a single rank's batch."""
     config = load_recipe("ssd-resnet34-coco").with_values(
         layout="NHWC", dtype="float16", batch_norm_ranks=2
     )

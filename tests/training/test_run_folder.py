@@ -239,7 +239,7 @@ def test_code_version_of_a_checkout_and_elsewhere(tmp_path, monkeypatch):
         monkeypatch.delenv(
             name
         )  # of a hook that runs the tests: git would take its repository for this one
-    assert versions._code(str(tmp_path)) is None
+    assert versions.code_version(str(tmp_path)) is None
 
     def git(*arguments):
         subprocess.run(
@@ -253,10 +253,10 @@ def test_code_version_of_a_checkout_and_elsewhere(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("1")
     git("add", ".")
     git("commit", "-m", "first")
-    found = versions._code(str(tmp_path))
+    found = versions.code_version(str(tmp_path))
     assert len(found["commit"]) == 40 and found["changed"] is False
     (tmp_path / "file").write_text("2")
-    assert versions._code(str(tmp_path))["changed"] is True
+    assert versions.code_version(str(tmp_path))["changed"] is True
 
 
 def test_a_folder_of_an_older_version_is_taken_up(tmp_path):

@@ -12,6 +12,7 @@ from ssd.config import load_recipe
 from ssd.data.pipeline import TrainingLoader
 from ssd.datasets.coco import load_coco
 from ssd.evaluation.scoring import STAT_NAMES
+from ssd.model import parameters
 from ssd.model.detector import build_detector
 from ssd.model.initialization import initialize
 from ssd.model.weights import read_info
@@ -243,7 +244,7 @@ def test_one_rank_and_two_ranks_take_the_same_first_step(tmp_path):
     start = build_detector(load_recipe(str(tmp_path / "one" / "recipe.yaml"))).network
     initialize(start, seed, mx.cpu())
     weights = [mx.nd.load(str(tmp_path / run / "weights.params")) for run in ("one", "two")]
-    for name, parameter in start._collect_params_with_prefix().items():
+    for name, parameter in parameters.by_structural_name(start).items():
         before = parameter.data().asnumpy()
         one_step, two_step = (value[name].asnumpy() - before for value in weights)
         # Rounding flips a ReLU or the choice of a hard negative here and there; a sum instead of a
