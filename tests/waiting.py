@@ -5,8 +5,8 @@ import time
 SLOW_MACHINE = 20  # seconds, for processes that start while others compute
 
 
-def wait_until(condition, what: str = "", seconds: float = SLOW_MACHINE):
-    """The first true result of `condition()`, which is called every few milliseconds; fails after
+def wait_until(condition, what: str = "", seconds: float = SLOW_MACHINE, pause: float = 0.005):
+    """The first true result of `condition()`, which is called every `pause` seconds; fails after
     `seconds`. what: the name of the condition, for the failure."""
     deadline = time.monotonic() + seconds
     while True:
@@ -14,4 +14,4 @@ def wait_until(condition, what: str = "", seconds: float = SLOW_MACHINE):
         if result:
             return result
         assert time.monotonic() < deadline, f"still waiting after {seconds} s: {what}"
-        time.sleep(0.005)
+        time.sleep(pause)

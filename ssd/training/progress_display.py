@@ -125,14 +125,18 @@ class Display:
             finally:
                 self._lock.release()
 
+    def refresh(self) -> None:
+        """Draws the display now. OSError if the terminal is gone."""
+        with self._lock:
+            if self._live is not None:
+                self._live.refresh()
+
     def _draw(self) -> None:
         while not self._closed.wait(INTERVAL):
-            with self._lock:
-                if self._live is not None:
-                    try:
-                        self._live.refresh()
-                    except OSError:  # the terminal is gone; the next print will fail too
-                        return
+            try:
+                self.refresh()
+            except OSError:  # the terminal is gone; the next print will fail too
+                return
 
     def _renderable(self):
         from rich.text import Text

@@ -1,5 +1,5 @@
-"""BatchNorm over groups of ranks: real ranks compared with one batch, the command line, and NVIDIA's
-operator as far as we can test it without having it."""
+"""BatchNorm over groups of ranks: real ranks compared with one batch, the command line, and
+NVIDIA's operator as far as we can test it without having it."""
 
 import ctypes
 import json

@@ -43,7 +43,7 @@ def tiny_data(folder, train_images=12, val_images=6):
 
 
 def ssd(*arguments, env=None, prefix=(), timeout=300, module="ssd"):
-    """`python -m ssd ARGUMENTS` as a user runs it. module: another in its place."""
+    """Runs `python -m ssd ARGUMENTS` as a user does. module: runs this one instead of ssd."""
     environment = dict(os.environ, PYTHONPATH=ROOT, PYTHONWARNINGS="ignore", **(env or {}))
     return subprocess.run(
         [*prefix, sys.executable, "-m", module, *map(str, arguments)],
@@ -57,7 +57,7 @@ def ssd(*arguments, env=None, prefix=(), timeout=300, module="ssd"):
 
 
 def train(data, output, *flags, **options):
-    """A run in a new folder `output`, or one that goes on."""
+    """A training run in the folder `output`: a new one, or one that is resumed."""
     return ssd(
         "train",
         *FLAGS,
