@@ -16,7 +16,7 @@ from ssd.errors import UserError
 from ssd.mlperf import MLPerfLog
 from ssd.rules import RULES
 from ssd.submission import SYSTEM_FIELDS, olympic_mean, package, read_trial, read_trials
-from tests.test_mlperf import HYPERPARAMETERS, tensor_names
+from tests.mlperf_values import HYPERPARAMETERS, tensor_names
 
 ROOT = Path(__file__).resolve().parents[2]
 

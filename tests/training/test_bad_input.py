@@ -93,7 +93,7 @@ def test_bad_box(data, tmp_path):
     rewrite(annotations(data), change)
     lines = refused(train(data, tmp_path / "out"), annotations(data))
     assert len(lines) == 1
-    assert not os.path.exists(tmp_path / "out"), "the folder of a refused run can be named again"
+    assert not os.path.exists(tmp_path / "out"), "the folder of a refused run can be used again"
     skipped = train(data, tmp_path / "out", "--skip-bad-annotations", "--max-steps", "1")
     assert skipped.returncode == 0, skipped.stderr
 
@@ -154,7 +154,7 @@ def test_another_networks_weights(data, tmp_path):
         wrong,
         "another network's",
     )
-    assert not os.path.exists(tmp_path / "out"), "the folder of a refused run can be named again"
+    assert not os.path.exists(tmp_path / "out"), "the folder of a refused run can be used again"
 
 
 def test_a_log_without_a_submitter(data, tmp_path):
