@@ -1,5 +1,5 @@
-"""Kinds of TIFF, JPEG 2000, PPM and other files of which decoders see different things: training
-refuses what DALI gets wrong, and predict sees the colours that were put in, or refuses them."""
+"""Kinds of TIFF, JPEG 2000, PPM and other files that decoders read differently: training refuses
+those that DALI decodes wrongly; predict reads the original colours, or refuses the file."""
 
 import io
 import struct
@@ -101,7 +101,7 @@ def tiles(width, height):
 
 
 def sycc():
-    """A JP2 that says its colours are YCbCr, by number 18."""
+    """A JP2 with its colours in YCbCr, number 18."""
     content = encoded(Image.fromarray(RGB).convert("YCbCr"), format="JPEG2000")
     place = content.index(b"colr") + 7
     return content[:place] + struct.pack(">I", 18) + content[place + 4 :]
