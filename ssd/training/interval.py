@@ -24,7 +24,7 @@ class SaveInterval:
                 raise UserError(
                     f"--save-interval {text}: not like 100steps, 2epochs, 10minutes or never"
                 )
-        self._last, self._asked = clock(), False
+        self._last, self._reported = clock(), False
 
     @property
     def never(self) -> bool:
@@ -40,10 +40,12 @@ class SaveInterval:
         """Whether one is due now, by this rank's clock, if the interval is in minutes. True only
         once before the next `saved`."""
         due = (
-            self.unit == "min" and not self._asked and self._clock() - self._last >= 60 * self.every
+            self.unit == "min"
+            and not self._reported
+            and self._clock() - self._last >= 60 * self.every
         )
-        self._asked = self._asked or due
+        self._reported = self._reported or due
         return due
 
     def saved(self) -> None:
-        self._last, self._asked = self._clock(), False
+        self._last, self._reported = self._clock(), False

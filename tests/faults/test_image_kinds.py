@@ -59,8 +59,8 @@ def ycck():
 def without_adobe():
     """Four channels as in the standard: no marker, and not inverted."""
     content = jpeg(ImageChops.invert(sample().convert("CMYK")))
-    place = content.index(b"Adobe") - 4
-    return content[:place] + content[place + 16 :]
+    offset = content.index(b"Adobe") - 4
+    return content[:offset] + content[offset + 16 :]
 
 
 def profile(name):
@@ -95,7 +95,7 @@ OTHER = sample(BLOCKS[::-1])  # a second image in a file, to be ignored
 KINDS = {
     "plain.jpg": (jpeg(), 4),
     "progressive.jpg": (jpeg(progressive=True), 4),
-    "rgb.jpg": (jpeg(keep_rgb=True), 4),  # Adobe's marker says 0: three channels that are no YCbCr
+    "rgb.jpg": (jpeg(keep_rgb=True), 4),  # Adobe's marker is 0: three channels that are no YCbCr
     "cmyk.jpg": (jpeg(sample().convert("CMYK")), 6),  # Adobe's marker, inverted
     "ycck.jpg": (ycck(), 8),
     "cmyk-plain.jpg": (without_adobe(), 6),

@@ -404,9 +404,12 @@ def test_loaders_name_images_that_dali_cannot_decode(tmp_path, name):
 )
 def test_check_and_loader_agree_on_truncated_files(tmp_path, capsys, options):
     noise = Image.fromarray(np.random.RandomState(0).randint(0, 256, (60, 80, 3)).astype(np.uint8))
-    whole = encoded(noise, **options)
-    lengths = [len(whole) * part // 10 for part in range(2, 10)] + [len(whole) - 2, len(whole)]
-    contents = {f"{length}.img": whole[:length] for length in lengths}
+    complete = encoded(noise, **options)
+    lengths = [len(complete) * part // 10 for part in range(2, 10)] + [
+        len(complete) - 2,
+        len(complete),
+    ]
+    contents = {f"{length}.img": complete[:length] for length in lengths}
     paths = make(tmp_path, contents)
     content = json.loads(paths[0].read_text())
     for image in content["images"]:
@@ -424,7 +427,7 @@ def test_check_and_loader_agree_on_truncated_files(tmp_path, capsys, options):
         except UserError as error:
             dali = True
             assert f"{length}.img" in str(error)
-        assert dali == bool(errors[f"{length}.img"]), (length, len(whole))
+        assert dali == bool(errors[f"{length}.img"]), (length, len(complete))
 
 
 def test_images_of_another_size_are_named(tmp_path, capsys):
