@@ -8,7 +8,7 @@ import time
 import uuid
 from typing import List, NamedTuple
 
-from tests.training.tiny import FLAGS, ROOT
+from tests.training.tiny import FLAGS, ROOT, horovodrun
 
 WORKER = os.path.join(ROOT, "tests", "faults", "train_worker.py")
 # --rank-timeout: short only for the faults that it detects, since on a busy machine healthy ranks
@@ -46,20 +46,10 @@ def run(fault: str, data, output, *flags, ranks: int = 1, limit: float = 300) ->
     """`train` with FAULT=`fault`. Waits for the launcher, then up to 5 seconds for all processes
     that it has started."""
     token = uuid.uuid4().hex
-    launcher = (
-        []
-        if ranks == 1
-        else [
-            os.path.join(os.path.dirname(sys.executable), "horovodrun"),
-            "-np",
-            str(ranks),
-            "--gloo",
-        ]
-    )
     start = time.monotonic()
     process = subprocess.run(
         [
-            *launcher,
+            *horovodrun(ranks),
             sys.executable,
             WORKER,
             *FLAGS,

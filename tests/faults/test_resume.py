@@ -13,7 +13,7 @@ from ssd.config import load_recipe
 from ssd.errors import UserError
 from ssd.training import setup
 from ssd.training.metrics import Metrics
-from tests.training.tiny import FLAGS, ROOT, rows, tiny_data, train
+from tests.training.tiny import FLAGS, ROOT, horovodrun, rows, tiny_data, train
 
 WORKER = os.path.join(ROOT, "tests", "faults", "resume_worker.py")
 RECIPE = load_recipe("ssd-resnet34-shapes")
@@ -38,19 +38,9 @@ training:
 def test_resume_after_every_step_is_bitwise(data, tmp_path, size, batch, recipe):
     path = tmp_path / "adam.yaml"
     path.write_text(recipe)
-    launcher = (
-        []
-        if size == 1
-        else [
-            os.path.join(os.path.dirname(sys.executable), "horovodrun"),
-            "-np",
-            str(size),
-            "--gloo",
-        ]
-    )
     result = subprocess.run(
         [
-            *launcher,
+            *horovodrun(size),
             sys.executable,
             WORKER,
             str(tmp_path),
@@ -208,10 +198,16 @@ def test_another_recipe_is_allowed_by_flag(data, saved, tmp_path):
 def test_another_number_of_ranks_is_allowed_by_flag(data, tmp_path):
     """Two ranks with batch 2 resume as one with batch 4: same images and augmentation, averaged
     statistics. BatchNorm sees other batches, so the losses are close, not equal."""
-    launcher = [os.path.join(os.path.dirname(sys.executable), "horovodrun"), "-np", "2", "--gloo"]
     flags = ["--save-interval", "1steps", "--eval-every", "9"]
     two = train(
-        data, tmp_path / "two", *flags, "--batch-size", "2", "--max-steps", "2", prefix=launcher
+        data,
+        tmp_path / "two",
+        *flags,
+        "--batch-size",
+        "2",
+        "--max-steps",
+        "2",
+        prefix=horovodrun(2),
     )
     assert two.returncode == 0, two.stdout + two.stderr
     refused = train(data, tmp_path / "one", *flags, "--resume", tmp_path / "two")
@@ -231,7 +227,14 @@ def test_another_number_of_ranks_is_allowed_by_flag(data, tmp_path):
     )
     assert one.returncode == 0, one.stderr
     both = train(
-        data, tmp_path / "both", *flags, "--batch-size", "2", "--max-steps", "3", prefix=launcher
+        data,
+        tmp_path / "both",
+        *flags,
+        "--batch-size",
+        "2",
+        "--max-steps",
+        "3",
+        prefix=horovodrun(2),
     )
     assert both.returncode == 0, both.stderr
     losses = [

@@ -23,10 +23,9 @@ from ssd.model.parameters import blocks
 from ssd.training import nvidia_batch_norm, recovery
 from ssd.training.norm_groups import join_groups
 from ssd.training.setup import check_groups
-from tests.training.tiny import FLAGS, ROOT, ssd, tiny_data
+from tests.training.tiny import FLAGS, ROOT, horovodrun, ssd, tiny_data
 
 WORKER = os.path.join(ROOT, "tests", "training", "norm_groups_worker.py")
-HOROVODRUN = [os.path.join(os.path.dirname(sys.executable), "horovodrun"), "--gloo", "-np"]
 
 
 @pytest.mark.parametrize("size, group", [(2, 2), (4, 2)])
@@ -34,7 +33,7 @@ def test_a_group_equals_one_rank_with_its_batch(size, group):
     """Losses, gradients, running statistics and weights over three steps; four ranks form two
     groups."""
     result = subprocess.run(
-        [*HOROVODRUN, str(size), sys.executable, WORKER, str(group)],
+        [*horovodrun(size), sys.executable, WORKER, str(group)],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         env=dict(os.environ, PYTHONPATH=ROOT),
@@ -66,7 +65,7 @@ def test_a_run_on_two_ranks_and_its_resume(tmp_path):
             "--save-interval",
             "1steps",
             *flags,
-            prefix=(*HOROVODRUN, "2"),
+            prefix=horovodrun(2),
         )
 
     result = train(

@@ -7,25 +7,15 @@ import sys
 import pytest
 
 from ssd.training.ranks import rank_from_environment
-from tests.training.tiny import ROOT
+from tests.training.tiny import ROOT, horovodrun
 
 WORKER = os.path.join(ROOT, "tests", "training", "ranks_worker.py")
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_collectives(size):
-    launcher = (
-        []
-        if size == 1
-        else [
-            os.path.join(os.path.dirname(sys.executable), "horovodrun"),
-            "-np",
-            str(size),
-            "--gloo",
-        ]
-    )
     result = subprocess.run(
-        [*launcher, sys.executable, WORKER],
+        [*horovodrun(size), sys.executable, WORKER],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         env=dict(os.environ, PYTHONPATH=ROOT),

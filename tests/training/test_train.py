@@ -16,7 +16,7 @@ from ssd.model import parameters
 from ssd.model.detector import build_detector
 from ssd.model.initialization import initialize
 from ssd.model.weights import read_info
-from tests.training.tiny import rows, ssd, tiny_data, train
+from tests.training.tiny import horovodrun, rows, ssd, tiny_data, train
 
 
 @pytest.fixture(scope="module")
@@ -171,11 +171,6 @@ def test_weights_start_a_run(finished, data, tmp_path):
 
 
 # ---- two ranks
-
-
-def horovodrun(ranks):
-    path = os.path.join(os.path.dirname(os.sys.executable), "horovodrun")
-    return [path, "-np", str(ranks), "--gloo"]
 
 
 def twin_data(folder):

@@ -42,6 +42,12 @@ def tiny_data(folder, train_images=12, val_images=6):
     )
 
 
+def horovodrun(ranks):
+    """The command line that starts a program on so many ranks; [] for one rank."""
+    path = os.path.join(os.path.dirname(sys.executable), "horovodrun")
+    return [path, "-np", str(ranks), "--gloo"] if ranks > 1 else []
+
+
 def ssd(*arguments, env=None, prefix=(), timeout=300, module="ssd"):
     """Runs `python -m ssd ARGUMENTS` as a user does. module: runs this one instead of ssd."""
     environment = dict(os.environ, PYTHONPATH=ROOT, PYTHONWARNINGS="ignore", **(env or {}))
