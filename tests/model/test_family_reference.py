@@ -15,7 +15,7 @@ from tests.model.test_resnet50_reference import close, dense
 from tests.reference import family_vectors as vectors
 from tests.reference.load_family import load_family
 from tests.reference.load_mobile import set_weights
-from tests.training.test_trace import OneRank
+from tests.training.one_rank import OneRank
 
 RECIPES = {
     "ssdlite_mobilenetv2": "ssdlite-mobilenetv2-coco",

@@ -12,7 +12,7 @@ from ssd.model.detector import build_detector
 from ssd.training.step import TrainingStep
 from tests.reference import family_vectors as vectors
 from tests.reference.load_family import load_family, names_of, set_family_weights
-from tests.training.test_trace import OneRank
+from tests.training.one_rank import OneRank
 
 CONFIG = load_recipe("ssd-resnet50-coco")
 # mlcommons/abtf-ssd-pytorch at 2d8ee7d, config test_ext_fm: 480x640 with a seventh map, 15 classes.
