@@ -68,8 +68,7 @@ class ModelConfig:
     )
     head: str = setting(
         "how offsets and class logits are predicted: by a convolution on each map, softmax over "
-        "the "
-        "classes and the background; or by towers that all maps share, a sigmoid per class",
+        "the classes and the background; or by towers that all maps share, a sigmoid per class",
         choices=HEADS,
         flag=False,
         before="fused",
@@ -98,8 +97,8 @@ class ModelConfig:
         "factor on every channel count of backbone and extra features", above=0, maximum=4
     )
     image_size: ImageSize = setting(
-        "size of the input [pixels]: one number for a square, or HEIGHTxWIDTH; feature "
-        "maps and default boxes follow from it",
+        "size of the input [pixels]: one number for a square, or HEIGHTxWIDTH; feature maps and "
+        "default boxes follow from it",
         minimum=SMALLEST,
         maximum=LARGEST,
     )
@@ -268,8 +267,8 @@ class DetectionConfig:
     """From the network's output to detections."""
 
     detections: str = setting(
-        "how detections are chosen before suppression: the best of each class, or of each "
-        "feature map",
+        "how detections are chosen before suppression: the best of each class, or of each feature "
+        "map",
         choices=DETECTIONS,
         flag=False,
         before="per_class",

@@ -84,8 +84,8 @@ class DataConfig:
         "leave out bad annotations and images instead of refusing the data set"
     )
     max_left_out: float = setting(
-        "with --skip-bad-annotations: the largest share of images or boxes that may be left "
-        "out [0..1]; 1: whatever the likely cause",
+        "with --skip-bad-annotations: the largest share of images or boxes that may be left out "
+        "[0..1]; 1: whatever the likely cause",
         minimum=0,
         maximum=1,
         before=0.5,
@@ -165,13 +165,13 @@ class TrainingConfig:
     )
     loss_scale: float = setting("first factor on the loss before backward, with float16", above=0)
     loss_scale_window: int = setting(
-        "steps in a row without an overflow that double the loss scale; an overflow "
-        "skips the step and halves it (0: the scale stays, an overflow ends the run)",
+        "steps in a row without an overflow that double the loss scale; an overflow skips the step "
+        "and halves it (0: the scale stays, an overflow ends the run)",
         minimum=0,
     )
     batch_norm_ranks: int = setting(
-        "ranks whose batches BatchNorm normalises together: groups of so many neighbours; "
-        "1: each its own",
+        "ranks whose batches BatchNorm normalises together: groups of so many neighbours; 1: each "
+        "its own",
         minimum=1,
         before=1,
         default=1,
@@ -211,13 +211,13 @@ class RunConfig:
         "ImageNet weights of the backbone [ONNX file]; default: random", default=""
     )
     weights: str = setting(
-        "start from these weights of the whole network [.params file, or a "
-        "checkpoint's parameters.npz]",
+        "start from these weights of the whole network [.params file, or a checkpoint's "
+        "parameters.npz]",
         default="",
     )
     fine_tune: bool = setting(
-        "let --weights be those of other classes or another image size: what fits is taken, "
-        "the rest starts anew, and the log goes to the open division",
+        "let --weights be those of other classes or another image size: what fits is taken, the "
+        "rest starts anew, and the log goes to the open division",
         default=False,
     )
     log_interval: int = setting(
@@ -263,8 +263,8 @@ class RecoveryConfig:
     """Checkpoints, and when a run that has gone wrong is ended."""
 
     save_interval: str = setting(
-        "save a checkpoint every so often, and at each evaluation: 100steps, 2epochs, "
-        "10minutes; never saves none",
+        "save a checkpoint every so often, and at each evaluation: 100steps, 2epochs, 10minutes; "
+        "never saves none",
         default="5epochs",
     )
     keep_checkpoints: int = setting(
@@ -279,15 +279,15 @@ class RecoveryConfig:
         "let --resume go on with other settings than the checkpoint's", default=False
     )
     check_finite_every: int = setting(
-        "steps between checks that loss and gradients are finite, made before the "
-        "update; 0: every step on a CPU, every --log-interval steps on a GPU, which a "
-        "check keeps waiting; a loss scale that changes is checked at every step",
+        "steps between checks that loss and gradients are finite, made before the update; 0: every "
+        "step on a CPU, every --log-interval steps on a GPU, which a check keeps waiting; a loss "
+        "scale that changes is checked at every step",
         minimum=0,
         default=0,
     )
     rank_timeout: float = setting(
-        "a rank without a sign of life for so long ends the run [seconds]; one that "
-        "makes no progress, after ten times as long",
+        "a rank without a sign of life for so long ends the run [seconds]; one that makes no "
+        "progress, after ten times as long",
         above=0,
         default=60.0,
     )

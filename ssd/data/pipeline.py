@@ -171,14 +171,13 @@ class _TrainingBatches(_Loader):
         if config.data.decode == "cache" and not dataset.images.in_files:
             raise UserError(
                 f"decode: 'cache', with which DALI reads image files, and {dataset.image_folder} "
-                "holds "
-                "records; 'gpu' takes both"
+                "holds records; 'gpu' takes both"
             )
         indices = np.asarray(dataset.images_with_boxes)
         if config.training.batch_size > len(indices) // size:
             raise UserError(
-                f"batch_size: {config.training.batch_size} images are more than a rank's share "
-                f"of {len(indices) // size} ({len(indices)} images with boxes, ranks: {size})"
+                f"batch_size: {config.training.batch_size} images are more than a rank's share of "
+                f"{len(indices) // size} ({len(indices)} images with boxes, ranks: {size})"
             )
         self._encoded, self._step = matcher is not None, first_step
         self._given: Deque[_Given] = (

@@ -71,8 +71,8 @@ def read_categories(entries: list, path: str):
             )
         if number in ids:
             raise UserError(
-                f"annotation file {path}: duplicate category id {number} "
-                f"({show(ids[number])} and {show(name)})"
+                f"annotation file {path}: duplicate category id {number} ({show(ids[number])} and "
+                f"{show(name)})"
             )
         ids[number] = name
     return tuple(ids), tuple(ids.values())
@@ -279,8 +279,7 @@ def _bad_file_name(name):
     except UnicodeEncodeError as error:
         return (
             f"image whose file the encoding of this locale, {error.encoding}, cannot name (set "
-            "LC_ALL=C.UTF-8 or "
-            "PYTHONUTF8=1)"
+            "LC_ALL=C.UTF-8 or PYTHONUTF8=1)"
         )
     if os.path.isabs(name) or ".." in name.split("/"):
         return LEAVES

@@ -130,8 +130,8 @@ def run(options) -> None:
     if not all(parts):
         raise UserError(
             f"{root}: of {counts.frames} frames {len(frames)} have an object, and of these "
-            f"{len(parts[0])} "
-            f"would be for training and {len(parts[1])} for validation; both need one"
+            f"{len(parts[0])} would be for training and {len(parts[1])} for validation; both need "
+            "one"
         )
     lines = write_parts(options.output, frames, parts)
     print(

@@ -160,8 +160,7 @@ def _checked(content: dict, source: str, report, **rules) -> dict:
             raise UserError("--skip-bad-annotations: needs NumPy, which this Python does not have")
         report(
             f"{source}: its entries are not checked, as this Python has no NumPy; `python -m ssd "
-            "check-data` checks "
-            "them"
+            "check-data` checks them"
         )
         return content
     from ssd.datasets.annotations import check_content

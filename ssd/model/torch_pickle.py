@@ -79,8 +79,8 @@ def _rebuild_tensor(args: tuple) -> TensorRecord:
     # More elements than storage (stride 0) is no weight, and a way to fill the memory.
     if elements > storage.count or (elements and last >= storage.count):
         raise UserError(
-            f"a tensor of shape {shape}, strides {strides} and offset {offset} "
-            f"in a storage of {storage.count} elements"
+            f"a tensor of shape {shape}, strides {strides} and offset {offset} in a storage of "
+            f"{storage.count} elements"
         )
     return TensorRecord(storage, offset, shape, strides)
 
@@ -220,8 +220,8 @@ class _Interpreter:
             known = wanted in _CALLS or wanted in _STORAGE_TYPES
             if not known and not self.opaque:
                 raise UserError(
-                    f"a request for {wanted}, which no state dict of tensors needs "
-                    "(it was not followed)"
+                    f"a request for {wanted}, which no state dict of tensors needs (it was not "
+                    "followed)"
                 )
             self.stack.append(_Global(wanted) if known else Opaque(wanted))
         elif name == "BINPERSID":

@@ -105,8 +105,8 @@ def test_the_sample_is_what_the_public_loader_makes_of_it(root, capsys):
     )
     assert out[:2] == [
         f"{root}: 12 frames of 2 scenarios and 2 cameras, 1 without an object left",
-        f"{root}: 121 rows; left out by the filters: 28 x class that is not trained on, "
-        "12 x area below 50 square pixels, 12 x side below 8 pixels, 12 x more than 300 m away",
+        f"{root}: 121 rows; left out by the filters: 28 x class that is not trained on, 12 x area "
+        "below 50 square pixels, 12 x side below 8 pixels, 12 x more than 300 m away",
     ]
     assert len(out) == 6 and out[2].startswith(
         f"{root}/annotations/train.json: 9 images of 2 scenarios, 46 boxes ("
@@ -308,8 +308,8 @@ def test_output_that_is_there(root, capsys):
     (root / "annotations" / "val.json").write_text("mine")
     status, _, err = run(root, capsys=capsys)
     assert status == 2 and err == [
-        f"prepare-json.py: error: output {root}/annotations/val.json exists already; "
-        "--overwrite replaces it"
+        f"prepare-json.py: error: output {root}/annotations/val.json exists already; --overwrite "
+        "replaces it"
     ]
     assert os.listdir(str(root / "annotations")) == ["val.json"]
     assert run(root, "--overwrite", capsys=capsys)[0] == 0 and len(content(root)) == 2
@@ -585,8 +585,8 @@ def test_classes_that_are_called_otherwise_are_said(root, capsys):
     path = bad_rows(root, CAR, CAR.replace("Car", "Van"), CAR.replace("Car", "Bus"))
     status, _, err = run(root, capsys=capsys)
     assert status == 0 and err == [
-        "note: 2 x object whose class is called otherwise; the first: "
-        f"{path}:3: 8 is called 'Van', not Car"
+        f"note: 2 x object whose class is called otherwise; the first: {path}:3: 8 is called "
+        "'Van', not Car"
     ]
     assert [entry["category_id"] for entry in by_id(content(root))[1][2]] == [4, 4, 4]
 

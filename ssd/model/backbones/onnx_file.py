@@ -77,8 +77,8 @@ def check_backbone_tensors(
     if dropped:
         parts = sorted({name.split(".")[0] for name in dropped})
         say(
-            f"{source}: {' and '.join(parts)} ({len(dropped)} tensors) dropped: "
-            f"the detector's backbone ends at {file.end}"
+            f"{source}: {' and '.join(parts)} ({len(dropped)} tensors) dropped: the detector's "
+            f"backbone ends at {file.end}"
         )
     return {ours: tensors[name] for name, ours in needed.items()}
 
