@@ -12,7 +12,7 @@ from typing import Iterator, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
-from ssd.model.boxes.ssd_sizes import Sizes
+from ssd.model.boxes.ssd_sizes import SsdSizes
 from ssd.model.matching import Matcher, iou_of_pairs, shapes_first
 
 CHUNK = 20000  # ground truths at a time: some 100 MB
@@ -35,7 +35,7 @@ class Grid(NamedTuple):
     spacing: int  # from one column to the next
 
 
-def grids(sizes: Sizes) -> Iterator[Grid]:
+def grids(sizes: SsdSizes) -> Iterator[Grid]:
     """The default boxes of a recipe; their positions are those of ssd.model.boxes.default_boxes."""
     height, width = sizes.image_size
     first = 0

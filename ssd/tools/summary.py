@@ -12,7 +12,7 @@ from ssd.config import Config
 from ssd.data.coverage import SIZES, coverage
 from ssd.datasets.coco import check_losses, inspect_coco, select_good, what_is_lacking
 from ssd.errors import UserError
-from ssd.model.boxes.ssd_sizes import Sizes
+from ssd.model.boxes.ssd_sizes import SsdSizes
 
 # Part of the network by the names of its operators, in the order in which they are shown.
 BLOCKS = (
@@ -141,7 +141,7 @@ def _blocks(layers, layout: str, backbone: str) -> List[Dict[str, Any]]:
     return [found[place] for place in sorted(found)]
 
 
-def _maps(sizes: Sizes) -> List[Dict[str, Any]]:
+def _maps(sizes: SsdSizes) -> List[Dict[str, Any]]:
     """cells, step: one number where rows and columns agree, else [rows, columns]; shapes: [width,
     height] [pixels]."""
     height, width = sizes.image_size

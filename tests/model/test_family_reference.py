@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ssd.config import load_recipe
-from ssd.model.boxes.rules import sizes_of
+from ssd.model.boxes.box_rules import sizes_of
 from ssd.model.detector import build_detector
 from ssd.training.schedule import build_schedule
 from ssd.training.step import TrainingStep
