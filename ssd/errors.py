@@ -1,5 +1,6 @@
-"""The exceptions that stand for a mistake of the user's, and how a user's text is put on a line."""
+"""The exceptions for a mistake of the user's, and how lines for people are printed."""
 
+import sys
 import unicodedata
 
 # They turn the direction of what follows them, to the end of the line: of numbers too.
@@ -17,6 +18,11 @@ class UserError(ValueError):
 
 class UserErrorEverywhere(UserError):
     """A UserError that is raised on every rank, so that rank 0 alone says it."""
+
+
+def print_line(line: str) -> None:
+    """Prints a line for people to standard error: standard output is for results."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def breaks_lines(letter: str) -> bool:

@@ -12,7 +12,7 @@ from nvidia.dali import backend
 
 from ssd.config import Config
 from ssd.data.graphs import decoding_pipeline
-from ssd.data.samples import read_image
+from ssd.data.samples import read_image_file
 from ssd.datasets.coco import CocoDataset
 from ssd.errors import UserError
 
@@ -31,7 +31,7 @@ def reason_in(line: str) -> str:
     return line.split("File: ")[0].strip()
 
 
-def explain(
+def explain_dali_error(
     error: RuntimeError,
     config: Config,
     dataset: CocoDataset,
@@ -90,7 +90,7 @@ def first_undecodable(
     except RuntimeError:
         return None
     for index in dict.fromkeys(int(index) for index in indices):
-        current[:] = [read_image(dataset, index)]
+        current[:] = [read_image_file(dataset, index)]
         try:
             pipeline.run()
         except RuntimeError as error:

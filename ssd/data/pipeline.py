@@ -27,7 +27,7 @@ from nvidia.dali.pipeline import Pipeline
 from ssd.config import Config
 from ssd.data.cpu_pixels import PixelMaker
 from ssd.data.dali_annotations import write_dali_annotations
-from ssd.data.dali_errors import explain, release_memory
+from ssd.data.dali_errors import explain_dali_error, release_memory
 from ssd.data.graphs import (
     cached_samples,
     evaluation_pipeline,
@@ -109,7 +109,7 @@ class _Loader:
         raise self._explain(failure, self._in_dali())
 
     def _explain(self, error: RuntimeError, in_dali: Sequence[int] = ()) -> Exception:
-        return explain(
+        return explain_dali_error(
             error,
             self._config,
             self._dataset,

@@ -82,7 +82,7 @@ def epoch_order(indices: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     return indices[np.argsort(words, kind="stable")]
 
 
-def read_image(dataset: CocoDataset, index: int) -> np.ndarray:
+def read_image_file(dataset: CocoDataset, index: int) -> np.ndarray:
     """The bytes of an image file, (k,) uint8, k > 0. UserError where it cannot be read."""
     content = dataset.images.read(dataset.file_names[index])
     if not len(content):
@@ -91,10 +91,10 @@ def read_image(dataset: CocoDataset, index: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8)
 
 
-def read_whole_image(dataset: CocoDataset, index: int) -> np.ndarray:
-    """As `read_image`, for a decoder that says nothing where a JPEG is truncated, a GPU's:
+def read_intact_image_file(dataset: CocoDataset, index: int) -> np.ndarray:
+    """As `read_image_file`, for a decoder that says nothing where a JPEG is truncated, a GPU's:
     UserError there too."""
-    content = read_image(dataset, index)
+    content = read_image_file(dataset, index)
     reason = truncation(content)
     if reason:
         path = os.path.join(dataset.image_folder, dataset.file_names[index])
@@ -104,7 +104,7 @@ def read_whole_image(dataset: CocoDataset, index: int) -> np.ndarray:
 
 def image_reader(config: Config) -> Callable[[CocoDataset, int], np.ndarray]:
     """What reads the files that DALI is to decode."""
-    return read_image if config.data.decode == "cpu" else read_whole_image
+    return read_image_file if config.data.decode == "cpu" else read_intact_image_file
 
 
 class SampleMaker:
@@ -264,7 +264,7 @@ class SampleFeed(_ReadAhead):
         super().__init__(config, self._batch_size)
         self._schedule()
 
-    def places(self, step: int) -> Tuple[int, np.ndarray, np.ndarray]:
+    def assignment(self, step: int) -> Tuple[int, np.ndarray, np.ndarray]:
         """Epoch, positions (batch_size,) in its order and images (batch_size,) of the rank's share
         of a step."""
         epoch, step = 1 + step // self._steps_per_epoch, step % self._steps_per_epoch
@@ -274,7 +274,7 @@ class SampleFeed(_ReadAhead):
         return epoch, positions, self._order(epoch)[positions]
 
     def _next_batch(self) -> Tuple[Callable[[Sequence], List], List]:
-        epoch, positions, images = self.places(self._step)
+        epoch, positions, images = self.assignment(self._step)
         self._step += 1
         return functools.partial(_make_samples, self._make, epoch), list(
             zip(positions.tolist(), images.tolist())

@@ -10,7 +10,7 @@ import numpy as np
 
 from ssd.config import Config
 from ssd.data.coverage import SIZES, coverage
-from ssd.datasets.coco import check_losses, inspect_coco, select_good, what_is_lacking
+from ssd.datasets.coco import check_left_out, inspect_coco, nothing_left, select_good
 from ssd.errors import UserError
 from ssd.model.boxes.ssd_sizes import SsdSizes
 
@@ -55,10 +55,10 @@ def read_ground_truth(path: str, max_left_out: float = 0.5) -> GroundTruth:
     --skip-bad-annotations."""
     found = inspect_coco(path, None)
     data, lines = select_good(found)
-    lacking = what_is_lacking(data, found, True)
+    lacking = nothing_left(data, found, True)
     if lacking:
         raise UserError(lacking)
-    check_losses(data, max_left_out, True)
+    check_left_out(data, max_left_out, True)
     ltrb, image = data.boxes_ltrb, data.box_image
     return GroundTruth(
         path,

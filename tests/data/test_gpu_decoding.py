@@ -149,7 +149,9 @@ def test_a_bad_image_is_found_with_one_pipeline(tmp_path, pipelines):
 
 
 def explained(error, dataset, device, setting="batch_size", **values):
-    return dali_errors.explain(error, settings(**values), dataset, (), setting, device, 0)
+    return dali_errors.explain_dali_error(
+        error, settings(**values), dataset, (), setting, device, 0
+    )
 
 
 @pytest.mark.parametrize("words", ALLOCATIONS)

@@ -113,7 +113,7 @@ def test_steps_take_their_places_in_the_order(tmp_path):
         epoch, within = 1 + step // 2, step % 2
         order = epoch_order(indices, 3, epoch)[4 * within : 4 * within + 4]
         for rank, feed in enumerate(feeds):
-            found_epoch, positions, images = feed.places(step)
+            found_epoch, positions, images = feed.assignment(step)
             assert found_epoch == epoch and positions.tolist() == [
                 4 * within + 2 * rank,
                 4 * within + 2 * rank + 1,

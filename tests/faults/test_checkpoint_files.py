@@ -273,7 +273,7 @@ HUGE = "{'descr': '<f8', 'fortran_order': False, 'shape': %s, }\n"
         (archive(("a.npy", header(HUGE % ("(0, 1" + "0" * 30 + ")")))), "no archive of arrays"),
         (archive(("a.npy", header("-" * 2000 + "1"))), "no NumPy array"),
         (archive(("a.npy", header("-" * 1000 + "1"))), "no archive of arrays"),
-        (archive(("a.npy", npy(np.zeros(9))), ("a.npy", npy(np.zeros(9)))), "is there twice"),
+        (archive(("a.npy", npy(np.zeros(9))), ("a.npy", npy(np.zeros(9)))), "occurs twice"),
         (archive(("a.txt", b"text")), "'a.txt' is no array"),
         (archive(("a.npy", npy(np.array(["text"])))), "holds no numbers but <U4"),
         (
