@@ -79,7 +79,7 @@ def test_parts_are_the_whole_matrix():
         by_bands, by_columns = np.zeros((2, wanted, size))
         bands = axis_bands(size, wanted, antialias, 12)
         rows = bands.weights.reshape(-1, bands.weights.shape[2])
-        for row, (places, values) in enumerate(zip(bands.places.repeat(12, 0), rows)):
+        for row, (places, values) in enumerate(zip(bands.sources.repeat(12, 0), rows)):
             if row < wanted:
                 np.add.at(by_bands[row], places, values)
             else:

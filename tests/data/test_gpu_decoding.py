@@ -72,7 +72,7 @@ def test_a_cpu_is_not_asked_for_it(asked, device):
 
 
 def test_the_installed_dali_knows_these_arguments():
-    assert {"hw_decoder_load", "jpeg_fancy_upsampling"} <= set(graphs._where_known("mixed"))
+    assert {"hw_decoder_load", "jpeg_fancy_upsampling"} <= set(graphs._known_arguments("mixed"))
 
 
 def test_a_dali_without_them_is_not_asked(asked, monkeypatch):

@@ -462,7 +462,7 @@ def test_only_the_same_packing_goes_on(data, tmp_path, monkeypatch, capsys):
         file.write(b"more")
     status, line = run(capsys, other, output)
     assert status == 2 and "begun with another data set" in line
-    with packing._alone(str(output)):
+    with packing._locked(str(output)):
         status, line = run(capsys, data, output)
         assert status == 2 and "another process is packing into it" in line
     (output / packing.PLAN).write_text("{")
