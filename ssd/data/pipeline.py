@@ -194,7 +194,8 @@ class _TrainingBatches(_Loader):
         if in_feed and config.data.decode == "cache":
             raise UserError(
                 "decode: 'cache', with which DALI chooses the images, does not work with "
-                f"default_boxes.matching {config.default_boxes.matching}, which must know them before"
+                f"default_boxes.matching {config.default_boxes.matching}, which must know them "
+                "before"
             )
         build = partial(
             training_pipeline,

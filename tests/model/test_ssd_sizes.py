@@ -207,11 +207,11 @@ def test_values_by_hand_are_kept_or_the_size_is_refused(tmp_path):
     )
     mine = load_recipe(path)
     assert sizes_of(mine).scales[0] == 10 and sizes_of(mine).steps == sizes_of(BENCHMARK).steps
-    with pytest.raises(UserError, match="image_size: 320, but scales is set by hand, for 300"):
+    with pytest.raises(UserError, match="image_size: 320, but scales was set by hand for 300"):
         mine.with_values(image_size=320)
     child = recipe(tmp_path, "extends: mine.yaml\nmodel: {image_size: 320x640}", "child.yaml")
     with pytest.raises(
-        UserError, match="child.yaml: image_size: 320x640, but scales is set by hand"
+        UserError, match="child.yaml: image_size: 320x640, but scales was set by hand"
     ):
         load_recipe(child)
     named = mine.with_values(image_size=320, scales=[12, 48, 100, 160, 220, 280, 330])
@@ -269,7 +269,7 @@ def test_an_image_size_is_one_number_or_height_x_width(given, size):
             dict(extra_channels=[[8, 8]]),
             "extra_channels: 5 values are needed for 6 feature maps, not 1",
         ),
-        (dict(num_classes=1), "num_classes: 1 is the background alone"),
+        (dict(num_classes=1), "num_classes: 1 is only the background"),
     ],
 )
 def test_what_cannot_work_is_refused(changes, words):
