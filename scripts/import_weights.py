@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Make weights of this project of a published detector's checkpoint, for evaluate, predict, export
-and --weights.
+"""Converts a published detector's checkpoint to weights of this project, for evaluate, predict,
+export and --weights.
 
-What is read: a .pth of MLPerf's RetinaNet reference (rounds 2.0 to 5.1), of uvipen/SSD-pytorch or
+It reads a .pth of MLPerf's RetinaNet reference (rounds 2.0 to 5.1), of uvipen/SSD-pytorch or
 of mlcommons/abtf-ssd-pytorch, in either of PyTorch's file formats, a state dict or a checkpoint
 that holds one; and a .ckpt of MindCV's SSDs. Neither PyTorch, MindSpore nor unpickling is involved:
 a hostile file is refused, not run.
@@ -55,7 +55,7 @@ def convert(source: str, target: str, recipe: str, classes: str, force: bool) ->
     )
     from ssd.model.published.tensor_mapping import set_published
 
-    named = load_recipe(recipe) if recipe else None  # before a long reading
+    named = load_recipe(recipe) if recipe else None  # before the long reading
     tensors = read_published(source)
     found = detector_in(tensors)
     config = named or load_recipe(found.recipe if found else DEFAULT_RECIPE)
@@ -81,14 +81,13 @@ def convert(source: str, target: str, recipe: str, classes: str, force: bool) ->
     save_weights(network, target, WeightsInfo(config, ids, names))
     return (
         f"{target}: {published.what}, {len(tensors)} tensors of {source}, {count} classes from "
-        f"{names[0]!r} to "
-        f"{names[-1]!r}"
+        f"{names[0]!r} to {names[-1]!r}"
     )
 
 
 def default_classes(recipe: str, count: int, source: str):
-    """(ids, names) of the classes that a recipe's published network has; UserError where there are
-    others."""
+    """(ids, names) of the classes of a recipe's published network; UserError if their number
+    differs."""
     if recipe == DEFAULT_RECIPE:
         from ssd.datasets.openimages_classes import MLPERF_LIST
 
@@ -97,8 +96,7 @@ def default_classes(recipe: str, count: int, source: str):
     elif recipe.startswith("retinanet-"):
         raise UserError(
             f"--classes: recipe {recipe} has no class list of its own; name a COCO annotation file "
-            "or a "
-            "text file with a name a line"
+            "or a text file with a name a line"
         )
     else:
         from ssd.datasets.coco_classes import IDS as ids
@@ -122,15 +120,15 @@ def main() -> int:
         "--recipe",
         default="",
         metavar="NAME|FILE",
-        help="the detector (default: the recipe of the one that the file holds)",
+        help="the detector (default: the recipe of the network in the file)",
     )
     parser.add_argument(
         "--classes",
         default="",
         metavar="FILE",
         help="names of its classes in order: a COCO annotation file, or a text file with a name a "
-        "line "
-        "(default: RetinaNet's are the 264 of Open Images' MLPerf subset, the others' COCO's 80)",
+        "line (default: RetinaNet's are the 264 of Open Images' MLPerf subset, the others' COCO's "
+        "80)",
     )
     parser.add_argument(
         "--force", action="store_true", help="overwrite OUTPUT.params (default: refuse)"

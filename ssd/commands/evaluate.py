@@ -38,8 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         default=[],
         help="saved weights: .params files or a checkpoint's parameters.npz; patterns; a "
-        "checkpoint's, "
-        "a run's or any folder of weights. Several are compared (required)",
+        "checkpoint's, a run's or any folder of weights. Several are compared (required)",
     )
     parser.add_argument(
         "--annotations",
@@ -121,8 +120,7 @@ def run(args) -> int:
         if len(candidates) > 1:
             say(
                 f"{candidate.file.name}: AP {evaluation.stats['AP']:.4f}, AP50 "
-                f"{evaluation.stats['AP50']:.4f} on "
-                f"{evaluation.counts}"
+                f"{evaluation.stats['AP50']:.4f} on {evaluation.counts}"
             )
     unread = pictures.left_out
     result = (
@@ -138,8 +136,7 @@ def run(args) -> int:
         if unread:
             say(
                 f"{args.save_detections}: of {pictures.count} images; `score --images "
-                f"{pictures.images} "
-                "--skip-bad-annotations` counts these alone"
+                f"{pictures.images} --skip-bad-annotations` counts these alone"
             )
     if args.json_output:
         _write_json(args.json_output, result)

@@ -70,15 +70,13 @@ def add_arguments(parser) -> None:
         nargs="+",
         metavar="NAME",
         help=f"with --split {BY_SCENARIO}: those for validation [default: every fifth from the "
-        "third "
-        "on, sorted by road, weather, hour and number]",
+        "third on, sorted by road, weather, hour and number]",
     )
     parser.add_argument(
         "--clip",
         action="store_true",
         help="cut boxes that reach out of their image by more than a pixel, instead of leaving "
-        "them "
-        "out as bad",
+        "them out as bad",
     )
     parser.add_argument(
         "--max-bad",
@@ -86,8 +84,7 @@ def add_arguments(parser) -> None:
         default=MAX_BAD,
         metavar="SHARE",
         help="bad files and rows are left out and counted; more than this share of all frames or "
-        "rows, "
-        f"and nothing is written (0: none at all) [default: {MAX_BAD:g}]",
+        f"rows, and nothing is written (0: none at all) [default: {MAX_BAD:g}]",
     )
     parser.add_argument(
         "--jobs",

@@ -27,8 +27,8 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--images",
         metavar="FOLDER",
-        help="the image files, ID.jpg: their headers give the sizes; "
-        "images without a file are left out and counted",
+        help="the image files, ID.jpg: their headers give the sizes; images without a file are "
+        "left out and counted",
     )
     parser.add_argument(
         "--sizes",
@@ -61,8 +61,7 @@ def add_arguments(parser) -> None:
         default=MAX_BAD,
         metavar="SHARE",
         help="bad rows are left out and counted; more than this share of all, and nothing is "
-        "written "
-        f"(0: none at all) [default: {MAX_BAD:g}]",
+        f"written (0: none at all) [default: {MAX_BAD:g}]",
     )
     parser.add_argument(
         "--jobs",

@@ -71,8 +71,7 @@ def category_of_class(
         if classes != len(ids):
             raise UserError(
                 f"--weights {weights}: a network of {classes} classes; {annotations} has "
-                f"{len(ids)} "
-                "categories"
+                f"{len(ids)} categories"
             )
         return tuple(map(int, ids))
     foreign = [name for name in names if name not in known]
@@ -112,8 +111,7 @@ def describe_left_out(names: List[str], classes: int) -> str:
     network."""
     return (
         f"left out: detections of {len(names)} of the weights' {classes} classes, which the data "
-        "set does not "
-        f"have ({some(names, 5)})"
+        f"set does not have ({some(names, 5)})"
         if names
         else ""
     )

@@ -15,8 +15,7 @@ from tests.training.tiny import ROOT
 CONFIGS = sorted(os.path.basename(path) for path in glob.glob(os.path.join(ROOT, "config_*.sh")))
 NAMES = (
     "SYSTEM NNODES WALLTIME NEXP NGPU NSOCKET SOCKETCORES HT RECIPE BATCHSIZE NUMEPOCHS "
-    "EXTRA_PARAMS "
-    "SUBMISSION_ORG SUBMISSION_PLATFORM"
+    "EXTRA_PARAMS SUBMISSION_ORG SUBMISSION_PLATFORM"
 ).split()
 # Nodes, GPUs of a node, batch, epochs, warm-up epochs, base rate of RetinaNet's systems: the
 # reference's configurations of the DGX A100, and Fujitsu's of MLPerf v3.0 (epochs at most are ours
@@ -196,6 +195,6 @@ def test_the_launch_scripts_take_retinanets_configs(config, tmp_path):
     done = sourced("./run_with_docker.sh", PRETRAINED_DIR=str(tmp_path))
     assert done.returncode == 2
     assert done.stderr.startswith(
-        f"run_with_docker.sh: PRETRAINED_DIR={tmp_path}: needed is one file "
-        "resnext50_32x4d-*.onnx (scripts/get_backbone.sh resnext50_32x4d makes it)"
+        f"run_with_docker.sh: PRETRAINED_DIR={tmp_path}: exactly one file "
+        "resnext50_32x4d-*.onnx is needed (scripts/get_backbone.sh resnext50_32x4d makes it)"
     )
