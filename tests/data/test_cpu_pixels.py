@@ -12,7 +12,7 @@ from PIL import Image
 from ssd.data import graphs
 from ssd.data.cpu_pixels import PixelMaker, axis_bands, axis_weights, colour_matrix, column_blocks
 from ssd.data.pipeline import TrainingLoader
-from tests.data.test_pipeline import MATCHER, make_dataset, photo, settings
+from tests.data.small_sets import MATCHER, make_dataset, photo, settings
 
 RAW = dict(pixel_mean=(0.0, 0.0, 0.0), pixel_std=(1 / 255,) * 3)  # network input in levels of 255
 

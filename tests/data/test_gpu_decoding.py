@@ -13,7 +13,7 @@ from ssd.data import dali_errors, graphs, samples
 from ssd.data.pipeline import EvaluationLoader, TrainingLoader
 from ssd.data.samples import ImageFeed, SampleFeed
 from ssd.errors import UserError
-from tests.data.test_pipeline import MATCHER, grey_dataset, jpeg, make_dataset, settings
+from tests.data.small_sets import MATCHER, grey_dataset, jpeg, make_dataset, settings
 
 # DALI 1.53 on an H100, with too large a cache, and with 50 MiB of free memory.
 NO_MEMORY = (

@@ -18,7 +18,7 @@ from ssd.data.samples import (
     steps_per_epoch,
 )
 from ssd.errors import UserError
-from tests.data.test_pipeline import grey_dataset, make_dataset, settings
+from tests.data.small_sets import grey_dataset, make_dataset, settings
 
 
 def test_an_order_is_a_permutation_of_its_own_seed_and_epoch():

@@ -253,6 +253,7 @@ def test_quick_tests_on_python38():
             "tests/model",
             "tests/datasets/test_coco.py",
             "tests/data/test_bridge.py",
+            "tests/data/test_graphs.py",
             "tests/data/test_pipeline.py",
         ],
         stdin=subprocess.DEVNULL,

@@ -18,9 +18,8 @@ from ssd.datasets import coco_classes
 from ssd.errors import UserError
 from ssd.model.detector import build_detector
 from ssd.model.weights import load_detector, read_info
-from tests.model.test_family_reference import RECIPES, TOLERANCES
-from tests.model.test_resnet50_reference import COGNATA, close
 from tests.reference import family_vectors as vectors
+from tests.reference.family import COGNATA, RECIPES, TOLERANCES, close
 from tests.reference.load_family import load_family
 from tests.reference.load_family import names_of as resnet50_names
 from tests.reference.load_mindcv import tensors_of
