@@ -25,7 +25,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 CAMERAS = 3
 CONVERT = """
-from ssd.datasets.prepare import main
+from ssd.datasets.prepare_json import main
 assert main(["--from", "cognata", ".", "--output", "annotations", "--overwrite",
              "--split", {split!r}, "--jobs", "{jobs}"]) == 0
 """

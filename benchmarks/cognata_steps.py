@@ -49,7 +49,7 @@ def main() -> None:
     from ssd.data.pipeline import TrainingLoader
     from ssd.datasets.locate import load_dataset
     from ssd.model.boxes.ssd_sizes import SETTINGS
-    from ssd.model.detector import build_detector, describe
+    from ssd.model.detector import build_detector, describe_sizes
     from ssd.model.initialization import initialize
     from ssd.model.weights import save_weights
     from ssd.model.weights_info import WeightsInfo
@@ -71,7 +71,7 @@ def main() -> None:
     )
     dataset = load_dataset(config, "train")
     detector = build_detector(config)
-    print(describe(config, detector.sizes), flush=True)
+    print(describe_sizes(config, detector.sizes), flush=True)
     initialize(detector.network, 0, mx.cpu())
     with contextlib.closing(Ranks()) as ranks:
         step = TrainingStep(detector.network, detector.loss, config, ranks)

@@ -34,7 +34,7 @@ SUBSET_ROWS = (
     10 / 14.610229
 )  # share of the rows: a guess on the high side, 8.5 boxes an image; it is not published
 CONVERT = """
-from ssd.datasets.prepare import main
+from ssd.datasets.prepare_json import main
 assert main(["--from", "openimages", "boxes.csv", "openimages-mlperf.json",
              "--class-descriptions", "classes.csv", "--sizes", "sizes.csv", "--overwrite"]) == 0
 """
@@ -64,18 +64,18 @@ print(format_split("train", report_split(found, data, 5))[0])
 )
 IMAGE_CACHE = """
 import os
-from ssd.datasets.image_cache import ImageCache
-from ssd.datasets.image_checks import Look
+from ssd.datasets.image_check_cache import ImageCache
+from ssd.datasets.image_checks import ImageFinding
 names, status = [f"{index:016x}.jpg" for index in range(1170301)], os.stat(".")
 cache = ImageCache("cache", "images")
 for name in names:
-    cache.keep(name, status, "decode", Look(None, (1024, 768)), 1700000000)
+    cache.keep(name, status, "decode", ImageFinding(None, (1024, 768)), 1700000000)
 cache.save()
 del cache
 """
 AGAIN = """
 import os
-from ssd.datasets.image_cache import ImageCache
+from ssd.datasets.image_check_cache import ImageCache
 cache = ImageCache("cache", "images")
 assert len(cache._entries) == 1170301
 """

@@ -141,9 +141,9 @@ def prepare(arguments):
 
 
 def slow_calls(seconds):
-    """os.open, os.pread and what ssd.datasets.images opens and reads take so many seconds
+    """os.open, os.pread and what ssd.datasets.image_folder opens and reads take so many seconds
     longer."""
-    from ssd.datasets import images
+    from ssd.datasets import image_folder
 
     class Slow:
         def __init__(self, path, mode):
@@ -163,7 +163,7 @@ def slow_calls(seconds):
     def later(call):
         return lambda *rest: (time.sleep(seconds), call(*rest))[1]
 
-    images.open, os.open, os.pread = Slow, later(os.open), later(os.pread)
+    image_folder.open, os.open, os.pread = Slow, later(os.open), later(os.pread)
 
 
 # ---- all of them
@@ -240,12 +240,12 @@ def main(arguments):
 def opening(count, folder):
     """Time and memory to open a folder of records of `count` images; its file has a single
     record."""
-    from ssd.datasets import packing, recordio, records
+    from ssd.datasets import packing, record_folder, recordio
 
     os.makedirs(folder)
     names = [f"{number * 2654435761 % 2**64:016x}.jpg" for number in range(count)]
     packing.write_table(
-        os.path.join(folder, records.TABLE),
+        os.path.join(folder, record_folder.TABLE),
         names,
         {key: np.zeros(count, np.int64) for key in ("shard", "offset", "stored", "size", "crc")},
     )
@@ -258,13 +258,13 @@ def opening(count, folder):
             file.write(content)
     hashes = [
         dict(file=name, sha256=packing.file_sha256(os.path.join(folder, name)))
-        for name in (records.TABLE, "train-00000.idx")
+        for name in (record_folder.TABLE, "train-00000.idx")
     ]
-    with open(os.path.join(folder, records.MANIFEST), "w", encoding="utf-8") as file:
+    with open(os.path.join(folder, record_folder.MANIFEST), "w", encoding="utf-8") as file:
         json.dump(
             dict(
-                kind=records.KIND,
-                format=records.FORMAT,
+                kind=record_folder.KIND,
+                format=record_folder.FORMAT,
                 whole=True,
                 images=count,
                 splits=[],
@@ -277,7 +277,7 @@ def opening(count, folder):
     code = f"""
 import time
 from ssd.benchmark.timing import peak_memory
-from ssd.datasets.images import open_images
+from ssd.datasets.image_folder import open_images
 before, start = peak_memory(), time.perf_counter()
 images = open_images({folder!r})
 opened, memory = time.perf_counter() - start, peak_memory() - before

@@ -19,7 +19,7 @@ from torch import nn
 from benchmarks import torch_ssd
 from benchmarks.torch_ssd import decode, kept_by_nms, scaled
 from ssd.model.backbones import mobilenet_specs
-from ssd.model.boxes.rules import sizes_of
+from ssd.model.boxes.box_rules import sizes_of
 
 FORMS = ("plain", "channels_last", "compile")
 

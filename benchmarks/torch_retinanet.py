@@ -20,7 +20,7 @@ from torch import nn
 
 from benchmarks.torch_ssd import kept_by_nms, scaled
 from ssd.model.backbones import resnet_specs
-from ssd.model.boxes.rules import sizes_of
+from ssd.model.boxes.box_rules import sizes_of
 
 FORMS = ("plain", "channels_last", "compile", "lean")
 MAX_LOG_SIZE = math.log(1000 / 16)  # of a box's growth
@@ -104,7 +104,7 @@ class Backbone(nn.Module):
         channels = scaled(resnet_specs.STEM_CHANNELS, model.width)
         self.conv1, self.bn1 = nn.Conv2d(3, channels, 7, 2, 3, bias=False), norm(channels)
         stages, self.taps = [[] for _ in spec.kept], spec.taps
-        for number, block in resnet_specs.blocks(
+        for number, block in resnet_specs.residual_blocks(
             spec, spec.kept, lambda count: scaled(count, model.width)
         ):
             first, grouped, last = block.convolutions

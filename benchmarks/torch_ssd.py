@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ssd.model.boxes.rules import sizes_of
+from ssd.model.boxes.box_rules import sizes_of
 
 FORMS = ("plain", "channels_last", "compile")
 STAGES = ((3, 64, 1), (4, 128, 2), (6, 256, 1))  # blocks, channels, stride of the first block

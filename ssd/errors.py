@@ -1,5 +1,6 @@
 """The exceptions for mistakes of the user, and how to print a user's text on one line."""
 
+import sys
 import unicodedata
 
 # They change the direction of the text that follows, up to the end of the line; numbers too.
@@ -17,6 +18,11 @@ class UserError(ValueError):
 
 class UserErrorEverywhere(UserError):
     """A UserError that is raised on every rank, so that only rank 0 prints it."""
+
+
+def print_line(line: str) -> None:
+    """Prints a line for people to standard error: standard output is for results."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def breaks_lines(letter: str) -> bool:

@@ -365,9 +365,8 @@ def test_closed_streams(shapes, tmp_path, closed):
 def test_child_processes_have_open_streams():
     code = (
         "import subprocess, sys; from ssd import ends; ends.begin('small'); ends.run(lambda: "
-        "subprocess.call(["
-        "sys.executable, '-c', 'import os, sys; [os.fstat(number) for number in range(3)]; "
-        "sys.exit(7)']))"
+        "subprocess.call([sys.executable, '-c', 'import os, sys; [os.fstat(number) for number in "
+        "range(3)]; sys.exit(7)']))"
     )
     assert (
         start("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", code).returncode

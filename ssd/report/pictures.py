@@ -10,7 +10,7 @@ from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ssd.datasets.images import open_images
+from ssd.datasets.image_folder import open_images
 
 SIDE = 420  # pixels: the longer side of a picture in the report
 TEXT = 0.6  # size of its labels: a page shows it at some 250 pixels
@@ -130,12 +130,12 @@ def _mistakes(missed: int, confused: int, spurious: int) -> str:
 
 
 def read_image(images, name: str) -> Optional[np.ndarray]:
-    """An image of ssd.datasets.images.open_images as uint8 (height, width, 3) RGB as stored,
+    """An image of ssd.datasets.image_folder.open_images as uint8 (height, width, 3) RGB as stored,
     without EXIF's turn, as annotations and training take it; None if it cannot be read."""
     from PIL import Image
 
     from ssd.datasets.image_formats import FORMATS
-    from ssd.datasets.pixels import to_rgb
+    from ssd.datasets.rgb import to_rgb
 
     try:
         with warnings.catch_warnings():  # odd metadata and great sizes

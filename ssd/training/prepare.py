@@ -32,7 +32,7 @@ def prepare(
     from ssd.data.resolve import resolve
     from ssd.data.samples import steps_per_epoch
     from ssd.evaluation.inference import build_inference
-    from ssd.model.detector import build_detector, describe
+    from ssd.model.detector import build_detector, describe_sizes
     from ssd.model.device import choose_device
     from ssd.model.weights_info import WeightsInfo
     from ssd.training.schedule import build_schedule
@@ -65,7 +65,7 @@ def prepare(
     detector = build_detector(config)
     network = detector.network
     if ranks.is_first:
-        print_line(describe(config, detector.sizes))
+        print_line(describe_sizes(config, detector.sizes))
     note("building the network", 0)
     setup.initialize_weights(
         network, config, ranks, device.context, bool(resumed), train_set.category_names, print_line

@@ -19,7 +19,7 @@ from ssd.commandline import read_settings
 from ssd.commands import check_data
 from ssd.data.dali_annotations import float32_xywh
 from ssd.datasets.coco import load_coco
-from ssd.datasets.prepare import prepare
+from ssd.datasets.prepare_json import write_reduced
 from ssd.errors import UserError
 
 COMMON = dict(
@@ -233,7 +233,7 @@ class Outcome:
             assert ((1 <= data.box_classes) & (data.box_classes < data.num_classes)).all()
             float32_xywh(data.boxes_ltrb, data.sizes[data.box_image])
         target = self.folder / "out.json"
-        if self.of(lambda: prepare(self.file, target)) is not None:
+        if self.of(lambda: write_reduced(self.file, target)) is not None:
             json.loads(
                 target.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in the output")
             )

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ssd.config import load_recipe
 from ssd.data.graphs import decoding_pipeline
-from ssd.datasets.image_checks import NOT_IMAGE, REFUSED, look_at
+from ssd.datasets.image_checks import NOT_IMAGE, REFUSED, inspect_image
 from ssd.errors import UserError
 from ssd.tools.pictures import read_picture
 
@@ -232,7 +232,7 @@ def test_predict_and_training(name, tmp_path):
     elif seen is not None:
         colours = read_picture(path, upright=False)[12::24, 16::32].astype(int)
         assert np.abs(colours - seen).max() <= 2, colours.tolist()
-    look = look_at(str(path), "header")
+    look = inspect_image(str(path), "header")
     if refusal:
         assert (
             look.problem is not None
@@ -276,4 +276,4 @@ def test_an_orientation_of_an_odd_type_breaks_nothing(kind, count, value, tmp_pa
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert sorted(read_picture(path).shape) == [3, 48, 64]
-        assert look_at(str(path), "decode").problem is None
+        assert inspect_image(str(path), "decode").problem is None

@@ -12,8 +12,8 @@ from PIL import Image, ImageChops, ImageCms
 
 from ssd.config import load_recipe
 from ssd.data.graphs import decoding_pipeline
-from ssd.datasets.image_checks import PROFILE, ROTATED, SEVERAL, bit, look_at
-from ssd.datasets.images import open_images
+from ssd.datasets.image_checks import PROFILE, ROTATED, SEVERAL, bit, inspect_image
+from ssd.datasets.image_folder import open_images
 from ssd.report.pictures import read_image
 from ssd.tools.pictures import read_picture
 
@@ -162,7 +162,7 @@ def test_every_reader_sees_the_same_pixels(name, tmp_path):
 )
 def test_check_data_reports_metadata_that_is_not_applied(name, kind, tmp_path):
     (tmp_path / name).write_bytes(KINDS[name][0])
-    look = look_at(str(tmp_path / name), "decode")
+    look = inspect_image(str(tmp_path / name), "decode")
     assert look.problem is None and look.notes == (bit(kind) if kind else 0)
 
 

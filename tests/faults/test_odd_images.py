@@ -156,7 +156,7 @@ HANDLED = {
 }
 JPEG, PNG = encoded(sample(), format="JPEG", quality=95), encoded(sample(), format="PNG")
 BROKEN = "does not decode"
-DALI = "image that DALI does not decode rightly"
+DALI = "image that DALI does not decode correctly"
 # name: (bytes, kind of error, whether DALI notices too)
 REFUSED = {
     "empty.jpg": (b"", "not an image", True),

@@ -14,7 +14,7 @@ from ssd.data.targets import dense_targets
 from ssd.model import anchor_matching, parameters
 from ssd.model.anchor_matching import AnchorMatcher
 from ssd.model.boxes.anchors import anchors_ltrb, half_sizes
-from ssd.model.boxes.rules import sizes_of
+from ssd.model.boxes.box_rules import sizes_of
 from ssd.model.detector import build_detector
 from ssd.training.schedule import build_schedule
 from ssd.training.step import TrainingStep

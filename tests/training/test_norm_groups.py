@@ -19,7 +19,7 @@ from ssd.errors import UserError
 from ssd.model.batch_norm import BatchNorm, batch_norms
 from ssd.model.detector import build_detector
 from ssd.model.layers import FrozenBatchNorm
-from ssd.model.parameters import blocks
+from ssd.model.parameters import all_blocks
 from ssd.training import nvidia_batch_norm, recovery
 from ssd.training.norm_groups import join_groups
 from ssd.training.setup import check_groups
@@ -151,7 +151,7 @@ def test_every_trained_batch_norm_can_join(recipe):
     network = build_detector(
         config.with_values(width=0.125, num_classes=config.model.num_classes or 4)
     ).network
-    norms = [block for block in blocks(network) if isinstance(block, nn.BatchNorm)]
+    norms = [block for block in all_blocks(network) if isinstance(block, nn.BatchNorm)]
     assert norms and all(isinstance(norm, (BatchNorm, FrozenBatchNorm)) for norm in norms)
     assert len(batch_norms(network)) == sum(norm.gamma.grad_req != "null" for norm in norms)
 

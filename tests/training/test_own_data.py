@@ -10,7 +10,7 @@ import pytest
 from ssd.__main__ import main
 from ssd.config import load_recipe
 from ssd.errors import UserError
-from ssd.model.boxes.rules import sizes_of
+from ssd.model.boxes.box_rules import sizes_of
 from ssd.model.detector import build_detector
 from ssd.model.initialization import initialize
 from ssd.model.weights import read_info
