@@ -19,6 +19,7 @@ FLOORS = {
     "setting": 0,
     "kinds": 0,
     "recipe_file": 0,
+    "terminal": 0,
     "lock_wait": 0,
     "machine_load": 0,
     "mxnet_import": 0,

@@ -249,6 +249,7 @@ def test_data_and_model_on_python38():
             "tests/model",
             "tests/datasets/test_coco.py",
             "tests/data/test_bridge.py",
+            "tests/data/test_graphs.py",
             "tests/data/test_pipeline.py",
         ],
         stdin=subprocess.DEVNULL,
