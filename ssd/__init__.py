@@ -3,6 +3,7 @@ for."""
 
 from ssd import mxnet_import
 
+__version__ = "0.2.0"  # the one place where it stands: pyproject.toml reads it here
 mxnet_import.install()  # before any module of this package imports MXNet
 
 

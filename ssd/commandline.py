@@ -166,7 +166,9 @@ def read_settings(
         flag = "--" + name.split(".")[1].replace("_", "-")
         values[name] = settings.checked(name, value, flag)
     config = settings.apply_values(config, values, "flags")
-    from ssd.model.boxes.rules import sizes_of  # with NumPy, before which `start` sets the threads
+    from ssd.model.boxes.box_rules import (
+        sizes_of,
+    )  # with NumPy, before which `start` sets the threads
 
     sizes_of(config)  # refuses what does not fit the image, before any long work
     return config

@@ -242,12 +242,12 @@ class Pictures:
     ground_truth: an ssd.evaluation.scored_set.ScoredSet; lines: about what was read.
     """
 
-    def __init__(self, config: Config, annotations: str, images: str, look_at_categories):
-        """config: says how they are checked; look_at_categories: see ssd.datasets.coco.load_coco.
+    def __init__(self, config: Config, annotations: str, images: str, check_categories):
+        """config: says how they are checked; check_categories: see ssd.datasets.coco.load_coco.
         UserError for what cannot be evaluated."""
         self._config, self.annotations, self.images = config, annotations, images
         self.lines = []
-        self._load(report=self.lines.append, look_at_categories=look_at_categories)
+        self._load(report=self.lines.append, check_categories=check_categories)
         if not self.ground_truth.objects:
             self.lines.append(
                 f"{annotations}: it holds no object that is scored: every number will be -1, "
@@ -264,14 +264,14 @@ class Pictures:
 
     def detect(self, candidate: Candidate):
         """Detections of a candidate on all images that can be read."""
-        from ssd.datasets.coco import is_pipe
+        from ssd.datasets.coco import is_stream
 
         try:
             return _detect_shown(candidate, self._loaded)
         except UserError:
             # An image that was good when it was checked, or was not decoded then, may be bad: find
             # all that are.
-            if is_pipe(self.annotations):
+            if is_stream(self.annotations):
                 raise
             before = self.count
             self._load(recheck=True)

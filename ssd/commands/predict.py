@@ -12,6 +12,7 @@ import threading
 import time
 from typing import Dict, List, Optional
 
+from ssd import ends
 from ssd.errors import UserError
 from ssd.files import claim_folder, marked_output, new_folder
 
@@ -149,7 +150,7 @@ def run(args) -> int:
     prediction.report(others)
     if stop.is_set():
         print(
-            f"python -m ssd predict: interrupted: {prediction.finished} of {len(inputs)} inputs "
+            f"{ends.program()} predict: interrupted: {prediction.finished} of {len(inputs)} inputs "
             "were done" + (f", and {prediction.broken_off}" if prediction.broken_off else ""),
             file=sys.stderr,
             flush=True,
@@ -218,7 +219,7 @@ class Scheme:
         file does not have or that is the same image of it as another."""
         from ssd.commandline import say
         from ssd.datasets.coco import load_ground_truth
-        from ssd.datasets.image_checks import check_picture
+        from ssd.datasets.image_checks import check_image_header
 
         self.path = annotations
         data = load_ground_truth(
@@ -267,7 +268,7 @@ class Scheme:
             self._of[one.path] = dict(
                 id=int(data.image_ids[place]), file_name=data.file_names[place]
             )
-            problem = check_picture(one.path, *map(int, data.sizes[place]))
+            problem = check_image_header(one.path, *map(int, data.sizes[place]))
             if problem is not None:
                 text = f"{one.path}: {problem[0]}: {problem[1]}"
                 if skip_bad:

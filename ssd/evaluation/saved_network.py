@@ -123,11 +123,11 @@ def load_images(
     images: str,
     recheck: bool = False,
     report=say,
-    look_at_categories=None,
+    check_categories=None,
 ):
     """CocoDataset of the images that can be read.
 
-    recheck: nothing that was found before is taken for granted. look_at_categories: see load_coco.
+    recheck: nothing that was found before is taken for granted. check_categories: see load_coco.
     UserError if no image is left, and for entries of the file that are bad, unless they are to be
     left out.
     """
@@ -149,7 +149,7 @@ def load_images(
         cache_dir=folder,
         image_cache_dir=folder,
         report=report,
-        look_at_categories=look_at_categories,
+        check_categories=check_categories,
     )
 
 
