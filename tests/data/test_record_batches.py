@@ -115,7 +115,7 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path):
         assert lines[0] == lines[1]
 
 
-def test_the_cache_of_decoded_images_wants_files(sets):
+def test_the_cache_of_decoded_images_needs_files(sets):
     with pytest.raises(
         UserError, match="decode: 'cache', with which DALI reads image files, and .* holds records"
     ):
@@ -160,7 +160,7 @@ def runs(shapes, tmp_path_factory):
     return output
 
 
-def test_a_run_goes_on_with_records(runs):
+def test_a_run_continues_with_records(runs):
     def result(name):
         with open(runs / name / "weights.params", "rb") as file:
             return (

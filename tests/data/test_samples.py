@@ -30,7 +30,7 @@ def test_an_order_is_a_permutation_of_its_own_seed_and_epoch():
     assert all(sorted(order) == indices.tolist() for order in orders.values())
     assert len(set(orders.values())) == len(orders)
     assert tuple(epoch_order(indices, 1, 2)) == orders[1, 2]
-    # Neighbouring keys share no more places than chance lets them: 1 of 1,000 on average.
+    # Neighbouring keys agree at no more positions than by chance: 1 of 1,000 on average.
     assert (
         max(np.equal(orders[0, 1], orders[other]).sum() for other in [(0, 2), (1, 1), (1, 2)]) < 10
     )
@@ -38,7 +38,7 @@ def test_an_order_is_a_permutation_of_its_own_seed_and_epoch():
     assert epoch_order(np.arange(8), 5, 1).tolist() == [7, 4, 5, 1, 6, 0, 2, 3]
 
 
-def test_streams_are_apart():
+def test_streams_differ():
     keys = [
         (seed, epoch, purpose, position)
         for seed in (0, 1)
@@ -92,7 +92,7 @@ def test_a_batch_has_the_types_that_dali_takes(tmp_path):
 
 
 def test_the_thinnest_boxes_keep_a_side(tmp_path):
-    """Boxes of less than float32's spacing at their place, flipped and cut."""
+    """Boxes smaller than float32's spacing at their position, flipped and cut."""
     thin = 40 - 40 * 2**-26
     dataset = make_dataset(tmp_path, [b"-"], [[(4, 3, 20, 24, 2)]])
     dataset = dataclasses.replace(dataset, boxes_ltrb=np.array([[thin, 2.0, 40.0, 28.0]]))
@@ -102,7 +102,7 @@ def test_the_thinnest_boxes_keep_a_side(tmp_path):
         assert 0 <= left < right <= 1 and 0 <= top < bottom <= 1
 
 
-def test_steps_take_their_places_in_the_order(tmp_path):
+def test_steps_take_their_positions_in_the_order(tmp_path):
     dataset = grey_dataset(tmp_path, 12, without_box=(2,))
     feeds = [
         SampleFeed(settings(batch_size=2), dataset, ("index",), rank=rank, size=2, seed=3)

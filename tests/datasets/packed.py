@@ -1,4 +1,4 @@
-"""A small data set with everything odd that records must keep, and the command that packs it."""
+"""A small data set with all the oddities that records must keep, and the command that packs it."""
 
 import json
 import os

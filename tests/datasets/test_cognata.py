@@ -424,15 +424,15 @@ def test_the_header_reader_against_pillow(tmp_path):
     ):
         Image.new(mode, size).save(str(path))
         assert png_size(path) == size
-    whole = path.read_bytes()
+    intact = path.read_bytes()
     for position in range(33):
-        changed = bytearray(whole)
+        changed = bytearray(intact)
         changed[position] ^= 1
-        for data in (bytes(changed), whole[:position]):
+        for data in (bytes(changed), intact[:position]):
             path.write_bytes(data)
             with pytest.raises(BadInput):
                 png_size(path)
-    path.write_bytes(whole[:33])
+    path.write_bytes(intact[:33])
     assert png_size(path) == (40, 30), "nothing but the header is read"
 
 
@@ -666,9 +666,9 @@ VALID = (SAMPLE / NOON / f"{FIRST}_ann" / "0000000066.csv").read_bytes()
     st.binary(max_size=5) | st.sampled_from([b"\n", b",", b'"', b"\r\n", b"\0", b"nan"]),
     st.integers(0, 30),
 )
-def test_damaged_csv_files(tmp_path, place, put, lost):
+def test_damaged_csv_files(tmp_path, offset, put, lost):
     path, problems = tmp_path / "rows.csv", Problems()
-    path.write_bytes(VALID[:place] + put + VALID[place + lost :])
+    path.write_bytes(VALID[:offset] + put + VALID[offset + lost :])
     try:
         found = read_rows(path, (480, 270))
     except BadInput as bad:

@@ -1,4 +1,4 @@
-"""Image files that a GPU's decoder gets wrong without a word: found by the checks, wherever a GPU
+"""Image files that a GPU decodes wrong without a message: found by the checks, wherever a GPU
 is to decode."""
 
 import io
@@ -79,13 +79,13 @@ def test_grey_jpeg_2000_is_noted(tmp_path, mode, noted):
 
 
 def test_truncated_jpegs_are_those_without_an_end():
-    whole = jpeg_of(photo())
-    for content in (whole, whole + b"more", jpeg2000("RGB"), b"", b"x"):
+    intact = jpeg_of(photo())
+    for content in (intact, intact + b"more", jpeg2000("RGB"), b"", b"x"):
         assert not truncation(np.frombuffer(content, np.uint8))
-    assert not has_no_end(whole) and has_no_end(whole + b"more")
-    for cut in (1, 2, 40, len(whole) // 2):
-        assert has_no_end(whole[:-cut])
-        assert "truncated" in truncation(np.frombuffer(whole[:-cut], np.uint8)).lower()
+    assert not has_no_end(intact) and has_no_end(intact + b"more")
+    for cut in (1, 2, 40, len(intact) // 2):
+        assert has_no_end(intact[:-cut])
+        assert "truncated" in truncation(np.frombuffer(intact[:-cut], np.uint8)).lower()
 
 
 @pytest.fixture()

@@ -505,9 +505,9 @@ def test_header_reader_against_pillow(tmp_path):
         path = str(tmp_path / f"{index}.jpg")
         save_jpeg(path, 37 + index, 91, **options)
         assert jpeg_size(path) == (37 + index, 91)
-    whole = Path(path).read_bytes()
+    intact = Path(path).read_bytes()
     for end in range(0, 200, 3):
-        Path(path).write_bytes(whole[:end])
+        Path(path).write_bytes(intact[:end])
         assert jpeg_size(path) in (None, (42, 91))
     Image.new("RGB", (5, 7)).save(path, "PNG")
     assert jpeg_size(path) is None and image_size(path) == (5, 7)
@@ -600,9 +600,9 @@ VALID = "\n".join([HEADER, *ROWS, ""]).encode()
     st.integers(0, 30),
     st.integers(1, 300),
 )
-def test_damaged_box_files(tmp_path, place, put, lost, block):
+def test_damaged_box_files(tmp_path, offset, put, lost, block):
     path, problems = tmp_path / "boxes.csv", Problems()
-    path.write_bytes(VALID[:place] + put + VALID[place + lost :])
+    path.write_bytes(VALID[:offset] + put + VALID[offset + lost :])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(openimages_boxes, "BLOCK", block)
         try:

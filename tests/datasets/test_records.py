@@ -47,10 +47,10 @@ def own(packed, tmp_path):
 def contents(folder):
     """{relative path: bytes} of all files below a folder."""
     found = {}
-    for place, _, names in os.walk(folder):
+    for root, _, names in os.walk(folder):
         for name in names:
-            with open(os.path.join(place, name), "rb") as file:
-                found[os.path.relpath(os.path.join(place, name), folder)] = file.read()
+            with open(os.path.join(root, name), "rb") as file:
+                found[os.path.relpath(os.path.join(root, name), folder)] = file.read()
     return found
 
 
@@ -62,9 +62,9 @@ def refused(folder):
     return str(caught.value)
 
 
-def change(path, place, content):
+def change(path, offset, content):
     with open(path, "r+b") as file:
-        file.seek(place)
+        file.seek(offset)
         file.write(content)
 
 
@@ -132,9 +132,9 @@ def check_label(label, data, index):
 
 
 def test_mxnet_reads_them(data, packed):
-    files, place, number = load(data), os.path.join(packed, FOLDER), 0
-    for shard in record_folder.read_manifest(place)["shards"]:
-        base = os.path.join(place, shard["file"][:-4])
+    files, records, number = load(data), os.path.join(packed, FOLDER), 0
+    for shard in record_folder.read_manifest(records)["shards"]:
+        base = os.path.join(records, shard["file"][:-4])
         reader = mx.recordio.MXIndexedRecordIO(base + ".idx", base + ".rec", "r")
         assert len(reader.keys) == shard["images"]
         for key in reader.keys:
@@ -151,10 +151,10 @@ def test_dali_reads_them(tmp_path):
     magic number."""
     data = odd_set(tmp_path / "set", magic_id=False)
     assert pack(data, tmp_path / "records", "--shard-size", SHARD_SIZE) == 0
-    files, place = load(data), str(tmp_path / "records" / FOLDER)
+    files, records = load(data), str(tmp_path / "records" / FOLDER)
     number = 0
-    for shard in record_folder.read_manifest(place)["shards"]:
-        path = os.path.join(place, shard["file"])
+    for shard in record_folder.read_manifest(records)["shards"]:
+        path = os.path.join(records, shard["file"])
         pipeline = Pipeline(batch_size=shard["images"], num_threads=1, device_id=None)
         with pipeline:
             pipeline.set_outputs(*fn.readers.mxnet(path=[path], index_path=[path[:-4] + ".idx"]))
@@ -171,10 +171,10 @@ def test_splits_that_share_a_folder_share_the_records(data, tmp_path):
     """Both files over the same images: each image is packed once."""
     flags = ["--val-annotations", PATHS["train"][0], "--val-images", f"./{FOLDER}/"]
     assert pack(data, tmp_path / "out", *flags) == 0
-    place = tmp_path / "out" / FOLDER
-    found = record_folder.read_manifest(str(place))
+    records = tmp_path / "out" / FOLDER
+    found = record_folder.read_manifest(str(records))
     assert [split["records"] for split in found["splits"]] == [13, 0] and found["images"] == 13
-    assert sorted(os.listdir(place)) == [
+    assert sorted(os.listdir(records)) == [
         "records.json",
         "records.npz",
         "train-00000.idx",
@@ -275,10 +275,10 @@ def test_a_damaged_folder_is_refused_when_it_is_opened(own, name, harm, words):
 
 
 def test_a_file_of_other_records_is_refused(own):
-    """Of the same length and with the right beginning, as nothing at the start can tell."""
-    place = os.path.join(own, FOLDER)
-    path, name = os.path.join(place, "train-00000.rec"), load(own).file_names[1]
-    images = open_images(place)
+    """Of the same length and with the right beginning, which no check at the start can detect."""
+    records = os.path.join(own, FOLDER)
+    path, name = os.path.join(records, "train-00000.rec"), load(own).file_names[1]
+    images = open_images(records)
     row = images._names.find(name)
     offset = int(images._table["offset"][row])
     for where, content, words in [
@@ -291,12 +291,12 @@ def test_a_file_of_other_records_is_refused(own):
         kept = open(path, "rb").read()
         change(path, where, content)
         with pytest.raises(UserError, match=words) as caught:
-            open_images(place).read(name)
+            open_images(records).read(name)
         line = str(caught.value)
-        assert path in line and os.path.join(place, name) in line and "\n" not in line
+        assert path in line and os.path.join(records, name) in line and "\n" not in line
         with open(path, "wb") as file:
             file.write(kept)
-    assert len(open_images(place).read(name))
+    assert len(open_images(records).read(name))
     os.truncate(path, offset + 20)  # while it is open
     with pytest.raises(UserError, match="cut short"):
         images.read(name)

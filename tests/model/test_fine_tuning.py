@@ -81,9 +81,9 @@ def test_the_same_number_of_classes_but_other_ones(saved):
     for name, value in tensors(net).items():
         if name.startswith("predictors."):
             boxes = net.predictors[int(name.split(".")[1])].boxes
-            for label, source, place in ((1, start, 1), (2, saved[2], 3), (3, saved[2], 1)):
+            for label, source, old_label in ((1, start, 1), (2, saved[2], 3), (3, saved[2], 1)):
                 np.testing.assert_array_equal(
-                    logits(value, boxes, 4, label), logits(source[name], boxes, 4, place)
+                    logits(value, boxes, 4, label), logits(source[name], boxes, 4, old_label)
                 )
 
 
