@@ -2,7 +2,6 @@
 
 import dataclasses
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -125,24 +124,18 @@ def test_steps_take_their_positions_in_the_order(tmp_path):
 
 
 class Gate:
-    """Stands in for the sample maker: counts the samples begun, holds each until `open` is set."""
+    """Replaces the sample maker: counts the samples begun, holds each until `open` is set."""
 
     def __init__(self, *_):
-        self.begun, self.open, self.lock = 0, threading.Event(), threading.Lock()
+        self.begun, self.open, self.changed = 0, threading.Event(), threading.Condition()
         Gate.last = self
 
     def __call__(self, epoch, position, index):
-        with self.lock:
+        with self.changed:
             self.begun += 1
+            self.changed.notify_all()
         assert self.open.wait(60)
         return dict(index=np.array([index]))
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def test_no_more_is_read_ahead_than_asked_for(tmp_path, monkeypatch):
@@ -165,10 +158,15 @@ def test_closing_drops_what_was_not_begun(tmp_path, monkeypatch):
         settings(batch_size=5, prefetch=2, data_threads=1), grey_dataset(tmp_path, 12), ("index",)
     )
     futures = [future for batch in feed._batches for future in batch]
-    wait_for(lambda: Gate.last.begun == 1)
+    cancelled = threading.Semaphore(0)
+    for future in futures[1:]:
+        future.add_done_callback(lambda _: cancelled.release())
+    with Gate.last.changed:
+        assert Gate.last.changed.wait_for(lambda: Gate.last.begun == 1, 60)
     closing = threading.Thread(target=feed.close)
     closing.start()
-    wait_for(lambda: all(future.cancelled() for future in futures[1:]))
+    assert all(cancelled.acquire(timeout=60) for _ in futures[1:])
+    assert all(future.cancelled() for future in futures[1:])
     assert closing.is_alive()  # waits for the part that was begun
     Gate.last.open.set()
     closing.join(60)

@@ -285,8 +285,8 @@ def test_all_problems_are_counted(make):
         "(in all: 1 x duplicate annotation id, 2 x empty box, 2 x image file missing)"
     )
     assert [line.split(": ", 1)[1] for line in lines[:2]] == [
-        "1 x duplicate annotation id; the first: annotation 2 of image 1 ('1.jpg'): its id was "
-        "there before",
+        "1 x duplicate annotation id; the first: annotation 2 of image 1 ('1.jpg'): an earlier "
+        "annotation has its id",
         "2 x empty box; the first: annotation 3 of image 1 ('1.jpg'): box [0, 0, 0, 1]",
     ]
     assert len(lines) == 3 and "2 x image file missing; the first: image 8 ('8.jpg')" in lines[2]

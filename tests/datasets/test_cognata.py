@@ -265,7 +265,7 @@ def test_a_scenario_without_a_camera(root, capsys):
             ("--cameras", "Cognata_Camera_9"),
             "--cameras Cognata_Camera_9: not in ROOT; did you mean Cognata_Camera_0",
         ),
-        (("--scenarios", NOON, NOON + "/"), f"--scenarios {NOON}: named twice"),
+        (("--scenarios", NOON, NOON + "/"), f"--scenarios {NOON}: given twice"),
         (("--scenarios", ".."), "--scenarios ..: not in ROOT"),
         (
             ("--val-scenarios", NOON),

@@ -407,7 +407,7 @@ def test_images_without_a_file_are_counted(files, capsys):
     assert [(entry["id"], entry["image_id"]) for entry in content(files)["annotations"]] == [(1, 1)]
     (files / "images" / "a1b2c3d4e5f60718.jpg").write_bytes(b"no image")
     (files / "out.json").unlink()
-    assert "none of the 2 images with a box is there" in run(files, *FRUIT, capsys=capsys)[2][0]
+    assert "none of the 2 images with a box is present" in run(files, *FRUIT, capsys=capsys)[2][0]
     save_jpeg(files / "images" / f"{2:016x}.jpg", 40, 30)
     assert "1 x image file without a readable size" in run(files, *FRUIT, capsys=capsys)[2][0]
 

@@ -20,7 +20,15 @@ from nvidia.dali.pipeline import Pipeline
 from ssd.datasets import packing, record_folder
 from ssd.datasets.image_folder import ImageFiles, open_images, record_at
 from ssd.errors import UserError
-from tests.datasets.packed import MAGIC_NUMBER, PATHS, SHARD_SIZE, load, odd_set, pack
+from tests.datasets.packed import (
+    MAGIC_NUMBER,
+    PATHS,
+    SHARD_SIZE,
+    load,
+    odd_set,
+    pack,
+    record_offset,
+)
 from tests.training.tiny import ROOT
 
 FOLDER = PATHS["train"][1]
@@ -225,7 +233,7 @@ def test_threads_read_at_once(data, packed):
 @pytest.mark.parametrize(
     "name, harm, words",
     [
-        ("train-00000.rec", lambda path: os.truncate(path, 100), "cut short: 100 bytes"),
+        ("train-00000.rec", lambda path: os.truncate(path, 100), "truncated: 100 bytes"),
         ("train-00000.rec", os.remove, "No such file"),
         (
             "train-00000.rec",
@@ -279,8 +287,7 @@ def test_a_file_of_other_records_is_refused(own):
     records = os.path.join(own, FOLDER)
     path, name = os.path.join(records, "train-00000.rec"), load(own).file_names[1]
     images = open_images(records)
-    row = images._names.find(name)
-    offset = int(images._table["offset"][row])
+    offset = record_offset(records, 1)
     for where, content, words in [
         (offset + 200, b"?!?!", "CRC-32 differs"),
         (offset, b"XXXX", "magic number"),
@@ -298,7 +305,7 @@ def test_a_file_of_other_records_is_refused(own):
             file.write(kept)
     assert len(open_images(records).read(name))
     os.truncate(path, offset + 20)  # while it is open
-    with pytest.raises(UserError, match="cut short"):
+    with pytest.raises(UserError, match="truncated"):
         images.read(name)
 
 
@@ -336,7 +343,7 @@ def test_nothing_is_overwritten(data, packed, tmp_path, capsys):
     for output, words in (
         (packed, "holds files already"),
         (tmp_path / "full", "holds files already"),
-        (tmp_path / "file", "is no folder"),
+        (tmp_path / "file", "is not a folder"),
     ):
         status, line = run(capsys, data, output)
         assert status == 2 and f"--output {output}: {words}" in line
@@ -424,7 +431,7 @@ def test_a_packing_that_was_broken_off_anywhere_goes_on(data, packed, tmp_path, 
     assert operations > 10 and contents(output) == wanted
 
 
-def test_what_is_whole_is_not_packed_again(data, packed, tmp_path, monkeypatch):
+def test_complete_files_are_not_packed_again(data, packed, tmp_path, monkeypatch):
     output, packed_now = str(tmp_path / "out"), []
     original = packing._pack_shard
 
@@ -447,33 +454,33 @@ def test_what_is_whole_is_not_packed_again(data, packed, tmp_path, monkeypatch):
     assert len(packed_now) == len(set(packed_now)) and contents(output) == contents(packed)
 
 
-def test_only_the_same_packing_goes_on(data, tmp_path, monkeypatch, capsys):
+def test_only_the_same_packing_continues(data, tmp_path, monkeypatch, capsys):
     output = tmp_path / "out"
     with monkeypatch.context() as patch:
         patch.setattr(packing, "_pack_shard", lambda *_: (_ for _ in ()).throw(Enough))
         with pytest.raises(Enough):
             pack(data, output)
     status, line = run(capsys, data, output, "--shard-size", SHARD_SIZE)
-    assert status == 2 and "begun with another --shard-size" in line
+    assert status == 2 and "started with another --shard-size" in line
     status, line = run(capsys, data, output, "--split", "train")
-    assert status == 2 and "begun with another data set or other settings" in line
+    assert status == 2 and "started with another data set or other settings" in line
     other = shutil.copytree(data, str(tmp_path / "other"))
     with open(os.path.join(other, FOLDER, "1.png"), "ab") as file:
         file.write(b"more")
     status, line = run(capsys, other, output)
-    assert status == 2 and "begun with another data set" in line
+    assert status == 2 and "started with another data set" in line
     with packing._locked(str(output)):
         status, line = run(capsys, data, output)
         assert status == 2 and "another process is packing into it" in line
     (output / packing.PLAN).write_text("{")
     status, line = run(capsys, data, output)
-    assert status == 2 and "no plan of a packing" in line
+    assert status == 2 and "not the plan of a packing" in line
 
 
 @pytest.mark.parametrize("end, status", [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
-def test_a_process_that_is_ended_goes_on(data, packed, tmp_path, end, status):
+def test_a_process_that_is_ended_continues(data, packed, tmp_path, end, status):
     code = f"""
-import os, sys, time
+import os, sys
 from ssd.datasets import packing
 original, begun = packing._pack_shard, []
 
@@ -481,9 +488,8 @@ def ended_in_the_third(part, shard, base, advance):
     begun.append(shard)
     def end():
         os.kill(os.getpid(), {int(end)})
-        while True:    # until the main thread has heard of it
+        while True:    # until the main thread is interrupted
             advance()
-            time.sleep(.001)
     original(part, shard, base, end if len(begun) == 3 else advance)
 
 packing._pack_shard = ended_in_the_third

@@ -148,7 +148,7 @@ def test_existing_folders(shapes, tmp_path):
     folder = make_shapes(tmp_path / "empty", **tiny)
     victim = next((folder / "train2017").iterdir())
     victim.write_bytes(b"short")
-    with pytest.raises(UserError, match="not as they were made: train2017/"):
+    with pytest.raises(UserError, match="but one file was changed: train2017/"):
         make_shapes(folder, **tiny)
     (folder / "shapes.json").write_text("[]")
     with pytest.raises(UserError, match="something else"):
