@@ -5,9 +5,9 @@ second load.
 
 Writes synthetic files of the shape of Open Images v6's training set to a temporary folder (5.5 GB,
 removed at the end): a box file with the 21 columns of the real one, class descriptions, and a sizes
-file in place of image files. Two in three images hold boxes of the 264 classes, as in the MLPerf
-subset. Each step runs in a process of its own, which says its peak memory (VmHWM); image files are
-not there, so what looks at them is left out of the load.
+file instead of image files. Two in three images hold boxes of the 264 classes, as in the MLPerf
+subset. Each step runs in a process of its own, which prints its peak memory (VmHWM); there are no
+image files, so the load does not check them.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def main() -> None:
         measure("second load", folder, LOAD)
         measure("second load, and a rank's boxes prepared for training", folder, SAMPLES)
         measure("second load, and DALI's annotation file of an eighth", folder, DALI_FILE)
-        measure("check-data without its look at image files", folder, CHECK)
+        measure("check-data without its check of image files", folder, CHECK)
         measure("1,170,301 checked images kept", folder, IMAGE_CACHE)
         measure("and read back", folder, AGAIN)
 

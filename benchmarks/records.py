@@ -3,14 +3,14 @@
     python benchmarks/records.py ANNOTATIONS IMAGES FOLDER [--copies 40] [--rounds 2] [--cases warm
     cold slow] python benchmarks/records.py --opening 1170000 FOLDER
 
-FOLDER, new, lies on the disc to be measured: `files` in it gets so many copies of each image,
-`records` the same, packed. Then files and records take turns in each case. Each measurement is a
+FOLDER, new, lies on the disk to be measured: `files` in it gets so many copies of each image,
+`records` the same, packed. Then files and records alternate in each case. Each measurement is a
 process of its own, which opens the data set, then
 
     warm    reads all of it once
     cold    drops the system's file cache (as root; else the pages of these files)
-    slow    as warm, but opening a file and each read take --seek-ms longer, as on a disc that must
-            seek for both: Python functions that sleep stand in for the system's calls
+    slow    as warm, but opening a file and each read take --seek-ms longer, as on a disk that must
+            seek for both: Python functions that sleep replace the system's calls
 
 and measures `load`, the training loader (read, decoded, augmented, matched, in MXNet arrays), or
 `read`, which only reads every image once, in random order, with --threads threads.
@@ -101,7 +101,7 @@ def load_batches(config, dataset, arguments):
     loader = TrainingLoader(config, dataset, matcher, seed=1)
     for _ in range(
         config.data.prefetch + 2
-    ):  # what is made ahead when the clock starts must be used up
+    ):  # what was made ahead when the timer starts must be used up
         next(loader)
     start = time.perf_counter()
     for _ in range(arguments.steps):
@@ -303,9 +303,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=25, help="of load [default: 25]")
     parser.add_argument("--threads", type=int, default=2, help="data threads [default: 2]")
     parser.add_argument("--seek-ms", type=float, default=8, help="[milliseconds, default: 8]")
-    parser.add_argument(
-        "--opening", type=int, metavar="N", help="measure the opening of N images instead"
-    )
+    parser.add_argument("--opening", type=int, metavar="N", help="measure opening N images instead")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -49,6 +49,15 @@ def readable(text: str) -> str:
     )
 
 
+def shortened(text: str, most: int) -> str:
+    """`text` with at most so many letters, at least 3: its beginning and its end around "..", as
+    names that begin alike often differ at the end, and a score stands there."""
+    if len(text) <= most:
+        return text
+    end = (most - 2) // 2
+    return text[: most - 2 - end] + ".." + (text[-end:] if end else "")
+
+
 def missing(text: str) -> FrozenSet[str]:
     """The letters of `text` that no font here has."""
     wanted = frozenset(

@@ -24,7 +24,7 @@ from ssd.training.step import TrainingStep
 from tests.second_context import on_second_context
 from tests.small_recipes import first_of_each_kind, small
 from tests.training import tiny
-from tests.training.test_trace import OneRank
+from tests.training.one_rank import OneRank
 from tests.training.tiny import rows, tiny_data
 
 

@@ -98,6 +98,7 @@ def run(args) -> int:
     from ssd.commandline import read_settings
     from ssd.datasets.check_report import format_split
     from ssd.datasets.locate import cache_folder, dataset_paths, named_paths
+    from ssd.terminal import fitted
 
     config = read_settings(args)
     named = named_paths(args.annotations, args.images, "data.data_dir" in vars(args))
@@ -130,7 +131,7 @@ def run(args) -> int:
         )
         return int(refused)
     for split in splits:
-        print("\n".join(format_split(split, reports[split])))
+        print(fitted("\n".join(format_split(split, reports[split])), 6))
     count = f"{errors} error{'' if errors == 1 else 's'}" if errors else "no errors"
     if refused:
         count += ": training would refuse this data set"

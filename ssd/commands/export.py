@@ -11,6 +11,7 @@ from typing import List, NamedTuple, Tuple
 
 import numpy as np
 
+from ssd import ends
 from ssd.errors import UserError
 from ssd.files import cannot_write, discard, put_in_place, remove_leftovers, temporary_path
 from ssd.runtime import start
@@ -121,7 +122,7 @@ def run(args) -> int:
             )
         if failed:
             print(
-                "python -m ssd export: the files do not give the network's detections to "
+                f"{ends.program()} export: the files do not give the network's detections to "
                 f"{TOLERANCE:g}; none is kept (a network that has hardly learnt gives many boxes "
                 "one score, and rounding chooses among them)",
                 file=sys.stderr,

@@ -14,11 +14,11 @@ from typing import Any, Dict, List, NamedTuple, Optional
 from ssd.commandline import DEFAULT_RECIPE, Parser, add_settings, read_settings, size_in_words
 from ssd.config import SECTIONS, SETTINGS, Config, load_recipe
 from ssd.errors import UserError
-from ssd.training.published import BENCHMARKS, Benchmark, benchmark_of
+from ssd.training.mlperf_results import BENCHMARKS, Benchmark, benchmark_of
 
 HELP = "what a run on so many nodes and GPUs will do"
 USAGE = "%(prog)s --nodes N --gpus G [flags]"
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def add_arguments(parser) -> None:
@@ -112,10 +112,14 @@ def read_config(path: str, recipe: str) -> Optional[SystemConfig]:
 
 
 def system_configs(recipe: str = DEFAULT_RECIPE) -> List[SystemConfig]:
-    """Every config_*.sh of this copy of the repository, for a benchmark's recipe."""
+    """Every config_*.sh of this copy of the repository, or of the installed package, for a
+    benchmark's recipe."""
+    folder = os.path.join(PACKAGE, "configs")  # where setup.py has put them
+    if not os.path.isdir(folder):
+        folder = os.path.dirname(PACKAGE)
     found = (
         read_config(path, recipe)
-        for path in sorted(glob.glob(os.path.join(glob.escape(ROOT), "config_*.sh")))
+        for path in sorted(glob.glob(os.path.join(glob.escape(folder), "config_*.sh")))
     )
     return [config for config in found if config is not None]
 
@@ -167,7 +171,7 @@ def chosen_benchmark(args) -> Benchmark:
     found = benchmark_of(config)
     if args.benchmark and found is not named:
         raise UserError(
-            f"--benchmark {args.benchmark}: needs the rules {named.rules_in_words}, but those of "
+            f"--benchmark {args.benchmark}: needs the rules {named.rules_text}, but those of "
             f"recipe {config.recipe} are {config.run.rules}"
         )
     return found or named  # where there is none, the plan is refused
@@ -295,4 +299,4 @@ def format_check(rows: List[dict], benchmark: Benchmark) -> str:
             f"{row['epochs_error']:>+7.1f}%"
             f"{expected:>12}{row['published_minutes']:>11.3f}{wrong:>8}".rstrip()
         )
-    return "\n".join([*lines, *benchmark.check_words])
+    return "\n".join([*lines, *benchmark.check_notes])

@@ -12,6 +12,7 @@ import threading
 import time
 from typing import Dict, List, Optional
 
+from ssd import ends
 from ssd.errors import UserError
 from ssd.files import claim_folder, marked_output, new_folder
 
@@ -149,7 +150,7 @@ def run(args) -> int:
     prediction.report(others)
     if stop.is_set():
         print(
-            f"python -m ssd predict: interrupted: {prediction.finished} of {len(inputs)} inputs "
+            f"{ends.program()} predict: interrupted: {prediction.finished} of {len(inputs)} inputs "
             "were done" + (f", and {prediction.broken_off}" if prediction.broken_off else ""),
             file=sys.stderr,
             flush=True,

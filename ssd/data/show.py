@@ -110,10 +110,11 @@ def draw_samples(
         name = os.path.basename(dataset.file_names[sample.index])
         tiles.append(
             (
-                _captioned(objects, f"{name}  {width}x{height}  {_counted(len(labels), 'object')}"),
+                _captioned(objects, name, f"{width}x{height}  {_counted(len(labels), 'object')}"),
                 _captioned(
                     matched,
-                    f"{name}  {_counted(len(positive), 'default box', 'es')} for "
+                    name,
+                    f"{_counted(len(positive), 'default box', 'es')} for "
                     f"{_counted(len(labels), 'object')}"
                     + (f", {len(ignored)} ignored (grey)" if len(ignored) else ""),
                 ),
@@ -126,15 +127,20 @@ def _counted(number: int, thing: str, plural: str = "s") -> str:
     return f"{number} {thing}{'' if number == 1 else plural}"
 
 
-def _captioned(image: np.ndarray, text: str) -> np.ndarray:
-    """The image with a white frame, over a line of text; the tile of a square is a square."""
-    from ssd.drawing import draw_text
-    from ssd.fonts import readable
+def _captioned(image: np.ndarray, name: str, text: str) -> np.ndarray:
+    """The image, framed to stand apart from its neighbours, over a line of its file's name,
+    shortened where it must be, and the text; a square's tile is a square."""
+    from ssd.drawing import draw_text, text_size
+    from ssd.fonts import readable, shortened
 
     high, margin = 22, 3
     height, width = image.shape[0] + high + margin, image.shape[1] + high + margin
     tile = np.full((height, width, 3), 255, np.uint8)
     left = (width - image.shape[1]) // 2
     tile[margin : margin + image.shape[0], left : left + image.shape[1]] = image
-    draw_text(tile, readable(text), left, height - 7, 0.4, (0, 0, 0))
+    name, scale = readable(name), 0.4
+    kept = len(name)
+    while kept > 3 and text_size(f"{shortened(name, kept)}  {text}", scale)[0] > width - left:
+        kept -= 1
+    draw_text(tile, f"{shortened(name, kept)}  {text}", left, height - 7, scale, (0, 0, 0))
     return tile

@@ -27,7 +27,8 @@ STYLE = {
     "axes.titlelocation": "left",
     "axes.titleweight": "bold",
     "axes.titlesize": 10,
-    "legend.frameon": False,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.8,
     "legend.fontsize": 8,
     "lines.linewidth": 1.4,
 }
@@ -88,7 +89,7 @@ def curve_figures(run_folder: str) -> List[Tuple[str, str]]:
 
 
 def _svg(title: str, draw, run: Run) -> str:
-    matplotlib, figure = _figure((5.6, 3.2))
+    matplotlib, figure = _figure((4.8, 2.9))
     # Several of these stand in one page: the salt keeps their identifiers apart.
     with matplotlib.rc_context(dict(STYLE, **{"svg.hashsalt": title})):
         _draw(figure.subplots(), draw, run)
@@ -208,6 +209,8 @@ def _draw_speed(axis, run: Run) -> None:
         color=PARTS[1],
         linewidth=0.9,
         label="waiting for data",
+        clip_on=False,  # 0 % lies on the axis
+        zorder=3,
     )
     share.set(ylabel="waiting for data [%]", ylim=(0, 100))
     handles, labels = axis.get_legend_handles_labels()
@@ -233,7 +236,7 @@ def _draw_published(axis, run: Run, points: Sequence[Tuple[float, float]], marke
         or abs(run.train_images - published.TRAIN_IMAGES) < 0.01 * published.TRAIN_IMAGES
     )
     label = (
-        published.NAME if whole else f"{published.NAME}, on all {published.TRAIN_IMAGES:,} images"
+        published.NAME if whole else f"{published.NAME},\non all {published.TRAIN_IMAGES:,} images"
     )
     axis.plot(
         *zip(*points),

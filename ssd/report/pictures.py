@@ -13,6 +13,8 @@ import numpy as np
 from ssd.datasets.image_folder import open_images
 
 SIDE = 420  # pixels: the longer side of a picture in the report
+TEXT = 0.6  # size of its labels: a page shows it at some 250 pixels
+CROWDED = 10  # boxes above which labels are as small as can be, or they hide the image
 QUALITY = 80  # of its JPEG
 
 
@@ -66,7 +68,8 @@ class Pictures:
             self.labels[names[truth.category[place]]] + (" (crowd)" if truth.crowd[place] else "")
             for place in chosen
         ]
-        return draw_boxes(pixels, _ltrb(truth.boxes_xywh[chosen]) * scale, labels)
+        boxes = _ltrb(truth.boxes_xywh[chosen]) * scale
+        return draw_boxes(pixels, boxes, labels, text_scale=_text_scale(labels))
 
     def _found(self, image, pixels, scale):
         from ssd.drawing import draw_boxes
@@ -74,7 +77,14 @@ class Pictures:
         rows, names = self.evaluation.rows, self.evaluation.category_names
         chosen = rows[(rows[:, 0] == image) & (rows[:, 5] >= self.threshold)]
         labels = [self.labels[names[int(label)]] for label in chosen[:, 6]]
-        return draw_boxes(pixels, _ltrb(chosen[:, 1:5]) * scale, labels, chosen[:, 5], self.colors)
+        boxes = _ltrb(chosen[:, 1:5]) * scale
+        return draw_boxes(
+            pixels, boxes, labels, chosen[:, 5], self.colors, text_scale=_text_scale(labels)
+        )
+
+
+def _text_scale(labels):
+    return TEXT if len(labels) <= CROWDED else None
 
 
 def examples(evaluation, count: int) -> List[int]:

@@ -29,6 +29,7 @@ SENTENCES = {
 }
 EXAMPLES, WORST = 12, 8  # images shown
 TALL = 30  # classes from which tables scroll
+MANY = 100  # classes above which the confusion matrix scrolls both ways
 
 
 def numbers(stats) -> str:
@@ -54,7 +55,7 @@ def classes(evaluation: Evaluation) -> str:
         for name, style in (
             ("class", ""),
             ("AP", ' class="number"'),
-            ("", ""),
+            ("", ' class="wide"'),
             ("AP50", ' class="number"'),
             ("AP75", ' class="number extra"'),
             ("objects", ' class="number"'),
@@ -111,14 +112,17 @@ def precision_recall(evaluation: Evaluation) -> str:
         ]
         small.append(
             f"<figure>{charts.small_curve(name, note, curves, RECALLS)}"
-            f"<figcaption>{escape(name)} {share(evaluation.ap50[place], 2)}</figcaption></figure>"
+            f"<figcaption><span>{escape(name)}</span> {share(evaluation.ap50[place], 2)}"
+            "</figcaption></figure>"
         )
+    tall = " scroll tall" if len(small) >= TALL else ""
     return (
         '<p class="soft">Mean over the classes of the precision that COCO\'s rules give at each '
         "of 101 recalls; "
         f'the area below a line is its AP.</p>{overall}<h3>By class</h3><p class="soft">IoU .50 '
         "(strong) with its "
-        f'AP50, and .75; both axes from 0 to 1.</p><div class="multiples">{"".join(small)}</div>'
+        f'AP50, and .75; both axes from 0 to 1.</p><div class="multiples{tall}">'
+        f"{''.join(small)}</div>"
     )
 
 
@@ -170,18 +174,18 @@ def confusion(evaluation: Evaluation, counts: Counts) -> str:
             '<th class="number">times</th><th class="number">of the objects</th></tr></thead>'
             f"<tbody>{rows}</tbody></table></div>"
         )
-    return f'{text}<div class="scroll">{charts.matrix_chart(matrix, names)}</div>{table}'
+    both = " all" if classes > MANY else ""
+    return f'{text}<div class="scroll{both}">{charts.matrix_chart(matrix, names)}</div>{table}'
 
 
 def detections(pictures: Pictures) -> str:
     """Images with ground truth and detections."""
     chosen = examples(pictures.evaluation, EXAMPLES)
+    legend = pictures.legend[:1].upper() + pictures.legend[1:]
     return (
-        '<p class="soft">Left ground truth, right detections of at least score '
-        f"{pictures.threshold:.2f}; images "
-        f'taken evenly over the data set. {escape(pictures.legend)}</p><div class="pictures">'
-        + "".join(pictures.figure(image) for image in chosen)
-        + "</div>"
+        '<p class="soft">Ground truth (dashed), and beside it detections of at least score '
+        f"{pictures.threshold:.2f}; images taken evenly over the data set. {escape(legend)}</p>"
+        '<div class="pictures">' + "".join(pictures.figure(image) for image in chosen) + "</div>"
     )
 
 

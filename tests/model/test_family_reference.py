@@ -15,7 +15,7 @@ from tests.reference import family_vectors as vectors
 from tests.reference.family import RECIPES, TOLERANCES, close, dense
 from tests.reference.load_family import load_family
 from tests.reference.load_mobile import set_weights
-from tests.training.test_trace import OneRank
+from tests.training.one_rank import OneRank
 
 DETECTORS = list(RECIPES)
 

@@ -12,7 +12,7 @@ from ssd.training.step import TrainingStep
 from tests.reference import family_vectors as vectors
 from tests.reference.family import COGNATA, SSD_RESNET50, close, dense
 from tests.reference.load_family import load_family, names_of, set_family_weights
-from tests.training.test_trace import OneRank
+from tests.training.one_rank import OneRank
 
 INPUTS = [(SSD_RESNET50, "ssd_resnet50", ""), (COGNATA, "ssd_resnet50_cognata", "cognata_")]
 

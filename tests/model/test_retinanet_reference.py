@@ -20,7 +20,7 @@ from ssd.training.schedule import build_schedule
 from ssd.training.step import TrainingStep
 from tests.reference import retinanet_vectors as vectors
 from tests.reference.load_retinanet import load_retinanet, set_retinanet_weights
-from tests.training.test_trace import OneRank
+from tests.training.one_rank import OneRank
 
 HEIGHT, WIDTH = vectors.HEIGHT, vectors.WIDTH
 CONFIG = load_recipe("retinanet-resnext50-openimages").with_values(

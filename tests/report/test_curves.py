@@ -95,7 +95,7 @@ def test_the_published_run_stands_beside_cocos_categories_alone(tmp_path):
         )
 
     assert label("coco") == published.NAME
-    assert label("part", samples=1000, batch=8) == f"{published.NAME}, on all 117,266 images"
+    assert label("part", samples=1000, batch=8) == f"{published.NAME},\non all 117,266 images"
     assert label("shapes", recipe="ssd-resnet34-shapes", samples=446, batch=4) is None
     assert label("narrow", width=0.5) is None
 

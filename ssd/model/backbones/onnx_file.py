@@ -12,7 +12,7 @@ from ssd.errors import UserError
 from ssd.files import replace_file, write_errors
 from ssd.model.backbones.onnx_graph import NAMES, backbone_file
 
-OPSET, IR_VERSION = 13, 8  # old enough for every onnxruntime of pyproject.toml
+OPSET, IR_VERSION = 13, 8  # old enough for every onnxruntime that is tested
 
 
 def _report(message: str) -> None:
