@@ -256,7 +256,7 @@ class TestGetBackbone:
         name = "layer3.5.conv2.weight"
         assert np.array_equal(read[name], reference.state_dict[name].numpy())
         again = get_backbone("--file", named, folder)
-        assert again.returncode == 0 and "is there already" in again.stdout
+        assert again.returncode == 0 and "exists already" in again.stdout
 
     def test_download_is_resumed_and_checked(self, tmp_path, pth):
         content = pth.read_bytes()
