@@ -121,7 +121,7 @@ def load_coco(
 
     check_images: "exists", "header" (format and size; truncated JPEGs) or "decode" (every byte,
     with `threads` threads, 0 for one per core). on_gpu: a GPU is to decode the images, and what it
-    decodes wrong is a problem too. AnnotationBoxes up to annotation_boxes.TOLERANCE pixels outside
+    decodes wrong is a problem too. Boxes up to annotation_boxes.TOLERANCE pixels outside
     their image are clipped and counted. Any other problem raises UserError, one line that names the
     first and counts the rest (if there are several kinds, the first of each is reported before);
     with skip_bad, bad annotations, bad images and the annotations of bad images are left out and

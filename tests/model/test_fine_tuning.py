@@ -69,7 +69,7 @@ def test_classes_go_by_name(saved):
     assert text == (
         f"{others} of {others} tensors of backbone and extra features are taken; of 12 of 12 "
         "tensors of the heads (predictors.0.conv.weight to predictors.5.conv.bias) the offsets and "
-        "the logits of background, dog, HORSE, while those of zebra, ant start anew"
+        "the logits of background, dog, HORSE, while those of zebra, ant are initialised"
     )
 
 
@@ -127,7 +127,7 @@ def test_another_image_size(saved):
     }
     for name, value in found.items():
         np.testing.assert_array_equal(value, start[name] if name in new else saved[2][name])
-    assert "wholly anew: " in text and "and 4 more" in text and "start anew" not in text
+    assert "initialised: " in text and "and 4 more" in text and "are initialised" not in text
     assert text.endswith("; not used: predictors.4.conv.bias, predictors.4.conv.weight")
 
 
