@@ -139,7 +139,7 @@ def test_pairs_within_reach_are_enough(kind, size):
 
 
 def test_many_objects_and_many_default_boxes(monkeypatch):
-    """What is compared grows with the objects, not with objects times default boxes, and gives the
+    """The comparisons grow with the objects, not with objects times default boxes, and gives the
     same."""
     compared, iou, random = [], matching._iou, np.random.RandomState(2)
 
@@ -163,7 +163,7 @@ def test_many_objects_and_many_default_boxes(monkeypatch):
 
 
 def test_default_boxes_that_are_no_grid():
-    """All pairs are compared where default boxes do not stand in rows and columns."""
+    """All pairs are compared if default boxes are not arranged in rows and columns."""
     sizes = sizes_of(load_recipe("ssd-resnet50-coco"))
     boxes = cxcywh_to_ltrb(default_boxes(sizes))
     boxes[777] += np.float32(0.001)

@@ -259,7 +259,7 @@ def test_bad_annotations(make, kind, bad, named):
     )
 
 
-def test_a_hair_outside_is_clipped(make):
+def test_slightly_outside_is_clipped(make):
     data = load_coco(
         *make(annotations=[box(1, bbox=(-1, -0.01, 42, 30.02)), box(2, bbox=(39, 29, 1, 2))]),
         report=quiet,
@@ -717,7 +717,7 @@ def test_dali_file_holds_the_images_asked_for(make, tmp_path):
         write_dali_annotations(data, [0], tmp_path / "none" / "d.json")
 
 
-def test_dali_file_is_whole_in_any_number_of_pieces(make, tmp_path, monkeypatch):
+def test_dali_file_is_complete_in_any_number_of_pieces(make, tmp_path, monkeypatch):
     names = ['a "quoted" 100 %d.jpg', "b\u00fc.jpg", "c.jpg", "d.jpg", "e.jpg"]
     paths = make(
         [image(key, name) for key, name in enumerate(names)],

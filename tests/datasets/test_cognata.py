@@ -156,7 +156,7 @@ def test_the_split_by_scenario(root, capsys):
 
 
 def test_training_takes_it(root, capsys, tmp_path):
-    """With images where they lie: names are relative to ROOT, which is the image folder."""
+    """With the images in their folders: names are relative to ROOT, which is the image folder."""
     assert run(root, capsys=capsys)[0] == 0
     data = load_coco(root / "annotations" / "train.json", root, report=lambda line: None)
     assert (
@@ -224,7 +224,7 @@ def test_scenarios_and_cameras_in_the_order_given(root, capsys):
     assert len(by_id(content(root))[0]) == 3
 
 
-def test_other_folders_are_no_matter(root, capsys):
+def test_other_folders_do_not_matter(root, capsys):
     (root / "zips").mkdir()
     (root / NOON / f"{FIRST}_ann_laneline").mkdir()
     (root / NOON / f"{FIRST}_ann_laneline" / "0000000033.csv").write_text("not read")
@@ -285,11 +285,11 @@ def test_a_scenario_without_a_camera(root, capsys):
         ),
     ],
 )
-def test_what_is_not_there_is_one_line(root, capsys, arguments, words):
+def test_missing_scenarios_and_cameras_are_one_line(root, capsys, arguments, words):
     assert words.replace("ROOT", str(root)) in refusal(run(root, *arguments, capsys=capsys), root)
 
 
-def test_roots_that_are_none(root, capsys, tmp_path):
+def test_wrong_roots(root, capsys, tmp_path):
     assert (
         f"{root}/{NOON}: holds {FIRST}_png or {FIRST}_ann itself; give the folder above"
         in refusal(run(root / NOON, capsys=capsys), root / NOON)
@@ -303,7 +303,7 @@ def test_roots_that_are_none(root, capsys, tmp_path):
     )
 
 
-def test_output_that_is_there(root, capsys):
+def test_existing_output(root, capsys):
     (root / "annotations").mkdir()
     (root / "annotations" / "val.json").write_text("mine")
     status, _, err = run(root, capsys=capsys)
@@ -391,7 +391,7 @@ def damage_csv(root, data):
         ),
     ],
 )
-def test_files_that_are_wrong(root, capsys, damage, data, words):
+def test_bad_files(root, capsys, damage, data, words):
     damage(root, data)
     folder = root / NOON / f"{FIRST}_{'png' if damage is damage_png else 'ann'}"
     line = refusal(run(root, capsys=capsys), root)
@@ -494,7 +494,7 @@ def labels_and_boxes(root, clip=False, size=(480, 270)):
         ('8,Car,"[1, 2, 30, 271.5]",1', "box outside the image"),
     ],
 )
-def test_rows_that_are_wrong(root, capsys, row, words):
+def test_bad_rows(root, capsys, row, words):
     path = bad_rows(root, CAR, row, CAR)
     line = refusal(run(root, "--max-bad", 0, capsys=capsys), root)
     assert words.replace("CSV:", f"{path}:") in line and line.endswith(
@@ -581,7 +581,7 @@ def test_columns_are_found_by_name(root):
     )
 
 
-def test_classes_that_are_called_otherwise_are_said(root, capsys):
+def test_classes_with_another_name_are_reported(root, capsys):
     path = bad_rows(root, CAR, CAR.replace("Car", "Van"), CAR.replace("Car", "Bus"))
     status, _, err = run(root, capsys=capsys)
     assert status == 0 and err == [

@@ -140,7 +140,7 @@ WRONG_ON_GPU = {
 
 @pytest.mark.parametrize("name", sorted(WRONG_ON_GPU))
 @pytest.mark.parametrize("level", ["header", "decode"])
-def test_what_a_gpu_gets_wrong_is_refused_there_alone(make, capsys, name, level):
+def test_what_a_gpu_decodes_wrong_is_refused_only_for_a_gpu(make, capsys, name, level):
     folder = make(WRONG_ON_GPU[name], name)
     paths = str(folder / "val.json"), str(folder / "val")
     for _ in range(2):  # also where an earlier check kept its result
@@ -159,7 +159,7 @@ def test_what_a_gpu_gets_wrong_is_refused_there_alone(make, capsys, name, level)
     )  # predict: on the CPU, by Pillow
 
 
-def test_check_data_says_what_a_gpu_gets_wrong(make, capsys):
+def test_check_data_reports_what_a_gpu_decodes_wrong(make, capsys):
     folder = make(WRONG_ON_GPU["rgb.jpg"], "rgb.jpg")
     flags = [
         "check-data",
@@ -187,7 +187,7 @@ def test_check_data_says_what_a_gpu_gets_wrong(make, capsys):
 
 
 @pytest.mark.parametrize("decode", ["cpu", "gpu", "cache"])
-def test_a_truncated_jpeg_is_found_from_the_header_on(make, capsys, decode):
+def test_a_truncated_jpeg_is_found_at_level_header(make, capsys, decode):
     folder = make(jpeg_of(photo())[:-300], "2.jpg")
     for level in ("header", "decode"):
         with pytest.raises(UserError, match=r"cut short.*'2\.jpg'"):

@@ -44,7 +44,7 @@ def test_an_exception_ends_all_and_wakes_those_that_wait():
     assert len(calls) >= 3
 
 
-def test_a_thread_that_cannot_begin():
+def test_a_thread_that_cannot_start():
     def make():
         raise RuntimeError("no")
 

@@ -287,7 +287,7 @@ def test_kinds_of_bad_rows_are_counted(files, capsys):
 
 
 @pytest.mark.parametrize("name", openimages_boxes.COLUMNS)
-def test_a_column_that_is_not_there(files, capsys, name):
+def test_a_missing_column(files, capsys, name):
     write(files, *ROWS, header=HEADER.replace(name, "Other", 1))
     line = refusal(run(files, *FRUIT, capsys=capsys), files)
     assert f"{files}/boxes.csv:1: no column {name} in " in line
@@ -567,7 +567,7 @@ def test_max_images_are_the_smallest_ids_whatever_the_order(files, capsys):
     assert content(files)["annotations"] == every["annotations"][:4]
 
 
-def test_read_boxes_says_how_far_it_is(files, monkeypatch):
+def test_read_boxes_reports_progress(files, monkeypatch):
     monkeypatch.setattr(openimages_boxes, "BLOCK", 64)
     calls = []
     boxes = read_boxes(

@@ -105,7 +105,7 @@ def test_everything_is_kept(data, packed, split):
         assert one.read() == other.read()
 
 
-def test_the_manifest_says_what_was_packed(data, packed):
+def test_the_manifest_describes_what_was_packed(data, packed):
     found = json.loads(contents(packed)[os.path.join(FOLDER, "records.json")])
     files = load(data)
     with open(files.path, "rb") as file:
@@ -155,7 +155,7 @@ def test_mxnet_reads_them(data, packed):
 
 
 def test_dali_reads_them(tmp_path):
-    """A file at a time. Its reader wants the header of an image in one part, so no id that is the
+    """A file at a time. Its reader needs the header of an image in one part, so no id that is the
     magic number."""
     data = odd_set(tmp_path / "set", magic_id=False)
     assert pack(data, tmp_path / "records", "--shard-size", SHARD_SIZE) == 0
@@ -375,7 +375,9 @@ def test_what_cannot_be_packed_is_named(data, packed, tmp_path, capsys, monkeypa
     assert not os.path.exists(tmp_path / "out")
 
 
-def test_the_space_is_said_before_anything_is_written(data, tmp_path, capsys, monkeypatch):
+def test_the_space_needed_is_reported_before_anything_is_written(
+    data, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(
         packing, "_begin", lambda *_: (_ for _ in ()).throw(UserError("here it would begin"))
     )
@@ -395,8 +397,8 @@ class Enough(Exception):
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
-def test_a_packing_that_was_broken_off_anywhere_goes_on(data, packed, tmp_path, monkeypatch, jobs):
-    """Broken off after every file operation in turn, then finished: the same bytes each time."""
+def test_a_packing_interrupted_anywhere_continues(data, packed, tmp_path, monkeypatch, jobs):
+    """Interrupted after each file operation, then finished: the same bytes each time."""
     wanted, output, left = contents(packed), str(tmp_path / "out"), [0]
     originals = {
         name: getattr(packing, name)

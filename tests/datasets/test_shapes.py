@@ -1,4 +1,4 @@
-"""The generated data set: what it promises, and that it can be made twice."""
+"""The generated data set: its properties, and that it is reproducible."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_same_seed_same_bytes(shapes, tmp_path):
 
 
 def test_boxes_are_tight():
-    """Told apart by colour, the object reaches each of its box's four sides and does not leave
+    """Distinguished by colour, the object reaches each of its box's four sides and does not leave
     it."""
     found = 0
     for key in range(120):

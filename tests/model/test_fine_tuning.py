@@ -74,7 +74,7 @@ def test_classes_go_by_name(saved):
 
 
 def test_the_same_number_of_classes_but_other_ones(saved):
-    """Equal shapes do not make a cat of a zebra."""
+    """Equal shapes do not turn a zebra into a cat."""
     net = network(SMALL, 2)
     start = tensors(net)
     load_matching(net, saved[0], ("zebra", "horse", "cat"))
@@ -87,7 +87,7 @@ def test_the_same_number_of_classes_but_other_ones(saved):
                 )
 
 
-def test_weights_that_do_not_say_their_classes(saved):
+def test_weights_without_their_classes(saved):
     net = network(SMALL, 2)
     load_matching(net, saved[1], NAMES)
     for name, value in tensors(net).items():

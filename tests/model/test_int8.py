@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def network_of(recipe, folder):
-    """A small one whose running statistics are those of its inputs, as after training."""
+    """A small network whose running statistics are those of its inputs, as after training."""
     config = load_recipe(small(recipe, folder))
     network = build_detector(config).network
     initialize(network, 0, mx.cpu())
@@ -37,7 +37,7 @@ def network_of(recipe, folder):
 
 
 @pytest.mark.parametrize("recipe", first_of_each_kind())
-def test_every_kind_of_network_is_near_itself(recipe, tmp_path):
+def test_every_kind_of_network_is_close_to_float32(recipe, tmp_path):
     _, network, images = network_of(recipe, tmp_path)
     integers, layers = quantize(network, measure_ranges(network, [images]))
     assert len(layers.int8) >= len(layers.others) >= 1, layers
