@@ -171,7 +171,7 @@ def load_coco(
         )
     finally:
         image_cache.save(report)
-    data, lines = accept(found, skip_bad, skip_files, max_left_out, require_boxes, report)
+    data, lines = select_or_refuse(found, skip_bad, skip_files, max_left_out, require_boxes, report)
     for line in lines:
         report(line)
     if cache_dir is not None:
@@ -190,13 +190,13 @@ def load_ground_truth(
     """An annotation file read and checked as by load_coco, without its image files. named: the
     images must have names and sizes; if not, as for scoring, they may all be without."""
     found = inspect_coco(os.fspath(annotation_file), None, named=named)
-    data, lines = accept(found, skip_bad, False, max_left_out, False, report)
+    data, lines = select_or_refuse(found, skip_bad, False, max_left_out, False, report)
     for line in lines[:-1]:  # the last one counts images and boxes, as the score does
         report(line)
     return data
 
 
-def accept(
+def select_or_refuse(
     found: Inspection,
     skip_bad: bool,
     skip_files: bool,

@@ -141,7 +141,7 @@ def check_label(label, data, index):
 
 def test_mxnet_reads_them(data, packed):
     files, records, number = load(data), os.path.join(packed, FOLDER), 0
-    for shard in record_folder.read_manifest(records)["shards"]:
+    for shard in record_folder.read_record_manifest(records)["shards"]:
         base = os.path.join(records, shard["file"][:-4])
         reader = mx.recordio.MXIndexedRecordIO(base + ".idx", base + ".rec", "r")
         assert len(reader.keys) == shard["images"]
@@ -161,7 +161,7 @@ def test_dali_reads_them(tmp_path):
     assert pack(data, tmp_path / "records", "--shard-size", SHARD_SIZE) == 0
     files, records = load(data), str(tmp_path / "records" / FOLDER)
     number = 0
-    for shard in record_folder.read_manifest(records)["shards"]:
+    for shard in record_folder.read_record_manifest(records)["shards"]:
         path = os.path.join(records, shard["file"])
         pipeline = Pipeline(batch_size=shard["images"], num_threads=1, device_id=None)
         with pipeline:
@@ -180,7 +180,7 @@ def test_splits_that_share_a_folder_share_the_records(data, tmp_path):
     flags = ["--val-annotations", PATHS["train"][0], "--val-images", f"./{FOLDER}/"]
     assert pack(data, tmp_path / "out", *flags) == 0
     records = tmp_path / "out" / FOLDER
-    found = record_folder.read_manifest(str(records))
+    found = record_folder.read_record_manifest(str(records))
     assert [split["records"] for split in found["splits"]] == [13, 0] and found["images"] == 13
     assert sorted(os.listdir(records)) == [
         "records.json",
