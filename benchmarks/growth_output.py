@@ -39,10 +39,10 @@ def _run_folder(folder: str, rows: int) -> str:
 
 
 def report(point, folder, measure) -> None:
-    from ssd.matplotlib_cache import prepare
+    from ssd.matplotlib_cache import use_writable_cache
     from ssd.report.run_report import report_run
 
-    prepare()
+    use_writable_cache()
     import matplotlib.figure  # noqa: F401
 
     place = _run_folder(folder, int(point))
@@ -62,7 +62,7 @@ def resume(point, folder, measure) -> None:
 def report_classes(point, folder, measure) -> None:
     """500,000 detections and 50,000 objects; which class is taken for which is random, as it is not
     in real use."""
-    from ssd.evaluation.confusion import Counts
+    from ssd.evaluation.confusion import ConfusionCounts
     from ssd.evaluation.per_class import Evaluation
     from ssd.report import sections
 
@@ -93,7 +93,10 @@ def report_classes(point, folder, measure) -> None:
     for name, make in (
         ("table", lambda: sections.classes(found)),
         ("curves", lambda: sections.precision_recall(found)),
-        ("confusion", lambda: sections.confusion(found, Counts(0.5, matrix, *[nothing] * 3))),
+        (
+            "confusion",
+            lambda: sections.confusion(found, ConfusionCounts(0.5, matrix, *[nothing] * 3)),
+        ),
     ):
         measure.note(name, kilobytes=len(measure(make, name)) // 1000)
 

@@ -160,7 +160,9 @@ def read_settings(
 ) -> settings.Config:
     """The recipe, or `base` in its place, with the flags of `args` over it; UserError naming the
     flag. report: is given what load_recipe has to say, in place of standard error."""
-    config = base or settings.load_recipe(args.recipe or recipe or DEFAULT_RECIPE, report or say)
+    config = base or settings.load_recipe(
+        args.recipe or recipe or DEFAULT_RECIPE, report or log_line
+    )
     values = {name: value for name, value in vars(args).items() if "." in name}
     for name, value in values.items():
         flag = "--" + name.split(".")[1].replace("_", "-")
@@ -172,7 +174,7 @@ def read_settings(
     return config
 
 
-def say(line: str) -> None:
+def log_line(line: str) -> None:
     """A line for people, on standard error: standard output is for results."""
     print(line, file=sys.stderr, flush=True)
 

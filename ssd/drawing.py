@@ -194,7 +194,7 @@ def text_size(words, scale):
     if words.isascii():
         (across, above), below = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
         return across, above, below
-    return fonts.measure(words, _em(scale))
+    return fonts.text_extent(words, _em(scale))
 
 
 def draw_text(canvas, words, left, baseline, scale, color):
@@ -206,7 +206,7 @@ def draw_text(canvas, words, left, baseline, scale, color):
             canvas, words, (left, baseline), cv2.FONT_HERSHEY_SIMPLEX, scale, color, 1, cv2.LINE_AA
         )
     else:
-        fonts.draw(canvas, words, left, baseline, color, _em(scale))
+        fonts.render_text(canvas, words, left, baseline, color, _em(scale))
 
 
 def _em(scale):

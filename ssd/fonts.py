@@ -40,7 +40,7 @@ def readable(text: str) -> str:
     encoding) as escapes such as \\u65b9, so that two names stay two."""
     if text.isascii() and text.isprintable():
         return text
-    lacking = missing(text)
+    lacking = missing_letters(text)
     return "".join(
         letter.encode("unicode_escape").decode()
         if letter in lacking or _is_control(letter)
@@ -49,7 +49,7 @@ def readable(text: str) -> str:
     )
 
 
-def missing(text: str) -> FrozenSet[str]:
+def missing_letters(text: str) -> FrozenSet[str]:
     """The letters of `text` that no font here has."""
     wanted = frozenset(
         letter for letter in text if not letter.isascii() and not _is_control(letter)
@@ -63,7 +63,7 @@ def labels_of(names: Sequence[str]) -> Tuple[Dict[str, str], str]:
     class whose name is #1. The legend is "" where every label is a name."""
     labels = {}
     for number, name in enumerate(names, 1):
-        label = f"#{number}" if missing(name) else name
+        label = f"#{number}" if missing_letters(name) else name
         while label != name and label in names:
             label = "#" + label
         labels[name] = label
@@ -78,7 +78,7 @@ def labels_of(names: Sequence[str]) -> Tuple[Dict[str, str], str]:
     ) or ""
 
 
-def measure(text: str, pixels: int) -> Tuple[int, int, int]:
+def text_extent(text: str, pixels: int) -> Tuple[int, int, int]:
     """(width, height above the line, height below it) of drawn text [pixels]; pixels: of its em
     square."""
     runs = _runs(text, pixels)
@@ -89,7 +89,9 @@ def measure(text: str, pixels: int) -> Tuple[int, int, int]:
     )
 
 
-def draw(canvas: np.ndarray, text: str, left: int, baseline: int, color, pixels: int) -> None:
+def render_text(
+    canvas: np.ndarray, text: str, left: int, baseline: int, color, pixels: int
+) -> None:
     """Draws text on `canvas`, uint8 (height, width, 3), in place; color: three numbers, 0 to
     255."""
     from PIL import Image, ImageDraw

@@ -11,7 +11,7 @@ import sys
 import tempfile
 
 
-def prepare() -> None:
+def use_writable_cache() -> None:
     """To be called before Matplotlib is imported: where its folders cannot be made or written, it
     gets a temporary one for the life of this process. By itself it would do the same, with three
     lines of warning in the log.

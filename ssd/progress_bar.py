@@ -9,7 +9,7 @@ import time
 SECONDS_PER_LINE = 10  # between two lines of progress where standard error is no terminal
 
 
-class Progress:
+class ProgressBar:
     """How far the images are, on standard error: a bar on a terminal, elsewhere a line now and
     then."""
 

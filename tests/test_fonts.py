@@ -115,9 +115,9 @@ def test_letters_run_from_right_to_left(machine):
         pytest.skip("this Pillow has no FriBiDi")
     alef, bet = "\u05d0", "\u05d1"
     canvas = [np.zeros((40, 60, 3), np.uint8) for _ in range(2)]
-    fonts.draw(canvas[0], alef + bet, 5, 30, (255, 255, 255), 24)
-    fonts.draw(canvas[1], bet, 5, 30, (255, 255, 255), 24)
-    width = fonts.measure(bet, 24)[0]
+    fonts.render_text(canvas[0], alef + bet, 5, 30, (255, 255, 255), 24)
+    fonts.render_text(canvas[1], bet, 5, 30, (255, 255, 255), 24)
+    width = fonts.text_extent(bet, 24)[0]
     assert (canvas[0][:, : 5 + width - 2] == canvas[1][:, : 5 + width - 2]).mean() > 0.97
 
 
@@ -133,9 +133,9 @@ def test_a_font_of_the_machine_is_found(machine):
     assert (drawn != other).any()
     # rectangles of 350 and 500 thousandths of the em (40 pixels), which begin one em apart
     canvas = np.zeros((40, 90, 3), np.uint8)
-    fonts.draw(canvas, HAN, 0, 30, (255, 255, 255), 40)
+    fonts.render_text(canvas, HAN, 0, 30, (255, 255, 255), 40)
     assert np.flatnonzero(canvas[20, :, 0] > 200).tolist() == [*range(14), *range(40, 60)]
-    assert fonts.measure(HAN, 40) == (80, 32, 8)
+    assert fonts.text_extent(HAN, 40) == (80, 32, 8)
 
 
 def test_several_fonts_make_a_label(machine):
@@ -218,7 +218,7 @@ def test_what_is_no_letter_is_escaped(machine, name, drawn):
 def test_without_matplotlib_pillow_has_latin_letters(machine, monkeypatch):
     monkeypatch.setattr(fonts, "_dejavu", lambda: "/no/such/font")
     assert fonts.readable("M\u00fcll") == "M\\xfcll"
-    assert fonts.measure("M\u00fcll", 20)[0] > 20  # and nothing fails
+    assert fonts.text_extent("M\u00fcll", 20)[0] > 20  # and nothing fails
 
 
 def test_matplotlib_gets_the_same_fonts(machine):
@@ -267,7 +267,7 @@ def test_a_line_runs_from_left_to_right(machine):
         pytest.skip("this Pillow has no FriBiDi")
     hebrew = "\u05d0\u05d1"
     canvas = [np.zeros((40, 200, 3), np.uint8) for _ in range(2)]
-    fonts.draw(canvas[0], hebrew + ".png", 5, 30, (255, 255, 255), 24)
-    fonts.draw(canvas[1], hebrew, 5, 30, (255, 255, 255), 24)
-    width = fonts.measure(hebrew, 24)[0]
+    fonts.render_text(canvas[0], hebrew + ".png", 5, 30, (255, 255, 255), 24)
+    fonts.render_text(canvas[1], hebrew, 5, 30, (255, 255, 255), 24)
+    width = fonts.text_extent(hebrew, 24)[0]
     assert (canvas[0][:, : 5 + width - 2] == canvas[1][:, : 5 + width - 2]).mean() > 0.97

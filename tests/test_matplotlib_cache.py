@@ -9,8 +9,8 @@ import pytest
 from tests.training.tiny import ROOT
 
 CODE = """
-from ssd.matplotlib_cache import prepare
-prepare()
+from ssd.matplotlib_cache import use_writable_cache
+use_writable_cache()
 import matplotlib
 print(matplotlib.get_configdir(), matplotlib.get_cachedir())
 """

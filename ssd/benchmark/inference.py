@@ -38,7 +38,7 @@ def measure(request: Request) -> dict:
 
         load_weights(network, config.run.weights)
     inference = build_inference(detector, device, config.run.weights or None)
-    with open_images(config, dataset, network, device, request.seed) as batches:
+    with image_batches(config, dataset, network, device, request.seed) as batches:
         numbers = steady(inference, batches, dataset, steps, warmup)
         memory = dict(peak_rss_bytes=peak_memory(), gpu_bytes=gpu_memory(device))
         peaks = Peaks(config.model, device)
@@ -78,7 +78,7 @@ def measure(request: Request) -> dict:
 
 
 @contextlib.contextmanager
-def open_images(config, dataset, network, device, seed: int):
+def image_batches(config, dataset, network, device, seed: int):
     """Pairs (images, indices) of an evaluation loader, or without a data set the same made-up ones
     again and again."""
     if dataset is None:

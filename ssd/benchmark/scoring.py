@@ -39,7 +39,7 @@ def measure(request: Request) -> dict:
             write_annotations(path, request.images, request.categories)
         known = read_ground_truth(path)
         truth, images, categories = known.boxes, known.images, known.categories
-        found = made_up_detections(truth, images, list(categories), request.detections)
+        found = synthetic_detections(truth, images, list(categories), request.detections)
         made = peak_memory()
         seconds = times_of(lambda: score_detections(path, found, scorer=scorer.name), steps, warmup)
         peak = peak_memory()
@@ -123,7 +123,7 @@ def random_categories(random: np.random.Generator, count: int, categories: int) 
     return random.choice(categories, count, p=weights / weights.sum()) + 1
 
 
-def made_up_detections(truth, images, categories, count: int):
+def synthetic_detections(truth, images, categories, count: int):
     """`count` Detections for a GroundTruth: half of them near one of its boxes, four in five of
     these of its category, the rest anywhere. images, categories: the sorted ids behind truth's
     numbers."""

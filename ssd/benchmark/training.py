@@ -130,7 +130,7 @@ def open_batches(config: Config, dataset, detector, device, ranks, seed: int):
     """The training loader of `dataset`, or without one made-up batches: to be iterated and
     closed."""
     if dataset is None:
-        return MadeUpBatches(
+        return SyntheticBatches(
             config, detector.network, len(detector.default_boxes), device, seed + ranks.rank
         )
     from ssd.data.pipeline import TrainingLoader
@@ -148,7 +148,7 @@ def open_batches(config: Config, dataset, detector, device, ranks, seed: int):
     )
 
 
-class MadeUpBatches:
+class SyntheticBatches:
     """The same batch again and again: noise as images, one default box in a hundred positive."""
 
     def __init__(self, config: Config, network, boxes: int, device, seed: int):

@@ -159,9 +159,9 @@ def _check_split(config, split: str, annotations: str, images: str, cache_dir, a
     from ssd.datasets.image_checks import LEVELS
     from ssd.datasets.locate import decodes_on_gpu, has_objects, nothing_to_score
     from ssd.errors import UserError
-    from ssd.progress_bar import Progress
+    from ssd.progress_bar import ProgressBar
 
-    def say(line):
+    def log_line(line):
         print(line, file=sys.stderr)
 
     skip, require_boxes = config.data.skip_bad_annotations, split == "train"
@@ -173,7 +173,7 @@ def _check_split(config, split: str, annotations: str, images: str, cache_dir, a
             annotations, images, config.data.check_images, skip, require_boxes, on_gpu
         )
     )
-    image_cache, progress = ImageCache(cache_dir, images), Progress(split)
+    image_cache, progress = ImageCache(cache_dir, images), ProgressBar(split)
     try:
         found = coco.inspect_coco(
             annotations,
@@ -187,7 +187,7 @@ def _check_split(config, split: str, annotations: str, images: str, cache_dir, a
         )
     finally:
         progress.close()
-        image_cache.save(say)
+        image_cache.save(log_line)
     data, lines = coco.select_good(found)
     report = report_split(found, data, args.examples)
     for entry in report["errors"]:
@@ -217,7 +217,7 @@ def _check_split(config, split: str, annotations: str, images: str, cache_dir, a
                         cache_dir, coco.result_fingerprint(annotations, images, level, *options)
                     )
         elif not lacking and (skip or not found.problems):
-            coco.keep_result(cache_dir, fingerprint, found, data, lines, say)
+            coco.keep_result(cache_dir, fingerprint, found, data, lines, log_line)
     return report, data
 
 

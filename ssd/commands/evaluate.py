@@ -8,7 +8,7 @@ import os
 import time
 from typing import NamedTuple
 
-from ssd.commandline import add_settings, say
+from ssd.commandline import add_settings, log_line
 from ssd.config import SETTINGS, Config
 from ssd.errors import UserError
 from ssd.evaluation.weight_files import WeightFile, find_weights
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--report",
         metavar="FOLDER",
-        help="write report.html: numbers, curves, confusion matrix, pictures [new or empty folder]",
+        help="write report.html: numbers, curves, confusion matrix, images [new or empty folder]",
     )
     parser.add_argument(
         "--sweep-output",
@@ -105,64 +105,64 @@ def run(args) -> int:
     from ssd.evaluation.scoring_backends import load_scorer
 
     scorer = load_scorer(args.scorer)
-    candidates, pictures = _prepare(args)
+    candidates, images = _prepare(args)
     what = candidates[0].file.path if len(candidates) == 1 else f"{len(candidates)} weights"
-    say(f"evaluating {what} on {pictures.annotations}, scored by {scorer}")
-    for line in pictures.lines:
-        say(line)
+    log_line(f"evaluating {what} on {images.annotations}, scored by {scorer}")
+    for line in images.lines:
+        log_line(line)
     _say_left_out(candidates)
     results = []
     for candidate in candidates:
-        detections = pictures.detect(candidate)
+        detections = images.detect(candidate)
         evaluation = evaluate(
-            pictures.annotations, detections, scorer=scorer.name, ground_truth=pictures.ground_truth
+            images.annotations, detections, scorer=scorer.name, ground_truth=images.ground_truth
         )
-        results.append(_as_dict(candidate, pictures, detections, evaluation))
+        results.append(_as_dict(candidate, images, detections, evaluation))
         if len(candidates) > 1:
-            say(
+            log_line(
                 f"{candidate.file.name}: AP {evaluation.stats['AP']:.4f}, AP50 "
                 f"{evaluation.stats['AP50']:.4f} on "
                 f"{evaluation.counts}"
             )
-    unread = pictures.left_out
+    unread = images.left_out
     result = (
-        results[0] if len(results) == 1 else dict(annotations=pictures.annotations, results=results)
+        results[0] if len(results) == 1 else dict(annotations=images.annotations, results=results)
     )
     if args.json:  # before files, which a full disc may prevent
         print(json.dumps(result), flush=True)
     else:
-        print(_format(evaluation) if len(results) == 1 else sweep.format_table(results), flush=True)
-    say(f"on {evaluation.counts}")
+        print(_format(evaluation) if len(results) == 1 else sweep.format_sweep(results), flush=True)
+    log_line(f"on {evaluation.counts}")
     if args.save_detections:
         _save(detections, args.save_detections)
         if unread:
-            say(
-                f"{args.save_detections}: of {pictures.count} images; `score --images "
-                f"{pictures.images} "
+            log_line(
+                f"{args.save_detections}: of {images.count} images; `score --images "
+                f"{images.images} "
                 "--skip-bad-annotations` counts these alone"
             )
     if args.json_output:
         _write_json(args.json_output, result)
     if args.sweep_output:
-        sweep.write(args.sweep_output, results)
+        sweep.write_sweep(args.sweep_output, results)
     if args.report:
-        from ssd.report.report import write_report
+        from ssd.report.evaluation_report import write_report
 
         path = write_report(
             args.report,
-            annotations=pictures.annotations,
+            annotations=images.annotations,
             detections=detections,
-            image_folder=pictures.images,
+            image_folder=images.images,
             config=candidate.config,
             title=f"Evaluation of {candidate.file.path}",
             evaluation=evaluation,
             left_out=unread,
             classes=_words(candidate),
         )
-        say(f"report: {path}")
+        log_line(f"report: {path}")
     if unread:
-        say(
-            f"{len(unread)} of {len(unread) + pictures.count} images could not be used "
+        log_line(
+            f"{len(unread)} of {len(unread) + images.count} images could not be used "
             f"({', '.join(unread[:3])}"
             f"{', ...' if len(unread) > 3 else ''}); the numbers are of the others"
         )
@@ -170,7 +170,7 @@ def run(args) -> int:
 
 
 def _prepare(args):
-    """(candidates, Pictures): everything of the user's that can be refused before long work."""
+    """(candidates, EvaluationImages). Refuses bad input before any long work."""
     from ssd.evaluation import saved_network
 
     if not args.weights:
@@ -195,8 +195,8 @@ def _prepare(args):
                 )
             )
 
-    pictures = Pictures(settings[0][0], annotations, images, fit)
-    return candidates, pictures
+    images = EvaluationImages(settings[0][0], annotations, images, fit)
+    return candidates, images
 
 
 def _words(candidate: Candidate) -> str:
@@ -208,7 +208,7 @@ def _words(candidate: Candidate) -> str:
 def _say_left_out(candidates) -> None:
     """Of weights of the same classes once."""
     for line in dict.fromkeys(filter(None, map(_words, candidates))):
-        say(line)
+        log_line(line)
 
 
 def _data_set(args, config: Config):
@@ -238,7 +238,7 @@ def _check_outputs(args, weights: int) -> None:
             )
 
 
-class Pictures:
+class EvaluationImages:
     """The data set's images and their ground truth, read and checked once for all weights.
 
     count: how many could be read; left_out: what the annotation file calls the others;
@@ -285,9 +285,9 @@ class Pictures:
 
 def _detect_shown(candidate: Candidate, dataset):
     from ssd.evaluation.saved_network import detect_all
-    from ssd.progress_bar import Progress
+    from ssd.progress_bar import ProgressBar
 
-    progress, start = Progress("detecting"), time.time()
+    progress, start = ProgressBar("detecting"), time.time()
     try:
         detections = detect_all(
             candidate.config, candidate.file.path, dataset, candidate.category_ids, progress
@@ -295,14 +295,14 @@ def _detect_shown(candidate: Candidate, dataset):
     finally:
         progress.close()
     seconds = time.time() - start
-    say(
+    log_line(
         f"{len(detections)} detections on {dataset.num_images} images, "
         f"{dataset.num_images / seconds:.1f} images/s"
     )
     return detections
 
 
-def _as_dict(candidate: Candidate, pictures: Pictures, detections, evaluation) -> dict:
+def _as_dict(candidate: Candidate, images: EvaluationImages, detections, evaluation) -> dict:
     """The result as plain values: see docs/evaluation.md."""
     file = candidate.file
     place = {} if file.step is None else dict(step=file.step, epoch=file.epoch)
@@ -310,10 +310,10 @@ def _as_dict(candidate: Candidate, pictures: Pictures, detections, evaluation) -
     return dict(
         weights=file.path,
         **place,
-        annotations=pictures.annotations,
-        images=pictures.count,
-        objects=pictures.ground_truth.objects,
-        left_out=pictures.left_out,
+        annotations=images.annotations,
+        images=images.count,
+        objects=images.ground_truth.objects,
+        left_out=images.left_out,
         **classes,
         detections=len(detections),
         scorer=evaluation.scorer,
@@ -324,9 +324,9 @@ def _as_dict(candidate: Candidate, pictures: Pictures, detections, evaluation) -
 
 def _format(evaluation) -> str:
     from ssd.evaluation.per_class import format_classes
-    from ssd.evaluation.scoring import format_table
+    from ssd.evaluation.scoring import format_stats
 
-    return format_table(evaluation.stats) + "\n\n" + format_classes(evaluation)
+    return format_stats(evaluation.stats) + "\n\n" + format_classes(evaluation)
 
 
 def _save(detections, path: str) -> None:

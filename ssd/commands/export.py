@@ -84,7 +84,7 @@ class Difference(NamedTuple):
 def run(args) -> int:
     """Exports; returns 0, or 1 where a file did not give the live network's detections, and nothing
     is kept."""
-    check_installed(args.format)
+    check_onnx_installed(args.format)
     folder, stem_name = args.output, args.name
     if os.path.lexists(folder) and not (os.path.isdir(folder) and not os.listdir(folder)):
         raise UserError(
@@ -144,7 +144,7 @@ def run(args) -> int:
     return 0
 
 
-def check_installed(formats: List[str]) -> None:
+def check_onnx_installed(formats: List[str]) -> None:
     """UserError where what writes and checks a format is not there, as in the training
     container."""
     for name in ("onnx", "onnxruntime") if "onnx" in formats else ():
@@ -157,8 +157,8 @@ def check_installed(formats: List[str]) -> None:
 def _pictures(names: List[str]) -> Tuple[List[np.ndarray], str]:
     """(uint8 (height, width, 3) RGB each, what they are)."""
     if names:
+        from ssd.tools.image_input import load_image
         from ssd.tools.inputs import find_inputs
-        from ssd.tools.pictures import read_picture
 
         found = [one for one in find_inputs(names)[0] if not one.video]
         if not found:
@@ -169,7 +169,7 @@ def _pictures(names: List[str]) -> Tuple[List[np.ndarray], str]:
             for place in range(min(len(found), MOST))
         ]
         return [
-            read_picture(one.path) for one in chosen
+            load_image(one.path) for one in chosen
         ], f"{len(chosen)} of {len(found)} pictures named"
     from ssd.datasets.shapes import draw_image
 
@@ -186,10 +186,10 @@ class _Exporter:
     def __init__(self, args):
         start()
         from ssd.evaluation.saved_network import settings_of
-        from ssd.tools.predictor import classes_of
+        from ssd.tools.predictor import class_names_and_ids
 
         config, info = settings_of(args, args.weights)
-        self.names, self.ids = classes_of(config, info, args.weights, args.classes)
+        self.names, self.ids = class_names_and_ids(config, info, args.weights, args.classes)
         self.config = config = config.with_values(
             layout="NCHW", dtype="float32", device="cpu", decode="cpu"
         )
@@ -209,7 +209,7 @@ class _Exporter:
         """Writes the files and runs them; how much each format's detections differ from the live
         network's."""
         from ssd.tools import export_formats as files
-        from ssd.tools.pictures import NetworkInput
+        from ssd.tools.image_input import NetworkInput
 
         values = files.description(self.config, self.ids, self.names, len(self.boxes))
         files.write_description(stem, values)

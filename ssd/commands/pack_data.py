@@ -99,14 +99,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Packs, and prints what was written; returns 0. UserError for what cannot be packed."""
-    from ssd.commandline import read_settings, say
+    from ssd.commandline import log_line, read_settings
     from ssd.datasets.packing import pack
-    from ssd.progress_bar import Progress
+    from ssd.progress_bar import ProgressBar
 
     size = args.shard_size
     if size is not None and not (math.isfinite(size) and size > 0):
         raise UserError(f"--shard-size {size:g}: must be above 0")
-    config, progress = read_settings(args), Progress("packing")
+    config, progress = read_settings(args), ProgressBar("packing")
     try:
         lines = pack(
             config,
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
             ("train", "val") if args.split == "both" else (args.split,),
             shard_bytes=None if size is None else max(1, int(size * 1e9)),
             threads=args.jobs,
-            say=say,
+            say=log_line,
             progress=progress,
         )
     finally:

@@ -219,13 +219,13 @@ class Scheme:
     def __init__(self, annotations: str, inputs, skip_bad: bool, max_left_out: float):
         """UserError for a file that training would refuse, for a video, and for a picture that the
         file does not have or that is the same image of it as another."""
-        from ssd.commandline import say
+        from ssd.commandline import log_line
         from ssd.datasets.coco import load_ground_truth
         from ssd.datasets.image_checks import check_picture
 
         self.path = annotations
         data = load_ground_truth(
-            annotations, skip_bad=skip_bad, max_left_out=max_left_out, named=True, report=say
+            annotations, skip_bad=skip_bad, max_left_out=max_left_out, named=True, report=log_line
         )
         self.categories, self.names, self.count = (
             data.category_ids,

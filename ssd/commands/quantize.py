@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import os
 
-from ssd.commandline import add_settings, say
+from ssd.commandline import add_settings, log_line
 from ssd.errors import UserError
 from ssd.runtime import start
 
@@ -83,18 +83,18 @@ def run(args) -> int:
     annotations, images = named_paths(
         args.annotations, args.images, "data.data_dir" in vars(args)
     ) or dataset_paths(config, "train")
-    dataset = load_images(config, annotations, images, report=say)
+    dataset = load_images(config, annotations, images, report=log_line)
     dataset = _evenly(dataset, args.calibration_images)
 
     from ssd.data.pipeline import EvaluationLoader
     from ssd.model.int8 import measure_ranges, quantize
     from ssd.model.weights import load_detector, save_weights
-    from ssd.progress_bar import Progress
+    from ssd.progress_bar import ProgressBar
 
     network = load_detector(config, args.weights, mx.cpu()).network
     batch = min(config.evaluation.eval_batch_size, dataset.num_images)
     loader = EvaluationLoader(config.with_values(eval_batch_size=batch), dataset)
-    progress, done = Progress("calibration"), [0]
+    progress, done = ProgressBar("calibration"), [0]
 
     def advance():
         done[0] = min(done[0] + batch, dataset.num_images)

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     input."""
     from ssd.datasets.check_report import name_of
     from ssd.evaluation.detections import Detections
-    from ssd.evaluation.scoring import STAT_NAMES, format_table, score_detections
+    from ssd.evaluation.scoring import STAT_NAMES, format_stats, score_detections
     from ssd.evaluation.scoring_backends import load_scorer
 
     scorer = load_scorer(args.scorer)
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(stats))
         return 0
-    print(format_table(stats))
+    print(format_stats(stats))
     for name, value in stats.items():
         if name not in STAT_NAMES:
             print(f"AP/{name_of(name[3:])} = {value:.3f}")
@@ -92,20 +92,24 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _ground_truth(args, detections):
-    """What is scored against: an ssd.evaluation.scored_set.ScoredSet."""
-    from ssd.commandline import say
+    """The ground truth to score against: an ssd.evaluation.scored_set.ScoredSet."""
+    from ssd.commandline import log_line
     from ssd.evaluation.scored_set import scored_set
     from ssd.evaluation.scoring import read_ground_truth
 
-    rules = dict(skip_bad=args.skip_bad_annotations, max_left_out=args.max_left_out, report=say)
+    rules = dict(
+        skip_bad=args.skip_bad_annotations, max_left_out=args.max_left_out, report=log_line
+    )
     if args.images is None:
-        truth = read_ground_truth(args.annotations, images=detections.images, **rules)
+        truth = read_ground_truth(args.annotations, images=detections.images, **options)
     else:
         from ssd.datasets.coco import load_coco
 
-        truth = scored_set(load_coco(args.annotations, args.images, require_boxes=False, **rules))
+        truth = scored_set(load_coco(args.annotations, args.images, require_boxes=False, **options))
         if detections.images is not None:
             truth = truth.of_images(detections.images)
     if not truth.objects:
-        say(f"{args.annotations}: it holds no object that is scored: every number is -1, undefined")
+        log_line(
+            f"{args.annotations}: it holds no object that is scored: every number is -1, undefined"
+        )
     return truth

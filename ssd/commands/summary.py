@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 
-from ssd.commandline import add_max_left_out, add_settings, read_settings, say
+from ssd.commandline import add_max_left_out, add_settings, log_line, read_settings
 from ssd.errors import UserError
 
 HELP = "a network's layers, cost and default boxes, and how these cover a data set"
@@ -58,16 +58,16 @@ def run(args) -> int:
         path = os.path.join(config.data.data_dir, config.data.train_annotations)
     truth = None
     if path:
-        from ssd.tools.summary import read_ground_truth
+        from ssd.tools.summary import read_object_boxes
 
-        truth = read_ground_truth(path, args.max_left_out)
+        truth = read_object_boxes(path, args.max_left_out)
         from ssd.data.resolve import resolve
 
         config = resolve(config, truth)
         for line in truth.lines:
-            say(line)
+            log_line(line)
         if truth.left_out:
-            say(
+            log_line(
                 f"{path}: left out: {truth.left_out} annotations that are wrong; `python -m ssd "
                 "check-data` names them"
             )

@@ -13,8 +13,8 @@ from ssd.config import Config, load_recipe
 from ssd.errors import UserError
 from ssd.evaluation.scored_set import count_words
 from ssd.files import replacing
-from ssd.matplotlib_cache import prepare
-from ssd.report import published
+from ssd.matplotlib_cache import use_writable_cache
+from ssd.report import published_run
 
 OURS, PARTS, PUBLISHED = "#0b5fa5", ("#4c9bd9", "#8a6fbf"), "#c2571a"
 STYLE = {
@@ -33,7 +33,7 @@ STYLE = {
 }
 
 
-class Run(NamedTuple):
+class RunHistory(NamedTuple):
     """What the curves show. Columns by name, a value per row each."""
 
     recipe: str  # name of the recipe that the run started from
@@ -43,7 +43,7 @@ class Run(NamedTuple):
     train_images: Optional[int]  # None where the log does not tell
 
 
-def read_run(run_folder: str) -> Run:
+def read_history(run_folder: str) -> RunHistory:
     """UserError unless it is the folder of a run that has trained."""
     recipe = os.path.join(run_folder, "recipe.yaml")
     if not os.path.isfile(recipe):
@@ -55,7 +55,7 @@ def read_run(run_folder: str) -> Run:
     images, batch = logged.get("train_samples"), logged.get("global_batch_size")
     length = max(1, images // batch) if images and batch else _steps_per_epoch(training)
     training["position"] = [step / length for step in training["step"]]
-    return Run(
+    return RunHistory(
         _recipe_name(recipe),
         load_recipe(recipe),
         training,
@@ -66,7 +66,7 @@ def read_run(run_folder: str) -> Run:
 
 def draw_curves(run_folder: str, path: str) -> str:
     """Draws the curves of a run to a PNG file, in place of one that is there; returns its path."""
-    run = read_run(run_folder)
+    run = read_history(run_folder)
     matplotlib, figure = _figure((9, 6.6))
     with matplotlib.rc_context(STYLE):
         axes = figure.subplots(2, 2)
@@ -83,11 +83,11 @@ def draw_curves(run_folder: str, path: str) -> str:
 def curve_figures(run_folder: str) -> List[Tuple[str, str]]:
     """(title, SVG text) of each curve; the text is an <svg> element without a prologue, to stand in
     a page."""
-    run = read_run(run_folder)
+    run = read_history(run_folder)
     return [(title, _svg(title, draw, run)) for title, draw in CURVES]
 
 
-def _svg(title: str, draw, run: Run) -> str:
+def _svg(title: str, draw, run: RunHistory) -> str:
     matplotlib, figure = _figure((5.6, 3.2))
     # Several of these stand in one page: the salt keeps their identifiers apart.
     with matplotlib.rc_context(dict(STYLE, **{"svg.hashsalt": title})):
@@ -99,14 +99,14 @@ def _svg(title: str, draw, run: Run) -> str:
 
 
 def _figure(size):
-    prepare()
+    use_writable_cache()
     import matplotlib
     from matplotlib.figure import Figure
 
     return matplotlib, Figure(figsize=size)
 
 
-def _title(run: Run) -> str:
+def _title(run: RunHistory) -> str:
     images = f", {run.train_images:,} training images" if run.train_images else ""
     best = max(run.evaluations.get("AP", []), default=None)
     return f"{run.recipe}{images}" + (
@@ -114,7 +114,7 @@ def _title(run: Run) -> str:
     )
 
 
-def _extent(run: Run) -> str:
+def _extent(run: RunHistory) -> str:
     """ " on 24 images, 80 objects", what the scores are of; "" for runs that did not write it, or
     of several parts that differ."""
     found = set(zip(*(map(int, run.evaluations.get(name, ())) for name in ("images", "objects"))))
@@ -124,7 +124,7 @@ def _extent(run: Run) -> str:
 # ---- the curves
 
 
-def _draw(axis, draw, run: Run) -> None:
+def _draw(axis, draw, run: RunHistory) -> None:
     from matplotlib.ticker import MaxNLocator
 
     draw(axis, run)
@@ -136,7 +136,7 @@ def _draw(axis, draw, run: Run) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=(1, 2, 5, 10)))
 
 
-def _draw_loss(axis, run: Run) -> None:
+def _draw_loss(axis, run: RunHistory) -> None:
     rows = run.training
     position = rows["position"]
     axis.plot(
@@ -147,23 +147,25 @@ def _draw_loss(axis, run: Run) -> None:
     )
     axis.plot(position, rows["class_loss"], color=PARTS[0], linewidth=0.9, label="its class part")
     axis.plot(position, rows["offset_loss"], color=PARTS[1], linewidth=0.9, label="its offset part")
-    _draw_published(axis, run, [(epoch - 0.5, loss) for epoch, loss in published.LOSS.items()], "o")
+    _draw_published(
+        axis, run, [(epoch - 0.5, loss) for epoch, loss in published_run.LOSS.items()], "o"
+    )
     axis.set(ylabel="loss per positive default box", yscale="log")
     _plain_numbers(axis.yaxis)
     axis.legend()
 
 
-def _draw_rate(axis, run: Run) -> None:
+def _draw_rate(axis, run: RunHistory) -> None:
     axis.plot(
         run.training["position"], run.training["learning_rate"], color=OURS, label="learning rate"
     )
-    _draw_published(axis, run, published.RATE, "")
+    _draw_published(axis, run, published_run.RATE, "")
     axis.set(ylabel="learning rate", ylim=(0, None))
     if len(axis.lines) > 1:
         axis.legend()
 
 
-def _draw_scores(axis, run: Run) -> None:
+def _draw_scores(axis, run: RunHistory) -> None:
     scores, target = run.evaluations, run.config.evaluation.target
     if scores.get("AP"):
         axis.plot(
@@ -182,12 +184,12 @@ def _draw_scores(axis, run: Run) -> None:
             0.5, 0.5, "no evaluation yet", transform=axis.transAxes, ha="center", color="#777"
         )
     axis.axhline(target, color="#777", linewidth=0.9, linestyle="--", label=f"target {target:g}")
-    _draw_published(axis, run, list(published.MAP.items()), "s")
+    _draw_published(axis, run, list(published_run.MAP.items()), "s")
     axis.set(ylabel="mAP", ylim=(0, None))
     axis.legend()
 
 
-def _draw_speed(axis, run: Run) -> None:
+def _draw_speed(axis, run: RunHistory) -> None:
     rows = run.training
     measured = [place for place, speed in enumerate(rows["images_per_second"]) if speed > 0]
     if not measured:
@@ -223,17 +225,21 @@ CURVES = (
 )
 
 
-def _draw_published(axis, run: Run, points: Sequence[Tuple[float, float]], marker: str) -> None:
+def _draw_published(
+    axis, run: RunHistory, points: Sequence[Tuple[float, float]], marker: str
+) -> None:
     """The published run, beside a run of the same network on COCO's categories: other numbers
     cannot be compared."""
-    if not published.is_benchmark(run.config):
+    if not published_run.is_benchmark(run.config):
         return
     whole = (
         run.train_images is None
-        or abs(run.train_images - published.TRAIN_IMAGES) < 0.01 * published.TRAIN_IMAGES
+        or abs(run.train_images - published_run.TRAIN_IMAGES) < 0.01 * published_run.TRAIN_IMAGES
     )
     label = (
-        published.NAME if whole else f"{published.NAME}, on all {published.TRAIN_IMAGES:,} images"
+        published_run.NAME
+        if whole
+        else f"{published_run.NAME}, on all {published_run.TRAIN_IMAGES:,} images"
     )
     axis.plot(
         *zip(*points),

@@ -84,6 +84,6 @@ def facts(rows: Sequence[Tuple[str, str]]) -> str:
     )
 
 
-def share(value: float, digits: int = 3) -> str:
+def fraction(value: float, digits: int = 3) -> str:
     """A number in [0, 1], or COCO's -1 for undefined."""
     return "–" if value < 0 else f"{value:.{digits}f}"

@@ -31,7 +31,7 @@ class RunParts(NamedTuple):
     verdict: List[Section]
 
 
-def read_run(folder: str) -> RunParts:
+def read_run_parts(folder: str) -> RunParts:
     """What a run's folder tells; what it lacks is left out."""
     outcome = _read_json(os.path.join(folder, "summary.json"))
     scores = read_evaluations(folder)

@@ -13,24 +13,24 @@ from ssd.errors import UserError
 from ssd.evaluation.detections import Detections
 from ssd.evaluation.scored_set import KEPT, ScoredSet
 from ssd.report import sections
+from ssd.report.evaluation_report import write_report
 from ssd.report.page import Section, page, write_page
-from ssd.report.report import write_report
-from ssd.report.run_parts import extent_words, newest_part, read_evaluations, read_run
+from ssd.report.run_parts import extent_words, newest_part, read_evaluations, read_run_parts
 
 
 def report_run(
     run_folder: str,
-    say: Callable[[str], None],
+    log_line: Callable[[str], None],
     *,
     output: Optional[str] = None,
     data_dir: Optional[str] = None,
 ) -> str:
     """Writes the report of a run and returns its path.
 
-    run_folder: where train wrote. say: is given lines to print. output: the file, report.html in
-    the run's folder if None; a report there is made again. data_dir: where the data set lies now,
-    if not where recipe.yaml says. What is gone meanwhile is left out of the report, which says so.
-    UserError for a folder of no run.
+    run_folder: the output folder of `train`. log_line: called with lines to print. output: the
+    file, by default report.html in the run's folder, which may replace an older report. data_dir:
+    the data set's folder, if it is not the one in recipe.yaml. The report states what it leaves out
+    because files have disappeared. UserError for a folder that is not a run's.
     """
     run_folder = os.fspath(run_folder)
     recipe = newest_part(run_folder, "recipe.yaml")
@@ -52,14 +52,14 @@ def report_run(
             title=title,
             name=os.path.basename(output),
         )
-    except Lacking as reason:
+    except MissingData as reason:
         path = _write_without_data(output, title, run_folder, str(reason))
-        say(f"report without the validation set: {reason}")
-    say(f"report: {path}")
+        log_line(f"report without the validation set: {reason}")
+    log_line(f"report: {path}")
     return path
 
 
-class Lacking(Exception):
+class MissingData(Exception):
     """Something of a run that is not there any more, or not yet."""
 
 
@@ -67,19 +67,19 @@ def _settings(recipe: str, data_dir: Optional[str]) -> Config:
     try:
         config = load_recipe(recipe)
     except UserError as error:  # of another version of this program, or edited
-        raise Lacking(str(error)) from None
+        raise MissingData(str(error)) from None
     return config if data_dir is None else config.with_values(data_dir=data_dir)
 
 
 def _scored(run_folder: str, config: Config) -> Tuple[ScoredSet, str, Detections]:
-    """(ground truth, image folder, detections) of the run's last evaluation; the ground truth is
-    what the run has kept of it, else that of its annotation file. Lacking if one cannot be had."""
+    """(ground truth, image folder, detections) of the run's last evaluation; the ground truth
+    saved by the run, else that of its annotation file. MissingData if one is not available."""
     from ssd.evaluation.scored_set import read_scored_set
     from ssd.evaluation.scoring import read_ground_truth, scored_rows
 
     found = last_detections(run_folder)
     if found is None:
-        raise Lacking("no evaluation has left its detections")
+        raise MissingData("no evaluation has left its detections")
     try:
         annotations, images = _paths(config)
         detections, kept = Detections.from_npz(found), os.path.join(run_folder, KEPT)
@@ -95,7 +95,7 @@ def _scored(run_folder: str, config: Config) -> Tuple[ScoredSet, str, Detections
             detections, truth.images, truth.categories, annotations
         )  # of other images: refused
     except UserError as error:
-        raise Lacking(str(error)) from None
+        raise MissingData(str(error)) from None
     return truth, images, detections
 
 
@@ -121,7 +121,7 @@ def last_detections(run_folder: str) -> Optional[str]:
 
 
 def _write_without_data(path: str, title: str, run_folder: str, reason: str) -> str:
-    run, scores = read_run(run_folder), read_evaluations(run_folder)
+    run, scores = read_run_parts(run_folder), read_evaluations(run_folder)
     parts = [
         Section(
             "summary",

@@ -6,11 +6,11 @@ from html import escape
 
 import numpy as np
 
-from ssd.evaluation.confusion import Counts
+from ssd.evaluation.confusion import ConfusionCounts
 from ssd.evaluation.per_class import RECALLS, Evaluation
 from ssd.report import charts
-from ssd.report.page import share
-from ssd.report.pictures import Pictures, examples, worst
+from ssd.report.example_images import ExampleImages, examples, worst
+from ssd.report.page import fraction
 
 # COCO's twelve numbers in words; sizes are areas in the original image
 SENTENCES = {
@@ -34,7 +34,7 @@ TALL = 30  # classes from which tables scroll
 def numbers(stats) -> str:
     """COCO's twelve numbers, in words. stats: name to number in [0, 1], -1 where undefined."""
     rows = "".join(
-        f'<tr><td><b>{name}</b></td><td class="number">{share(stats[name])}</td>'
+        f'<tr><td><b>{name}</b></td><td class="number">{fraction(stats[name])}</td>'
         f'<td class="wide">{charts.bar(stats[name])}</td>'
         f'<td class="sentence soft">{escape(sentence)}</td></tr>'
         for name, sentence in SENTENCES.items()
@@ -83,7 +83,7 @@ def classes(evaluation: Evaluation) -> str:
 
 
 def _number(value: float, style: str = "") -> str:
-    return f'<td class="number{style}" data-value="{value:.6f}">{share(value)}</td>'
+    return f'<td class="number{style}" data-value="{value:.6f}">{fraction(value)}</td>'
 
 
 def precision_recall(evaluation: Evaluation) -> str:
@@ -96,22 +96,21 @@ def precision_recall(evaluation: Evaluation) -> str:
         ],
         RECALLS,
     )
-    small = []
-    for place in sorted(
-        range(len(evaluation.ap)),
-        key=lambda place: (-evaluation.ap[place], evaluation.category_names[place]),
+    small, names = [], evaluation.category_names
+    for index in sorted(
+        range(len(evaluation.ap)), key=lambda index: (-evaluation.ap[index], names[index])
     ):
-        if evaluation.ap[place] < 0:
+        if evaluation.ap[index] < 0:
             continue
-        name = evaluation.category_names[place]
-        note = f"AP50 {share(evaluation.ap50[place])}, AP75 {share(evaluation.ap75[place])}"
+        name, ap50, ap75 = names[index], evaluation.ap50[index], evaluation.ap75[index]
         curves = [
-            (style, evaluation.mean_curve(iou, place))
+            (style, evaluation.mean_curve(iou, index))
             for style, iou in (("middle", 0.75), ("strong", 0.5))
         ]
+        note = f"AP50 {fraction(ap50)}, AP75 {fraction(ap75)}"
         small.append(
             f"<figure>{charts.small_curve(name, note, curves, RECALLS)}"
-            f"<figcaption>{escape(name)} {share(evaluation.ap50[place], 2)}</figcaption></figure>"
+            f"<figcaption>{escape(name)} {fraction(ap50, 2)}</figcaption></figure>"
         )
     return (
         '<p class="soft">Mean over the classes of the precision that COCO\'s rules give at each '
@@ -122,7 +121,7 @@ def precision_recall(evaluation: Evaluation) -> str:
     )
 
 
-def confusion(evaluation: Evaluation, counts: Counts) -> str:
+def confusion(evaluation: Evaluation, counts: ConfusionCounts) -> str:
     """The confusion matrix and its largest entries beside the diagonal."""
     matrix, names = counts.matrix, list(evaluation.category_names)
     classes = len(names)
@@ -173,7 +172,7 @@ def confusion(evaluation: Evaluation, counts: Counts) -> str:
     return f'{text}<div class="scroll">{charts.matrix_chart(matrix, names)}</div>{table}'
 
 
-def detections(pictures: Pictures) -> str:
+def detections(pictures: ExampleImages) -> str:
     """Images with ground truth and detections."""
     chosen = examples(pictures.evaluation, EXAMPLES)
     return (
@@ -185,7 +184,7 @@ def detections(pictures: Pictures) -> str:
     )
 
 
-def worst_images(pictures: Pictures, counts: Counts) -> str:
+def worst_images(pictures: ExampleImages, counts: ConfusionCounts) -> str:
     """The images with the most mistakes; empty without mistakes."""
     chosen = worst(counts, WORST)
     if not chosen:

@@ -10,7 +10,7 @@ from ssd.datasets.images import open_images
 from ssd.datasets.records import is_records
 from ssd.errors import UserError
 from ssd.files import is_output
-from ssd.tools import pictures, videos
+from ssd.tools import image_input, videos
 
 
 class Input(NamedTuple):
@@ -98,7 +98,7 @@ def _walk(folder: str) -> Tuple[List[str], int]:
         for name in sorted(files):
             if name.startswith("."):
                 continue
-            if _has_ending(name, pictures.ENDINGS + videos.ENDINGS):
+            if _has_ending(name, image_input.ENDINGS + videos.ENDINGS):
                 inside.append(os.path.relpath(os.path.join(place, name), folder))
             else:
                 others += 1
@@ -107,11 +107,13 @@ def _walk(folder: str) -> Tuple[List[str], int]:
 
 def _is_video(path: str) -> bool:
     """By the ending, and by the content of a file that has none of ours."""
-    if _has_ending(path, pictures.ENDINGS) or not os.path.isfile(
+    if _has_ending(path, image_input.ENDINGS) or not os.path.isfile(
         path
     ):  # one in records is an image
         return False
-    return _has_ending(path, videos.ENDINGS + videos.SOUND_ENDINGS) or not pictures.is_picture(path)
+    return _has_ending(path, videos.ENDINGS + videos.SOUND_ENDINGS) or not image_input.is_image(
+        path
+    )
 
 
 def _has_ending(path: str, endings: Tuple[str, ...]) -> bool:

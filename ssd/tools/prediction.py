@@ -17,8 +17,8 @@ from ssd.errors import UserError, on_a_line
 from ssd.evaluation.detections import Detections
 from ssd.files import replace_file, write_errors
 from ssd.fonts import labels_of
+from ssd.tools.image_input import load_image
 from ssd.tools.inputs import Input, OutputNames
-from ssd.tools.pictures import read_picture
 from ssd.tools.videos import VideoReader, VideoWriter
 
 
@@ -153,7 +153,7 @@ class Prediction:
                 if place < len(inputs):
                     one = inputs[place]
                     ahead.append(
-                        (one, pool.submit(read_picture, one.path, upright=self.scheme is None))
+                        (one, pool.submit(load_image, one.path, upright=self.scheme is None))
                     )
                 if place >= self.detector.batch_size and ahead:
                     one, future = ahead.popleft()

@@ -10,7 +10,7 @@ import numpy as np
 from ssd.config import Config
 from ssd.errors import UserError
 from ssd.runtime import start
-from ssd.tools.pictures import NetworkInput, as_picture
+from ssd.tools.image_input import NetworkInput, as_image
 
 BATCH_SIZE = 8
 
@@ -111,7 +111,7 @@ class Predictor:
         """
         images = list(image) if isinstance(image, (list, tuple)) else [image]
         groups = (
-            list(map(as_picture, images[start : start + self.batch_size]))
+            list(map(as_image, images[start : start + self.batch_size]))
             for start in range(0, len(images), self.batch_size)
         )
         found = [one for group in self.stream(groups) for one in group]
@@ -163,11 +163,11 @@ def load_predictor(
     from ssd.evaluation.saved_network import settings_of
 
     config, info = settings_of(args, path)
-    names, ids = classes_of(config, info, path, classes)
+    names, ids = class_names_and_ids(config, info, path, classes)
     return Predictor(config, path, names, ids, batch_size)
 
 
-def classes_of(config: Config, info, path, classes: Optional[str]) -> Tuple[tuple, tuple]:
+def class_names_and_ids(config: Config, info, path, classes: Optional[str]) -> Tuple[tuple, tuple]:
     """(names, category ids) of the network's classes."""
     count = config.model.num_classes - 1
     if classes:

@@ -32,7 +32,7 @@ BLOCKS = (
 PARTS = ("lateral", "smooth", "coarser", "down", "classification", "regression", "loc", "conf")
 
 
-class GroundTruth(NamedTuple):
+class ObjectBoxes(NamedTuple):
     """Boxes of an annotation file: where, and how large. The boxes of an image lie together."""
 
     path: str
@@ -49,7 +49,7 @@ class GroundTruth(NamedTuple):
         return 1 + len(self.categories)
 
 
-def read_ground_truth(path: str, max_left_out: float = 0.5) -> GroundTruth:
+def read_object_boxes(path: str, max_left_out: float = 0.5) -> ObjectBoxes:
     """The boxes of a COCO annotation file; no image is looked at, and bad entries are left out.
     UserError if it is not COCO, holds no box, or would be refused in training even with
     --skip-bad-annotations."""
@@ -60,7 +60,7 @@ def read_ground_truth(path: str, max_left_out: float = 0.5) -> GroundTruth:
         raise UserError(lacking)
     check_losses(data, max_left_out, True)
     ltrb, image = data.boxes_ltrb, data.box_image
-    return GroundTruth(
+    return ObjectBoxes(
         path,
         data.category_names,
         data.num_images,
@@ -72,7 +72,7 @@ def read_ground_truth(path: str, max_left_out: float = 0.5) -> GroundTruth:
     )
 
 
-def summarise(config: Config, truth: GroundTruth = None) -> Dict[str, Any]:
+def summarise(config: Config, truth: ObjectBoxes = None) -> Dict[str, Any]:
     """Everything about the network of a recipe, in plain values: see docs/summary.md for the
     keys."""
     from ssd.model.detector import build_detector
@@ -165,7 +165,7 @@ def _maps(sizes: Sizes) -> List[Dict[str, Any]]:
     ]
 
 
-def _coverage(config: Config, detector, truth: GroundTruth) -> Dict[str, Any]:
+def _coverage(config: Config, detector, truth: ObjectBoxes) -> Dict[str, Any]:
     best, matched = coverage(detector.sizes, detector.matcher, truth.ltrb, truth.image)
     threshold = config.default_boxes.matching_iou
     result: Dict[str, Any] = dict(

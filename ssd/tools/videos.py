@@ -10,9 +10,18 @@ import numpy as np
 
 from ssd.errors import UserError
 from ssd.files import discard, put_in_place, temporary_path, write_errors
-from ssd.tools.film import FromRGB, Look, ToRGB, Upright, film_stream, look_of, tag, unknown_matrix
+from ssd.tools.audio import AudioCopy
 from ssd.tools.frame_times import FrameTimes, is_cut, is_damaged
-from ssd.tools.sound import Sound
+from ssd.tools.video_stream import (
+    DisplayInfo,
+    FromRGB,
+    ToRGB,
+    Upright,
+    display_info,
+    tag,
+    unknown_matrix,
+    video_stream_of,
+)
 
 ENDINGS = (
     ".mp4",
@@ -107,7 +116,7 @@ class VideoReader:
                 "the file is empty" if empty else f"not a video that can be read ({_reason(error)})"
             )
             raise UserError(f"{path}: {reason}") from None
-        self._stream = film_stream(self._container)
+        self._stream = video_stream_of(self._container)
         # FFmpeg takes a single picture for a video, whatever its name.
         picture = (
             self._container.format.name.endswith("_pipe") or "image2" in self._container.format.name
@@ -168,7 +177,7 @@ class VideoReader:
                     if upright is None:
                         # Phones store a video as the sensor lies and say how it is to be turned.
                         upright, to_rgb = Upright(self._stream, frame), ToRGB(self._stream)
-                        self.look = look_of(self._stream, frame, upright.quarter)
+                        self.look = display_info(self._stream, frame, upright.quarter)
                     pixels = upright(to_rgb(frame))
                     self.read += 1
                     self.damaged += bool(frame.is_corrupt or packet.is_corrupt)
@@ -207,9 +216,9 @@ class VideoReader:
             lines.append(f"damaged frames: {self.damaged} of {self.read}")
         return "; ".join(lines)
 
-    def sound(self) -> Optional[Sound]:
+    def sound(self) -> Optional[AudioCopy]:
         """What is heard beside it, None without any."""
-        return Sound(self._path) if self._container.streams.audio else None
+        return AudioCopy(self._path) if self._container.streams.audio else None
 
     def close(self) -> None:
         self._container.close()
@@ -219,7 +228,7 @@ class VideoWriter:
     """An .mp4: H.264 where this FFmpeg can write it, else MPEG-4. It is at its place only after
     `finish`."""
 
-    def __init__(self, path: str, rate: Fraction, sound: Optional[Sound] = None):
+    def __init__(self, path: str, rate: Fraction, sound: Optional[AudioCopy] = None):
         """rate: frames per second; sound: is copied beside them, as far as they are. UserError if
         it cannot be written."""
         import av
@@ -234,7 +243,11 @@ class VideoWriter:
             self._container = av.open(self._partial, "w", format="mp4")
 
     def add(
-        self, pixels: np.ndarray, seconds: float, start: float = 0.0, look: Look = Look()
+        self,
+        pixels: np.ndarray,
+        seconds: float,
+        start: float = 0.0,
+        look: DisplayInfo = DisplayInfo(),
     ) -> None:
         """A frame, uint8 (height, width, 3) RGB, all of one size; `seconds` since the start,
         rising. start: of the first one in the file of the sound [seconds]; look: what the file says
@@ -256,7 +269,7 @@ class VideoWriter:
             if self._sound is not None:
                 self._sound.copy(seconds)
 
-    def _open(self, height: int, width: int, look: Look) -> None:
+    def _open(self, height: int, width: int, look: DisplayInfo) -> None:
         # Half of the colour is left out as usual, but for odd sizes, where H.264 cannot.
         self._stream = self._container.add_stream(self._codec, rate=self._rate)
         self._stream.width, self._stream.height = width, height

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple, Optional, Sequence, Tuple
 
-from ssd.report import published
+from ssd.report import published_run
 
 
 class Course(NamedTuple):
@@ -66,13 +66,13 @@ def target_epoch(
     rests on.
 
     scores: (epoch, mAP in [0, 1]) of the evaluations so far. as_published: the run is the one of
-    ssd.report.published. Else it is the line through the last two scores, which is too hopeful
+    ssd.report.published_run. Else it is the line through the last two scores, which is too hopeful
     where the curve flattens and too gloomy just before the learning rate falls: a guess, and said
     to be one.
     """
     done = scores[-1][0] if scores else 0
     if as_published:
-        epoch = published.epoch_reaching(target)
+        epoch = published_run.epoch_reaching(target)
         if epoch is not None and course.evaluation_at(epoch) > done:
             return course.evaluation_at(epoch), "as in the published run"
     # A run that ended in an epoch and went on has two scores of it.

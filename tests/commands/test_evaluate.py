@@ -169,12 +169,12 @@ def test_classes_are_mapped_by_name(first, place, tmp_path, capsys):
     content["categories"][0]["name"] = "star"
     other.write_text(json.dumps(content))
     assert evaluate(place, *flags, data=False) == 2
-    assert "its 3 classes lack 'star' of" in capsys.readouterr().err
+    assert "its 3 classes do not include 'star' of" in capsys.readouterr().err
     content["categories"][0]["name"] = "Triangle"  # misspelt is no class with an AP of 0
     other.write_text(json.dumps(content))
     assert evaluate(place, *flags, data=False) == 2
     assert (
-        f"its 3 classes lack 'Triangle' of {other}; did you mean triangle?"
+        f"its 3 classes do not include 'Triangle' of {other}; did you mean triangle?"
         in capsys.readouterr().err
     )
     content["categories"].append({"id": 8, "name": "hexagon"})

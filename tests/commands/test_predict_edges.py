@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ssd.tools import prediction
-from ssd.tools.sound import Sound
+from ssd.tools.audio import AudioCopy
 from tests.commands.test_predict import (
     files,
     look_at,
@@ -62,7 +62,7 @@ def test_sound_that_an_mp4_cannot_hold(predict, tmp_path):
 
 def test_of_sound_a_packet_is_held(tmp_path):
     """It is read as far as the pictures are, and not further."""
-    sound = Sound(str(make_video(tmp_path / "a.mp4", sound="aac")))
+    sound = AudioCopy(str(make_video(tmp_path / "a.mp4", sound="aac")))
     with av.open(str(tmp_path / "b.mp4"), "w") as output:
         sound.open(output, 0.0)
         for until in (0.2, 0.5, 1.0):

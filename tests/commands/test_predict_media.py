@@ -18,7 +18,7 @@ from ssd.model.weights import save_weights
 from ssd.model.weights_info import WeightsInfo
 from tests.commands.test_predict import look_at, predict, read, weights  # noqa: F401
 from tests.tools.saved import CONFIG
-from tests.tools.test_film import film, sound_with_cover, with_cover
+from tests.tools.test_video_stream import film, sound_with_cover, with_cover
 from tests.training.tiny import ssd, tiny_data
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ssd.__main__ import build_parser, main
 from ssd.commandline import read_settings
-from ssd.commands.evaluate import Pictures
+from ssd.commands.evaluate import EvaluationImages
 from ssd.errors import UserError
 from tests.datasets import odd_files
 
@@ -203,7 +203,7 @@ def test_a_data_set_in_both(tmp_path, capsys, change, plain, skipping):
         assert main(["check-data", *flags, "--jobs", "1"]) == status
         args = build_parser(["evaluate"]).parse_args(["evaluate", "--weights", "none", *flags])
         try:
-            pictures = Pictures(read_settings(args), str(file), str(folder), None)
+            pictures = EvaluationImages(read_settings(args), str(file), str(folder), None)
             assert pictures.count == images and len(pictures.left_out) == 6 - images
             assert status == int(bool(pictures.left_out) and "--skip-bad-annotations" not in flags)
         except UserError as error:

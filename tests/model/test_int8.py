@@ -147,7 +147,7 @@ def test_the_command_and_those_that_take_its_file(saved, capsys, tmp_path):
         ["predict", f"{data}/val2017", "--output", tmp_path / "seen"],
     ):
         status, _, err = run(capsys, *command, "--weights", output, "--device", "cpu")
-        assert status == 0 and err.count(f"{output}: computed in 8-bit integers") == 1, err
+        assert status == 0 and err.count(f"{output}: computing in 8-bit integers") == 1, err
     status, out, err = run(
         capsys, "export", "--weights", output, "--output", tmp_path / "exported", "--format", "onnx"
     )

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from ssd.evaluation.confusion import Counts
+from ssd.evaluation.confusion import ConfusionCounts
 from ssd.report import charts, sections
 
 
@@ -18,7 +18,7 @@ class Names:
 
 def section(matrix):
     return sections.confusion(
-        Names(len(matrix) - 1), Counts(0.5, matrix, *[np.zeros(1, np.int64)] * 3)
+        Names(len(matrix) - 1), ConfusionCounts(0.5, matrix, *[np.zeros(1, np.int64)] * 3)
     )
 
 

@@ -14,7 +14,7 @@ from ssd.__main__ import main
 from ssd.config import load_recipe, to_yaml
 from ssd.evaluation.detections import Detections
 from ssd.evaluation.scoring import STAT_NAMES, score_detections
-from ssd.report.report import write_report
+from ssd.report.evaluation_report import write_report
 from ssd.report.run_report import last_detections
 from tests.evaluation.odd_sets import near_rows
 from tests.training.tiny import tiny_data

@@ -22,7 +22,7 @@ from ssd.model.detector import build_detector
 from ssd.model.device import Device
 from ssd.model.initialization import initialize
 from ssd.model.weights import load_weights, save_weights
-from ssd.tools.pictures import read_picture
+from ssd.tools.image_input import load_image
 from tests.tools.saved import CONFIG, NAMES, save_random
 from tests.training.tiny import ROOT, tiny_data
 
@@ -259,7 +259,7 @@ def test_pictures_are_read_as_training_reads_them(name, tmp_path):
     path.write_bytes(PICTURES[name])
     content = np.frombuffer(PICTURES[name], np.uint8)
     dali = np.array(decoding_pipeline(CONFIG, lambda: [content], "cpu", 0).run()[0][0]).astype(int)
-    ours = read_picture(path, upright=False)
+    ours = load_image(path, upright=False)
     assert ours.dtype == np.uint8 and ours.shape == (48, 64, 3)
     assert np.abs(ours - dali).max() <= 2
     if "cmyk" in name or "adobe" in name:
@@ -277,5 +277,5 @@ def test_pictures_are_turned_upright(tmp_path):
     ):
         path = tmp_path / f"{orientation}.png"
         smooth().save(path, exif=turned(orientation))
-        np.testing.assert_array_equal(read_picture(path), upright)
-        np.testing.assert_array_equal(read_picture(path, upright=False), pixels)
+        np.testing.assert_array_equal(load_image(path), upright)
+        np.testing.assert_array_equal(load_image(path, upright=False), pixels)

@@ -33,7 +33,7 @@ ENDINGS = (
 )
 
 
-def read_picture(path, upright: bool = True) -> np.ndarray:
+def load_image(path, upright: bool = True) -> np.ndarray:
     """A picture file, or a record that is named by its folder and the image's name, as uint8
     (height, width, 3) RGB; UserError naming it and why it cannot be read.
 
@@ -71,7 +71,7 @@ def read_picture(path, upright: bool = True) -> np.ndarray:
     raise UserError(f"{path}: {reason}")
 
 
-def is_picture(path: str) -> bool:
+def is_image(path: str) -> bool:
     """Whether a file, whatever its name, begins like a picture."""
     from PIL import Image
 
@@ -93,14 +93,14 @@ def _start(path: str, record) -> bytes:
         return file.read(300)
 
 
-def as_picture(image) -> np.ndarray:
+def as_image(image) -> np.ndarray:
     """A path, PIL image, NumPy array or MXNet array as uint8 (height, width, 3) RGB; UserError for
     anything else.
 
     A file is turned upright as its EXIF data says; an image in memory is taken as it is.
     """
     if isinstance(image, (str, os.PathLike)):
-        return read_picture(image)
+        return load_image(image)
     if hasattr(image, "convert") and hasattr(image, "mode"):
         return to_rgb(image)
     array = image.asnumpy() if hasattr(image, "asnumpy") else image

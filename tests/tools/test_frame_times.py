@@ -10,7 +10,7 @@ from PIL import Image
 from ssd.errors import UserError
 from ssd.tools.inputs import find_inputs
 from ssd.tools.videos import VideoReader, VideoWriter
-from tests.tools.test_film import COLOURS, blocks, inner, read, to_yuv, yuv_frame
+from tests.tools.test_video_stream import COLOURS, blocks, inner, read, to_yuv, yuv_frame
 
 
 def film(path, times, lengths=None, b_frames=0, codec="libx264"):

@@ -28,7 +28,7 @@ _WIDENED = np.clip(np.rint((np.arange(256) - 16) * (255 / 219)), 0, 255).astype(
 )  # limited to full range
 
 
-def film_stream(container):
+def video_stream_of(container):
     """The stream of a container whose frames are the film, None where there is none: a default one
     before others, then the largest, then the first. Embedded cover pictures and thumbnails of
     chapters, which FFmpeg lists among the streams of video, are none."""
@@ -68,7 +68,7 @@ def _stream_lines(container) -> dict:
     }
 
 
-class Look(NamedTuple):
+class DisplayInfo(NamedTuple):
     """How a film is to be shown. primaries, transfer, matrix: H.273's numbers, 2 where they are not
     known; pixel_shape: width to height of a pixel, upright, None where it is not known."""
 
@@ -78,7 +78,7 @@ class Look(NamedTuple):
     pixel_shape: Optional[Fraction] = None
 
 
-def look_of(stream, frame, turned: bool) -> Look:
+def display_info(stream, frame, turned: bool) -> DisplayInfo:
     """Of a stream whose first frame is decoded. RGB of no known kind is taken for sRGB. turned: by
     a quarter."""
     context = stream.codec_context
@@ -88,10 +88,10 @@ def look_of(stream, frame, turned: bool) -> Look:
         transfer = _SRGB_TRANSFER if transfer == UNSPECIFIED else transfer
         matrix = _BT709
     shape = stream.sample_aspect_ratio or None
-    return Look(primaries, transfer, matrix, 1 / shape if shape and turned else shape)
+    return DisplayInfo(primaries, transfer, matrix, 1 / shape if shape and turned else shape)
 
 
-def unknown_matrix(look: Look) -> bool:
+def unknown_matrix(look: DisplayInfo) -> bool:
     """Whether the colours are coded in a way that FFmpeg's scaler does not know: it takes
     BT.601."""
     return look.matrix not in _MATRICES
@@ -137,7 +137,7 @@ class FromRGB:
         return self._graph.pull()
 
 
-def tag(context, look: Look) -> None:
+def tag(context, look: DisplayInfo) -> None:
     """Has an encoder say how its frames, made by FromRGB, are to be shown."""
     context.color_primaries, context.color_trc = look.primaries, look.transfer
     context.colorspace, context.color_range = look.matrix, _LIMITED

@@ -6,13 +6,13 @@ from __future__ import annotations
 import os
 from typing import List, Optional, Sequence
 
-from ssd.evaluation.confusion import best_threshold, count, match
+from ssd.evaluation.confusion import best_threshold, count_confusion, match_any_class
 from ssd.evaluation.detections import Detections
 from ssd.evaluation.per_class import Evaluation, evaluate
 from ssd.evaluation.scored_set import ScoredSet
 from ssd.report import sections
-from ssd.report.page import Section, facts, page, share, write_page
-from ssd.report.pictures import Pictures
+from ssd.report.example_images import ExampleImages
+from ssd.report.page import Section, facts, fraction, page, write_page
 
 
 def write_report(
@@ -40,11 +40,11 @@ def write_report(
     classes: a sentence on classes of the network that were left out.
     UserError for bad input, and for a file of that name that is no report.
     """
-    from ssd.report.run_parts import read_run
+    from ssd.report.run_parts import read_run_parts
 
     path = os.path.join(os.fspath(folder), name)
     evaluation = evaluation or evaluate(annotations, detections, ground_truth=ground_truth)
-    run = read_run(os.fspath(run_folder)) if run_folder is not None else None
+    run = read_run_parts(os.fspath(run_folder)) if run_folder is not None else None
     tiles = (run.tiles if run else []) + data_tiles(evaluation)
     parts = [
         Section(
@@ -65,8 +65,8 @@ def write_report(
 def data_tiles(evaluation: Evaluation) -> list:
     """The numbers on top: AP of IoU .50:.95 and .50, images, objects."""
     return [
-        (share(evaluation.stats["AP"]), "mAP (IoU .50:.95)", ""),
-        (share(evaluation.stats["AP50"]), "AP50", ""),
+        (fraction(evaluation.stats["AP"]), "mAP (IoU .50:.95)", ""),
+        (fraction(evaluation.stats["AP50"]), "AP50", ""),
         (f"{len(evaluation.image_ids):,}", "images", ""),
         (f"{int(evaluation.objects.sum()):,}", "objects", ""),
     ]
@@ -106,9 +106,9 @@ def summary(
 
 def data_sections(evaluation: Evaluation, image_folder) -> List[Section]:
     """Numbers, classes, curves, confusion, pictures."""
-    matches = match(evaluation.truth, evaluation.rows)
-    counts = count(matches, best_threshold(matches))
-    pictures = Pictures(
+    matches = match_any_class(evaluation.truth, evaluation.rows)
+    counts = count_confusion(matches, best_threshold(matches))
+    pictures = ExampleImages(
         evaluation, evaluation.file_names, os.fspath(image_folder), counts.threshold
     )
     there = os.path.isdir(image_folder)

@@ -16,7 +16,7 @@ SIDE = 420  # pixels: the longer side of a picture in the report
 QUALITY = 80  # of its JPEG
 
 
-class Pictures:
+class ExampleImages:
     """Makes pictures of a data set's images. truth, rows: of an
     ssd.evaluation.per_class.Evaluation. legend: a line on labels that are no names, "" without one.
     """
@@ -38,7 +38,7 @@ class Pictures:
     def figure(self, image: int, note: str = "") -> str:
         """A figure of an image (its place in the evaluation): ground truth left, detections
         right."""
-        pixels = read_image(self.images, self.file_names[image])
+        pixels = stored_image(self.images, self.file_names[image])
         name = self.file_names[image]
         if pixels is None:
             return f"<figure><figcaption>{escape(name)}: cannot be read</figcaption></figure>"
@@ -93,7 +93,7 @@ def examples(evaluation, count: int) -> List[int]:
 
 def worst(counts, number: int) -> List[Tuple[int, str]]:
     """(image, what is wrong) of the images with the most mistakes, see
-    ssd.evaluation.confusion.Counts."""
+    ssd.evaluation.confusion.ConfusionCounts."""
     order = np.argsort(-counts.errors, kind="stable")[:number]
     return [
         (
@@ -119,7 +119,7 @@ def _mistakes(missed: int, confused: int, spurious: int) -> str:
     return ", ".join(f"{number} {what}" for number, what in words if number)
 
 
-def read_image(images, name: str) -> Optional[np.ndarray]:
+def stored_image(images, name: str) -> Optional[np.ndarray]:
     """An image of ssd.datasets.images.open_images as uint8 (height, width, 3) RGB as stored,
     without EXIF's turn, as annotations and training take it; None if it cannot be read."""
     from PIL import Image

@@ -6,7 +6,7 @@ import io
 import math
 
 
-class Sound:
+class AudioCopy:
     """The audio of a video file. It is read a second time beside the pictures, so that just a
     packet is held.
 
