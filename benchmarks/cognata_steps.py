@@ -93,8 +93,7 @@ def main() -> None:
                 mx.nd.waitall()
                 print(
                     f"step {number + 1}: {time.perf_counter() - start:.1f} s, loss of classes "
-                    f"{class_loss:.3f}, of "
-                    f"boxes {box_loss:.3f}, peak {peak():.2f} GiB",
+                    f"{class_loss:.3f}, of boxes {box_loss:.3f}, peak {peak():.2f} GiB",
                     flush=True,
                 )
                 del losses, batch

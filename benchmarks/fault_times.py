@@ -54,8 +54,7 @@ def main(trials: int) -> None:
                 )
     print(
         f"\n--rank-timeout {RANK_TIMEOUT} s; SIGKILL follows for a rank that was stopped. Times "
-        "from the fault to the end "
-        "of the launcher and of every process that it started."
+        "from the fault to the end of the launcher and of every process that it started."
     )
 
 

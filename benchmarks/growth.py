@@ -155,9 +155,8 @@ def table(axis: Axis, series: str, entries: List[dict]) -> List[str]:
     grown = exponents(entries)
     return lines + [
         "",
-        f"Exponents: seconds {grown['seconds']:.2f} (last {grown['last seconds']:.2f}), "
-        f"MB {grown['megabytes']:.2f} (last {grown['last megabytes']:.2f}); "
-        f"at least {axis.must}",
+        f"Exponents: seconds {grown['seconds']:.2f} (last {grown['last seconds']:.2f}), MB "
+        f"{grown['megabytes']:.2f} (last {grown['last megabytes']:.2f}); at least {axis.must}",
         "",
     ]
 

@@ -67,9 +67,8 @@ def main() -> None:
         f"{args.recipe}, batches of {args.batch_size}: "
         f"{turns.spread([1e3 * one for one in whole], '%.0f')} ms, "
         f"{args.batch_size / statistics.median(whole):.2f} images/s; at best "
-        f"{speeds['convolution']:.0f} GFLOP/s in "
-        f"convolutions, {speeds['matrix_product']:.0f} in products of matrices, {bandwidth:.1f} "
-        "GB/s"
+        f"{speeds['convolution']:.0f} GFLOP/s in convolutions, {speeds['matrix_product']:.0f} in "
+        f"products of matrices, {bandwidth:.1f} GB/s"
     )
     print_table(nodes, seconds, statistics.median(whole), max(speeds.values()), bandwidth)
 
@@ -221,8 +220,7 @@ def print_table(nodes, seconds, whole: float, peak: float, bandwidth: float) -> 
         groups.setdefault(node.group, []).append((node, took))
     print(
         "| operators | number | ms | share | GFLOP | GFLOP/s | of the peak | GB | GB/s | of the "
-        "bandwidth "
-        "| limit [ms] |\n|---|---|---|---|---|---|---|---|---|---|---|"
+        "bandwidth | limit [ms] |\n|---|---|---|---|---|---|---|---|---|---|---|"
     )
     total = [0.0] * 4
     order = sorted(groups, key=lambda name: -sum(took for _, took in groups[name]))
@@ -247,13 +245,11 @@ def print_table(nodes, seconds, whole: float, peak: float, bandwidth: float) -> 
         )
         print(
             f"| {name} | {count} | {1e3 * took:.1f} | {took / whole:.3f} | {done} | {size:.3f} | "
-            f"{rates[1]:.1f} | "
-            f"{rates[1] / bandwidth:.2f} | {1e3 * limit:.1f} |"
+            f"{rates[1]:.1f} | {rates[1] / bandwidth:.2f} | {1e3 * limit:.1f} |"
         )
     print(
         f"| the whole, as it runs | | {1e3 * whole:.1f} | 1 | {total[1]:.1f} | "
-        f"{total[1] / whole:.0f} | "
-        f"{total[1] / whole / peak:.2f} | | | | |"
+        f"{total[1] / whole:.0f} | {total[1] / whole / peak:.2f} | | | | |"
     )
 
 

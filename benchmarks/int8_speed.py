@@ -33,8 +33,7 @@ def main() -> None:
     turns.end_workers_with_us()
     print(
         f"{turns.machine()}; {args.weights or args.recipe}, batches of {args.batch_size}; "
-        f"{args.rounds} rounds of "
-        f"{args.steps} steps"
+        f"{args.rounds} rounds of {args.steps} steps"
     )
     command = [sys.executable, os.path.abspath(__file__), *sys.argv[1:]]
     workers = [turns.Worker(side, [*command, "--side", side, "--serve"]) for side in SIDES]

@@ -364,8 +364,7 @@ def check(args, folder, config) -> None:
         found = sum(len(rows) for name, rows in sides[0].items() if name.startswith("detections"))
         print(
             f"{versions[0]} and {versions[-1]} ({form}), equal weights, {CHECKED_IMAGES} images, "
-            f"{found} detections; "
-            "differences, of the norm or the largest magnitude:"
+            f"{found} detections; differences, of the norm or the largest magnitude:"
         )
         print("  " + ", ".join(f"{kind} {apart:.1e}" for kind, apart in worst.items()), flush=True)
         wrong = [kind for kind, apart in worst.items() if not apart <= tolerances_of(config)[kind]]

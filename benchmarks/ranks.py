@@ -118,8 +118,7 @@ def main():
         ]
         print(
             f"{args.recipe}, global batch {args.batch_size}, {args.rounds} rounds of {args.steps} "
-            "steps; "
-            "median (least to most)"
+            "steps; median (least to most)"
         )
         for worker, count, values in zip(workers, counts, seconds):
             facts, memory = worker.ask("facts"), worker.ask("memory")

@@ -178,8 +178,8 @@ def add_arguments(parser, rounds: int, steps: int, warmup: int) -> None:
         "--patience",
         type=int,
         default=3,
-        help="how often a turn is taken again in which other "
-        f"processes had more than {100 * DISTURBED:.0f} %% of the cores",
+        help="how often a turn is taken again in which other processes had more than "
+        f"{100 * DISTURBED:.0f} %% of the cores",
     )
     for name in ("--side", "--folder", "--serve"):
         parser.add_argument(name, help=argparse.SUPPRESS)

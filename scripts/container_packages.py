@@ -69,8 +69,7 @@ def main(pyproject: str, requirements: str, constraints: str) -> int:
         if not importable(name):
             print(
                 f"container_packages.py: the base image has no {MODULES.get(name, name)}; "
-                "FROM_IMAGE_NAME must name "
-                "one with MXNet, NumPy, Horovod and DALI",
+                "FROM_IMAGE_NAME must name one with MXNet, NumPy, Horovod and DALI",
                 file=sys.stderr,
             )
             return 1

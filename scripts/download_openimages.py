@@ -85,14 +85,14 @@ def parse(arguments) -> argparse.Namespace:
     source.add_argument(
         "--mirror",
         metavar="URL",
-        help="a server with v6/..., v5/..., train/ID.jpg, validation/ID.jpg "
-        f"[default: {CSV_URL} and {IMAGE_URL}]",
+        help=f"a server with v6/..., v5/..., train/ID.jpg, validation/ID.jpg [default: {CSV_URL} "
+        f"and {IMAGE_URL}]",
     )
     source.add_argument(
         "--from-folder",
         metavar="DIR",
-        help="files that are here already, under these paths, or "
-        "SPLIT/data/ID.jpg; they are linked, or copied to another disc",
+        help="files that are here already, under these paths, or SPLIT/data/ID.jpg; they are "
+        "linked, or copied to another disc",
     )
     parser.add_argument(
         "--jobs",
@@ -117,8 +117,7 @@ def parse(arguments) -> argparse.Namespace:
         default=None,
         metavar="N",
         help="images of a split that the server may lack; more, and it ends [default: 1 in 1000, "
-        "at "
-        "least 10]",
+        "at least 10]",
     )
     parser.add_argument(
         "--ignore-space", action="store_true", help="begin although the disc is too small"

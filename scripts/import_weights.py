@@ -81,8 +81,7 @@ def convert(source: str, target: str, recipe: str, classes: str, force: bool) ->
     save_weights(network, target, WeightsInfo(config, ids, names))
     return (
         f"{target}: {published.what}, {len(tensors)} tensors of {source}, {count} classes from "
-        f"{names[0]!r} to "
-        f"{names[-1]!r}"
+        f"{names[0]!r} to {names[-1]!r}"
     )
 
 
@@ -97,8 +96,7 @@ def default_classes(recipe: str, count: int, source: str):
     elif recipe.startswith("retinanet-"):
         raise UserError(
             f"--classes: recipe {recipe} has no class list of its own; name a COCO annotation file "
-            "or a "
-            "text file with a name a line"
+            "or a text file with a name a line"
         )
     else:
         from ssd.datasets.coco_classes import IDS as ids
@@ -129,8 +127,8 @@ def main() -> int:
         default="",
         metavar="FILE",
         help="names of its classes in order: a COCO annotation file, or a text file with a name a "
-        "line "
-        "(default: RetinaNet's are the 264 of Open Images' MLPerf subset, the others' COCO's 80)",
+        "line (default: RetinaNet's are the 264 of Open Images' MLPerf subset, the others' COCO's "
+        "80)",
     )
     parser.add_argument(
         "--force", action="store_true", help="overwrite OUTPUT.params (default: refuse)"

@@ -42,8 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description=(
             "Makes an MLPerf submission package of the trial logs of a system, has it checked by "
-            "the official checkers and "
-            "prints the score: the mean without the fastest and the slowest run, in minutes."
+            "the official checkers and prints the score: the mean without the fastest and the "
+            "slowest run, in minutes."
         ),
     )
     parser.add_argument(
@@ -61,8 +61,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--describe",
         action="store_true",
-        help="print a draft of this system's description, with "
-        "what the first log and this machine tell, and leave",
+        help="print a draft of this system's description, with what the first log and this machine "
+        "tell, and leave",
     )
     parser.add_argument("--output", metavar="DIR", help="the package: a new or empty folder")
     parser.add_argument(
@@ -168,8 +168,7 @@ def report(made: Package) -> str:
     if made.scaling != 1:
         lines.append(
             f"  mean without the fastest and the slowest: {made.minutes:.3f} min, times "
-            f"{made.scaling:.4f} "
-            "because the runs converged in fewer epochs than the reference"
+            f"{made.scaling:.4f} because the runs converged in fewer epochs than the reference"
         )
     lines.append(f"Score: {made.minutes * made.scaling:.3f} minutes")
     if made.empty_fields:

@@ -53,8 +53,7 @@ def main() -> int:
         "--pyramid",
         action="store_true",
         help="keep all stages of a ResNet, for feature pyramids and SSD (default: SSD's alone, but "
-        "for "
-        "resnext50_32x4d, which has all)",
+        "for resnext50_32x4d, which has all)",
     )
     parser.add_argument(
         "--force", action="store_true", help="overwrite OUTPUT.onnx (default: refuse)"

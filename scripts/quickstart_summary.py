@@ -125,8 +125,7 @@ def main(run_folder: str, data_folder: str) -> int:
     )
     print(
         f"  mAP              {summary['best_map']:.4f}{scored_on(summary)} (target "
-        f"{summary['target']}, "
-        f"{'reached' if reached else 'NOT reached'})"
+        f"{summary['target']}, {'reached' if reached else 'NOT reached'})"
     )
     print(
         f"  time to target   {minutes} min {seconds} s, {summary['steps']} steps of "

@@ -158,8 +158,8 @@ def read_settings(
     base: settings.Config = None,
     report=None,
 ) -> settings.Config:
-    """The recipe, or `base` in its place, with the flags of `args` over it; UserError naming the
-    flag. report: is given what load_recipe has to say, in place of standard error."""
+    """The recipe (or `base` instead) with the flags of `args` applied; UserError names the flag.
+    report: receives load_recipe's lines, instead of standard error."""
     config = base or settings.load_recipe(
         args.recipe or recipe or DEFAULT_RECIPE, report or log_line
     )

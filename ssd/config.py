@@ -249,8 +249,7 @@ def _check_size_follows(values: Dict[str, Any], changes: Dict[str, Any], source:
         if values.get(name) and name not in changes:
             raise UserError(
                 f"{source} image_size: {new}, but {name.partition('.')[2]} is set by hand, for "
-                f"{old}: name "
-                "it for the new size too, or leave it empty to have it computed"
+                f"{old}: name it for the new size too, or leave it empty to have it computed"
             )
 
 
@@ -288,8 +287,7 @@ def _check_together(config: Config, source: str) -> None:
     if config.training.batch_norm_ranks > 1 and config.model.batch_norm == "frozen":
         raise UserError(
             f"{source} batch_norm_ranks: {config.training.batch_norm_ranks}, but model.batch_norm "
-            "is "
-            "frozen, which does not use it"
+            "is frozen, which does not use it"
         )
     decays = list(config.training.decay_epochs or ())
     if decays != sorted(set(decays)):

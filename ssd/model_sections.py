@@ -68,8 +68,7 @@ class ModelConfig:
     )
     head: str = setting(
         "how offsets and class logits are predicted: by a convolution on each map, softmax over "
-        "the "
-        "classes and the background; or by towers that all maps share, a sigmoid per class",
+        "the classes and the background; or by towers that all maps share, a sigmoid per class",
         choices=HEADS,
         flag=False,
         before="fused",

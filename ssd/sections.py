@@ -211,8 +211,8 @@ class RunConfig:
         "ImageNet weights of the backbone [ONNX file]; default: random", default=""
     )
     weights: str = setting(
-        "start from these weights of the whole network [.params file, or a "
-        "checkpoint's parameters.npz]",
+        "start from these weights of the whole network [.params file, or a checkpoint's "
+        "parameters.npz]",
         default="",
     )
     fine_tune: bool = setting(

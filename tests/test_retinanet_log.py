@@ -236,8 +236,8 @@ def test_the_division_that_a_log_names():
     assert division_of(other.with_values(submission_division="open"), False) == ("open", "")
     assert division_of(other, False) == (
         "open",
-        "MLPerf log: open division, as the closed one of retinanet-5.1.0 has "
-        "not training.weight_decay 0.0001 but 0.0",
+        "MLPerf log: open division, as the closed one of retinanet-5.1.0 has not "
+        "training.weight_decay 0.0001 but 0.0",
     )
     ssd = load_recipe("ssd-resnet34-shapes")
     assert division_of(ssd, False) == ("closed", "")

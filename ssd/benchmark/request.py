@@ -51,8 +51,7 @@ class Request(NamedTuple):
         if batch_size * ranks > images:
             raise UserError(
                 f"batch size {batch_size}: {batch_size * ranks} images a step are more than the "
-                f"{images} "
-                f"of {dataset.path}" + (" with a box" if split == "train" else "")
+                f"{images} of {dataset.path}" + (" with a box" if split == "train" else "")
             )
         most = images // (batch_size * ranks) - warmup - extra
         if self.steps is None:

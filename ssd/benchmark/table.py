@@ -43,8 +43,7 @@ def _what(result: Dict) -> str:
     if result["mode"] == "score":
         return (
             f"score, {result['images']:,} images with {result['boxes']:,} boxes, "
-            f"{result['detections']:,} "
-            f"detections, by {result['scorer']}"
+            f"{result['detections']:,} detections, by {result['scorer']}"
         )
     text = (
         f"{result['mode']}, recipe {result['recipe']}, {result['device']}, "
@@ -84,8 +83,7 @@ def _network(result: Dict) -> Lines:
             (
                 title,
                 f"{_spread(peaks[name], 1e-9)} GFLOP/s{' a rank' if result['ranks'] > 1 else ''}; "
-                "reached "
-                f"{100 * shares[name]:.1f} %",
+                f"reached {100 * shares[name]:.1f} %",
             )
         )
     if result.get("detections_per_image") is not None:
@@ -135,9 +133,8 @@ def _data(result: Dict) -> Lines:
         (
             "batch",
             f"{_spread(result['step_seconds'])} s ({_count(result['steps'], 'batch', 'batches')} "
-            "after "
-            f"{result['warmup']}, {_count(result['data_threads'], 'thread')}, {result['prefetch']} "
-            "ahead)",
+            f"after {result['warmup']}, {_count(result['data_threads'], 'thread')}, "
+            f"{result['prefetch']} ahead)",
         ),
         ("images/s", f"{_number(speed['overall'])} over all"),
         (
@@ -177,14 +174,12 @@ def _allreduce(result: Dict) -> Lines:
         (
             "step",
             f"{_spread(result['step_seconds'])} s ({_count(result['steps'], 'step')} after "
-            f"{result['warmup']}; "
-            "the slowest rank of each)",
+            f"{result['warmup']}; the slowest rank of each)",
         ),
         (
             "bandwidth",
             f"{_spread(result['bus_bytes_per_second'], 1e-9)} GB/s on the bus, 2 (n - 1) / n of "
-            "the "
-            "gradients a step",
+            "the gradients a step",
         ),
     ]
 

@@ -38,8 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         default=[],
         help="saved weights: .params files or a checkpoint's parameters.npz; patterns; a "
-        "checkpoint's, "
-        "a run's or any folder of weights. Several are compared (required)",
+        "checkpoint's, a run's or any folder of weights. Several are compared (required)",
     )
     parser.add_argument(
         "--annotations",
@@ -121,8 +120,7 @@ def run(args) -> int:
         if len(candidates) > 1:
             log_line(
                 f"{candidate.file.name}: AP {evaluation.stats['AP']:.4f}, AP50 "
-                f"{evaluation.stats['AP50']:.4f} on "
-                f"{evaluation.counts}"
+                f"{evaluation.stats['AP50']:.4f} on {evaluation.counts}"
             )
     unread = images.left_out
     result = (
@@ -138,8 +136,7 @@ def run(args) -> int:
         if unread:
             log_line(
                 f"{args.save_detections}: of {images.count} images; `score --images "
-                f"{images.images} "
-                "--skip-bad-annotations` counts these alone"
+                f"{images.folder} --skip-bad-annotations` counts only these"
             )
     if args.json_output:
         _write_json(args.json_output, result)
@@ -152,7 +149,7 @@ def run(args) -> int:
             args.report,
             annotations=images.annotations,
             detections=detections,
-            image_folder=images.images,
+            image_folder=images.folder,
             config=candidate.config,
             title=f"Evaluation of {candidate.file.path}",
             evaluation=evaluation,
@@ -179,7 +176,7 @@ def _prepare(args):
     _check_outputs(args, len(files))
     start()
     settings = [saved_network.settings_of(args, file.path) for file in files]
-    annotations, images = _data_set(args, settings[0][0])
+    annotations, folder = _data_set(args, settings[0][0])
     candidates = []
 
     def fit(ids, names):
@@ -195,7 +192,7 @@ def _prepare(args):
                 )
             )
 
-    images = EvaluationImages(settings[0][0], annotations, images, fit)
+    images = EvaluationImages(settings[0][0], annotations, folder, fit)
     return candidates, images
 
 
@@ -245,10 +242,10 @@ class EvaluationImages:
     ground_truth: an ssd.evaluation.scored_set.ScoredSet; lines: about what was read.
     """
 
-    def __init__(self, config: Config, annotations: str, images: str, look_at_categories):
+    def __init__(self, config: Config, annotations: str, folder: str, look_at_categories):
         """config: says how they are checked; look_at_categories: see ssd.datasets.coco.load_coco.
         UserError for what cannot be evaluated."""
-        self._config, self.annotations, self.images = config, annotations, images
+        self._config, self.annotations, self.folder = config, annotations, folder
         self.lines = []
         self._load(report=self.lines.append, look_at_categories=look_at_categories)
         if not self.ground_truth.objects:
@@ -261,7 +258,7 @@ class EvaluationImages:
         from ssd.evaluation.saved_network import load_images
         from ssd.evaluation.scored_set import scored_set
 
-        self._loaded = load_images(self._config, self.annotations, self.images, recheck, **options)
+        self._loaded = load_images(self._config, self.annotations, self.folder, recheck, **options)
         self.left_out, self.count = list(self._loaded.found.left_out), self._loaded.num_images
         self.ground_truth = scored_set(self._loaded)
 

@@ -32,8 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="PATH",
         help="a run's weights.params or a checkpoint's parameters.npz; settings and class names "
-        "come "
-        "with it (required)",
+        "come with it (required)",
     )
     parser.add_argument(
         "--output",
@@ -109,26 +108,22 @@ def run(args) -> int:
         if not max(difference.detections + difference.missing for _, difference in differences):
             raise UserError(
                 "there is no detection on these pictures, so nothing was compared and nothing is "
-                "kept: "
-                "name others with --images, or a lower --score-threshold"
+                "kept: name others with --images, or a lower --score-threshold"
             )
         for name, difference in differences:
             good = accepted(difference)
             failed = failed or not good
             print(
                 f"  {name:6s} {'equal' if good else 'DIFFERENT'}: {difference.detections} "
-                "detections, "
-                f"{difference.missing} without a counterpart ({difference.excused} more on the "
-                "edge of being kept), "
-                f"scores within {difference.score:.1e}, boxes within {difference.box:.1e} of the "
-                "image"
+                f"detections, {difference.missing} without a counterpart ({difference.excused} "
+                f"more on the edge of being kept), scores within {difference.score:.1e}, boxes "
+                f"within {difference.box:.1e} of the image"
             )
         if failed:
             print(
                 "python -m ssd export: the files do not give the network's detections to "
-                f"{TOLERANCE:g}; none is "
-                "kept (a network that has hardly learnt gives many boxes one score, and rounding "
-                "chooses among them)",
+                f"{TOLERANCE:g}; none is kept (a network that has hardly learnt gives many boxes "
+                "one score, and rounding chooses among them)",
                 file=sys.stderr,
                 flush=True,
             )

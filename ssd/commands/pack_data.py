@@ -39,8 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="FOLDER",
         help="where records and annotations go, laid out as --data-dir is: new or empty, or one "
-        "whose "
-        "packing was interrupted, to finish it (required)",
+        "whose packing was interrupted, to finish it (required)",
     )
     parser.add_argument(
         "--recipe", default=None, metavar="NAME|FILE", help="where the data set's files lie"
@@ -85,8 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="GB",
         help="the most that a file of records holds [10^9 bytes; default: 1, or more where that "
-        "makes "
-        "over 128 files]",
+        "makes over 128 files]",
     )
     parser.add_argument(
         "--jobs",

@@ -27,8 +27,8 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--benchmark",
         choices=tuple(BENCHMARKS),
-        help="whose recipe, configs and published results "
-        "[default: the recipe's, and ssd without --recipe]",
+        help="whose recipe, configs and published results [default: the recipe's, and ssd without "
+        "--recipe]",
     )
     parser.add_argument(
         "--batch",
@@ -168,8 +168,7 @@ def chosen_benchmark(args) -> Benchmark:
     if args.benchmark and found is not named:
         raise UserError(
             f"--benchmark {args.benchmark}: needs the rules {named.rules_in_words}, but those of "
-            "recipe "
-            f"{config.recipe} are {config.run.rules}"
+            f"recipe {config.recipe} are {config.run.rules}"
         )
     return found or named  # where there is none, the plan is refused
 
@@ -191,18 +190,14 @@ def notes_on(
         )
         notes.append(
             f"no config_*.sh fits; by global batch {nearest.name} is nearest "
-            f"({nearest.global_batch:,}). "
-            "Learning rate, warm-up and decay are the recipe's and the flags', which no published "
-            "run "
-            "had at this batch"
+            f"({nearest.global_batch:,}). Learning rate, warm-up and decay are the recipe's and "
+            "the flags', which no published run had at this batch"
         )
     if plan["batch_norm_span"] < benchmark.smallest_batch_norm:
         notes.append(
             f"BatchNorm sees {plan['batch_norm_span']} images together; published runs had at "
-            "least "
-            f"{benchmark.smallest_batch_norm}, in groups of GPUs (--batch-norm-ranks): expect more "
-            "epochs, or "
-            "that the target is missed"
+            f"least {benchmark.smallest_batch_norm}, in groups of GPUs (--batch-norm-ranks): "
+            "expect more epochs, or that the target is missed"
         )
     if plan["decode"] == "cache":
         notes.append(benchmark.cache_note)
@@ -231,8 +226,8 @@ def format_plan(plan: dict) -> str:
         ("config", plan["config"] or "none"),
         (
             "learning rate",
-            f"{plan['peak_learning_rate']:.6g} at its peak ({base}), "
-            f"weight decay {plan['weight_decay']:g}",
+            f"{plan['peak_learning_rate']:.6g} at its peak ({base}), weight decay "
+            f"{plan['weight_decay']:g}",
         ),
         ("warm-up", f"{plan['warmup_epochs']:g} epochs, {plan['warmup_steps']:,} steps"),
         ("decay after epochs", decays or "never"),
@@ -265,8 +260,7 @@ def format_plan(plan: dict) -> str:
             f"{size_in_words(plan['read_bytes_per_node_and_second'])}/s a node"
             + (
                 f"; after epoch 1, {100 * plan['read_share_after_first_epoch']:.0f}% of that, in "
-                "as many "
-                f"files (cache, of {100 * plan['cached_share']:.0f}% of the images)"
+                f"as many files (cache, of {100 * plan['cached_share']:.0f}% of the images)"
                 if plan["cached_share"]
                 else ""
             ),

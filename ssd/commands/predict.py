@@ -35,8 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="PATH",
         help="a run's weights.params or a checkpoint's parameters.npz; settings and class names "
-        "come "
-        "with it (required)",
+        "come with it (required)",
     )
     parser.add_argument(
         "--output",
@@ -51,8 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--draw-threshold",
         type=share,
         metavar="X",
-        help="detections of at most this score are not drawn [0..1; default: --score-threshold, "
-        "or "
+        help="detections of at most this score are not drawn [0..1; default: --score-threshold, or "
         f"{DRAWN} where that is not given]",
     )
     parser.add_argument(
@@ -80,8 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         default="",
         help="take image and category ids from this COCO annotation file, so that `score` can "
-        "score "
-        "detections.json against it; pictures are then not turned by their EXIF data",
+        "score detections.json against it; pictures are then not turned by their EXIF data",
     )
     parser.add_argument(
         "--skip-bad-annotations",
@@ -265,8 +262,7 @@ class Scheme:
             if taken.setdefault(place, one.path) != one.path:
                 raise UserError(
                     f"--annotations {annotations}: {taken[place]} and {one.path} are both its "
-                    "image "
-                    f"{data.file_names[place]!r}"
+                    f"image {data.file_names[place]!r}"
                 )
             self._of[one.path] = dict(
                 id=int(data.image_ids[place]), file_name=data.file_names[place]
@@ -281,8 +277,7 @@ class Scheme:
         if skip_bad and len(self.left_out) > max_left_out * len(inputs):
             raise UserError(
                 f"--annotations {annotations}: {len(self.left_out)} of {len(inputs)} pictures "
-                "would be "
-                f"left out, more than the share of --max-left-out {max_left_out:g}; "
+                f"would be left out, more than the share of --max-left-out {max_left_out:g}; "
                 + next(iter(self.left_out.values()))
             )
 

@@ -113,8 +113,7 @@ def run(args) -> int:
     save_weights(network, args.output, info, ranges)
     print(
         f"wrote {args.output}: {len(layers.int8)} of {len(layers.int8) + len(layers.others)} "
-        "convolutions compute in "
-        f"8-bit integers, by the ranges of {dataset.num_images} images"
+        f"convolutions compute in 8-bit integers, by the ranges of {dataset.num_images} images"
     )
     if layers.others:
         more = ", ..." if len(layers.others) > _NAMED else ""

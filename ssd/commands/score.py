@@ -18,8 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="FILE",
         help="COCO instances file; every image is scored, those without boxes too; of "
-        "detections.npz "
-        "of a run, those that the run has read (required)",
+        "detections.npz of a run, those that the run has read (required)",
     )
     parser.add_argument(
         "--detections",
@@ -32,8 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images",
         metavar="FOLDER",
         help="check the image files too, as evaluate does; with --skip-bad-annotations the images "
-        "that "
-        "cannot be read are not scored (default: no image is looked at)",
+        "that cannot be read are not scored (default: no image is looked at)",
     )
     parser.add_argument(
         "--skip-bad-annotations",
@@ -56,8 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scorer",
         metavar="NAME",
         help="the library that counts: hotcoco, faster-coco-eval or pycocotools, fastest first; "
-        "all "
-        "give the same numbers (default: the first that is installed; standard error names it)",
+        "all give the same numbers (default: the first that is installed; standard error names it)",
     )
 
 
@@ -97,7 +94,7 @@ def _ground_truth(args, detections):
     from ssd.evaluation.scored_set import scored_set
     from ssd.evaluation.scoring import read_ground_truth
 
-    rules = dict(
+    options = dict(
         skip_bad=args.skip_bad_annotations, max_left_out=args.max_left_out, report=log_line
     )
     if args.images is None:

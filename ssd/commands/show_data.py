@@ -91,8 +91,8 @@ def run(args) -> int:
         f"{len(samples)} images of epoch {args.epoch}, seed {max(0, config.run.seed)}, "
         f"{'augmented' if config.augmentation.augment else 'not augmented'}: "
         f"{sum(len(sample.boxes) for sample in samples)} objects, {sum(positives)} positive "
-        "default boxes of "
-        f"{len(samples[0].classes)} per image ({min(positives)} to {max(positives)} an image)"
+        f"default boxes of {len(samples[0].classes)} per image ({min(positives)} to "
+        f"{max(positives)} an image)"
     )
     legend = labels_of(dataset.category_names)[1]
     if legend:

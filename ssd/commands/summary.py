@@ -86,8 +86,7 @@ def format_summary(summary: dict, layers: bool):
     size = " x ".join((str(summary["image_size"]).split("x") * 2)[:2])
     yield (
         f"{summary['recipe']}: {summary['detector']}, {summary['backbone']} of width "
-        f"{summary['width']:g}, "
-        f"{size} pixels, {summary['num_classes']} classes with the background"
+        f"{summary['width']:g}, {size} pixels, {summary['num_classes']} classes with the background"
     )
     entries = summary["layers"] if layers else summary["blocks"]
     rows = [
@@ -107,8 +106,8 @@ def format_summary(summary: dict, layers: bool):
     )
     yield (
         f"A multiply-add is two operations: {2e-9 * summary['multiply_adds']:.1f} GFLOP for an "
-        "image forward, "
-        f"{2e-9 * summary['training_multiply_adds']:.1f} with its gradients in training"
+        f"image forward, {2e-9 * summary['training_multiply_adds']:.1f} with its gradients in "
+        "training"
     )
     rows = [
         (
@@ -130,8 +129,7 @@ def format_summary(summary: dict, layers: bool):
     if summary["default_boxes_outside"]:
         yield (
             f"The centres of {summary['default_boxes_outside']:,} default boxes lie outside the "
-            "image: steps are "
-            "given that are larger than its cells"
+            "image: steps are given that are larger than its cells"
         )
     if "coverage" in summary:
         yield _format_coverage(summary["coverage"])
@@ -164,8 +162,7 @@ def _format_coverage(found: dict) -> str:
     return "\n".join(
         [
             f"{found['annotations']}: {found['images']:,} images. Objects by the area of their box "
-            "in the file's pixels, "
-            "COCO's limits:"
+            "in the file's pixels, COCO's limits:"
         ]
         + list(
             _table(
@@ -183,8 +180,7 @@ def _format_coverage(found: dict) -> str:
         )
         + [
             "matched: default boxes that learn an object, where images are not cropped. Each "
-            "object claims its best one "
-            "even below",
+            "object claims its best one even below",
             "that IoU, unless another object claims the same one.",
         ]
     )

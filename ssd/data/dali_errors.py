@@ -66,16 +66,14 @@ def _no_memory(config: Config, batch_setting: str, device_id: int) -> UserError:
     if data.decode == "cache":
         return UserError(
             f"cache_size: {data.cache_size} MiB, with all else on it, do not fit into the memory "
-            "of GPU "
-            f"{device_id}"
+            f"of GPU {device_id}"
         )
     batch = getattr(
         config.training if batch_setting == "batch_size" else config.evaluation, batch_setting
     )
     return UserError(
         f"{batch_setting}: images for batches of {batch} do not fit into the memory of GPU "
-        f"{device_id}, "
-        f"with prefetch {data.prefetch} and all else on it"
+        f"{device_id}, with prefetch {data.prefetch} and all else on it"
     )
 
 

@@ -171,8 +171,7 @@ class _TrainingBatches(_Loader):
         if config.data.decode == "cache" and not dataset.images.in_files:
             raise UserError(
                 f"decode: 'cache', with which DALI reads image files, and {dataset.image_folder} "
-                "holds "
-                "records; 'gpu' takes both"
+                "holds records; 'gpu' takes both"
             )
         indices = np.asarray(dataset.images_with_boxes)
         if config.training.batch_size > len(indices) // size:

@@ -131,8 +131,7 @@ class BoxForms:
         if self._shares >= least and (count >= MANY or self._whole < count):
             return (
                 f"{_all(self._shares, count)} lie within the first pixel of their images: they "
-                "seem to be shares "
-                "of the image from 0 to 1, and pixels are needed"
+                "seem to be shares of the image from 0 to 1, and pixels are needed"
             )
         if (
             count >= MANY
@@ -143,8 +142,7 @@ class BoxForms:
         ):
             return (
                 f"all {count} boxes lie within the first 100 pixels of their images: they seem to "
-                "be percent of "
-                "the image, and pixels are needed"
+                "be percent of the image, and pixels are needed"
             )
         if outside < LEAST:
             return ""
@@ -166,15 +164,13 @@ class BoxForms:
             if min(wide, high) > 1.15 and max(wide, high) < 1.1 * min(wide, high):
                 return (
                     f"{outside} of {count} boxes lie outside their images, and they reach to "
-                    f"{wide:.2g} times the "
-                    f"width and {high:.2g} times the height: they seem to belong to images of "
-                    "another size"
+                    f"{wide:.2g} times the width and {high:.2g} times the height: they seem to "
+                    "belong to images of another size"
                 )
             if min(wide, high) > 1.05 and self._thousand == count and self._end.min() > 800:
                 return (
                     f"{outside} of {count} boxes lie outside their images, and none beyond 1000: "
-                    "they seem to be "
-                    "thousandths of the image, and pixels are needed"
+                    "they seem to be thousandths of the image, and pixels are needed"
                 )
         return ""
 
@@ -185,8 +181,7 @@ class BoxForms:
             return ""
         return (
             f"all {self.boxes} boxes lie in the upper left {100 * wide:.0f} % x {100 * high:.0f} % "
-            "of their "
-            "images: do they belong to images of another size?"
+            "of their images: do they belong to images of another size?"
         )
 
     def _largest(self):
@@ -202,8 +197,8 @@ class BoxForms:
     def _words(self, form: str) -> str:
         return (
             f"{self.outside} of {self.boxes} boxes lie outside their images, and "
-            f"{self._fitting[form]} would fit "
-            f"as {form}: the file seems to give that, and left, top, width, height is needed"
+            f"{self._fitting[form]} would fit as {form}: the file seems to give that, and left, "
+            "top, width, height is needed"
         )
 
 

@@ -279,8 +279,7 @@ def _bad_file_name(name):
     except UnicodeEncodeError as error:
         return (
             f"image whose file the encoding of this locale, {error.encoding}, cannot name (set "
-            "LC_ALL=C.UTF-8 or "
-            "PYTHONUTF8=1)"
+            "LC_ALL=C.UTF-8 or PYTHONUTF8=1)"
         )
     if os.path.isabs(name) or ".." in name.split("/"):
         return LEAVES

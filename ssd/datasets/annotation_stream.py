@@ -101,8 +101,7 @@ def _no_object(path: str, text: _Text) -> UserError:
         raise text.mistake("Extra data", text.position)
     return UserError(
         f"annotation file {path} is not COCO ground truth: a list at the top level, as COCO "
-        "detections "
-        "have it"
+        "detections have it"
         if is_list
         else f"annotation file {path} is not COCO: {show(content)} at the top level"
     )
@@ -140,8 +139,7 @@ class _Text:
         except UnicodeDecodeError as error:
             raise _Mistake(
                 f"byte 0x{block[error.start]:02x} at position {self._bytes + error.start} is no "
-                "UTF-8: "
-                f"{error.reason}"
+                f"UTF-8: {error.reason}"
             ) from None
         self._bytes += cut
         gone = self.text[: self.position]

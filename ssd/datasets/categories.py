@@ -89,8 +89,8 @@ def align_categories(dataset, model) -> tuple:
         )
         raise UserError(
             f"{dataset.path}: its categories are not those of {model.path}: number {place + 1} is "
-            f"{there}, "
-            f"and {other} there; they cannot be mapped by name, as two are named {double!r}"
+            f"{there}, and {other} there; they cannot be mapped by name, as two are named "
+            f"{double!r}"
         )
     missing = [name for name in wanted if name not in names]
     taken, ids = set(own), dict(zip(names, own))

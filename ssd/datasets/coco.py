@@ -394,8 +394,8 @@ def select_good(found: Inspection):
     clipped = f", {number} of them clipped at the image's edge" if number else ""
     lines.append(
         f"{path}: {data.num_images} images ({data.num_images - len(data.images_with_boxes)} "
-        "without a box), "
-        f"{len(data.boxes_ltrb)} boxes{clipped}, {len(data.category_ids)} categories"
+        f"without a box), {len(data.boxes_ltrb)} boxes{clipped}, {len(data.category_ids)} "
+        "categories"
     )
     return data, lines
 

@@ -64,8 +64,7 @@ def add_arguments(parser) -> None:
         choices=SPLITS,
         default=PUBLISHED,
         help="published: frames shuffled with seed 5, 80 %% for training, so that neighbouring "
-        "frames "
-        "of one drive are on both sides; scenario: whole scenarios on one side [default: "
+        "frames of one drive are on both sides; scenario: whole scenarios on one side [default: "
         f"{PUBLISHED}]",
     )
     parser.add_argument(
@@ -73,15 +72,13 @@ def add_arguments(parser) -> None:
         nargs="+",
         metavar="NAME",
         help=f"with --split {BY_SCENARIO}: those for validation [default: every fifth from the "
-        "third "
-        "on, sorted by road, weather, hour and number]",
+        "third on, sorted by road, weather, hour and number]",
     )
     parser.add_argument(
         "--clip",
         action="store_true",
         help="cut boxes that reach out of their image by more than a pixel, instead of leaving "
-        "them "
-        "out as bad",
+        "them out as bad",
     )
     parser.add_argument(
         "--max-bad",
@@ -89,8 +86,7 @@ def add_arguments(parser) -> None:
         default=MAX_BAD,
         metavar="SHARE",
         help="bad files and rows are left out and counted; more than this share of all frames or "
-        "rows, "
-        f"and nothing is written (0: none at all) [default: {MAX_BAD:g}]",
+        f"rows, and nothing is written (0: none at all) [default: {MAX_BAD:g}]",
     )
     parser.add_argument(
         "--jobs",
@@ -130,8 +126,8 @@ def run(options) -> None:
     if not all(parts):
         raise UserError(
             f"{root}: of {counts.frames} frames {len(frames)} have an object, and of these "
-            f"{len(parts[0])} "
-            f"would be for training and {len(parts[1])} for validation; both need one"
+            f"{len(parts[0])} would be for training and {len(parts[1])} for validation; both need "
+            "one"
         )
     lines = write_parts(options.output, frames, parts)
     print(

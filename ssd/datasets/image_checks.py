@@ -202,8 +202,8 @@ def compared(look: Look, width: int, height: int) -> Look:
         return look._replace(
             problem=(
                 WRONG_SIZE,
-                f"{look.size[0]} x {look.size[1]} pixels on disk, "
-                f"{width} x {height} in the annotations{turned}",
+                f"{look.size[0]} x {look.size[1]} pixels on disk, {width} x {height} in the "
+                f"annotations{turned}",
             )
         )
     return look

@@ -61,8 +61,7 @@ def unknown_format(start: bytes) -> str:
         kind = _BRANDS.get(start[8:12], "")
         return (
             f"{'an AVIF' if kind == 'AVIF' else 'a HEIC'} file, which is not decoded here; convert "
-            "it to JPEG or "
-            "PNG"
+            "it to JPEG or PNG"
             if kind
             else "a video, not an image"
         )

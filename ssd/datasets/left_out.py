@@ -50,8 +50,7 @@ def check_losses(
             cause = f"; {found.cause}" if found.cause else ""
             raise UserError(
                 f"{path}: {count - left} of {count} {what} would be left out, more than the share "
-                "of "
-                f"--max-left-out {max_left_out:g}{cause}"
+                f"of --max-left-out {max_left_out:g}{cause}"
             )
 
 
@@ -87,8 +86,7 @@ def good_entries(
     if problems and not skip_bad:
         raise UserError(
             f"{path}: {cause + ': ' if cause else ''}{problems.summary()}; --skip-bad-annotations "
-            "leaves "
-            "out what is bad"
+            "leaves out what is bad"
         )
     check_losses(
         path,

@@ -106,8 +106,8 @@ def warn_of_unchecked(config: Config, images: str) -> None:
     if decodes_on_gpu(config) and config.data.check_images == "exists":
         print(
             f"--check-images exists: with --decode {config.data.decode}, truncated JPEGs, JPEGs of "
-            "RGB and grey JPEG "
-            f"2000 files of {images} come out wrong, and nothing says so; header finds them",
+            f"RGB and grey JPEG 2000 files of {images} come out wrong, and nothing says so; header "
+            "finds them",
             file=sys.stderr,
         )
 

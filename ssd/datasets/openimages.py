@@ -106,8 +106,7 @@ def convert(
     if not there.any():
         raise UserError(
             f"{images or sizes_file}: none of the {len(there)} images with a box is there, the "
-            "first being "
-            f"{id_text(selection.ids[0])}.jpg"
+            f"first being {id_text(selection.ids[0])}.jpg"
         )
     number = np.cumsum(there, dtype=np.int32)
     rows = np.flatnonzero(there[selection.position])
@@ -117,8 +116,7 @@ def convert(
     flags = selection.boxes.flags[rows]
     lines = [
         f"{output}: {int(number[-1])} images, {len(rows)} boxes, {len(selection.classes)} "
-        "categories; "
-        f"{int((flags >> GROUP & 1).sum())} boxes are groups (iscrowd 1)"
+        f"categories; {int((flags >> GROUP & 1).sum())} boxes are groups (iscrowd 1)"
     ]
     if selection.boxes.unknown:
         lines.append(

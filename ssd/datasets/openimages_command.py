@@ -26,14 +26,14 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--images",
         metavar="FOLDER",
-        help="the image files, ID.jpg: their headers give the sizes; "
-        "images without a file are left out and counted",
+        help="the image files, ID.jpg: their headers give the sizes; images without a file are "
+        "left out and counted",
     )
     parser.add_argument(
         "--sizes",
         metavar="CSV",
-        help="ImageID,Width,Height: known sizes are taken from here, new "
-        "ones added, so that no file is read twice; without --images it must hold all",
+        help="ImageID,Width,Height: known sizes are taken from here, new ones added, so that no "
+        "file is read twice; without --images it must hold all",
     )
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument(
@@ -60,8 +60,7 @@ def add_arguments(parser) -> None:
         default=MAX_BAD,
         metavar="SHARE",
         help="bad rows are left out and counted; more than this share of all, and nothing is "
-        "written "
-        f"(0: none at all) [default: {MAX_BAD:g}]",
+        f"written (0: none at all) [default: {MAX_BAD:g}]",
     )
     parser.add_argument(
         "--jobs",

@@ -100,10 +100,8 @@ class Download:
         parts = ", ".join(f"{count} images of {split}" for split, count in images.items())
         self._say(
             f"{at_most}{parts}; {there} files are there, {to_come} to come: about {_bytes(size)} "
-            "in "
-            f"{self._output}, where {_bytes(usage.free)} are free; about {_time(size / 100e6)} at "
-            "100 MB/s, "
-            f"{_time(size / 10e6)} at 10 MB/s"
+            f"in {self._output}, where {_bytes(usage.free)} are free; about {_time(size / 100e6)} "
+            f"at 100 MB/s, {_time(size / 10e6)} at 10 MB/s"
         )
         lacking = ""
         if size > usage.free:

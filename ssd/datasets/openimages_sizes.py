@@ -128,8 +128,7 @@ class Sizes:
             first = int(differ[0])
             raise UserError(
                 f"{path}:{numbers[order[first + 1]]}: image {id_text(ids[first])} is there twice, "
-                "with "
-                "{} x {} and {} x {} pixels".format(*sides[first], *sides[first + 1])
+                "with {} x {} and {} x {} pixels".format(*sides[first], *sides[first + 1])
             )
         keep = np.ones(len(ids), bool)
         keep[again + 1] = False

@@ -112,8 +112,7 @@ def _check_space(plan: Plan, output: str, say) -> None:
     )
     say(
         f"{output}: {plan.images:,} images into {_files(plan.shards)}{done}: {_megabytes(needed)} "
-        "are needed, "
-        f"{_megabytes(free)} are free"
+        f"are needed, {_megabytes(free)} are free"
     )
     if needed > free:
         raise UserError(
@@ -269,8 +268,7 @@ def _finish(plan: Plan, name: str, output: str) -> str:
     size = sum(os.path.getsize(os.path.join(folder, shard.name + ".rec")) for shard in shards)
     return (
         f"{folder}: {sum(shard.last - shard.first for shard in shards):,} images in "
-        f"{_files(shards)}, "
-        f"{_megabytes(size)}"
+        f"{_files(shards)}, {_megabytes(size)}"
     )
 
 

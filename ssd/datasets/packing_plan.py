@@ -218,8 +218,7 @@ def make_plan(
         name = part.dataset.file_names[part.indices[part.stored.argmax()]]
         raise UserError(
             f"image {part.dataset.images.path(name)}: {part.sizes[part.stored.argmax()]} bytes; a "
-            "RecordIO "
-            f"record holds {recordio.LONGEST} at most"
+            f"RecordIO record holds {recordio.LONGEST} at most"
         )
     if shard_bytes is None:
         shard_bytes = max(SHARD_BYTES, sum(int(part.stored.sum()) for part in parts) // SHARDS)
@@ -231,8 +230,7 @@ def make_plan(
     if len(shards) > MOST_SHARDS:
         raise UserError(
             f"--shard-size {shard_bytes / 1e9:g}: would make {len(shards)} files of records, more "
-            "than "
-            f"{MOST_SHARDS}"
+            f"than {MOST_SHARDS}"
         )
     return Plan(parts, shards, shard_bytes)
 
@@ -251,8 +249,7 @@ def _inside(name: str, flag: str) -> str:
     if os.path.isabs(name) or name.split(os.sep)[0] == os.pardir:
         raise UserError(
             f"{flag} {name}: not in --data-dir; the output is laid out as --data-dir is, so what "
-            "is packed "
-            "must lie in it (a link will do)"
+            "is packed must lie in it (a link will do)"
         )
     return name
 

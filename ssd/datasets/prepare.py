@@ -160,8 +160,7 @@ def _checked(content: dict, source: str, report, **rules) -> dict:
             raise UserError("--skip-bad-annotations: needs NumPy, which this Python does not have")
         report(
             f"{source}: its entries are not checked, as this Python has no NumPy; `python -m ssd "
-            "check-data` checks "
-            "them"
+            "check-data` checks them"
         )
         return content
     from ssd.datasets.annotations import check_content
@@ -217,9 +216,8 @@ def main(arguments=None) -> int:
         prog="prepare-json.py",
         allow_abbrev=False,
         description="Reduces a COCO annotation file to images, annotations and categories, without "
-        "masks. "
-        f"With --from {{{','.join(KINDS)}}} it converts another data set's files to one: see "
-        f"--from {next(iter(KINDS))} --help.",
+        f"masks. With --from {{{','.join(KINDS)}}} it converts another data set's files to one: "
+        f"see --from {next(iter(KINDS))} --help.",
     )
     parser.add_argument(
         "input", metavar="INPUT", help="COCO annotation file (instances_train2017.json)"
@@ -243,8 +241,7 @@ def main(arguments=None) -> int:
         "--skip-bad-annotations",
         action="store_true",
         help="leave out bad annotations and images, as in training (default: they are refused, but "
-        "for "
-        "boxes without an area)",
+        "for boxes without an area)",
     )
     parser.add_argument(
         "--max-left-out",
@@ -252,8 +249,7 @@ def main(arguments=None) -> int:
         default=0.5,
         metavar="X",
         help="with --skip-bad-annotations: the largest share of images or boxes that may be left "
-        "out "
-        "(0 to 1, default: 0.5); 1: whatever the likely cause",
+        "out (0 to 1, default: 0.5); 1: whatever the likely cause",
     )
     options = parser.parse_args(arguments)
     try:

@@ -201,8 +201,7 @@ def refuse_without_manifest(folder: str) -> None:
                 if entry.name.endswith(".rec"):
                     raise UserError(
                         f"{os.path.join(folder, entry.name)}: a RecordIO file without {MANIFEST} "
-                        "beside "
-                        "it; only complete folders of `python -m ssd pack-data` can be read"
+                        "beside it; only complete folders of `python -m ssd pack-data` can be read"
                     )
     except OSError:
         pass  # reported by whoever reads an image
@@ -243,8 +242,7 @@ def read_manifest(folder: str, whole: bool = True) -> Dict[str, Any]:
     if content.get("format") != FORMAT:
         raise UserError(
             f"{path}: records of format {content.get('format')!r}, this version reads format "
-            f"{FORMAT}; "
-            "pack them again with `python -m ssd pack-data`"
+            f"{FORMAT}; pack them again with `python -m ssd pack-data`"
         )
     if whole and not content.get("whole"):
         raise UserError(
@@ -305,8 +303,7 @@ def _check_size(path: str, size: int, folder: str) -> None:
     if found != size:
         raise UserError(
             f"{path}: {'cut short' if found < size else 'not the file that was packed'}: {found} "
-            "bytes, "
-            f"and {size} in {MANIFEST} beside it"
+            f"bytes, and {size} in {MANIFEST} beside it"
         )
 
 

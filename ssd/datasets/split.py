@@ -48,8 +48,7 @@ def split_file(
             if not part["images"]:
                 raise UserError(
                     f"--categories {' '.join(categories)}: no image of {target} would hold one; "
-                    "try "
-                    "another --seed or a larger --val-fraction"
+                    "try another --seed or a larger --val-fraction"
                 )
     with write_errors(f"--output {folder}", targets[0]):
         os.makedirs(folder, exist_ok=True)
@@ -127,8 +126,7 @@ def split(
     if not 0 < wanted < len(keys):
         raise UserError(
             f"--val-fraction {val_fraction:g}: of the {len(keys)} images of {path}, {wanted} would "
-            "be for "
-            "validation and the rest for training; both need one"
+            "be for validation and the rest for training; both need one"
         )
     chosen = set(
         sorted(keys, key=lambda key: hashlib.sha256(f"{seed} {key}".encode()).digest())[:wanted]

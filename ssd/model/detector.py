@@ -212,9 +212,8 @@ def describe(config: Config, sizes) -> str:
     count = sum(cells * each for cells, each in sizes.grid)
     line = (
         f"{config.model.num_classes} classes with the background; images of "
-        f"{config.model.image_size} pixels: "
-        f"feature maps of {maps} cells, {count:,} default boxes from {sizes.span[0]:.4g} to "
-        f"{sizes.span[1]:.4g} pixels"
+        f"{config.model.image_size} pixels: feature maps of {maps} cells, {count:,} default boxes "
+        f"from {sizes.span[0]:.4g} to {sizes.span[1]:.4g} pixels"
     )
     outside = (
         sizes.outside() if config.default_boxes.steps else 0

@@ -103,8 +103,7 @@ def _plan(
         if tensors[name].shape != parameter.shape:
             raise UserError(
                 f"weights {path}: another architecture's: {name} has shape {tensors[name].shape}, "
-                "not "
-                f"{parameter.shape}"
+                f"not {parameter.shape}"
             )
         values[name] = tensors[name]
     for name, value in tensors.items():
@@ -197,8 +196,7 @@ def _in_words(parameters, values, kept: Dict[int, int], names: Sequence[str]) ->
         known = ["background"] + [names[label - 1] for label in kept if label]
         text += (
             f"; of {len(taken)} of {len(heads)} tensors of the heads ({taken[0]} to {taken[-1]}) "
-            "the offsets and "
-            f"the logits of {_some(known)}"
+            f"the offsets and the logits of {_some(known)}"
         )
     new = [name for label, name in enumerate(names, start=1) if label not in kept]
     if taken and new:

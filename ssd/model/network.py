@@ -50,8 +50,8 @@ class Network(HybridBlock):
             if len(self._features.channels) != len(sizes.maps):
                 raise UserError(
                     f"features {model.features}: {len(self._features.channels)} feature maps, "
-                    "where the "
-                    f"rule of the default boxes, {config.default_boxes.rule}, has {len(sizes.maps)}"
+                    f"where the rule of the default boxes, {config.default_boxes.rule}, has "
+                    f"{len(sizes.maps)}"
                 )
             self.predictors = heads(model, self._features.channels, sizes.per_cell)
 

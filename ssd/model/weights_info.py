@@ -129,8 +129,7 @@ def unpack_ranges(array: np.ndarray, path: str) -> dict:
     if not good:
         raise UserError(
             f"weights {path}: {INT8}: no ranges that quantize has written; the file was changed or "
-            "is "
-            "another program's"
+            "is another program's"
         )
     return ranges
 

@@ -142,8 +142,7 @@ def _open(width, height, style, label, size=False, font=12) -> str:
     fixed = f' style="min-width:{width}px"' if size else f' style="max-width:{width}px"'
     return (
         f'<svg class="{style}" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{escape(label)}" '
-        f'font-size="{font}"{fixed}>'
+        f'aria-label="{escape(label)}" font-size="{font}"{fixed}>'
     )
 
 

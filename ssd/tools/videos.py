@@ -209,8 +209,7 @@ class VideoReader:
         if self.look is not None and unknown_matrix(self.look):
             lines.append(
                 f"its colours are coded in a way that is not known here (matrix {self.look.matrix} "
-                "of ITU-T "
-                "H.273); it was looked at as BT.601"
+                "of ITU-T H.273); it was looked at as BT.601"
             )
         if self.damaged:
             lines.append(f"damaged frames: {self.damaged} of {self.read}")

@@ -227,9 +227,8 @@ class Metrics:
         if self._events is not None:
             self._events.trained(step, self.last)
         return (
-            f"epoch {epoch} step {step - (epoch - 1) * steps_per_epoch}/{steps_per_epoch}  "
-            f"loss {losses.sum():.4f} (class {losses[0]:.4f}, offsets {losses[1]:.4f})  lr "
-            f"{rate:.3g}  "
+            f"epoch {epoch} step {step - (epoch - 1) * steps_per_epoch}/{steps_per_epoch}  loss "
+            f"{losses.sum():.4f} (class {losses[0]:.4f}, offsets {losses[1]:.4f})  lr {rate:.3g}  "
             f"{speed:.2f} images/s  waiting for data {100 * waiting:.1f} %"
             + (f"  Python's lock {100 * locked:.1f} %" if locked >= NOTED_LOCK else "")
             + (f"  other work takes {100 * others:.0f} % of the cores" if others >= NOTED else "")
@@ -297,8 +296,8 @@ class Metrics:
         of = f" on {scored}" if scored is not None else ""
         return (
             f"target {target} {word}: best mAP {progress.best_score:.4f}{of} after "
-            f"{progress.steps} steps of "
-            f"{global_batch}, {seconds:.1f} s{before}; run folder {self.folder}"
+            f"{progress.steps} steps of {global_batch}, {seconds:.1f} s{before}; run folder "
+            f"{self.folder}"
         )
 
     def summary(self, values: Dict) -> None:

@@ -69,8 +69,7 @@ def expected_epochs(
     if not smallest <= global_batch <= largest:
         raise UserError(
             f"global batch {global_batch}: the epochs to the target are known from {smallest} (the "
-            "least "
-            f"of the published results) to {largest} (MLPerf's last convergence point)"
+            f"least of the published results) to {largest} (MLPerf's last convergence point)"
         )
     batches, epochs = zip(*points)
     if global_batch in batches:
@@ -78,8 +77,7 @@ def expected_epochs(
     elif global_batch < batches[0]:
         source = (
             f"MLPerf's smallest convergence point, {batches[0]}, to which its checker holds "
-            "smaller batches; "
-            f"{benchmark.small_batches}"
+            f"smaller batches; {benchmark.small_batches}"
         )
     else:
         place = np.searchsorted(batches, global_batch)
@@ -189,8 +187,7 @@ def check_recipe(config: Config) -> Benchmark:
         known = " and ".join(known.rules_in_words for known in BENCHMARKS.values())
         raise UserError(
             f"run.rules {config.run.rules}: the published results are for the rules {known} "
-            "(recipe "
-            f"{config.recipe})"
+            f"(recipe {config.recipe})"
         )
     sections = ("model", "default_boxes", "loss", "detection", "evaluation")
     for name, wanted, given in differences(config, load_recipe(benchmark.recipe), sections):
@@ -232,8 +229,7 @@ def make_plan(
     if math.floor(training.epochs / every) * every < epochs:
         raise UserError(
             f"--epochs {training.epochs}: at global batch {global_batch} the target is expected "
-            "after "
-            f"{epochs:.1f} epochs"
+            f"after {epochs:.1f} epochs"
         )
     evaluations = math.ceil(epochs / every)
     throughput, source = published_throughput(benchmark, ranks)

@@ -48,8 +48,7 @@ def prepare(
     if images < global_batch:
         raise UserError(
             f"--batch-size {config.training.batch_size}: {ranks.size} ranks take {global_batch} "
-            "images a "
-            f"step, {train_set.path} has {images} with a box"
+            f"images a step, {train_set.path} has {images} with a box"
         )
     schedule = build_schedule(config.training, global_batch, images)
     samples = recovery.fingerprint(train_set)
@@ -127,6 +126,5 @@ def _take_up(run: RunState, resumed: Dict[str, Any], say) -> None:
         run.metrics.set_aside(run.folder.part, run.progress.steps, scored)
         say(
             f"resumed after step {run.progress.steps} from {checkpoint.path}; part "
-            f"{run.folder.part} of the run, which "
-            "the log gives to the open division"
+            f"{run.folder.part} of the run, which the log gives to the open division"
         )

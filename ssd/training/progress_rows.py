@@ -139,7 +139,6 @@ def _end(course: Course, pace: Pace, step: int) -> str:
         count = course.evaluations(step, course.last_step)
         return (
             f"at the latest in {about((course.last_step - step) * pace.step)} ({where}) and "
-            f"{count} "
-            f"evaluation{'s' if count != 1 else ''}"
+            f"{count} evaluation{'s' if count != 1 else ''}"
         )
     return f"at the latest in {about(seconds)} ({where})"

@@ -140,17 +140,14 @@ SSD = Benchmark(
     small_batches="published results from 456 on agree",
     check_words=(
         "Minutes are expected from the images/s of the same result, with its program's way to stop "
-        "at the end "
-        "of an epoch: they check",
+        "at the end of an epoch: they check",
         "epochs, evaluations and the last score, not throughput. The cost of an evaluation was "
-        "taken from a "
-        "log of the first row.",
+        "taken from a log of the first row.",
     ),
     score_note="the wait for the last score is that of a published log; its length here depends on "
     "the detections",
     cache_note="with --decode cache each rank writes its share of the annotations for DALI first, "
-    "on the clock: 94 MB "
-    "more for a while and 1.7 s if there is one rank, not in the minutes above",
+    "on the clock: 94 MB more for a while and 1.7 s if there is one rank, not in the minutes above",
 )
 
 # Results: github.com/mlcommons/training_results_v2.0 to _v5.1. How many boxes the subset of Open
@@ -237,28 +234,22 @@ RETINANET = Benchmark(
         Published("v5.0, v5.1 512 x GB200", "", 128, 4, 2, 1.39, 6, in_plans=False),
     ),
     memory_note="main memory counts every box of Open Images v6 (14.6 million), as the subset's "
-    "number is not "
-    "published: an upper bound",
+    "number is not published: an upper bound",
     rates={_A100: 122, _A100_PCIE: 115, _H100: 280},
     small_batches="published results from 96 on took 4, or 5 at 128",
     check_words=(
         "Epochs 7.5 and 9.0 are the middle of 7 to 8 and of 8 to 10. Minutes are expected from the "
-        "images/s "
-        "of the same result, or",
+        "images/s of the same result, or",
         "where a * stands from those of its GPU on one node (A100 SXM 122, A100 PCIe 111 to 120, "
-        "H100 SXM "
-        "280): what a row's smaller batches",
+        "H100 SXM 280): what a row's smaller batches",
         "and other machine cost is its error. Without either, no minutes are expected. The cost of "
-        "an "
-        "evaluation, its score included, was",
+        "an evaluation, its score included, was",
         "taken from the DGX H100's row of v3.0.",
     ),
     score_note="evaluations, scores included, cost what they did in a published run on a DGX H100; "
-    "here they depend on "
-    "the detections",
+    "here they depend on the detections",
     cache_note="with --decode cache each rank writes its share of the annotations for DALI first, "
-    "on the clock; how "
-    "long that takes with this data set is not known",
+    "on the clock; how long that takes with this data set is not known",
 )
 
 BENCHMARKS: Dict[str, Benchmark] = {"ssd": SSD, "retinanet": RETINANET}

@@ -105,8 +105,8 @@ def check(state: Dict[str, Any], config: Config, ranks: int, samples: str, path:
     if state["global_batch"] != config.training.batch_size * ranks:
         raise UserError(
             f"--resume {path}: its steps were of {state['global_batch']} images on "
-            f"{state['ranks']} ranks; "
-            f"{ranks} ranks of {config.training.batch_size} make another global batch"
+            f"{state['ranks']} ranks; {ranks} ranks of {config.training.batch_size} make another "
+            "global batch"
         )
     optimizer = saved["training"]["optimizer"]
     if optimizer != config.training.optimizer:

@@ -94,8 +94,7 @@ def open_folder(config: Config, report=print) -> RunFolder:
         ):
             raise UserError(
                 f"--resume {resume}: {own} has later checkpoints, which going on there would undo; "
-                "name a "
-                "new folder with --output"
+                "name a new folder with --output"
             )
     try:
         path = path or new_folder(
@@ -161,11 +160,9 @@ def describe(config: Config, device, ranks_size: int) -> str:
 
     lines = [
         f"MXNet {mxnet.__version__}, Horovod {horovod.__version__}, DALI "
-        f"{nvidia.dali.__version__}, "
-        f"Python {sys.version.split()[0]}, scores by {load_scorer()}",
+        f"{nvidia.dali.__version__}, Python {sys.version.split()[0]}, scores by {load_scorer()}",
         f"{ranks_size} rank{'s' if ranks_size > 1 else ''} on {device.kind}, layout "
-        f"{config.model.layout}, "
-        f"{config.model.dtype}, decoding on {config.data.decode}, "
+        f"{config.model.layout}, {config.model.dtype}, decoding on {config.data.decode}, "
         f"{os.environ.get('OMP_NUM_THREADS', 'no')} OpenMP threads per rank set",
     ]
     lines.append(to_yaml(config).rstrip())

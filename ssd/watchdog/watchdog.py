@@ -188,8 +188,7 @@ class Watchdog:
                 sys.stderr.write(
                     f"warning: rank {self.rank} is not watched: no connection to rank 0 (host "
                     f"{first.host}, port {offer['port']}): {problem or 'it does not answer'}; if "
-                    "this "
-                    "rank fails, only Horovod's own time-outs end the others\n"
+                    "this rank fails, only Horovod's own time-outs end the others\n"
                 )
                 sys.stderr.flush()
                 return

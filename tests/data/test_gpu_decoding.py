@@ -27,8 +27,7 @@ ALLOCATIONS = [
     "Can't allocate 209715200000 bytes on device 0.",
     "CUDA allocation failed",
     "nvJPEG error (5): The user-provided allocator functions, for either memory allocation or for "
-    "releasing "
-    "the memory, returned a non-zero code.",
+    "releasing the memory, returned a non-zero code.",
 ]
 
 

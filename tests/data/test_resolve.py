@@ -75,8 +75,7 @@ def test_classes_are_counted(shapes):
     resolved = resolve(OWN, dataset)
     assert describe(resolved, sizes_of(resolved)) == (
         "4 classes with the background; images of 300 pixels: feature maps of 38, 19, 10, 5, 3, 1 "
-        "cells, 8,732 default "
-        "boxes from 21 to 315 pixels"
+        "cells, 8,732 default boxes from 21 to 315 pixels"
     )
 
 

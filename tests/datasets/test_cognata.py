@@ -585,8 +585,8 @@ def test_classes_that_are_called_otherwise_are_said(root, capsys):
     path = bad_rows(root, CAR, CAR.replace("Car", "Van"), CAR.replace("Car", "Bus"))
     status, _, err = run(root, capsys=capsys)
     assert status == 0 and err == [
-        "note: 2 x object whose class is called otherwise; the first: "
-        f"{path}:3: 8 is called 'Van', not Car"
+        f"note: 2 x object whose class is called otherwise; the first: {path}:3: 8 is called "
+        "'Van', not Car"
     ]
     assert [entry["category_id"] for entry in by_id(content(root))[1][2]] == [4, 4, 4]
 

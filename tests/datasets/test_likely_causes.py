@@ -227,15 +227,13 @@ def test_validation_of_nothing(tmp_path, change, words):
             ("x", "x"),
             (),
             "categories 1 (10 boxes) and 2 (10 boxes) have one name, 'x', and are classes of their "
-            "own; if they "
-            "are one class, their annotations need one category_id",
+            "own; if they are one class, their annotations need one category_id",
         ),
         (
             ("x", "y", "x"),
             (1, 2),
             "categories 1 (10 boxes) and 3 (0 boxes) have one name, 'x', and are classes of their "
-            "own; "
-            "3 seems to be left over from an export, and can be removed",
+            "own; 3 seems to be left over from an export, and can be removed",
         ),
         (("x", "x", "y"), (2, 3), "1 seems to be left over"),
         (("x", "y"), (), ""),

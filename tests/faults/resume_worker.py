@@ -91,8 +91,7 @@ for step in range(1, last + 1):
         assert stats == whole[2][epoch], f"score of epoch {epoch}, resumed after {step}"
     print(
         f"rank {ranks.rank}: resumed after step {step} of {last}: {len(losses)} losses, "
-        f"{len(arrays)} tensors, "
-        f"{len(scores)} scores equal",
+        f"{len(arrays)} tensors, {len(scores)} scores equal",
         flush=True,
     )
 assert len(whole[2]) >= 2 and len({values.tobytes() for values in whole[0].values()}) == last

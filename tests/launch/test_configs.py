@@ -15,8 +15,7 @@ from tests.training.tiny import ROOT
 CONFIGS = sorted(os.path.basename(path) for path in glob.glob(os.path.join(ROOT, "config_*.sh")))
 NAMES = (
     "SYSTEM NNODES WALLTIME NEXP NGPU NSOCKET SOCKETCORES HT RECIPE BATCHSIZE NUMEPOCHS "
-    "EXTRA_PARAMS "
-    "SUBMISSION_ORG SUBMISSION_PLATFORM"
+    "EXTRA_PARAMS SUBMISSION_ORG SUBMISSION_PLATFORM"
 ).split()
 # Nodes, GPUs of a node, batch, epochs, warm-up epochs, base rate of RetinaNet's systems: the
 # reference's configurations of the DGX A100, and Fujitsu's of MLPerf v3.0 (epochs at most are ours

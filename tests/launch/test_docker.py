@@ -123,8 +123,8 @@ def test_a_killed_rank_fails_its_trial_and_the_next_runs(run):
         "--mount",
         "bash",
         "-c",
-        "mount --bind /proc/sys /proc/sys && "
-        "mount -o remount,bind,ro /proc/sys && exec " + 'bash -c "$0"',
+        "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && "
+        "exec " + 'bash -c "$0"',
         command["args"][-1],
     ]
     process = subprocess.Popen(**command)

@@ -180,6 +180,5 @@ def test_a_base_that_lacks_mxnet_is_refused(base_packages):
     message = base_packages("1.23.5", without=("mxnet",))
     assert message == (
         "container_packages.py: the base image has no mxnet; FROM_IMAGE_NAME must name one with "
-        "MXNet, "
-        "NumPy, Horovod and DALI\n"
+        "MXNet, NumPy, Horovod and DALI\n"
     )

@@ -91,10 +91,10 @@ def test_optional_variables_become_flags(environment):
     )
     assert result.returncode == 0, result.stderr
     assert (
-        f"--recipe ssd-resnet34-shapes --batch-size 4 --epochs 1 --data-dir /a data set --output "
+        "--recipe ssd-resnet34-shapes --batch-size 4 --epochs 1 --data-dir /a data set --output "
         f"{environment['RUNDIR']} --seed 7 --pretrained-backbone /w.onnx --cache-dir /c d "
-        "--submission-org my org "
-        f"--resume auto --cache-cleared --max-steps 3 --no-report --target 0\n"
+        "--submission-org my org --resume auto --cache-cleared --max-steps 3 --no-report --target "
+        "0\n"
     ) in result.stdout
 
 
@@ -395,8 +395,7 @@ def test_a_config_that_describes_another_machine_is_reported(two_nodes):
     result = run(dict(two_nodes, NSOCKET="2", SOCKETCORES="16", HT="2"))
     assert (
         "binding: the config names 2 x 16 x 2 (sockets, cores of each, threads of each core), this "
-        "machine has "
-        "2 x 1 x 1, which is used\n"
+        "machine has 2 x 1 x 1, which is used\n"
     ) in result.stdout
     assert (
         "the config names" not in run(dict(two_nodes, NSOCKET="2", SOCKETCORES="1", HT="1")).stdout

@@ -170,8 +170,7 @@ def test_an_older_pyxis_and_the_users_own_environment(cluster, settings):
     assert job.wait() == ("COMPLETED", 0), job.output + log_of(settings, job, 1)
     assert (
         "environment OMP_NUM_THREADS=7 HOROVOD_CYCLE_TIME=3 NCCL_DEBUG=WARN, all "
-        "PYTHONPATH=/workspace/ssd "
-        "OPAL_PREFIX=None SEED=5\n"
+        "PYTHONPATH=/workspace/ssd OPAL_PREFIX=None SEED=5\n"
     ) in log_of(settings, job, 1)
     assert "stay" not in job.output and cluster.containers() == []
 

@@ -68,10 +68,8 @@ def test_classes_go_by_name(saved):
     others = len(old) - 12
     assert text == (
         f"{others} of {others} tensors of backbone and extra features are taken; of 12 of 12 "
-        "tensors of "
-        "the heads (predictors.0.conv.weight to predictors.5.conv.bias) the offsets and the logits "
-        "of "
-        "background, dog, HORSE, while those of zebra, ant start anew"
+        "tensors of the heads (predictors.0.conv.weight to predictors.5.conv.bias) the offsets and "
+        "the logits of background, dog, HORSE, while those of zebra, ant start anew"
     )
 
 

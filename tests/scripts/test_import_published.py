@@ -210,8 +210,8 @@ def test_other_networks_files_are_refused_with_their_recipe(tmp_path):
         (
             "ssd_mobilenetv2",
             "ssd-mobilenetv3-coco",
-            "MindCV's SSD-MobileNetV2, not of MindCV's SSD-MobileNetV3, "
-            "which recipe ssd-mobilenetv3-coco describes; --recipe ssd-mobilenetv2-coco is theirs",
+            "MindCV's SSD-MobileNetV2, not of MindCV's SSD-MobileNetV3, which recipe "
+            "ssd-mobilenetv3-coco describes; --recipe ssd-mobilenetv2-coco is theirs",
         ),
         ("ssd_mobilenetv2", "ssdlite-mobilenetv2-coco", "not of an SSDLite of uvipen/SSD-pytorch"),
         (

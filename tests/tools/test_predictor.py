@@ -180,8 +180,7 @@ def test_weights_that_know_no_classes(weights, data, tmp_path, capsys):
 def test_the_package_itself_loads_nothing():
     code = (
         "import ssd, sys; assert not {'mxnet', 'numpy', 'PIL'} & set(sys.modules); from ssd import "
-        "Predictor; "
-        "assert 'mxnet' not in sys.modules; print(Predictor.__name__)"
+        "Predictor; assert 'mxnet' not in sys.modules; print(Predictor.__name__)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -171,8 +171,7 @@ def test_the_lines_for_people(capsys):
         (
             ["--gpus", 8, "--recipe", "ssd-resnet34-coco"],
             "--benchmark retinanet: needs the rules retinanet-2.0.0 to -5.1.0, but those of recipe "
-            "ssd-resnet34-coco are "
-            "ssd-1.1.0",
+            "ssd-resnet34-coco are ssd-1.1.0",
         ),
         (["--gpus", 8, "--recipe", "retinanet-resnext50-coco"], "are none"),
     ],

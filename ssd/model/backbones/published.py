@@ -56,8 +56,8 @@ def convert(
         tensors = _other_epsilon(tensors, TORCHVISION_V3_EPS)
         say(
             f"{source}: BatchNorm's epsilon of {TORCHVISION_V3_EPS:g} became a part of the running "
-            "variances; padding "
-            "is MindCV's here, where torchvision's is symmetric, so that maps differ a little"
+            "variances; padding is MindCV's here, where torchvision's is symmetric, so that maps "
+            "differ a little"
         )
     write_backbone(tensors, target, backbone, source, say, pyramid)
 

@@ -85,8 +85,7 @@ class ResNet(HybridBlock):
         if config.frozen_stages > 1 + len(kept):
             raise UserError(
                 f"frozen_stages: {config.frozen_stages}, but {spec.name} has the stem and "
-                f"{len(kept)} "
-                "stages here"
+                f"{len(kept)} stages here"
             )
         self.layout = config.layout
         width = scaled(resnet_specs.STEM_CHANNELS, config)

@@ -133,8 +133,7 @@ def ssd_sizes(config) -> Sizes:
     if mobile is None and len(HALVINGS[model.backbone]) == 2:
         raise UserError(
             f"features {model.features}: {model.backbone} has two maps, which are for "
-            "ssdlite_blocks or "
-            "mobile_blocks"
+            "ssdlite_blocks or mobile_blocks"
         )
     found = sizes(
         model.image_size,
@@ -266,12 +265,9 @@ def feature_maps(
         if stride < 1 or pad < 0 or min(room) < 0:
             raise UserError(
                 f"image_size {size_text(image_size)}: too small for {len(taps) + len(strides)} "
-                "feature "
-                f"maps: extra block {len(maps) - len(taps)}, of stride {stride} and padding {pad}, "
-                "has "
-                f"{maps[-1][0]} x {maps[-1][1]} cells to work on (leave extra_strides and "
-                "extra_pads empty "
-                "to have them computed)"
+                f"feature maps: extra block {len(maps) - len(taps)}, of stride {stride} and "
+                f"padding {pad}, has {maps[-1][0]} x {maps[-1][1]} cells to work on (leave "
+                "extra_strides and extra_pads empty to have them computed)"
             )
         maps.append((room[0] // stride + 1, room[1] // stride + 1))
     return tuple(maps)

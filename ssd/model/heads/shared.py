@@ -97,8 +97,7 @@ class SharedHead(HybridBlock):
         if len(set(channels)) > 1 or len(set(per_cell)) > 1:
             raise UserError(
                 f"head shared: the feature maps have {channels} channels and {per_cell} default "
-                "boxes a "
-                "cell, where all must be alike"
+                "boxes a cell, where all must be alike"
             )
         self.boxes, self.classes, self._prior = per_cell[0], config.num_classes, config.prior
         with self.name_scope():

@@ -56,8 +56,7 @@ class NormSharedHead(HybridBlock):
         if len(set(channels)) > 1 or len(set(per_cell)) > 1:
             raise UserError(
                 f"head shared_norm: the feature maps have {channels} channels and {per_cell} "
-                "default boxes "
-                "a cell, where all must be alike"
+                "default boxes a cell, where all must be alike"
             )
         self.boxes, self.classes = per_cell[0], config.num_classes
         with self.name_scope():

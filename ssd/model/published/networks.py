@@ -124,8 +124,7 @@ def published_of(config: Config, tensors: Dict[str, np.ndarray], source: str) ->
     if found is not wanted:
         raise UserError(
             f"{source}: the weights of {found.what}, not of {wanted.what}, which recipe "
-            f"{config.recipe} "
-            f"describes; --recipe {found.recipe} is theirs"
+            f"{config.recipe} describes; --recipe {found.recipe} is theirs"
         )
     return wanted
 
