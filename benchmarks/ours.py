@@ -1,5 +1,5 @@
 """Our side of the comparisons: the network, training step and inference of `python -m ssd`, on
-made-up batches."""
+synthetic batches."""
 
 from __future__ import annotations
 

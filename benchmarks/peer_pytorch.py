@@ -5,7 +5,7 @@
 
 Prints the numbers of pytorch.md, retinanet.md and mobilenet.md. The other side is
 benchmarks/torch_ssd.py, torch_retinanet.py or torch_mobilenet.py: the same network with the same
-weights on the same made-up batch. First the outputs of both are compared: offsets, logits, losses,
+weights on the same synthetic batch. First it compares the outputs of both: offsets, logits, losses,
 every gradient, the weights after a step, detections. Then each side, a process of its own with all
 cores, does a few steps while the other one is stopped. `--forms` names the ways in which PyTorch
 runs: plain, channels_last,

@@ -15,7 +15,7 @@ import sys
 import numpy as np
 
 from ssd.config import differences, load_recipe
-from ssd.evaluation.scored_set import count_words
+from ssd.evaluation.scored_set import images_and_objects
 from ssd.mlperf import check_log
 from ssd.rules import RULES
 
@@ -89,7 +89,11 @@ def division_in(log: str) -> str:
 def scored_on(summary: dict) -> str:
     """How many images and objects the mAP is of, in words; "" where the summary does not say."""
     known = "eval_images" in summary
-    return f" on {count_words(summary['eval_images'], summary['eval_objects'])}" if known else ""
+    return (
+        f" on {images_and_objects(summary['eval_images'], summary['eval_objects'])}"
+        if known
+        else ""
+    )
 
 
 def from_here(path: str) -> str:

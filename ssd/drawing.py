@@ -1,7 +1,6 @@
-"""Pictures of images with their boxes: ground truth dashed, detections in their class's colour with
-score.
+"""Draws boxes on images: ground truth dashed, detections in the colour of their class with score.
 
-OpenCV, not gluoncv.utils.viz: importing that takes 3 seconds against 0.3.
+Uses OpenCV, not gluoncv.utils.viz: that takes 3 seconds to import instead of 0.3.
 """
 
 from __future__ import annotations
@@ -23,26 +22,26 @@ def draw_boxes(image, boxes_ltrb, labels, scores=None, colors=None, caption="{na
     """A copy of `image` with boxes and their labels drawn on it.
 
     image: uint8 (height, width, 3), RGB, at least 1x1.
-    boxes_ltrb: (n, 4) left, top, right, bottom in pixels, right and bottom exclusive: a box of the
-        whole image is 0, 0, width, height. What lies outside the image is cut off, a box wholly
-        outside left out.
-    labels: n class names; shortened with ".." where the image is narrow, left out where it is too
-        small. Letters that no font here has are drawn as escapes (see ssd.fonts, and labels_of
-        there for whole sets of classes). A label is put where no surer box's label is, if there is
-        room. Ground truth with an empty name has none.
-    scores: n numbers in [0, 1]: these are detections, drawn with solid edges in their class's
-        colour, the surest on top. None: this is ground truth, drawn with thin edges dashed in black
-        and white.
-    colors: mapping from class name to (red, green, blue), 0 to 255; a class that it lacks gets a
-        colour that depends on nothing but its name. Ignored for ground truth.
-    caption: what a label of a detection says, of its name and score; "" for none.
+    boxes_ltrb: (n, 4) left, top, right, bottom in pixels, right and bottom exclusive: a box around
+        the entire image is 0, 0, width, height. Boxes are clipped to the image; those entirely
+        outside are left out.
+    labels: n class names; shortened with ".." in a narrow image, left out in a very small one.
+        Letters that no installed font has are drawn as escapes (see ssd.fonts, and its labels_of
+        for sets of classes). A label avoids the labels of boxes with higher scores, if there is
+        room. Ground truth with an empty name gets no label.
+    scores: n numbers in [0, 1] for detections, drawn with solid edges in the colour of their class,
+        the highest score on top. None for ground truth, drawn with thin edges dashed in black and
+        white.
+    colors: mapping from class name to (red, green, blue), 0 to 255; other classes get a colour
+        derived from their name. Ignored for ground truth.
+    caption: format of a detection's label, with name and score; "" for no label.
 
     Returns uint8 (height, width, 3). AssertionError for other shapes or types (grey images have no
     third dimension) and for boxes that are not finite.
     """
     image = np.asarray(image)
     assert image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8 and image.size, (
-        f"draw_boxes wants uint8 (height, width, 3), not {image.dtype} {image.shape}"
+        f"draw_boxes needs uint8 (height, width, 3), not {image.dtype} {image.shape}"
     )
     boxes = np.asarray(boxes_ltrb, np.float64).reshape(-1, 4)
     assert np.isfinite(boxes).all(), "boxes must be finite"
@@ -67,7 +66,7 @@ def draw_boxes(image, boxes_ltrb, labels, scores=None, colors=None, caption="{na
         left, top, right, bottom = np.rint(np.clip(boxes[index], 0, [width, height] * 2)).astype(
             int
         )
-        # a box thinner than a pixel is drawn as one pixel, inside the image
+        # A box thinner than a pixel is drawn one pixel wide, inside the image.
         left, top = min(left, width - 1), min(top, height - 1)
         right, bottom = max(right, left + 1), max(bottom, top + 1)
         name = str(labels[index])
@@ -81,22 +80,22 @@ def draw_boxes(image, boxes_ltrb, labels, scores=None, colors=None, caption="{na
         found = _place_label(text, (left, top, right, bottom), canvas.shape) if text else None
         if found:
             labelled.append((color, found))
-    # labels after all edges, so that no edge runs through a text; the surest choose first and are
-    # drawn last
+    # Labels after all edges, so that no edge crosses a text; the highest scores choose their
+    # position first and are drawn last.
     taken, strips = [], []
-    for color, (words, corners, size) in reversed(labelled):
+    for color, (text, corners, size) in reversed(labelled):
         corner = next(
             (corner for corner in corners if not _overlaps(corner, size, taken)), corners[0]
         )
         taken.append((corner, size))
-        strips.append((words, color, corner, size))
+        strips.append((text, color, corner, size))
     for strip in reversed(strips):
         _draw_label(canvas, *strip)
     return canvas
 
 
 def class_colors(names):
-    """(red, green, blue), 0 to 255, of each class name: hues a golden section apart, so that
+    """(red, green, blue), 0 to 255, of each class name: hues in steps of the golden ratio, so that
     neighbours in the list differ; the first is yellow."""
     import colorsys
 
@@ -108,10 +107,10 @@ def class_colors(names):
 
 
 def mosaic(images, columns: int, cell: int):
-    """The images side by side, row by row, each scaled to fit a square of `cell` pixels, on grey.
+    """The images in a grid, each scaled to fit a square of `cell` pixels, on grey.
 
-    images: uint8 (height, width, 3) each, RGB, of any sizes; at least one. columns: at most so many
-    in a row.
+    images: uint8 (height, width, 3) each, RGB, of any sizes; at least one. columns: most images in
+    a row.
 
     Returns uint8 (rows * cell, columns * cell, 3), with no more columns than images.
     """
@@ -142,26 +141,25 @@ def mosaic(images, columns: int, cell: int):
 def save_image(path, image) -> None:
     """Write `image`, uint8 (height, width, 3) RGB, to `path`, a .png or .jpg; replaces atomically.
 
-    Makes the folder. Raises UserError for another ending and for a path that cannot be written.
+    Makes the folder. UserError for another extension and for a path that cannot be written.
     """
     import cv2
 
     path = str(path)
     ending = os.path.splitext(path)[1].lower()
     if ending not in (".png", ".jpg", ".jpeg"):
-        raise UserError(f"{path}: a picture's name must end in .png or .jpg")
+        raise UserError(f"{path}: an image's name must end in .png or .jpg")
     encoded = cv2.imencode(ending, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
     try:
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        replace_file(
-            path, encoded, synced=False
-        )  # predict draws thousands, and can draw them again
+        # Not synced: predict draws thousands, and can draw them again.
+        replace_file(path, encoded, synced=False)
     except OSError as error:
-        raise UserError(f"{path}: cannot write the picture: {error.strerror}") from None
+        raise UserError(f"{path}: cannot write the image: {error.strerror}") from None
 
 
 def _class_color(name):
-    """A bright colour that is the same for this name in every run (hash() is not)."""
+    """A bright colour for this name, the same in every run (hash() is not)."""
     import colorsys
 
     hue = zlib.crc32(name.encode("utf-8", "surrogatepass")) / 2**32
@@ -169,7 +167,7 @@ def _class_color(name):
 
 
 def _solid_edges(canvas, left, top, right, bottom, color, thickness):
-    # edges grow inwards: a box along the image's border keeps all of them
+    # Edges grow inwards, so that a box along the image's border shows all of them.
     canvas[top : min(top + thickness, bottom), left:right] = color
     canvas[max(bottom - thickness, top) : bottom, left:right] = color
     canvas[top:bottom, left : min(left + thickness, right)] = color
@@ -186,50 +184,49 @@ def _dashed_edges(canvas, left, top, right, bottom):
         canvas[top:bottom, column] = dashes(bottom - top)
 
 
-def text_size(words, scale):
-    """(width, height above the line, height below it) [pixels] of readable text; scale: as of
+def text_size(text, scale):
+    """(width, height above the baseline, height below it) [pixels] of readable text; scale: of
     OpenCV's fonts."""
     import cv2
 
-    if words.isascii():
-        (across, above), below = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    if text.isascii():
+        (across, above), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
         return across, above, below
-    return fonts.text_extent(words, _em(scale))
+    return fonts.text_extent(text, _em(scale))
 
 
-def draw_text(canvas, words, left, baseline, scale, color):
-    """Draws readable text (see ssd.fonts.readable) on uint8 (height, width, 3), in place."""
+def draw_text(canvas, text, left, baseline, scale, color):
+    """Draw readable text (see ssd.fonts.readable) on uint8 (height, width, 3), in place."""
     import cv2
 
-    if words.isascii():
+    if text.isascii():
         cv2.putText(
-            canvas, words, (left, baseline), cv2.FONT_HERSHEY_SIMPLEX, scale, color, 1, cv2.LINE_AA
+            canvas, text, (left, baseline), cv2.FONT_HERSHEY_SIMPLEX, scale, color, 1, cv2.LINE_AA
         )
     else:
-        fonts.render_text(canvas, words, left, baseline, color, _em(scale))
+        fonts.render_text(canvas, text, left, baseline, color, _em(scale))
 
 
 def _em(scale):
-    return max(
-        14, round(32 * scale)
-    )  # capitals as high as OpenCV's; 14: the least at which Han can be read
+    # Capitals as high as OpenCV's; Han characters need 14 pixels to be legible.
+    return max(14, round(32 * scale))
 
 
-def _place_label(text, box, shape):
-    """(text that fits, corners it could go to, its width and height), or None in too small an
-    image."""
+def _place_label(label, box, shape):
+    """(text that fits, corners where it may go, its width and height); None if the image is too
+    small."""
     height, width = shape[:2]
 
-    def size(words):
-        across, above, below = text_size(words, _font_scale(shape))
+    def size(text):
+        across, above, below = text_size(text, _font_scale(shape))
         return across + 2 * _PAD, above + below + 2 * _PAD
 
-    words = text = fonts.readable(text)
-    kept = len(text)
-    while kept > 3 and size(words)[0] > width:
+    text = label = fonts.readable(label)
+    kept = len(label)
+    while kept > 3 and size(text)[0] > width:
         kept -= 1
-        words = text[:kept] + ".."
-    across, high = size(words)
+        text = label[:kept] + ".."
+    across, high = size(text)
     if across > width or 2 * high > height:
         return None
     left, top, right, bottom = box
@@ -238,7 +235,7 @@ def _place_label(text, box, shape):
     ]
     inside = [(x, y) for x, y in corners if 0 <= x <= width - across and 0 <= y <= height - high]
     nearest = (max(0, min(left, width - across)), max(0, min(top, height - high)))
-    return words, inside or [nearest], (across, high)
+    return text, inside or [nearest], (across, high)
 
 
 def _overlaps(corner, size, taken):
@@ -250,20 +247,19 @@ def _overlaps(corner, size, taken):
 
 
 def _font_scale(shape):
-    return min(
-        1.0, max(0.4, min(shape[:2]) / 1000)
-    )  # 0.4: some 9 pixels high, the least that can be read
+    # 0.4: about 9 pixels high, the smallest legible size.
+    return min(1.0, max(0.4, min(shape[:2]) / 1000))
 
 
-def _draw_label(canvas, words, color, corner, size):
+def _draw_label(canvas, text, color, corner, size):
     (left, top), (across, high) = corner, size
     canvas[top : top + high, left : left + across] = color
     scale = _font_scale(canvas.shape)
-    below = text_size(words, scale)[2]
+    below = text_size(text, scale)[2]
     bright = np.dot(color, (0.299, 0.587, 0.114)) > 127  # luma weights of ITU-R BT.601
     draw_text(
         canvas,
-        words,
+        text,
         left + _PAD,
         top + high - _PAD - below,
         scale,

@@ -188,7 +188,7 @@ def test_numbers_and_a_legend_without_a_font(machine):
     labels, legend = fonts.labels_of(names)
     assert labels == {"circle": "circle", HAN: "#2", "M\u00fcll": "M\u00fcll", "\u4e09\u89d2": "#4"}
     assert legend.startswith(
-        f"in the drawn images #2 is {HAN}, #4 is \u4e09\u89d2: no font here has these letters"
+        f"in the drawn images #2 is {HAN}, #4 is \u4e09\u89d2: no installed font has these letters"
     )
     assert (label(labels[HAN]) != label(labels["\u4e09\u89d2"])).any()
     assert fonts.labels_of([HAN, "#1", "##1"])[0] == {HAN: "###1", "#1": "#1", "##1": "##1"}

@@ -210,7 +210,7 @@ def test_a_report_asks_the_checker_of_the_runs_rules(tmp_path):
         with MLPerfLog(folder / "mlperf.log", enabled=True, rules=SSD) as log:
             write_run(log)
         (folder / "recipe.yaml").write_text(to_yaml(load_recipe(name)))
-        sections = read_run_parts(str(folder)).verdict
+        sections = read_run_parts(str(folder)).compliance
         assert [verdict in section.html for section in sections] == ([True] if verdict else [])
         assert all("rules 1.1.0" in section.html for section in sections)
 

@@ -1,4 +1,4 @@
-"""`python -m ssd evaluate`: saved weights on any data set in COCO's format."""
+"""`python -m ssd evaluate`: saved weights on a data set in COCO's format."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ssd.evaluation.weight_files import WeightFile, find_weights
 from ssd.files import replace_file, write_errors
 from ssd.runtime import start
 
-HELP = "detect with saved weights on a data set: COCO's twelve numbers, AP per class, a report"
+HELP = "evaluate saved weights on a data set: COCO's twelve numbers, AP per class, a report"
 USAGE = (
     "%(prog)s --weights PATH [PATH ...]\n"
     "           (--data-dir DIR | --annotations FILE --images FOLDER) [flags]"
 )
 SECTIONS = ("data", "evaluation", "model", "detection")
-TRAINING_ALONE = (
+TRAINING_ONLY = (
     "train_annotations",
     "train_images",
     "target",
@@ -70,35 +70,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sweep-output",
         metavar="FOLDER",
-        help="write the table (sweep.csv) and curve (sweep.png) of several weights [new or empty "
+        help="write the table (sweep.csv) and plot (sweep.png) of several weights [new or empty "
         "folder]",
     )
     parser.add_argument(
         "--scorer",
         metavar="NAME",
-        help="the library that counts, see `score --help` [default: the fastest that is installed]",
+        help="the scoring library, see `score --help` [default: the fastest one installed]",
     )
     add_settings(
         parser,
         SECTIONS,
-        leave_out=TRAINING_ALONE,
-        default_recipe="the weights' own, or their run's recipe.yaml",
+        leave_out=TRAINING_ONLY,
+        default_recipe="the settings stored with the weights, or their run's recipe.yaml",
     )
 
 
 class Candidate(NamedTuple):
-    """Weights to evaluate, with their settings and the data set's category id of each of their
-    classes."""
+    """Weights to evaluate, with their settings, and with the data set's category id for each of
+    their classes."""
 
     file: WeightFile
     config: Config
     category_ids: tuple  # num_classes - 1, see saved_network.category_of_class
-    left_out: list  # names of the classes that the data set lacks
+    left_out: list  # names of the classes that the data set does not have
 
 
 def run(args) -> int:
-    """Exit status: 0, or 1 where images of the data set could not be read and the numbers are of
-    the others."""
+    """Exit status: 0, or 1 if images of the data set could not be read and the numbers are only
+    for the others."""
     from ssd.evaluation import sweep
     from ssd.evaluation.per_class import evaluate
     from ssd.evaluation.scoring_backends import load_scorer
@@ -109,7 +109,7 @@ def run(args) -> int:
     log_line(f"evaluating {what} on {images.annotations}, scored by {scorer}")
     for line in images.lines:
         log_line(line)
-    _say_left_out(candidates)
+    _log_left_out(candidates)
     results = []
     for candidate in candidates:
         detections = images.detect(candidate)
@@ -126,7 +126,7 @@ def run(args) -> int:
     result = (
         results[0] if len(results) == 1 else dict(annotations=images.annotations, results=results)
     )
-    if args.json:  # before files, which a full disc may prevent
+    if args.json:  # before writing files, which may fail on a full disk
         print(json.dumps(result), flush=True)
     else:
         print(_format(evaluation) if len(results) == 1 else sweep.format_sweep(results), flush=True)
@@ -154,14 +154,14 @@ def run(args) -> int:
             title=f"Evaluation of {candidate.file.path}",
             evaluation=evaluation,
             left_out=unread,
-            classes=_words(candidate),
+            classes=_left_out_text(candidate),
         )
         log_line(f"report: {path}")
     if unread:
         log_line(
             f"{len(unread)} of {len(unread) + images.count} images could not be used "
             f"({', '.join(unread[:3])}"
-            f"{', ...' if len(unread) > 3 else ''}); the numbers are of the others"
+            f"{', ...' if len(unread) > 3 else ''}); the numbers are for the others"
         )
     return 1 if unread and not vars(args).get("data.skip_bad_annotations") else 0
 
@@ -171,7 +171,7 @@ def _prepare(args):
     from ssd.evaluation import saved_network
 
     if not args.weights:
-        raise UserError("--weights: name the file of saved weights")
+        raise UserError("--weights: the file of saved weights is needed")
     files = find_weights(args.weights)
     _check_outputs(args, len(files))
     start()
@@ -181,7 +181,7 @@ def _prepare(args):
 
     def fit(ids, names):
         for file, (config, info) in zip(files, settings):
-            if not config.model.num_classes:  # a recipe's "as many as the data set has"
+            if not config.model.num_classes:  # 0: as many as the data set has
                 config = config.with_values(num_classes=len(ids) + 1)
             category_ids = saved_network.category_of_class(
                 config, info, names, ids, file.path, annotations
@@ -196,15 +196,15 @@ def _prepare(args):
     return candidates, images
 
 
-def _words(candidate: Candidate) -> str:
+def _left_out_text(candidate: Candidate) -> str:
     from ssd.evaluation.saved_network import describe_left_out
 
     return describe_left_out(candidate.left_out, len(candidate.category_ids))
 
 
-def _say_left_out(candidates) -> None:
-    """Of weights of the same classes once."""
-    for line in dict.fromkeys(filter(None, map(_words, candidates))):
+def _log_left_out(candidates) -> None:
+    """Log the classes that are left out; the same line only once."""
+    for line in dict.fromkeys(filter(None, map(_left_out_text, candidates))):
         log_line(line)
 
 
@@ -231,27 +231,26 @@ def _check_outputs(args, weights: int) -> None:
     for flag, path in (("--report", args.report), ("--save-detections", args.save_detections)):
         if path and weights > 1:
             raise UserError(
-                f"{flag} {path}: is made of one file of weights, --weights names {weights}"
+                f"{flag} {path}: works for one file of weights, --weights names {weights}"
             )
 
 
 class EvaluationImages:
     """The data set's images and their ground truth, read and checked once for all weights.
 
-    count: how many could be read; left_out: what the annotation file calls the others;
-    ground_truth: an ssd.evaluation.scored_set.ScoredSet; lines: about what was read.
+    count: number of readable images; left_out: file names of the others; ground_truth: an
+    ssd.evaluation.scored_set.ScoredSet; lines: messages of reading.
     """
 
     def __init__(self, config: Config, annotations: str, folder: str, look_at_categories):
-        """config: says how they are checked; look_at_categories: see ssd.datasets.coco.load_coco.
-        UserError for what cannot be evaluated."""
+        """config: how to check them; look_at_categories: see ssd.datasets.coco.load_coco. UserError
+        for a data set that cannot be evaluated."""
         self._config, self.annotations, self.folder = config, annotations, folder
         self.lines = []
         self._load(report=self.lines.append, look_at_categories=look_at_categories)
         if not self.ground_truth.objects:
             self.lines.append(
-                f"{annotations}: it holds no object that is scored: every number will be -1, "
-                "undefined"
+                f"{annotations}: no object to score: every number will be -1, undefined"
             )
 
     def _load(self, recheck: bool = False, **options) -> None:
@@ -263,14 +262,14 @@ class EvaluationImages:
         self.ground_truth = scored_set(self._loaded)
 
     def detect(self, candidate: Candidate):
-        """Detections of a candidate on all images that can be read."""
+        """Detections of a candidate on all readable images."""
         from ssd.datasets.coco import is_pipe
 
         try:
             return _detect_shown(candidate, self._loaded)
         except UserError:
-            # An image that was good when it was checked, or was not decoded then, may be bad: find
-            # all that are.
+            # An image may have become bad since the check, or the check did not decode it: find all
+            # bad ones.
             if is_pipe(self.annotations):
                 raise
             before = self.count
@@ -300,13 +299,13 @@ def _detect_shown(candidate: Candidate, dataset):
 
 
 def _as_dict(candidate: Candidate, images: EvaluationImages, detections, evaluation) -> dict:
-    """The result as plain values: see docs/evaluation.md."""
+    """The result as plain values, see docs/evaluation.md."""
     file = candidate.file
-    place = {} if file.step is None else dict(step=file.step, epoch=file.epoch)
+    step = {} if file.step is None else dict(step=file.step, epoch=file.epoch)
     classes = dict(classes_left_out=candidate.left_out) if candidate.left_out else {}
     return dict(
         weights=file.path,
-        **place,
+        **step,
         annotations=images.annotations,
         images=images.count,
         objects=images.ground_truth.objects,

@@ -1,4 +1,4 @@
-"""`python -m ssd pack-data`: a data set's image files into a few RecordIO files."""
+"""`python -m ssd pack-data`: packs a data set's image files into a few RecordIO files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from ssd import config as settings
 from ssd.errors import UserError
 
-HELP = "pack image files into a few RecordIO files, which --data-dir takes as it takes images"
+HELP = "pack image files into a few RecordIO files, which --data-dir accepts like image folders"
 USAGE = "%(prog)s --data-dir DIR --output FOLDER [flags]"
 PATHS = (
     "data_dir",
@@ -29,7 +29,7 @@ def _count(text: str) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds this command's flags to `parser`."""
+    """Add this command's flags to `parser`."""
     help_of = {
         field.name: field.metadata["help"]
         for field in dataclasses.fields(settings.SECTIONS["data"])
@@ -42,7 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "whose packing was interrupted, to finish it (required)",
     )
     parser.add_argument(
-        "--recipe", default=None, metavar="NAME|FILE", help="where the data set's files lie"
+        "--recipe",
+        default=None,
+        metavar="NAME|FILE",
+        help="settings to start from: paths of the data set's files",
     )
     for name in PATHS:
         parser.add_argument(
@@ -96,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Packs, and prints what was written; returns 0. UserError for what cannot be packed."""
+    """Pack, and print what was written; returns 0. UserError for data that cannot be packed."""
     from ssd.commandline import log_line, read_settings
     from ssd.datasets.packing import pack
     from ssd.progress_bar import ProgressBar

@@ -36,13 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-bad-annotations",
         action="store_true",
-        help="leave out bad annotations and images, as in training (default: they are refused)",
+        help="leave out bad annotations and images, as in training (default: refuse the file)",
     )
     add_max_left_out(parser)
     parser.add_argument(
         "--per-class",
         action="store_true",
-        help="the average precision of every category too (default: off)",
+        help="also print the average precision of every category (default: off)",
     )
     parser.add_argument(
         "--json",
@@ -59,8 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Score and print to standard output; returns the exit status 0. Raises UserError for bad
-    input."""
+    """Score, and print to standard output; returns the exit status 0. UserError for bad input."""
     from ssd.datasets.check_report import name_of
     from ssd.evaluation.detections import Detections
     from ssd.evaluation.scoring import STAT_NAMES, format_stats, score_detections
@@ -70,10 +69,10 @@ def run(args: argparse.Namespace) -> int:
     read = Detections.from_npz if args.detections.lower().endswith(".npz") else Detections.from_json
     detections = read(args.detections)
     truth = _ground_truth(args, detections)
-    gone = len(detections) - len(detections.without_images(truth.left_out))
-    if gone:
-        some = f"{gone} detection{'' if gone == 1 else 's'}"
-        print(f"{args.detections}: left out: {some} on images that are left out", file=sys.stderr)
+    left_out = len(detections) - len(detections.without_images(truth.left_out))
+    if left_out:
+        text = f"{left_out} detection{'' if left_out == 1 else 's'}"
+        print(f"{args.detections}: left out: {text} on images that are left out", file=sys.stderr)
     stats = score_detections(
         args.annotations, detections, per_class=args.per_class, scorer=scorer.name, truth=truth
     )
@@ -106,7 +105,5 @@ def _ground_truth(args, detections):
         if detections.images is not None:
             truth = truth.of_images(detections.images)
     if not truth.objects:
-        log_line(
-            f"{args.annotations}: it holds no object that is scored: every number is -1, undefined"
-        )
+        log_line(f"{args.annotations}: no object to score: every number is -1, undefined")
     return truth

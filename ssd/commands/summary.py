@@ -1,4 +1,5 @@
-"""`python -m ssd summary`: layers, cost, default boxes, and how these cover a data set."""
+"""`python -m ssd summary`: layers, cost and default boxes of a network, and how the boxes cover a
+data set."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import os
 from ssd.commandline import add_max_left_out, add_settings, log_line, read_settings
 from ssd.errors import UserError
 
-HELP = "a network's layers, cost and default boxes, and how these cover a data set"
+HELP = "list a network's layers, cost and default boxes, and how they cover a data set"
 USAGE = "%(prog)s [--recipe NAME|FILE] [--annotations FILE] [flags]"
 
 
@@ -28,7 +29,7 @@ def add_arguments(parser) -> None:
         dest="data.data_dir",
         default=argparse.SUPPRESS,
         metavar="DIR",
-        help="the same, of the recipe's training annotations in this folder",
+        help="the same for the recipe's training annotations in this folder",
     )
     add_max_left_out(parser, "bad annotations and images are left out; ")
     parser.add_argument(
@@ -48,8 +49,7 @@ def run(args) -> int:
         info = read_info(args.weights)
         if info is None:
             raise UserError(
-                f"--weights {args.weights}: they do not say of which network they are; name its "
-                "--recipe"
+                f"--weights {args.weights}: the file does not state its network; name its --recipe"
             )
         base = info.config
     config = read_settings(args, base=base)
@@ -68,8 +68,8 @@ def run(args) -> int:
             log_line(line)
         if truth.left_out:
             log_line(
-                f"{path}: left out: {truth.left_out} annotations that are wrong; `python -m ssd "
-                "check-data` names them"
+                f"{path}: left out: {truth.left_out} bad annotations; `python -m ssd check-data` "
+                "lists them"
             )
     from ssd.tools.summary import summarise
 
@@ -82,7 +82,7 @@ def run(args) -> int:
 
 
 def format_summary(summary: dict, layers: bool):
-    """The parts of the text for people."""
+    """The parts of the text."""
     size = " x ".join((str(summary["image_size"]).split("x") * 2)[:2])
     yield (
         f"{summary['recipe']}: {summary['detector']}, {summary['backbone']} of width "
@@ -129,14 +129,14 @@ def format_summary(summary: dict, layers: bool):
     if summary["default_boxes_outside"]:
         yield (
             f"The centres of {summary['default_boxes_outside']:,} default boxes lie outside the "
-            "image: steps are given that are larger than its cells"
+            "image: the given steps are larger than its cells"
         )
     if "coverage" in summary:
         yield _format_coverage(summary["coverage"])
 
 
 def _pair(value, form: str) -> str:
-    """'38 x 38' of cells, a step as one number where rows and columns agree."""
+    """'38 x 38' for cells; a step as one number if rows and columns agree."""
     pair = value if isinstance(value, list) else [value] * (2 if form == "d" else 1)
     return " x ".join(format(one, form) for one in pair)
 
@@ -191,7 +191,7 @@ def _millions(number: int) -> str:
 
 
 def _table(head, rows, left=()):
-    """Aligned lines: the first column and those in `left` to the left, the others to the right."""
+    """Lines of a table: the first column and those in `left` aligned left, the others right."""
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     for row in [head, *rows]:
         yield "  ".join(

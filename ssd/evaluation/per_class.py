@@ -8,7 +8,7 @@ import numpy as np
 
 from ssd.errors import on_a_line
 from ssd.evaluation.detections import Detections
-from ssd.evaluation.scored_set import ScoredSet, count_words
+from ssd.evaluation.scored_set import ScoredSet, images_and_objects
 from ssd.evaluation.scoring import STAT_NAMES, read_ground_truth, scored_rows
 from ssd.evaluation.scoring_backends import GroundTruth, load_scorer, mean_defined
 
@@ -54,7 +54,7 @@ class Evaluation(NamedTuple):
     @property
     def counts(self) -> str:
         """The numbers of images and objects behind the scores, as text."""
-        return count_words(len(self.image_ids), int(self.objects.sum()))
+        return images_and_objects(len(self.image_ids), int(self.objects.sum()))
 
     def mean_curve(self, iou: Optional[float] = None, category: Optional[int] = None) -> np.ndarray:
         """Precision at RECALLS, (101,); nan where undefined. iou: one of IOU_THRESHOLDS, or None

@@ -42,7 +42,7 @@ class ScoredSet(NamedTuple):
         return dict(images=len(self.images), objects=self.objects)
 
     def __str__(self) -> str:
-        return count_words(**self.extent)
+        return images_and_objects(**self.extent)
 
     def of_images(self, ids) -> ScoredSet:
         """The subset of these images."""
@@ -79,7 +79,7 @@ class ScoredSet(NamedTuple):
             )
 
 
-def count_words(images: int, objects: int) -> str:
+def images_and_objects(images: int, objects: int) -> str:
     """The numbers of images and objects, shown beside a score."""
     return (
         f"{images:,} image{'' if images == 1 else 's'}, {objects:,} "

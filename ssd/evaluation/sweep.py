@@ -7,7 +7,7 @@ import os
 from typing import List
 
 from ssd.errors import on_a_line
-from ssd.evaluation.scored_set import count_words
+from ssd.evaluation.scored_set import images_and_objects
 from ssd.evaluation.scoring import STAT_NAMES
 from ssd.files import replacing, write_errors
 from ssd.fonts import for_matplotlib, readable
@@ -122,7 +122,7 @@ def draw_sweep(path: str, results: List[dict]) -> None:
     axes.set_xlabel(column or "")
     axes.set_ylabel("average precision")
     extents = {
-        count_words(*map(result.get, EXTENT))
+        images_and_objects(*map(result.get, EXTENT))
         for result in results
         if all(map(result.__contains__, EXTENT))
     }

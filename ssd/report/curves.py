@@ -1,5 +1,5 @@
-"""A run's curves: loss, learning rate, mAP and the use of its time over epochs, from what its
-folder holds."""
+"""A run's curves over epochs, from the files in its folder: loss, learning rate, mAP, speed and
+waiting for data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ssd.config import Config, load_recipe
 from ssd.errors import UserError
-from ssd.evaluation.scored_set import count_words
+from ssd.evaluation.scored_set import images_and_objects
 from ssd.files import replacing
 from ssd.matplotlib_cache import use_writable_cache
 from ssd.report import published_run
@@ -34,20 +34,20 @@ STYLE = {
 
 
 class RunHistory(NamedTuple):
-    """What the curves show. Columns by name, a value per row each."""
+    """The data of the curves. Columns by name, with one value per row."""
 
     recipe: str  # name of the recipe that the run started from
     config: Config
-    training: Dict[str, List[float]]  # of train.csv, and `position`, the epochs done
-    evaluations: Dict[str, List[float]]  # of evaluation.csv
-    train_images: Optional[int]  # None where the log does not tell
+    training: Dict[str, List[float]]  # columns of train.csv, and `position`: epochs done
+    evaluations: Dict[str, List[float]]  # columns of evaluation.csv
+    train_images: Optional[int]  # None if the log does not state it
 
 
 def read_history(run_folder: str) -> RunHistory:
-    """UserError unless it is the folder of a run that has trained."""
+    """The history of a run. UserError unless the folder is that of a run with training steps."""
     recipe = os.path.join(run_folder, "recipe.yaml")
     if not os.path.isfile(recipe):
-        raise UserError(f"{run_folder}: no recipe.yaml, so not the folder of a run")
+        raise UserError(f"{run_folder}: not the folder of a run (no recipe.yaml)")
     training = _columns(os.path.join(run_folder, "train.csv"))
     if not training.get("step"):
         raise UserError(f"{run_folder}: train.csv has no steps")
@@ -65,7 +65,7 @@ def read_history(run_folder: str) -> RunHistory:
 
 
 def draw_curves(run_folder: str, path: str) -> str:
-    """Draws the curves of a run to a PNG file, in place of one that is there; returns its path."""
+    """Draw the curves of a run to a PNG file, which may replace an older one; returns its path."""
     run = read_history(run_folder)
     matplotlib, figure = _figure((9, 6.6))
     with matplotlib.rc_context(STYLE):
@@ -81,15 +81,15 @@ def draw_curves(run_folder: str, path: str) -> str:
 
 
 def curve_figures(run_folder: str) -> List[Tuple[str, str]]:
-    """(title, SVG text) of each curve; the text is an <svg> element without a prologue, to stand in
-    a page."""
+    """(title, SVG text) of each plot; the text is an <svg> element without a prologue, for use in a
+    page."""
     run = read_history(run_folder)
     return [(title, _svg(title, draw, run)) for title, draw in CURVES]
 
 
 def _svg(title: str, draw, run: RunHistory) -> str:
     matplotlib, figure = _figure((5.6, 3.2))
-    # Several of these stand in one page: the salt keeps their identifiers apart.
+    # A page holds several of these: the salt makes their ids distinct.
     with matplotlib.rc_context(dict(STYLE, **{"svg.hashsalt": title})):
         _draw(figure.subplots(), draw, run)
         figure.tight_layout()
@@ -115,10 +115,10 @@ def _title(run: RunHistory) -> str:
 
 
 def _extent(run: RunHistory) -> str:
-    """ " on 24 images, 80 objects", what the scores are of; "" for runs that did not write it, or
-    of several parts that differ."""
+    """ " on 24 images, 80 objects": the data behind the scores; "" for runs that did not record it
+    and for resumed runs whose parts differ."""
     found = set(zip(*(map(int, run.evaluations.get(name, ())) for name in ("images", "objects"))))
-    return f" on {count_words(*found.pop())}" if len(found) == 1 else ""
+    return f" on {images_and_objects(*found.pop())}" if len(found) == 1 else ""
 
 
 # ---- the curves
@@ -129,7 +129,7 @@ def _draw(axis, draw, run: RunHistory) -> None:
 
     draw(axis, run)
     for line in axis.lines:
-        # Of a short run: a line of one point is not seen.
+        # A line of a single point (a short run) would be invisible.
         if len(line.get_xdata()) == 1 and line.get_marker() in ("", "None", None):
             line.set_marker(".")
     axis.set(xlabel="epoch", xlim=(0, None))
@@ -145,8 +145,8 @@ def _draw_loss(axis, run: RunHistory) -> None:
         color=OURS,
         label="loss",
     )
-    axis.plot(position, rows["class_loss"], color=PARTS[0], linewidth=0.9, label="its class part")
-    axis.plot(position, rows["offset_loss"], color=PARTS[1], linewidth=0.9, label="its offset part")
+    axis.plot(position, rows["class_loss"], color=PARTS[0], linewidth=0.9, label="class loss")
+    axis.plot(position, rows["offset_loss"], color=PARTS[1], linewidth=0.9, label="offset loss")
     _draw_published(
         axis, run, [(epoch - 0.5, loss) for epoch, loss in published_run.LOSS.items()], "o"
     )
@@ -191,12 +191,12 @@ def _draw_scores(axis, run: RunHistory) -> None:
 
 def _draw_speed(axis, run: RunHistory) -> None:
     rows = run.training
-    measured = [place for place, speed in enumerate(rows["images_per_second"]) if speed > 0]
+    measured = [row for row, speed in enumerate(rows["images_per_second"]) if speed > 0]
     if not measured:
         axis.text(0.5, 0.5, "not measured yet", transform=axis.transAxes, ha="center", color="#777")
     axis.plot(
-        [rows["position"][place] for place in measured],
-        [rows["images_per_second"][place] for place in measured],
+        [rows["position"][row] for row in measured],
+        [rows["images_per_second"][row] for row in measured],
         color=OURS,
         label="images/s",
     )
@@ -205,8 +205,8 @@ def _draw_speed(axis, run: RunHistory) -> None:
     share.spines["right"].set_visible(True)
     share.grid(False)
     share.plot(
-        [rows["position"][place] for place in measured],
-        [100 * rows["data_wait_share"][place] for place in measured],
+        [rows["position"][row] for row in measured],
+        [100 * rows["data_wait_share"][row] for row in measured],
         color=PARTS[1],
         linewidth=0.9,
         label="waiting for data",
@@ -228,17 +228,17 @@ CURVES = (
 def _draw_published(
     axis, run: RunHistory, points: Sequence[Tuple[float, float]], marker: str
 ) -> None:
-    """The published run, beside a run of the same network on COCO's categories: other numbers
-    cannot be compared."""
+    """Add the published run to a run of the same network on COCO's categories: other runs cannot
+    be compared with it."""
     if not published_run.is_benchmark(run.config):
         return
-    whole = (
+    all_of_coco = (
         run.train_images is None
         or abs(run.train_images - published_run.TRAIN_IMAGES) < 0.01 * published_run.TRAIN_IMAGES
     )
     label = (
         published_run.NAME
-        if whole
+        if all_of_coco
         else f"{published_run.NAME}, on all {published_run.TRAIN_IMAGES:,} images"
     )
     axis.plot(
@@ -253,7 +253,7 @@ def _draw_published(
 
 
 def _plain_numbers(axis) -> None:
-    """5 and 10 at a logarithmic axis, not powers of ten."""
+    """Label a logarithmic axis with 5 and 10, not powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -272,16 +272,16 @@ def _recipe_name(path: str) -> str:
 
 
 def _columns(path: str) -> Dict[str, List[float]]:
-    """A CSV file's columns; rows that a killed run has cut short are left out, columns that an
-    older version did not write in every row too. Empty without a file."""
+    """A CSV file's columns, without incomplete rows (of a killed run) and without columns that
+    have no number in some row (of an older version). Empty without a file."""
     if not os.path.isfile(path):
         return {}
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         rows = [row for row in reader if None not in row.values() and None not in row]
         names = reader.fieldnames or []
-    whole = [name for name in names if all(_is_number(row[name]) for row in rows)]
-    return {name: [float(row[name]) for row in rows] for name in whole}
+    complete = [name for name in names if all(_is_number(row[name]) for row in rows)]
+    return {name: [float(row[name]) for row in rows] for name in complete}
 
 
 def _is_number(text: str) -> bool:
@@ -293,7 +293,7 @@ def _is_number(text: str) -> bool:
 
 
 def _logged(path: str) -> Dict[str, int]:
-    """What the MLPerf log of the run's first part says of images and batches."""
+    """The numbers of images and of images per batch in the MLPerf log of the run's first part."""
     found = {}
     if os.path.isfile(path):
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -310,7 +310,7 @@ def _logged(path: str) -> Dict[str, int]:
 
 
 def _steps_per_epoch(training: Dict[str, List[float]]) -> int:
-    """The fewest steps that an epoch can have had, going by the epoch that each row names."""
+    """The fewest steps an epoch can have had, given the epoch in each row."""
     return max(
         1, *(int(-(-step // epoch)) for step, epoch in zip(training["step"], training["epoch"]))
     )

@@ -1,5 +1,4 @@
-"""report.html: what a detector's detections on a data set are worth, in one file that opens
-offline."""
+"""report.html: the evaluation of a detector on a data set, in one file that opens offline."""
 
 from __future__ import annotations
 
@@ -30,15 +29,14 @@ def write_report(
     ground_truth: Optional[ScoredSet] = None,
     name: str = "report.html",
 ) -> str:
-    """Writes `folder`/`name` and returns its path.
+    """Write `folder`/`name` and return its path.
 
-    annotations: COCO instances file; detections: on its images; image_folder: where those are.
-    config: the network's settings; run_folder: a run, of which its curves, outcome and MLPerf
-    verdict are shown too. evaluation: the scorers' judgement of these detections, if it is known
-    already; ground_truth: what they are scored against, in place of all that the annotations hold;
-    left_out: file names of images that could not be used;
-    classes: a sentence on classes of the network that were left out.
-    UserError for bad input, and for a file of that name that is no report.
+    annotations: COCO instances file; detections: on its images; image_folder: of these images.
+    config: the network's settings; run_folder: of a run whose curves, outcome and MLPerf check to
+    include. evaluation: of these detections, if computed already; ground_truth: what they are
+    scored against, instead of the whole annotation file; left_out: file names of images that could
+    not be used; classes: a sentence on classes of the network that were left out.
+    UserError for bad input, and if the file exists and is not a report.
     """
     from ssd.report.run_parts import read_run_parts
 
@@ -56,14 +54,14 @@ def write_report(
     ]
     parts += run.curves if run else []
     parts += data_sections(evaluation, image_folder)
-    parts += run.verdict if run else []
+    parts += run.compliance if run else []
     subtitle = f"{os.path.basename(os.fspath(annotations))}: {evaluation.counts}"
     write_page(path, page(title, subtitle, tiles, parts))
     return path
 
 
 def data_tiles(evaluation: Evaluation) -> list:
-    """The numbers on top: AP of IoU .50:.95 and .50, images, objects."""
+    """The numbers on top: AP at IoU .50:.95 and .50, images, objects."""
     return [
         (fraction(evaluation.stats["AP"]), "mAP (IoU .50:.95)", ""),
         (fraction(evaluation.stats["AP50"]), "AP50", ""),
@@ -75,7 +73,7 @@ def data_tiles(evaluation: Evaluation) -> list:
 def summary(
     annotations, evaluation: Evaluation, config, left_out: Sequence[str], classes: str = ""
 ) -> str:
-    """What was evaluated, on what, by whom."""
+    """A table of the network, the data and the scorer."""
     network = ""
     if config is not None:
         model = config.model
@@ -89,8 +87,7 @@ def summary(
     if left_out:
         names = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
         missing = (
-            f"{len(left_out)} images could not be used: {names}. Every number here is of the "
-            "others."
+            f"{len(left_out)} images could not be used: {names}. All numbers are for the others."
         )
     return facts(
         [
@@ -105,24 +102,25 @@ def summary(
 
 
 def data_sections(evaluation: Evaluation, image_folder) -> List[Section]:
-    """Numbers, classes, curves, confusion, pictures."""
+    """Numbers, classes, curves, confusion, example images."""
     matches = match_any_class(evaluation.truth, evaluation.rows)
     counts = count_confusion(matches, best_threshold(matches))
-    pictures = ExampleImages(
+    images = ExampleImages(
         evaluation, evaluation.file_names, os.fspath(image_folder), counts.threshold
     )
-    there = os.path.isdir(image_folder)
-    gone = (
+    has_images = os.path.isdir(image_folder)
+    missing = (
         ""
-        if there
-        else "<p>The images are not there any more: "
+        if has_images
+        else "<p>The image folder no longer exists: "
         f"{facts([('folder', os.fspath(image_folder))])}</p>"
     )
+    worst = sections.worst_images(images, counts) if has_images else ""
     return [
         Section("numbers", "The twelve numbers", sections.numbers(evaluation.stats)),
         Section("classes", "By class", sections.classes(evaluation)),
         Section("curves-pr", "Precision and recall", sections.precision_recall(evaluation)),
         Section("confusion", "Confusion", sections.confusion(evaluation, counts)),
-        Section("detections", "Detections", sections.detections(pictures) if there else gone),
-        Section("worst", "Worst images", sections.worst_images(pictures, counts) if there else ""),
+        Section("detections", "Detections", sections.detections(images) if has_images else missing),
+        Section("worst", "Worst images", worst),
     ]

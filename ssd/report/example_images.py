@@ -1,4 +1,4 @@
-"""Images with their ground truth beside the detections, as parts of a page."""
+"""Images with ground truth and detections side by side, as HTML figures."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ import numpy as np
 
 from ssd.datasets.images import open_images
 
-SIDE = 420  # pixels: the longer side of a picture in the report
+SIDE = 420  # pixels: the longer side of an image in the report
 QUALITY = 80  # of its JPEG
 
 
 class ExampleImages:
-    """Makes pictures of a data set's images. truth, rows: of an
-    ssd.evaluation.per_class.Evaluation. legend: a line on labels that are no names, "" without one.
-    """
+    """Draws boxes on a data set's images. legend: a line on labels that are not class names, ""
+    without any."""
 
     def __init__(self, evaluation, file_names: Sequence[str], image_folder: str, threshold: float):
-        """file_names: of evaluation.image_ids; threshold: detections of at least this score are
-        drawn. UserError for records that cannot be used."""
+        """evaluation: an ssd.evaluation.per_class.Evaluation; file_names: of its image_ids;
+        threshold: the lowest score to draw. UserError for records that cannot be used."""
         self.evaluation, self.file_names, self.threshold = evaluation, file_names, threshold
         self.images = open_images(image_folder)
         from ssd.drawing import class_colors
@@ -36,7 +35,7 @@ class ExampleImages:
         }
 
     def figure(self, image: int, note: str = "") -> str:
-        """A figure of an image (its place in the evaluation): ground truth left, detections
+        """The HTML figure of an image (its index in the evaluation): ground truth left, detections
         right."""
         pixels = stored_image(self.images, self.file_names[image])
         name = self.file_names[image]
@@ -63,8 +62,8 @@ class ExampleImages:
         truth, names = self.evaluation.truth, self.evaluation.category_names
         chosen = np.flatnonzero(truth.image == image)
         labels = [
-            self.labels[names[truth.category[place]]] + (" (crowd)" if truth.crowd[place] else "")
-            for place in chosen
+            self.labels[names[truth.category[index]]] + (" (crowd)" if truth.crowd[index] else "")
+            for index in chosen
         ]
         return draw_boxes(pixels, _ltrb(truth.boxes_xywh[chosen]) * scale, labels)
 
@@ -78,8 +77,8 @@ class ExampleImages:
 
 
 def examples(evaluation, count: int) -> List[int]:
-    """Images to show, without a choice of ours: evenly over the images that hold an object (else
-    over all)."""
+    """`count` images, evenly spaced over those that hold an object (or over all if none does), so
+    that none is hand-picked."""
     truth = evaluation.truth
     images = (
         np.unique(truth.image[truth.crowd == 0])
@@ -92,7 +91,7 @@ def examples(evaluation, count: int) -> List[int]:
 
 
 def worst(counts, number: int) -> List[Tuple[int, str]]:
-    """(image, what is wrong) of the images with the most mistakes, see
+    """(image, its mistakes as text) of the images with the most mistakes. counts: an
     ssd.evaluation.confusion.ConfusionCounts."""
     order = np.argsort(-counts.errors, kind="stable")[:number]
     return [
@@ -120,15 +119,15 @@ def _mistakes(missed: int, confused: int, spurious: int) -> str:
 
 
 def stored_image(images, name: str) -> Optional[np.ndarray]:
-    """An image of ssd.datasets.images.open_images as uint8 (height, width, 3) RGB as stored,
-    without EXIF's turn, as annotations and training take it; None if it cannot be read."""
+    """An image of ssd.datasets.images.open_images as uint8 (height, width, 3) RGB, without EXIF
+    rotation, as in annotations and training; None if it cannot be read."""
     from PIL import Image
 
     from ssd.datasets.image_formats import FORMATS
     from ssd.datasets.pixels import to_rgb
 
     try:
-        with warnings.catch_warnings():  # odd metadata and great sizes
+        with warnings.catch_warnings():  # on odd metadata and very large images
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(images.read(name)), formats=FORMATS) as image:
                 return to_rgb(image)
@@ -137,7 +136,7 @@ def stored_image(images, name: str) -> Optional[np.ndarray]:
 
 
 def jpeg(pixels: np.ndarray) -> str:
-    """A picture as a data URI. pixels: uint8 (height, width, 3) RGB."""
+    """An image as a JPEG data URI. pixels: uint8 (height, width, 3) RGB."""
     import cv2
 
     encoded = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]

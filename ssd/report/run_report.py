@@ -1,4 +1,4 @@
-"""The report of a run's folder, made at its end or again later."""
+"""The report of a run, made at its end or later."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ssd.evaluation.scored_set import KEPT, ScoredSet
 from ssd.report import sections
 from ssd.report.evaluation_report import write_report
 from ssd.report.page import Section, page, write_page
-from ssd.report.run_parts import extent_words, newest_part, read_evaluations, read_run_parts
+from ssd.report.run_parts import extent_text, newest_part, read_evaluations, read_run_parts
 
 
 def report_run(
@@ -35,7 +35,7 @@ def report_run(
     run_folder = os.fspath(run_folder)
     recipe = newest_part(run_folder, "recipe.yaml")
     if recipe is None:
-        raise UserError(f"{run_folder}: no run's folder (no recipe.yaml)")
+        raise UserError(f"{run_folder}: not the folder of a run (no recipe.yaml)")
     output = output or os.path.join(run_folder, "report.html")
     title = f"Run {os.path.basename(os.path.normpath(run_folder))}"
     try:
@@ -60,13 +60,13 @@ def report_run(
 
 
 class MissingData(Exception):
-    """Something of a run that is not there any more, or not yet."""
+    """A part of a run's data is missing: deleted, or not written yet."""
 
 
 def _settings(recipe: str, data_dir: Optional[str]) -> Config:
     try:
         config = load_recipe(recipe)
-    except UserError as error:  # of another version of this program, or edited
+    except UserError as error:  # written by another version, or edited
         raise MissingData(str(error)) from None
     return config if data_dir is None else config.with_values(data_dir=data_dir)
 
@@ -79,7 +79,7 @@ def _scored(run_folder: str, config: Config) -> Tuple[ScoredSet, str, Detections
 
     found = last_detections(run_folder)
     if found is None:
-        raise MissingData("no evaluation has left its detections")
+        raise MissingData("the run has no saved detections of an evaluation")
     try:
         annotations, images = _paths(config)
         detections, kept = Detections.from_npz(found), os.path.join(run_folder, KEPT)
@@ -91,17 +91,15 @@ def _scored(run_folder: str, config: Config) -> Tuple[ScoredSet, str, Detections
             )
         )
         detections = detections.without_images(truth.left_out)
-        scored_rows(
-            detections, truth.images, truth.categories, annotations
-        )  # of other images: refused
+        # Refuses detections of other images.
+        scored_rows(detections, truth.images, truth.categories, annotations)
     except UserError as error:
         raise MissingData(str(error)) from None
     return truth, images, detections
 
 
 def _paths(config: Config) -> Tuple[str, str]:
-    """Annotations and images of the validation set; images that are gone alone do not matter
-    yet."""
+    """Annotation file and image folder of the validation set; the folder need not exist here."""
     data = config.data
     annotations = os.path.join(data.data_dir, data.val_annotations)
     if os.path.isfile(annotations):
@@ -110,8 +108,7 @@ def _paths(config: Config) -> Tuple[str, str]:
 
 
 def last_detections(run_folder: str) -> Optional[str]:
-    """The detections file of the last epoch that was scored; of a resumed run, the newest of that
-    epoch."""
+    """The detections file of the last scored epoch; of a resumed run, the newest of that epoch."""
     for row in reversed(read_evaluations(run_folder)):
         stem = os.path.join(glob.escape(run_folder), f"detections-epoch-{row['epoch']:.0f}")
         found = glob.glob(stem + ".npz") + glob.glob(stem + "-again-at-step-*.npz")
@@ -126,7 +123,7 @@ def _write_without_data(path: str, title: str, run_folder: str, reason: str) -> 
         Section(
             "summary",
             "Summary",
-            f'<p class="bad">What depends on the validation set is missing here: '
+            f'<p class="bad">Everything that depends on the validation set is missing: '
             f"{escape(reason)}</p>{run.summary}",
         ),
         *run.curves,
@@ -134,7 +131,7 @@ def _write_without_data(path: str, title: str, run_folder: str, reason: str) -> 
     if scores:
         stats = {name: value for name, value in scores[-1].items() if name in sections.SENTENCES}
         if len(stats) == len(sections.SENTENCES):
-            of = extent_words(scores[-1])
-            parts.append(Section("numbers", "The twelve numbers" + of, sections.numbers(stats)))
-    write_page(path, page(title, "without its validation set", run.tiles, parts + run.verdict))
+            heading = "The twelve numbers" + extent_text(scores[-1])
+            parts.append(Section("numbers", heading, sections.numbers(stats)))
+    write_page(path, page(title, "without its validation set", run.tiles, parts + run.compliance))
     return path

@@ -12,11 +12,11 @@ from ssd.report import charts
 from ssd.report.example_images import ExampleImages, examples, worst
 from ssd.report.page import fraction
 
-# COCO's twelve numbers in words; sizes are areas in the original image
+# COCO's twelve numbers explained; sizes are areas in the original image
 SENTENCES = {
-    "AP": "average precision: mean over classes and over IoU .50 to .95; the benchmark's mAP",
-    "AP50": "average precision where a box counts from IoU .50 on",
-    "AP75": "average precision where a box counts from IoU .75 on",
+    "AP": "average precision: mean over classes and IoU thresholds .50 to .95; the benchmark's mAP",
+    "AP50": "average precision at IoU threshold .50",
+    "AP75": "average precision at IoU threshold .75",
     "APs": "AP of small objects, below 32 x 32 pixels",
     "APm": "AP of medium objects, up to 96 x 96 pixels",
     "APl": "AP of large objects",
@@ -27,12 +27,12 @@ SENTENCES = {
     "ARm": "AR100 of medium objects",
     "ARl": "AR100 of large objects",
 }
-EXAMPLES, WORST = 12, 8  # images shown
-TALL = 30  # classes from which tables scroll
+EXAMPLES, WORST = 12, 8  # numbers of images shown
+TALL = 30  # tables with so many classes or more scroll
 
 
 def numbers(stats) -> str:
-    """COCO's twelve numbers, in words. stats: name to number in [0, 1], -1 where undefined."""
+    """A table of COCO's twelve numbers. stats: name to number in [0, 1], -1 where undefined."""
     rows = "".join(
         f'<tr><td><b>{name}</b></td><td class="number">{fraction(stats[name])}</td>'
         f'<td class="wide">{charts.bar(stats[name])}</td>'
@@ -42,13 +42,13 @@ def numbers(stats) -> str:
     return f"<table>{rows}</table>{_undefined(min(stats.values()) < 0)}"
 
 
-def _undefined(there: bool) -> str:
-    note = '<p class="note">– is undefined: the data set holds no such object.</p>'
-    return note if there else ""
+def _undefined(shown: bool) -> str:
+    note = '<p class="note">– is undefined: the data set has no object of this kind.</p>'
+    return note if shown else ""
 
 
 def classes(evaluation: Evaluation) -> str:
-    """AP by class: bars and a table that can be sorted."""
+    """AP by class: a sortable table with bars."""
     heads = "".join(
         f"<th{style}>{name}</th>"
         for name, style in (
@@ -87,7 +87,7 @@ def _number(value: float, style: str = "") -> str:
 
 
 def precision_recall(evaluation: Evaluation) -> str:
-    """Precision over recall, of all classes together and of each."""
+    """Precision-recall curves, of all classes together and of each."""
     overall = charts.precision_recall_chart(
         [
             ("IoU .50", "strong", evaluation.mean_curve(0.5)),
@@ -113,16 +113,15 @@ def precision_recall(evaluation: Evaluation) -> str:
             f"<figcaption>{escape(name)} {fraction(ap50, 2)}</figcaption></figure>"
         )
     return (
-        '<p class="soft">Mean over the classes of the precision that COCO\'s rules give at each '
-        "of 101 recalls; "
-        f'the area below a line is its AP.</p>{overall}<h3>By class</h3><p class="soft">IoU .50 '
-        "(strong) with its "
-        f'AP50, and .75; both axes from 0 to 1.</p><div class="multiples">{"".join(small)}</div>'
+        '<p class="soft">COCO\'s precision at 101 recalls, averaged over the classes; the area '
+        f"below a line is its AP.</p>{overall}<h3>By class</h3>"
+        '<p class="soft">IoU .50 (strong line, with its AP50) and .75; both axes from 0 to 1.</p>'
+        f'<div class="multiples">{"".join(small)}</div>'
     )
 
 
 def confusion(evaluation: Evaluation, counts: ConfusionCounts) -> str:
-    """The confusion matrix and its largest entries beside the diagonal."""
+    """The confusion matrix and its largest off-diagonal entries."""
     matrix, names = counts.matrix, list(evaluation.category_names)
     classes = len(names)
     right, found, objects = (
@@ -130,29 +129,24 @@ def confusion(evaluation: Evaluation, counts: ConfusionCounts) -> str:
         int(matrix[:, :classes].sum()),
         int(matrix[:classes].sum()),
     )
+    unmatched = int(matrix[classes, :classes].sum())
     text = (
-        f"<p>Each detection of at least score {counts.threshold:.2f}, the surest first, takes the "
-        "object that it "
-        "overlaps most, whatever its class, from IoU .50 on. This score gives the highest F1. Of "
-        f"{objects:,} "
-        f"objects {right:,} were found as what they are; of {found:,} detections "
-        f"{int(matrix[classes, :classes].sum()):,} are on no object.</p>"
-        '<p class="soft">Rows are the truth, columns what was predicted; a cell is as dark as its '
-        "share of its "
-        "row. Column background: objects not found; row background: detections on no object. Crowd "
-        "regions are "
-        "left out.</p>"
+        f"<p>The detections that score at least {counts.threshold:.2f}, in descending order of "
+        "score, each take the object that they overlap most with IoU at least .50, whatever its "
+        f"class. This threshold gives the highest F1. Of {objects:,} objects {right:,} were found "
+        f"with the right class; of {found:,} detections {unmatched:,} match no object.</p>"
+        '<p class="soft">Rows are the truth, columns the prediction; the shade of a cell is its '
+        "fraction of the row. Column background: objects not found; row background: detections "
+        "without an object. Crowd regions are left out.</p>"
     )
     hidden = int((matrix > 0).sum()) - int(charts.drawn_cells(matrix).sum())
     if hidden:
-        text += (
-            f'<p class="soft">The {hidden:,} smallest cells beside the diagonal are left out.</p>'
-        )
+        text += f'<p class="soft">The {hidden:,} smallest off-diagonal cells are left out.</p>'
     wrong = matrix[:classes, :classes] * ~np.eye(classes, dtype=bool)
     pairs = np.argsort(-wrong, axis=None, kind="stable")[:10]
     pairs = [
         pair
-        for pair in zip(*(place.tolist() for place in np.unravel_index(pairs, wrong.shape)))
+        for pair in zip(*(axis.tolist() for axis in np.unravel_index(pairs, wrong.shape)))
         if wrong[pair]
     ]
     table = ""
@@ -172,27 +166,27 @@ def confusion(evaluation: Evaluation, counts: ConfusionCounts) -> str:
     return f'{text}<div class="scroll">{charts.matrix_chart(matrix, names)}</div>{table}'
 
 
-def detections(pictures: ExampleImages) -> str:
-    """Images with ground truth and detections."""
-    chosen = examples(pictures.evaluation, EXAMPLES)
+def detections(images: ExampleImages) -> str:
+    """Example images with ground truth and detections."""
+    chosen = examples(images.evaluation, EXAMPLES)
     return (
-        '<p class="soft">Left ground truth, right detections of at least score '
-        f"{pictures.threshold:.2f}; images "
-        f'taken evenly over the data set. {escape(pictures.legend)}</p><div class="pictures">'
-        + "".join(pictures.figure(image) for image in chosen)
+        '<p class="soft">Left: ground truth; right: detections that score at least '
+        f"{images.threshold:.2f}; images evenly spaced over the data set. "
+        f'{escape(images.legend)}</p><div class="pictures">'
+        + "".join(images.figure(image) for image in chosen)
         + "</div>"
     )
 
 
-def worst_images(pictures: ExampleImages, counts: ConfusionCounts) -> str:
+def worst_images(images: ExampleImages, counts: ConfusionCounts) -> str:
     """The images with the most mistakes; empty without mistakes."""
     chosen = worst(counts, WORST)
     if not chosen:
         return ""
     return (
         f'<p class="soft">The most mistakes at score {counts.threshold:.2f} and IoU .50: objects '
-        "not found or of "
-        'the wrong class, and detections without an object.</p><div class="pictures">'
-        + "".join(pictures.figure(image, note) for image, note in chosen)
+        "not found or of the wrong class, and detections without an object.</p>"
+        '<div class="pictures">'
+        + "".join(images.figure(image, note) for image, note in chosen)
         + "</div>"
     )

@@ -165,7 +165,7 @@ def test_infer(benchmark):
     check_spread(result["step_seconds"], 2)
     check_parts(result, ["data wait", "network", "post-processing", "to the host"])
     check_arithmetic(result, training=False)
-    assert result["data"] == "made-up images" and result["batch_size"] == 2
+    assert result["data"] == "synthetic images" and result["batch_size"] == 2
     assert 0 <= result["detections_per_image"] <= 200
 
 
@@ -287,7 +287,7 @@ def test_allreduce_alone_has_nothing_to_do():
             "--eval-batch-size: a whole number is needed, not 'two'",
         ),
         (["data"], "needs a data set"),
-        (["score", "--trace", "new.json"], "--trace new.json: there is no trace of mode score"),
+        (["score", "--trace", "new.json"], "--trace new.json: mode score has no trace"),
         (["score", "--detections", "0"], "--detections 0: must be at least 1"),
         (["score", "--annotations", "nowhere.json"], "--annotations nowhere.json: no such file"),
         (["train", "--weights", "nowhere.params"], "--weights nowhere.params: no such file"),

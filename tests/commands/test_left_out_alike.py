@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ssd.__main__ import main
-from ssd.commands.predict import Scheme
+from ssd.commands.predict import IdScheme
 from ssd.datasets.json_files import open_bytes
 from ssd.errors import UserError
 from ssd.evaluation.per_class import evaluate
@@ -94,14 +94,14 @@ def test_pictures_of_entries_left_out(images, tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps(content))
     inputs = find_inputs([str(images)])[0]
-    assert "usable size" in refusal(lambda: Scheme(str(path), inputs, False, 0.5))
-    scheme = Scheme(str(path), inputs, True, 0.5)
+    assert "usable size" in refusal(lambda: IdScheme(str(path), inputs, False, 0.5))
+    scheme = IdScheme(str(path), inputs, True, 0.5)
     assert {os.path.basename(name) for name in scheme.left_out} == {
         "3.jpg",
         "5.jpg",
     } and not scheme.bad
-    assert "2 of 6 pictures would be left out" in refusal(
-        lambda: Scheme(str(path), inputs, True, 0.2)
+    assert "2 of 6 images would be left out" in refusal(
+        lambda: IdScheme(str(path), inputs, True, 0.2)
     )
 
 
@@ -185,7 +185,7 @@ def test_boxes_of_another_form_are_refused_by_all(form, words, tmp_path, capsys)
         if form is shares:
             assert main([*arguments, "--max-left-out", "1"]) == 0, name
     inputs = find_inputs([str(tmp_path / "images")])[0]
-    assert words in refusal(lambda: Scheme(str(path), inputs, True, 0.5))
+    assert words in refusal(lambda: IdScheme(str(path), inputs, True, 0.5))
 
 
 PLAIN = json.dumps(odd_files.content()).encode()

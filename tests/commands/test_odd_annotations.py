@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ssd.__main__ import main
-from ssd.commands.predict import Scheme
+from ssd.commands.predict import IdScheme
 from ssd.config import load_recipe
 from ssd.datasets.annotations import categories_of
 from ssd.datasets.coco import load_coco
@@ -72,7 +72,7 @@ def refusals(path, images, skip, kept):
         "train": refusal(lambda: load_datasets(config)),
         "evaluate": refusal(lambda: load_images(config, str(path), str(images), **quiet)),
         "score, report": refusal(lambda: read_ground_truth(path, skip_bad=skip)),
-        "predict": refusal(lambda: Scheme(str(path), inputs, skip, 1.0)),
+        "predict": refusal(lambda: IdScheme(str(path), inputs, skip, 1.0)),
         "split-data": refusal(
             lambda: split_file(str(path), str(path.parent / f"split{skip}"), 0.5, skip_bad=skip)
         ),

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ssd.__main__ import main
-from ssd.commands.predict import Scheme
+from ssd.commands.predict import IdScheme
 from ssd.config import load_recipe
 from ssd.datasets.locate import load_datasets
 from ssd.errors import UserError
@@ -258,14 +258,15 @@ def test_two_pictures_of_one_image(place):
     )
     inputs, _ = find_inputs([str(place / name / "1.jpg") for name in "ab"])
     with pytest.raises(UserError) as error:
-        Scheme(str(place / "flat.json"), inputs, False, 0.5)
+        IdScheme(str(place / "flat.json"), inputs, False, 0.5)
     both = f"{place / 'a' / '1.jpg'} and {place / 'b' / '1.jpg'}"
     assert (
         str(error.value)
         == f"--annotations {place / 'flat.json'}: {both} are both its image '1.jpg'"
     )
     assert (
-        Scheme(str(place / "flat.json"), inputs[:1], False, 0.5).names_of(inputs[0].path)["id"] == 1
+        IdScheme(str(place / "flat.json"), inputs[:1], False, 0.5).id_and_name(inputs[0].path)["id"]
+        == 1
     )
 
 

@@ -44,7 +44,7 @@ def predict(weights, tmp_path, capsys):
     return run
 
 
-def pictures(data):
+def image_paths(data):
     folder = os.path.join(data, "val2017")
     return [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
 
@@ -62,7 +62,7 @@ def files(folder):
 
 
 def test_a_folder_a_file_and_a_pattern(predict, weights, data, tmp_path):
-    images = pictures(data)
+    images = image_paths(data)
     for name, source in (
         ("a/x.jpg", 0),
         ("a/deep/y.jpg", 1),
@@ -72,8 +72,8 @@ def test_a_folder_a_file_and_a_pattern(predict, weights, data, tmp_path):
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(images[source], tmp_path / name)
-    (tmp_path / "a" / "notes.txt").write_text("no picture")
-    (tmp_path / "a" / ".hidden.jpg").write_text("no picture")
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    (tmp_path / "a" / ".hidden.jpg").write_text("no image")
     status, out, err, folder = predict(
         tmp_path / "a",
         tmp_path / "b" / "x.jpg",
@@ -93,8 +93,7 @@ def test_a_folder_a_file_and_a_pattern(predict, weights, data, tmp_path):
         "z1.jpg",
     ]
     assert (
-        out.startswith("5 pictures: 100 detections above 0.27 (")
-        and "passed by: 1 other file" in out
+        out.startswith("5 images: 100 detections above 0.27 (") and "skipped: 1 other file" in out
     )
     rows, content = read(folder)
     assert [image["id"] for image in content["images"]] == [1, 2, 3, 4, 5]
@@ -127,7 +126,7 @@ def test_a_folder_a_file_and_a_pattern(predict, weights, data, tmp_path):
 
 def test_what_is_drawn(predict, data):
     """Above the threshold that is asked for, and not by default what is hardly sure."""
-    image = pictures(data)[0]
+    image = image_paths(data)[0]
     pixels = np.asarray(Image.open(image)).astype(int)
 
     def changed(folder):
@@ -137,11 +136,11 @@ def test_what_is_drawn(predict, data):
         ).mean()
 
     status, out, _, folder = predict(image, "--draw-threshold", "1", output="none")
-    assert status == 0 and "drawn those above 1 (0)" in out and changed(folder) < 0.001
+    assert status == 0 and "drawings of those above 1 (0)" in out and changed(folder) < 0.001
     _, out, _, folder = predict(image, "--score-threshold", "0.26", output="all")
     assert (
         "20 detections above 0.26" in out
-        and "drawn those above 0.26 (20)" in out
+        and "drawings of those above 0.26 (20)" in out
         and changed(folder) > 0.01
     )
     _, out, _, folder = predict(image, "--no-draw", output="data")
@@ -149,8 +148,8 @@ def test_what_is_drawn(predict, data):
 
 
 def test_no_detection(predict, data):
-    status, out, err, folder = predict(*pictures(data)[:2], "--score-threshold", "1")
-    assert (status, err) == (0, "") and out.startswith("2 pictures: no detection above 1\n")
+    status, out, err, folder = predict(*image_paths(data)[:2], "--score-threshold", "1")
+    assert (status, err) == (0, "") and out.startswith("2 images: no detection above 1\n")
     assert read(folder)[0] == [] and len(read(folder)[1]["images"]) == 2
 
 
@@ -158,15 +157,15 @@ def test_a_corrupt_picture_among_others(predict, data, tmp_path):
     folder = tmp_path / "in"
     shutil.copytree(os.path.join(data, "val2017"), folder)
     content = (folder / "cut.jpg", folder / "text.png", folder / "empty.jpg")
-    content[0].write_bytes(open(pictures(data)[0], "rb").read()[:900])
-    content[1].write_text("no picture")
+    content[0].write_bytes(open(image_paths(data)[0], "rb").read()[:900])
+    content[1].write_text("no image")
     content[2].write_bytes(b"")
     status, out, err, output = predict(folder, "--batch-size", "2")
-    assert status == 1 and out.startswith("5 pictures: 100 detections")
-    assert "not done, or not to the end: 3 (exit status 1)" in out
+    assert status == 1 and out.startswith("5 images: 100 detections")
+    assert "failed or incomplete: 3 (exit status 1)" in out
     lines = sorted(err.splitlines())
-    start = f"python -m ssd predict: not done: {folder}/"
-    assert len(lines) == 3 and lines[0].startswith(start + "cut.jpg: the picture does not decode: ")
+    start = f"python -m ssd predict: failed: {folder}/"
+    assert len(lines) == 3 and lines[0].startswith(start + "cut.jpg: the image does not decode: ")
     assert lines[1:] == [
         start + "empty.jpg: the file is empty",
         start + "text.png: no image format known here (JPEG, PNG, BMP, TIFF, WEBP, PPM, JPEG2000)",
@@ -179,7 +178,7 @@ def test_a_picture_is_turned_upright(predict, data, tmp_path):
     picture."""
     tags = Image.Exif()
     tags[0x0112] = 6
-    with Image.open(pictures(data)[0]) as image:
+    with Image.open(image_paths(data)[0]) as image:
         image.save(tmp_path / "plain.png")
         image.transpose(Image.ROTATE_90).save(tmp_path / "turned.png", exif=tags)
         size = image.size
@@ -223,9 +222,9 @@ def test_results_can_be_scored(predict, data, capsys):
         == 0
     )
     assert "Average Precision" in capsys.readouterr().out
-    _, out, _, _ = predict(pictures(data)[0], "--annotations", annotations, output="one")
+    _, out, _, _ = predict(image_paths(data)[0], "--annotations", annotations, output="one")
     assert "4 of the 5 images" in out
-    other = folder / os.path.basename(pictures(data)[0])
+    other = folder / os.path.basename(image_paths(data)[0])
     assert (
         "not among its images" not in predict(other, "--annotations", annotations, output="same")[2]
     )
@@ -241,8 +240,8 @@ def test_classes_that_the_annotation_file_lacks(predict, data, tmp_path):
     content["categories"] = [{"id": 50, "name": NAMES[2]}, {"id": 60, "name": NAMES[0]}]
     content["annotations"] = []
     (tmp_path / "few.json").write_text(json.dumps(content))
-    every = read(predict(*pictures(data), "--no-draw", output="all")[3])[0]
-    status, out, err, folder = predict(*pictures(data), "--annotations", tmp_path / "few.json")
+    every = read(predict(*image_paths(data), "--no-draw", output="all")[3])[0]
+    status, out, err, folder = predict(*image_paths(data), "--annotations", tmp_path / "few.json")
     rows, few = read(folder)
     ids = {IDS[2]: 50, IDS[0]: 60}
     wanted = [(ids[row["category_id"]], row["bbox"]) for row in every if row["category_id"] in ids]
@@ -250,7 +249,7 @@ def test_classes_that_the_annotation_file_lacks(predict, data, tmp_path):
     assert [(row["category_id"], row["bbox"]) for row in rows] == wanted
     assert {row["id"]: row["name"] for row in few["categories"]} == {50: NAMES[2], 60: NAMES[0]}
     assert (
-        out.startswith(f"5 pictures: {len(wanted)} detections")
+        out.startswith(f"5 images: {len(wanted)} detections")
         and f"does not have ({NAMES[1]!r})\n" in out
     )
 
@@ -371,21 +370,21 @@ def test_a_video_of_a_phone(predict, tmp_path):
 def test_videos_that_are_none(predict, data, tmp_path):
     (tmp_path / "text.mp4").write_text("this is no video\n" * 50)
     (tmp_path / "empty.webm").write_bytes(b"")
-    shutil.copy(pictures(data)[0], tmp_path / "picture.mov")
+    shutil.copy(image_paths(data)[0], tmp_path / "picture.mov")
     whole = make_video(tmp_path / "whole.webm", "libvpx", frames=40).read_bytes()
     (tmp_path / "cut.webm").write_bytes(whole[: len(whole) // 2])
     os.remove(tmp_path / "whole.webm")
     status, out, err, folder = predict(
-        tmp_path / "*.mp4", tmp_path / "*.webm", tmp_path / "*.mov", pictures(data)[0]
+        tmp_path / "*.mp4", tmp_path / "*.webm", tmp_path / "*.mov", image_paths(data)[0]
     )
-    assert status == 1 and out.startswith("1 picture and 1 video of ")
+    assert status == 1 and out.startswith("1 image and 1 video of ")
     lines = {line.split("/")[-1].split(":")[0]: line for line in err.splitlines()}
     assert set(lines) == {"text.mp4", "empty.webm", "picture.mov", "cut.webm"}
     assert (
         "not a video that can be read" in lines["text.mp4"]
         and "the file is empty" in lines["empty.webm"]
     )
-    assert "a picture, not a video" in lines["picture.mov"] and "is cut short" in lines["cut.webm"]
+    assert "an image, not a video" in lines["picture.mov"] and "is cut short" in lines["cut.webm"]
     assert "cut.mp4" in files(folder) and not [name for name in files(folder) if "partial" in name]
 
 
@@ -393,7 +392,7 @@ def test_videos_that_are_none(predict, data, tmp_path):
 
 
 def test_refused(predict, weights, data, tmp_path):
-    image = pictures(data)[0]
+    image = image_paths(data)[0]
     (tmp_path / "nothing").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a.txt").write_text("mine")
@@ -403,7 +402,7 @@ def test_refused(predict, weights, data, tmp_path):
     for arguments, output, words in (
         ([tmp_path / "none.jpg"], "out", "none.jpg: no such file or folder"),
         ([tmp_path / "*.bmp"], "out", "*.bmp: no such file or folder matches"),
-        ([tmp_path / "nothing"], "out", "nothing: a folder without a picture or a video"),
+        ([tmp_path / "nothing"], "out", "nothing: a folder without images or videos"),
         ([image], "full", "full: holds files already; name a new folder"),
         ([image, "--recipe", "ssd-resnet34-coco"], "out", "has shape"),
         ([image, "--weights", tmp_path / "bad.params"], "", "not a file of MXNet arrays"),
@@ -437,7 +436,7 @@ def test_progress_is_shown_on_a_terminal_alone(data, weights, tmp_path, monkeypa
         main(
             [
                 "predict",
-                *pictures(data),
+                *image_paths(data),
                 "--weights",
                 weights,
                 "--device",
@@ -446,5 +445,5 @@ def test_progress_is_shown_on_a_terminal_alone(data, weights, tmp_path, monkeypa
                 str(tmp_path / "out"),
             ]
         )
-    assert "pictures" in terminal.getvalue() and "5/5" in terminal.getvalue()
+    assert "images" in terminal.getvalue() and "5/5" in terminal.getvalue()
     assert "5/5" not in capsys.readouterr().out

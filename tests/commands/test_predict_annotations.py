@@ -7,7 +7,7 @@ import os
 import pytest
 from PIL import Image
 
-from ssd.commands.predict import Scheme
+from ssd.commands.predict import IdScheme
 from ssd.config import load_recipe
 from ssd.errors import UserError
 from ssd.evaluation.saved_network import load_images
@@ -45,7 +45,7 @@ def write(path, names, **changes):
 
 
 def scheme(file, inputs, skip=False):
-    return Scheme(file, inputs, skip, 1.0)
+    return IdScheme(file, inputs, skip, 1.0)
 
 
 # Names in the file; pictures that are named, and the image's place in the file of each, or the
@@ -99,7 +99,9 @@ def test_pictures_and_images(tmp_path, way):
         assert wanted.format(tmp_path / "in") in str(error.value) and "\n" not in str(error.value)
         return
     found = scheme(file, inputs)
-    assert [found.names_of(one.path)["id"] for one in inputs] == [500 + place for place in wanted]
+    assert [found.id_and_name(one.path)["id"] for one in inputs] == [
+        500 + place for place in wanted
+    ]
     assert not found.bad and found.count == len(names)
 
 
@@ -111,7 +113,7 @@ def test_one_file_by_two_names_is_one_picture(tmp_path):
     )
     assert (
         len(inputs) == 1
-        and scheme(write(tmp_path / "a.json", ["x.jpg"]), inputs).names_of(inputs[0].path)["id"]
+        and scheme(write(tmp_path / "a.json", ["x.jpg"]), inputs).id_and_name(inputs[0].path)["id"]
         == 500
     )
 
@@ -121,7 +123,7 @@ BAD = {
     "another size": (lambda path: Image.new("RGB", (40, 60)).save(str(path)), {}),
     "cut short": (lambda path: path.write_bytes(path.read_bytes()[:-20]), {}),
     "empty": (lambda path: path.write_bytes(b""), {}),
-    "no picture": (lambda path: path.write_bytes(b"no picture at all"), {}),
+    "no image": (lambda path: path.write_bytes(b"no image at all"), {}),
     "a GIF": (lambda path: Image.new("P", SIZE).save(str(path), "GIF"), {}),
     "an entry without width": (None, dict(width=None)),
     "an entry of another height": (None, dict(height=41)),
@@ -162,12 +164,12 @@ def test_the_checks_of_evaluate(tmp_path, bad, skip):
         assert skip and f"{inputs[1].path} is not among its images that are left" in other
         found = scheme(file, [inputs[0], inputs[2]], skip)
     left = [one for one in inputs if one.path not in found.bad and one.inside in loaded.file_names]
-    assert [found.names_of(one.path)["id"] for one in left] == loaded.image_ids.tolist()
+    assert [found.id_and_name(one.path)["id"] for one in left] == loaded.image_ids.tolist()
 
 
 def test_a_video_has_no_image(tmp_path):
     (tmp_path / "clip.mp4").write_bytes(b"")
-    with pytest.raises(UserError, match="clip.mp4 is a video, and has no image id"):
+    with pytest.raises(UserError, match="clip.mp4 is a video, which has no image id"):
         scheme(write(tmp_path / "a.json", ["x.jpg"]), find_inputs([str(tmp_path / "clip.mp4")])[0])
 
 

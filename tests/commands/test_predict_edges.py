@@ -12,9 +12,9 @@ from ssd.tools import prediction
 from ssd.tools.audio import AudioCopy
 from tests.commands.test_predict import (
     files,
+    image_paths,
     look_at,
     make_video,
-    pictures,
     read,
 )
 
@@ -52,8 +52,8 @@ def test_sound_that_an_mp4_cannot_hold(predict, tmp_path):
     assert (
         status == 0
         and err
-        == f"python -m ssd predict: {path}: its sound (wmav2) is left out of the drawn video: "
-        ".mp4 does not take it\n"
+        == f"python -m ssd predict: {path}: its audio (wmav2) is left out of the drawn video: "
+        ".mp4 cannot hold it\n"
     )
     with av.open(str(folder / "a.mp4")) as container:
         assert len(container.streams) == 1
@@ -89,21 +89,21 @@ def interrupt_after(monkeypatch, name, number):
 
 
 def test_interrupted_among_pictures(predict, data, monkeypatch):
-    whole = read(predict(*pictures(data), "--no-draw", output="whole")[3])
+    whole = read(predict(*image_paths(data), "--no-draw", output="whole")[3])
     handler = signal.getsignal(signal.SIGINT)
     interrupt_after(monkeypatch, "save_image", 3)
-    status, out, err, folder = predict(*pictures(data), "--batch-size", "2")
+    status, out, err, folder = predict(*image_paths(data), "--batch-size", "2")
     assert (
         status == 130
-        and out.startswith("3 pictures: ")
+        and out.startswith("3 images: ")
         and signal.getsignal(signal.SIGINT) is handler
     )
     assert err == "python -m ssd predict: interrupted: 3 of 5 inputs were done\n"
     rows, content = read(folder)
-    assert [image["file_name"] for image in content["images"]] == pictures(data)[:3]
+    assert [image["file_name"] for image in content["images"]] == image_paths(data)[:3]
     assert rows == [row for row in whole[0] if row["image_id"] <= 3]
     assert files(folder) == sorted(
-        ["detections.json", "images.json", *map(os.path.basename, pictures(data)[:3])]
+        ["detections.json", "images.json", *map(os.path.basename, image_paths(data)[:3])]
     )
     for image in content["images"]:
         Image.open(folder / image["drawn"]).load()
@@ -116,7 +116,7 @@ def test_interrupted_in_a_video(predict, data, tmp_path, monkeypatch):
         make_video(tmp_path / "other.mp4", frames=2),
     )
     interrupt_after(monkeypatch, "VideoWriter.add", 4)
-    status, _, err, folder = predict(pictures(data)[0], path, other, "--batch-size", "3")
+    status, _, err, folder = predict(image_paths(data)[0], path, other, "--batch-size", "3")
     assert status == 130
     assert (
         err

@@ -34,7 +34,7 @@ def test_a_film_with_its_cover_before_it(predict, tmp_path):  # noqa: F811
 def test_a_song_with_a_cover(predict, tmp_path, name):  # noqa: F811
     status, _, err, _ = predict(sound_with_cover(tmp_path / name))
     assert status == 1 and err.endswith(
-        f"not done: {tmp_path / name}: holds no moving pictures, only a cover\n"
+        f"failed: {tmp_path / name}: has no video stream, only a cover image\n"
     )
 
 
@@ -107,8 +107,8 @@ def test_class_names_are_drawn_or_numbered(foreign, tmp_path, monkeypatch, capsy
     fonts._chosen.cache_clear()
     numbered, out = drawn(foreign, tmp_path / "numbered", capsys)
     assert (
-        f"in the drawn images #1 is {NAMES[0]}, #3 is {NAMES[2]}: no font here has these letters"
-        in out
+        f"in the drawn images #1 is {NAMES[0]}, #3 is {NAMES[2]}: no installed font has these "
+        "letters" in out
     )
     monkeypatch.undo()
     monkeypatch.setattr(fonts, "labels_of", lambda names: (dict.fromkeys(names, "?"), ""))

@@ -203,8 +203,8 @@ def test_a_data_set_in_both(tmp_path, capsys, change, plain, skipping):
         assert main(["check-data", *flags, "--jobs", "1"]) == status
         args = build_parser(["evaluate"]).parse_args(["evaluate", "--weights", "none", *flags])
         try:
-            pictures = EvaluationImages(read_settings(args), str(file), str(folder), None)
-            assert pictures.count == images and len(pictures.left_out) == 6 - images
-            assert status == int(bool(pictures.left_out) and "--skip-bad-annotations" not in flags)
+            loaded = EvaluationImages(read_settings(args), str(file), str(folder), None)
+            assert loaded.count == images and len(loaded.left_out) == 6 - images
+            assert status == int(bool(loaded.left_out) and "--skip-bad-annotations" not in flags)
         except UserError as error:
             assert images is None and status == 1, error

@@ -1,4 +1,4 @@
-"""Reports of runs made up here, through the command line; in a browser where there is one."""
+"""Reports of synthetic runs, through the command line; in a browser if one is installed."""
 
 import json
 import os
@@ -213,7 +213,7 @@ def test_data_set_gone_or_moved(data, tmp_path, capsys):
     shutil.rmtree(moved / "val2017")
     assert main(["report", str(folder)]) == 0
     page = Page((folder / "report.html").read_text())
-    assert "images are not there any more" in page.text and page.tags["svg"] == 5
+    assert "The image folder no longer exists" in page.text and page.tags["svg"] == 5
     shutil.rmtree(moved)
     assert main(["report", str(folder)]) == 0
     page = Page((folder / "report.html").read_text())
@@ -227,7 +227,10 @@ def test_a_run_without_an_evaluation(data, tmp_path):
     folder = make_run(tmp_path / "run", data, evaluations=0)
     assert main(["report", str(folder)]) == 0
     page = Page((folder / "report.html").read_text())
-    assert "no evaluation has left its detections" in page.text and "unfinished" in page.text
+    assert (
+        "the run has no saved detections of an evaluation" in page.text
+        and "unfinished" in page.text
+    )
     assert "curves" in page.ids and "numbers" not in page.ids
 
 
@@ -337,7 +340,7 @@ def test_many_classes_and_odd_images(tmp_path):
     "flags, words",
     [
         (["NO"], "NO: no such folder"),
-        (["."], "no run's folder"),
+        (["."], "not the folder of a run"),
         ([], "run_folder"),
         ([".", "--data-dir", "NO"], "--data-dir NO: no such folder"),
         ([".", "--outptu", "x"], "did you mean --output"),

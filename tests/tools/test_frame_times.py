@@ -47,7 +47,7 @@ def gif(path, lengths):
 def drawn(reader, frames, path):
     writer = VideoWriter(str(path), reader.rate)
     for frame in frames:
-        writer.add(frame.pixels, frame.seconds, reader.start, reader.look)
+        writer.add(frame.pixels, frame.seconds, reader.start, reader.display)
     writer.finish(True, reader.end)
     return path
 
@@ -116,7 +116,7 @@ def test_damaged_parts_that_are_passed_by_are_said(tmp_path):
     path.write_bytes(bytes(content))
     reader = VideoReader(path)
     with pytest.raises(
-        UserError, match=r"is damaged, \d\.\d of 4\.0 seconds are there|does not decode after frame"
+        UserError, match=r"is damaged, has only \d\.\d of 4\.0 seconds|does not decode after frame"
     ):
         list(reader)
     reader.close()

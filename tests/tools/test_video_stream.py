@@ -96,7 +96,7 @@ def read(path):
 def written(reader, frames, path):
     writer = VideoWriter(str(path), reader.rate)
     for frame in frames:
-        writer.add(frame.pixels, frame.seconds, reader.start, reader.look)
+        writer.add(frame.pixels, frame.seconds, reader.start, reader.display)
     writer.finish()
     return path
 
@@ -144,7 +144,10 @@ def test_colours_are_those_of_the_standard(tmp_path, codec, ending, matrix, full
     assert np.abs(inner(again[1][1].pixels) - COLOURS).max() < 7
     with av.open(str(drawn)) as container:  # a player is told as much as before
         context = container.streams.video[0].codec_context
-        assert context.colorspace == reader.look.matrix == matrix and context.color_range in (0, 1)
+        assert context.colorspace == reader.display.matrix == matrix and context.color_range in (
+            0,
+            1,
+        )
 
 
 def test_colours_of_which_nothing_is_said_are_bt601(tmp_path):
@@ -154,7 +157,7 @@ def test_colours_of_which_nothing_is_said_are_bt601(tmp_path):
 
     path = film(tmp_path / "film.mp4", matrix=6, says=False, options=EXACT)
     reader, frames = read(path)
-    assert reader.look.matrix == 2 and np.abs(inner(frames[0].pixels) - COLOURS).max() < 3.5
+    assert reader.display.matrix == 2 and np.abs(inner(frames[0].pixels) - COLOURS).max() < 3.5
     video = cv2.VideoCapture(str(path))
     ok, other = video.read()
     assert ok and np.abs(inner(other[:, :, ::-1]) - inner(frames[0].pixels)).max() < 3
@@ -172,7 +175,7 @@ def test_colours_of_which_nothing_is_said_are_bt601(tmp_path):
 
 def test_a_matrix_that_is_not_known_is_said(tmp_path):
     reader, frames = read(film(tmp_path / "film.mkv", codec="ffv1", matrix=6, says=False))
-    assert reader.odd() == "" and len(frames) == 3
+    assert reader.notes() == "" and len(frames) == 3
     path = tmp_path / "ycgco.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=10)
@@ -181,7 +184,7 @@ def test_a_matrix_that_is_not_known_is_said(tmp_path):
         container.mux(stream.encode(yuv_frame(to_yuv(blocks(), 6, False))))
         container.mux(stream.encode(None))
     reader, frames = read(path)
-    assert len(frames) == 1 and "matrix 8 of ITU-T H.273" in reader.odd()
+    assert len(frames) == 1 and "matrix 8 of ITU-T H.273" in reader.notes()
 
 
 @pytest.mark.parametrize(
@@ -251,7 +254,7 @@ def test_turned_and_mirrored_films_stand_upright(tmp_path, matrix, upright):
         stream = container.streams.video[0]
         assert not stream.side_data
         assert stream.sample_aspect_ratio == (
-            Fraction(3, 4) if reader.look.pixel_shape < 1 else Fraction(4, 3)
+            Fraction(3, 4) if reader.display.pixel_shape < 1 else Fraction(4, 3)
         )
         assert (stream.sample_aspect_ratio < 1) == (expected.shape[0] > expected.shape[1])
 
@@ -319,7 +322,7 @@ def sound_with_cover(path):
 
 @pytest.mark.parametrize("name", ["song.m4a", "song.mp4", "song.mov", "song.m4b"])
 def test_sound_with_a_cover_is_no_film(tmp_path, name):
-    with pytest.raises(UserError, match="holds no moving pictures, only a cover"):
+    with pytest.raises(UserError, match="has no video stream, only a cover image"):
         VideoReader(sound_with_cover(tmp_path / name))
 
 
