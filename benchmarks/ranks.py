@@ -6,8 +6,8 @@
 Prints the numbers of ranks.md. One rank has all cores as OpenMP threads and the whole batch;
 several have their share of both, and average their gradients through Horovod (Gloo), as `horovodrun
 python -m ssd train` does. Batches are synthetic and stay in memory. A step of several ranks takes
-as long as the slowest of them. --batch-norm: a third side, the several ranks with BatchNorm over all
-of their batches (--batch-norm-ranks).
+as long as the slowest of them. --batch-norm: a third side, the several ranks with BatchNorm over
+all of their batches (--batch-norm-ranks).
 """
 
 from __future__ import annotations

@@ -64,7 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         help="class names, for older weights without stored names [COCO annotation file]",
     )
-    add_settings(parser, ("detection",))
+    add_settings(
+        parser,
+        ("detection",),
+        default_recipe="the settings stored with the weights, or their run's recipe.yaml",
+    )
 
 
 class Difference(NamedTuple):

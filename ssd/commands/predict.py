@@ -83,11 +83,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-bad-annotations",
         action="store_true",
-        help="leave out what is bad in the file of --annotations, as in training [default: it is "
-        "refused]",
+        help="leave out bad entries of the --annotations file, as in training [default: refuse it]",
     )
     add_max_left_out(parser)
-    add_settings(parser, ("detection",))
+    add_settings(
+        parser,
+        ("detection",),
+        default_recipe="the settings stored with the weights, or their run's recipe.yaml",
+    )
 
 
 def _count(text: str) -> int:
