@@ -2,7 +2,7 @@
 # NVIDIA DGX A100, 128 nodes, 1,024 GPUs, global batch 3,072. config_PG.sh explains every variable.
 # BatchNorm works on groups of 8 GPUs, 24 images, as in the published runs.
 #
-# Those also let DALI work on batches 20 times as large, which does not exist here.
+# The published runs also had DALI work on batches 20 times as large, which this project does not do.
 
 export SYSTEM=DGXA100_128x08x003
 export NNODES=128

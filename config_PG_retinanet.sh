@@ -10,7 +10,7 @@ export PGNNODES=$NNODES         # for `sbatch -N $PGNNODES -t $WALLTIME run.sub`
 export WALLTIME=09:00:00
 export NEXP=5
 export NGPU=10
-export NSOCKET=0                # not known to us: ranks are bound by what the machine tells
+export NSOCKET=0                # unknown to us: ranks are bound by the machine's own topology
 export SOCKETCORES=0
 export HT=0
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The quickstart with RetinaNet: one process on the CPU, on generated data. config_PG.sh explains every variable.
+# The quickstart with RetinaNet: one process on the CPU, on synthetic data. config_PG.sh explains every variable.
 
 export SYSTEM=quickstart_retinanet
 export NNODES=1
 export WALLTIME=00:30:00
 export NEXP=1
-export NGPU=1                         # ranks of a node, here without GPUs
+export NGPU=1                         # ranks per node, here without GPUs
 export NSOCKET=0                      # any machine will do
 export SOCKETCORES=0
 export HT=0
@@ -15,7 +15,7 @@ export BACKBONE=resnext50_32x4d
 export BATCHSIZE=4
 export NUMEPOCHS=30
 export EXTRA_PARAMS="--device cpu --log-interval 50 --clear-cache"
-export PRETRAINED_DIR="${PRETRAINED_DIR:-none}"    # the shapes are learned from random weights
+export PRETRAINED_DIR="${PRETRAINED_DIR:-none}"    # training starts from random weights
 
 export SUBMISSION_ORG=unnamed
 export SUBMISSION_PLATFORM="quickstart, CPU"

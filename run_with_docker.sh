@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# All trials of one system on this machine, in one Docker container:
+# Runs all trials of one system on this machine, in one Docker container:
 #
 #   source config_PG.sh
 #   CONT=<image> DATADIR=<dir> LOGDIR=<dir> PRETRAINED_DIR=<dir> ./run_with_docker.sh
 #
-# CONT: an image with the project in /workspace/ssd, here or in a registry. DATADIR: the data set, mounted read-only.
-# LOGDIR: what is kept, made if need be: SYSTEM_DATE_TRIAL.log and the run's folder SYSTEM_DATE_TRIAL. PRETRAINED_DIR:
-# the folder with BACKBONE-*.onnx, or the word none. Optional: SEED; BIND=no; HOROVOD_*, MXNET_*, NCCL_* and OMP_*, which
-# go over the image's own; STOP_SECONDS, how long a stopped training may take to save [120].
+# CONT: an image with the project in /workspace/ssd, local or in a registry. DATADIR: the data set, mounted read-only.
+# LOGDIR: the folder for results, created if missing: SYSTEM_DATE_TRIAL.log and the run folder SYSTEM_DATE_TRIAL.
+# PRETRAINED_DIR: the folder with BACKBONE-*.onnx, or "none". Optional: SEED; BIND=no; HOROVOD_*, MXNET_*, NCCL_* and
+# OMP_*, which override the image's values; STOP_SECONDS, how long a stopped training may take to save [120].
 #
-# On TERM or INT training saves and leaves, and no trial follows; a second signal ends it at once. The container is
-# removed in every case. The status is 0 if every trial ended well, else that of the first that did not; 143 or 130
-# after a signal. A failed trial does not keep the next from running, unless that must fail alike: a mistake in settings
-# or data (status 2). 2 too: a mistake in the settings, found before training.
+# On TERM or INT training saves and exits, and no trial follows; a second signal ends it at once. The container is
+# always removed. Exit status: 0 if every trial succeeded, else that of the first that failed; 143 or 130 after a
+# signal. After a failed trial the next one still runs, unless it would fail for the same reason: a mistake in settings or data
+# (status 2). Status 2 also means a mistake found before training.
 set -u
 
 say() { printf 'run_with_docker.sh: %s\n' "$*"; }
@@ -37,13 +37,14 @@ STOP_SECONDS=${STOP_SECONDS:-120}
 for name in NNODES NEXP NGPU BATCHSIZE NUMEPOCHS STOP_SECONDS; do
     [[ ${!name} =~ ^[1-9][0-9]*$ ]] || fail "$name=${!name}: a whole number of at least 1 is needed"
 done
-[[ $SYSTEM =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] || fail "SYSTEM=$SYSTEM: letters, digits, . - and _ alone: it names files"
+[[ $SYSTEM =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] ||
+    fail "SYSTEM=$SYSTEM: only letters, digits, . - and _ are allowed, since it names files"
 BACKBONE=${BACKBONE:-resnet34}
-[[ $BACKBONE =~ ^[A-Za-z0-9_]+$ ]] || fail "BACKBONE=$BACKBONE: letters, digits and _ alone, as in resnet34"
+[[ $BACKBONE =~ ^[A-Za-z0-9_]+$ ]] || fail "BACKBONE=$BACKBONE: only letters, digits and _ are allowed, as in resnet34"
 [ "$NNODES" = 1 ] || fail "NNODES=$NNODES: this script is for one machine; run.sub is for several"
 
 [ -d "$DATADIR" ] || fail "DATADIR=$DATADIR: no such folder"
-mkdir -p -- "$LOGDIR" 2>/dev/null || fail "LOGDIR=$LOGDIR: cannot be made"
+mkdir -p -- "$LOGDIR" 2>/dev/null || fail "LOGDIR=$LOGDIR: cannot be created"
 file=$(mktemp "$LOGDIR/.run_with_docker.XXXXXX" 2>/dev/null) || fail "LOGDIR=$LOGDIR: user $(id -un) cannot write there"
 rm -f -- "$file"
 backbone=
@@ -52,8 +53,8 @@ if [ "$PRETRAINED_DIR" != none ]; then
     files=("$PRETRAINED_DIR/$BACKBONE"-*.onnx)
     # shellcheck disable=SC2015  # both, or it fails
     [ "${#files[@]}" = 1 ] && [ -f "${files[0]}" ] ||
-        fail "PRETRAINED_DIR=$PRETRAINED_DIR: needed is one file $BACKBONE-*.onnx" \
-            "(scripts/get_backbone.sh ${BACKBONE/_pyramid/ --pyramid} makes it); or the word none, for random weights"
+        fail "PRETRAINED_DIR=$PRETRAINED_DIR: exactly one file $BACKBONE-*.onnx is needed" \
+            "(scripts/get_backbone.sh ${BACKBONE/_pyramid/ --pyramid} makes it), or none for random weights"
     backbone=${files[0]##*/}
     PRETRAINED_DIR=$(cd -- "$PRETRAINED_DIR" && pwd) || exit 2
 fi
@@ -63,9 +64,9 @@ DATADIR=$(cd -- "$DATADIR" && pwd) && LOGDIR=$(cd -- "$LOGDIR" && pwd) || exit 2
 if [ "$device" = gpu ]; then
     gpus=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU')
     [ "$gpus" -ge "$NGPU" ] || fail "NGPU=$NGPU: this machine has $gpus GPUs (nvidia-smi --list-gpus);" \
-        "a run without GPUs has --device cpu in EXTRA_PARAMS"
+        "to run without GPUs, put --device cpu into EXTRA_PARAMS"
 else
-    cpus=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)    # which it would obey
+    cpus=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)    # nproc would obey both
     [ "$cpus" -ge "$NGPU" ] || fail "NGPU=$NGPU: more ranks than the $cpus CPUs of this machine"
 fi
 
@@ -73,23 +74,23 @@ command -v docker >/dev/null 2>&1 || fail "docker is not installed"
 answer=$(timeout 60 docker version --format '{{.Server.Version}}' 2>&1) ||
     fail "Docker does not answer: $(tail -n 1 <<<"$answer")"
 docker image inspect "$CONT" >/dev/null 2>&1 || {
-    say "CONT=$CONT: not on this machine, pulling it"
+    say "CONT=$CONT: not on this machine; pulling it"
     answer=$(docker pull --quiet "$CONT" 2>&1) ||
-        fail "CONT=$CONT: no such image here, nor in a registry: $(tail -n 1 <<<"$answer")"
+        fail "CONT=$CONT: not found here or in a registry: $(tail -n 1 <<<"$answer")"
 }
 
 # ---- the container
 
-# Two calls in one second, with one LOGDIR: the second takes the next name.
+# Of two calls in one second with one LOGDIR, the second takes the next name.
 second=$(date +%y%m%d%H%M%S)
 for ((call = 1; ; call++)); do
     run_name=${SYSTEM}_$second
     [ "$call" = 1 ] || run_name+=-$call
-    # shellcheck disable=SC2188  # makes the file, if it is not there
+    # shellcheck disable=SC2188  # creates the file, unless it exists
     (set -C && >"$LOGDIR/${run_name}_1.log") 2>/dev/null && break
-    [ -e "$LOGDIR/${run_name}_1.log" ] || fail "LOGDIR=$LOGDIR: ${run_name}_1.log cannot be made"
+    [ -e "$LOGDIR/${run_name}_1.log" ] || fail "LOGDIR=$LOGDIR: ${run_name}_1.log cannot be created"
 done
-container=ssd_${run_name}_$$ # one name on this machine, whatever the LOGDIR
+container=ssd_${run_name}_$$ # unique on this machine, whatever the LOGDIR
 stopped=''
 
 # shellcheck disable=SC2317  # called by the trap
@@ -98,12 +99,12 @@ cleanup() {
     [ -s "$LOGDIR/${run_name}_1.log" ] || rm -f -- "$LOGDIR/${run_name}_1.log"
 }
 
-# Training gets USR1, which mpirun passes on to every rank (TERM would have mpirun kill them), saves and leaves.
+# Training gets USR1, which mpirun forwards to every rank (on TERM it would kill them), saves and exits.
 # shellcheck disable=SC2317  # called by the traps
 stop() { # signal, exit status
     [ -z "$stopped" ] || exit "$2"
     stopped=$2
-    say "SIG$1: training saves and leaves, within $STOP_SECONDS s; a second signal ends it at once" >&2
+    say "SIG$1: training saves and exits within $STOP_SECONDS s; a second signal ends it at once" >&2
     # shellcheck disable=SC2016  # expanded in the container
     docker exec --detach "$container" bash -c '
         for ((tenths = 0; tenths < 100; tenths++)); do
@@ -119,14 +120,14 @@ trap 'stop TERM 143' TERM
 trap 'stop INT 130' INT
 trap 'stop HUP 129' HUP
 
-# One field of --mount, which is CSV: with quotes around it, a path may hold commas and blanks.
+# One field of --mount, which is CSV: quoted, so that a path may contain commas and spaces.
 mount_from() { printf '"source=%s"' "${1//\"/\"\"}"; }
 
 options=(
     --mount "type=bind,$(mount_from "$DATADIR"),target=/data,readonly"
     --mount "type=bind,$(mount_from "$LOGDIR"),target=/results"
-    --network=host             # ranks talk by local sockets and shared memory, a virtual network is of no use
-    --ipc=host                 # NCCL and DALI share memory among processes; Docker's own /dev/shm has 64 MB
+    --network=host             # ranks use local sockets and shared memory; a virtual network is useless
+    --ipc=host                 # NCCL and DALI share memory between processes; Docker's own /dev/shm has 64 MB
     --ulimit stack=67108864    # MXNet walks its graphs recursively
     --cap-add SYS_NICE         # numactl may bind memory to a socket
 )
@@ -134,20 +135,20 @@ options=(
 if [ "$device" = gpu ]; then
     options+=(--gpus "$NGPU" --ulimit memlock=-1) # pinned buffers count as locked memory
 else
-    OMP_NUM_THREADS=${OMP_NUM_THREADS:-} # the image's value is for GPUs; empty: each rank takes its share of the cores
+    OMP_NUM_THREADS=${OMP_NUM_THREADS:-} # the image's value is for GPUs; empty: a rank takes its share of the cores
     export OMP_NUM_THREADS
 fi
 for name in RECIPE BATCHSIZE NUMEPOCHS EXTRA_PARAMS SUBMISSION_ORG SUBMISSION_PLATFORM NSOCKET SOCKETCORES HT SEED \
     BIND $(compgen -e | grep -E '^(HOROVOD|MXNET|NCCL|OMP)_'); do
-    [ -z "${!name+set}" ] || options+=(--env "$name") # without a value: docker takes it from this environment
+    [ -z "${!name+set}" ] || options+=(--env "$name") # without a value, docker takes it from this environment
 done
 options+=(--env DATADIR=/data --env CACHEDIR=/results/cache)
 [ -z "$backbone" ] || options+=(--env "PRETRAINED_BACKBONE=/pretrained/$backbone")
 
 answer=$(docker run --detach --name "$container" "${options[@]}" "$CONT" sleep infinity 2>&1 >/dev/null) ||
     fail "CONT=$CONT: the container does not start: $(grep -m 1 . <<<"$answer")"
-# Root in the container is not always allowed what this user is: on NFS that squashes root, for example.
-docker exec "$container" ls /data/. >/dev/null 2>&1 || fail "DATADIR=$DATADIR: root in the container may not read it"
+# Root in the container may have fewer rights than this user, for example on NFS that squashes root.
+docker exec "$container" ls /data/. >/dev/null 2>&1 || fail "DATADIR=$DATADIR: root in the container cannot read it"
 docker exec "$container" bash -c 'file=$(mktemp /results/.run_with_docker.XXXXXX) && rm "$file"' >/dev/null 2>&1 ||
     fail "LOGDIR=$LOGDIR: root in the container cannot write there"
 docker exec "$container" test -x /workspace/ssd/run_and_time.sh ||
@@ -161,9 +162,9 @@ drop_file_cache() {
         echo 3 | sudo -n tee /proc/sys/vm/drop_caches >/dev/null 2>&1
 }
 
-# --bind-to none: run_and_time.sh binds the ranks. odls_base_sigkill_timeout: when a rank has left with a failure, or
-# stopped by a signal, the others have twice these 10 s to come to their own end, then mpirun kills them (it waits them
-# out in any case). The last: Docker forbids processes to read each other's memory, which Open MPI would else try.
+# --bind-to none: run_and_time.sh binds the ranks. odls_base_sigkill_timeout: after a rank has failed or was stopped by
+# a signal, the others have twice these 10 s to exit on their own, then mpirun kills them (it always waits that long).
+# The last: Docker forbids processes to read each other's memory, which Open MPI would otherwise try.
 launch=()
 [ "$NGPU" = 1 ] || launch=(mpirun --allow-run-as-root --bind-to none -np "$NGPU" --mca odls_base_sigkill_timeout 10
     --mca btl_vader_single_copy_mechanism none)
@@ -173,10 +174,10 @@ run_trial() { # number; returns training's status
     if drop_file_cache; then
         dropped="system: page cache, dentries and inodes"
     else
-        say "trial $1: the file cache could not be dropped (it takes root or passwordless sudo), so that this script" \
-            "claims no cache_clear" | tee -a "$LOGDIR/$base.log" >&2
+        say "trial $1: the file cache could not be dropped (this takes root or passwordless sudo), so the" \
+            "log does not claim cache_clear" | tee -a "$LOGDIR/$base.log" >&2
     fi
-    # A session of its own: Ctrl-C at a terminal must reach this script alone. The pid is for `stop`.
+    # In its own session, so that Ctrl-C at a terminal reaches only this script. `stop` needs the pid.
     # shellcheck disable=SC2016  # expanded in the container
     setsid docker exec --env "RUNDIR=/results/$base" --env "CACHE_CLEARED=$dropped" --workdir /workspace/ssd \
         "$container" bash -c 'echo $$ >/tmp/trial.pid; exec "$@"' bash \
@@ -184,7 +185,7 @@ run_trial() { # number; returns training's status
     child=$!
     wait "$child"
     status=$?
-    while kill -0 "$child" 2>/dev/null; do # a signal ends `wait` too, with a status of its own
+    while kill -0 "$child" 2>/dev/null; do # a signal ends `wait` too, with its own status
         wait "$child"
         status=$?
     done
@@ -192,8 +193,8 @@ run_trial() { # number; returns training's status
 }
 
 # begin of cause_of, which run.sub has too
-# What ended a trial, in three lines of its log at most, read from line $2 on: Pyxis's errors, else what MPI says of
-# PMI, else training's own last line, else the last ones. Left out: lines that tell no more than that it ended.
+# Prints why a trial failed, at most three lines of its log, read from line $2: Pyxis's errors, else MPI's message about
+# PMI, else training's own last line, else the last lines. Lines that only report that it ended are left out.
 cause_of() {
     tail -n "+$2" -- "$1" | awk '
         /^[[:space:]]*$|^:::MLLOG|^-+$|^(STARTING|ENDING) TIMING RUN|^run_and_time.sh: (training ended|stopped)/ ||
@@ -229,12 +230,12 @@ for ((trial = 1; trial <= NEXP; trial++)); do
     if [ -n "$stopped" ] || [ "$status" = 0 ]; then continue; fi
     cause_of "$file.log" 1 | sed 's/^/    /' >&2
     if [ "$status" = 2 ] && [ "$trial" != "$NEXP" ]; then
-        say "no further trial, as each would end alike: settings or data are wrong" >&2
+        say "no further trial, since each would fail the same way: the settings or the data are wrong" >&2
         break
     fi
 done
 if [ -n "$stopped" ]; then
-    say "stopped by a signal; logs, and what training saved, are kept: $LOGDIR/$run_name*" >&2
+    say "stopped by a signal; logs and checkpoints are kept: $LOGDIR/$run_name*" >&2
     exit "$stopped"
 fi
 exit "$worst"

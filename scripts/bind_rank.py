@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Which cores and memory one rank of a machine gets, as arguments of numactl(8).
+"""Prints which cores and memory one rank of a machine gets, as arguments of numactl(8).
 
     lscpu --parse=CPU,CORE,SOCKET,NODE | scripts/bind_rank.py --local-rank 1 --local-size 4 --cpus
     0-63 --memory 0-1
 
-prints "--physcpubind=8-15,40-47 --membind=0" and, on a second line, how many cores that is. Nothing
-is printed, and one line on stderr says why, where there is nothing to bind. run_and_time.sh calls
-it once per rank; every rank computes the whole plan from the same topology, so that no rank has to
-ask another.
+prints "--physcpubind=8-15,40-47 --membind=0" and, on a second line, the number of cores. If there
+is nothing to bind, it prints nothing but one line on stderr with the reason. run_and_time.sh calls
+it once per rank; every rank computes the complete plan from the same topology, so ranks need not
+communicate.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Core = Tuple[int, List[int]]  # NUMA node, CPU numbers: the hardware threads of 
 
 
 class Unbound(Exception):
-    """There is nothing to bind; the text says why."""
+    """There is nothing to bind; the text gives the reason."""
 
 
 def parse_list(text: str) -> Set[int]:
@@ -68,11 +68,11 @@ def plan(
 ) -> List[List[Core]]:
     """The cores of each local rank.
 
-    gpu_nodes: the NUMA node of each rank's GPU; then a rank goes to its GPU's node. Else ranks are
-    spread so that the poorest rank gets as many cores as possible, neighbouring ranks on the same
-    node. Ranks of one node share it out among them, or all use the whole of it if there are more
-    ranks than cores. Fewer ranks than nodes: each rank gets several whole nodes. Unbound with one
-    node only: the kernel needs no help there.
+    gpu_nodes: the NUMA node of each rank's GPU: each rank then runs on its GPU's node. Otherwise
+    ranks are spread so that the rank with the fewest cores gets as many as possible, neighbouring
+    ranks on the same node. The ranks of a node divide its cores, or all use all of them if there
+    are more ranks than cores. With fewer ranks than nodes, each rank gets several entire nodes.
+    Raises Unbound if there is only one node: the kernel needs no help there.
     """
     by_node: Dict[int, List[Core]] = defaultdict(list)
     for core in cores:
@@ -102,16 +102,16 @@ def plan(
         node_of = [node for node in nodes for _ in range(count[node])]
     shares = []
     for rank, node in enumerate(node_of):
-        place, sharing, all_cores = node_of[:rank].count(node), node_of.count(node), by_node[node]
+        index, sharing, all_cores = node_of[:rank].count(node), node_of.count(node), by_node[node]
         share = all_cores[
-            place * len(all_cores) // sharing : (place + 1) * len(all_cores) // sharing
+            index * len(all_cores) // sharing : (index + 1) * len(all_cores) // sharing
         ]
         shares.append(share if sharing <= len(all_cores) else all_cores)
     return shares
 
 
 def numactl_arguments(share: Sequence[Core], memory: Optional[Set[int]] = None) -> List[str]:
-    """["--physcpubind=...", "--membind=..."]; without --membind where the cpuset forbids a node's
+    """["--physcpubind=...", "--membind=..."]; without --membind if the cpuset forbids a node's
     memory."""
     nodes = {node for node, _ in share}
     arguments = ["--physcpubind=" + format_list(cpu for _, cpus in share for cpu in cpus)]

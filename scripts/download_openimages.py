@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Open Images for the MLPerf benchmark: box annotations and images. Run again, it goes on where it
-was stopped.
+"""Downloads Open Images for the MLPerf benchmark: box annotations and images. Run it again to
+resume.
 
     scripts/download_openimages.py data/openimages                          1,195,082 images, 352 GB
     scripts/download_openimages.py data/small --max-samples 500             500 images of each split
-    scripts/download_openimages.py data/fruit --classes Apple Banana     images with a box of these
+    scripts/download_openimages.py data/fruit --classes Apple Banana    images with boxes of these
 
-In the end OUTPUT holds, for SPLIT train and validation: SPLIT/data/ID.jpg,
+Afterwards OUTPUT holds, for SPLIT train and validation: SPLIT/data/ID.jpg,
 SPLIT/labels/openimages-mlperf.json (COCO annotations, made by prepare-json.py --from openimages),
-and what that was made of: SPLIT/labels/detections.csv, SPLIT/metadata/classes.csv and sizes.csv.
+and the sources of that: SPLIT/labels/detections.csv, SPLIT/metadata/classes.csv and sizes.csv.
 See docs/openimages.md.
 """
 
@@ -27,9 +27,9 @@ try:
     from ssd.datasets.openimages_fetch import SPLITS, Download
     from ssd.datasets.web import checked_url
     from ssd.errors import UserError
-except ImportError as lacking:
+except ImportError as missing:
     sys.exit(
-        f"{NAME}: {lacking} for {sys.executable}; the set-up's Python, .venv/bin/python, has it"
+        f"{NAME}: {missing} for {sys.executable}; the set-up's Python, .venv/bin/python, has it"
     )
 
 
@@ -63,7 +63,7 @@ def parse(arguments) -> argparse.Namespace:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    # No default: --classes NAME OUTPUT takes OUTPUT for a class, and then this says that it lacks.
+    # No default: --classes NAME OUTPUT takes OUTPUT for a class; the parser then reports it.
     parser.add_argument("output", metavar="OUTPUT", help="folder; before --classes and --splits")
     parser.add_argument(
         "--splits", nargs="+", choices=SPLITS, default=list(SPLITS), help="[default: both]"
@@ -91,15 +91,15 @@ def parse(arguments) -> argparse.Namespace:
     source.add_argument(
         "--from-folder",
         metavar="DIR",
-        help="files that are here already, under these paths, or SPLIT/data/ID.jpg; they are "
-        "linked, or copied to another disc",
+        help="files that exist here already, under these paths, or SPLIT/data/ID.jpg; they are "
+        "linked, or copied to another disk",
     )
     parser.add_argument(
         "--jobs",
         type=_whole(1),
         default=32,
         metavar="N",
-        help="images that are downloaded at a time [default: 32]",
+        help="images to download at a time [default: 32]",
     )
     parser.add_argument(
         "--retries", type=_whole(0), default=5, metavar="N", help="per file [default: 5]"
@@ -109,29 +109,29 @@ def parse(arguments) -> argparse.Namespace:
         type=_seconds,
         default=1.0,
         metavar="SECONDS",
-        help="pause before the first repetition, doubled for each one after it [default: 1]",
+        help="pause before the first retry, doubled for each further one [default: 1]",
     )
     parser.add_argument(
         "--max-missing",
         type=_whole(0),
         default=None,
         metavar="N",
-        help="images of a split that the server may lack; more, and it ends [default: 1 in 1000, "
-        "at least 10]",
+        help="images of a split that may be missing on the server; more end the run "
+        "[default: 1 in 1000, at least 10]",
     )
     parser.add_argument(
-        "--ignore-space", action="store_true", help="begin although the disc is too small"
+        "--ignore-space", action="store_true", help="start even if the disk is too small"
     )
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="write openimages-mlperf.json anew where it is there already",
+        help="replace an existing openimages-mlperf.json",
     )
     return parser.parse_args(arguments)
 
 
 def main(arguments=None) -> int:
-    """Exit status: 0 complete; 1 not, run again; 2 for a mistake of the user's; 130 after
+    """Exit status: 0 complete; 1 incomplete, run again; 2 a mistake of the user's; 130 after
     Ctrl-C."""
     options = parse(arguments)
     csv_url, image_url = (CSV_URL, IMAGE_URL)
@@ -143,7 +143,7 @@ def main(arguments=None) -> int:
             lock = open(os.path.join(options.output, ".download.lock"), "w")
         except OSError as error:
             raise UserError(
-                f"{options.output}: cannot be made or written: {error.strerror}"
+                f"{options.output}: cannot be created or written: {error.strerror}"
             ) from None
         with lock:
             try:
@@ -157,7 +157,7 @@ def main(arguments=None) -> int:
         print(f"{NAME}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{NAME}: stopped; the same command goes on from here", file=sys.stderr)
+        print(f"{NAME}: stopped; run the same command again to resume", file=sys.stderr)
         return 130
 
 

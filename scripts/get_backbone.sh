@@ -7,7 +7,7 @@
 #   --mindcv              MindCV's weights (.ckpt) instead of torchvision's (.pth)
 #   --pyramid             of a ResNet all stages, for a feature pyramid; SSD takes such a file too
 #   --url URL             a mirror (default: torchvision's own address, or MindCV's); an interrupted download is resumed
-#   --file FILE           a copy that is here already, of either kind; it is left as it is
+#   --file FILE           an existing copy, of either kind; it is not changed
 #   --sha256-prefix HEX   what the file's SHA-256 begins with (default: the 8 digits in the name of a .pth; those of a
 #                         .ckpt are of no known hash, so that only its tensors are checked)
 #   OUTPUT_DIR            default: data/pretrained; the result is OUTPUT_DIR/NAME-<8 digits>.onnx, with --pyramid
@@ -81,12 +81,12 @@ prefix=${prefix,,}
 [ -z "$file" ] || [ -f "$file" ] || die "--file $file: no such file"
 onnx=$output/$name${pyramid:+_pyramid}-${prefix:0:8}.onnx
 if [ -e "$onnx" ]; then
-    say "$onnx is there already"
+    say "$onnx exists already"
     exit 0
 fi
-mkdir -p -- "$output" || die "$output: cannot be made"
+mkdir -p -- "$output" || die "$output: cannot be created"
 
-# The set-up's Python, else one that has what the conversion imports (as in a container), else the set-up.
+# The set-up's Python, else one that has the modules that the conversion imports (as in a container), else run set-up.
 python=$root/.venv/bin/python
 if [ ! -x "$python" ]; then
     python=$(command -v python3 || true)
@@ -109,7 +109,7 @@ if [ -z "$file" ]; then
     part=$pth.part
     if [ ! -f "$pth" ]; then
         command -v curl >/dev/null 2>&1 || die "a download needs curl (Debian package curl)"
-        # A part that is whole already cannot be resumed: the server would answer with an error.
+        # A complete part cannot be resumed: the server would answer with an error.
         if [ ! -s "$part" ] || [ -z "$checked" ] || ! hash_is_right "$part"; then
             say "downloading $source"
             curl --fail --location --silent --show-error --retry 3 --continue-at - --output "$part" \

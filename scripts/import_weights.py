@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Make weights of this project of a published detector's checkpoint, for evaluate, predict, export
-and --weights.
+"""Converts a published detector's checkpoint to weights of this project, for evaluate, predict,
+export and --weights.
 
-What is read: a .pth of MLPerf's RetinaNet reference (rounds 2.0 to 5.1), of uvipen/SSD-pytorch or
+It reads a .pth of MLPerf's RetinaNet reference (rounds 2.0 to 5.1), of uvipen/SSD-pytorch or
 of mlcommons/abtf-ssd-pytorch, in either of PyTorch's file formats, a state dict or a checkpoint
 that holds one; and a .ckpt of MindCV's SSDs. Neither PyTorch, MindSpore nor unpickling is involved:
 a hostile file is refused, not run.
@@ -55,7 +55,7 @@ def convert(source: str, target: str, recipe: str, classes: str, force: bool) ->
     )
     from ssd.model.published.tensors import set_published
 
-    named = load_recipe(recipe) if recipe else None  # before a long reading
+    named = load_recipe(recipe) if recipe else None  # before the long reading
     tensors = read_published(source)
     found = found_in(tensors)
     config = named or load_recipe(found.recipe if found else DEFAULT_RECIPE)
@@ -86,8 +86,8 @@ def convert(source: str, target: str, recipe: str, classes: str, force: bool) ->
 
 
 def default_classes(recipe: str, count: int, source: str):
-    """(ids, names) of the classes that a recipe's published network has; UserError where there are
-    others."""
+    """(ids, names) of the classes of a recipe's published network; UserError if their number
+    differs."""
     if recipe == DEFAULT_RECIPE:
         from ssd.datasets.openimages_classes import MLPERF_LIST
 
@@ -120,7 +120,7 @@ def main() -> int:
         "--recipe",
         default="",
         metavar="NAME|FILE",
-        help="the detector (default: the recipe of the one that the file holds)",
+        help="the detector (default: the recipe of the network in the file)",
     )
     parser.add_argument(
         "--classes",

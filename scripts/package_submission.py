@@ -62,11 +62,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--describe",
         action="store_true",
         help="print a draft of this system's description, with what the first log and this machine "
-        "tell, and leave",
+        "tell, and exit",
     )
     parser.add_argument("--output", metavar="DIR", help="the package: a new or empty folder")
     parser.add_argument(
-        "--system", metavar="NAME", help="what folders and files of the system are called"
+        "--system", metavar="NAME", help="name of the system, for folders and files"
     )
     parser.add_argument(
         "--description", metavar="FILE", help="the system's description, JSON (see --describe)"
@@ -76,19 +76,20 @@ def build_parser() -> argparse.ArgumentParser:
         "--implementation",
         metavar="NAME",
         default="mxnet",
-        help="what the folder of the code is called [default: mxnet]",
+        help="name of the code's folder [default: mxnet]",
     )
     parser.add_argument(
         "--launcher",
         choices=sorted(LAUNCHERS),
         default="docker",
-        help="what ran the trials: the package's run_and_time.sh does the same [default: docker]",
+        help="what started the trials: the package's run_and_time.sh does the same "
+        "[default: docker]",
     )
     return parser
 
 
 def first_line(*command: str) -> str:
-    """What a program prints first; nothing where there is no such program."""
+    """The first line that a program prints, or nothing if there is no such program."""
     try:
         done = subprocess.run(
             command,
@@ -146,7 +147,7 @@ def describe(log: str, rules: Rules) -> dict:
 
 
 def report(made: Package) -> str:
-    """The score and how it comes about, in lines."""
+    """The score and how it was computed, as lines."""
     order = sorted(made.trials, key=lambda trial: trial.minutes)
     lines = [f"Package: {made.folder}"]
     for number, trial in enumerate(made.trials):
@@ -172,7 +173,7 @@ def report(made: Package) -> str:
         )
     lines.append(f"Score: {made.minutes * made.scaling:.3f} minutes")
     if made.empty_fields:
-        lines.append(f"To be filled in the system's description: {', '.join(made.empty_fields)}")
+        lines.append(f"Still empty in the system's description: {', '.join(made.empty_fields)}")
     return "\n".join(lines)
 
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The benchmark in small, from nothing: set-up, a generated data set, training to the target through the same
-# run_and_time.sh as a real submission, the compliance checker, a picture of detections.
+# The benchmark in small, from scratch: set-up, a synthetic data set, training to the target with the same
+# run_and_time.sh as a real submission, the compliance checker, an image of detections.
 #
 #   scripts/quickstart.sh [--detector ssd|retinanet] [flags of `python -m ssd train`, e.g. --seed 3]
 #
-# DATADIR names another data set folder than data/quickstart, RUNDIR another one for the run than runs/quickstart-TIME.
+# DATADIR replaces the data set folder data/quickstart, RUNDIR the run folder runs/quickstart-TIME.
 set -eu
 
 config=config_quickstart.sh

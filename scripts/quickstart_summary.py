@@ -1,5 +1,4 @@
-"""The last lines of the quickstart: what was reached, what the official checker says, where
-everything lies.
+"""Prints the end of the quickstart: the mAP, the result of the official checker, the files.
 
 Usage: quickstart_summary.py RUN_FOLDER DATA_FOLDER. Exit status 0 if the target was reached and the
 log accepted by the checker of its rules.
@@ -19,7 +18,7 @@ from ssd.evaluation.scored_set import images_and_objects
 from ssd.mlperf import check_log
 from ssd.rules import RULES
 
-SCORE_SHOWN = 0.3  # detections below are left out of the picture, unless nothing is above
+SCORE_SHOWN = 0.3  # detections below are left out of the image
 COLUMNS, ROWS, CELL = 4, 3, 320
 
 
@@ -30,14 +29,14 @@ def last_evaluation(run_folder: str) -> int:
 
 
 def training_speed(run_folder: str) -> str:
-    """Median images/s of training, in words; the first row of train.csv has none yet."""
+    """Median training speed as text; the first row of train.csv has none yet."""
     with open(os.path.join(run_folder, "train.csv"), encoding="utf-8") as file:
         speeds = [float(row["images_per_second"]) for row in csv.DictReader(file)][1:]
     return f"{np.median(speeds):.1f} images/s" if speeds else "not measured in so few steps,"
 
 
 def draw_detections(run_folder: str, config, epoch: int) -> str:
-    """A page of validation images: ground truth and detections. Returns its path."""
+    """Draws ground truth and detections on validation images. Returns the file's path."""
     import cv2
 
     from ssd.datasets.coco import load_coco
@@ -54,7 +53,7 @@ def draw_detections(run_folder: str, config, epoch: int) -> str:
     found = Detections.from_npz(os.path.join(run_folder, f"detections-epoch-{epoch}.npz"))
     names = dict(zip(dataset.category_ids, dataset.category_names))
     colors = class_colors(dataset.category_names)
-    pictures = []
+    images = []
     for index in range(min(COLUMNS * ROWS, dataset.num_images)):
         path = os.path.join(dataset.image_folder, dataset.file_names[index])
         image = np.ascontiguousarray(cv2.imread(path)[:, :, ::-1])
@@ -63,7 +62,7 @@ def draw_detections(run_folder: str, config, epoch: int) -> str:
         image = draw_boxes(image, dataset.boxes_ltrb[truth], [""] * int(truth.sum()))
         chosen = (found.image_id == dataset.image_ids[index]) & (found.score >= SCORE_SHOWN)
         boxes = found.boxes_xywh[chosen]
-        pictures.append(
+        images.append(
             draw_boxes(
                 image,
                 np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1),
@@ -73,7 +72,7 @@ def draw_detections(run_folder: str, config, epoch: int) -> str:
             )
         )
     path = os.path.join(run_folder, "detections.png")
-    save_image(path, mosaic(pictures, COLUMNS, CELL))
+    save_image(path, mosaic(images, COLUMNS, CELL))
     return path
 
 
@@ -87,7 +86,7 @@ def division_in(log: str) -> str:
 
 
 def scored_on(summary: dict) -> str:
-    """How many images and objects the mAP is of, in words; "" where the summary does not say."""
+    """Text on how many images and objects were scored; "" if the summary does not have it."""
     known = "eval_images" in summary
     return (
         f" on {images_and_objects(summary['eval_images'], summary['eval_objects'])}"
@@ -96,8 +95,8 @@ def scored_on(summary: dict) -> str:
     )
 
 
-def from_here(path: str) -> str:
-    """A path below the current folder without that folder's name; another as it is."""
+def relative_to_here(path: str) -> str:
+    """A path below the current folder relative to it; any other path unchanged."""
     relative = os.path.relpath(path)
     return path if relative.startswith(os.pardir) else relative
 
@@ -107,10 +106,10 @@ def main(run_folder: str, data_folder: str) -> int:
         summary = json.load(file)
     config = load_recipe(os.path.join(run_folder, "recipe.yaml")).with_values(data_dir=data_folder)
     ruleset = RULES[config.run.rules].ruleset
-    accepted, words = (
+    accepted, output = (
         check_log(os.path.join(run_folder, "mlperf.log"), ruleset) if ruleset else (True, "")
     )
-    picture = draw_detections(run_folder, config, last_evaluation(run_folder))
+    image = draw_detections(run_folder, config, last_evaluation(run_folder))
     reached = summary["status"] == "success"
     changes = differences(
         config,
@@ -142,20 +141,20 @@ def main(run_folder: str, data_folder: str) -> int:
         f"rank{'s' if summary['ranks'] > 1 else ''}"
     )
     print(f"  seed             {summary['seed']}")
-    verdict = f"{'SUCCESS' if accepted else 'FAILURE'}, rules {ruleset}, {division} division"
-    print(f"  MLPerf checker   {verdict if ruleset else 'not asked'}")
+    result = f"{'SUCCESS' if accepted else 'FAILURE'}, rules {ruleset}, {division} division"
+    print(f"  MLPerf checker   {result if ruleset else 'not run'}")
     for label, name in (
         ("log", "mlperf.log"),
         ("weights", "weights.params"),
-        ("detections", picture),
+        ("detections", image),
         ("curves", "curves.png"),
         ("report", "report.html"),
     ):
         path = os.path.join(run_folder, os.path.basename(name))
         if os.path.exists(path):  # --no-report leaves two of them out
-            print(f"  {label:<16} {from_here(path)}")
+            print(f"  {label:<16} {relative_to_here(path)}")
     if not accepted:
-        print(words, file=sys.stderr)
+        print(output, file=sys.stderr)
     return 0 if reached and accepted else 1
 
 

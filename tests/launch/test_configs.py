@@ -195,6 +195,6 @@ def test_the_launch_scripts_take_retinanets_configs(config, tmp_path):
     done = sourced("./run_with_docker.sh", PRETRAINED_DIR=str(tmp_path))
     assert done.returncode == 2
     assert done.stderr.startswith(
-        f"run_with_docker.sh: PRETRAINED_DIR={tmp_path}: needed is one file "
-        "resnext50_32x4d-*.onnx (scripts/get_backbone.sh resnext50_32x4d makes it)"
+        f"run_with_docker.sh: PRETRAINED_DIR={tmp_path}: exactly one file "
+        "resnext50_32x4d-*.onnx is needed (scripts/get_backbone.sh resnext50_32x4d makes it)"
     )

@@ -106,8 +106,8 @@ def test_a_mistake_that_training_finds_is_shown_and_ends_all(run):
     assert cause.startswith("    python -m ssd train: ") and "num-classes" in cause
     assert (
         rest
-        == "run_with_docker.sh: no further trial, as each would end alike: settings or data are "
-        "wrong"
+        == "run_with_docker.sh: no further trial, since each would fail the same way: the settings "
+        "or the data are wrong"
     )
 
 
@@ -180,7 +180,7 @@ def test_a_signal_in_the_middle(run, name, status):
     finally:
         process.kill()
     assert process.returncode == status, output + errors
-    assert f"SIG{name}: training saves and leaves" in errors and "are kept" in errors
+    assert f"SIG{name}: training saves and exits" in errors and "are kept" in errors
     assert "trial 1 of 2: status 75" in output and "trial 2" not in output
     log = a_run.log(1)
     assert "RESULT" not in log and '"key": "run_stop"' in log and '"status": "aborted"' in log
@@ -205,7 +205,7 @@ def test_a_second_signal_ends_it_at_once(run):
         output, errors = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert "SIGTERM: training saves and leaves" in first
+    assert "SIGTERM: training saves and exits" in first
     assert process.returncode == 143, output + errors
 
 
@@ -247,11 +247,11 @@ def test_config_not_sourced(docker_environment, tmp_path):
 def test_bad_values(run, data, tmp_path):
     refused(run(DATADIR=tmp_path / "no such"), f"DATADIR={tmp_path}/no such: no such folder")
     (tmp_path / "file").write_text("")
-    refused(run(LOGDIR=tmp_path / "file"), f"LOGDIR={tmp_path}/file: cannot be made")
+    refused(run(LOGDIR=tmp_path / "file"), f"LOGDIR={tmp_path}/file: cannot be created")
     refused(run(LOGDIR="/proc/sys"), "LOGDIR=/proc/sys: user root cannot write there")
     refused(
         run(PRETRAINED_DIR=tmp_path),
-        f"PRETRAINED_DIR={tmp_path}: needed is one file resnet34-*.onnx",
+        f"PRETRAINED_DIR={tmp_path}: exactly one file resnet34-*.onnx",
     )
     refused(run(PRETRAINED_DIR="/no/such"), "PRETRAINED_DIR=/no/such: no such folder")
     refused(run(NEXP="five"), "NEXP=five: a whole number of at least 1 is needed")
@@ -263,7 +263,7 @@ def test_bad_values(run, data, tmp_path):
 def test_bad_image(run, docker_environment, base):
     refused(
         run(CONT="localhost:9/none:1"),
-        "CONT=localhost:9/none:1: no such image here, nor in a registry: ",
+        "CONT=localhost:9/none:1: not found here or in a registry: ",
     )
     refused(run(CONT=base), f"CONT={base}: no /workspace/ssd/run_and_time.sh in this image")
 

@@ -104,8 +104,8 @@ def test_optional_variables_become_flags(environment):
         (3, "run_and_time.sh: training ended with status 3\n"),
         (
             75,
-            "run_and_time.sh: stopped by a signal (status 75), with a checkpoint: RESUME=auto goes "
-            "on from it\n",
+            "run_and_time.sh: stopped by a signal (status 75), with a checkpoint; "
+            "RESUME=auto resumes from it\n",
         ),
     ],
 )
@@ -327,7 +327,7 @@ def test_one_node_or_no_numactl_is_said_in_one_line(environment, two_nodes, tmp_
         "binding: none, numactl --physcpubind=0 --membind=0 is not permitted here"
     ]
     result = run(dict(two_nodes, BIND="no"))
-    assert re.findall("^binding: .*", result.stdout, re.M) == ["binding: none, as BIND=no says"]
+    assert re.findall("^binding: .*", result.stdout, re.M) == ["binding: none, because of BIND=no"]
     (tmp_path / "bin" / "lscpu").write_text("#!/bin/sh\nprintf '0,0,0,0\\n1,1,0,0\\n'\n")
     result = run(two_nodes)
     assert re.findall("^binding: .*", result.stdout, re.M) == [
@@ -381,9 +381,7 @@ def test_a_rank_that_its_launcher_has_bound_is_left_alone(two_nodes):
         "import os, subprocess, sys; sys.exit(subprocess.run(['taskset', '-c', '1'] + "
         "sys.argv[1:]).returncode)",
     )
-    assert (
-        "binding: the launcher has bound rank 0 to CPUs 1 already; left as it is\n" in result.stdout
-    )
+    assert "binding: the launcher has already bound rank 0 to CPUs 1; unchanged\n" in result.stdout
     assert "fake training: affinity 1\n" in result.stdout
 
 
@@ -395,7 +393,7 @@ def test_a_config_that_describes_another_machine_is_reported(two_nodes):
     result = run(dict(two_nodes, NSOCKET="2", SOCKETCORES="16", HT="2"))
     assert (
         "binding: the config names 2 x 16 x 2 (sockets, cores of each, threads of each core), this "
-        "machine has 2 x 1 x 1, which is used\n"
+        "machine has 2 x 1 x 1; the latter is used\n"
     ) in result.stdout
     assert (
         "the config names" not in run(dict(two_nodes, NSOCKET="2", SOCKETCORES="1", HT="1")).stdout

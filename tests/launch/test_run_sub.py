@@ -99,7 +99,7 @@ def test_a_slurm_without_steps_side_by_side_is_refused(tmp_path, version, old):
 def test_a_heterogeneous_job_is_refused(tmp_path):
     assert refusal(tmp_path, SLURM_HET_SIZE="2") == (
         2,
-        "run.sub: job 7 is a heterogeneous one; all nodes must be alike here: sbatch -N\n",
+        "run.sub: job 7 is heterogeneous; all nodes must be alike: use sbatch -N\n",
     )
 
 
@@ -110,7 +110,8 @@ def test_what_another_job_of_this_number_has_left_is_not_taken_for_ones_own(tmp_
     (tmp_path / "logs" / name).write_text("0\n")
     assert refusal(tmp_path) == (
         2,
-        f"run.sub: LOGDIR={tmp_path}/logs: another job of this number has left {name} there\n",
+        f"run.sub: LOGDIR={tmp_path}/logs: {name} exists already, from another job of this "
+        "number\n",
     )
     assert (
         os.listdir(tmp_path / "logs") == [name] and (tmp_path / "logs" / name).read_text() == "0\n"
@@ -121,7 +122,7 @@ def test_after_a_requeue_it_is_ones_own(tmp_path):
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "test_7_1.status").write_text("0\n")
     status, text = refusal(tmp_path, SLURM_RESTART_COUNT="1")
-    assert status == 1 and "the container could not be made" in text
+    assert status == 1 and "the container could not be created" in text
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_after_a_requeue_it_is_ones_own(tmp_path):
 def test_names_of_images_as_pyxis_takes_them(tmp_path, given, taken):
     status, text = refusal(tmp_path, CONT=given)
     assert status == 1 and f"container ssd_7 from {taken} on 1 node(s)\n" in text
-    assert f"CONT={taken}: the container could not be made" in text
+    assert f"CONT={taken}: the container could not be created" in text
     assert text.count("no cluster\n") == 2, "the keeper's srun, and the container's"
     assert ("Pyxis 0.15 or newer" in text) == given.startswith("dockerd")
 
@@ -151,7 +152,7 @@ def test_names_of_images_as_pyxis_takes_them(tmp_path, given, taken):
 def test_names_of_images_that_no_pyxis_takes(tmp_path, given):
     assert refusal(tmp_path, CONT=given) == (
         2,
-        f"run.sub: CONT={given}: Pyxis knows docker://IMAGE and dockerd://IMAGE alone\n",
+        f"run.sub: CONT={given}: Pyxis knows only docker://IMAGE and dockerd://IMAGE\n",
     )
 
 
@@ -277,7 +278,7 @@ def test_both_scripts_show_the_same_cause():
 @pytest.mark.parametrize(
     "number, status, reason",
     [
-        (0, 2, "settings or data are wrong"),
+        (0, 2, "the settings or the data are wrong"),
         (4, 1, ""),
         (5, 137, ""),
         (7, 1, "the container does not start"),
@@ -286,7 +287,7 @@ def test_both_scripts_show_the_same_cause():
         (
             10,
             1,
-            "the image's MPI does not start with MPI_TYPE=pmi2, another one may do: none, pmix",
+            "the image's MPI does not start with MPI_TYPE=pmi2; try another of none, pmix",
         ),
     ],
 )
@@ -332,7 +333,7 @@ def test_the_keeper_hides_the_users_settings_of_enroot(tmp_path):
         ("", ""),
         (
             "made\n",
-            "run.sub: container pyxis_ssd_7 may stay on node n1: enroot list does not know it\n",
+            "run.sub: container pyxis_ssd_7 may stay on node n1: enroot list does not show it\n",
         ),
     ):
         result = subprocess.run(

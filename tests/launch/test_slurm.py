@@ -208,12 +208,15 @@ def test_where_every_trial_would_fail_alike_the_first_is_the_last(cluster, setti
     broken = submit(cluster, dict(settings, STAND_IN_BROKEN="yes"))
     assert wrong.wait() == ("FAILED", 2)
     assert "\n    python -m ssd train: the cause\n" in wrong.output
-    assert "no further trial, as each would end alike: settings or data are wrong\n" in wrong.output
+    assert (
+        "no further trial, since each would fail the same way: the settings or the data are wrong\n"
+        in wrong.output
+    )
     assert mpi.wait() == ("FAILED", 1), mpi.output + log_of(settings, mpi, 1)
     assert re.search(
         "\n    .*PMI support.*\n.* no further trial, .*: the image's MPI does not start with "
         "MPI_TYPE="
-        "pmi2, another one may do: .*pmix",
+        "pmi2; try another of .*pmix",
         mpi.output,
     ), mpi.output + log_of(settings, mpi, 1)
     assert broken.wait()[0] == "FAILED"
@@ -245,8 +248,11 @@ def test_a_signal_to_one_job_of_an_array_saves_requeues_and_resumes_that_one(clu
     assert cluster.run("scancel", "--batch", "--signal=USR1", element).returncode == 0
     assert job.wait() == ("COMPLETED", 0), job.output
     assert job.field("Restarts") == "1" and other.field("Restarts") == "0"
-    assert f"trial 2 was stopped by a signal; job {element} is to be queued again" in job.output
-    assert "trial 1 of 2: done before, status 0" in job.output and "cannot" not in job.output
+    assert f"trial 2 was stopped by a signal; requeueing job {element}" in job.output
+    assert (
+        "trial 1 of 2: done before the requeue, status 0" in job.output
+        and "cannot" not in job.output
+    )
     text = log_of(settings, job, 2)
     assert (
         text.count("got SIGUSR1") == 1
@@ -302,9 +308,9 @@ MISTAKES = [
     (dict(NNODES="2"), "NNODES=2 in the config, but the job has 1 nodes; give sbatch -N 2"),
     (dict(DATADIR="/no/such/folder"), r"DATADIR=/no/such/folder: no such folder \(node n[12]\)"),
     (dict(DATADIR="/a,b"), "DATADIR=/a,b: Pyxis cannot mount a path with .*"),
-    (dict(LOGDIR="/proc/logs"), "LOGDIR=/proc/logs: cannot be made"),
+    (dict(LOGDIR="/proc/logs"), "LOGDIR=/proc/logs: cannot be created"),
     (dict(LOGDIR="/proc"), r"LOGDIR=/proc: user root cannot write there \(node n[12]\)"),
-    (dict(PRETRAINED_DIR="/usr"), "PRETRAINED_DIR=/usr: needed is one file resnet34-.*"),
+    (dict(PRETRAINED_DIR="/usr"), "PRETRAINED_DIR=/usr: exactly one file resnet34-.*"),
     (dict(MPI_TYPE="pmix_v9"), "MPI_TYPE=pmix_v9: this cluster has .*pmi2, pmix.*"),
     (dict(NGPU="4", EXTRA_PARAMS="--device gpu"), "NGPU=4: the job sees 0 GPUs; .*"),
     (dict(NGPU="4000"), "NGPU=4000: more ranks than the [0-9]+ CPUs .*"),
@@ -315,9 +321,9 @@ MISTAKES = [
     ),
     (
         dict(CONT="podman://ssd"),
-        "CONT=podman://ssd: Pyxis knows docker://IMAGE and dockerd://IMAGE alone",
+        "CONT=podman://ssd: Pyxis knows only docker://IMAGE and dockerd://IMAGE",
     ),
-    (dict(CONT=r"nvcr.io\#nvidia/mxnet"), r"CONT=nvcr.io\\#nvidia/mxnet: holds a backslash; .*"),
+    (dict(CONT=r"nvcr.io\#nvidia/mxnet"), r"CONT=nvcr.io\\#nvidia/mxnet: contains a backslash; .*"),
 ]
 
 
@@ -368,9 +374,9 @@ def test_the_image_is_asked_of_the_registry_by_its_name(cluster, settings):
     """Enroot wants # between registry and image; one that is not there ends the job."""
     job = submit(cluster, dict(settings, CONT="registry.example/team/ssd:1"))
     assert job.wait() == ("FAILED", 1), job.output
-    assert "registry.example#team/ssd:1 is used" in job.output
+    assert "using registry.example#team/ssd:1" in job.output
     assert "failed to import docker image: registry.example#team/ssd:1" in job.output
-    assert "CONT=registry.example#team/ssd:1: the container could not be made" in job.output
+    assert "CONT=registry.example#team/ssd:1: the container could not be created" in job.output
     os.makedirs(cluster.path("registry", "registry.example#team"))
     shutil.copy(settings["CONT"], cluster.path("registry", "registry.example#team", "ssd:1"))
     os.makedirs(os.path.join(settings["DATADIR"], "weights"))
@@ -402,7 +408,7 @@ def test_two_ranks_train_over_pmix_through_a_notice(cluster, settings):
     state = job.wait(300)
     text = log_of(settings, job, 1)
     assert state == ("COMPLETED", 0), job.output + text
-    assert job.field("Restarts") == "1" and "is to be queued again" in job.output
+    assert job.field("Restarts") == "1" and "requeueing job" in job.output
     assert (
         text.strip().splitlines()[-1].startswith("RESULT,SINGLE_STAGE_DETECTOR,,")
         and text.count("RESULT,") == 1

@@ -407,7 +407,7 @@ def test_interrupt_and_resume(server, mirror, tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert errors == "download_openimages: stopped; the same command goes on from here\n"
+    assert errors == "download_openimages: stopped; run the same command again to resume\n"
     assert os.listdir(str(tmp_path / "train" / "data")) == [name_of(5)]
     server.hold.set()
     assert download(tmp_path, "--mirror", server.url).returncode == 0
@@ -569,7 +569,7 @@ def test_flags_that_are_refused(tmp_path, arguments, words):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    assert "cannot be made or written" in one_line(download(tmp_path / "file" / "x"), 2)
+    assert "cannot be created or written" in one_line(download(tmp_path / "file" / "x"), 2)
 
 
 def test_published_md5():
