@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from typing import Optional
 
 
 class AudioCopy:
@@ -73,6 +74,12 @@ class AudioCopy:
 
     def _seconds(self, packet) -> float:
         return float(packet.dts * packet.time_base) - self._start
+
+    @property
+    def position(self) -> Optional[float]:
+        """Time of the first packet that is not copied yet [seconds since the start], None at the
+        end."""
+        return None if self._next is None else self._seconds(self._next)
 
     def close(self) -> None:
         self._container.close()

@@ -17,7 +17,7 @@ from ssd.errors import UserError
 from ssd.evaluation.per_class import evaluate
 from ssd.evaluation.scoring import STAT_NAMES, read_ground_truth
 from ssd.tools.inputs import find_inputs
-from tests.commands.test_odd_annotations import as_detections, refusal, same
+from tests.commands.outcomes import equal_stats, refusal, to_detections
 from tests.datasets import odd_files
 from tests.evaluation.odd_sets import score_directly
 
@@ -60,7 +60,7 @@ def test_detections_on_images_left_out(image, change, images, tmp_path, capsys):
     # of a foreign image.
     known = "id" not in change or change["id"] == "2"
     given = rows if known else kept
-    as_detections(given, None).to_npz(tmp_path / "found.npz")
+    to_detections(given, None).to_npz(tmp_path / "found.npz")
     (tmp_path / "found.json").write_text(json.dumps(given))
     for name in ("found.json", "found.npz"):
         flags = [
@@ -75,12 +75,14 @@ def test_detections_on_images_left_out(image, change, images, tmp_path, capsys):
             capsys.readouterr()
             assert main(["score", *flags, *more]) == 0
             out, err = capsys.readouterr()
-            assert same(json.loads(out), expected) and "on 5 images" in err
+            assert equal_stats(json.loads(out), expected) and "on 5 images" in err
             assert (
                 f"left out: {len(rows) - len(kept)} detections on images that are left out" in err
             ) == known
     whole = read_ground_truth(path, skip_bad=True)
-    assert same(evaluate(path, as_detections(given, None), ground_truth=whole).stats, expected)
+    assert equal_stats(
+        evaluate(path, to_detections(given, None), ground_truth=whole).stats, expected
+    )
     if known:
         read_ground_truth(
             path, skip_bad=True, images=list(range(1, 7))

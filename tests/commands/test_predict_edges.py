@@ -10,7 +10,7 @@ from PIL import Image
 
 from ssd.tools import prediction
 from ssd.tools.audio import AudioCopy
-from tests.commands.test_predict import (
+from tests.commands.predict_files import (
     files,
     image_paths,
     look_at,
@@ -62,13 +62,13 @@ def test_sound_that_an_mp4_cannot_hold(predict, tmp_path):
 
 def test_of_sound_a_packet_is_held(tmp_path):
     """It is read as far as the pictures are, and not further."""
-    sound = AudioCopy(str(make_video(tmp_path / "a.mp4", sound="aac")))
+    audio = AudioCopy(str(make_video(tmp_path / "a.mp4", sound="aac")))
     with av.open(str(tmp_path / "b.mp4"), "w") as output:
-        sound.open(output, 0.0)
+        audio.open(output, 0.0)
         for until in (0.2, 0.5, 1.0):
-            sound.copy(until)
-            assert until < sound._seconds(sound._next) < until + 0.03
-    sound.close()
+            audio.copy(until)
+            assert until < audio.position < until + 0.03
+    audio.close()
     assert sound_of(tmp_path / "b.mp4")[-1][1] == pytest.approx(1, abs=0.03)
 
 

@@ -10,10 +10,10 @@ from PIL import Image
 from ssd.errors import UserError
 from ssd.tools.inputs import find_inputs
 from ssd.tools.videos import VideoReader, VideoWriter
-from tests.tools.test_video_stream import COLOURS, blocks, inner, read, to_yuv, yuv_frame
+from tests.tools.video_files import COLOURS, blocks, inner, read, to_yuv, yuv_frame
 
 
-def film(path, times, lengths=None, b_frames=0, codec="libx264"):
+def timed_video(path, times, lengths=None, b_frames=0, codec="libx264"):
     """Frames at times [ms]; lengths: of the frames in the file [ms]."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=10)
@@ -66,7 +66,7 @@ def drawn(reader, frames, path):
 )
 def test_frames_of_any_length(tmp_path, name, times, lengths):
     """None is cut short, and the drawn film keeps all times to a millisecond."""
-    reader, frames = read(film(tmp_path / name, times, lengths))
+    reader, frames = read(timed_video(tmp_path / name, times, lengths))
     expected = (np.array(times) - times[0]) / 1000
     np.testing.assert_allclose([frame.seconds for frame in frames], expected, atol=0.0011)
     again = read(drawn(reader, frames, tmp_path / "drawn.mp4"))[1]
@@ -83,7 +83,7 @@ def test_the_last_frame_of_a_gif_lasts(tmp_path):
 @pytest.mark.parametrize("codec, b_frames", [("libx264", 3), ("libx264", 0), ("mpeg4", 2)])
 def test_avi_numbers_frames_in_the_order_of_decoding(tmp_path, codec, b_frames):
     times = list(range(0, 1200, 100))
-    frames = read(film(tmp_path / "film.avi", times, b_frames=b_frames, codec=codec))[1]
+    frames = read(timed_video(tmp_path / "film.avi", times, b_frames=b_frames, codec=codec))[1]
     np.testing.assert_allclose(
         [frame.seconds for frame in frames], np.array(times) / 1000, atol=0.0011
     )
@@ -100,7 +100,7 @@ def cut(path, share):
 def test_what_is_cut_short_is_said(tmp_path, name, share):
     path = tmp_path / name
     times = list(range(0, 4000, 100))
-    cut(gif(path, [100] * 40) if name.endswith("gif") else film(path, times), share)
+    cut(gif(path, [100] * 40) if name.endswith("gif") else timed_video(path, times), share)
     reader = VideoReader(path)
     with pytest.raises(UserError, match="cut short|does not decode"):
         list(reader)
@@ -109,7 +109,7 @@ def test_what_is_cut_short_is_said(tmp_path, name, share):
 
 
 def test_damaged_parts_that_are_passed_by_are_said(tmp_path):
-    path = film(tmp_path / "film.mkv", list(range(0, 4000, 100)))
+    path = timed_video(tmp_path / "film.mkv", list(range(0, 4000, 100)))
     content = bytearray(path.read_bytes())
     place = len(content) // 2
     content[place : place + 200] = np.random.RandomState(0).bytes(200)
@@ -166,7 +166,7 @@ def test_large_films_are_drawn_with_enough_bits(tmp_path):
 
 
 def test_a_named_file_without_an_ending_of_ours_is_known_by_its_content(tmp_path):
-    film(tmp_path / "a.mkv", [0, 100]).rename(tmp_path / "film")
+    timed_video(tmp_path / "a.mkv", [0, 100]).rename(tmp_path / "film")
     Image.new("RGB", (9, 9)).save(tmp_path / "b.png")
     (tmp_path / "b.png").rename(tmp_path / "picture.dat")
     (tmp_path / "notes.txt").write_text("no picture")

@@ -10,87 +10,18 @@ import pytest
 
 from ssd.errors import UserError
 from ssd.tools.videos import VideoReader, VideoWriter
-
-# ITU-T H.273: number of the matrix to the shares of red and blue in the luma.
-MATRICES = {
-    1: (0.2126, 0.0722),
-    4: (0.30, 0.11),
-    5: (0.299, 0.114),
-    6: (0.299, 0.114),
-    7: (0.212, 0.087),
-    9: (0.2627, 0.0593),
-}
-COLOURS = np.array([[(200, 40, 40), (40, 180, 60)], [(50, 70, 220), (230, 220, 90)]], float)
-FULL = 2
-
-
-def blocks(width=64, height=48):
-    return np.repeat(np.repeat(COLOURS, height // 2, 0), width // 2, 1)
-
-
-def to_yuv(rgb, matrix, full):
-    """The standard's equations: uint8 (height, width) planes."""
-    red, blue = MATRICES[matrix]
-    r, g, b = np.moveaxis(rgb / 255, -1, 0)
-    luma = red * r + (1 - red - blue) * g + blue * b
-    cb, cr = (b - luma) / (2 - 2 * blue), (r - luma) / (2 - 2 * red)
-    scales = (255, 0, 255) if full else (219, 16, 224)
-    planes = scales[0] * luma + scales[1], scales[2] * cb + 128, scales[2] * cr + 128
-    return [np.clip(np.rint(plane), 0, 255).astype(np.uint8) for plane in planes]
-
-
-def yuv_frame(planes, halves=(2, 2)):
-    """yuv420p, or yuv444p where halves is (1, 1)."""
-    height, width = planes[0].shape
-    frame = av.VideoFrame(width, height, "yuv420p" if halves == (2, 2) else "yuv444p")
-    for plane, values, step in zip(frame.planes, planes, ((1, 1), halves, halves)):
-        values = values[:: step[0], :: step[1]]
-        lines = np.zeros((plane.height, plane.line_size), np.uint8)
-        lines[:, : plane.width] = values
-        plane.update(lines.tobytes())
-    return frame
-
-
-def film(
-    path,
-    frames=3,
-    codec="libx264",
-    matrix=5,
-    says=True,
-    full=False,
-    shape=None,
-    options=None,
-    times=None,
-    halves=(2, 2),
-    rate=10,
-):
-    """Frames of four blocks of COLOURS, coded by one matrix and range; says: and it says so."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate)
-        planes = to_yuv(blocks(), matrix, full)
-        stream.width, stream.height = planes[0].shape[::-1]
-        context = stream.codec_context
-        stream.pix_fmt = "yuv420p" if halves == (2, 2) else "yuv444p"
-        stream.options = options or {}
-        if says:
-            context.colorspace, context.color_range = matrix, FULL if full else 1
-        if shape:
-            context.sample_aspect_ratio = shape
-        context.time_base = Fraction(1, 1000) if times else Fraction(1, rate)
-        for number in range(frames):
-            frame = yuv_frame(planes, halves)
-            frame.pts, frame.time_base = (times[number] if times else number), context.time_base
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
-
-
-def read(path):
-    reader = VideoReader(path)
-    try:
-        return reader, list(reader)
-    finally:
-        reader.close()
+from tests.tools.video_files import (
+    COLOURS,
+    MATRICES,
+    audio_with_cover,
+    block_video,
+    blocks,
+    inner,
+    read,
+    to_yuv,
+    with_cover,
+    yuv_frame,
+)
 
 
 def written(reader, frames, path):
@@ -99,22 +30,6 @@ def written(reader, frames, path):
         writer.add(frame.pixels, frame.seconds, reader.start, reader.display)
     writer.finish()
     return path
-
-
-def inner(pixels):
-    """Mean colours of the four blocks, without their borders."""
-    height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
-    return np.array(
-        [
-            [
-                pixels[
-                    y * height + 6 : (y + 1) * height - 6, x * width + 6 : (x + 1) * width - 6
-                ].mean((0, 1))
-                for x in range(2)
-            ]
-            for y in range(2)
-        ]
-    )
 
 
 EXACT = {"qp": "0", "x265-params": "lossless=1:log-level=none", "lossless": "1", "qscale": "1"}
@@ -134,7 +49,9 @@ CASES = [("libx264", "mp4", matrix, full) for matrix in MATRICES for full in (Fa
 @pytest.mark.parametrize("codec, ending, matrix, full", CASES)
 def test_colours_are_those_of_the_standard(tmp_path, codec, ending, matrix, full):
     """As computed by H.273's equations; and so are those of the drawn film."""
-    path = film(tmp_path / f"film.{ending}", codec=codec, matrix=matrix, full=full, options=EXACT)
+    path = block_video(
+        tmp_path / f"film.{ending}", codec=codec, matrix=matrix, full=full, options=EXACT
+    )
     reader, frames = read(path)
     assert len(frames) == 3
     for frame in frames:
@@ -155,7 +72,7 @@ def test_colours_of_which_nothing_is_said_are_bt601(tmp_path):
     alike."""
     import cv2
 
-    path = film(tmp_path / "film.mp4", matrix=6, says=False, options=EXACT)
+    path = block_video(tmp_path / "film.mp4", matrix=6, says=False, options=EXACT)
     reader, frames = read(path)
     assert reader.display.matrix == 2 and np.abs(inner(frames[0].pixels) - COLOURS).max() < 3.5
     video = cv2.VideoCapture(str(path))
@@ -174,7 +91,7 @@ def test_colours_of_which_nothing_is_said_are_bt601(tmp_path):
 
 
 def test_a_matrix_that_is_not_known_is_said(tmp_path):
-    reader, frames = read(film(tmp_path / "film.mkv", codec="ffv1", matrix=6, says=False))
+    reader, frames = read(block_video(tmp_path / "film.mkv", codec="ffv1", matrix=6, says=False))
     assert reader.notes() == "" and len(frames) == 3
     path = tmp_path / "ycgco.mp4"
     with av.open(str(path), "w") as container:
@@ -205,7 +122,7 @@ def test_a_matrix_that_is_not_known_is_said(tmp_path):
 )
 def test_pixels_keep_their_shape(tmp_path, codec, ending, shape):
     shape = Fraction(*shape) if shape else None
-    path = film(tmp_path / f"film.{ending}", codec=codec, shape=shape)
+    path = block_video(tmp_path / f"film.{ending}", codec=codec, shape=shape)
     if ending == "mpg":  # says the shape of the whole picture
         with av.open(str(path)) as container:
             shape = container.streams.video[0].sample_aspect_ratio
@@ -245,7 +162,7 @@ def with_display_matrix(path, a, b, c, d):
     ],
 )
 def test_turned_and_mirrored_films_stand_upright(tmp_path, matrix, upright):
-    path = with_display_matrix(film(tmp_path / "film.mp4", shape=Fraction(4, 3)), *matrix)
+    path = with_display_matrix(block_video(tmp_path / "film.mp4", shape=Fraction(4, 3)), *matrix)
     reader, frames = read(path)
     expected = upright(blocks())
     assert frames[0].pixels.shape == expected.shape
@@ -262,68 +179,22 @@ def test_turned_and_mirrored_films_stand_upright(tmp_path, matrix, upright):
 # ---- which stream is the film
 
 
-def box(kind, *parts):
-    content = b"".join(parts)
-    return struct.pack(">I4s", 8 + len(content), kind) + content
-
-
-def cover():
-    """A JPEG as music and download tools embed it."""
-    import cv2
-
-    return cv2.imencode(".jpg", np.full((16, 20, 3), 99, np.uint8))[1].tobytes()
-
-
-def with_cover(path):
-    """An .mp4 with a cover picture. FFmpeg lists it before the film where it is met first, so
-    moov/udta comes first."""
-    content = path.read_bytes()
-    data = box(b"data", struct.pack(">II", 13, 0), cover())
-    handler = box(b"hdlr", struct.pack(">II4s", 0, 0, b"mdir"), b"appl" + bytes(9))
-    udta = box(b"udta", box(b"meta", bytes(4), handler, box(b"ilst", box(b"covr", data))))
-    start = content.index(b"moov") - 4
-    (size,) = struct.unpack(">I", content[start : start + 4])
-    header = content.index(b"mvhd") - 4
-    after = header + struct.unpack(">I", content[header : header + 4])[0]
-    assert start > content.index(b"mdat"), "the frames' places do not move"
-    path.write_bytes(
-        content[:start]
-        + struct.pack(">I", size + len(udta))
-        + content[start + 4 : after]
-        + udta
-        + content[after:]
-    )
-    return path
-
-
 def streams(path):
     with av.open(str(path)) as container:
         return [(stream.type, stream.codec_context.name) for stream in container.streams]
 
 
 def test_a_cover_before_the_film_is_not_the_film(tmp_path):
-    path = with_cover(film(tmp_path / "film.mp4", frames=10))
+    path = with_cover(block_video(tmp_path / "film.mp4", frames=10))
     assert streams(path) == [("video", "mjpeg"), ("video", "h264")]
     reader, frames = read(path)
     assert len(frames) == reader.frames == 10 and frames[0].pixels.shape == (48, 64, 3)
 
 
-def sound_with_cover(path):
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("aac", rate=48000)
-        frame = av.AudioFrame.from_ndarray(
-            np.zeros((1, 4800), np.float32), format="fltp", layout="mono"
-        )
-        frame.sample_rate = 48000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return with_cover(path)
-
-
 @pytest.mark.parametrize("name", ["song.m4a", "song.mp4", "song.mov", "song.m4b"])
 def test_sound_with_a_cover_is_no_film(tmp_path, name):
     with pytest.raises(UserError, match="has no video stream, only a cover image"):
-        VideoReader(sound_with_cover(tmp_path / name))
+        VideoReader(audio_with_cover(tmp_path / name))
 
 
 @pytest.mark.parametrize(
@@ -374,7 +245,7 @@ def test_the_largest_of_several_films(tmp_path, order, chosen):
 )
 def test_frames_stand_at_their_times(tmp_path, ending, times, atol):
     """From the film's first frame on, in what is read and in what is written."""
-    reader, frames = read(film(tmp_path / f"film.{ending}", frames=5, times=times))
+    reader, frames = read(block_video(tmp_path / f"film.{ending}", frames=5, times=times))
     expected = (np.array(times) - times[0]) / 1000
     np.testing.assert_allclose([frame.seconds for frame in frames], expected, atol=0.001)
     again = read(written(reader, frames, tmp_path / "drawn.mp4"))[1]
