@@ -101,8 +101,8 @@ def report_classes(point, folder, measure) -> None:
         measure.note(name, kilobytes=len(measure(make, name)) // 1000)
 
 
-class _Found:
-    """What Prediction asks of a Predictor, with PER_FRAME random detections on each picture."""
+class _RandomPredictor:
+    """A stand-in for Predictor, with PER_FRAME random detections on each image."""
 
     batch_size, class_names, category_ids = (
         8,
@@ -130,8 +130,8 @@ class _Found:
             yield results
 
 
-class _Film:
-    """What Prediction asks of a VideoReader whose frames are not drawn."""
+class _BlackVideo:
+    """A stand-in for a VideoReader whose frames are not drawn."""
 
     def __init__(self, frames: int):
         self._frames = frames
@@ -140,7 +140,7 @@ class _Film:
         pixels = np.zeros((32, 32, 3), np.uint8)
         return ((number / 25, pixels) for number in range(self._frames))
 
-    def odd(self) -> str:
+    def notes(self) -> str:
         return ""
 
 
@@ -150,8 +150,9 @@ def frames(point, folder, measure) -> None:
 
     def once():
         with tempfile.TemporaryDirectory(dir=folder) as place:
-            prediction = Prediction(_Found(), place, None, None, threading.Event())
-            prediction.video(_Film(int(point)), Input("film.mp4", "film.mp4", True), lambda: None)
+            prediction = Prediction(_RandomPredictor(), place, None, None, threading.Event())
+            video = Input("video.mp4", "video.mp4", True)
+            prediction.predict_video(_BlackVideo(int(point)), video, lambda: None)
             prediction.write()
 
     measure(once)

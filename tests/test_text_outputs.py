@@ -1,4 +1,4 @@
-"""Names of any letters in what is written: pages, tables, curves, events."""
+"""Names in any script in outputs: pages, tables, plots, events."""
 
 import csv
 import glob
@@ -39,7 +39,7 @@ def test_a_page(tmp_path, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_table_and_a_curve(tmp_path, name, recwarn):
-    """Where the files are told apart by their names alone, these stand below the curve."""
+    """If only their names distinguish the files, the names are below the plot."""
     results = [
         dict(weights=f"runs/{part}/weights.params", images=3, **dict.fromkeys(STAT_NAMES, 0.25))
         for part in (name, "other")

@@ -111,7 +111,7 @@ def read_trace(path):
 
 
 def test_train(data, tmp_path):
-    """Real batches; a process of its own, since Horovod is in it."""
+    """Real batches; in a separate process, because it starts Horovod."""
     run = ssd(
         "benchmark",
         "train",
@@ -269,7 +269,7 @@ def test_allreduce_on_two_ranks():
     )
 
 
-def test_allreduce_alone_has_nothing_to_do():
+def test_allreduce_on_one_rank_has_nothing_to_do():
     run = ssd("benchmark", "allreduce", *TINY)
     assert run.returncode == 0, run.stderr
     assert "one rank: there is nothing to reduce" in run.stdout
@@ -295,7 +295,7 @@ def test_allreduce_alone_has_nothing_to_do():
         (["infer", "--json", os.curdir], "--json .: exists already"),
     ],
 )
-def test_mistakes_are_one_line(benchmark, flags, words):
+def test_user_errors_are_one_line(benchmark, flags, words):
     status, out, err = benchmark(*flags)
     assert status == 2 and not out
     assert words in err and len(err.splitlines()) == 1, err
@@ -319,7 +319,7 @@ def test_a_batch_larger_than_the_data(benchmark, data):
     )
 
 
-def test_ranks_where_there_is_one_process(benchmark, monkeypatch):
+def test_modes_for_one_process_refuse_several_ranks(benchmark, monkeypatch):
     monkeypatch.setenv("HOROVOD_RANK", "1")
     status, out, err = benchmark("score")
     assert status == 2 and not out and "benchmark score: runs alone" in err

@@ -55,7 +55,7 @@ def test_a_measurement_counts_what_was_added():
     assert len(called) == 6, "once to warm up, and again since it is quick"
 
 
-def test_points_run_by_themselves(tmp_path, capsys):
+def test_points_run_in_processes(tmp_path, capsys):
     kept = tmp_path / "kept.json"
     growth.main(
         [

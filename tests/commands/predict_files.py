@@ -19,8 +19,8 @@ def read(folder):
 
 def files(folder):
     return sorted(
-        os.path.relpath(os.path.join(place, name), folder)
-        for place, _, names in os.walk(folder)
+        os.path.relpath(os.path.join(parent, name), folder)
+        for parent, _, names in os.walk(folder)
         for name in names
     )
 
@@ -28,8 +28,8 @@ def files(folder):
 def make_video(
     path, codec="libx264", size=(96, 64), frames=12, rate=Fraction(10), sound=None, **options
 ):
-    """A square that wanders over a grey ground; sound: the codec of a tone beside it, of the same
-    length."""
+    """A square that moves over a grey background; sound: the codec of a tone of the same
+    duration."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
         audio = container.add_stream(sound, rate=48000, layout="mono") if sound else None

@@ -89,7 +89,7 @@ def test_detections_on_images_left_out(image, change, images, tmp_path, capsys):
         )  # what a run's detections say that they are of
 
 
-def test_pictures_of_entries_left_out(images, tmp_path):
+def test_images_of_entries_left_out(images, tmp_path):
     content = odd_files.content()
     content["images"][2]["width"] = "60"
     content["images"][4]["width"] = 61
@@ -172,7 +172,7 @@ def shares(box):
 @pytest.mark.parametrize(
     "form, words", [(corners, "as left, top, right, bottom"), (shares, "shares of the image")]
 )
-def test_boxes_of_another_form_are_refused_by_all(form, words, tmp_path, capsys):
+def test_boxes_in_another_form_are_refused_by_all_commands(form, words, tmp_path, capsys):
     content = odd_files.content()
     for entry in content["annotations"]:
         entry["bbox"] = form([20 + entry["bbox"][0] / 20, 15 + entry["bbox"][1] / 20, 20, 15])
@@ -204,8 +204,8 @@ PLAIN = json.dumps(odd_files.content()).encode()
         (b"<?xml version='1.0'?><annotation/>", "it is XML"),
     ],
 )
-def test_what_stands_in_a_files_place_is_named(content, words, tmp_path, capsys):
-    path = tmp_path / "null.json"  # a word that Python's own message for a bad path has, too
+def test_other_content_than_annotations_is_named(content, words, tmp_path, capsys):
+    path = tmp_path / "null.json"  # Python's message for a bad path contains this, too
     path.write_bytes(content)
     for name, arguments in commands(path, tmp_path, tmp_path).items():
         (tmp_path / "images").mkdir(exist_ok=True)
@@ -308,7 +308,7 @@ def test_names_that_look_alike(images, tmp_path, capsys):
     assert "how accents are coded" in capsys.readouterr().out
 
 
-def test_control_characters_of_names_stay_out_of_the_terminal(images, tmp_path, capsys):
+def test_control_characters_in_names_are_not_printed(images, tmp_path, capsys):
     content = odd_files.content()
     content["categories"][0]["name"] = "a\nb\x1b[31m"
     (tmp_path / "a.json").write_text(json.dumps(content))

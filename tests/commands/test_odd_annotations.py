@@ -49,7 +49,7 @@ def config_of(path, images, skip):
 
 
 def refusals(path, images, skip, kept):
-    """What each command says, by its name. kept: names of the images that are left."""
+    """The message of each command, by its name. kept: names of the images that are left."""
     config = config_of(path, images, skip)
     inputs = [one for one in find_inputs([str(images)])[0] if one.inside in kept]
     quiet = dict(report=lambda line: None)
@@ -116,7 +116,7 @@ def test_every_command_alike(odd, images, tmp_path, capsys):
 
 
 def prepared(odd, path):
-    """prepare-json.py takes and refuses the same, in its own words where a key is missing. Boxes
+    """prepare-json.py accepts and refuses the same, with another message for a missing key. Boxes
     without an area, which COCO's own file has, it copies with a line."""
     target, lines = path.parent / "prepared.json", []
     passed = odd.name == "box of no width"
@@ -142,7 +142,7 @@ def prepared(odd, path):
 
 
 def expected(odd, whole):
-    """What prepare-json.py writes; whole: with what it passes on."""
+    """The output of prepare-json.py; whole: with the keys that it passes on."""
     truth = odd_files.expected(odd)
     if whole:
         changed = odd_files.content()
@@ -152,7 +152,7 @@ def expected(odd, whole):
 
 
 def agree(path, images, truth, skip, capsys):
-    """score, evaluate and a run's own scorer, with the numbers of pycocotools on what was read."""
+    """score, evaluate and the scorer of a run, with the numbers of pycocotools on what was read."""
     clean = path.parent / "clean.json"
     clean.write_text(json.dumps(truth))
     kept = [row["id"] for row in truth["images"]]
@@ -249,7 +249,7 @@ def test_missing_images_are_left_out_of_every_score(gone, images, tmp_path, caps
 
 
 @pytest.mark.parametrize("odd", odd_files.ENCODINGS[:9], ids=lambda odd: odd.name)
-def test_files_of_detections_too(odd, images, tmp_path, capsys):
+def test_detection_files_are_treated_alike(odd, images, tmp_path, capsys):
     truth, rows = tmp_path / "a.json", found(range(7))
     truth.write_text(json.dumps(odd_files.content()))
     (tmp_path / "found.json").write_bytes(odd.encode(json.dumps(rows)))

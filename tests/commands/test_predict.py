@@ -1,4 +1,4 @@
-"""predict through its real command line: pictures and videos of all kinds, good and bad."""
+"""predict through its command line: images and videos of all kinds, good and bad."""
 
 import io
 import json
@@ -78,7 +78,7 @@ def test_a_folder_a_file_and_a_pattern(predict, weights, data, tmp_path):
             )
 
 
-def test_what_is_drawn(predict, data):
+def test_drawn_detections(predict, data):
     """Above the threshold that is asked for, and not by default what is hardly sure."""
     image = image_paths(data)[0]
     pixels = np.asarray(Image.open(image)).astype(int)
@@ -107,7 +107,7 @@ def test_no_detection(predict, data):
     assert read(folder)[0] == [] and len(read(folder)[1]["images"]) == 2
 
 
-def test_a_corrupt_picture_among_others(predict, data, tmp_path):
+def test_a_corrupt_image_among_others(predict, data, tmp_path):
     folder = tmp_path / "in"
     shutil.copytree(os.path.join(data, "val2017"), folder)
     content = (folder / "cut.jpg", folder / "text.png", folder / "empty.jpg")
@@ -127,7 +127,7 @@ def test_a_corrupt_picture_among_others(predict, data, tmp_path):
     assert len(read(output)[1]["images"]) == 5
 
 
-def test_a_picture_is_turned_upright(predict, data, tmp_path):
+def test_an_image_is_rotated_upright(predict, data, tmp_path):
     """As a camera stores it that was held upright: the network sees, and draws on, the upright
     picture."""
     tags = Image.Exif()
@@ -187,7 +187,7 @@ def test_results_can_be_scored(predict, data, capsys):
     assert status == 2 and "another.jpg is not among its images" in err
 
 
-def test_classes_that_the_annotation_file_lacks(predict, data, tmp_path):
+def test_classes_missing_in_the_annotation_file(predict, data, tmp_path):
     """Their detections are left out, everywhere."""
     with open(os.path.join(data, "annotations", "bbox_only_instances_val2017.json")) as file:
         content = json.load(file)
@@ -259,15 +259,15 @@ def test_other_videos(predict, tmp_path, name, codec, size, options):
     assert (rate, len(frames), frames[0][1].shape) == (10, 5, (size[1], size[0], 3))
 
 
-def test_a_video_of_a_phone(predict, tmp_path):
-    """Stored as the sensor lies, with a matrix that says how it is to be turned: a quarter, with
-    the clock."""
+def test_a_video_from_a_phone(predict, tmp_path):
+    """Stored in the sensor's orientation, with a matrix for a quarter turn
+    clockwise."""
     path = make_video(tmp_path / "clip.mp4", frames=3)
     content = bytearray(path.read_bytes())
-    place = (
+    offset = (
         content.index(b"tkhd") + 44
     )  # version and flags, times, id, duration, layer, volume: then the matrix
-    content[place : place + 36] = np.array(
+    content[offset : offset + 36] = np.array(
         [0, 1 << 16, 0, -1 << 16, 0, 0, 64 << 16, 0, 1 << 30], ">i4"
     ).tobytes()
     path.write_bytes(content)
@@ -283,7 +283,7 @@ def test_a_video_of_a_phone(predict, tmp_path):
     np.testing.assert_allclose(turned, [9.5, 63 - 19.5], atol=2)
 
 
-def test_videos_that_are_none(predict, data, tmp_path):
+def test_files_that_are_not_videos(predict, data, tmp_path):
     (tmp_path / "text.mp4").write_text("this is no video\n" * 50)
     (tmp_path / "empty.webm").write_bytes(b"")
     shutil.copy(image_paths(data)[0], tmp_path / "picture.mov")
@@ -343,7 +343,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress_is_shown_on_a_terminal_alone(data, weights, tmp_path, monkeypatch, capsys):
+def test_progress_is_only_shown_on_a_terminal(data, weights, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
     terminal = Terminal()

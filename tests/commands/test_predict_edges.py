@@ -1,4 +1,4 @@
-"""predict: the sound of drawn videos, and Ctrl-C."""
+"""predict: the audio of drawn videos, and Ctrl-C."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ from tests.commands.predict_files import (
 
 
 def sound_of(path):
-    """(content, seconds) of each packet of sound."""
+    """(content, seconds) of each audio packet."""
     with av.open(str(path)) as container:
         return [
             (bytes(packet), float(packet.pts * packet.time_base))
@@ -32,7 +32,7 @@ def sound_of(path):
 @pytest.mark.parametrize(
     "name, codec, sound", [("a.mp4", "libx264", "aac"), ("b.webm", "libvpx", "libopus")]
 )
-def test_sound_is_copied(predict, tmp_path, name, codec, sound):
+def test_audio_is_copied(predict, tmp_path, name, codec, sound):
     path = make_video(tmp_path / name, codec, sound=sound)
     status, _, err, folder = predict(path, "--batch-size", "5")
     drawn = folder / (name[0] + ".mp4")
@@ -46,7 +46,7 @@ def test_sound_is_copied(predict, tmp_path, name, codec, sound):
     )
 
 
-def test_sound_that_an_mp4_cannot_hold(predict, tmp_path):
+def test_audio_that_an_mp4_cannot_hold(predict, tmp_path):
     path = make_video(tmp_path / "a.wmv", "wmv2", frames=5, sound="wmav2")
     status, _, err, folder = predict(path)
     assert (
@@ -60,8 +60,8 @@ def test_sound_that_an_mp4_cannot_hold(predict, tmp_path):
     assert predict(path, "--no-draw", output="data")[2] == "", "nothing is drawn"
 
 
-def test_of_sound_a_packet_is_held(tmp_path):
-    """It is read as far as the pictures are, and not further."""
+def test_one_packet_of_audio_is_held(tmp_path):
+    """It is read as far as the frames are, not further."""
     audio = AudioCopy(str(make_video(tmp_path / "a.mp4", sound="aac")))
     with av.open(str(tmp_path / "b.mp4"), "w") as output:
         audio.open(output, 0.0)
@@ -88,7 +88,7 @@ def interrupt_after(monkeypatch, name, number):
     monkeypatch.setattr(owner, method, called)
 
 
-def test_interrupted_among_pictures(predict, data, monkeypatch):
+def test_interrupted_among_images(predict, data, monkeypatch):
     whole = read(predict(*image_paths(data), "--no-draw", output="whole")[3])
     handler = signal.getsignal(signal.SIGINT)
     interrupt_after(monkeypatch, "save_image", 3)
@@ -110,7 +110,7 @@ def test_interrupted_among_pictures(predict, data, monkeypatch):
 
 
 def test_interrupted_in_a_video(predict, data, tmp_path, monkeypatch):
-    """What was done of it is kept, its sound as far as its pictures."""
+    """The frames so far are kept, with the audio up to the last one."""
     path, other = (
         make_video(tmp_path / "clip.mp4", sound="aac"),
         make_video(tmp_path / "other.mp4", frames=2),

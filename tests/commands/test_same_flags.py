@@ -1,4 +1,4 @@
-"""check-data, evaluate, train, score and predict: the same flags for the same things, with the same
+"""check-data, evaluate, train, score and predict: the same flags with the same meaning and the same
 outcome."""
 
 import json
@@ -28,7 +28,7 @@ FLAGS = [
 
 @pytest.mark.parametrize("flag", FLAGS)
 @pytest.mark.parametrize("command", ["check-data", "evaluate"])
-def test_the_flag_is_there(command, flag):
+def test_the_flag_exists(command, flag):
     assert (
         flag
         in build_parser([command])
@@ -47,7 +47,7 @@ def test_the_flag_is_there(command, flag):
         ("train", ["--skip-bad-annotations", "--max-left-out"]),
     ],
 )
-def test_the_others(command, flags):
+def test_other_common_flags(command, flags):
     known = (
         build_parser([command])
         ._subparsers._group_actions[0]
@@ -81,7 +81,7 @@ def test_the_others(command, flags):
         (["--max-left-out", "x", "--annotations", "FILE", "--images", "FOLDER"], "'x'"),
     ],
 )
-def test_what_is_refused_of_them(tmp_path, capsys, flags, words):
+def test_bad_values_are_refused_alike(tmp_path, capsys, flags, words):
     """With the same line."""
     (tmp_path / "images").mkdir()
     (tmp_path / "a.json").write_text(json.dumps(odd_files.content()))
@@ -185,7 +185,7 @@ STATES = [
 @pytest.mark.parametrize(
     "change, plain, skipping", STATES, ids=lambda value: getattr(value, "__name__", "")
 )
-def test_a_data_set_in_both(tmp_path, capsys, change, plain, skipping):
+def test_check_data_and_evaluate_agree(tmp_path, capsys, change, plain, skipping):
     folder, file, content = tmp_path / "images", tmp_path / "a.json", odd_files.content()
     odd_files.draw_images(folder)
     change(folder, content)

@@ -1,4 +1,4 @@
-"""The confusion matrix: a case by hand, hotcoco's own on random ones, and one pass for all
+"""The confusion matrix: a case by hand, hotcoco's on random ones, and one pass for all
 thresholds."""
 
 import numpy as np
@@ -47,7 +47,7 @@ def test_by_hand():
     found = rows(
         (0, 0, 0, 10, 10, 0.9, 0),  # right
         (0, 0, 0, 10, 11, 0.8, 0),  # the same object again: on no object
-        (0, 50, 50, 10, 12, 0.7, 0),  # class 1 taken for class 0
+        (0, 50, 50, 10, 12, 0.7, 0),  # class 1 confused with class 0
         (0, 100, 5, 10, 10, 0.6, 0),  # IoU 1/3: on no object, and the object is not found
         (1, 5, 5, 10, 10, 0.5, 1),  # in a crowd region: not counted
         (1, 300, 300, 10, 10, 0.4, 1),  # on no object
@@ -66,8 +66,8 @@ def test_by_hand():
     assert count_confusion(matches, 0.2).matrix.tolist() == [[1, 0, 1], [1, 1, 0], [2, 1, 0]]
 
 
-def test_the_surest_takes_what_it_overlaps_most():
-    """The surer of two takes the better box of two, the other one what is left."""
+def test_the_highest_score_takes_the_best_overlap():
+    """The higher score of two takes the better of two boxes, the other one the remaining box."""
     real = truth([(0, 0, 0, 0, 10, 10, 0), (0, 1, 2, 0, 10, 10, 0)])
     matches = match_any_class(real, rows((0, 1, 0, 10, 10, 0.5, 0), (0, 2, 0, 10, 10, 0.9, 1)))
     assert matches.box.tolist() == [0, 1]
@@ -79,14 +79,14 @@ def test_the_surest_takes_what_it_overlaps_most():
 
 def random_case(seed, images=30, boxes=150, found=600, categories=4):
     random = np.random.default_rng(seed)
-    place = random.random((boxes, 2)) * 200
+    corners = random.random((boxes, 2)) * 200
     sizes = 15 + random.random((boxes, 2)) * 90
     real = GroundTruth(
         images,
         categories,
         np.sort(random.integers(0, images, boxes)),
         random.integers(0, categories, boxes),
-        np.c_[place, sizes],
+        np.c_[corners, sizes],
         sizes.prod(1),
         np.zeros(boxes, np.int64),
     )
@@ -137,14 +137,14 @@ def test_one_pass_serves_all_thresholds():
 
 
 def test_best_threshold():
-    real = truth([(0, 0, 20 * place, 0, 10, 10, 0) for place in range(10)])
-    right = [(0, 20 * place, 0, 10, 10, 0.6, 0) for place in range(8)]
-    wrong = [(0, 20 * place, 100, 10, 10, 0.33, 0) for place in range(8)]
+    real = truth([(0, 0, 20 * index, 0, 10, 10, 0) for index in range(10)])
+    right = [(0, 20 * index, 0, 10, 10, 0.6, 0) for index in range(8)]
+    wrong = [(0, 20 * index, 100, 10, 10, 0.33, 0) for index in range(8)]
     assert best_threshold(match_any_class(real, rows(*right, *wrong))) == 0.35
     assert best_threshold(match_any_class(real, rows())) == THRESHOLDS[0]
 
 
-def test_nothing_at_all():
+def test_no_detections_and_no_ground_truth():
     for real in (truth([]), truth([(0, 0, 0, 0, 10, 10, 0)])):
         counts = count_confusion(match_any_class(real, rows()), 0.5)
         assert counts.matrix.sum() == len(real.image) == counts.errors.sum()

@@ -1,4 +1,4 @@
-"""Charts of many classes stay as large as a page bears."""
+"""Charts of many classes stay small enough for a page."""
 
 import re
 
@@ -10,7 +10,7 @@ from ssd.report import charts, sections
 
 
 class Names:
-    """What the section of a confusion matrix reads of an evaluation."""
+    """The part of an evaluation that the confusion section reads."""
 
     def __init__(self, count):
         self.category_names = [f"class {number}" for number in range(count)]
@@ -43,7 +43,7 @@ def test_cells_of_a_confusion_matrix(classes):
 
 
 def test_most_often_confused():
-    """The ten largest, of equals the first by their places; none of no count."""
+    """The ten largest, the first among equals; none with count 0."""
     matrix = np.random.default_rng(1).integers(0, 4, (7, 7))
     pairs = [
         (-matrix[row, column], row, column)

@@ -1,4 +1,4 @@
-"""The curves of a run, from folders made here."""
+"""The curves of a run, from synthetic folders."""
 
 import os
 import re
@@ -61,11 +61,11 @@ def pixels(path):
 
 
 def has_color(image, color):
-    wanted = [int(color[place : place + 2], 16) for place in (1, 3, 5)]
+    wanted = [int(color[index : index + 2], 16) for index in (1, 3, 5)]
     return int((np.abs(image - wanted).max(-1) < 8).sum())
 
 
-def test_a_picture_with_ours_and_the_published_run(tmp_path):
+def test_plot_with_our_and_the_published_run(tmp_path):
     folder = run_folder(tmp_path / "run")
     assert draw_curves(str(folder), str(tmp_path / "curves.png")) == str(tmp_path / "curves.png")
     image = pixels(tmp_path / "curves.png")
@@ -80,11 +80,11 @@ def test_a_picture_with_ours_and_the_published_run(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["curves.png", "run"], "no partial file"
 
 
-def test_the_published_run_stands_beside_cocos_categories_alone(tmp_path):
+def test_the_published_run_is_only_shown_with_coco_categories(tmp_path):
     from matplotlib.figure import Figure
 
     def label(name, **changes):
-        """What the legend of one curve says of the published run."""
+        """The legend entry of the published run in one plot."""
         axis = Figure().subplots()
         draw = dict(CURVES)["Learning rate"]
         draw(axis, read_history(str(run_folder(tmp_path / name, **changes))))
@@ -100,7 +100,7 @@ def test_the_published_run_stands_beside_cocos_categories_alone(tmp_path):
     assert label("narrow", width=0.5) is None
 
 
-def test_figures_stand_together_in_one_page(tmp_path):
+def test_figures_fit_into_one_page(tmp_path):
     figures = curve_figures(str(run_folder(tmp_path / "run")))
     assert [title for title, _ in figures][:3] == [
         "Loss",

@@ -1,4 +1,4 @@
-"""What videos say of themselves: the right frames in the right colours, shape and place, read and
+"""Properties of videos: frames with the right colours, shape, orientation and times, read and
 written."""
 
 import struct
@@ -48,7 +48,7 @@ CASES = [("libx264", "mp4", matrix, full) for matrix in MATRICES for full in (Fa
 
 @pytest.mark.parametrize("codec, ending, matrix, full", CASES)
 def test_colours_are_those_of_the_standard(tmp_path, codec, ending, matrix, full):
-    """As computed by H.273's equations; and so are those of the drawn film."""
+    """As computed by H.273's equations; the same in the drawn video."""
     path = block_video(
         tmp_path / f"film.{ending}", codec=codec, matrix=matrix, full=full, options=EXACT
     )
@@ -59,7 +59,7 @@ def test_colours_are_those_of_the_standard(tmp_path, codec, ending, matrix, full
     drawn = written(reader, frames, tmp_path / "drawn.mp4")
     again = read(drawn)
     assert np.abs(inner(again[1][1].pixels) - COLOURS).max() < 7
-    with av.open(str(drawn)) as container:  # a player is told as much as before
+    with av.open(str(drawn)) as container:  # a player gets the same information as before
         context = container.streams.video[0].codec_context
         assert context.colorspace == reader.display.matrix == matrix and context.color_range in (
             0,
@@ -67,9 +67,9 @@ def test_colours_are_those_of_the_standard(tmp_path, codec, ending, matrix, full
         )
 
 
-def test_colours_of_which_nothing_is_said_are_bt601(tmp_path):
-    """As FFmpeg and OpenCV take them, and the drawn film says nothing either: a player shows both
-    alike."""
+def test_unspecified_colours_are_bt601(tmp_path):
+    """As in FFmpeg and OpenCV; the drawn video has no colour information either, so that a player
+    shows both alike."""
     import cv2
 
     path = block_video(tmp_path / "film.mp4", matrix=6, says=False, options=EXACT)
@@ -90,7 +90,7 @@ def test_colours_of_which_nothing_is_said_are_bt601(tmp_path):
     )
 
 
-def test_a_matrix_that_is_not_known_is_said(tmp_path):
+def test_an_unknown_matrix_is_reported(tmp_path):
     reader, frames = read(block_video(tmp_path / "film.mkv", codec="ffv1", matrix=6, says=False))
     assert reader.notes() == "" and len(frames) == 3
     path = tmp_path / "ycgco.mp4"
@@ -123,7 +123,7 @@ def test_a_matrix_that_is_not_known_is_said(tmp_path):
 def test_pixels_keep_their_shape(tmp_path, codec, ending, shape):
     shape = Fraction(*shape) if shape else None
     path = block_video(tmp_path / f"film.{ending}", codec=codec, shape=shape)
-    if ending == "mpg":  # says the shape of the whole picture
+    if ending == "mpg":  # stores the aspect ratio of the frame
         with av.open(str(path)) as container:
             shape = container.streams.video[0].sample_aspect_ratio
     reader, frames = read(path)
@@ -134,12 +134,12 @@ def test_pixels_keep_their_shape(tmp_path, codec, ending, shape):
 
 
 def with_display_matrix(path, a, b, c, d):
-    """An .mp4 whose track says that a pixel at (p, q) is to be shown at (a p + c q, b p + d q)."""
+    """An .mp4 whose track matrix moves a pixel at (p, q) to (a p + c q, b p + d q)."""
     content = bytearray(path.read_bytes())
-    place = (
+    offset = (
         content.index(b"tkhd") + 44
     )  # version and flags, times, id, duration, layer, volume: then the matrix
-    content[place : place + 36] = struct.pack(
+    content[offset : offset + 36] = struct.pack(
         ">9i", *(round(65536 * value) for value in (a, b, 0, c, d, 0, 0, 0)), 1 << 30
     )
     path.write_bytes(content)
@@ -161,7 +161,7 @@ def with_display_matrix(path, a, b, c, d):
         ((2, 0, 0, 2), lambda p: p),
     ],
 )
-def test_turned_and_mirrored_films_stand_upright(tmp_path, matrix, upright):
+def test_rotated_and_mirrored_videos_become_upright(tmp_path, matrix, upright):
     path = with_display_matrix(block_video(tmp_path / "film.mp4", shape=Fraction(4, 3)), *matrix)
     reader, frames = read(path)
     expected = upright(blocks())
@@ -176,7 +176,7 @@ def test_turned_and_mirrored_films_stand_upright(tmp_path, matrix, upright):
         assert (stream.sample_aspect_ratio < 1) == (expected.shape[0] > expected.shape[1])
 
 
-# ---- which stream is the film
+# ---- the main stream
 
 
 def streams(path):
@@ -184,7 +184,7 @@ def streams(path):
         return [(stream.type, stream.codec_context.name) for stream in container.streams]
 
 
-def test_a_cover_before_the_film_is_not_the_film(tmp_path):
+def test_a_cover_image_is_not_the_video(tmp_path):
     path = with_cover(block_video(tmp_path / "film.mp4", frames=10))
     assert streams(path) == [("video", "mjpeg"), ("video", "h264")]
     reader, frames = read(path)
@@ -192,7 +192,7 @@ def test_a_cover_before_the_film_is_not_the_film(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["song.m4a", "song.mp4", "song.mov", "song.m4b"])
-def test_sound_with_a_cover_is_no_film(tmp_path, name):
+def test_audio_with_a_cover_is_not_a_video(tmp_path, name):
     with pytest.raises(UserError, match="has no video stream, only a cover image"):
         VideoReader(audio_with_cover(tmp_path / name))
 
@@ -206,8 +206,8 @@ def test_sound_with_a_cover_is_no_film(tmp_path, name):
         ([(16, 16), (32, 24), (64, 48)], (64, 48)),
     ],
 )
-def test_the_largest_of_several_films(tmp_path, order, chosen):
-    """Cameras put a small preview beside the film, in either order."""
+def test_the_largest_of_several_streams(tmp_path, order, chosen):
+    """Cameras store a small preview beside the video, in either order."""
     path = tmp_path / "film.mkv"
     with av.open(str(path), "w") as container:
         made = []
@@ -243,8 +243,8 @@ def test_the_largest_of_several_films(tmp_path, order, chosen):
         ("mkv", (0, 5, 10, 15, 20), 0.001),
     ],
 )
-def test_frames_stand_at_their_times(tmp_path, ending, times, atol):
-    """From the film's first frame on, in what is read and in what is written."""
+def test_frames_keep_their_times(tmp_path, ending, times, atol):
+    """Counted from the first frame, in the video read and in the one written."""
     reader, frames = read(block_video(tmp_path / f"film.{ending}", frames=5, times=times))
     expected = (np.array(times) - times[0]) / 1000
     np.testing.assert_allclose([frame.seconds for frame in frames], expected, atol=0.001)
@@ -252,7 +252,7 @@ def test_frames_stand_at_their_times(tmp_path, ending, times, atol):
     np.testing.assert_allclose([frame.seconds for frame in again], expected, atol=atol)
 
 
-def test_a_film_that_changes_its_size_keeps_that_of_its_first_frame(tmp_path):
+def test_a_video_with_changing_size_keeps_the_first(tmp_path):
     """Transport streams of broadcasts and conferences do: two films, one after the other."""
     parts = []
     for number, size in enumerate(((64, 48), (32, 24))):

@@ -8,7 +8,7 @@ import numpy as np
 
 from ssd.tools.videos import VideoReader
 
-# ITU-T H.273: number of the matrix to the shares of red and blue in the luma.
+# By matrix number of ITU-T H.273: the weights of red and blue in the luma.
 MATRICES = {
     1: (0.2126, 0.0722),
     4: (0.30, 0.11),
@@ -30,7 +30,7 @@ def blocks(width=64, height=48):
 
 
 def to_yuv(rgb, matrix, full):
-    """The standard's equations: uint8 (height, width) planes."""
+    """RGB to uint8 (height, width) planes by the standard's equations."""
     red, blue = MATRICES[matrix]
     r, g, b = np.moveaxis(rgb / 255, -1, 0)
     luma = red * r + (1 - red - blue) * g + blue * b
@@ -41,7 +41,7 @@ def to_yuv(rgb, matrix, full):
 
 
 def yuv_frame(planes, halves=(2, 2)):
-    """yuv420p, or yuv444p where halves is (1, 1)."""
+    """A yuv420p frame, or yuv444p if halves is (1, 1)."""
     height, width = planes[0].shape
     frame = av.VideoFrame(width, height, "yuv420p" if halves == (2, 2) else "yuv444p")
     for plane, values, step in zip(frame.planes, planes, ((1, 1), halves, halves)):
@@ -65,7 +65,7 @@ def block_video(
     halves=(2, 2),
     rate=10,
 ):
-    """Frames of four blocks of COLOURS, coded by one matrix and range; says: and it says so."""
+    """Frames of four blocks of COLOURS, coded with a matrix and range; says: store both."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
         planes = to_yuv(blocks(), matrix, full)
@@ -116,14 +116,14 @@ def box(kind, *parts):
 
 
 def cover():
-    """A JPEG as music and download tools embed it."""
+    """A JPEG like those embedded by music and download tools."""
     import cv2
 
     return cv2.imencode(".jpg", np.full((16, 20, 3), 99, np.uint8))[1].tobytes()
 
 
 def with_cover(path):
-    """An .mp4 with a cover picture. FFmpeg lists it before the film where it is met first, so
+    """Add a cover image to an .mp4. FFmpeg lists it before the video if it comes first, so
     moov/udta comes first."""
     content = path.read_bytes()
     data = box(b"data", struct.pack(">II", 13, 0), cover())
