@@ -8,18 +8,18 @@ FROM ${FROM_IMAGE_NAME}
 
 WORKDIR /workspace/ssd
 
-# What the image lacks, at the versions of pyproject.toml. Of NVIDIA's image that is, by its release notes, at least
+# What the image lacks, at the versions of scripts/constraints.txt. Of NVIDIA's image that is, by its release notes, at least
 #   pycocotools      COCO's twelve numbers
 #   mlperf-logging   the MLPerf log and its compliance checker
 #   onnx             reads the converted ImageNet weights
-#   faster-coco-eval counts the score sooner
+#   faster-coco-eval counts the score in less time
 # and pillow (checks the images), pyyaml (recipes), tqdm and rich (progress), OpenCV and matplotlib (pictures, curves),
 # packaging, cloudpickle and psutil (Horovod) where they are not there already. MXNet, NumPy, Horovod and DALI of the
-# image are never replaced. These two files alone decide this layer: a change of the code leaves it as it is.
-COPY pyproject.toml scripts/container_packages.py /opt/ssd-packages/
+# image are never replaced. These three files alone decide this layer: a change of the code leaves it as it is.
+COPY pyproject.toml scripts/constraints.txt scripts/container_packages.py /opt/ssd-packages/
 RUN cd /opt/ssd-packages \
- && python3 container_packages.py pyproject.toml requirements.txt constraints.txt \
- && python3 -m pip install --no-cache-dir -r requirements.txt -c constraints.txt \
+ && python3 container_packages.py pyproject.toml constraints.txt requirements.txt base.txt \
+ && python3 -m pip install --no-cache-dir -r requirements.txt -c base.txt \
  && python3 -c "import mlperf_logging.mllog, onnx, pycocotools.cocoeval, PIL.Image, yaml"
 
 # HOROVOD_CYCLE_TIME                   look for finished gradients every 0.1 ms, not every ms

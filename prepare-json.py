@@ -8,7 +8,7 @@ from ssd import ends
 if __name__ == "__main__":
     ends.begin("prepare-json.py")
 
-from ssd.datasets.prepare import main
+from ssd.datasets.prepare_json import main
 
 if __name__ == "__main__":
     ends.run(main)

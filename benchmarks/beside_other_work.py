@@ -1,17 +1,16 @@
-"""Commands alone and beside a process that keeps one core busy, with the choice of threads at their
-start and without.
+"""Commands alone and beside a busy process, with and without the choice of threads at their start.
 
     python benchmarks/beside_other_work.py train --data-dir data/quickstart
     python benchmarks/beside_other_work.py predict evaluate --data-dir data/quickstart --weights
     runs/a/weights.params
 
-Whole commands of the quickstart's network, in turns: "before" has the OMP_NUM_THREADS and
+Complete commands of the quickstart's network, alternating: "before" has the OMP_NUM_THREADS and
 GOMP_SPINCOUNT that every command took before ssd/threads.py looked for other work. train and ranks
-(two, through Gloo): images/s of the steps after the first rows of train.csv; evaluate: those that
-it prints of the training images, which are more; predict: validation images by the seconds of the
-whole command, its start included.
---keep FILE: rounds are added to those of the file, and the table is of all, so that a long
-comparison can be made in several sittings.
+(two, through Gloo): images/s of the steps after the first rows of train.csv; evaluate: images/s
+that it prints for the training images, which are more; predict: validation images by the seconds of
+the command, its start included.
+--keep FILE adds the rounds to those of the file and prints the table of all, so that a long
+comparison can be made in several sessions.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, default=36, help="of each training, a multiple of %d" % ROWS
     )
-    parser.add_argument("--only-alone", action="store_true", help="nothing is run beside them")
+    parser.add_argument("--only-alone", action="store_true", help="run nothing beside them")
     parser.add_argument("--keep", metavar="FILE", default="")
     args = parser.parse_args()
     turns.end_workers_with_us()

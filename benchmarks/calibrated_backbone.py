@@ -1,9 +1,10 @@
-"""A backbone file for trials where the ImageNet weights cannot be had: random convolutions, and
-BatchNorm with the statistics that some images have behind them. `calibrated_backbone.py RECIPE
-DATA_DIR OUT.onnx [flag=value ...]`
+"""A backbone file for trials without ImageNet weights: random convolutions, and BatchNorm with the
+statistics that some images have there.
+
+    python benchmarks/calibrated_backbone.py RECIPE DATA_DIR OUT.onnx [flag=value ...]
 
 A network whose BatchNorm is frozen needs such statistics: at the identity, 16 residual blocks let
-activations grow a hundredfold. What comes out is normalised as a trained backbone's is, and knows
+activations grow a hundredfold. The features are normalised like a trained backbone's, and mean
 nothing.
 """
 
@@ -13,9 +14,7 @@ import sys
 
 from ssd.runtime import start
 
-IMAGES = (
-    4  # with the gradients that MXNet sets the statistics beside, what fits 16 GB at 800 pixels
-)
+IMAGES = 4  # with gradients, which set the statistics; fits 16 GB at 800 pixels
 
 
 def main(recipe: str, data_dir: str, out: str, *values: str) -> None:
@@ -52,10 +51,12 @@ def main(recipe: str, data_dir: str, out: str, *values: str) -> None:
         for name, parameter in network.backbone.torchvision_parameters().items()
     }
     if not all(tensor.any() for name, tensor in tensors.items() if name.endswith("running_mean")):
-        sys.exit("calibrated_backbone.py: a BatchNorm has kept its first statistics")
+        sys.exit("calibrated_backbone.py: a BatchNorm still has its first statistics")
     write_backbone(tensors, out, config.model.backbone, pyramid=config.model.features in PYRAMIDS)
     print(f"{out}: statistics of {IMAGES} images of {config.model.image_size} pixels")
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

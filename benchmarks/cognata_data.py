@@ -1,13 +1,13 @@
-"""Time and memory that Cognata's real size takes to convert: folders of PNG and CSV files to COCO
-JSON, and its load.
+"""Time and memory to convert Cognata's real size: folders of PNG and CSV files to COCO JSON, and
+its load.
 
     python benchmarks/cognata_data.py [--scenarios 26] [--frames 1020] [--rows 40] [--jobs 1 2 8]
     [--folder DIR]
 
 Writes synthetic files of the data set's layout to a temporary folder (1.3 GB of 4 kB blocks,
 removed at the end): 3 cameras a scenario, CSV files with six columns, and of the images the first
-33 bytes, which is all that is read of them. Each step runs in a process of its own, which says its
-peak memory (VmHWM). The files were just written, so that they are in the page cache.
+33 bytes, as no more is read of them. Each step runs in a process of its own, which prints its peak
+memory (VmHWM). The files were just written, so they are in the page cache.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 CAMERAS = 3
 CONVERT = """
-from ssd.datasets.prepare import main
+from ssd.datasets.prepare_json import main
 assert main(["--from", "cognata", ".", "--output", "annotations", "--overwrite",
              "--split", {split!r}, "--jobs", "{jobs}"]) == 0
 """

@@ -4,10 +4,9 @@ image a step.
     python benchmarks/cognata_steps.py DATA_DIR [--steps 3] [--image-size 1080x1920]
         [--frozen-stages 2] [--static] [--weights-out FILE]
 
-As `train` makes them, from random weights, but for one thing: MXNet plans no memory in advance
-(`--static` does), because at 2160x3840 that plan alone may be more than the machine has. Feature
-maps, steps and scales are the recipe's [pixels], whatever the size. The file of weights is one that
-`evaluate` and `predict` take.
+The steps of `train`, from random weights, except that MXNet plans no memory in advance (`--static`
+does): at 2160x3840 that plan alone may be more than the machine has. Feature maps, steps and scales
+are the recipe's [pixels], whatever the size. `evaluate` and `predict` read the file of weights.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ RECIPE = "ssd-resnet50-cognata"
 
 
 def peak() -> float:
-    """Of this process's memory so far [GiB]."""
+    """Peak memory of this process so far [GiB]."""
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 2**20
 
@@ -40,7 +39,7 @@ def main() -> None:
     )
     parser.add_argument("--weights-out", help="file to write the weights to")
     options = parser.parse_args()
-    # Where memory runs out, this process is the one to end.
+    # If memory runs out, the system ends this process first.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
 
@@ -50,7 +49,7 @@ def main() -> None:
     from ssd.data.pipeline import TrainingLoader
     from ssd.datasets.locate import load_dataset
     from ssd.model.boxes.ssd_sizes import SETTINGS
-    from ssd.model.detector import build_detector, describe
+    from ssd.model.detector import build_detector, describe_sizes
     from ssd.model.initialization import initialize
     from ssd.model.weights import save_weights
     from ssd.model.weights_info import WeightsInfo
@@ -72,7 +71,7 @@ def main() -> None:
     )
     dataset = load_dataset(config, "train")
     detector = build_detector(config)
-    print(describe(config, detector.sizes), flush=True)
+    print(describe_sizes(config, detector.sizes), flush=True)
     initialize(detector.network, 0, mx.cpu())
     with contextlib.closing(Ranks()) as ranks:
         step = TrainingStep(detector.network, detector.loss, config, ranks)

@@ -5,7 +5,7 @@
     [--prefetch 2 4]
 
 The first draws annotations of COCO's size and empty image files, loads them as a run does, with the
-check and from the kept result, and makes a rank's samples of them. The second runs the training
+check and from the cached result, and makes a rank's samples of them. The second runs the training
 pipeline on real images. Every measurement has a process of its own; sizes are in MB of a million
 bytes, "resident" is what the kernel counts.
 """
@@ -27,7 +27,7 @@ MB = 1e6
 
 
 def resident(field="VmRSS"):
-    """Resident memory of this process now, or VmHWM, the most that it had [MB]."""
+    """Resident memory of this process now, or VmHWM, its peak [MB]."""
     with open("/proc/self/status", encoding="ascii") as file:
         return next(int(line.split()[1]) for line in file if line.startswith(field)) * 1024 / MB
 
@@ -124,7 +124,7 @@ def holding(path, files, cache):
 
 def writing(path, files, cache):
     """Resident memory at the most while a rank writes DALI's annotations of all images, as
-    `--decode cache` wants."""
+    `--decode cache` needs."""
     from ssd.data.dali_annotations import write_dali_annotations
 
     dataset = load(path, files, cache)
@@ -208,7 +208,7 @@ def main():
         print(f"annotation file: {os.path.getsize(path) / MB:.1f} MB")
         cache = os.path.join(folder, "cache")
         shown("first load, checked [MB]", alone(loading, path, files, cache))
-        shown("later load, kept result [MB]", alone(loading, path, files, cache))
+        shown("later load, cached result [MB]", alone(loading, path, files, cache))
         shown("DALI's annotations written [MB]", alone(writing, path, files, cache))
         shown("held, by tracemalloc [MB]", alone(holding, path, files, cache))
 

@@ -1,11 +1,11 @@
-"""What an addressable training stream costs: images/s of DALI's own reader and random operators
-against ours.
+"""What a training stream costs that can start at any step: images/s of DALI's own reader and random
+operators against ours.
 
     python benchmarks/data_order.py ANNOTATIONS.json IMAGE_FOLDER [--rounds 8] [--steps 30]
     [--batch-size 8]
 
-Prints the numbers of data_order.md. The two ways take turns in short rounds, since other work on
-the machine comes and goes; the ratio of neighbouring rounds counts. `--checkpoint` instead tries
+Prints the numbers of data_order.md. The two ways alternate in short rounds, since other work on the
+machine starts and ends; the ratio of neighbouring rounds counts. `--checkpoint` instead tries
 DALI's own checkpoints.
 """
 
@@ -56,7 +56,7 @@ def by_dali(config, dataset, matcher):
             graphs.operator_seeds(0, count=6),
         )
 
-    # DALI has taken the annotation file in when the pipeline is built.
+    # DALI has read the annotation file when the pipeline is built.
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "annotations.json")
         write_dali_annotations(dataset, dataset.images_with_boxes, path)
@@ -129,7 +129,7 @@ def cost_of_parts(config, dataset, passes=3):
     make = SampleMaker(config, dataset, 0)
     print(
         "one sample, its file read: "
-        f"{least(make, [(1, place, image) for place, image in enumerate(images)]):.0f} us"
+        f"{least(make, [(1, position, image) for position, image in enumerate(images)]):.0f} us"
     )
     print(
         "an epoch's order, 117,266 images: "
@@ -144,7 +144,8 @@ def cost_of_parts(config, dataset, passes=3):
 
 
 def try_checkpoints(config, dataset, matcher, steps=130):
-    """Whether a pipeline restored from DALI's own checkpoint goes on as the one that made it."""
+    """Whether a pipeline restored from DALI's own checkpoint continues like the one that made
+    it."""
     plain = graphs.Pipeline
     graphs.Pipeline = functools.partial(plain, enable_checkpointing=True)
     pipeline = by_dali(config, dataset, matcher)

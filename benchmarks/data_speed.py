@@ -1,18 +1,18 @@
-"""Images per second of the training data path, against the reference's way in Python and against
-decoding alone.
+"""Images per second of training data, against the reference's way in Python and against decoding
+alone.
 
     python benchmarks/data_speed.py [COCO_FOLDER] [--annotations FILE --images FOLDER] [--rounds 8]
         [--seconds 3] [--before FOLDER_OF_ANOTHER_STATE]
 
-The sides take turns in one run on the same cores, each a process of its own that is stopped while
+The sides alternate in one run on the same cores, each a process of its own that is stopped while
 another works:
 
     ours     ssd.data.pipeline.TrainingLoader: read, decode, crop, resize, colour, flip, normalise,
              match and encode, up to the batch in MXNet arrays
     pillow   the same steps as the PyTorch reference takes them: Pillow, NumPy, one process per core
-             as a DataLoader has, batches collated in NumPy; without the way back to a parent
+             as a DataLoader has, batches collated in NumPy; without sending them to a parent
              process, in its favour
-    decode   OpenCV's libjpeg-turbo on as many threads, the whole image, nothing else: the limit
+    decode   OpenCV's libjpeg-turbo on as many threads, the complete image, nothing else: the limit
     before   ours, of another state of this repository, a git worktree (--before)
 
 Prints images/s (median, least, most) and the ratios round by round. Without COCO_FOLDER shapes are
@@ -59,7 +59,7 @@ def load(arguments):
 
 
 def paced(batch, batch_size):
-    """A handler: images of this process per second of wall clock, and its CPU milliseconds an
+    """A handler: images of this process per second of wall time, and its CPU milliseconds an
     image."""
 
     def run(seconds):
@@ -79,7 +79,7 @@ def paced(batch, batch_size):
 
 
 def ours(arguments):
-    from ssd.data import bridge  # noqa: F401  imports MXNet, off the clock
+    from ssd.data import bridge  # noqa: F401  imports MXNet before the timed part
     from ssd.data.pipeline import TrainingLoader
 
     config, dataset, matcher = load(arguments)
@@ -173,7 +173,7 @@ def iou(one, other):
 
 
 def random_crop(image, boxes, labels, settings, random):
-    """The SSD crop: window by window until one is taken or the image is kept whole."""
+    """The SSD crop: window by window until one is accepted or the complete image is kept."""
     import numpy as np
 
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -335,10 +335,10 @@ def main():
         default=len(os.sched_getaffinity(0)),
         help="data_threads of ours, processes of pillow, threads of decode; default: one per core",
     )
-    parser.add_argument("--prefetch", type=int, default=2, help="batches that ours works ahead")
+    parser.add_argument("--prefetch", type=int, default=2, help="batches that ours reads ahead")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument(
-        "--before", metavar="FOLDER", help="another state of this repository, a side more"
+        "--before", metavar="FOLDER", help="another state of this repository, as one more side"
     )
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--socket", help=argparse.SUPPRESS)

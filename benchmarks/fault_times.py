@@ -1,4 +1,4 @@
-"""How long a run of two ranks outlives a fault: prints a table, median and worst of some trials.
+"""How long a run of two ranks survives a fault: prints a table, median and worst of some trials.
 
     python benchmarks/fault_times.py [TRIALS]
 
@@ -59,4 +59,6 @@ def main(trials: int) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 2 or not all(argument.isdigit() for argument in sys.argv[1:]):
+        sys.exit(__doc__)
     main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)

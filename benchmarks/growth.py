@@ -8,9 +8,9 @@ Every point of an axis is a process of its own, once in each round; its peak mem
 kernel counts of it (VmHWM; the ru_maxrss of a child starts with its parent's). "MB" is what the
 measured part added to the process at its peak. The exponent of a growth is the slope of a straight
 line through the points' logarithms, by least squares; "last" is that of the two largest points
-alone, where what does not grow weighs least. What an axis needs, annotation files for example, is
-made in FOLDER, once, by other processes; a FOLDER that is named is kept for the next call. A point
-that takes longer than --limit is given up, and the larger ones with it.
+alone, where constant costs weigh least. Other processes make what an axis needs, annotation files
+for example, in FOLDER, once; a FOLDER that is named is kept for the next call. A point that takes
+longer than --limit is abandoned, and the larger ones with it.
 
     python benchmarks/growth.py --axes load --points 1000 10000 --rounds 1
 
@@ -35,7 +35,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from benchmarks.growth_axes import AXES, Axis, Measure
 from benchmarks.turns import machine
 
-LEAST_MB = 1.0  # below this an exponent of memory says nothing
+LEAST_MB = 1.0  # below this an exponent of memory means nothing
 
 
 def exponent(amounts: Sequence[float], values: Sequence[float]) -> float:
@@ -52,8 +52,8 @@ def exponent(amounts: Sequence[float], values: Sequence[float]) -> float:
 def child(
     axis: str, point: str, folder: str, prepare: bool = False, limit: Optional[float] = None
 ) -> Optional[dict]:
-    """What a point's own process has measured, by series; None where it took longer than `limit`
-    seconds or died."""
+    """What a point's process measured, by series; None where it took longer than `limit` seconds or
+    died."""
     command = [
         sys.executable,
         os.path.abspath(__file__),
@@ -89,7 +89,7 @@ def measure_axis(
             result = child(axis.name, point, folder, limit=limit)
             if result is None:
                 print(
-                    f"{axis.name} {point}: given up, and what is larger",
+                    f"{axis.name} {point}: abandoned, and the larger ones",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -175,7 +175,7 @@ def run_child(axis: str, point: str, folder: str, prepare: bool) -> None:
     """In a point's own process: its measurements as one line of JSON, the last one."""
     with open(
         "/proc/self/oom_score_adj", "w", encoding="ascii"
-    ) as file:  # where memory runs out, it is the one
+    ) as file:  # if memory runs out, the system ends this process first
         file.write("1000")
     chosen = next(one for one in AXES if one.name == axis)
     if prepare:
@@ -198,16 +198,14 @@ def parse(argv) -> Tuple[argparse.Namespace, List[Axis]]:
         help="of --list: axes or groups [default: all]",
     )
     parser.add_argument(
-        "--points", nargs="+", metavar="N", help="in place of the axis' own, ascending"
+        "--points", nargs="+", metavar="N", help="instead of the axis' own, ascending"
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=float, default=200, metavar="SECONDS")
     parser.add_argument(
         "--folder", help="where files are made, and kept [default: a temporary folder]"
     )
-    parser.add_argument(
-        "--json", metavar="FILE", help="write what was measured here too; added to what is there"
-    )
+    parser.add_argument("--json", metavar="FILE", help="add what was measured to this file too")
     parser.add_argument("--list", action="store_true", help="name the axes and their points")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--prepare", nargs=3, help=argparse.SUPPRESS)

@@ -1,8 +1,8 @@
 """What benchmarks/growth.py measures: an axis for each thing that grows, a function for each that
 takes one point.
 
-A function gets the point as it was named, the folder of prepared files, and a Measure, which it
-gives what is to be timed. Each runs in a process of its own; what it imports and makes before does
+A function gets the point as it was named, the folder of prepared files, and a Measure, to which it
+passes what is to be timed. Each runs in a process of its own; what it imports and makes before does
 not count.
 """
 
@@ -37,19 +37,19 @@ class Measure:
     def __call__(self, function: Callable, series: str = "", warm: bool = False, **notes):
         """The function's result. One that is quick is called AGAIN times, and the median counts.
         warm: it is called once before, as the first call builds something; that counts for the
-        memory alone. notes: whole numbers to stand beside the measurement."""
+        memory alone. notes: integers to print beside the measurement."""
         ctypes.CDLL(None).malloc_trim(
             0
-        )  # what was given back before is not to be used again unseen
+        )  # memory returned before must not be reused without being counted
         with contextlib.suppress(OSError), open(
             "/proc/self/clear_refs", "w", encoding="ascii"
         ) as file:
-            file.write("5")  # the peak starts anew
+            file.write("5")  # reset the peak
         before, seconds = resident("VmRSS"), []
         if warm:
             function()
         while not seconds or (sum(seconds) < SHORT and len(seconds) < AGAIN):
-            result = None  # of the call before: not there twice
+            result = None  # free the previous result: never two at once
             start = time.perf_counter()
             result = function()
             seconds.append(time.perf_counter() - start)
@@ -61,13 +61,13 @@ class Measure:
         return result
 
     def note(self, series: str = "", **notes) -> None:
-        """Whole numbers that are known after the measurement."""
+        """Integers that are known after the measurement."""
         self.results[series]["notes"].update(notes)
 
 
 class Axis(NamedTuple):
     """points: as they are named on a command line, ascending; must: how the cost has to grow at
-    least, in words; prepare(point, folder): makes what is needed, if it is not there; amount: the
+    least, as text; prepare(point, folder): makes what is needed, if it does not exist; amount: the
     number that a point stands for."""
 
     group: str
@@ -112,7 +112,7 @@ AXES = (
     Axis(
         "dataset",
         "kept",
-        "Later load, from the kept result",
+        "Later load, from the cached result",
         "images",
         IMAGES,
         "1",
@@ -275,7 +275,7 @@ AXES = (
     Axis(
         "run",
         "names",
-        "Names of drawn pictures, all inputs of one name",
+        "Names of drawn images, all inputs of one name",
         "inputs",
         ROWS,
         "1",
@@ -288,7 +288,7 @@ AXES = (
     Axis(
         "run",
         "show",
-        "show-data's two pictures",
+        "show-data's two mosaics",
         "images",
         ("12", "48", "192"),
         "1",

@@ -22,15 +22,15 @@ def annotations(point: str, folder: str) -> None:
     files."""
     import numpy as np
 
-    place, images = _folder(point, folder), int(point)
-    if os.path.exists(os.path.join(place, "annotations.json")):
+    subfolder, images = _folder(point, folder), int(point)
+    if os.path.exists(os.path.join(subfolder, "annotations.json")):
         return
-    os.makedirs(os.path.join(place, "images"), exist_ok=True)
+    os.makedirs(os.path.join(subfolder, "images"), exist_ok=True)
     random, boxes = np.random.default_rng(0), 0
     names = [f"{12 + 5 * index:012d}.jpg" for index in range(images)]
     for name in names:
-        open(os.path.join(place, "images", name), "wb").close()
-    partial = os.path.join(place, "partial")
+        open(os.path.join(subfolder, "images", name), "wb").close()
+    partial = os.path.join(subfolder, "partial")
     with open(partial, "w", encoding="ascii") as file:
         file.write(
             '{"images":['
@@ -67,15 +67,15 @@ def annotations(point: str, folder: str) -> None:
             + json.dumps([{"id": number, "name": f"category {number}"} for number in range(1, 81)])
             + "}"
         )
-    os.replace(partial, os.path.join(place, "annotations.json"))
+    os.replace(partial, os.path.join(subfolder, "annotations.json"))
 
 
-def _load(place: str, cache):
+def _load(subfolder: str, cache):
     from ssd.datasets.coco import load_coco
 
     return load_coco(
-        os.path.join(place, "annotations.json"),
-        os.path.join(place, "images"),
+        os.path.join(subfolder, "annotations.json"),
+        os.path.join(subfolder, "images"),
         check_images="exists",
         cache_dir=cache,
         report=lambda line: None,
@@ -84,16 +84,18 @@ def _load(place: str, cache):
 
 def kept_result(point: str, folder: str) -> None:
     annotations(point, folder)
-    place = _folder(point, folder)
-    if not os.path.exists(os.path.join(place, "cache")):
-        _load(place, os.path.join(place, "cache"))
+    subfolder = _folder(point, folder)
+    if not os.path.exists(os.path.join(subfolder, "cache")):
+        _load(subfolder, os.path.join(subfolder, "cache"))
 
 
 def load(point, folder, measure) -> None:
     import ssd.datasets.coco  # noqa: F401
 
-    place, cache = _folder(point, folder), tempfile.mkdtemp(dir=folder)
-    loaded = measure(lambda: _load(place, None) if os.listdir(cache) else _load(place, cache))
+    subfolder, cache = _folder(point, folder), tempfile.mkdtemp(dir=folder)
+    loaded = measure(
+        lambda: _load(subfolder, None) if os.listdir(cache) else _load(subfolder, cache)
+    )
     measure.note(boxes=len(loaded.box_image))
     shutil.rmtree(cache)
 
@@ -101,18 +103,18 @@ def load(point, folder, measure) -> None:
 def kept(point, folder, measure) -> None:
     import ssd.datasets.coco  # noqa: F401
 
-    place = _folder(point, folder)
-    measure(lambda: _load(place, os.path.join(place, "cache")))
+    subfolder = _folder(point, folder)
+    measure(lambda: _load(subfolder, os.path.join(subfolder, "cache")))
 
 
 def rank(point, folder, measure) -> None:
     from ssd.config import load_recipe
     from ssd.data.samples import SampleMaker, epoch_order
 
-    place, config = _folder(point, folder), load_recipe("ssd-resnet34-coco")
+    subfolder, config = _folder(point, folder), load_recipe("ssd-resnet34-coco")
 
     def prepare():
-        dataset = _load(place, os.path.join(place, "cache")).for_training()
+        dataset = _load(subfolder, os.path.join(subfolder, "cache")).for_training()
         indices = dataset.images_with_boxes
         return SampleMaker(config, dataset, 0), indices, epoch_order(indices, 0, 1)
 
@@ -122,19 +124,19 @@ def rank(point, folder, measure) -> None:
 def order(point, folder, measure) -> None:
     from ssd.data.samples import epoch_order
 
-    place = _folder(point, folder)
-    indices = _load(place, os.path.join(place, "cache")).images_with_boxes
+    subfolder = _folder(point, folder)
+    indices = _load(subfolder, os.path.join(subfolder, "cache")).images_with_boxes
     measure(lambda: epoch_order(indices, 0, 1))
 
 
 def split(point, folder, measure) -> None:
     from ssd.datasets.split import split_file
 
-    place = _folder(point, folder)
+    subfolder = _folder(point, folder)
 
     def once():
         with tempfile.TemporaryDirectory(dir=folder) as target:
-            split_file(os.path.join(place, "annotations.json"), target, 0.1)
+            split_file(os.path.join(subfolder, "annotations.json"), target, 0.1)
 
     measure(once)
 
@@ -142,9 +144,9 @@ def split(point, folder, measure) -> None:
 def dali(point, folder, measure) -> None:
     from ssd.data.dali_annotations import write_dali_annotations
 
-    place = _folder(point, folder)
-    dataset = _load(place, os.path.join(place, "cache"))
-    target = os.path.join(place, "dali.json")
+    subfolder = _folder(point, folder)
+    dataset = _load(subfolder, os.path.join(subfolder, "cache"))
+    target = os.path.join(subfolder, "dali.json")
     measure(lambda: write_dali_annotations(dataset, dataset.images_with_boxes, target))
     os.remove(target)
 
@@ -153,10 +155,10 @@ def detections(point: str, folder: str) -> None:
     """annotations.json and detections.npz of benchmarks/scoring.py."""
     from benchmarks.scoring import write_set
 
-    place = _folder(point, folder, "scored")
-    if not os.path.exists(os.path.join(place, "detections.npz")):
-        os.makedirs(place, exist_ok=True)
-        write_set(place, int(point), int(point) * DETECTIONS_PER_IMAGE)
+    subfolder = _folder(point, folder, "scored")
+    if not os.path.exists(os.path.join(subfolder, "detections.npz")):
+        os.makedirs(subfolder, exist_ok=True)
+        write_set(subfolder, int(point), int(point) * DETECTIONS_PER_IMAGE)
 
 
 def written(point: str, folder: str) -> None:
@@ -166,32 +168,32 @@ def written(point: str, folder: str) -> None:
         _detections(_folder(point, folder, "scored")).to_json(path)
 
 
-def _detections(place: str):
+def _detections(subfolder: str):
     from ssd.evaluation.detections import Detections
 
-    return Detections.from_npz(os.path.join(place, "detections.npz"))
+    return Detections.from_npz(os.path.join(subfolder, "detections.npz"))
 
 
 def score(point, folder, measure) -> None:
     _score(_folder(point, folder, "scored"), measure)
 
 
-def _score(place: str, measure) -> None:
+def _score(subfolder: str, measure) -> None:
     from ssd.evaluation.scoring import score_detections
     from ssd.evaluation.scoring_backends import load_scorer
 
     load_scorer()
-    found = _detections(place)
-    measure(lambda: score_detections(os.path.join(place, "annotations.json"), found))
+    found = _detections(subfolder)
+    measure(lambda: score_detections(os.path.join(subfolder, "annotations.json"), found))
 
 
 def confusion(point, folder, measure) -> None:
     from ssd.evaluation.confusion import best_threshold, count_confusion, match_any_class
     from ssd.evaluation.scoring import read_ground_truth, scored_rows
 
-    place = _folder(point, folder, "scored")
-    truth = read_ground_truth(os.path.join(place, "annotations.json"))
-    rows = scored_rows(_detections(place), truth.images, truth.categories, "annotations.json")
+    subfolder = _folder(point, folder, "scored")
+    truth = read_ground_truth(os.path.join(subfolder, "annotations.json"))
+    rows = scored_rows(_detections(subfolder), truth.images, truth.categories, "annotations.json")
 
     def once():
         matches = match_any_class(truth.boxes, rows)
@@ -201,8 +203,8 @@ def confusion(point, folder, measure) -> None:
 
 
 def write(point, folder, measure) -> None:
-    place = _folder(point, folder, "scored")
-    found, path = _detections(place), os.path.join(place, "again.json")
+    subfolder = _folder(point, folder, "scored")
+    found, path = _detections(subfolder), os.path.join(subfolder, "again.json")
     measure(lambda: found.to_json(path))
     os.remove(path)
 
@@ -218,11 +220,11 @@ def detections_of_classes(point: str, folder: str) -> None:
     """5,000 images in so many categories."""
     from benchmarks import scoring
 
-    place = _folder(point, folder, "classes")
-    if not os.path.exists(os.path.join(place, "detections.npz")):
-        os.makedirs(place, exist_ok=True)
+    subfolder = _folder(point, folder, "classes")
+    if not os.path.exists(os.path.join(subfolder, "detections.npz")):
+        os.makedirs(subfolder, exist_ok=True)
         scoring.CATEGORIES = int(point)
-        scoring.write_set(place, 5000, 5000 * DETECTIONS_PER_IMAGE)
+        scoring.write_set(subfolder, 5000, 5000 * DETECTIONS_PER_IMAGE)
 
 
 def score_classes(point, folder, measure) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 RECIPES = {"SSD": "ssd-resnet50-coco", "RetinaNet": "retinanet-resnext50-coco"}
-PAIRS = 400  # of box and class that pass the threshold, about as a trained network has
+PAIRS = 400  # pairs of box and class above the threshold, about as many as a trained network has
 LARGEST = dict(
     forward=2.2e6, step=1.5e6
 )  # pixels up to which RetinaNet is run: its maps are twice as fine
@@ -125,7 +125,7 @@ def step(point, folder, measure) -> None:
         _, one_step = ours.training(detector, config, batch)
         measure(
             one_step, kind
-        )  # the first, planning included: at these sizes it is the convolutions that count
+        )  # the first step, planning included: at these sizes the convolutions dominate
         del detector, one_step, _
 
 

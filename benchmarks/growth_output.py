@@ -19,11 +19,11 @@ def _run_folder(folder: str, rows: int) -> str:
     from ssd.evaluation.scoring import STAT_NAMES
     from ssd.training.metrics import EXTENT, TRAIN_COLUMNS
 
-    place, random = tempfile.mkdtemp(dir=folder), np.random.default_rng(0)
-    with open(os.path.join(place, "recipe.yaml"), "w", encoding="utf-8") as file:
+    run_folder, random = tempfile.mkdtemp(dir=folder), np.random.default_rng(0)
+    with open(os.path.join(run_folder, "recipe.yaml"), "w", encoding="utf-8") as file:
         file.write(to_yaml(load_recipe("ssd-resnet34-coco")))
     noise = random.normal(1, 0.1, (rows, 3))
-    with open(os.path.join(place, "train.csv"), "w", encoding="utf-8") as file:
+    with open(os.path.join(run_folder, "train.csv"), "w", encoding="utf-8") as file:
         file.write(",".join(TRAIN_COLUMNS) + "\n")
         for row in range(1, rows + 1):
             one, two, three = noise[row - 1]
@@ -31,11 +31,11 @@ def _run_folder(folder: str, rows: int) -> str:
                 f"{1 + row // 100},{20 * row},{640 * row},{10 * row}.5,{one * 8 / row**0.2:.6f},"
                 f"{two * 3 / row**0.2:.6f},0.0025,{three * 60:.3f},0.01000,{row}.00,0.00\n"
             )
-    with open(os.path.join(place, "evaluation.csv"), "w", encoding="utf-8") as file:
+    with open(os.path.join(run_folder, "evaluation.csv"), "w", encoding="utf-8") as file:
         file.write(",".join(("epoch", *STAT_NAMES, *EXTENT)) + "\n")
         for epoch in range(1, rows // 100 + 1):
             file.write(f"{epoch}," + "0.1," * len(STAT_NAMES) + "5000,36000\n")
-    return place
+    return run_folder
 
 
 def report(point, folder, measure) -> None:
@@ -45,23 +45,22 @@ def report(point, folder, measure) -> None:
     use_writable_cache()
     import matplotlib.figure  # noqa: F401
 
-    place = _run_folder(folder, int(point))
-    path = measure(lambda: report_run(place, lambda line: None))
+    run_folder = _run_folder(folder, int(point))
+    path = measure(lambda: report_run(run_folder, lambda line: None))
     measure.note(kilobytes=os.path.getsize(path) // 1000)
-    shutil.rmtree(place)
+    shutil.rmtree(run_folder)
 
 
 def resume(point, folder, measure) -> None:
     from ssd.training.metrics import Metrics
 
-    place = _run_folder(folder, int(point))
-    measure(lambda: Metrics(place).set_aside(2, 20 * int(point), int(point) // 100))
-    shutil.rmtree(place)
+    run_folder = _run_folder(folder, int(point))
+    measure(lambda: Metrics(run_folder).set_aside(2, 20 * int(point), int(point) // 100))
+    shutil.rmtree(run_folder)
 
 
 def report_classes(point, folder, measure) -> None:
-    """500,000 detections and 50,000 objects; which class is taken for which is random, as it is not
-    in real use."""
+    """500,000 detections and 50,000 objects; classes are confused at random, unlike in real use."""
     from ssd.evaluation.confusion import ConfusionCounts
     from ssd.evaluation.per_class import Evaluation
     from ssd.report import sections
@@ -124,7 +123,7 @@ class _RandomPredictor:
                         ids,
                         random.random((PER_FRAME, 1)).astype(np.float32),
                         np.concatenate([corner, corner + 10], 1).astype(np.float32),
-                        tuple(self.class_names[place] for place in ids[:, 0]),
+                        tuple(self.class_names[index] for index in ids[:, 0]),
                     )
                 )
             yield results
@@ -149,8 +148,8 @@ def frames(point, folder, measure) -> None:
     from ssd.tools.prediction import Prediction
 
     def once():
-        with tempfile.TemporaryDirectory(dir=folder) as place:
-            prediction = Prediction(_RandomPredictor(), place, None, None, threading.Event())
+        with tempfile.TemporaryDirectory(dir=folder) as output:
+            prediction = Prediction(_RandomPredictor(), output, None, None, threading.Event())
             video = Input("video.mp4", "video.mp4", True)
             prediction.predict_video(_BlackVideo(int(point)), video, lambda: None)
             prediction.write()
@@ -169,11 +168,11 @@ def names(point, folder, measure) -> None:
 
 
 def files(point: str, folder: str) -> None:
-    place = os.path.join(folder, f"files-{point}")
-    if not os.path.exists(place):
-        os.makedirs(place)
+    subfolder = os.path.join(folder, f"files-{point}")
+    if not os.path.exists(subfolder):
+        os.makedirs(subfolder)
         for number in range(int(point)):
-            open(os.path.join(place, f"{number:07d}.jpg"), "wb").close()
+            open(os.path.join(subfolder, f"{number:07d}.jpg"), "wb").close()
 
 
 def inputs(point, folder, measure) -> None:
@@ -199,9 +198,9 @@ def shapes(point: str, folder: str) -> None:
     """200 drawn images."""
     from ssd.datasets.shapes import make_shapes
 
-    place = os.path.join(folder, "shapes")
-    if not os.path.exists(place):
-        make_shapes(place, train_images=200, val_images=1)
+    subfolder = os.path.join(folder, "shapes")
+    if not os.path.exists(subfolder):
+        make_shapes(subfolder, train_images=200, val_images=1)
 
 
 def show(point, folder, measure) -> None:

@@ -1,12 +1,12 @@
-"""Where the time of float32 inference goes, operator by operator, and what the machine's limits
-leave of it.
+"""Where the time of float32 inference goes, operator by operator, and how close it is to the
+machine's limits.
 
     python benchmarks/inference_operators.py --recipe ssd-resnet34-coco --batch-size 8
     python benchmarks/inference_operators.py --recipe ssd-resnet34-coco --batch-size 8 --int8
 
-Random weights whose scores are scattered as a trained network's are (benchmarks/ours.py), images of
-noise. MXNet's profiler gives each operator's seconds; graph and shapes give its arithmetic and the
-bytes that it reads and writes at least (inputs, outputs, weights, once each). Limit: the larger of
+Random weights whose scores vary like a trained network's (benchmarks/ours.py), images of noise.
+MXNet's profiler gives each operator's seconds; graph and shapes give its arithmetic and the bytes
+that it reads and writes at least (inputs, outputs, weights, once each). Limit: the larger of
 arithmetic by the fastest multiplication measured here and bytes by the speed of a large addition of
 two arrays.
 """
@@ -55,7 +55,7 @@ def main() -> None:
         inference(images).wait_to_read()
     peaks = Peaks(load_recipe(args.recipe).model, device)
     peaks.measure(args.repeats)
-    whole = turns.timed(lambda: inference(images).wait_to_read(), args.repeats)
+    total_seconds = turns.timed(lambda: inference(images).wait_to_read(), args.repeats)
     peaks.measure(args.repeats)
     speeds = {name: one["maximum"] / 1e9 for name, one in peaks.results().items()}
     bandwidth = measured_bandwidth(mx, args.repeats)
@@ -65,12 +65,12 @@ def main() -> None:
     seconds = traced_seconds(inference, images, nodes, args.repeats)
     print(
         f"{args.recipe}, batches of {args.batch_size}: "
-        f"{turns.spread([1e3 * one for one in whole], '%.0f')} ms, "
-        f"{args.batch_size / statistics.median(whole):.2f} images/s; at best "
+        f"{turns.spread([1e3 * one for one in total_seconds], '%.0f')} ms, "
+        f"{args.batch_size / statistics.median(total_seconds):.2f} images/s; peak "
         f"{speeds['convolution']:.0f} GFLOP/s in convolutions, {speeds['matrix_product']:.0f} in "
-        f"products of matrices, {bandwidth:.1f} GB/s"
+        f"matrix products, {bandwidth:.1f} GB/s"
     )
-    print_table(nodes, seconds, statistics.median(whole), max(speeds.values()), bandwidth)
+    print_table(nodes, seconds, statistics.median(total_seconds), max(speeds.values()), bandwidth)
 
 
 def build(args):
@@ -115,8 +115,8 @@ class Node:
     """An operator of the graph: group, kind, floating-point operations and bytes of a batch."""
 
     def __init__(self, node, nodes, shapes):
-        """shapes: (shape, bytes of a number) of each output, by (place of its node, place among the
-        node's own)."""
+        """shapes: (shape, bytes of a number) of each output, by (index of its node, index of the
+        output in the node)."""
         self.op = node["op"]
         inputs = [(nodes[source], shapes[source, output]) for source, output, *_ in node["inputs"]]
         outputs = [shape for (source, _), shape in shapes.items() if nodes[source] is node]
@@ -144,8 +144,8 @@ def part_of(weight: str) -> str:
     stage = re.search(r"stage(\d)", weight)
     if stage:
         return f"convolutions, stage {stage.group(1)}"
-    # MXNet may compute a head before or after the next feature map, so that their times cannot be
-    # told apart.
+    # MXNet may compute a head before or after the next feature map, so their times cannot be
+    # separated.
     return (
         "convolutions, first"
         if "resnet" in weight or "backbone" in weight
@@ -169,18 +169,18 @@ def graph(inference, images):
     nodes = json.loads(symbol.tojson())["nodes"]
     _, types, _ = internals.infer_type(**{data[0].name: "float32"})
     sizes = list(zip(inferred, (np.dtype(one).itemsize for one in types)))
-    names, shapes, place = internals.list_outputs(), {}, 0
+    names, shapes, position = internals.list_outputs(), {}, 0
     for index, node in enumerate(nodes):
-        first, after = place, nodes[index + 1]["name"] if index + 1 < len(nodes) else None
-        while place < len(names) and (
-            place == first
+        first, after = position, nodes[index + 1]["name"] if index + 1 < len(nodes) else None
+        while position < len(names) and (
+            position == first
             or (
-                names[place].startswith(node["name"])
-                and names[place] not in (after, f"{after}_output", f"{after}_output0")
+                names[position].startswith(node["name"])
+                and names[position] not in (after, f"{after}_output", f"{after}_output0")
             )
         ):
-            shapes[index, place - first] = sizes[place]
-            place += 1
+            shapes[index, position - first] = sizes[position]
+            position += 1
             if node["op"] == "null":
                 break
     return [Node(node, nodes, shapes) for node in nodes if node["op"] != "null"]
@@ -208,13 +208,13 @@ def traced_seconds(inference, images, nodes, batches: int):
     for op, count in collections.Counter(node.op for node in nodes).items():
         took = [one for _, one in sorted(found[op])]
         if len(took) == batches * count:  # they come in the order of the graph
-            seconds[op] = iter([statistics.median(took[place::count]) for place in range(count)])
+            seconds[op] = iter([statistics.median(took[index::count]) for index in range(count)])
         else:  # some were no work: a change of shape in place
             seconds[op] = iter([sum(took) / batches / count] * count)
     return [next(seconds[node.op]) for node in nodes]
 
 
-def print_table(nodes, seconds, whole: float, peak: float, bandwidth: float) -> None:
+def print_table(nodes, seconds, total_seconds: float, peak: float, bandwidth: float) -> None:
     groups = {}
     for node, took in zip(nodes, seconds):
         groups.setdefault(node.group, []).append((node, took))
@@ -244,12 +244,12 @@ def print_table(nodes, seconds, whole: float, peak: float, bandwidth: float) -> 
             f"{operations:.1f} | {rates[0]:.0f} | {rates[0] / peak:.2f}" if operations else " | | "
         )
         print(
-            f"| {name} | {count} | {1e3 * took:.1f} | {took / whole:.3f} | {done} | {size:.3f} | "
-            f"{rates[1]:.1f} | {rates[1] / bandwidth:.2f} | {1e3 * limit:.1f} |"
+            f"| {name} | {count} | {1e3 * took:.1f} | {took / total_seconds:.3f} | {done} | "
+            f"{size:.3f} | {rates[1]:.1f} | {rates[1] / bandwidth:.2f} | {1e3 * limit:.1f} |"
         )
     print(
-        f"| the whole, as it runs | | {1e3 * whole:.1f} | 1 | {total[1]:.1f} | "
-        f"{total[1] / whole:.0f} | {total[1] / whole / peak:.2f} | | | | |"
+        f"| the complete graph | | {1e3 * total_seconds:.1f} | 1 | {total[1]:.1f} | "
+        f"{total[1] / total_seconds:.0f} | {total[1] / total_seconds / peak:.2f} | | | | |"
     )
 
 

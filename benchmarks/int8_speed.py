@@ -1,11 +1,11 @@
-"""Inference in 8-bit integers against float32, in turns: the network alone, and with its
+"""Inference in 8-bit integers against float32, alternating: the network alone, and with its
 detections.
 
     python benchmarks/int8_speed.py --recipe ssd-resnet34-coco --batch-size 8
     python benchmarks/int8_speed.py --weights runs/mine/weights.params --batch-size 8
 
-Without --weights the network has first weights, of whose detections nothing can be said: only the
-network is timed then.
+Without --weights the network has initial weights, whose detections mean nothing: then only the
+network is timed.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def serve(args) -> None:
 
 
 def Both():
-    """Offsets and logits as one array, in place of detections."""
+    """Offsets and logits as one array, instead of detections."""
     from mxnet.gluon import HybridBlock
 
     class Joined(HybridBlock):

@@ -5,9 +5,9 @@ second load.
 
 Writes synthetic files of the shape of Open Images v6's training set to a temporary folder (5.5 GB,
 removed at the end): a box file with the 21 columns of the real one, class descriptions, and a sizes
-file in place of image files. Two in three images hold boxes of the 264 classes, as in the MLPerf
-subset. Each step runs in a process of its own, which says its peak memory (VmHWM); image files are
-not there, so what looks at them is left out of the load.
+file instead of image files. Two in three images hold boxes of the 264 classes, as in the MLPerf
+subset. Each step runs in a process of its own, which prints its peak memory (VmHWM); there are no
+image files, so the load does not check them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SUBSET_ROWS = (
     10 / 14.610229
 )  # share of the rows: a guess on the high side, 8.5 boxes an image; it is not published
 CONVERT = """
-from ssd.datasets.prepare import main
+from ssd.datasets.prepare_json import main
 assert main(["--from", "openimages", "boxes.csv", "openimages-mlperf.json",
              "--class-descriptions", "classes.csv", "--sizes", "sizes.csv", "--overwrite"]) == 0
 """
@@ -64,18 +64,18 @@ print(format_split("train", report_split(found, data, 5))[0])
 )
 IMAGE_CACHE = """
 import os
-from ssd.datasets.image_cache import ImageCache
-from ssd.datasets.image_checks import Look
+from ssd.datasets.image_check_cache import ImageCache
+from ssd.datasets.image_checks import ImageFinding
 names, status = [f"{index:016x}.jpg" for index in range(1170301)], os.stat(".")
 cache = ImageCache("cache", "images")
 for name in names:
-    cache.keep(name, status, "decode", Look(None, (1024, 768)), 1700000000)
+    cache.keep(name, status, "decode", ImageFinding(None, (1024, 768)), 1700000000)
 cache.save()
 del cache
 """
 AGAIN = """
 import os
-from ssd.datasets.image_cache import ImageCache
+from ssd.datasets.image_check_cache import ImageCache
 cache = ImageCache("cache", "images")
 assert len(cache._entries) == 1170301
 """
@@ -218,7 +218,7 @@ def main() -> None:
         measure("second load", folder, LOAD)
         measure("second load, and a rank's boxes prepared for training", folder, SAMPLES)
         measure("second load, and DALI's annotation file of an eighth", folder, DALI_FILE)
-        measure("check-data without its look at image files", folder, CHECK)
+        measure("check-data without its check of image files", folder, CHECK)
         measure("1,170,301 checked images kept", folder, IMAGE_CACHE)
         measure("and read back", folder, AGAIN)
 

@@ -16,8 +16,8 @@ IGNORED = (20, 200)  # of a focal loss: default boxes between positives and back
 
 
 class OneRank:
-    """What a TrainingStep asks of ssd.training.ranks.Ranks, without Horovod (which PyTorch does not
-    stand)."""
+    """What a TrainingStep asks of ssd.training.ranks.Ranks, without Horovod, which does not work in
+    one process with PyTorch."""
 
     rank, size, local_rank, is_first = 0, 1, 0, True
 
@@ -66,7 +66,7 @@ def build(config):
     from ssd.model.initialization import initialize
     from ssd.threads import one_openmp_team
 
-    one_openmp_team()  # as in every command, but without DALI, whose memory is not to be counted
+    one_openmp_team()  # as in every command, but without DALI, whose memory must not count
     device = choose_device(config)
     detector = build_detector(config)
     initialize(detector.network, 0, device.context)
@@ -75,8 +75,8 @@ def build(config):
 
 def scores_to_scatter(logits: np.ndarray, threshold: float) -> Tuple[float, float]:
     """(factor, background) for logits (B, N, classes) of random weights, which find nothing and
-    leave nothing for post-processing to do: times `factor`, and with `background` added to class 0,
-    about CANDIDATES scores per image pass the threshold."""
+    leave no work for post-processing: times `factor`, and with `background` added to class 0, about
+    CANDIDATES scores per image pass the threshold."""
     logits = logits.astype(np.float64)
     factor = 3 / (logits - logits.mean(axis=(0, 1))).std()
     odds = np.exp(factor * (logits - logits.max(axis=2, keepdims=True)))
@@ -95,12 +95,12 @@ def scores_to_scatter(logits: np.ndarray, threshold: float) -> Tuple[float, floa
 
 
 def sigmoid_scores_to_scatter(logits: np.ndarray, threshold: float) -> Tuple[float, float]:
-    """The same of logits (B, N, classes) that a sigmoid makes scores of: times `factor`, and with
-    the second number added to all."""
+    """The same for logits (B, N, classes) of a sigmoid: times `factor`, and with the second number
+    added to all."""
     factor = 3 / logits.std(dtype=np.float64)
     passing = CANDIDATES * len(logits)
     nearest = np.partition(logits.ravel(), [-passing - 1, -passing])[-passing - 1 :][:2]
-    # Between two logits: rounding must not decide on which side of the threshold one is.
+    # Between two logits, so that rounding does not decide which pass the threshold.
     return factor, np.log(threshold / (1 - threshold)) - factor * nearest.mean(dtype=np.float64)
 
 
@@ -118,9 +118,9 @@ def scatter_frozen(network) -> None:
 
 
 def calibrate(network, config) -> None:
-    """Gives each BatchNorm the statistics that images of noise have behind it: with those it starts
-    from, the many layers of a MobileNet make all cells of a map alike, and nearly equal scores go
-    in an order that rounding decides."""
+    """Gives each BatchNorm the statistics of images of noise: with its initial ones, the many
+    layers of a MobileNet make all cells of a map alike, and rounding then decides the order of
+    nearly equal scores."""
     import mxnet as mx
 
     from ssd.model.parameters import by_structural_name
@@ -158,8 +158,8 @@ def change_rows(
 
 
 def scatter_scores(network, images, config) -> None:
-    """Changes the heads as `scores_to_scatter` says, or its like, and offsets to a deviation of
-    1."""
+    """Scales the heads by `scores_to_scatter` or its sigmoid counterpart, and offsets to a
+    deviation of 1."""
     import mxnet as mx
 
     offsets, logits = (array.asnumpy() for array in network(mx.nd.array(images)))
@@ -188,7 +188,7 @@ def scatter_scores(network, images, config) -> None:
 
 
 def training(detector, config, batch, ranks=None):
-    """(step, function of no arguments that makes one whole step as `train` makes it and waits for
+    """(step, function of no arguments that makes one complete step as `train` does and waits for
     its end)."""
     import mxnet as mx
 
@@ -212,7 +212,7 @@ def training(detector, config, batch, ranks=None):
 
 def inference(detector, config, images):
     """Two functions of no arguments: images to detections (B, K, 6), and the network alone,
-    (offsets, logits), in the same kind of graph; as NumPy arrays, and as they come."""
+    (offsets, logits), in the same kind of graph; as NumPy arrays, and as MXNet arrays."""
     import mxnet as mx
 
     from ssd.evaluation.inference import Inference, build_inference

@@ -1,10 +1,10 @@
-"""Our training step and inference against GluonCV's ssd_300_resnet34_v1b_coco, in turns, on the
+"""Our training step and inference against GluonCV's ssd_300_resnet34_v1b_coco, alternating, on the
 CPU.
 
     python benchmarks/peer_gluoncv.py [--batch-size 8] [--rounds 6] [--parts train infer]
 
 Prints the numbers of gluoncv.md. GluonCV is run as its own scripts/detection/ssd/train_ssd.py does:
-SSDMultiBoxLoss, targets by SSDTargetGenerator (made beforehand: there it is the data workers' job),
+SSDMultiBoxLoss, targets by SSDTargetGenerator (made beforehand: there the data workers make them),
 gluon.Trainer with sgd, the two loss metrics; for inference set_nms(0.45, 400) as its validation
 does. Its network is another one (gluoncv.md), so the operations of both are counted from their
 graphs, and the ratio is also given per operation.
@@ -74,9 +74,11 @@ def gluoncv_network():
     from ssd.threads import use_all_cores
 
     use_all_cores()
-    # GluonCV looks for PyTorch, and fails if what it finds is 2.0 or newer.
-    sys.modules["torch"] = None
     import mxnet as mx
+
+    # GluonCV looks for PyTorch, and fails if what it finds is 2.0 or newer. Hidden after MXNet is
+    # imported: SciPy, which that imports, may fail beside a hidden PyTorch.
+    sys.modules["torch"] = None
     from gluoncv.model_zoo import get_model
 
     network = get_model(PEER, pretrained_base=False)

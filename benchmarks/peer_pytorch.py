@@ -1,17 +1,17 @@
-"""Our training step and inference against PyTorch's, in turns, on the CPU.
+"""Our training step and inference against PyTorch's, alternating, on the CPU.
 
     python benchmarks/peer_pytorch.py [--recipe ssd-resnet34-coco] [--batch-size 8] [--rounds 6]
     [--parts train infer]
 
 Prints the numbers of pytorch.md, retinanet.md and mobilenet.md. The other side is
 benchmarks/torch_ssd.py, torch_retinanet.py or torch_mobilenet.py: the same network with the same
-weights on the same synthetic batch. First it compares the outputs of both: offsets, logits, losses,
-every gradient, the weights after a step, detections. Then each side, a process of its own with all
-cores, does a few steps while the other one is stopped. `--forms` names the ways in which PyTorch
-runs: plain, channels_last,
-compile (torch.compile, channels_last), and lean (of RetinaNet: channels_last, see
-torch_retinanet.py); with several, the ratio is to the fastest. For inference BatchNorm is folded
-into PyTorch's convolutions, but in plain; lean is channels_last there, and left out.
+weights on the same synthetic batch. First the outputs of both are compared: offsets, logits,
+losses, every gradient, the weights after a step, detections. Then each side, a process of its own
+with all cores, does a few steps while the other one is stopped. `--forms` names the ways in which
+PyTorch runs: plain, channels_last, compile (torch.compile, channels_last), and lean (of RetinaNet:
+channels_last, see torch_retinanet.py); with several, the ratio is to the fastest. For inference
+BatchNorm is folded into PyTorch's convolutions, except in plain; lean equals channels_last there,
+and is left out.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from benchmarks import ours, turns  # noqa: E402
 CHECKED_IMAGES = 2
 PEERS = ("resnet34", "resnext50_32x4d", "mobilenet_v2")  # backbones that PyTorch's side has
 FORMS = ("plain", "channels_last", "compile", "lean")
-# Gradients feel each ReLU that rounding flips: from a float64 run, PyTorch's are 7e-4 away, and
+# Each ReLU that rounding flips changes the gradients: PyTorch's are 7e-4 from a float64 run,
 # MXNet's 3e-3.
 TOLERANCES = {
     "offsets": 1e-4,
@@ -44,7 +44,7 @@ TOLERANCES = {
     "steps": 1e-2,
     "detections": 1e-3,
 }
-# Of MobileNetV2 PyTorch's are 1.3e-2 away and MXNet's 2.7e-2 (mobilenet.md).
+# With MobileNetV2 PyTorch's are 1.3e-2 away and MXNet's 2.7e-2 (mobilenet.md).
 MOBILENET_TOLERANCES = {**TOLERANCES, "gradients": 5e-2, "steps": 5e-2}
 
 
@@ -176,10 +176,9 @@ class Peer:
 def compare(mine, theirs, optimizer: str = "sgd"):
     """Per kind of output the difference of the two sides: of gradients and steps the norm over all
     tensors together, of detections the largest from a row to the other side's nearest (nearly equal
-    scores change places), of the others the largest; each in shares of the other side's norm or
-    largest magnitude. Adam's first step is little more than the gradient's sign, so that of its
-    steps those count whose gradients agree to a tenth: nine tenths at least, else the difference is
-    infinite."""
+    scores swap), of the others the largest; each relative to the other side's norm or largest
+    magnitude. Adam's first step is little more than the gradient's sign, so only steps count whose
+    gradients agree to a tenth: nine tenths at least, else the difference is infinite."""
     assert set(mine) == set(theirs), set(mine) ^ set(theirs)
     kinds, counted = {}, []
     for name in mine:
@@ -232,7 +231,7 @@ def make_inputs(config, batch_size):
     return detector, weights, boxes, batch
 
 
-# ---- the workers; what they are asked for are the functions of the dict that they serve
+# ---- the workers; requests name functions of the dict that they serve
 
 
 def file_of(args, name):
@@ -245,7 +244,7 @@ def arrays_of(args, name):
 
 
 def inputs_worker(config, args):
-    """Makes what the others read, so that nothing of it counts in their memory."""
+    """Makes what the others read, so that it does not count in their memory."""
     _, weights, boxes, batch = make_inputs(config, args.batch_size)
     for name, arrays in (("weights", weights), ("boxes", dict(boxes=boxes)), ("batch", batch)):
         np.savez(file_of(args, name), **arrays)
@@ -453,7 +452,7 @@ def report(args, part, sides, seconds, peaks, memory) -> None:
 
 
 def form(speeds) -> str:
-    """Digits that tell them apart."""
+    """Formats with digits enough to distinguish them."""
     return "%.3f" if max(speeds) < 1 else "%.2f"
 
 
@@ -477,11 +476,11 @@ def main():
     config = ours.recipe(args.recipe, batch_size=args.batch_size, **size)
     if config.model.backbone not in PEERS:
         parser.error(
-            f"--recipe {args.recipe}: there is no PyTorch side of its backbone, "
+            f"--recipe {args.recipe}: there is no PyTorch network with its backbone, "
             f"{config.model.backbone}"
         )
     if config.model.detector == "ssd" and "lean" in args.forms:
-        parser.error("--forms lean: RetinaNet has it alone")
+        parser.error("--forms lean: only RetinaNet has it")
     if args.serve:
         args.part = args.parts[0]
         worker = dict(inputs=inputs_worker, ours=our_worker, limit=limit_worker).get(

@@ -24,8 +24,8 @@ def main(run_folder: str, out: str) -> None:
     figure, axis = pyplot.subplots(figsize=(8, 4), dpi=100)
     steps = [row["step"] for row in training]
     axis.plot(steps, [row["class_loss"] + row["offset_loss"] for row in training], label="loss")
-    axis.plot(steps, [row["class_loss"] for row in training], label="of it classes", linewidth=1)
-    axis.plot(steps, [row["offset_loss"] for row in training], label="of it offsets", linewidth=1)
+    axis.plot(steps, [row["class_loss"] for row in training], label="class loss", linewidth=1)
+    axis.plot(steps, [row["offset_loss"] for row in training], label="offset loss", linewidth=1)
     axis.set(xlabel="step", ylabel="loss per positive default box", yscale="log")
     axis.grid(alpha=0.3)
     handles, labels = axis.get_legend_handles_labels()

@@ -4,11 +4,11 @@ its data.
     python benchmarks/python_lock.py [--calls 900 150 28] [--threads 4] [--batch-size 114] [--pace
     0.25]
 
-A loop like training's: it takes a batch, makes so many calls into C, each of which lets go of the
+A loop like training's: it takes a batch, makes so many calls into C, each of which releases the
 lock, and waits until the pace [seconds a step] has passed, as for a GPU that is a step behind.
-Images are small and left small, so that DALI takes few cores and Python's part of the data is what
-it is on a GPU. Three sides in turns: no loader; the loader; "made", the loader whose samples lie
-ready, as if another process had made them.
+Images are small and left small, so that DALI takes few cores and Python's part of the data is as on
+a GPU. Three sides alternate: no loader; the loader; "made", the loader with samples made
+beforehand, as if another process had made them.
 
 Prints, by side and number of calls: milliseconds that the calls took, of these waiting for the lock
 (neither running nor waiting for a core), and for a core; medians over the steps of all rounds.
@@ -79,7 +79,7 @@ def draw_images(folder: str, count: int):
 
 
 class MadeSamples:
-    """Samples that lie ready, in place of a SampleFeed."""
+    """Samples made beforehand, instead of a SampleFeed."""
 
     def __init__(self, *arguments, **named):
         feed = SAMPLES(*arguments, **named)
@@ -160,12 +160,12 @@ def main() -> None:
     )
     print(f"{'':20s}  {'ms':>8s} {'lock':>8s} {'core':>8s}  steps")
     for (side, calls), steps in found.items():
-        whole, lock, ran = (
+        total, lock, ran = (
             1e3 * np.median([step[name] for step in steps]) for name in ("all", "lock", "ran")
         )
         core = 1e3 * np.median([step["all"] - step["lock"] - step["ran"] for step in steps])
         print(
-            f"{side + ', ' + str(calls) + ' calls':20s}  {whole:8.2f} {lock:8.2f} {core:8.2f}  "
+            f"{side + ', ' + str(calls) + ' calls':20s}  {total:8.2f} {lock:8.2f} {core:8.2f}  "
             f"{len(steps)}"
         )
 

@@ -1,9 +1,9 @@
-"""Two ranks against one on the same cores, at equal global batch, in turns.
+"""Two ranks against one on the same cores, at equal global batch, alternating.
 
     python benchmarks/ranks.py [--recipe ssd-resnet34-shapes] [--batch-size 4] [--rounds 8] [--steps
                                5] [--ranks 2] [--batch-norm]
 
-Prints the numbers of ranks.md. One rank has all cores as OpenMP threads and the whole batch;
+Prints the numbers of ranks.md. One rank has all cores as OpenMP threads and all of the batch;
 several have their share of both, and average their gradients through Horovod (Gloo), as `horovodrun
 python -m ssd train` does. Batches are synthetic and stay in memory. A step of several ranks takes
 as long as the slowest of them. --batch-norm: a third side, the several ranks with BatchNorm over
@@ -24,7 +24,7 @@ from benchmarks import ours, turns  # noqa: E402
 
 
 def work(args) -> None:
-    """One rank, until the other side goes away."""
+    """One rank, until the other side disconnects."""
     from ssd.threads import use_all_cores
 
     threads = use_all_cores()

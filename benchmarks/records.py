@@ -3,14 +3,14 @@
     python benchmarks/records.py ANNOTATIONS IMAGES FOLDER [--copies 40] [--rounds 2] [--cases warm
     cold slow] python benchmarks/records.py --opening 1170000 FOLDER
 
-FOLDER, new, lies on the disc to be measured: `files` in it gets so many copies of each image,
-`records` the same, packed. Then files and records take turns in each case. Each measurement is a
+FOLDER, new, lies on the disk to be measured: `files` in it gets so many copies of each image,
+`records` the same, packed. Then files and records alternate in each case. Each measurement is a
 process of its own, which opens the data set, then
 
     warm    reads all of it once
     cold    drops the system's file cache (as root; else the pages of these files)
-    slow    as warm, but opening a file and each read take --seek-ms longer, as on a disc that must
-            seek for both: Python functions that sleep stand in for the system's calls
+    slow    as warm, but opening a file and each read take --seek-ms longer, as on a disk that must
+            seek for both: Python functions that sleep replace the system's calls
 
 and measures `load`, the training loader (read, decoded, augmented, matched, in MXNet arrays), or
 `read`, which only reads every image once, in random order, with --threads threads.
@@ -101,7 +101,7 @@ def load_batches(config, dataset, arguments):
     loader = TrainingLoader(config, dataset, matcher, seed=1)
     for _ in range(
         config.data.prefetch + 2
-    ):  # what is made ahead when the clock starts must be used up
+    ):  # what was made ahead when the timer starts must be used up
         next(loader)
     start = time.perf_counter()
     for _ in range(arguments.steps):
@@ -141,9 +141,9 @@ def prepare(arguments):
 
 
 def slow_calls(seconds):
-    """os.open, os.pread and what ssd.datasets.images opens and reads take so many seconds
+    """os.open, os.pread and what ssd.datasets.image_folder opens and reads take so many seconds
     longer."""
-    from ssd.datasets import images
+    from ssd.datasets import image_folder
 
     class Slow:
         def __init__(self, path, mode):
@@ -163,7 +163,7 @@ def slow_calls(seconds):
     def later(call):
         return lambda *rest: (time.sleep(seconds), call(*rest))[1]
 
-    images.open, os.open, os.pread = Slow, later(os.open), later(os.pread)
+    image_folder.open, os.open, os.pread = Slow, later(os.open), later(os.pread)
 
 
 # ---- all of them
@@ -240,12 +240,12 @@ def main(arguments):
 def opening(count, folder):
     """Time and memory to open a folder of records of `count` images; its file has a single
     record."""
-    from ssd.datasets import packing, recordio, records
+    from ssd.datasets import packing, record_folder, recordio
 
     os.makedirs(folder)
     names = [f"{number * 2654435761 % 2**64:016x}.jpg" for number in range(count)]
     packing.write_table(
-        os.path.join(folder, records.TABLE),
+        os.path.join(folder, record_folder.TABLE),
         names,
         {key: np.zeros(count, np.int64) for key in ("shard", "offset", "stored", "size", "crc")},
     )
@@ -258,13 +258,13 @@ def opening(count, folder):
             file.write(content)
     hashes = [
         dict(file=name, sha256=packing.file_sha256(os.path.join(folder, name)))
-        for name in (records.TABLE, "train-00000.idx")
+        for name in (record_folder.TABLE, "train-00000.idx")
     ]
-    with open(os.path.join(folder, records.MANIFEST), "w", encoding="utf-8") as file:
+    with open(os.path.join(folder, record_folder.MANIFEST), "w", encoding="utf-8") as file:
         json.dump(
             dict(
-                kind=records.KIND,
-                format=records.FORMAT,
+                kind=record_folder.KIND,
+                format=record_folder.FORMAT,
                 whole=True,
                 images=count,
                 splits=[],
@@ -277,7 +277,7 @@ def opening(count, folder):
     code = f"""
 import time
 from ssd.benchmark.timing import peak_memory
-from ssd.datasets.images import open_images
+from ssd.datasets.image_folder import open_images
 before, start = peak_memory(), time.perf_counter()
 images = open_images({folder!r})
 opened, memory = time.perf_counter() - start, peak_memory() - before
@@ -303,9 +303,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=25, help="of load [default: 25]")
     parser.add_argument("--threads", type=int, default=2, help="data threads [default: 2]")
     parser.add_argument("--seek-ms", type=float, default=8, help="[milliseconds, default: 8]")
-    parser.add_argument(
-        "--opening", type=int, metavar="N", help="measure the opening of N images instead"
-    )
+    parser.add_argument("--opening", type=int, metavar="N", help="measure opening N images instead")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     given = parser.parse_args()

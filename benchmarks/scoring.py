@@ -1,4 +1,4 @@
-"""What a score costs: the default scorer against pycocotools, in turns, on a generated set of
+"""What a score costs: the default scorer against pycocotools, alternating, on a generated set of
 COCO's proportions.
 
     python benchmarks/scoring.py [--images 5000] [--detections 1000000] [--rounds 3] [--scorers
@@ -100,7 +100,7 @@ def write_set(folder, images, detections):
         random.choice(CATEGORIES, detections, p=frequency / frequency.sum()),
     )
     score = random.random(detections) ** np.where(near, 1, 3)
-    order = np.argsort(found_image, kind="stable")  # an inference gives image after image
+    order = np.argsort(found_image, kind="stable")  # inference returns image after image
     Detections(
         image_ids[found_image[order]], np.abs(found[order]), score[order], found_category[order] + 1
     ).to_npz(os.path.join(folder, "detections.npz"))

@@ -1,7 +1,7 @@
 """Makes a data set of the first N images of another: `subset.py ANNOTATIONS IMAGES N FOLDER`.
 
-The same images serve for training and validation, to see whether a detector can learn them by
-heart. Images are linked, not copied.
+The same images serve for training and validation, to see whether a detector can overfit them.
+Images are linked, not copied.
 """
 
 from __future__ import annotations

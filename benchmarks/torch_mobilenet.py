@@ -19,14 +19,14 @@ from torch import nn
 from benchmarks import torch_ssd
 from benchmarks.torch_ssd import decode, kept_by_nms, scaled
 from ssd.model.backbones import mobilenet_specs
-from ssd.model.boxes.rules import sizes_of
+from ssd.model.boxes.box_rules import sizes_of
 
 FORMS = ("plain", "channels_last", "compile")
 
 
 class ConvNorm(nn.Module):
-    """Convolution, BatchNorm, and ReLU6 unless told otherwise. same_of: side of the square input
-    [cells] that is padded as TensorFlow pads; else half the kernel on each side."""
+    """Convolution, BatchNorm, and by default ReLU6. same_of: side of the square input [cells] that
+    is padded as TensorFlow pads; else half the kernel on each side."""
 
     def __init__(
         self,
@@ -195,8 +195,8 @@ def focal_batch_loss(offsets, logits, target_offsets, target_classes, alpha: flo
 
 
 def sigmoid_detections(offsets, logits, default_boxes, config) -> List[torch.Tensor]:
-    """Per image its detections (n, 6), best first: class (1..), score, ltrb in shares of the image.
-    Suppression per class in pixels, the last one of a box included."""
+    """Per image its detections (n, 6), best first: class (1..), score, ltrb as fractions of the
+    image. Suppression per class in pixels, the last one of a box included."""
     settings, variances, (height, width) = (
         config.detection,
         config.default_boxes,
@@ -214,7 +214,7 @@ def sigmoid_detections(offsets, logits, default_boxes, config) -> List[torch.Ten
     best, index = scores[image, label].topk(int(counts.max()), dim=1)  # (R, most)
     rows = boxes[image[:, None], index]  # (R, most, 4)
     pixels = rows * rows.new_tensor([width, height, width, height]) + rows.new_tensor([0, 0, 1, 1])
-    # Only what is strictly above the threshold goes.
+    # Only IoUs strictly above the threshold suppress.
     threshold = float(np.nextafter(np.float32(settings.nms_iou), np.float32(1)))
     kept = kept_by_nms(pixels, best > settings.score_threshold, threshold)
     kept &= kept.cumsum(dim=1) <= settings.kept_per_class
@@ -230,7 +230,7 @@ def sigmoid_detections(offsets, logits, default_boxes, config) -> List[torch.Ten
     return result
 
 
-# ---- what peer_pytorch.py asks of a detector's module
+# ---- the interface that peer_pytorch.py uses
 
 
 def build(config, form: str) -> MobileSSD:
@@ -266,8 +266,8 @@ def optimizer(config, parameters, learning_rate: float):
 
 
 def postprocessing(config, default_boxes):
-    """A function of offsets and logits, as `sigmoid_detections`. default_boxes: (N, 4) cxcywh in
-    shares of the image."""
+    """A function of offsets and logits, as `sigmoid_detections`. default_boxes: (N, 4) cxcywh as
+    fractions of the image."""
     if config.detection.detections == "per_class":
         return torch_ssd.postprocessing(config, default_boxes)
     return lambda offsets, logits: sigmoid_detections(offsets, logits, default_boxes, config)

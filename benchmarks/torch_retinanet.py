@@ -3,7 +3,7 @@
 Structure, loss and detections are those of the PyTorch reference of MLPerf Training v2.0 to v5.1
 (single_stage_detector/ssd/model), written from their description, as a user of PyTorch would write
 them: frozen BatchNorm as a layer that scales and shifts, one-hot targets and binary cross-entropy
-image by image, sigmoid over all scores. `lean` is what can be had beyond that: frozen BatchNorm
+image by image, sigmoid over all scores. `lean` is the fastest form that we found: frozen BatchNorm
 inside the weights, and the focal loss and its gradient in one pass over pieces that fit the cache.
 Modules are named as ours, so that one set of weights serves both.
 """
@@ -20,7 +20,7 @@ from torch import nn
 
 from benchmarks.torch_ssd import kept_by_nms, scaled
 from ssd.model.backbones import resnet_specs
-from ssd.model.boxes.rules import sizes_of
+from ssd.model.boxes.box_rules import sizes_of
 
 FORMS = ("plain", "channels_last", "compile", "lean")
 MAX_LOG_SIZE = math.log(1000 / 16)  # of a box's growth
@@ -29,7 +29,7 @@ PIECE = 1 << 16  # logits that the lean loss works on at a time
 
 class FrozenBatchNorm(nn.Module):
     """BatchNorm as a scale and a shift of its four vectors, none of which is trained. in_weights:
-    they are taken into the convolution before it."""
+    they are folded into the convolution before it."""
 
     def __init__(self, channels: int, eps: float, in_weights: bool):
         super().__init__()
@@ -104,7 +104,7 @@ class Backbone(nn.Module):
         channels = scaled(resnet_specs.STEM_CHANNELS, model.width)
         self.conv1, self.bn1 = nn.Conv2d(3, channels, 7, 2, 3, bias=False), norm(channels)
         stages, self.taps = [[] for _ in spec.kept], spec.taps
-        for number, block in resnet_specs.blocks(
+        for number, block in resnet_specs.residual_blocks(
             spec, spec.kept, lambda count: scaled(count, model.width)
         ):
             first, grouped, last = block.convolutions
@@ -224,9 +224,8 @@ def focal_loss(logits, classes, alpha: float, gamma: float):
 
 
 class LeanFocalLoss(torch.autograd.Function):
-    """The same of whole batches, logits (B, N, classes) and classes (B, N), to (B,). The gradient
-    is computed with the loss, piece by piece: one array of the logits' shape is all that is kept.
-    """
+    """The same for batches, logits (B, N, classes) and classes (B, N), to (B,). The gradient is
+    computed with the loss, piece by piece: one array of the logits' shape is all that is kept."""
 
     @staticmethod
     def forward(ctx, logits, classes, alpha: float, gamma: float):
@@ -257,7 +256,7 @@ class LeanFocalLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        # Nobody else has the array.
+        # No other code holds the array.
         return ctx.saved_tensors[0].mul_(gradient[:, None, None]), None, None, None
 
 
@@ -316,7 +315,7 @@ def decode(offsets, boxes, settings, size):
 
 def suppressed(boxes, scores, labels, threshold: float):
     """Which of boxes (n, 4) are left by greedy non-maximum suppression within each class: their
-    places, best score first.
+    indices, best score first.
 
     What torchvision.ops.batched_nms does. That library is not installed here; instead the boxes of
     each class become a row, and kept_by_nms works on all rows at once.
@@ -328,7 +327,7 @@ def suppressed(boxes, scores, labels, threshold: float):
     rows = boxes.new_zeros(len(counts), int(counts.max()), 4)
     valid = torch.zeros(rows.shape[:2], dtype=torch.bool)
     rows[row, place], valid[row, place] = boxes[order], True
-    # Only what is strictly above the threshold goes.
+    # Only IoUs strictly above the threshold suppress.
     kept = order[
         kept_by_nms(rows, valid, float(np.nextafter(np.float32(threshold), np.float32(1))))[
             row, place
@@ -339,8 +338,8 @@ def suppressed(boxes, scores, labels, threshold: float):
 
 def postprocessing(config, default_boxes):
     """A function of offsets (B, N, 4) and logits (B, N, classes): per image its detections (n, 6),
-    best first: class (1..), score, ltrb in shares of the image. default_boxes: (N, 4) cxcywh in
-    shares of the image."""
+    best first: class (1..), score, ltrb as fractions of the image. default_boxes: (N, 4) cxcywh as
+    fractions of the image."""
     settings, (height, width) = config.detection, config.model.image_size
     counts = [cells * each for cells, each in sizes_of(config).grid]
     size = torch.tensor([width, height], dtype=torch.float32)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ssd.model.boxes.rules import sizes_of
+from ssd.model.boxes.box_rules import sizes_of
 
 FORMS = ("plain", "channels_last", "compile")
 STAGES = ((3, 64, 1), (4, 128, 2), (6, 256, 1))  # blocks, channels, stride of the first block
@@ -196,8 +196,8 @@ def kept_by_nms(boxes, valid, threshold: float):
     """Greedy non-maximum suppression in all rows at once: boxes (R, K, 4) ltrb, best first; valid
     (R, K). Returns which are kept, (R, K).
 
-    A box is kept if no kept box before it overlaps it. That is iterated from "all are kept" until
-    nothing changes: after i rounds the first i decisions are final, and mostly a few rounds are
+    A box is kept if no kept box before it overlaps it. This is iterated from "all are kept" until
+    nothing changes: after i rounds the first i decisions are final, and usually a few rounds are
     enough.
     """
     left_top = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
@@ -215,7 +215,7 @@ def kept_by_nms(boxes, valid, threshold: float):
 
 
 def detections(offsets, logits, default_boxes, config) -> List[torch.Tensor]:
-    """Per image its detections (n, 6), best first: class (1..), score, ltrb in shares of the
+    """Per image its detections (n, 6), best first: class (1..), score, ltrb as fractions of the
     image."""
     settings, variances = config.detection, config.default_boxes
     boxes = decode(offsets, default_boxes, variances.center_variance, variances.size_variance)
@@ -242,7 +242,7 @@ def detections(offsets, logits, default_boxes, config) -> List[torch.Tensor]:
     return result
 
 
-# ---- what peer_pytorch.py asks of a detector's module
+# ---- the interface that peer_pytorch.py uses
 
 
 def build(config, form: str) -> SSD:
@@ -267,6 +267,6 @@ def optimizer(config, parameters, learning_rate: float):
 
 
 def postprocessing(config, default_boxes):
-    """A function of offsets and logits, as `detections`. default_boxes: (N, 4) cxcywh in shares of
-    the image."""
+    """A function of offsets and logits, as `detections`. default_boxes: (N, 4) cxcywh as fractions
+    of the image."""
     return lambda offsets, logits: detections(offsets, logits, default_boxes, config)

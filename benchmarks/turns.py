@@ -1,10 +1,9 @@
-"""Two programs that take turns on one machine: a worker runs while all others are stopped.
+"""Programs that alternate on one machine: a worker runs while all others are stopped.
 
-Speeds that are measured one after the other are not comparable where other work comes and goes. So
-each side is a process of its own (its memory is its own too), is asked for one step or a few at a
-time, and is stopped (SIGSTOP) while another one works: no idle thread of it spins, and no
-background thread of it takes part. Turns in which the rest of the machine took part of the cores
-can be taken again.
+Speeds measured one after the other are not comparable where other work starts and ends. So each
+side is a process of its own (its memory is its own too), does one step or a few at a time, and is
+stopped (SIGSTOP) while another one works: none of its idle threads spin, and none of its background
+threads run. Turns in which other processes took part of the cores can be repeated.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import time
 from typing import Callable, Dict, List, Optional
 
 START_SECONDS = 120
-DISTURBED = 0.05  # share of the cores that other processes may take in a turn
+DISTURBED = 0.05  # share of the cores that other processes may take during a turn
 _PR_SET_PDEATHSIG = 1
 
 
@@ -100,7 +99,7 @@ class Worker:
     def _read(self, file):
         line = file.readline()
         if not line:
-            raise RuntimeError(f"{self.name}: ended; its message stands above")
+            raise RuntimeError(f"{self.name}: ended; its message is above")
         return json.loads(line)
 
     def _signal(self, number: int) -> None:
@@ -135,8 +134,8 @@ class Worker:
 
 
 def serve(path: str, handlers: Dict[str, Callable]) -> None:
-    """The worker's side: answers requests until the other side goes away."""
-    # Should the parent be killed, a stopped process would stay for ever.
+    """The worker's side: answers requests until the other side disconnects."""
+    # If the parent were killed, a stopped process would stay forever.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(path)
@@ -147,7 +146,7 @@ def serve(path: str, handlers: Dict[str, Callable]) -> None:
         reply = handlers[request.pop("what")](**request)
         try:
             print(json.dumps(reply), file=file, flush=True)
-        except BrokenPipeError:  # nobody waits for it any more
+        except BrokenPipeError:  # no one waits for it any more
             return
 
 
@@ -178,8 +177,8 @@ def add_arguments(parser, rounds: int, steps: int, warmup: int) -> None:
         "--patience",
         type=int,
         default=3,
-        help="how often a turn is taken again in which other processes had more than "
-        f"{100 * DISTURBED:.0f} %% of the cores",
+        help="how often a turn is repeated in which other "
+        f"processes had more than {100 * DISTURBED:.0f} %% of the cores",
     )
     for name in ("--side", "--folder", "--serve"):
         parser.add_argument(name, help=argparse.SUPPRESS)
@@ -203,8 +202,7 @@ def timed(work: Callable[[], object], times: int) -> List[float]:
 
 
 def peak_megabytes() -> float:
-    """The most memory (resident) that this process had. Not ru_maxrss, which starts with the
-    parent's."""
+    """Peak resident memory of this process. Not ru_maxrss, which starts with the parent's."""
     with open("/proc/self/status", encoding="utf-8") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
 
@@ -237,5 +235,5 @@ def machine() -> str:
 
 
 def end_workers_with_us() -> None:
-    """Lets SIGTERM end this program the way that Ctrl-C does, through every `with`."""
+    """Makes SIGTERM end this program as Ctrl-C does, through every `with`."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -1,4 +1,4 @@
-"""Two states of this repository side by side: `python -m ssd benchmark` of each, in turns.
+"""Two states of this repository side by side: `python -m ssd benchmark` of each, alternating.
 
     git worktree add ../before COMMIT
     python benchmarks/two_states.py ../before

@@ -2,12 +2,12 @@
 """Print, for pip, the packages that a container's base image lacks. The Dockerfile runs it before
 the code is copied.
 
-    container_packages.py pyproject.toml REQUIREMENTS CONSTRAINTS
+    container_packages.py pyproject.toml constraints.txt REQUIREMENTS BASE
 
-Writes two files for `pip install -r REQUIREMENTS -c CONSTRAINTS`, and one line per package to
-standard output. The base image's own MXNet, NumPy, Horovod and DALI are never replaced: they must
-be there, and NumPy's version becomes a constraint. Needs the standard library and any pip (pins.py
-wants a newer pip than NVIDIA's image may have).
+pyproject.toml names the packages, constraints.txt their versions. Writes two files for
+`pip install -r REQUIREMENTS -c BASE`, and one line per package to standard output. The base image's
+own MXNet, NumPy, Horovod and DALI are never replaced: they must be there, and NumPy's version is
+what BASE holds. Needs the standard library and any pip.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ except ImportError:
     from pip._vendor.packaging.requirements import Requirement
 
 FROM_BASE = ("mxnet", "numpy", "horovod", "nvidia-dali-cuda120")
-# Of no use to training, evaluation, scoring and their report: videos, export, and GluonCV with its
-# own requirements.
-NOT_NEEDED = ("av", "onnxruntime", "gluoncv", "autocfg", "portalocker", "yacs")
+# Of no use to training, evaluation, scoring and their report: videos and export.
+NOT_NEEDED = ("av", "onnxruntime")
 # What counts and checks the score is taken at the pinned version; for the others the image's own
 # version will do.
 EXACT = ("pycocotools", "mlperf-logging", "hotcoco", "faster-coco-eval")
@@ -40,14 +39,30 @@ MODULES = {
 FOR_OLD_NUMPY = {"onnx": "onnx==1.12.0"}
 
 
-def pinned(pyproject: str) -> list:
-    """The requirements of [project] dependencies that apply to this Python."""
+def applies(requirement: Requirement) -> bool:
+    """Whether a requirement is one on this Python."""
+    return requirement.marker is None or requirement.marker.evaluate()
+
+
+def pins(constraints: str) -> dict:
+    """What constraints.txt pins for this Python: {name: version}."""
+    with open(constraints, encoding="utf-8") as file:
+        lines = [line.split("#")[0].strip() for line in file]
+    found = [one for one in map(Requirement, filter(None, lines)) if applies(one)]
+    return {one.name.lower(): str(one.specifier)[2:] for one in found}
+
+
+def needed(pyproject: str) -> list:
+    """The names in [project] dependencies that apply to this Python."""
     with open(pyproject, encoding="utf-8") as file:
         block = re.search(r"^dependencies = (\[.*?^\])", file.read(), re.MULTILINE | re.DOTALL)
     assert block, f"{pyproject}: no dependencies"
     # A TOML array of strings, with its comments, is a Python list.
-    requirements = [Requirement(line) for line in ast.literal_eval(block.group(1))]
-    return [one for one in requirements if one.marker is None or one.marker.evaluate()]
+    return [
+        one.name.lower()
+        for one in map(Requirement, ast.literal_eval(block.group(1)))
+        if applies(one)
+    ]
 
 
 def importable(name: str) -> bool:
@@ -64,7 +79,7 @@ def installed(name: str) -> str:
         return ""
 
 
-def main(pyproject: str, requirements: str, constraints: str) -> int:
+def main(pyproject: str, constraints: str, requirements: str, base: str) -> int:
     for name in FROM_BASE:
         if not importable(name):
             print(
@@ -77,8 +92,9 @@ def main(pyproject: str, requirements: str, constraints: str) -> int:
 
     old_numpy = tuple(map(int, numpy.__version__.split(".")[:2])) < (1, 20)
     lacking = []
-    for one in pinned(pyproject):
-        name, pin = one.name.lower(), str(one.specifier)[2:]
+    versions = pins(constraints)
+    for name in needed(pyproject):
+        pin = versions[name]
         if name in FROM_BASE or name in NOT_NEEDED:
             continue
         found = installed(name)
@@ -91,12 +107,12 @@ def main(pyproject: str, requirements: str, constraints: str) -> int:
             print(f"{name}: installing {lacking[-1]}" + (f" over {found}" if found else ""))
     with open(requirements, "w", encoding="utf-8") as file:
         file.write("".join(line + "\n" for line in lacking))
-    with open(constraints, "w", encoding="utf-8") as file:
+    with open(base, "w", encoding="utf-8") as file:
         file.write(f"numpy=={numpy.__version__}\n")
     return 0
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4:
+    if len(sys.argv) != 5:
         sys.exit(__doc__)
     sys.exit(main(*sys.argv[1:]))

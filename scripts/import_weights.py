@@ -47,20 +47,20 @@ def convert(source: str, target: str, recipe: str, classes: str, force: bool) ->
         raise UserError(f"{target}: exists already; --force overwrites it")
     from ssd.config import load_recipe
     from ssd.model.published.networks import (
-        classes_of,
-        found_in,
+        class_count,
+        detector_in,
         plan_of,
         published_of,
         read_published,
     )
-    from ssd.model.published.tensors import set_published
+    from ssd.model.published.tensor_mapping import set_published
 
     named = load_recipe(recipe) if recipe else None  # before the long reading
     tensors = read_published(source)
-    found = found_in(tensors)
+    found = detector_in(tensors)
     config = named or load_recipe(found.recipe if found else DEFAULT_RECIPE)
     published = published_of(config, tensors, source)
-    count = classes_of(published, tensors, config, source)
+    count = class_count(published, tensors, config, source)
     ids, names = read_classes(classes) if classes else default_classes(config.recipe, count, source)
     if count != len(names):
         raise UserError(f"{source}: a network of {count} classes; {classes} names {len(names)}")

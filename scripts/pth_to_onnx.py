@@ -20,7 +20,7 @@ if __name__ == "__main__":
     ends.begin("pth_to_onnx.py")  # before anything that takes time
 
 from ssd.errors import UserError
-from ssd.model.backbones import published
+from ssd.model.backbones import published_backbone
 from ssd.model.backbones.mobilenet_specs import SPECS as MOBILENETS
 from ssd.model.backbones.onnx_graph import NAMES
 
@@ -30,7 +30,7 @@ def convert(source: str, target: str, backbone: str, pyramid: bool, force: bool)
         raise UserError(f"{target}: exists already; --force overwrites it")
     if pyramid and backbone in MOBILENETS:
         raise UserError(f"--pyramid: no feature pyramid works on {backbone}")
-    published.convert(source, target, backbone, pyramid)
+    published_backbone.convert_backbone(source, target, backbone, pyramid)
 
 
 def main() -> int:

@@ -1,14 +1,21 @@
 #!/usr/bin/env bash
-# Makes .venv with the pinned stack of pyproject.toml and a Horovod built against its MXNet.
+# Makes .venv with the package, the versions of constraints.txt, and a Horovod built against its MXNet.
 #
-#   scripts/setup.sh           what training, evaluation and scoring need
-#   scripts/setup.sh --test    what the tests need besides (PyTorch among it: large, so only on request)
-#   scripts/setup.sh --wheel   print where the cache keeps the Horovod wheel for this clone, and leave
+#   scripts/setup.sh                   what training, evaluation and scoring need
+#   scripts/setup.sh --test            what the tests need besides
+#   scripts/setup.sh --comparison      PyTorch and GluonCV besides, for tests and benchmarks against them (large)
+#   scripts/setup.sh --wheel           print where the cache keeps the Horovod wheel for this clone, and leave
+#   scripts/setup.sh --python VERSION  print the path of a Python of this version, as it would be found, and leave
 #
-# PYTHON names the interpreter (3.8 to 3.11); else one is looked for. Silent and quick when nothing is to do.
+# PYTHON names the interpreter (3.8 to 3.12); else one is looked for on PATH and among pyenv's. Where there is none,
+# scripts/standalone_python.sh fetches one into the cache folder; its --help says how to avoid that, and how to do it
+# without a network. Silent and quick when nothing is to do.
 set -euo pipefail
 
+versions=(3.11 3.12 3.10 3.9 3.8) # in the order in which they are tried; the whole test suite runs on the first
+
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+constraints=$root/scripts/constraints.txt
 venv=$root/.venv
 python=$venv/bin/python
 log=$venv/setup.log
@@ -42,7 +49,7 @@ python_version() {
     "$1" -c '
 import sys
 version = ".".join(map(str, sys.version_info[:3]))
-if not (3, 8) <= sys.version_info[:2] <= (3, 11):
+if "%d.%d" % sys.version_info[:2] not in "'"${versions[*]}"'".split():
     sys.exit("is " + version)
 try:
     import ensurepip, venv
@@ -53,17 +60,22 @@ print(version)' 2>&1 </dev/null | tail -n 1
 }
 
 find_python() {
-    local candidate path answer found=''
+    local candidate path answer found='' version candidates=()
     if [ -n "${PYTHON:-}" ]; then
-        path=$(command -v -- "$PYTHON") || die "PYTHON=$PYTHON does not exist; needed: a Python 3.8 to 3.11"
-        answer=$(python_version "$path") || die "PYTHON=$PYTHON $answer; needed: a Python 3.8 to 3.11"
+        path=$(command -v -- "$PYTHON") || die "PYTHON=$PYTHON does not exist; needed: a Python 3.8 to 3.12"
+        answer=$(python_version "$path") || die "PYTHON=$PYTHON $answer; needed: a Python 3.8 to 3.12"
         printf '%s\n' "$path"
         return
     fi
     local pyenv=${PYENV_ROOT:-${HOME:-/nonexistent}/.pyenv}/versions
-    for candidate in python3.11 python3.10 python3.9 python3.8 python3 python \
-        "$pyenv"/3.11.*/bin/python "$pyenv"/3.10.*/bin/python \
-        "$pyenv"/3.9.*/bin/python "$pyenv"/3.8.*/bin/python; do
+    for version in "${versions[@]}"; do candidates+=("python$version"); done
+    candidates+=(python3 python)
+    for version in "${versions[@]}"; do candidates+=("$pyenv/$version".*/bin/python); done
+    case ${SSD_STANDALONE_PYTHON:-no} in
+        no) ;;
+        *) candidates=() ;; # an archive that is named is meant
+    esac
+    for candidate in ${candidates[@]+"${candidates[@]}"}; do
         path=$(command -v -- "$candidate") || continue
         if answer=$(python_version "$path"); then
             printf '%s\n' "$path"
@@ -71,8 +83,9 @@ find_python() {
         fi
         found="$found${found:+, }$path $answer"
     done
-    die "needed: a Python 3.8 to 3.11 with venv (Debian 12: apt-get install python3-venv)," \
-        "or PYTHON=/path/to/one; found: ${found:-no Python at all}"
+    local wanted="3.8 to 3.12 with venv here"
+    if [ "${#versions[@]}" = 1 ]; then wanted="${versions[0]} with venv here"; fi
+    "$root/scripts/standalone_python.sh" "${versions[0]}" "$wanted${found:+ (found: $found)}"
 }
 
 # Open MPI's headers and a compiler that finds them.
@@ -84,15 +97,17 @@ mpi_here() {
 # What is installed is right as long as this line is the same.
 fingerprint() {
     local sum
-    sum=$(sha256sum <"$root/pyproject.toml")
+    sum=$(cat -- "$root/pyproject.toml" "$constraints" | sha256sum)
     printf '%s python-%s %s %s\n' "${sum%% *}" "$(python_version "$python")" "$mpi" "$root"
 }
 
-wheel_folder() {
-    local tag
-    tag=$("$python" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')-$(uname -m)
-    printf '%s/horovod-%s_mxnet-%s_%s_%s\n' "$cache" "$("$python" "$root/scripts/pins.py" version horovod)" \
-        "$("$python" "$root/scripts/pins.py" version mxnet)" "$tag" "$mpi"
+# Of a package that has one pin for every Python.
+pin() { sed -n "s/^$1==\([^ ;]*\) *\(#.*\)\?$/\1/p" "$constraints"; }
+
+python_tag() { "$python" -c 'import sys; print("cp%d%d" % sys.version_info[:2])'; }
+
+wheel_folder() { # wheel_folder TAG: cp311 or the like
+    printf '%s/horovod-%s_mxnet-%s_%s-%s_%s\n' "$cache" "$(pin horovod)" "$(pin mxnet)" "$1" "$(uname -m)" "$mpi"
 }
 
 cached_wheel() { # the wheel's path, or nothing
@@ -135,21 +150,62 @@ check_build_tools() {
         "apt-get install $missing (Debian's packages of the same names)"
 }
 
-# With "build" or "test": that extra besides what the package itself needs.
-install_requirements() {
-    "$python" "$root/scripts/pins.py" requirements --extra "$1" --without horovod --without gluoncv \
-        >"$venv/requirements-$1.txt"
-    quietly "installing requirements" "$python" -m pip install -r "$venv/requirements-$1.txt"
+pip_install() {
+    local what=$1
+    shift
+    quietly "$what" "$python" -m pip install "$@"
 }
 
-install_packages() {
-    say "pinned requirements (some minutes the first time)"
-    install_requirements build
+install_mxnet() { # and what Horovod's build needs besides
+    say "MXNet and the tools for Horovod's build"
+    pip_install "installing MXNet" -c "$constraints" numpy mxnet pyyaml packaging cloudpickle psutil \
+        setuptools wheel cffi
+}
+
+# With Horovod there, pip leaves it as it is.
+install_package() {
+    local extras=()
+    [ -z "$want_tests" ] || extras+=(test)
+    [ -z "$want_comparison" ] || extras+=(comparison)
+    say "this package and its requirements${extras[*]+, with ${extras[*]}} (some minutes the first time)"
+    local IFS=,
+    pip_install "installing requirements" --no-build-isolation --config-settings editable_mode=compat -c "$constraints" \
+        -e "$root${extras[*]+[${extras[*]}]}"
     # Without its dependencies: see pyproject.toml.
-    quietly "installing GluonCV" "$python" -m pip install --no-deps \
-        "gluoncv==$("$python" "$root/scripts/pins.py" version gluoncv)"
-    quietly "installing this package" "$python" -m pip install --no-deps --no-build-isolation \
-        --config-settings editable_mode=compat -e "$root"
+    [ -z "$want_comparison" ] || pip_install "installing GluonCV" --no-deps "gluoncv==$(pin gluoncv)"
+}
+
+# Horovod's library for MXNet holds nothing of Python's, and MXNet's is the same for every Python: where the cache has
+# the wheel of another version, its file and tags are renamed, which takes seconds instead of minutes.
+other_wheel() { # prints the path of such a wheel, if there is one
+    local version wheel
+    for version in "${versions[@]}"; do
+        for wheel in "$(wheel_folder "cp${version/./}")"/horovod-*.whl; do
+            if [ -f "$wheel" ]; then
+                printf '%s\n' "$wheel"
+                return
+            fi
+        done
+    done
+    return 1
+}
+
+rename_wheel() { # rename_wheel WHEEL TAG
+    local library suffix
+    say "Horovod's wheel from ${1##*/} in the cache"
+    mkdir -p -- "$folder"
+    scratch=$(mktemp -d -- "$folder/.building.XXXXXX")
+    quietly "unpacking Horovod" "$python" -m wheel unpack -d "$scratch/tree" "$1"
+    suffix=$("$python" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
+    for library in "$scratch"/tree/*/horovod/mxnet/mpi_lib.*.so; do
+        mv -- "$library" "${library%/*}/mpi_lib$suffix"
+    done
+    quietly "packing Horovod" "$python" -m wheel pack -d "$scratch" "$scratch"/tree/*
+    quietly "renaming Horovod" "$python" -m wheel tags --remove --python-tag "$2" --abi-tag "$2" \
+        "$scratch"/horovod-*.whl
+    mv -- "$scratch"/horovod-*.whl "$folder/"
+    cleanup
+    scratch=
 }
 
 build_horovod() {
@@ -158,12 +214,15 @@ build_horovod() {
     say "building Horovod against MXNet, $mpi (3 to 8 minutes, once for all clones)"
     mkdir -p -- "$folder"
     scratch=$(mktemp -d -- "$folder/.building.XXXXXX")
+    # Horovod's build imports MXNet, which on Python 3.12 needs what the package puts back for it.
+    cp -- "$root/ssd/mxnet_import.py" "$scratch/"
+    echo 'import mxnet_import; mxnet_import.install()' >"$scratch/sitecustomize.py"
     # Without MAKEFLAGS Horovod runs 8 compilers at once, whatever the cores and the memory.
-    quietly "building Horovod" env MAKEFLAGS="${MAKEFLAGS:--j$(nproc)}" HOROVOD_WITH_MXNET=1 \
+    quietly "building Horovod" env PYTHONPATH="$scratch" MAKEFLAGS="${MAKEFLAGS:--j$(nproc)}" HOROVOD_WITH_MXNET=1 \
         HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITH_GLOO=1 "$with_mpi" \
         "$python" -m pip wheel -v --no-build-isolation --no-deps --no-cache-dir --no-binary horovod -w "$scratch" \
-        "horovod==$("$python" "$root/scripts/pins.py" version horovod)"
-    # A rename within one folder: a wheel under its final name is always whole.
+        "horovod==$(pin horovod)"
+    # A rename within one folder: a wheel under its final name is always complete.
     mv -- "$scratch"/horovod-*.whl "$folder/"
     cleanup
     scratch=
@@ -174,9 +233,10 @@ prove() {
     local what="importing the stack (Horovod's wheel: $1; remove it if it does not fit here)"
     (cd -- "$venv" && quietly "$what" "$python" -c '
 import sys
-sys.modules["torch"] = None  # GluonCV refuses the PyTorch of the tests, and Horovod crashes if it comes after
+sys.modules["torch"] = None  # Horovod crashes if it comes after
+import ssd  # before MXNet, for what that needs on Python 3.12
 import mxnet, horovod.mxnet as hvd
-import cv2, gluoncv, matplotlib, mlperf_logging.mllog, nvidia.dali, onnx, pycocotools.cocoeval, PIL, ssd, yaml
+import cv2, matplotlib, mlperf_logging.mllog, nvidia.dali, onnx, pycocotools.cocoeval, PIL, yaml
 hvd.init()
 total = hvd.allreduce(mxnet.nd.array([1.0, 2.0]), average=False, name="setup")
 assert total.asnumpy().tolist() == [hvd.size(), 2.0 * hvd.size()], total
@@ -188,60 +248,80 @@ print("gloo", hvd.gloo_built(), "mpi", hvd.mpi_built())
 }
 
 main() {
-    local want_tests='' want_wheel='' argument wheel line
-    for argument in "$@"; do
-        case $argument in
+    local want_tests='' want_comparison='' want_wheel='' want_python='' wheel other line tag
+    while [ $# -gt 0 ]; do
+        case $1 in
             --test) want_tests=yes ;;
+            --comparison) want_comparison=yes ;;
             --wheel) want_wheel=yes ;;
+            --python)
+                case " ${versions[*]} " in
+                    *" ${2:-none} "*) want_python=$2 ;;
+                    *) die "--python ${2:-without a version}: needed is one of 3.8 to 3.12" ;;
+                esac
+                shift
+                ;;
             -h | --help)
                 sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"
                 return
                 ;;
-            *) die "unknown argument $argument; known: --test, --wheel, --help" ;;
+            *) die "unknown argument $1; known: --test, --comparison, --wheel, --python, --help" ;;
         esac
+        shift
     done
     export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_USER=0
     unset PYTHONHOME PYTHONPATH
 
+    if [ -n "$want_python" ]; then
+        unset PYTHON
+        versions=("$want_python")
+        find_python
+        return
+    fi
     # Found before anything is made, so that a machine without Python is left as it was.
     if [ -n "${PYTHON:-}" ] || [ ! -x "$python" ]; then find_python >/dev/null; fi
     mkdir -p -- "$venv"
     exec 9>>"$venv/.setup.lock"
-    flock 9 # two set-ups of one clone take turns
+    flock 9 # two set-ups of one clone run one after the other
 
     mpi=no-mpi
     if mpi_here; then mpi=mpi; fi
     if [ -z "$want_wheel" ] && [ -f "$stamp" ] && venv_is_good; then
         line=$(fingerprint)
         if grep -qxF -- "$line" "$stamp"; then
-            if [ -z "$want_tests" ] || grep -qx tests "$stamp"; then return; fi
+            if { [ -z "$want_tests" ] || grep -qx tests "$stamp"; } &&
+                { [ -z "$want_comparison" ] || grep -qx comparison "$stamp"; }; then return; fi
         fi
     fi
 
     if ! venv_is_good; then make_venv; fi
     printf '%s\n' "$root" >"$venv/made-at"
-    folder=$(wheel_folder)
+    tag=$(python_tag)
+    folder=$(wheel_folder "$tag")
     wheel=$(cached_wheel)
     if [ -n "$want_wheel" ]; then
         printf '%s\n' "$folder"
         return
     fi
-    if [ -z "$wheel" ]; then check_build_tools; fi
-    # An upgrade keeps the tests' extra once it is there.
+    other=
+    if [ -z "$wheel" ] && ! other=$(other_wheel); then check_build_tools; fi
+    # An upgrade keeps the extras once they are there.
     if [ -f "$stamp" ] && grep -qx tests "$stamp"; then want_tests=yes; fi
+    if [ -f "$stamp" ] && grep -qx comparison "$stamp"; then want_comparison=yes; fi
     rm -f -- "$stamp"
-    install_packages
+    install_mxnet
     if [ -z "$wheel" ]; then
-        build_horovod
+        if [ -n "$other" ]; then rename_wheel "$other" "$tag"; else build_horovod; fi
         wheel=$(cached_wheel)
     fi
-    quietly "installing Horovod" "$python" -m pip install --no-deps --force-reinstall "$wheel"
-    if [ -n "$want_tests" ]; then
-        say "what the tests need"
-        install_requirements test
-    fi
+    pip_install "installing Horovod" --no-deps --force-reinstall "$wheel"
+    install_package
     prove "$wheel"
-    { fingerprint && if [ -n "$want_tests" ]; then echo tests; fi; } >"$stamp.new"
+    {
+        fingerprint
+        if [ -n "$want_tests" ]; then echo tests; fi
+        if [ -n "$want_comparison" ]; then echo comparison; fi
+    } >"$stamp.new"
     mv -- "$stamp.new" "$stamp"
     say "ready: .venv"
 }

@@ -15,5 +15,5 @@ case ${1-} in
     set -- "${parallel[@]}" -m "not slow" "$@"
     ;;
 esac
-scripts/setup.sh --test
+scripts/setup.sh --test --comparison
 exec .venv/bin/python -m pytest -q "$@"

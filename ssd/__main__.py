@@ -8,11 +8,11 @@ import sys
 from ssd import ends
 
 if __name__ == "__main__":
-    ends.begin(" ".join(["python -m ssd", *sys.argv[1:2]]))  # before slow imports
+    ends.begin(" ".join([ends.program(), *sys.argv[1:2]]))  # before slow imports
 
 import importlib
 
-from ssd import commandline
+from ssd import __version__, commandline
 from ssd.commandline import Parser
 from ssd.config import nearest
 from ssd.threads import use_all_cores
@@ -47,10 +47,22 @@ def command_module(name: str):
     return importlib.import_module("ssd.commands." + name.replace("-", "_"))
 
 
+def versions() -> str:
+    """What --version prints. MXNet's is its package's, which needs no import of it; a container's
+    may have none."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"ssd {__version__}, MXNet {version('mxnet')}"
+    except PackageNotFoundError:
+        return f"ssd {__version__}"
+
+
 def build_parser(commands=COMMANDS, flags: bool = True) -> Parser:
     """The parser of the named commands. flags: with their flags, whose help texts need the
     recipe."""
-    parser = Parser(prog="python -m ssd", description=DESCRIPTION)
+    parser = Parser(prog=ends.program(), description=DESCRIPTION)
+    parser.add_argument("--version", action="version", version=versions())
     parser.set_defaults(run=None)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name in commands:

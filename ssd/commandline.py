@@ -168,7 +168,7 @@ def read_settings(
         flag = "--" + name.split(".")[1].replace("_", "-")
         values[name] = settings.checked(name, value, flag)
     config = settings.apply_values(config, values, "flags")
-    from ssd.model.boxes.rules import sizes_of  # imports NumPy; `start` sets its threads before
+    from ssd.model.boxes.box_rules import sizes_of  # imports NumPy; `start` sets its threads first
 
     sizes_of(config)  # refuses sizes that do not fit the image, before any long work
     return config

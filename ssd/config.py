@@ -2,9 +2,9 @@
 flags.
 
 A recipe is a YAML file with one section per dataclass of ssd.sections. `extends: NAME` takes every
-value of another recipe first, so that a small recipe shows just what it changes. Later wins: recipe
-< flag. Every value is checked where it is read; an unknown name is refused with the nearest one
-that exists.
+value of another recipe first, so that a small recipe shows only what it changes. Flags override
+recipes. Every value is checked when it is read; an unknown name is refused, with the nearest known
+one.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Config:
     recovery: RecoveryConfig
 
     def with_values(self, **values) -> Config:
-        """A copy with other settings, by their (unique) names; checked like a recipe's."""
+        """A copy with other settings, by their (unique) names, checked like a recipe's."""
         return apply_values(
             self, {sectioned(name): value for name, value in values.items()}, "setting"
         )
@@ -95,8 +95,8 @@ def sectioned(name: str) -> str:
 
 
 def nearest(name: str, known, cutoff: float = 0.5) -> str:
-    """'; did you mean X?' for the known name that is most like `name`, or ''. cutoff: least
-    likeness [0..1]."""
+    """'; did you mean X?' for the most similar known name, or ''. cutoff: least similarity
+    [0..1]."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -231,16 +231,16 @@ def _replace(config: Config, values: Dict[str, Any]) -> Config:
     )
 
 
-# ---- what follows from the image's size
+# ---- settings that follow from the image's size
 
 _SIZED = ("model.image_size",) + ssd_sizes.SETTINGS
 
 
 def _check_size_follows(values: Dict[str, Any], changes: Dict[str, Any], source: str) -> None:
-    """UserError where `changes` give the image another size and something was set by hand for the
-    old one.
+    """UserError if `changes` give the image another size, but something was set by hand for the old
+    one.
 
-    values: the settings before, as far as they are known.
+    values: the settings before, as far as known.
     """
     old, new = values.get("model.image_size"), changes.get("model.image_size")
     if None in (old, new) or old == new:
@@ -248,13 +248,13 @@ def _check_size_follows(values: Dict[str, Any], changes: Dict[str, Any], source:
     for name in ssd_sizes.SETTINGS[1:]:
         if values.get(name) and name not in changes:
             raise UserError(
-                f"{source} image_size: {new}, but {name.partition('.')[2]} is set by hand, for "
-                f"{old}: name it for the new size too, or leave it empty to have it computed"
+                f"{source} image_size: {new}, but {name.partition('.')[2]} was set by hand for "
+                f"{old}: set it for the new size too, or leave it empty to have it computed"
             )
 
 
 def _without_computed(values: Dict[str, Any]) -> Dict[str, Any]:
-    """`values` of a saved recipe, 'section.name' -> value, without what an older version had
+    """`values` of a saved recipe, 'section.name' -> value, without those that an older version had
     computed."""
     size, backbone = values.get("model.image_size"), values.get("model.backbone")
     if size is None or not isinstance(backbone, str):
@@ -264,7 +264,7 @@ def _without_computed(values: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _finished(config: Config, source: str) -> Config:
-    """`config`, once the rules that span settings are kept; UserError naming `source`."""
+    """`config`, checked for the rules that span settings; UserError naming `source`."""
     kinds.check(_ONLY, _flat(as_dict(config)), source)
     _check_together(config, source)
     return config
@@ -274,8 +274,7 @@ def _check_together(config: Config, source: str) -> None:
     """Rules that span several settings."""
     if config.model.num_classes == 1:
         raise UserError(
-            f"{source} num_classes: 1 is the background alone; 2 at least, or 0 to have them "
-            "counted"
+            f"{source} num_classes: 1 is only the background; at least 2, or 0 to have them counted"
         )
     for name, allowed in RULES[config.run.rules].allowed.items():
         if _get(config, name) not in allowed:
@@ -291,7 +290,7 @@ def _check_together(config: Config, source: str) -> None:
         )
     decays = list(config.training.decay_epochs or ())
     if decays != sorted(set(decays)):
-        raise UserError(f"{source} decay_epochs: {decays} must rise")
+        raise UserError(f"{source} decay_epochs: {decays} must be ascending")
 
 
 # ---- recipe files
@@ -316,18 +315,17 @@ def recipe_path(name: str) -> str:
 
 
 def _read_values(name: str, seen: Tuple[str, ...] = ()) -> Dict[str, Any]:
-    """'section.name' -> value of a recipe and of those that it extends; 'recipe' -> the name that a
-    run's copy says; 'lacking' -> the settings that such a copy, of an older version, takes from the
-    built-in recipe of that name."""
+    """'section.name' -> value of a recipe and of those that it extends; 'recipe' -> the name in a
+    run's saved copy; 'missing' -> the settings that the saved copy of an older version takes from
+    the built-in recipe of that name."""
     path = recipe_path(name)
     if path in seen:
         raise UserError(f"recipe {path}: extends itself")
     content = read_sections(path)
     values, own = {}, {}
     parent = content.pop("extends", None)
-    saved_as = content.pop(
-        "recipe", None
-    )  # written into the saved copy of a run, which holds all settings
+    # Only in the saved copy of a run, which holds all settings
+    saved_as = content.pop("recipe", None)
     is_copy = parent is None and isinstance(saved_as, str)
     if is_copy and saved_as in builtin_recipes():
         parent = saved_as
@@ -357,7 +355,7 @@ def _read_values(name: str, seen: Tuple[str, ...] = ()) -> Dict[str, Any]:
         own = _without_computed(own)
         own = kinds.complete(_ONLY, _BEFORE, own)
     if is_copy and parent is not None:
-        values["lacking"] = [
+        values["missing"] = [
             f"{section}.{key}" for section, key in _TYPES if f"{section}.{key}" not in own
         ]
     where = f"recipe {path}:"
@@ -376,8 +374,8 @@ def _read_values(name: str, seen: Tuple[str, ...] = ()) -> Dict[str, Any]:
 def load_recipe(name: str, report=lambda line: None) -> Config:
     """The settings of a built-in recipe or of a recipe file; UserError naming the file and the key.
 
-    What a run's recipe.yaml lacks, being of an older version, is that of the built-in recipe of its
-    name: `report` is given one line that says what.
+    Settings that are missing from the recipe.yaml of an older version are taken from the built-in
+    recipe of its name: `report` gets one line that lists them.
     """
     path = recipe_path(name)
     values = _read_values(name)
@@ -398,12 +396,12 @@ def load_recipe(name: str, report=lambda line: None) -> Config:
         **{section: kind(**sections[section]) for section, kind in SECTIONS.items()},
     )
     config = _finished(config, f"recipe {path}:")
-    if values.get("lacking"):
+    if values.get("missing"):
         report(
-            f"recipe {path}: of an older version; what it lacks is as in {config.recipe}: "
+            f"recipe {path}: of an older version; missing settings are taken from {config.recipe}: "
             + ", ".join(
                 f"{full} {json.dumps(_get(config, full))}"
-                for full in values["lacking"]
+                for full in values["missing"]
                 if _get(config, full) is not None
             )
         )
@@ -411,7 +409,7 @@ def load_recipe(name: str, report=lambda line: None) -> Config:
 
 
 def as_dict(config: Config) -> Dict[str, Any]:
-    """Sections of plain values, as a recipe file holds them; None: the chosen kind does not use the
+    """Sections of plain values, as in a recipe file; None: the chosen kind does not use the
     setting."""
 
     def plain(value):
@@ -429,8 +427,8 @@ def as_dict(config: Config) -> Dict[str, Any]:
 
 
 def completed(saved: Dict[str, Dict[str, Any]], sections=None) -> Dict[str, Dict[str, Any]]:
-    """Settings of an older version, by section, with those that came later and say what that
-    version always did. sections: in which nothing is to be lacking; default: all."""
+    """Settings of an older version, by section, completed with later settings, whose values are
+    what that version always did. sections: to be completed; default: all."""
     result = {section: dict(part) for section, part in saved.items()}
     for name, value in kinds.complete(_ONLY, _BEFORE, _without_computed(_flat(saved))).items():
         section, _, key = name.partition(".")

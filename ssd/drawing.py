@@ -5,6 +5,7 @@ Uses OpenCV, not gluoncv.utils.viz: that takes 3 seconds to import instead of 0.
 
 from __future__ import annotations
 
+import functools
 import os
 import zlib
 
@@ -16,25 +17,37 @@ from ssd.files import replace_file
 
 _DASH = 4  # pixels of white, then as many of black
 _PAD = 2  # pixels between a label's text and its border
+_WHOLE = 28  # letters of a label that may be wider than half of the image
+_FIRST = (255, 255, 13), (190, 13, 255), (13, 255, 121)
 
 
-def draw_boxes(image, boxes_ltrb, labels, scores=None, colors=None, caption="{name} {score:.2f}"):
+def draw_boxes(
+    image,
+    boxes_ltrb,
+    labels,
+    scores=None,
+    colors=None,
+    caption="{name} {score:.2f}",
+    text_scale=None,
+):
     """A copy of `image` with boxes and their labels drawn on it.
 
     image: uint8 (height, width, 3), RGB, at least 1x1.
     boxes_ltrb: (n, 4) left, top, right, bottom in pixels, right and bottom exclusive: a box around
         the entire image is 0, 0, width, height. Boxes are clipped to the image; those entirely
         outside are left out.
-    labels: n class names; shortened with ".." in a narrow image, left out in a very small one.
-        Letters that no installed font has are drawn as escapes (see ssd.fonts, and its labels_of
-        for sets of classes). A label avoids the labels of boxes with higher scores, if there is
-        room. Ground truth with an empty name gets no label.
+    labels: n class names; shortened in the middle if they are long or the image is narrow, left out
+        in a very small image. Letters that no installed font has are drawn as escapes (see
+        ssd.fonts, and its labels_of for sets of classes). A label avoids the labels of boxes with
+        higher scores, if there is room. Ground truth with an empty name gets no label.
     scores: n numbers in [0, 1] for detections, drawn with solid edges in the colour of their class,
         the highest score on top. None for ground truth, drawn with thin edges dashed in black and
         white.
     colors: mapping from class name to (red, green, blue), 0 to 255; other classes get a colour
         derived from their name. Ignored for ground truth.
     caption: format of a detection's label, with name and score; "" for no label.
+    text_scale: size of the labels in OpenCV's fonts: 0.4 is about 9 pixels high; None: it follows
+        the image's size.
 
     Returns uint8 (height, width, 3). AssertionError for other shapes or types (grey images have no
     third dimension) and for boxes that are not finite.
@@ -60,6 +73,8 @@ def draw_boxes(image, boxes_ltrb, labels, scores=None, colors=None, caption="{na
     order = [index for index in range(len(boxes)) if visible[index]]
     if scores is not None:
         order.sort(key=lambda index: scores[index])
+    # 0.4: the smallest legible text
+    scale = text_scale or min(1.0, max(0.4, min(height, width) / 1000))
     canvas = image.copy()
     labelled = []
     for index in order:
@@ -77,7 +92,9 @@ def draw_boxes(image, boxes_ltrb, labels, scores=None, colors=None, caption="{na
             color = tuple((colors or {}).get(name) or _class_color(name))
             text = caption.format(name=name, score=scores[index])
             _solid_edges(canvas, left, top, right, bottom, color, 1 + (min(height, width) >= 200))
-        found = _place_label(text, (left, top, right, bottom), canvas.shape) if text else None
+        found = (
+            _place_label(text, (left, top, right, bottom), canvas.shape, scale) if text else None
+        )
         if found:
             labelled.append((color, found))
     # Labels after all edges, so that no edge crosses a text; the highest scores choose their
@@ -90,20 +107,75 @@ def draw_boxes(image, boxes_ltrb, labels, scores=None, colors=None, caption="{na
         taken.append((corner, size))
         strips.append((text, color, corner, size))
     for strip in reversed(strips):
-        _draw_label(canvas, *strip)
+        _draw_label(canvas, *strip, scale)
     return canvas
 
 
 def class_colors(names):
-    """(red, green, blue), 0 to 255, of each class name: hues in steps of the golden ratio, so that
-    neighbours in the list differ; the first is yellow."""
+    """(red, green, blue), 0 to 255, of each class name: very different, especially for neighbours
+    in the list; the first is yellow. Colours repeat after 512 classes."""
+    colors = _palette(min(len(names), len(_shades()[0])))
+    return {name: colors[index % len(colors)] for index, name in enumerate(names)}
+
+
+@functools.lru_cache(maxsize=None)
+def _shades():
+    """(candidate colours, int (n, 3) RGB; the same in CIELAB, float (n, 3)): bright enough for dark
+    images, and saturated enough to differ from ground truth's white and ignored boxes' grey."""
     import colorsys
 
-    hues = [(1 / 6 + 0.618034 * place) % 1 for place in range(len(names))]
-    return {
-        name: tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.95, 1.0))
-        for name, hue in zip(names, hues)
-    }
+    steps = ((95, 100), (70, 100), (45, 100), (95, 80), (55, 80), (95, 62), (95, 90), (80, 70))
+    rgb = np.array(
+        [
+            colorsys.hsv_to_rgb(hue / 64, saturation / 100, value / 100)
+            for saturation, value in steps
+            for hue in range(64)
+        ]
+    )
+    return np.rint(255 * rgb).astype(int), _lab(rgb)
+
+
+@functools.lru_cache(maxsize=None)
+def _palette(count: int):
+    """The first `count` colours of a fixed list, as tuples."""
+    rgb, lab = _shades()
+    # Yellow, violet and green stand out on photographs. Each further colour is far from all before
+    # it, especially from the last eight: classes listed together often occur together.
+    chosen = [int(np.abs(rgb - np.array(color)).sum(axis=1).argmin()) for color in _FIRST][:count]
+
+    def far(index):
+        return np.linalg.norm(lab - lab[index], axis=1)
+
+    nearest = np.min([far(index) for index in chosen], axis=0) if chosen else None
+    while len(chosen) < count:
+        recent = np.min([far(index) for index in chosen[-8:]], axis=0)
+        chosen.append(int((nearest * recent).argmax()))
+        nearest = np.minimum(nearest, far(chosen[-1]))
+    return [tuple(map(int, rgb[index])) for index in chosen]
+
+
+def _linear(rgb):
+    """sRGB values in [0, 1] as linear light."""
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
+def _lab(rgb):
+    """sRGB in [0, 1], (n, 3), as CIELAB (white point D65): distances match perception."""
+    xyz = _linear(rgb) @ np.array(
+        [[0.4124, 0.2126, 0.0193], [0.3576, 0.7152, 0.1192], [0.1805, 0.0722, 0.9505]]
+    )
+    x, y, z = (
+        np.where(part > 216 / 24389, np.cbrt(part), (24389 / 27 * part + 16) / 116)
+        for part in (xyz / (0.9505, 1, 1.089)).T
+    )
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
+
+
+def text_color(color):
+    """Black or white, whichever is more legible on `color`, (red, green, blue), 0 to 255; WCAG's
+    contrast ratio is at least 4.5 on every colour."""
+    luminance = _linear(np.asarray(color) / 255) @ (0.2126, 0.7152, 0.0722)
+    return (0, 0, 0) if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else (255, 255, 255)
 
 
 def mosaic(images, columns: int, cell: int):
@@ -212,24 +284,24 @@ def _em(scale):
     return max(14, round(32 * scale))
 
 
-def _place_label(label, box, shape):
+def _place_label(label, box, shape, scale):
     """(text that fits, corners where it may go, its width and height); None if the image is too
     small."""
     height, width = shape[:2]
 
     def size(text):
-        across, above, below = text_size(text, _font_scale(shape))
+        across, above, below = text_size(text, scale)
         return across + 2 * _PAD, above + below + 2 * _PAD
 
     text = label = fonts.readable(label)
-    kept = len(label)
-    while kept > 3 and size(text)[0] > width:
+    left, top, right, bottom = box
+    kept, wide = len(label), max(right - left, width / 2)
+    while kept > 3 and size(text)[0] > (wide if kept > _WHOLE else width):
         kept -= 1
-        text = label[:kept] + ".."
+        text = fonts.shortened(label, kept)
     across, high = size(text)
     if across > width or 2 * high > height:
         return None
-    left, top, right, bottom = box
     corners = [
         (x, y) for y in (top - high, top, bottom, bottom - high) for x in (left, right - across)
     ]
@@ -246,22 +318,8 @@ def _overlaps(corner, size, taken):
     )
 
 
-def _font_scale(shape):
-    # 0.4: about 9 pixels high, the smallest legible size.
-    return min(1.0, max(0.4, min(shape[:2]) / 1000))
-
-
-def _draw_label(canvas, text, color, corner, size):
+def _draw_label(canvas, text, color, corner, size, scale):
     (left, top), (across, high) = corner, size
     canvas[top : top + high, left : left + across] = color
-    scale = _font_scale(canvas.shape)
     below = text_size(text, scale)[2]
-    bright = np.dot(color, (0.299, 0.587, 0.114)) > 127  # luma weights of ITU-R BT.601
-    draw_text(
-        canvas,
-        text,
-        left + _PAD,
-        top + high - _PAD - below,
-        scale,
-        (0, 0, 0) if bright else (255, 255, 255),
-    )
+    draw_text(canvas, text, left + _PAD, top + high - _PAD - below, scale, text_color(color))

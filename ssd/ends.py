@@ -1,35 +1,39 @@
-"""How a command line of ours ends: Ctrl-C at any moment, an output that is full, closed or of few
-letters.
+"""How a command ends: Ctrl-C at any moment; an output that is full, closed or cannot encode a text.
 
-Imported first of all, so it imports next to nothing.
+Imported before anything else, so it imports almost nothing.
 """
 
 from __future__ import annotations
 
-import _signal  # `signal` itself imports for milliseconds, in which a Ctrl-C gives a traceback
+import _signal  # importing `signal` takes milliseconds, in which a Ctrl-C gives a traceback
 import atexit
 import errno
 import io
 import os
 import sys
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+INTERRUPTED = 130  # 128 + SIGINT, as in shells
 BROKEN_PIPE = 141  # 128 + SIGPIPE
-# Of a disc: full, over quota, too long a file; of a terminal: gone.
+# Disc full, over quota, file too large; terminal gone.
 _LOST = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+def program() -> str:
+    """How the user has called us: `ssd`, the installed command, or `python -m ssd`."""
+    return "ssd" if os.path.basename(sys.argv[0]) == "ssd" else "python -m ssd"
 
 
 class _State:
     interrupted = False
-    leaves_imports = True
+    exit_in_imports = True
     streams = ()
     unread = None
 
 
 def begin(name: str) -> None:
-    """To be called first of all: from now on a Ctrl-C ends the process at once, with one line and
-    status 130; after all is done, while Python takes its modules down, it is ignored. name: of the
-    command in that line. A SIGINT that is ignored, as under nohup, stays so."""
+    """Call it first: from then on a Ctrl-C ends the process at once, with one line and status 130.
+    At the very end, while Python tears down its modules, it is ignored. name: of the command, for
+    that line. A SIGINT that is ignored already, as under nohup, stays ignored."""
 
     def leave(*_):
         os.write(2, f"{name}: interrupted\n".encode(errors="backslashreplace"))
@@ -38,39 +42,39 @@ def begin(name: str) -> None:
     _State.leave = leave
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, leave)
-        # Registered first, so called last. Python's own end would have SIGINT kill the process,
-        # without a word.
+        # Registered first, so called last. Python's teardown would let SIGINT kill the process
+        # silently.
         atexit.register(_signal.signal, _signal.SIGINT, _signal.SIG_IGN)
 
 
 def is_interrupted() -> bool:
-    """Whether a Ctrl-C was met by `run`'s handler: an import that it cuts off may fail with any
-    other error."""
+    """Whether `run`'s handler has seen a Ctrl-C. An import that it interrupts may fail with any
+    error."""
     return _State.interrupted
 
 
 def when_unread(call) -> None:
-    """Has `call()` called where a pipe has no reader any more, in place of a BrokenPipeError; what
-    is printed into it from then on is lost. None: that error again, for pipes that still have a
-    reader."""
+    """Calls `call()` instead of raising BrokenPipeError when a pipe has lost its reader; what is
+    printed into it from then on is lost. None: raises again, for pipes that still have a reader."""
     _State.unread = call
 
 
-def leave_imports(at_once: bool) -> None:
-    """Whether a Ctrl-C in an import ends the process, or raises KeyboardInterrupt as anywhere
-    else."""
-    _State.leaves_imports = at_once
+def exit_in_imports(at_once: bool) -> None:
+    """Sets whether a Ctrl-C during an import ends the process, or raises KeyboardInterrupt as
+    everywhere else."""
+    _State.exit_in_imports = at_once
 
 
 def run(main) -> None:
     """Runs `main()` and ends the process with the status that it returns or exits with.
 
-    Meanwhile a Ctrl-C raises KeyboardInterrupt, for which main has its line; or in an import, in
-    which libraries in C would print it or make it an ImportError, it ends the process as before.
-    Standard output and error take any text: what their encoding lacks is written as escapes. Where
-    they are closed, or can take no more, the text is lost and the work goes on; where standard
-    output lost some, a line says so and status 0 becomes 1. A pipe that nobody reads ends the
-    process with status 141, as for programs in C.
+    Meanwhile a Ctrl-C raises KeyboardInterrupt, which main reports. During an import, where C
+    libraries would print it or turn it into an ImportError, it ends the process as before.
+
+    Standard output and error accept any text: characters missing from their encoding are written
+    as escapes. If they are closed or full, the text is lost and the work continues; if standard
+    output lost text, a line reports it and status 0 becomes 1. A pipe that nobody reads ends the
+    process with status 141, as it does C programs.
     """
     _protect_streams()
     _switch(_State.leave, _raise)
@@ -80,7 +84,7 @@ def run(main) -> None:
         status = end.code
     except BrokenPipeError:  # of standard error
         status = BROKEN_PIPE
-    except KeyboardInterrupt:  # outside of what main looks after
+    except KeyboardInterrupt:  # outside the part where main handles it
         _flushed(0)
         _State.leave()
     _switch(_raise, _State.leave)
@@ -89,7 +93,7 @@ def run(main) -> None:
         status = 1
     status = _flushed(int(status or 0))
     if status == INTERRUPTED:
-        # Modules that were half imported may crash where the interpreter takes them down.
+        # Partly imported modules may crash when the interpreter tears them down.
         atexit._run_exitfuncs()
         os._exit(status)
     sys.exit(status)
@@ -97,7 +101,7 @@ def run(main) -> None:
 
 def _raise(_, frame):
     _State.interrupted = True
-    while _State.leaves_imports and frame is not None:
+    while _State.exit_in_imports and frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             try:
                 sys.stdout.flush()
@@ -113,18 +117,18 @@ def _switch(before, after) -> None:
 
 
 class _Output(io.RawIOBase):
-    """A file descriptor that a full disc does not stop. lost: the error by which some text was
-    lost, or None."""
+    """A file descriptor whose errors, such as a full disc, do not stop the program. lost: the error
+    that lost some text, or None."""
 
     def __init__(self, number: int, name: str):
         self._number, self.name, self.lost = number, name, None
 
     def write(self, content) -> int:
         content = rest = memoryview(content).cast("B")
-        while len(rest):  # all of it: without a buffer (python -u) nobody asks how much was written
+        while len(rest):  # all: without a buffer (python -u) nobody checks how much was written
             try:
                 rest = rest[os.write(self._number, rest) :]
-            except BlockingIOError:  # somebody has set the terminal so
+            except BlockingIOError:  # some program has set the terminal to non-blocking
                 import select
 
                 select.select([], [self._number], [])
@@ -150,15 +154,14 @@ class _Output(io.RawIOBase):
 
 
 def _protect_streams() -> None:
-    for number in range(
-        3
-    ):  # or the next file that is opened takes the place, and C libraries write into it
+    # A closed descriptor would go to the next file that is opened, and C libraries would write into
+    # that file.
+    for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(
-                os.open(os.devnull, os.O_RDWR), True
-            )  # or a child has it closed again
+            # Inheritable, or it is closed again in child processes.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     outputs = []
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
@@ -183,21 +186,20 @@ def _protect_streams() -> None:
 
 
 def _flushed(status: int) -> int:
-    """The status once all is written that can be."""
+    """Writes everything that can be written; returns the status to exit with."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except BrokenPipeError:
             status = BROKEN_PIPE
-            os.dup2(
-                os.open(os.devnull, os.O_WRONLY), stream.fileno()
-            )  # what is left of it is lost without a word
+            # The rest of the text is lost silently.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     for output in _State.streams:
         if output.lost is not None and output.fileno() == 1:
             status = status or 1
             try:
                 print(
-                    f"standard output is not whole: {output.lost.strerror}",
+                    f"standard output is incomplete: {output.lost.strerror}",
                     file=sys.stderr,
                     flush=True,
                 )

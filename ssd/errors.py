@@ -1,33 +1,39 @@
-"""The exceptions that stand for a mistake of the user's, and how a user's text is put on a line."""
+"""The exceptions for mistakes of the user, and how to print a user's text on one line."""
 
+import sys
 import unicodedata
 
-# They turn the direction of what follows them, to the end of the line: of numbers too.
-_TURNS = frozenset(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
+# They change the direction of the text that follows, up to the end of the line; numbers too.
+_DIRECTION_CONTROLS = frozenset(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
 
 
 class UserError(ValueError):
     """The user asked for something that cannot be done.
 
     The message is one line that names the thing and its value. The command line prints it without a
-    traceback and exits with status 2; every other exception is our own defect and keeps its
+    traceback and exits with status 2. Every other exception is a bug of ours and keeps its
     traceback.
     """
 
 
 class UserErrorEverywhere(UserError):
-    """A UserError that is raised on every rank, so that rank 0 alone says it."""
+    """A UserError that is raised on every rank, so that only rank 0 prints it."""
+
+
+def print_line(line: str) -> None:
+    """Prints a line for people to standard error: standard output is for results."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def breaks_lines(letter: str) -> bool:
-    """Whether a character does something else to a line than to stand on it: controls, ends of
-    lines, lone surrogates, and those that turn the direction of the text around them."""
-    return letter in _TURNS or unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")
+    """Whether a character would disturb the line it is printed on: controls, line ends, lone
+    surrogates, and those that change the direction of the text around them."""
+    return letter in _DIRECTION_CONTROLS or unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def on_a_line(text: str) -> str:
-    """A name from a user's file as it may be printed, with escapes (\\n, \\u202e) for what breaks
-    lines."""
+    """A name from a user's file, ready to print: with escapes (\\n, \\u202e) for characters that
+    break lines."""
     if text.isprintable():
         return text
     return "".join(

@@ -1,19 +1,17 @@
-"""Files that survive a killed process and a failing machine: whole or not there.
+"""Files that survive killed processes and power cuts: complete, or not there at all.
 
-`replacing` and `replace_file` put a new file in the place of an old one; `write_errors` words what
-prevents it.
+`replacing` and `replace_file` replace a file; `write_errors` turns failures into a UserError.
 
-What is being made or taken away has a temporary name beside its place,
-`.NAME.WORLD-PID-START.partial` or `.removed`. `remove_leftovers` deletes those whose process is
+A file or folder that is being written or removed has a temporary name in the same folder,
+`.NAME.SYSTEM-PID-START.partial` or `.removed`. `remove_leftovers` deletes those whose process is
 gone:
 
-- WORLD stands for this boot of this machine and this PID namespace (containers number their
-  processes anew). In the same WORLD a process is gone when no process has its PID, or one with
-  another start time (the PID was given again), or a zombie.
-- Of another machine, container or boot (or where there is no /proc) nothing can be known: there,
-  what nobody has written to for a day is taken as left over. A live process that was only slow
-  would then fail with a "no such file"; nothing half made can come out of it, since the rename
-  fails too.
+- SYSTEM identifies this boot of this machine and this PID namespace (containers number their
+  processes themselves). In the same SYSTEM a process is gone if its PID belongs to no process, to
+  one with another start time (the PID was reused), or to a zombie.
+- Nothing is known about processes of another machine, container or boot (or without /proc). Their
+  files count as leftovers if nobody has written to them for a day. A live process that was just
+  slow then fails with "no such file"; it cannot leave a partial file, since its rename fails too.
 """
 
 from __future__ import annotations
@@ -30,25 +28,21 @@ from typing import Dict, Iterator, Tuple, Type
 
 from ssd.errors import UserError
 
-_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8}|unknown)-(\d+)-(\d+)\.(?:partial|removed)", re.DOTALL)
+TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8}|unknown)-(\d+)-(\d+)\.(?:partial|removed)", re.DOTALL)
 _DAY = 24 * 3600.0  # seconds
-_LONGEST = (
-    180  # bytes of a name that are kept: file systems allow 255, and the temporary name is longer
-)
+# Longer names [bytes] are hashed: file systems allow 255, and the temporary name is longer.
+_LONGEST = 180
 
-# Why a disc takes no file although the program is right: full, over quota, read-only, not
-# permitted.
+# Errors of a disc, not of the program: full, over quota, read-only, not permitted.
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
-
-_claimed: Dict[
-    Tuple[int, int], int
-] = {}  # folders of this process, by device and inode: their descriptors
+# Descriptors of the folders that this process has claimed, by device and inode.
+_claimed: Dict[Tuple[int, int], int] = {}
 
 
 def new_folder(path: str) -> str:
-    """Makes a folder of this name, or where there is one already of another program that has begun
-    in the same second, of NAME-2, NAME-3, ...; returns its path. OSError if it cannot be made."""
+    """Creates a folder of this name, or NAME-2, NAME-3, ... if it exists (another program may have
+    started in the same second); returns its path. OSError if it cannot be created."""
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     name, number = path, 1
     while True:
@@ -61,11 +55,11 @@ def new_folder(path: str) -> str:
 
 
 def claim_folder(path: str) -> bool:
-    """Makes a folder if need be, and takes it for as long as this process lives; False where
-    another process of this machine has taken it. OSError if it cannot be made.
+    """Creates a folder if necessary, and claims it for the life of this process; False if another
+    process on this machine has claimed it. OSError if it cannot be created.
 
-    An advisory lock on the folder itself: nothing is left of it, however a process ends. File
-    systems without such locks are taken at their word.
+    An advisory lock on the folder itself, which disappears however the process ends. On file
+    systems without such locks every claim succeeds.
     """
     os.makedirs(path, exist_ok=True)
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -81,26 +75,25 @@ def claim_folder(path: str) -> bool:
     except OSError:
         os.close(handle)
         return True
-    _claimed[status.st_dev, status.st_ino] = handle  # the lock goes with it
+    _claimed[status.st_dev, status.st_ino] = handle  # closing it would release the lock
     return True
 
 
 def temporary_path(path: str, kind: str = "partial") -> str:
-    """A name beside `path` for what this process makes ("partial") or takes away ("removed"); the
-    same every time."""
+    """A name in the folder of `path` for what this process writes ("partial") or removes
+    ("removed"); the same every time."""
     assert kind in ("partial", "removed")
     folder, name = os.path.split(path)
     if len(os.fsencode(name)) > _LONGEST:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
     pid = os.getpid()
-    return os.path.join(folder, f".{name}.{_world()}-{pid}-{_start_time(pid) or 0}.{kind}")
+    return os.path.join(folder, f".{name}.{system_id()}-{pid}-{start_time(pid) or 0}.{kind}")
 
 
 def write_synced(path: str, content) -> None:
-    """Writes a new file of these bytes and waits until they are on the disc; FileExistsError if
-    there is one.
+    """Writes a new file and waits until it is on disc; FileExistsError if the file exists.
 
-    Its pages are dropped from the memory, so that reading it back asks the disc.
+    Its pages are dropped from memory, so that reading it back reads the disc.
     """
     with open(path, "xb") as file:
         file.write(content)
@@ -110,8 +103,7 @@ def write_synced(path: str, content) -> None:
 
 
 def sync_folder(path: str) -> None:
-    """Waits until the folder's entries are on the disc, where its file system can do that for
-    folders."""
+    """Waits until the folder's entries are on disc, if its file system can do that for folders."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -124,18 +116,17 @@ def sync_folder(path: str) -> None:
 
 @contextlib.contextmanager
 def replacing(path: str, synced: bool = True) -> Iterator[str]:
-    """Replaces the file at `path` by what is written, inside, to the path that this yields.
+    """Replaces the file at `path` by the one that the block writes to the path that this yields.
 
         with replacing(path) as partial, open(partial, "wb") as file:
             file.write(content)
 
-    At every moment there is the old file or the whole new one, after a power cut too. An exception
-    leaves the old file and no temporary one. synced: False for what is easily made again, and many:
-    it is not waited for the disc.
+    At every moment, even after a power cut, `path` is the old file or the complete new one. An
+    exception keeps the old file and removes the temporary one. synced: False for many files that
+    are easy to make again: does not wait for the disc.
 
-    The temporary path ends in `.partial`: give libraries that go by the extension the format, or an
-    open file. Raises OSError, whose `filename` is `path` where it would name nothing or the
-    temporary file.
+    The temporary path ends in `.partial`: give libraries that go by the extension the format or an
+    open file. Raises OSError; its `filename` is `path` if it would be empty or the temporary file.
     """
     path = os.fspath(path)
     partial = temporary_path(path)
@@ -151,17 +142,17 @@ def replacing(path: str, synced: bool = True) -> Iterator[str]:
 
 
 def replace_file(path: str, content: bytes, synced: bool = True) -> None:
-    """Replaces the file at `path` by one of these bytes; see `replacing`."""
+    """Replaces the content of the file at `path`; see `replacing`."""
     with replacing(path, synced) as partial, open(partial, "xb") as file:
         file.write(content)
 
 
 def put_in_place(partial: str, path: str, synced: bool = True) -> None:
-    """Renames a whole new file to `path`, or a folder, where at `path` there is nothing or an empty
+    """Renames a complete new file to `path`; or a folder, if at `path` there is nothing or an empty
     folder.
 
-    synced: waits until all of it is on the disc, first the content, then the name. OSError if it
-    cannot be done.
+    synced: waits until everything is on disc, first the content, then the name. OSError if it
+    fails.
     """
     if synced:
         _sync(partial)
@@ -171,7 +162,7 @@ def put_in_place(partial: str, path: str, synced: bool = True) -> None:
 
 
 def discard(partial: str) -> None:
-    """Removes a temporary file or folder; nothing if it is gone, or cannot be removed."""
+    """Removes a temporary file or folder, if it is there and can be removed."""
     if os.path.isdir(partial) and not os.path.islink(partial):
         shutil.rmtree(partial, ignore_errors=True)
     else:
@@ -180,7 +171,7 @@ def discard(partial: str) -> None:
 
 
 def _sync(path: str) -> None:
-    """Waits until a file, or a folder and all that it holds, is on the disc."""
+    """Waits until a file, or a folder and everything in it, is on disc."""
     if os.path.isdir(path):
         for name in os.listdir(path):
             _sync(os.path.join(path, name))
@@ -195,7 +186,7 @@ def _sync(path: str) -> None:
 
 @contextlib.contextmanager
 def write_errors(what: str, path: str, *kinds: Type[Exception]) -> Iterator[None]:
-    """An OSError inside, or an error of one of `kinds`, becomes the UserError of `cannot_write`."""
+    """Turns an OSError, or an error of one of `kinds`, into the UserError of `cannot_write`."""
     try:
         yield
     except (OSError, *kinds) as error:
@@ -203,12 +194,12 @@ def write_errors(what: str, path: str, *kinds: Type[Exception]) -> Iterator[None
 
 
 def cannot_write(what: str, path: str, error: Exception) -> UserError:
-    """The line for a file that cannot be written: `WHAT: cannot be written: REASON (N bytes are
-    free)`.
+    """The UserError for a file that cannot be written: `WHAT: cannot be written: REASON (N bytes
+    are free)`.
 
-    what: names the file, and the flag if it has one. path: of the file, for the free bytes of its
-    disc. They are said where the disc is full and where `error`, of a library, does not tell.
-    Raises a BrokenPipeError: that is of standard output, while the file was being written.
+    what: names the file, and its flag if it has one. path: of the file, whose disc's free bytes are
+    reported if the disc is full or a library's `error` gives no errno. Raises a BrokenPipeError
+    again: that comes from standard output while the file was being written.
     """
     if isinstance(error, BrokenPipeError):
         raise error
@@ -225,57 +216,55 @@ def cannot_write(what: str, path: str, error: Exception) -> UserError:
 
 
 _MARK = ".ssd-output"
-# What is in a folder of drawn pictures once it is done: of predict, of show-data.
+# The files in a finished output folder: of predict, of show-data.
 _DONE = (("detections.json", "images.json"), ("training-images.png", "matched-default-boxes.png"))
 
 
 @contextlib.contextmanager
 def marked_output(folder: str) -> Iterator[None]:
-    """Marks a folder, inside, as one in which pictures are being drawn; the mark stays where the
-    process is killed."""
+    """Marks a folder, during the block, as one into which images are being drawn. If the process is
+    killed, the mark stays."""
     mark = os.path.join(folder, _MARK)
     with open(mark, "w", encoding="utf-8") as file:
-        file.write(
-            "Drawn by python -m ssd: passed by where pictures are looked for in a folder above.\n"
-        )
+        file.write("Drawn by python -m ssd: skipped when a folder above is searched for images.\n")
     yield
     os.unlink(mark)
 
 
 def is_output(folder: str) -> bool:
-    """Whether a folder holds pictures that predict or show-data has drawn, to the end or not."""
+    """Whether a folder holds images that predict or show-data has drawn, finished or not."""
     return os.path.lexists(os.path.join(folder, _MARK)) or any(
         all(os.path.isfile(os.path.join(folder, name)) for name in names) for names in _DONE
     )
 
 
 def remove_leftovers(folder: str) -> None:
-    """Deletes the temporary files and folders in `folder` whose process is gone, by the rule
-    above."""
+    """Deletes the temporary files and folders in `folder` whose process is gone; see above for the
+    rule."""
     for entry in sorted(os.listdir(folder)):
-        match = _TEMPORARY.fullmatch(entry)
+        match = TEMPORARY.fullmatch(entry)
         path = os.path.join(folder, entry)
         if match and _is_gone(path, match[1], int(match[2]), int(match[3])):
             discard(path)
 
 
-def _is_gone(path: str, world: str, pid: int, start: int) -> bool:
-    if world != _world() or world == "unknown":
+def _is_gone(path: str, system: str, pid: int, start: int) -> bool:
+    if system != system_id() or system == "unknown":
         return time.time() - _last_change(path) > _DAY
-    now = _start_time(pid)
+    now = start_time(pid)
     if now is not None:
         return now != start
     try:
-        os.kill(pid, 0)  # asks alone. /proc may hide other people's processes
+        os.kill(pid, 0)  # only a check: /proc may hide other users' processes
     except ProcessLookupError:
         return True
     except OSError:
         pass
-    return os.path.isdir(f"/proc/{pid}")  # there but without a start time: a zombie
+    return os.path.isdir(f"/proc/{pid}")  # exists but has no start time: a zombie
 
 
 def _last_change(path: str) -> float:
-    """Latest modification (seconds since 1970) of a file or folder and of what the folder holds."""
+    """Latest modification (seconds since 1970) of a file, or of a folder and its entries."""
     try:
         inside = [os.path.join(path, name) for name in os.listdir(path)]
     except OSError:
@@ -285,11 +274,11 @@ def _last_change(path: str) -> float:
         try:
             times.append(os.lstat(each).st_mtime)
         except OSError:
-            times.append(time.time())  # changing under our eyes
+            times.append(time.time())  # it is being changed right now
     return max(times)
 
 
-def _world() -> str:
+def system_id() -> str:
     """8 hexadecimal digits for this boot of this machine and this PID namespace, or "unknown"."""
     try:
         with open("/proc/sys/kernel/random/boot_id", "rb") as file:
@@ -299,14 +288,13 @@ def _world() -> str:
         return "unknown"
 
 
-def _start_time(pid: int):
+def start_time(pid: int):
     """Clock ticks between the machine's boot and the process's start; None for no process or a
     zombie."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = (
-                file.read().rpartition(b")")[2].split()
-            )  # the command's name may hold anything, blanks too
+            # The command's name, in brackets, may hold anything, even blanks.
+            fields = file.read().rpartition(b")")[2].split()
     except OSError:
         return None
     return None if fields[0] in (b"Z", b"X") else int(fields[19])

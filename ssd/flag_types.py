@@ -1,5 +1,5 @@
-"""Types of flags that several command lines have; without a package, as prepare-json.py runs
-without any."""
+"""Types of flags that several command lines share. Standard library only, as prepare-json.py runs
+without any package."""
 
 from __future__ import annotations
 
@@ -14,4 +14,11 @@ def share(text: str) -> float:
     return value
 
 
-share.__name__ = "number"  # what argparse calls it in its messages
+def positive(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+share.__name__ = "number"  # argparse's name for it in messages

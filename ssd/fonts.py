@@ -49,6 +49,15 @@ def readable(text: str) -> str:
     )
 
 
+def shortened(text: str, most: int) -> str:
+    """`text` with at most so many letters (at least 3): its beginning and end around "..", because
+    similar names often differ at the end, and because labels end with the score."""
+    if len(text) <= most:
+        return text
+    end = (most - 2) // 2
+    return text[: most - 2 - end] + ".." + (text[-end:] if end else "")
+
+
 def missing_letters(text: str) -> FrozenSet[str]:
     """The letters of `text` that no installed font has."""
     wanted = frozenset(

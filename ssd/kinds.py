@@ -1,8 +1,8 @@
 """Settings that only some kinds of a part use: `momentum` belongs to the optimizers sgd and
 nesterov, not to adam.
 
-All settings here are flat: 'section.name' -> value. `only` maps a setting's name to (name of the
-setting that chooses the kind, the kinds that use it).
+All settings in this module are flat: 'section.name' -> value. `only` maps a setting's name to (name
+of the setting that chooses the kind, the kinds that use it).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def follow(
 ) -> Dict[str, Any]:
     """`changes`, and None for each of `values` that the kinds chosen by both together do not use.
 
-    values: the settings before, as far as they are known. UserError, which names `source`, where
-    `changes` give a setting that its kind does not use a value.
+    values: the settings before, as far as known. UserError, naming `source`, if `changes` give a
+    value to a setting that the chosen kind does not use.
     """
     result = dict(changes)
     for name, (chooser, kinds) in only.items():
@@ -39,17 +39,17 @@ def follow(
 
 
 def check(only: Only, values: Dict[str, Any], source: str) -> None:
-    """UserError where a setting that a chosen kind needs has no value. values: all settings."""
+    """UserError if a setting that a chosen kind needs has no value. values: all settings."""
     for name, (chooser, kinds) in only.items():
         if values[name] is None and values[chooser] in kinds:
             raise UserError(f"{source} {name} is missing: {chooser} is {values[chooser]}")
 
 
 def complete(only: Only, before: Dict[str, Any], saved: Dict[str, Any]) -> Dict[str, Any]:
-    """`saved` settings of an older version with those that came later and say what that version
-    always did.
+    """`saved` settings of an older version, completed with later ones, whose values are what that
+    version always did.
 
-    before: the value of such a setting. A setting that none of the kinds in `saved` uses is None.
+    before: values of these settings. A setting that no kind in `saved` uses is None.
     """
     result = {**before, **saved}
     for name, (chooser, kinds) in only.items():

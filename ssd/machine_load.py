@@ -1,17 +1,16 @@
-"""How much of its cores other work takes: what threads that wait for each other are slowed down
-by."""
+"""How much of this process's cores other work takes, which slows down threads that wait for each
+other."""
 
 from __future__ import annotations
 
 import os
 from typing import Dict, Iterable, NamedTuple, Optional, Set
 
-LOOK_SECONDS = 0.1  # of a look at the start of a process
+SAMPLE_SECONDS = 0.1  # of one measurement at the start of a process
 
 
 class _Times(NamedTuple):
-    """Ticks since the machine's start: of the cores together, of these those in which they
-    computed, of this run."""
+    """Ticks since the machine's start: of all cores, of these the busy ones, and this run's."""
 
     all: int
     busy: int
@@ -19,14 +18,14 @@ class _Times(NamedTuple):
 
 
 class OtherWork:
-    """The share that other processes take of the cores on which this one may run. No others are
-    those of the same command line, which are this run's other ranks, and what they and this one
-    have started."""
+    """The share that other processes take of the cores on which this one may run. Processes with
+    the same command line are this run's other ranks: they, and everything that they and this one
+    have started, do not count."""
 
     def __init__(
         self, proc: str = "/proc", pid: Optional[int] = None, cores: Optional[Iterable[int]] = None
     ):
-        """proc: the folder of Linux' process files; pid: of this process; cores: numbers of those
+        """proc: the folder of Linux's process files; pid: of this process; cores: numbers of those
         that it may use."""
         self._proc, self._pid = proc, os.getpid() if pid is None else pid
         self._cores = {
@@ -35,7 +34,7 @@ class OtherWork:
         self._last = self._read()
 
     def share(self) -> float:
-        """[0, 1], since the last call or the start; 0 where the system does not say."""
+        """The share [0, 1] since the last call or the start; 0 if the system does not report it."""
         now, last = self._read(), self._last
         self._last = now
         if now is None or last is None or now.all <= last.all:
@@ -47,8 +46,8 @@ class OtherWork:
         try:
             with open(os.path.join(self._proc, "stat"), encoding="ascii") as file:
                 rows = [line.split() for line in file]
-            # A row a core: user, nice, system, idle, iowait, irq, softirq, steal; what follows is
-            # in user's already.
+            # A row per core: user, nice, system, idle, iowait, irq, softirq, steal. The columns
+            # after these are included in user.
             ticks = [
                 sum(part)
                 for part in zip(
@@ -67,7 +66,7 @@ class OtherWork:
         )
 
     def _processes(self):
-        """(parent of each process, ticks of each and of what it has started and that has ended)."""
+        """(parent of each process, ticks of each process and its ended children)."""
         parents: Dict[int, int] = {}
         own: Dict[int, int] = {}
         for name in os.listdir(self._proc):
@@ -77,7 +76,7 @@ class OtherWork:
                         fields = file.read().rpartition(b")")[2].split()
                     parents[int(name)] = int(fields[1])
                     own[int(name)] = sum(map(int, fields[11:15]))
-                except (OSError, ValueError, IndexError):  # it has ended meanwhile
+                except (OSError, ValueError, IndexError):  # it has just ended
                     continue
         return parents, own
 

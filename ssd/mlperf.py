@@ -1,4 +1,4 @@
-"""Every MLPerf log event, in one place. What differs between rule sets is in ssd.rules."""
+"""All MLPerf log events. The differences between rule sets are in ssd.rules."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ STATUSES = ("cloud", "onprem", "preview", "research")
 class MLPerfLog:
     """The log of one run: to the file `path` and to standard output, one flushed line per event.
 
-    path: the file, made with its folder; None for standard output alone. A file that holds anything
-        is refused with a UserError: a log is never overwritten, nor are two runs mixed.
-    enabled: True on rank 0 alone. Elsewhere nothing is written or opened, but the order of events
-        is checked all the same, so that a mistake of ours stops every rank and not one of them.
-    rules: what the run's rule set asks of the log.
+    path: the file, created with its folder; None for standard output only. UserError if the file is
+        not empty: a log is never overwritten, and two runs are never mixed.
+    enabled: True on rank 0 only. Elsewhere nothing is written or opened, but the order of events is
+        checked, so that a bug of ours stops every rank and not just one.
+    rules: the run's rule set.
 
-    Events that the rules want once can be logged once: anything else is an AssertionError, as is an
-    end without its start. Close it when done (a `with` block does). Any thread may log. Needs
-    nothing of, and leaves nothing in, the state that mlperf_logging.mllog shares between its users.
+    Events that the rules require once can be logged only once: a repetition is an AssertionError,
+    and so is an end without its start. Close it when done (a `with` block does). Any thread may
+    log. Does not use or change the state that mlperf_logging.mllog shares between its users.
     """
 
     def __init__(self, path, *, enabled: bool, rules: Rules):
@@ -50,18 +50,15 @@ class MLPerfLog:
         if self.path is not None:
             self._handlers.append(_open_log(self.path))
         self._handlers.append(_LogStream(sys.stdout))
-        logger = logging.Logger(
-            "ssd.mlperf", logging.INFO
-        )  # not getLogger: that one would be global
+        logger = logging.Logger("ssd.mlperf", logging.INFO)  # not getLogger, which is global
         for handler in self._handlers:
             logger.addHandler(handler)
         package_root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        # offset 3: the line that called our public method. root_dir is used as a regular
-        # expression.
+        # Offset 3: the line that calls our public method. root_dir is used as a regular expression.
         self._mllogger = MLLogger(logger, default_stack_offset=3, root_dir=re.escape(package_root))
 
     def close(self) -> None:
-        """Close the file. Standard output stays open. May be called twice."""
+        """Closes the file. Standard output stays open. May be called twice."""
         for handler in self._handlers:
             handler.close()
         self._handlers = []
@@ -74,7 +71,7 @@ class MLPerfLog:
         self.close()
 
     def submission(self, org: str, platform: str, division: str, status: str) -> None:
-        """Who submits, and on what; once.
+        """The submitter and the system; once.
 
         division: closed or open. status: cloud, onprem, preview or research. UserError for anything
         else.
@@ -101,13 +98,13 @@ class MLPerfLog:
         self._event("cache_clear", value, once=False)
 
     def resumed(self, step: int, checkpoint: str) -> None:
-        """This log goes on where another left off: after `step` steps, from the checkpoint at
-        `checkpoint`; once.
+        """This log continues another one after `step` steps, from the checkpoint at `checkpoint`;
+        once.
 
-        Our own event: the rules know no run of several parts, and the compliance checker passes
-        over it. The caller gives such a log to the open division.
+        Our own event: the rules know no runs of several parts, and the compliance checker ignores
+        it. The caller logs such a run in the open division.
         """
-        self._event("resumed", _whole(step), metadata={"checkpoint": str(checkpoint)})
+        self._event("resumed", _integer(step), metadata={"checkpoint": str(checkpoint)})
 
     def init_start(self) -> None:
         """Start of the program."""
@@ -120,27 +117,27 @@ class MLPerfLog:
         self._event("init_stop", kind="end", after="init_start")
 
     def run_start(self) -> None:
-        """The clock starts; nothing of the data set was touched before; once."""
+        """Start of the timed part; the data set was not touched before; once."""
         self._event("run_start", kind="start", after="init_stop")
 
     def run_stop(self, status: str) -> None:
-        """The clock stops; once. status: "success" (the target is known to be reached) or
+        """End of the timed part; once. status: "success" (the target is known to be reached) or
         "aborted"."""
         assert status in ("success", "aborted"), status
         self._event("run_stop", kind="end", after="run_start", metadata={"status": status})
 
     def end(self, status: str) -> None:
-        """run_stop, unless the clock has not started or has stopped already; so it may be called
-        for every way out."""
+        """Logs run_stop, if run_start was logged and run_stop was not. Call it however the run
+        ends."""
         with self._lock:
             if "run_start" in self._seen and "run_stop" not in self._seen:
                 self.run_stop(status)
 
     def abort(self, patience: float = 0.5) -> None:
-        """end("aborted") as the log's last line: what other threads log after it is not written.
+        """Logs end("aborted") as the last line: drops everything that other threads log later.
 
-        patience: seconds for a line that another thread is writing; if that hangs (a full pipe), it
-        is not waited for.
+        patience: seconds to wait for a line that another thread is writing, which may hang (a full
+        pipe).
         """
         if not self._lock.acquire(timeout=patience):
             self._lock = threading.RLock()
@@ -152,14 +149,14 @@ class MLPerfLog:
             self._lock.release()
 
     def seed(self, n: int) -> None:
-        """The run's seed, a whole number; once."""
-        self._event("seed", _whole(n))
+        """The run's seed, an integer; once."""
+        self._event("seed", _integer(n))
 
     def hyperparameters(self, **values) -> None:
-        """The settings that the rules ask for (ssd.rules says what each key means), each once.
+        """The settings that the rules require (ssd.rules explains the keys), each once.
 
-        AssertionError unless `values` has exactly the keys of the rules; rules that ask for none
-        take any.
+        AssertionError unless `values` has exactly the keys of the rules. Rules without keys accept
+        any.
         """
         kinds = self.rules.hyperparameters
         if kinds is None:
@@ -172,10 +169,10 @@ class MLPerfLog:
         )
         assert not missing and not unknown, f"hyperparameters: missing {missing}, unknown {unknown}"
         for key, kind in kinds.items():
-            self._event(key, _whole(values[key]) if kind is int else kind(values[key]))
+            self._event(key, _integer(values[key]) if kind is int else kind(values[key]))
 
     def weights_initialization(self, names) -> None:
-        """One event per tensor, each name once; ssd-1.1.0 wants the 119 of SSD-ResNet34,
+        """One event per tensor, each name once. ssd-1.1.0 requires the 119 of SSD-ResNet34,
         retinanet-2.0.0 and -2.1.0 the 89 of RetinaNet's convolutions."""
         for name in names:
             self._event("weights_initialization", which=name, metadata={"tensor": str(name)})
@@ -198,16 +195,16 @@ class MLPerfLog:
 
     def eval_accuracy(self, epoch: int, value: float, **extent) -> None:
         """The score after epoch `epoch`: COCO's AP as a fraction in [0, 1]; once per epoch. extent:
-        numbers of the images and objects that it is of, which stand in the event's metadata; the
-        rules know none of these."""
+        the numbers of scored images and objects, for the event's metadata; the rules do not define
+        these."""
         assert 0 <= value <= 1, f"eval_accuracy {value!r} is no fraction"
         self._event("eval_accuracy", float(value), epoch=epoch, metadata=extent)
 
     def eval_result(self, epoch: int, stats) -> None:
-        """COCO's twelve numbers after epoch `epoch` (name to fraction, -1 where undefined), and of
-        how many images and objects they are; once per epoch.
+        """COCO's twelve numbers after epoch `epoch` (name to fraction, -1 if undefined), and the
+        numbers of scored images and objects; once per epoch.
 
-        Informational: the rules know no such key, and the compliance checker passes over it.
+        Informational: the rules do not define this key, and the compliance checker ignores it.
         """
         self._event(
             "eval_result",
@@ -227,10 +224,10 @@ class MLPerfLog:
         after=None,
         metadata=None,
     ):
-        """which: what of this key may be logged once. after: the mark of the event that must
-        precede."""
+        """which: distinguishes events of one key, each of which may be logged once. after: the mark
+        of the event that must come first."""
         if epoch is not None:
-            which, metadata = epoch, {"epoch_num": _whole(epoch), **_plain(metadata or {})}
+            which, metadata = epoch, {"epoch_num": _integer(epoch), **_plain(metadata or {})}
         mark = key if which is None else (key, which)
         with self._lock:
             assert not self._closed, f"{key} after close"
@@ -244,8 +241,8 @@ class MLPerfLog:
 
 class _LogStream(logging.StreamHandler):
     def handleError(self, record):
-        """Raise where logging would print a traceback and lose the line: on a full disk, say, or
-        where nobody reads the pipe any more."""
+        """Raises where logging would print a traceback and lose the line, e.g. on a full disc or a
+        broken pipe."""
         raise  # noqa: PLE0704 (logging calls this within its except)
 
 
@@ -265,13 +262,13 @@ def _open_log(path):
     return handler
 
 
-def _whole(value):
-    return operator.index(value)  # NumPy's whole numbers too; a float is a mistake
+def _integer(value):
+    return operator.index(value)  # accepts NumPy's integers, but no floats
 
 
 def _plain(value):
-    """`value` as Python's own types: mllog writes what JSON cannot as the words "Failed to
-    encode"."""
+    """`value` in Python's own types: mllog writes "Failed to encode" for anything that JSON cannot
+    hold."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, dict):
         return {str(key): _plain(entry) for key, entry in value.items()}
@@ -297,49 +294,50 @@ FIXED = (
 
 
 def departures(config: Config) -> List[str]:
-    """Where a run's settings leave the closed division of its rules, in words; [] where they do
-    not, or where the rules fix no recipe."""
+    """The settings that a run's closed division would require, and the run's values; [] if it has
+    them all, or if the rules fix no recipe."""
     rules = RULES[config.run.rules]
     if rules.closed_recipe is None:
         return []
     found = [
-        f"{name} {given} but {wanted}"
+        f"{name} {wanted}, not {given}"
         for name, wanted, given in differences(config, load_recipe(rules.closed_recipe), FIXED)
         if name not in rules.free
     ]
     if config.training.warmup_epochs % 1:
-        found.append(f"training.warmup_epochs {config.training.warmup_epochs} but a whole number")
+        found.append(f"training.warmup_epochs an integer, not {config.training.warmup_epochs}")
     if config.run.weights:
-        found.append("run.weights but those of the backbone to begin with")
+        found.append("run.pretrained_backbone, not run.weights")
     elif not config.run.pretrained_backbone:
-        found.append("random weights but run.pretrained_backbone to begin with")
+        found.append("run.pretrained_backbone, not random weights")
     return found
 
 
 def division_of(config: Config, resumed: bool) -> Tuple[str, str]:
-    """(the division that a run's log names, a line for people where its settings make that the open
-    one, or ""). The other reasons for it are said where they arise: resuming, fine-tuning."""
+    """(the division for a run's log, a line for the user if the settings force the open one, else
+    ""). Resuming and fine-tuning force it too, and print their own lines."""
     run, reasons = config.run, departures(config)
     if resumed or run.fine_tune or not reasons or run.submission_division == "open":
         return "open" if resumed or run.fine_tune else run.submission_division, ""
     return (
         "open",
-        f"MLPerf log: open division, as the closed one of {run.rules} has not {'; '.join(reasons)}",
+        f"MLPerf log: open division, since the closed one of {run.rules} requires "
+        f"{'; '.join(reasons)}",
     )
 
 
-def check_log(path, ruleset: str) -> tuple[bool, str]:
-    """The official compliance checker's verdict on the log at `path` (usage training,
-    Rules.ruleset), and its words.
+def check_log(path, ruleset: str) -> Tuple[bool, str]:
+    """Whether the official compliance checker accepts the log at `path` (usage training,
+    Rules.ruleset), and its output.
 
-    True when it ends with status 0 and the line "SUCCESS"; anything else, a crash of its own too,
-    is False. Raises UserError where there is no such file or no checker.
+    It accepts if it ends with status 0 and the line "SUCCESS"; anything else, even a crash, does
+    not count. Raises UserError if the file does not exist or the checker is not installed.
     """
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such log")
     if importlib.util.find_spec("mlperf_logging") is None:
         raise UserError("the compliance checker is not installed: package mlperf-logging")
-    # a file of the checker's own is not wanted: it would be left in the current folder
+    # --log_output: otherwise the checker leaves a file in the current folder.
     checker = subprocess.run(
         [
             sys.executable,

@@ -8,8 +8,8 @@ from typing import Optional, Tuple
 
 from ssd.setting import LARGEST, SMALLEST, ImageSize, setting
 
-# The kinds that a setting can choose, in the order in which help texts list them. The code of each
-# kind is in a table of the same name with these keys, in ssd.model.detector.
+# The kinds that a setting can choose, in the order of the help texts. The code of each kind is in a
+# table of the same name with these keys, in ssd.model.detector.
 BACKBONES = ("resnet34", "resnet50", "resnext50_32x4d", "mobilenet_v2", "mobilenet_v3_large")
 FEATURES = (
     "plain_blocks",
@@ -25,8 +25,8 @@ MATCHERS = ("ssd", "mindcv", "retinanet")
 LOSSES = ("hard_negatives", "focal", "focal_batch")
 DETECTIONS = ("per_class", "per_class_sigmoid", "per_level")
 
-# Features that work on three maps of a whole backbone, an eighth to a 32nd of the image's sides;
-# the others on one.
+# Features that work on three maps of a backbone with all stages, an eighth to a 32nd of the image's
+# sides; the others work on one.
 PYRAMIDS = ("pyramid", "norm_pyramid")
 MOBILE_BLOCKS = ("ssdlite_blocks", "mobile_blocks")  # on two maps, a 16th and a 32nd
 EXTRA_BLOCKS = ("plain_blocks", "batch_norm_blocks", *MOBILE_BLOCKS)
@@ -41,21 +41,21 @@ class ModelConfig:
     detector: str = setting("detector family", choices=("ssd", "retinanet"))
     backbone: str = setting("backbone", choices=BACKBONES)
     frozen_stages: int = setting(
-        "of the backbone, the stem (1) and stages (from 2 on) that are not trained, their "
-        "BatchNorm included; 0: all is trained",
+        "stages of the backbone that are not trained, BatchNorm included, counted from the stem "
+        "(1); 0: all are trained",
         minimum=0,
         flag=False,
         before=0,
     )
     batch_norm: str = setting(
-        "BatchNorm of the whole network: trained, or frozen at the values of the backbone's "
-        "weights",
+        "BatchNorm of the network: trained, or frozen at the values of the backbone's weights",
         choices=("trained", "frozen"),
         flag=False,
         before="trained",
     )
     features: str = setting(
-        "what follows the backbone: convolutions alone, each with BatchNorm, or a feature pyramid",
+        "what follows the backbone: plain convolutions, convolutions with BatchNorm, or a feature "
+        "pyramid",
         choices=FEATURES,
         flag=False,
         before="plain_blocks",
@@ -97,8 +97,8 @@ class ModelConfig:
         "factor on every channel count of backbone and extra features", above=0, maximum=4
     )
     image_size: ImageSize = setting(
-        "size of the input [pixels]: one number for a square, or HEIGHTxWIDTH; feature "
-        "maps and default boxes follow from it",
+        "size of the input [pixels]: one number for a square, or HEIGHTxWIDTH; feature maps and "
+        "default boxes follow from it",
         minimum=SMALLEST,
         maximum=LARGEST,
     )
@@ -106,13 +106,13 @@ class ModelConfig:
         "classes, background included; 0: counted from the training annotations", minimum=0
     )
     own_norm_epsilon: Optional[float] = setting(
-        "the same in the BatchNorm of extra features and heads",
+        "batch_norm_epsilon of extra features and heads",
         above=0,
         flag=False,
         only=("model.features", (*MOBILE_BLOCKS, "norm_pyramid")),
     )
     own_norm_momentum: Optional[float] = setting(
-        "the same in the BatchNorm of extra features and heads",
+        "batch_norm_momentum of extra features and heads",
         minimum=0,
         maximum=1,
         flag=False,
@@ -130,7 +130,7 @@ class ModelConfig:
         only=("model.features", ("mobile_blocks",)),
     )
     tap_own_norm: Optional[bool] = setting(
-        "its BatchNorm is as those of extra features and heads, not the backbone's",
+        "its BatchNorm has the settings of extra features and heads, not the backbone's",
         flag=False,
         only=("model.features", ("mobile_blocks",)),
     )
@@ -140,8 +140,8 @@ class ModelConfig:
         only=("model.head", ("separable",)),
     )
     initial: str = setting(
-        "how the weights of extra features and heads are drawn: Xavier uniform, or normal and cut "
-        "at two deviations",
+        "how the weights of extra features and heads are drawn: Xavier uniform, or normal, "
+        "truncated at two deviations",
         choices=("xavier", "truncated_normal"),
         flag=False,
         before="xavier",
@@ -157,18 +157,18 @@ class ModelConfig:
         "share of the old running statistics kept per step", minimum=0, maximum=1
     )
     extra_channels: Optional[Tuple[Tuple[int, int], ...]] = setting(
-        "per extra block: channels of its 1x1 and of its 3x3 convolution; empty: as the image's "
-        "size asks",
+        "per extra block: channels of its 1x1 and of its 3x3 convolution; empty: computed from the "
+        "image's size",
         flag=False,
         only=("model.features", EXTRA_BLOCKS),
     )
     extra_strides: Optional[Tuple[int, ...]] = setting(
-        "per extra block: stride of its 3x3 convolution; empty: as the image's size asks",
+        "per extra block: stride of its 3x3 convolution; empty: computed from the image's size",
         flag=False,
         only=("model.features", EXTRA_BLOCKS),
     )
     extra_pads: Optional[Tuple[int, ...]] = setting(
-        "per extra block: padding of its 3x3 convolution; empty: as the image's size asks",
+        "per extra block: padding of its 3x3 convolution; empty: computed from the image's size",
         flag=False,
         only=("model.features", EXTRA_BLOCKS),
     )
@@ -188,20 +188,20 @@ class DefaultBoxConfig:
         "how default boxes are matched to ground truth", choices=MATCHERS, flag=False, before="ssd"
     )
     steps: Optional[Tuple[float, ...]] = setting(
-        "per feature map: distance of neighbouring centres [pixels]; empty: as the image's size "
-        "asks",
+        "per feature map: distance of neighbouring centres [pixels]; empty: computed from the "
+        "image's size",
         flag=False,
         only=("default_boxes.rule", SSD_RULES),
     )
     scales: Optional[Tuple[float, ...]] = setting(
-        "per feature map and one more: side of the square box [pixels]; empty: as the image's size "
-        "asks",
+        "per feature map and one more: side of the square box [pixels]; empty: computed from the "
+        "image's size",
         flag=False,
         only=("default_boxes.rule", SSD_RULES),
     )
     aspect_ratios: Optional[Tuple[Tuple[float, ...], ...]] = setting(
-        "per feature map: ratios a; each gives a box a:1 and a box 1:a; empty: as the image's size "
-        "asks",
+        "per feature map: ratios a; each gives a box a:1 and a box 1:a; empty: computed from the "
+        "image's size",
         flag=False,
         only=("default_boxes.rule", SSD_RULES),
     )
@@ -226,10 +226,12 @@ class DefaultBoxConfig:
     center_variance: float = setting("unit of encoded centre offsets", above=0)
     size_variance: float = setting("unit of encoded log sizes", above=0)
     matching_iou: float = setting(
-        "a default box is positive above this IoU (retinanet: from it on)", above=0, maximum=1
+        "a default box is positive above this IoU (retinanet: at least this IoU)",
+        above=0,
+        maximum=1,
     )
     background_iou: Optional[float] = setting(
-        "a default box is background below this IoU, and ignored between the two",
+        "a default box is background below this IoU, and ignored between it and matching_iou",
         above=0,
         maximum=1,
         flag=False,
@@ -256,7 +258,7 @@ class LossConfig:
         only=("loss.loss", ("focal", "focal_batch")),
     )
     focal_gamma: Optional[float] = setting(
-        "power of its error that a class's loss is multiplied by",
+        "a class's loss is multiplied by its error to this power",
         minimum=0,
         only=("loss.loss", ("focal", "focal_batch")),
     )
@@ -267,8 +269,8 @@ class DetectionConfig:
     """From the network's output to detections."""
 
     detections: str = setting(
-        "how detections are chosen before suppression: the best of each class, or of each "
-        "feature map",
+        "how detections are chosen before suppression: the best of each class, or of each feature "
+        "map",
         choices=DETECTIONS,
         flag=False,
         before="per_class",
@@ -282,7 +284,7 @@ class DetectionConfig:
         only=("detection.detections", ("per_class", "per_class_sigmoid")),
     )
     kept_per_class: Optional[int] = setting(
-        "best boxes of each class that suppression leaves",
+        "best boxes of each class that are kept after suppression",
         minimum=1,
         only=("detection.detections", ("per_class_sigmoid",)),
     )

@@ -1,4 +1,4 @@
-"""Progress of long work over images, on standard error."""
+"""ProgressBar of long work over images, on standard error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recipe as YAML: its sections, with nothing in it twice."""
+"""Reading a recipe's YAML; repeated keys are refused."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from ssd.errors import UserError
 
 
 def read_sections(path: str) -> Dict[str, Any]:
-    """The mapping in a YAML file. UserError naming the file: one that cannot be read or is no YAML,
-    one that holds something else, and one in which a key is there twice, of which YAML's readers
-    take the last without a word.
+    """The mapping in a YAML file. UserError naming the file, if it cannot be read, is not YAML,
+    holds something else, or repeats a key, of which YAML's readers silently take the last.
     """
     import yaml
 
@@ -24,11 +23,8 @@ def read_sections(path: str) -> Dict[str, Any]:
         raise UserError(f"recipe {path}: cannot be read: {error.strerror}") from None
     except UserError:
         raise
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError: not UTF-8, or 2020-13-45 for a date
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # ValueError: not UTF-8, or 2020-13-45 for a date
         raise UserError(f"recipe {path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"recipe {path}: sections are needed, not {type(content).__name__}")
@@ -36,8 +32,8 @@ def read_sections(path: str) -> Dict[str, Any]:
 
 
 def _refuse_twice(node, path: str, section: str, seen: Set[int]) -> None:
-    """UserError for a key that a mapping, or one inside it, holds twice, with both lines' numbers.
-    seen: nodes that were looked at, as an alias (*name) brings them again and again."""
+    """UserError, with both line numbers, for a key that a mapping, or one inside it, holds twice.
+    seen: nodes already checked, as an alias (*name) repeats them."""
     import yaml
 
     if id(node) in seen:
@@ -55,7 +51,7 @@ def _refuse_twice(node, path: str, section: str, seen: Set[int]) -> None:
         if isinstance(key, yaml.ScalarNode):
             if key.value in lines:
                 raise UserError(
-                    f"recipe {path}: {name} is there twice, in lines {lines[key.value]} and {line}"
+                    f"recipe {path}: {name} occurs twice, in lines {lines[key.value]} and {line}"
                 )
             lines[key.value] = line
         _refuse_twice(value, path, name, seen)

@@ -1,8 +1,8 @@
-"""What the rule set of a benchmark asks of a run's log: one row each, chosen by the setting
-run.rules.
+"""The rule sets of the benchmarks, chosen by the setting run.rules: what each requires of a run's
+log.
 
-The values of a row are those of mlperf_logging/compliance_checker/training_RULESET (common.yaml,
-closed_common.yaml and closed_BENCHMARK.yaml) and of mlperf_logging/benchmark_meta.py in the package
+The values come from mlperf_logging/compliance_checker/training_RULESET (common.yaml,
+closed_common.yaml and closed_BENCHMARK.yaml) and mlperf_logging/benchmark_meta.py in the package
 mlperf-logging.
 """
 
@@ -16,28 +16,27 @@ DEFAULT_RULES = "ssd-1.1.0"
 
 @dataclass(frozen=True)
 class Rules:
-    """One rule set. The defaults ask for nothing."""
+    """One rule set. The defaults require nothing."""
 
-    benchmark: str  # its name in the log, of result folders and of convergence points
-    ruleset: Optional[str] = None  # what the official checkers call the rules; None: they know none
-    target: Optional[float] = None  # least score that a run must reach: COCO's AP as a fraction
-    runs: int = 0  # of a submission
-    # Keys of the log and the kind of their values (int, float, str or list), in the order in which
-    # they are logged. All runs of a submission have the same values. None: any keys, each value as
-    # it is.
+    benchmark: str  # its name in the log, in result folders and for convergence points
+    ruleset: Optional[str] = None  # the official checkers' name for the rules; None: no checker
+    target: Optional[float] = None  # the score that a run must reach: COCO's AP as a fraction
+    runs: int = 0  # number in a submission
+    # Keys of the log and the types of their values (int, float, str or list), in the order of
+    # logging. All runs of a submission have the same values. None: any keys and values.
     hyperparameters: Optional[Dict[str, type]] = None
-    # Which tensors are logged as initialised, and their names. "network": every tensor that is
-    # trained, by our name. "reference": weights and biases of every convolution, frozen ones too,
-    # by the PyTorch reference's name.
+    # The tensors that are logged as initialised. "network": every trained tensor, by our name.
+    # "reference": weights and biases of every convolution, even frozen ones, by the PyTorch
+    # reference's name.
     weights_initialization: str = "network"
     # Values that the rules allow for a setting, by 'section.name'; others are refused.
     allowed: Dict[str, Tuple[Any, ...]] = field(default_factory=dict)
-    # The closed division: the recipe whose settings it fixes, but for those in `free`
-    # ('section.name'). A run with others is of the open division. None: run.submission_division is
-    # taken at its word.
+    # The recipe whose settings the closed division fixes, except those in `free` ('section.name').
+    # A run with other settings belongs to the open division. None: run.submission_division decides.
     closed_recipe: Optional[str] = None
     free: Tuple[str, ...] = ()
-    # What gets the data set (words) and the weights to begin with, as lines of a shell script.
+    # The name of the data set, and the lines of a shell script that download it and the initial
+    # weights.
     data_set: str = ""
     downloads: Tuple[str, ...] = ()
 
@@ -56,11 +55,11 @@ RULES: Dict[str, Rules] = {
             "model_bn_span": int,  # images that share the statistics of a BatchNorm
             "max_samples": int,  # attempts at each random crop: 1 or 50
             "opt_learning_rate_warmup_steps": int,  # steps, at least 1
-            "opt_base_learning_rate": float,  # the scaled one: base * global batch / 32
+            "opt_base_learning_rate": float,  # scaled: base * global batch / 32
             "opt_weight_decay": float,
             "opt_learning_rate_warmup_factor": float,
-            "opt_learning_rate_decay_boundary_epochs": list,
-        },  # [40, 50] * (1 + k/10), k a whole number
+            "opt_learning_rate_decay_boundary_epochs": list,  # [40, 50] * (1 + k/10), k an integer
+        },
         allowed={"model.detector": ("ssd",), "augmentation.crop_attempts": (1, 50)},
         data_set="COCO 2017",
         downloads=(
@@ -70,9 +69,9 @@ RULES: Dict[str, Rules] = {
     ),
 }
 
-# RetinaNet, of rounds 2.0 to 5.1. Every round is given all that any of them asks for, which each of
-# them accepts: some want the names of the submitter (not 5.0), a status (up to 4.0) or the
-# initialised tensors (up to 2.1).
+# RetinaNet in rounds 2.0 to 5.1. We log everything that any round requires, which all of them
+# accept: some require the names of the submitter (not 5.0), a status (up to 4.0) or the initialised
+# tensors (up to 2.1).
 _RETINANET = Rules(
     benchmark="retinanet",
     target=0.34,
@@ -83,16 +82,16 @@ _RETINANET = Rules(
         "global_batch_size": int,
         "gradient_accumulation_steps": int,
         "opt_name": str,  # adam
-        "opt_base_learning_rate": float,  # the actual one, whatever the batch
+        "opt_base_learning_rate": float,  # not scaled by the batch
         "opt_weight_decay": float,  # 0
-        "opt_learning_rate_warmup_epochs": float,  # 0 or more; whole in the closed division
-        "opt_learning_rate_warmup_factor": float,
-    },  # share of the rate that the first step has
+        "opt_learning_rate_warmup_epochs": float,  # 0 or more; an integer in the closed division
+        "opt_learning_rate_warmup_factor": float,  # share of the rate at the first step
+    },
     weights_initialization="reference",
     allowed={"model.detector": ("retinanet",)},
     closed_recipe="retinanet-resnext50-openimages",
-    # The rules leave batch, learning rate and warm-up to the submitter; the others do not change
-    # what is computed.
+    # The submitter chooses batch, learning rate and warm-up; the other settings do not change the
+    # result.
     free=(
         "training.batch_size",
         "training.epochs",
@@ -132,5 +131,5 @@ RULES.update(
     for ruleset, name in _RETINANET_NAMES.items()
 )
 
-# No benchmark: own data sets and other detectors. The same events, unchecked.
+# No benchmark: for other data sets and detectors. The same events, unchecked.
 RULES["none"] = Rules(benchmark="ssd")

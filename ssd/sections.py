@@ -9,8 +9,8 @@ from typing import Optional, Tuple
 from ssd.rules import DEFAULT_RULES, RULES
 from ssd.setting import setting
 
-# As in ssd.model_sections; the tables are ssd.training.optimizer.OPTIMIZERS and
-# ssd.training.schedule's SCHEDULES and WARMUPS.
+# As in ssd.model_sections; the tables are OPTIMIZERS in ssd.training.optimizer, and SCHEDULES and
+# WARMUPS in ssd.training.schedule.
 OPTIMIZERS = ("sgd", "nesterov", "momentum", "adam")
 SCHEDULES = ("steps", "constant", "cosine")
 WARMUPS = ("reference", "linear")
@@ -20,9 +20,9 @@ WARMUPS = ("reference", "linear")
 class AugmentationConfig:
     """Random changes of training images, in the order in which they are applied."""
 
-    augment: bool = setting("apply the random changes of this section at all")
+    augment: bool = setting("apply the random changes of this section")
     crop_min_iou: Tuple[float, ...] = setting(
-        "choices of the least IoU of a box with the crop (0: any); none: images are not cropped",
+        "choices of the least IoU of a box with the crop (0: any); empty: no cropping",
         flag=False,
     )
     crop_scale: Tuple[float, float] = setting(
@@ -48,7 +48,7 @@ class AugmentationConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the data set lies (COCO's folder layout) and how it is read."""
+    """The paths of the data set (COCO's folder layout) and how it is read."""
 
     train_annotations: str = setting("training annotations [file, relative to --data-dir]")
     train_images: str = setting("training images [folder, relative to --data-dir]")
@@ -59,7 +59,7 @@ class DataConfig:
         "standard deviation of R, G, B [0..1]", flag=False
     )
     antialias: bool = setting(
-        "the bilinear filter that shrinks images is widened, as Pillow's is",
+        "widen the bilinear filter when images are shrunk, as Pillow does",
         flag=False,
         before=True,
     )
@@ -72,10 +72,10 @@ class DataConfig:
     )
     cache_size: int = setting("decoded-image cache per GPU, with --decode cache [MiB]", minimum=0)
     data_threads: int = setting(
-        "CPU threads of the data pipeline per rank; beside them Python's, as many up to 4",
+        "CPU threads of the data pipeline per rank; besides, as many Python threads, up to 4",
         minimum=1,
     )
-    prefetch: int = setting("batches the data pipeline works ahead", minimum=1)
+    prefetch: int = setting("batches that the data pipeline prepares ahead", minimum=1)
     check_images: str = setting(
         "how image files are checked before training: exists; header; decode them once",
         choices=("exists", "header", "decode"),
@@ -84,15 +84,15 @@ class DataConfig:
         "leave out bad annotations and images instead of refusing the data set"
     )
     max_left_out: float = setting(
-        "with --skip-bad-annotations: the largest share of images or boxes that may be left "
-        "out [0..1]; 1: whatever the likely cause",
+        "with --skip-bad-annotations: the largest share of images or boxes that may be left out "
+        "[0..1]; 1: no limit, whatever the likely cause",
         minimum=0,
         maximum=1,
         before=0.5,
     )
     data_dir: str = setting("the data set [folder]", default="data/coco")
     cache_dir: str = setting(
-        "results of data set checks are kept here [folder]; default: the user's cache folder",
+        "folder for results of data set checks; default: in the user's cache folder",
         default="",
     )
 
@@ -107,8 +107,8 @@ class TrainingConfig:
     optimizer: str = setting("optimizer", choices=OPTIMIZERS, flag=False, before="sgd")
     base_lr: float = setting("learning rate, per `lr_batch` images of the global batch", above=0)
     lr_batch: int = setting(
-        "global batch at which the learning rate is base_lr [images]; 0: it is base_lr whatever "
-        "the batch",
+        "global batch at which the learning rate is base_lr [images]; 0: it is base_lr for every "
+        "batch size",
         minimum=0,
     )
     momentum: Optional[float] = setting(
@@ -131,7 +131,9 @@ class TrainingConfig:
         only=("training.optimizer", ("adam",)),
     )
     weight_decay: float = setting("weight decay", minimum=0)
-    decay_norms: bool = setting("it is on BatchNorm's scale and shift too", flag=False, before=True)
+    decay_norms: bool = setting(
+        "apply weight decay to BatchNorm's scale and shift too", flag=False, before=True
+    )
     warmup: str = setting(
         "how the learning rate rises over the first epochs",
         choices=WARMUPS,
@@ -158,20 +160,20 @@ class TrainingConfig:
         only=("training.schedule", ("steps",)),
     )
     final_factor: Optional[float] = setting(
-        "share of the rate that is left at the end",
+        "share of the rate at the end",
         minimum=0,
         maximum=1,
         only=("training.schedule", ("cosine",)),
     )
     loss_scale: float = setting("first factor on the loss before backward, with float16", above=0)
     loss_scale_window: int = setting(
-        "steps in a row without an overflow that double the loss scale; an overflow "
-        "skips the step and halves it (0: the scale stays, an overflow ends the run)",
+        "steps without an overflow after which the loss scale doubles; an overflow skips the step "
+        "and halves it (0: the scale is constant, an overflow ends the run)",
         minimum=0,
     )
     batch_norm_ranks: int = setting(
-        "ranks whose batches BatchNorm normalises together: groups of so many neighbours; "
-        "1: each its own",
+        "ranks whose batches BatchNorm normalises together: groups of neighbouring ranks; 1: each "
+        "its own",
         minimum=1,
         before=1,
         default=1,
@@ -181,13 +183,13 @@ class TrainingConfig:
 @dataclass(frozen=True)
 class EvaluationConfig:
     target: float = setting("training stops at this mAP [0..1]", minimum=0, maximum=1)
-    eval_every: int = setting("epochs between evaluations, the first after as many", minimum=1)
+    eval_every: int = setting("epochs between evaluations; the first is after this many", minimum=1)
     eval_batch_size: int = setting("images per rank and evaluation step", minimum=1)
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What changes from run to run but not the result that is sought."""
+    """Settings of a single run that do not change the intended result."""
 
     seed: int = setting(
         "seed of everything random; -1: drawn at start and logged",
@@ -196,13 +198,13 @@ class RunConfig:
         default=-1,
     )
     device: str = setting(
-        "where the network runs; auto: gpu where there is one",
+        "where the network runs; auto: gpu if there is one",
         choices=("auto", "cpu", "gpu"),
         default="auto",
     )
     batch_norm_exchange: str = setting(
-        "how --batch-norm-ranks works: auto: by MXNet's own operator where it has one (NVIDIA's "
-        "has), else by Horovod",
+        "how --batch-norm-ranks works: auto: by MXNet's operator if it has one (NVIDIA's has), "
+        "else by Horovod",
         choices=("auto", "horovod"),
         default="auto",
     )
@@ -211,17 +213,17 @@ class RunConfig:
         "ImageNet weights of the backbone [ONNX file]; default: random", default=""
     )
     weights: str = setting(
-        "start from these weights of the whole network [.params file, or a checkpoint's "
+        "start from these weights of the complete network [.params file, or a checkpoint's "
         "parameters.npz]",
         default="",
     )
     fine_tune: bool = setting(
-        "let --weights be those of other classes or another image size: what fits is taken, "
-        "the rest starts anew, and the log goes to the open division",
+        "accept --weights of other classes or another image size: what fits is used, the rest is "
+        "initialised, and the log is for the open division",
         default=False,
     )
     log_interval: int = setting(
-        "steps between progress lines; the loss is read as often", minimum=1, default=20
+        "steps between progress lines, at which the loss is read", minimum=1, default=20
     )
     progress: str = setting(
         "progress of training: live display; plain lines; auto: live on a terminal",
@@ -235,14 +237,14 @@ class RunConfig:
         "draw curves.png and write report.html when the run has ended", default=True
     )
     max_steps: int = setting(
-        "end after so many steps, 0: no limit (for trials)", minimum=0, default=0
+        "end after this many steps, 0: no limit (for trials)", minimum=0, default=0
     )
     clear_cache: bool = setting("drop the file cache before the run and log it", default=False)
     cache_cleared: bool = setting(
         "log that the launcher has dropped every node's file cache before the run", default=False
     )
     rules: str = setting(
-        "rule set of MLPerf that the log is for; none: no benchmark, the log is not checked",
+        "MLPerf rule set of the log; none: no benchmark, the log is not checked",
         choices=tuple(RULES),
         default=DEFAULT_RULES,
     )
@@ -260,34 +262,34 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class RecoveryConfig:
-    """Checkpoints, and when a run that has gone wrong is ended."""
+    """Checkpoints, and when a failed run is ended."""
 
     save_interval: str = setting(
-        "save a checkpoint every so often, and at each evaluation: 100steps, 2epochs, "
+        "interval of checkpoints, which are also saved at each evaluation: 100steps, 2epochs, "
         "10minutes; never saves none",
         default="5epochs",
     )
     keep_checkpoints: int = setting(
-        "newest checkpoints kept, besides the best", minimum=1, default=2
+        "newest checkpoints that are kept, besides the best", minimum=1, default=2
     )
     resume: str = setting(
-        "go on from a checkpoint or a run's newest one [folder]; auto: from the newest one in "
+        "continue from a checkpoint or a run's newest one [folder]; auto: from the newest one in "
         "--output, from the start if there is none",
         default="",
     )
     allow_changed_recipe: bool = setting(
-        "let --resume go on with other settings than the checkpoint's", default=False
+        "let --resume continue with settings other than the checkpoint's", default=False
     )
     check_finite_every: int = setting(
-        "steps between checks that loss and gradients are finite, made before the "
-        "update; 0: every step on a CPU, every --log-interval steps on a GPU, which a "
-        "check keeps waiting; a loss scale that changes is checked at every step",
+        "steps between checks that loss and gradients are finite, made before the update; 0: every "
+        "step on a CPU, every --log-interval steps on a GPU, which a check keeps waiting; a loss "
+        "scale that changes is checked at every step",
         minimum=0,
         default=0,
     )
     rank_timeout: float = setting(
-        "a rank without a sign of life for so long ends the run [seconds]; one that "
-        "makes no progress, after ten times as long",
+        "a rank without a sign of life for so long ends the run [seconds]; one that makes no "
+        "progress, after ten times as long",
         above=0,
         default=60.0,
     )

@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
-SMALLEST, LARGEST = 32, 4096  # sides of an image [pixels]; below there are no three feature maps
+SMALLEST, LARGEST = (
+    32,
+    4096,
+)  # sides of an image [pixels]; smaller ones have fewer than three feature maps
 
 
 class ImageSize(NamedTuple):
-    """Of the network's input [pixels]."""
+    """Size of the network's input [pixels]."""
 
     height: int
     width: int
 
     @property
     def plain(self):
-        """As a recipe has it: one number for a square, else 'HEIGHTxWIDTH'."""
+        """As in a recipe: one number for a square, else 'HEIGHTxWIDTH'."""
         return self.height if self.height == self.width else f"{self.height}x{self.width}"
 
     def __str__(self):
@@ -35,12 +38,11 @@ def setting(
     before=None,
     **default,
 ):
-    """A field with its help text (with the unit), its allowed values, and whether it has a flag of
-    its own.
+    """A field with its help text (with the unit), its allowed values, and whether it has a flag.
 
     only: ("section.name" of the setting that chooses a kind, the kinds that use this setting). The
     field is Optional, and None with every other kind. before: what runs did before the setting
-    existed; it completes saved recipes and checkpoints of that time.
+    existed; it completes older saved recipes and checkpoints.
     """
     return dataclasses.field(
         metadata=dict(

@@ -1,5 +1,4 @@
-"""The MLPerf logs of a system as a submission package: layout, score, the official checkers'
-verdict.
+"""Turns the MLPerf logs of a system into a submission package: layout, score, official checks.
 
 The layout is that of MLCommons' submission rules (github.com/mlcommons/policies,
 submission_rules.adoc, "Directory structure", Training). The score is the time to train: run_start
@@ -24,7 +23,7 @@ from ssd.mlperf import check_log
 from ssd.rules import Rules
 
 TOKEN = ":::MLLOG "
-# What all runs of a submission have in common, besides their hyperparameters.
+# Keys that must be the same in all runs of a submission, besides the hyperparameters.
 SAME_SYSTEM = (
     "submission_org",
     "submission_platform",
@@ -32,8 +31,8 @@ SAME_SYSTEM = (
     "submission_status",
     "submission_benchmark",
 )
-# What of this repository is the implementation. No name begins with a dot: the repository checker
-# refuses those.
+# The parts of this repository that are the implementation. The repository checker refuses names
+# that begin with a dot.
 IMPLEMENTATION = (
     "Dockerfile",
     "LICENSE",
@@ -46,22 +45,23 @@ IMPLEMENTATION = (
     "run_and_time.sh",
     "run_with_docker.sh",
     "scripts",
+    "setup.py",
     "ssd",
 )
 LAUNCHERS = {
     "docker": "./run_with_docker.sh",
     "slurm": 'sbatch -N "$NNODES" -t "$WALLTIME" run.sub',
 }
-# submission_status of a log -> "status" of a system's description, in the words that rule sets from
-# 4.0.0 on want.
+# submission_status of a log -> "status" in a system's description, as required by rule sets since
+# 4.0.0.
 AVAILABILITY = {
     "onprem": "Available on-premise",
     "cloud": "Available cloud",
     "preview": "Preview",
     "research": "Research, Development, or Internal (RDI)",
 }
-# mlperf_logging/system_desc_checker wants these fields; the submission rules want words in those
-# marked True.
+# mlperf_logging/system_desc_checker requires these fields. The submission rules require a text in
+# those marked True.
 SYSTEM_FIELDS = {
     "submitter": True,
     "division": True,
@@ -114,20 +114,21 @@ class Trial:
 
 @dataclasses.dataclass
 class Package:
-    """What was written."""
+    """A package that was written."""
 
     folder: str
     trials: List[Trial]
     minutes: float  # the mean of the middle runs
-    scaling: float  # the factor that the convergence check puts on the score: 1 or more
-    convergence: str  # the verdict of the convergence check, in words
-    empty_fields: List[str]  # of the system's description, where the rules want words
+    scaling: float  # the factor that the convergence check applies to the score: 1 or more
+    convergence: str  # the result of the convergence check, as text
+    empty_fields: List[str]  # of the system's description, in which the rules require a text
 
 
 def read_trial(path, rules: Rules) -> Trial:
-    """The run whose log `path` is: an mlperf.log, or a trial's whole output with those lines in it.
+    """The run with the log `path`: an mlperf.log, or a trial's complete output, which includes
+    these lines.
 
-    Raises UserError, which names the log: no such file, no whole run, of another benchmark than
+    Raises UserError, which names the log: no such file, an incomplete run, another benchmark than
     that of `rules`, resumed, target not reached.
     """
     path = os.fspath(path)
@@ -147,11 +148,11 @@ def read_trial(path, rules: Rules) -> Trial:
             raise UserError(f"{path}: no {key} in this log")
     if "resumed" in by_key:
         raise UserError(
-            f"{path}: this run was resumed from a checkpoint, so its time is not one of a "
+            f"{path}: this run was resumed from a checkpoint, so its time does not count for a "
             "submission"
         )
     if "run_stop" not in by_key:
-        raise UserError(f"{path}: the run did not come to its end (no run_stop)")
+        raise UserError(f"{path}: the run is incomplete (no run_stop)")
     try:
         reached = [
             (event["metadata"]["epoch_num"], event["value"])
@@ -163,7 +164,7 @@ def read_trial(path, rules: Rules) -> Trial:
         values = {key: entries[-1]["value"] for key, entries in by_key.items()}
     except (KeyError, TypeError):
         raise UserError(
-            f"{path}: an event without the value or metadata that the rules want"
+            f"{path}: an event without the value or metadata that the rules require"
         ) from None
     if values["submission_benchmark"] != rules.benchmark:
         raise UserError(
@@ -176,7 +177,7 @@ def read_trial(path, rules: Rules) -> Trial:
             f"{path}: the run did not reach the target mAP of {rules.target} (best: {best})"
         )
     if not isinstance(values["seed"], int):
-        raise UserError(f"{path}: seed {values['seed']!r} is no whole number")
+        raise UserError(f"{path}: seed {values['seed']!r} is not an integer")
     settings = {
         key: value
         for key, value in values.items()
@@ -211,7 +212,9 @@ def read_trials(paths: Sequence, rules: Rules) -> List[Trial]:
     seeds: Dict[int, str] = {}
     for trial in trials:
         if trial.seed in seeds:
-            raise UserError(f"{trial.path}: seed {trial.seed} is that of {seeds[trial.seed]} too")
+            raise UserError(
+                f"{trial.path}: has the same seed, {trial.seed}, as {seeds[trial.seed]}"
+            )
         seeds[trial.seed] = trial.path
     return trials
 
@@ -224,8 +227,8 @@ def olympic_mean(minutes: Sequence[float]) -> float:
 
 
 def read_system(path, trials: Sequence[Trial]) -> Dict[str, str]:
-    """The system's description (JSON, SYSTEM_FIELDS); UserError unless it is whole and fits the
-    logs."""
+    """The system's description (JSON, SYSTEM_FIELDS). UserError unless it is complete and matches
+    the logs."""
     try:
         with open(os.fspath(path), encoding="utf-8") as file:
             system = json.load(file)
@@ -264,20 +267,19 @@ def package(
     """Writes the package of `logs` into `output`, a folder that does not exist or is empty.
 
     system_name: <system_desc_id> of the rules. description: its JSON file. config: the config_*.sh
-    of the runs, in `repository`, the folder of this project. rules: those that the runs kept to; a
-    row with a ruleset. launcher: which of LAUNCHERS ran them, for the package's run_and_time.sh.
-    Nothing is left in `output` unless the compliance checker accepts every log, and the package and
-    repository checkers the whole. Raises UserError.
+    of the runs, in `repository`, the folder of this project. rules: the rule set of the runs, which
+    must have a `ruleset`. launcher: the one of LAUNCHERS that ran them, for the package's
+    run_and_time.sh. Writes nothing to `output` unless the compliance checker accepts every log, and
+    the package and repository checkers accept the package. Raises UserError.
     """
     assert rules.ruleset is not None and rules.hyperparameters is not None, (
-        "nobody checks a run without rules"
+        "no checker for a run without rules"
     )
     output = os.path.abspath(os.fspath(output))
     for what, name in (("system", system_name), ("implementation", implementation)):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
             raise UserError(
-                f"{what} {name!r}: letters, digits and . _ + - only, since folders are named after "
-                "it"
+                f"{what} {name!r}: use only letters, digits and . _ + - as folders get this name"
             )
     if os.path.lexists(output) and (not os.path.isdir(output) or os.listdir(output)):
         raise UserError(f"{output}: not an empty folder; nothing is overwritten")
@@ -286,9 +288,9 @@ def package(
     trials = read_trials(logs, rules)
     system = read_system(description, trials)
     for trial in trials:
-        accepted, words = check_log(trial.path, rules.ruleset)
+        accepted, text = check_log(trial.path, rules.ruleset)
         if not accepted:
-            raise UserError(f"{trial.path}: the compliance checker refuses it: {_complaint(words)}")
+            raise UserError(f"{trial.path}: the compliance checker refuses it: {_complaint(text)}")
 
     parent = os.path.dirname(output)
     try:
@@ -297,7 +299,7 @@ def package(
     except OSError as error:
         raise UserError(f"{output}: cannot be written: {error.strerror}") from None
     try:
-        # In a folder of a plain name: the repository checker refuses one that begins with a dot.
+        # A subfolder: the repository checker refuses a name that begins with a dot.
         staging = os.path.join(scratch, "package")
         _write(
             staging,
@@ -404,22 +406,23 @@ def _write_json(path, content):
 
 
 def _check(folder, ruleset: str) -> str:
-    """The convergence check's words; UserError with the complaint of the first checker that refuses
-    the package."""
-    words = _run_checker(folder, "package_checker", ruleset)
-    if "PACKAGE CHECKER FOUND NO ERRORS" not in words:
-        raise UserError(f"the package checker refuses the package: {_complaint(words)}")
-    # It knows no rules before 2.0.0; what it checks (names, sizes, links) is the same for all.
-    names = _run_checker(folder, "repo_checker", "2.0.0" if ruleset.startswith("1.") else ruleset)
-    if "ALL CHECKS PASSED" not in names:
-        raise UserError(f"the repository checker refuses the package: {_complaint(names)}")
-    found: Optional[Any] = re.search(r"RCP Test Passed: *(.*)", words)
+    """The result of the convergence check. UserError with the complaint of the first checker that
+    refuses the package."""
+    text = _run_checker(folder, "package_checker", ruleset)
+    if "PACKAGE CHECKER FOUND NO ERRORS" not in text:
+        raise UserError(f"the package checker refuses the package: {_complaint(text)}")
+    # The repository checker has no rules before 2.0.0. It checks names, sizes and links, the same
+    # way for all rules.
+    repo = _run_checker(folder, "repo_checker", "2.0.0" if ruleset.startswith("1.") else ruleset)
+    if "ALL CHECKS PASSED" not in repo:
+        raise UserError(f"the repository checker refuses the package: {_complaint(repo)}")
+    found: Optional[Any] = re.search(r"RCP Test Passed: *(.*)", text)
     return found.group(1) if found else "not checked in the open division"
 
 
 def _run_checker(folder, name, ruleset) -> str:
-    # The folder as "package": the checkers take a path as a pattern, where brackets would mean
-    # something.
+    # Relative to its parent: the checkers take the path as a pattern, in which brackets of the
+    # parents would have a meaning.
     done = subprocess.run(
         [
             sys.executable,
@@ -439,18 +442,18 @@ def _run_checker(folder, name, ruleset) -> str:
     return done.stdout.decode(errors="replace")
 
 
-def _complaint(words: str) -> str:
-    """What a checker complains of, in one line: its lines of errors, else its last one."""
-    lines = [" ".join(line.split()) for line in words.splitlines() if line.strip()]
+def _complaint(text: str) -> str:
+    """A checker's complaint on one line: its error lines, else its last line."""
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
     errors = [
         line for line in lines if re.match(r"(ERROR|WARNING|CHECK for|FAILED|.*Error\b)", line)
     ]
-    return "; ".join((errors or lines[-1:] or ["it said nothing"])[:4])[:400]
+    return "; ".join((errors or lines[-1:] or ["it printed nothing"])[:4])[:400]
 
 
 def _scaling(path) -> float:
-    """The factor that the convergence check left for a run that was quicker than its reference; 1
-    without."""
+    """The factor that the convergence check wrote for a run that converged faster than its
+    reference; else 1."""
     if not os.path.exists(path):
         return 1.0
     with open(path, encoding="utf-8") as file:

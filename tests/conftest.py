@@ -15,6 +15,8 @@ import signal
 
 import pytest
 
+import ssd  # noqa: F401  many tests import MXNet before the package (ssd.mxnet_import)
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch and MXNet read it
 THREADS = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT")}

@@ -177,7 +177,10 @@ def test_extending_a_file_beside(tmp_path):
             "extends: ssd-resnet34-coco\naugmentation: {crop_scale: [1]}",
             "2 values are needed, not [1]",
         ),
-        ("extends: ssd-resnet34-coco\ntraining: {decay_epochs: [55, 44]}", "[55, 44] must rise"),
+        (
+            "extends: ssd-resnet34-coco\ntraining: {decay_epochs: [55, 44]}",
+            "[55, 44] must be ascending",
+        ),
         ("extends: mine.yaml", "extends itself"),
         ("extends: ssd-resnt34-coco", "did you mean ssd-resnet34-coco?"),
         ("training: {batch_size: 5}", "is missing"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssd.drawing import draw_boxes, mosaic, save_image
+from ssd.drawing import class_colors, draw_boxes, mosaic, save_image, text_color
 from ssd.errors import UserError
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
@@ -124,7 +124,17 @@ def test_a_long_name_is_shortened_to_the_image():
     strip = narrow[40:60]
     assert colored(strip, RED).any(axis=1).sum() > 9  # there is a label
     short = draw_boxes(image(), [[0, 60, 50, 100]], ["w" * 499], [0.5], {"w" * 499: RED})
-    assert (narrow == short).all()  # both end in ".."
+    assert (narrow == short).all()  # of both the beginning and the end with the score
+
+
+def test_a_long_name_keeps_its_score_and_leaves_half_of_the_image():
+    name = "vehicle registration plate of a foreign car, partly hidden by mud"
+    one, other = (
+        draw_boxes(image(300, 900), [[0, 60, 50, 100]], [name], [score], {name: RED})
+        for score in (0.81, 0.22)
+    )
+    assert (one != other).any(), "its score is there"
+    assert 200 < np.flatnonzero(colored(one, RED).any(axis=0)).max() < 450
 
 
 def test_classes_without_a_colour_always_get_the_same_one():
@@ -133,6 +143,37 @@ def test_classes_without_a_colour_always_get_the_same_one():
 
     assert color("cat") == RED and color("dog") == color("dog") != color("horse")
     assert color("dog") == (25, 249, 255)  # from the name alone: the same in every process
+
+
+@pytest.mark.parametrize(
+    "count, apart, neighbours", [(3, 60, 60), (20, 30, 45), (80, 13, 35), (264, 6.5, 30)]
+)
+def test_colours_of_many_classes(count, apart, neighbours):
+    """Distances in CIELAB, by OpenCV; 2.3 is what people just see. Labels have the contrast of 4.5
+    that WCAG asks of small text."""
+    cv2 = pytest.importorskip("cv2")
+    colors = np.array(list(class_colors([f"class {number}" for number in range(count)]).values()))
+    lab = cv2.cvtColor(np.float32(colors[None] / 255), cv2.COLOR_RGB2LAB)[0].astype(float)
+    between = np.linalg.norm(lab[:, None] - lab, axis=2) + np.diag([np.inf] * count)
+    assert between.min() >= apart
+    assert min(between[row, row - 1] for row in range(1, count)) >= neighbours
+    for color in colors.tolist():
+        light, dark = sorted((luminance(color), luminance(text_color(color))), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, color
+
+
+def luminance(color):
+    """WCAG 2's relative luminance of (red, green, blue), 0 to 255."""
+    shares = [part / 255 for part in color]
+    return sum(
+        weight * (share / 12.92 if share <= 0.03928 else ((share + 0.055) / 1.055) ** 2.4)
+        for weight, share in zip((0.2126, 0.7152, 0.0722), shares)
+    )
+
+
+def test_more_classes_than_colours():
+    colors = class_colors([str(number) for number in range(1300)])
+    assert len(colors) == 1300 and len(set(colors.values())) > 500
 
 
 def test_nothing_to_draw():

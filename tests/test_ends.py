@@ -1,5 +1,5 @@
-"""How a command ends: Ctrl-C while it imports, and outputs that are full, closed, unread or of few
-letters."""
+"""How a command ends: Ctrl-C while it imports, and outputs that are full, closed, unread or cannot
+encode a text."""
 
 import json
 import os
@@ -17,8 +17,7 @@ from tests.training.tiny import FLAGS, tiny_data
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-# Runs `python -m ssd` with a Ctrl-C at the moment that a module is looked for, or once it is
-# loaded.
+# Runs `python -m ssd` with a Ctrl-C when it starts to import a module, or once that is loaded.
 DRIVER = """
 import os, runpy, signal, sys
 module, after, *arguments = sys.argv[1:]
@@ -98,7 +97,7 @@ def test_ctrl_c_while_importing(shapes, module, after):
     [("nvidia.dali.backend_impl", "before"), ("mxnet.base", "after"), ("mxnet.gluon", "before")],
 )
 def test_ctrl_c_while_mxnet_and_dali_are_loaded(shapes, tmp_path, module, after):
-    """Where an interrupt may come out as an ImportError, and half of a library be taken down."""
+    """An interrupt may turn into an ImportError there, and a partly loaded library be torn down."""
     status = interrupted(
         module,
         after,
@@ -133,26 +132,26 @@ def test_ctrl_c_that_a_library_in_c_would_print(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (130, b"half\n", b"small: interrupted\n")
 
 
-def test_ctrl_c_in_the_report_leaves_the_run_its_status(monkeypatch, capsys):
-    """The rest is left out too: Matplotlib may be half imported."""
+def test_ctrl_c_in_the_report_does_not_change_the_status_of_the_run(monkeypatch, capsys):
+    """The rest of the report is left out too: Matplotlib may be partly imported."""
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("ssd.report.curves.draw_curves", interrupt)
     monkeypatch.setattr(
-        "ssd.report.run_report.report_run", lambda *_: pytest.fail("it is left out")
+        "ssd.report.run_report.report_run", lambda *_: pytest.fail("must be skipped")
     )
-    monkeypatch.setattr(ends._State, "leaves_imports", True)
+    monkeypatch.setattr(ends._State, "exit_in_imports", True)
     leave_report("run")
     assert (
         capsys.readouterr().err
         == "warning: left out of run, interrupted: curves.png and report.html\n"
     )
-    assert not ends._State.leaves_imports
+    assert not ends._State.exit_in_imports
 
 
-# A command of our own kind: sends itself a SIGINT at one moment, or None.
+# A command like ours that sends itself a SIGINT at a given moment, or none.
 SMALL = """
 import os, signal, sys
 from ssd import ends
@@ -165,7 +164,7 @@ def main():
     print(text)
     if moment == "work":
         os.kill(os.getpid(), signal.SIGINT)
-        [None for _ in range(1000)]    # Python calls handlers between two of its steps
+        [None for _ in range(1000)]    # Python calls handlers between two instructions
     elif moment == "exit":
         import atexit
         atexit.register(os.kill, os.getpid(), signal.SIGINT)
@@ -185,7 +184,7 @@ ends.run(main)
     ],
 )
 def test_ctrl_c_at_the_ends_of_a_command(moment, end):
-    """Python's own end, when all is done, would have SIGINT kill the process without a word."""
+    """During Python's own teardown SIGINT would kill the process silently."""
     done = start(sys.executable, "-c", SMALL, moment, "done")
     assert (done.returncode, done.stderr) == end
     assert done.stdout == b"done\n"
@@ -220,7 +219,7 @@ def arguments_of(command, shapes):
     return check(shapes) if command == ("check-data",) else command
 
 
-# As a shell has it, and run_and_time.sh.
+# As in a shell, and in run_and_time.sh.
 BUFFERING = [dict(PYTHONUNBUFFERED=""), dict(PYTHONUNBUFFERED="1")]
 each_command = pytest.mark.parametrize(
     "command, buffering", [(COMMANDS[0], BUFFERING[0]), *zip(COMMANDS, BUFFERING[::-1])], ids=str
@@ -228,12 +227,12 @@ each_command = pytest.mark.parametrize(
 
 
 @each_command
-def test_a_full_output_is_said(shapes, command, buffering):
+def test_a_full_output_is_reported(shapes, command, buffering):
     with open("/dev/full", "w") as full:
         done = ssd(*arguments_of(command, shapes), stdout=full, env=buffering)
     assert (done.returncode, done.stderr.decode().splitlines()[-1]) == (
         1,
-        "standard output is not whole: No space left on device",
+        "standard output is incomplete: No space left on device",
     )
     assert b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr
 
@@ -282,27 +281,27 @@ def test_training_saves_when_its_reader_has_gone(tmp_path):
     )
     assert (process.returncode, lost) == (
         75,
-        "standard output is not whole: Broken pipe",
+        "standard output is incomplete: Broken pipe",
     ) and stopped, errors
     assert f"step-{int(stopped[1]):08d}" in os.listdir(tmp_path / "run" / "checkpoints")
 
 
-def test_a_lost_reader_is_no_first_ctrl_c():
-    """Ctrl-C in `train | tee log` ends tee at once, perhaps before training sees it: the checkpoint
-    is saved all the same."""
+def test_a_lost_reader_does_not_count_as_the_first_ctrl_c():
+    """Ctrl-C in `train | tee log` ends tee at once, perhaps before training sees it. The checkpoint
+    must still be saved."""
     with StopSignals() as signals:
         ends._State.unread()
         assert signals.received == "SIGPIPE"
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-            for _ in range(1000):  # Python calls handlers between two of its steps
+            for _ in range(1000):  # Python calls handlers between two instructions
                 pass
     assert ends._State.unread is None
 
 
-def test_a_pipe_that_nobody_reads_is_no_file_that_cannot_be_written():
-    """Lines that are printed while a file is written."""
+def test_a_broken_pipe_is_not_reported_as_an_unwritable_file():
+    """It comes from lines that are printed while a file is written."""
     from ssd.files import write_errors
 
     with pytest.raises(BrokenPipeError):
@@ -341,7 +340,7 @@ def test_ctrl_c_in_scripts(script, module):
     "closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full"]
 )
 def test_closed_streams(shapes, tmp_path, closed):
-    """The work is done, and no file that is opened later takes the place of a stream."""
+    """The work is done, and no file that is opened later gets a stream's descriptor."""
     output = tmp_path / "made"
     done = start(
         "sh",
@@ -363,12 +362,11 @@ def test_closed_streams(shapes, tmp_path, closed):
     assert len(json.loads(annotations.read_text())["images"]) == 1
 
 
-def test_children_have_the_streams_that_were_closed():
+def test_child_processes_have_open_streams():
     code = (
         "import subprocess, sys; from ssd import ends; ends.begin('small'); ends.run(lambda: "
-        "subprocess.call(["
-        "sys.executable, '-c', 'import os, sys; [os.fstat(number) for number in range(3)]; "
-        "sys.exit(7)']))"
+        "subprocess.call([sys.executable, '-c', 'import os, sys; [os.fstat(number) for number in "
+        "range(3)]; sys.exit(7)']))"
     )
     assert (
         start("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", code).returncode
@@ -393,7 +391,7 @@ ENCODINGS = [
 
 @pytest.mark.parametrize("buffering", BUFFERING, ids=str)
 @pytest.mark.parametrize("encoding, environment", ENCODINGS, ids=str)
-def test_letters_that_an_output_lacks_are_escaped(encoding, environment, buffering):
+def test_characters_that_an_output_cannot_encode_are_escaped(encoding, environment, buffering):
     done = start(
         sys.executable,
         "-c",
@@ -410,7 +408,7 @@ def test_letters_that_an_output_lacks_are_escaped(encoding, environment, bufferi
 
 
 @pytest.mark.parametrize("encoding, environment", ENCODINGS[:2], ids=str)
-def test_a_class_name_that_an_output_lacks(shapes, tmp_path, encoding, environment):
+def test_a_class_name_that_an_output_cannot_encode(shapes, tmp_path, encoding, environment):
     content = json.loads((shapes / "annotations" / "bbox_only_instances_val2017.json").read_text())
     content["categories"].append(dict(id=99, name=NAME))
     path = tmp_path / "val.json"

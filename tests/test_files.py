@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and what killed processes leave of them."""
+"""Files that are complete or not there, and what killed processes leave behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ssd.files import (
 )
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_a_file_is_replaced_completely_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "best.json"
     for content in (b"first", b"second"):
         replace_file(str(path), content)
@@ -70,14 +70,14 @@ def test_in_the_current_folder_and_with_any_name(tmp_path, monkeypatch):
         for content in (b"first", b"second"):
             replace_file(name, content)
         temporary = temporary_path(name)
-        assert files._TEMPORARY.fullmatch(temporary) and len(os.fsencode(temporary)) <= 255
+        assert files.TEMPORARY.fullmatch(temporary) and len(os.fsencode(temporary)) <= 255
         with open(name, "rb") as file:
             assert file.read() == b"second"
     assert sorted(os.listdir()) == sorted(names)
 
 
 @pytest.mark.parametrize("synced", [True, False])
-def test_what_is_waited_for(tmp_path, monkeypatch, synced):
+def test_the_order_of_syncs_and_renames(tmp_path, monkeypatch, synced):
     events = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(
@@ -96,7 +96,7 @@ def test_what_is_waited_for(tmp_path, monkeypatch, synced):
     )
 
 
-def test_a_folder_in_the_place_of_an_empty_one(tmp_path):
+def test_a_folder_replaces_an_empty_one(tmp_path):
     partial, path = str(tmp_path / "partial"), str(tmp_path / "folder")
     os.makedirs(os.path.join(partial, "inner"))
     (tmp_path / "partial" / "inner" / "file").write_bytes(b"1")
@@ -121,11 +121,10 @@ def test_a_full_disc(tmp_path):
             "/dev/full", "wb", buffering=0
         ) as full:
             full.write(b"more")
-    said = str(caught.value)
-    assert said.startswith(f"--output {path}: cannot be written: No space left on device (")
-    assert abs(int(said.split("(")[1].split()[0]) - free) < 2**30 and said.endswith(
-        " bytes are free)"
-    )
+    message = str(caught.value)
+    assert message.startswith(f"--output {path}: cannot be written: No space left on device (")
+    assert abs(int(message.split("(")[1].split()[0]) - free) < 2**30
+    assert message.endswith(" bytes are free)")
     assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
 
@@ -137,12 +136,12 @@ def test_why_a_file_cannot_be_written(tmp_path):
         with write_errors(f"the table {path}", path):
             replace_file(path, b"1")
     for number in (errno.EACCES, errno.EROFS):
-        said = str(cannot_write("file", tmp_path / "file", OSError(number, os.strerror(number))))
-        assert said == f"file: cannot be written: {os.strerror(number)}"
-    said = str(
+        error = cannot_write("file", tmp_path / "file", OSError(number, os.strerror(number)))
+        assert str(error) == f"file: cannot be written: {os.strerror(number)}"
+    message = str(
         cannot_write("file", tmp_path / "file", RuntimeError("Traceback:\n  the last line\n"))
     )
-    assert said.startswith("file: cannot be written: the last line (") and "\n" not in said
+    assert message.startswith("file: cannot be written: the last line (") and "\n" not in message
     assert (
         str(cannot_write("file", path, RuntimeError())) == "file: cannot be written: RuntimeError"
     )
@@ -152,7 +151,7 @@ def test_why_a_file_cannot_be_written(tmp_path):
         1 / 0
 
 
-def test_an_error_names_the_file_that_was_asked_for(tmp_path):
+def test_an_error_names_the_file_to_be_replaced(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").touch()
     with pytest.raises(OSError) as caught:  # from os.replace, which names both paths
@@ -162,9 +161,9 @@ def test_an_error_names_the_file_that_was_asked_for(tmp_path):
         with replacing(tmp_path / "file"):
             open(tmp_path / "source")
     assert caught.value.filename == str(tmp_path / "source")
-    with pytest.raises(OSError, match="^a library's words$"):
+    with pytest.raises(OSError, match="^a library's message$"):
         with replacing(tmp_path / "file"):
-            raise OSError("a library's words")
+            raise OSError("a library's message")
 
 
 def test_a_killed_writers_leftover_is_removed(tmp_path):
@@ -192,26 +191,26 @@ def test_a_new_file_never_overwrites(tmp_path):
     assert (tmp_path / "file").read_bytes() == b"1"
 
 
-def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
+def test_leftovers_of_dead_processes_are_removed_and_those_of_living_ones_kept(tmp_path):
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as living:
 
-        def leftover(world, pid, start, kind="partial", age=0):
-            path = tmp_path / f".step-00000007.{world}-{pid}-{start}.{kind}"
+        def leftover(system, pid, start, kind="partial", age=0):
+            path = tmp_path / f".step-00000007.{system}-{pid}-{start}.{kind}"
             path.mkdir()
             (path / "parameters.npz").write_bytes(b"half")
             for each in (path / "parameters.npz", path):
                 os.utime(each, (time.time() - age,) * 2)
             return path
 
-        here, start, day = files._world(), files._start_time(living.pid), 86400
+        here, start, day = files.system_id(), files.start_time(living.pid), 86400
         assert here != "unknown" and start > 0
-        stay = [
+        kept = [
             leftover(here, living.pid, start, age=3 * day),
             leftover("01234567", 1, 2, age=day // 2),
             leftover("unknown", living.pid, start),
         ]
-        go = [
-            leftover(here, living.pid, start + 1),  # its number was given again
+        removed = [
+            leftover(here, living.pid, start + 1),  # its PID was reused
             leftover(here, 2**22 + 1, start),
             leftover(here, 2**22 + 1, start, "removed"),
             leftover("01234567", 3, 4, age=2 * day),
@@ -222,13 +221,11 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
             pass
         (tmp_path / "notes.partial").touch()
         remove_leftovers(tmp_path)
-        assert all(path.exists() for path in stay) and not any(path.exists() for path in go)
+        assert all(path.exists() for path in kept) and not any(path.exists() for path in removed)
         assert os.path.exists(mine) and (tmp_path / "notes.partial").exists()
         living.kill()
         deadline = time.monotonic() + 60
-        while (
-            files._start_time(living.pid) is not None
-        ):  # until it is a zombie: it is not waited for yet
+        while files.start_time(living.pid) is not None:  # until it is a zombie, not reaped yet
             assert time.monotonic() < deadline
         remove_leftovers(tmp_path)
-        assert not stay[0].exists() and stay[1].exists()
+        assert not kept[0].exists() and kept[1].exists()

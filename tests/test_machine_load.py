@@ -1,4 +1,4 @@
-"""What other work takes of the machine, by process files that are made up here."""
+"""The share of the machine that other work takes, computed from synthetic process files."""
 
 import pytest
 
@@ -6,9 +6,9 @@ from ssd.machine_load import OtherWork
 
 
 def machine(folder, cpu, processes):
-    """cpu: of the two cores 0 and 1 that we may use, ticks user, nice, system, idle, iowait, irq,
-    softirq, steal; processes: by pid (parent, command line, ticks of user, system, and of ended
-    children)."""
+    """Writes process files. cpu: ticks user, nice, system, idle, iowait, irq, softirq, steal of the
+    two cores 0 and 1 that we may use; processes: by pid (parent, command line, ticks user, system,
+    and of ended children)."""
     folder.mkdir(exist_ok=True)
     halves = [[number // 2 for number in cpu], [number - number // 2 for number in cpu]]
     rows = {
@@ -51,17 +51,17 @@ BEFORE = {
         (
             {10: (1, TRAIN, 140, 20, 0, 0), 12: (10, b"scorer\0", 30, 0, 0, 0)},
             0.1,
-        ),  # and 30 of what we have started
+        ),  # and 30 of our child
         ({10: (1, TRAIN, 140, 20, 30, 0)}, 0.1),  # which has ended
-        ({10: (1, TRAIN, 900, 20, 0, 0)}, 0.0),
+        ({10: (1, TRAIN, 900, 20, 0, 0)}, 0.0),  # the files are not read at the same moment
     ],
-)  # the files are not of one moment
-def test_what_is_not_ours(tmp_path, after, share):
+)
+def test_the_share_of_other_processes(tmp_path, after, share):
     machine(tmp_path / "proc", (1000, 0, 0, 1000, 0, 0, 0, 0), BEFORE)
     work = OtherWork(str(tmp_path / "proc"), 10, (0, 1))
     machine(tmp_path / "proc", (1060, 10, 20, 1060, 40, 5, 4, 1), {**BEFORE, **after})
     assert work.share() == pytest.approx(share)
-    assert work.share() == 0, "no time has passed since"
+    assert work.share() == 0, "no time has passed"
 
 
 def test_a_process_that_has_ended_and_a_system_without_such_files(tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import logging
 import os
 import subprocess
@@ -20,57 +18,10 @@ from mlperf_logging.compliance_checker import mlp_compliance
 from ssd.errors import UserError
 from ssd.mlperf import MLPerfLog, check_log
 from ssd.rules import RULES
+from tests.mlperf_values import HYPERPARAMETERS, STATS, parsed, tensor_names, write_run
 
 SSD = RULES["ssd-1.1.0"]
-OFFICIAL = os.path.join(
-    os.path.dirname(compliance_checker.__file__), "training_1.1.0", "closed_ssd.yaml"
-)
-HYPERPARAMETERS = dict(
-    train_samples=117266,
-    eval_samples=5000,
-    global_batch_size=456,
-    gradient_accumulation_steps=1,
-    model_bn_span=114,
-    opt_base_learning_rate=0.003157 * 456 / 32,
-    opt_weight_decay=1.3e-4,
-    opt_learning_rate_warmup_steps=771,
-    opt_learning_rate_warmup_factor=0,
-    opt_learning_rate_decay_boundary_epochs=(44, 55),
-    max_samples=1,
-)
-STATS = {"AP": 0.2314, "AP50": 0.4, "APs": -1.0, "images": 5000, "objects": 36335}
-
-
-def tensor_names():
-    """The 119 names, from the rule's own text: sorted(...) == sorted([ names ])."""
-    with open(OFFICIAL) as file:
-        rules = yaml.load(file, Loader=yaml.BaseLoader)
-    check = next(rule["END"]["CHECK"] for rule in rules if "END" in rule)
-    return ast.literal_eval(check[check.rindex("sorted(") + len("sorted(") : check.rindex(")")])
-
-
-def write_run(
-    log, *, names=None, accuracy=0.2314, status="success", hyperparameters=HYPERPARAMETERS
-):
-    """A run of two epochs, each with an evaluation."""
-    log.submission("An organisation", "a 2-core machine", "closed", "onprem")
-    log.cache_clear("data set: pages of 5 files")
-    log.init_start()
-    log.seed(np.int64(17))
-    log.hyperparameters(**hyperparameters)
-    log.weights_initialization(tensor_names() if names is None else names)
-    log.init_stop()
-    log.run_start()
-    for epoch in (1, 2):
-        log.epoch_start(epoch)
-        log.epoch_stop(epoch)
-        log.eval_start(epoch)
-        log.eval_stop(epoch)
-        log.eval_accuracy(
-            epoch, np.float32(accuracy) if epoch == 2 else 0.1, images=5000, objects=np.int64(36335)
-        )
-        log.eval_result(epoch, STATS)
-    log.run_stop(status)
+FOLDER = os.path.join(os.path.dirname(compliance_checker.__file__), "training_1.1.0")
 
 
 def written(path, **run):
@@ -80,36 +31,31 @@ def written(path, **run):
 
 
 def accepted(path):
-    """The checker's verdict, in this process: a subprocess for each of the many logs would take
+    """Whether the checker accepts a log. In this process: one process per log would take too
     long."""
     checker = mlp_compliance.make_checker("training", "1.1.0", False, False)
     return mlp_compliance.main(str(path), "training_1.1.0/common.yaml", checker)[0]
 
 
-def parsed(text):
-    return [json.loads(line[len(":::MLLOG ") :]) for line in text.splitlines()]
-
-
-def test_a_whole_log_is_accepted(tmp_path, monkeypatch):
+def test_a_complete_log_is_accepted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = written(tmp_path / "logs" / "result_0.txt")
-    verdict, words = check_log(path, "1.1.0")
-    assert verdict and "SUCCESS" in words and "WARNING" not in words, words
+    success, output = check_log(path, "1.1.0")
+    assert success and "SUCCESS" in output and "WARNING" not in output, output
     assert accepted(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["logs"]  # no file of the checker's own
 
 
-def test_the_verdict_of_a_bad_log_is_false_with_the_reason(tmp_path):
+def test_a_bad_log_is_not_accepted_and_the_reason_given(tmp_path):
     path = written(tmp_path / "log", names=tensor_names()[:-1])
-    verdict, words = check_log(path, "1.1.0")
-    assert not verdict and "FAILED" in words and "initialized_tensors" in words
-    (tmp_path / "crash").write_text(
-        ':::MLLOG {"time_ms": 1}\n'
-    )  # the checker itself raises KeyError here
-    verdict, words = check_log(tmp_path / "crash", "1.1.0")
-    assert not verdict and "KeyError" in words
-    verdict, words = check_log(path, ruleset="9.9.9")
-    assert not verdict and "invalid choice" in words
+    success, output = check_log(path, "1.1.0")
+    assert not success and "FAILED" in output and "initialized_tensors" in output
+    # The checker itself raises KeyError here.
+    (tmp_path / "crash").write_text(':::MLLOG {"time_ms": 1}\n')
+    success, output = check_log(tmp_path / "crash", "1.1.0")
+    assert not success and "KeyError" in output
+    success, output = check_log(path, ruleset="9.9.9")
+    assert not success and "invalid choice" in output
     with pytest.raises(UserError, match="absent: no such log"):
         check_log(tmp_path / "absent", "1.1.0")
 
@@ -147,16 +93,16 @@ def test_a_log_without_a_required_key_fails(tmp_path, key):
 
 def test_every_key_of_the_rules_is_written(tmp_path):
     keys = {event["key"] for event in parsed(written(tmp_path / "log").read_text())}
-    folder, wanted = os.path.dirname(OFFICIAL), set()
+    wanted = set()
     for name in ("common.yaml", "closed_common.yaml", "closed_ssd.yaml"):
-        with open(os.path.join(folder, name)) as file:
+        with open(os.path.join(FOLDER, name)) as file:
             rules = yaml.load(file, Loader=yaml.BaseLoader)
         wanted |= {rule["KEY"]["NAME"] for rule in rules if "KEY" in rule}
     assert keys - wanted == {"seed", "eval_result"}
     assert wanted - keys == {"block_start", "block_stop"}
 
 
-def test_119_tensors_are_wanted(tmp_path):
+def test_119_tensors_are_required(tmp_path):
     names = tensor_names()
     assert len(names) == 119
     assert not accepted(written(tmp_path / "118", names=names[1:]))
@@ -165,13 +111,13 @@ def test_119_tensors_are_wanted(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "run, verdict",
+    "run, wanted",
     [
         ({"accuracy": 0.2299}, False),
         ({"accuracy": 0.23001}, True),
         ({"accuracy": 1.0}, False),
         ({"accuracy": 0.12, "status": "aborted"}, False),
-        # the checker itself lets the status pass: the accuracy decides
+        # The checker does not check the status: the accuracy decides.
         ({"status": "aborted"}, True),
         ({"hyperparameters": dict(HYPERPARAMETERS, max_samples=2)}, False),
         (
@@ -193,8 +139,8 @@ def test_119_tensors_are_wanted(tmp_path):
         ({"hyperparameters": dict(HYPERPARAMETERS, opt_learning_rate_warmup_steps=0)}, False),
     ],
 )
-def test_values_decide(tmp_path, run, verdict):
-    assert accepted(written(tmp_path / "log", **run)) is verdict
+def test_which_values_are_accepted(tmp_path, run, wanted):
+    assert accepted(written(tmp_path / "log", **run)) is wanted
 
 
 def test_file_and_standard_output_have_the_same_lines_once(tmp_path, capsys):
@@ -211,7 +157,7 @@ def test_file_and_standard_output_have_the_same_lines_once(tmp_path, capsys):
     assert len(parsed(capsys.readouterr().out)) == 5
 
 
-def test_events_are_what_the_rules_describe(tmp_path):
+def test_events_are_as_in_the_rules(tmp_path):
     events = parsed(written(tmp_path / "log").read_text())
     last = {event["key"]: event for event in events}
 
@@ -222,19 +168,21 @@ def test_events_are_what_the_rules_describe(tmp_path):
     assert value("opt_base_learning_rate") == HYPERPARAMETERS["opt_base_learning_rate"]
     assert value("opt_learning_rate_decay_boundary_epochs") == [44, 55]
     assert value("eval_accuracy") == float(np.float32(0.2314)) and value("eval_result") == STATS
-    of = {
-        name: last["eval_accuracy"]["metadata"][name] for name in ("epoch_num", "images", "objects")
+    metadata = last["eval_accuracy"]["metadata"]
+    assert {name: metadata[name] for name in ("epoch_num", "images", "objects")} == {
+        "epoch_num": 2,
+        "images": 5000,
+        "objects": 36335,
     }
-    assert of == {"epoch_num": 2, "images": 5000, "objects": 36335}
     assert last["run_stop"]["metadata"]["status"] == "success"
     assert last["epoch_start"]["metadata"]["epoch_num"] == 2
     assert last["run_start"]["event_type"] == "INTERVAL_START"
     assert last["run_stop"]["event_type"] == "INTERVAL_END"
-    # the line that logged, relative to the repository, not a line of mlperf.py
-    assert {event["metadata"]["file"] for event in events} == {"tests/test_mlperf.py"}
+    # The file with the call, relative to the repository, and not mlperf.py.
+    assert {event["metadata"]["file"] for event in events} == {"tests/mlperf_values.py"}
 
 
-def test_disabled_writes_nothing_and_still_checks(tmp_path, capsys):
+def test_a_disabled_log_writes_nothing_and_still_checks(tmp_path, capsys):
     path = tmp_path / "log"
     with MLPerfLog(path, enabled=False, rules=SSD) as log:
         write_run(log)
@@ -296,7 +244,7 @@ def test_logs_of_one_process_do_not_mix(tmp_path, capsys):
         "eval_result",
     ],
 )
-def test_once_is_once(tmp_path, key):
+def test_an_event_cannot_be_logged_twice(tmp_path, key):
     arguments = {
         "submission": ("o", "p", "closed", "onprem"),
         "run_stop": ("success",),
@@ -343,7 +291,7 @@ def test_our_own_mistakes_are_assertions(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes, words",
+    "changes, message",
     [
         ({"org": " "}, "organisation, not ' '"),
         ({"platform": None}, "platform, not None"),
@@ -351,9 +299,9 @@ def test_our_own_mistakes_are_assertions(tmp_path):
         ({"status": "x"}, "status must"),
     ],
 )
-def test_a_bad_submission_is_the_users_mistake(tmp_path, changes, words):
+def test_a_bad_submission_is_the_users_mistake(tmp_path, changes, message):
     with MLPerfLog(tmp_path / "log", enabled=True, rules=SSD) as log, pytest.raises(
-        UserError, match=words
+        UserError, match=message
     ):
         log.submission(
             **dict(dict(org="o", platform="p", division="closed", status="onprem"), **changes)
@@ -362,7 +310,7 @@ def test_a_bad_submission_is_the_users_mistake(tmp_path, changes, words):
 
 
 def slow_line(log, entered, leave):
-    """A thread that is writing epoch_start(2), not before `leave`."""
+    """A thread that is in the middle of writing epoch_start(2), until `leave` is set."""
     write = log._mllogger.start
 
     def slowly(*arguments, **options):
@@ -378,8 +326,8 @@ def slow_line(log, entered, leave):
 
 
 def test_an_abort_is_the_last_line_whatever_other_threads_log(tmp_path):
-    """The watchdog's thread ends the log of a training loop that runs on: seen was an epoch_start
-    after run_stop."""
+    """The watchdog's thread ends the log while the training loop continues: we once saw an
+    epoch_start after run_stop."""
     with MLPerfLog(tmp_path / "log", enabled=True, rules=SSD) as log:
         log.submission("o", "p", "closed", "onprem")
         log.init_start()
@@ -410,7 +358,7 @@ def test_an_abort_does_not_wait_for_a_line_that_hangs(tmp_path):
         thread.join()
 
 
-def test_the_end_is_logged_once_and_only_where_the_clock_runs(tmp_path):
+def test_the_end_is_logged_once_and_only_after_the_start(tmp_path):
     with MLPerfLog(tmp_path / "log", enabled=True, rules=SSD) as log:
         log.end("success")
         log.abort()
@@ -431,15 +379,12 @@ def test_the_end_is_logged_once_and_only_where_the_clock_runs(tmp_path):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_a_line_that_cannot_be_written_raises():
     log = MLPerfLog("/dev/full", enabled=True, rules=SSD)
-    for action in (
-        lambda: log.seed(1),
-        log.close,
-    ):  # what is buffered is lost only with an error, too
+    for action in (lambda: log.seed(1), log.close):  # no buffered line is lost without an error
         with pytest.raises(OSError, match="No space left"):
             action()
 
 
-def test_import_is_light():
+def test_importing_loads_neither_mxnet_nor_mlperf_logging():
     code = (
         "import sys; sys.modules['mlperf_logging'] = sys.modules['mxnet'] = None; import ssd.mlperf"
     )

@@ -1,5 +1,4 @@
-"""Two runs that start in the same second: folders that are named by the time, and one folder named
-twice."""
+"""Runs that start in the same second: folders named by the time, and two runs with one --output."""
 
 import os
 import subprocess
@@ -13,7 +12,7 @@ from ssd.files import claim_folder
 from ssd.training import setup
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-# Says what it got, and holds it until its standard input ends.
+# Prints what it got, and holds it until its standard input ends.
 CLAIM = """
 import sys
 from ssd.files import {function}
@@ -24,7 +23,7 @@ sys.stdin.read()
 
 
 def at_once(function, path, count):
-    """What `count` processes get that ask for one path together."""
+    """What `count` processes get that ask for the same path at the same time."""
     environment = dict(os.environ, PYTHONPATH=ROOT)
     processes = [
         subprocess.Popen(
@@ -56,7 +55,7 @@ def test_each_process_gets_a_folder_of_its_own(tmp_path, count):
 
 
 @pytest.mark.parametrize("exists", [False, True])
-def test_one_process_gets_a_folder_that_is_named(tmp_path, exists):
+def test_one_process_gets_a_given_folder(tmp_path, exists):
     if exists:
         (tmp_path / "out").mkdir()
     assert sorted(at_once("claim_folder", tmp_path / "out", 5)) == ["False"] * 4 + ["True"]
@@ -66,13 +65,13 @@ def test_one_process_gets_a_folder_that_is_named(tmp_path, exists):
     )
 
 
-def test_a_process_keeps_its_own(tmp_path):
+def test_a_process_keeps_its_own_folder(tmp_path):
     assert claim_folder(str(tmp_path / "out")) and claim_folder(str(tmp_path / "out"))
     assert at_once("claim_folder", tmp_path / "out", 1) == ["False"]
     assert at_once("new_folder", tmp_path / "out", 1) == [str(tmp_path / "out-2")]
 
 
-def test_training_refuses_a_folder_in_which_another_one_begins(tmp_path, monkeypatch):
+def test_training_refuses_a_folder_that_another_run_has_claimed(tmp_path, monkeypatch):
     config = load_recipe("ssd-resnet34-shapes").with_values(output=str(tmp_path / "out"))
     monkeypatch.setattr(setup, "claim_folder", lambda path: False)
     with pytest.raises(
@@ -81,7 +80,7 @@ def test_training_refuses_a_folder_in_which_another_one_begins(tmp_path, monkeyp
         setup.open_folder(config)
 
 
-def test_runs_without_a_name_of_one_second(tmp_path, monkeypatch):
+def test_unnamed_runs_of_the_same_second(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(setup.time, "strftime", lambda form: "-20261127-120000")
     config = load_recipe("ssd-resnet34-shapes")

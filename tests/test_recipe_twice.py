@@ -32,9 +32,7 @@ def test_named_with_both_lines(tmp_path, text, name, first, second):
     path.write_bytes(text.encode())
     with pytest.raises(UserError) as error:
         read_sections(str(path))
-    assert (
-        str(error.value) == f"recipe {path}: {name} is there twice, in lines {first} and {second}"
-    )
+    assert str(error.value) == f"recipe {path}: {name} occurs twice, in lines {first} and {second}"
 
 
 @pytest.mark.parametrize(
@@ -68,5 +66,5 @@ def test_aliases_of_aliases_take_no_time(tmp_path):
 def test_a_base_of_a_recipe_too(tmp_path):
     (tmp_path / "base.yaml").write_text("extends: ssd-resnet34-shapes\nrun: {}\nrun: {}\n")
     (tmp_path / "mine.yaml").write_text("extends: base.yaml\n")
-    with pytest.raises(UserError, match="base.yaml: run is there twice, in lines 2 and 3"):
+    with pytest.raises(UserError, match="base.yaml: run occurs twice, in lines 2 and 3"):
         load_recipe(str(tmp_path / "mine.yaml"))

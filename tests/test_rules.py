@@ -1,4 +1,4 @@
-"""Rule sets: the table, the setting that chooses from it, and logs by its rows."""
+"""Rule sets: the table, the setting that selects a row, and logs that follow it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ssd.submission import read_trial
 from ssd.training import setup
 from ssd.training.plan import convergence_points, make_plan
 from ssd.training.schedule import build_schedule
-from tests.test_mlperf import HYPERPARAMETERS, parsed, tensor_names, write_run
+from tests.mlperf_values import HYPERPARAMETERS, parsed, tensor_names, write_run
 
 SSD = RULES["ssd-1.1.0"]
 CHECKED = [name for name, rules in RULES.items() if rules.ruleset]
 
 
 class Network:
-    """119 trained tensors and one that is not."""
+    """119 trained tensors and one that is not trained."""
 
     class Tensor(typing.NamedTuple):
         grad_req: str
@@ -62,7 +62,7 @@ def written(path, config, rules):
 
 
 def official(name):
-    """What the compliance checker checks of one key, and of how many: key -> rule."""
+    """The compliance checker's rules: key -> rule."""
     folder = os.path.join(
         os.path.dirname(mlperf_logging.__file__),
         "compliance_checker",
@@ -79,7 +79,7 @@ def official(name):
     return found
 
 
-def test_the_choices_are_the_rows():
+def test_the_setting_can_select_every_row():
     assert SETTINGS["rules"][0] == "run"
     field = SETTINGS["rules"][1]
     assert (
@@ -88,7 +88,7 @@ def test_the_choices_are_the_rows():
 
 
 @pytest.mark.parametrize("name", CHECKED)
-def test_a_row_is_what_the_official_checker_has(name):
+def test_a_row_agrees_with_the_official_checker(name):
     rules, keys = RULES[name], official(name)
     assert set(rules.hyperparameters) <= set(keys)
     assert {key for key in keys if key.startswith("opt_")} <= set(rules.hyperparameters)
@@ -100,7 +100,7 @@ def test_a_row_is_what_the_official_checker_has(name):
     assert convergence_points(rules)
 
 
-def test_retinanets_rows_differ_in_their_names_alone():
+def test_retinanets_rows_differ_only_in_their_names():
     rows = {name: rules for name, rules in RULES.items() if name.startswith("retinanet-")}
     assert list(rows) == [
         f"retinanet-{number}"
@@ -120,14 +120,14 @@ def test_recipes_and_their_rules(tmp_path):
         for name in ("ssd-resnet34-coco", "ssd-resnet34-shapes", "ssd-resnet34-own")
     }
     assert list(found.values()) == ["ssd-1.1.0", "ssd-1.1.0", "none"]
-    for name, rules in found.items():  # the copy that an older version's run has left
+    for name, rules in found.items():  # the copy in the folder of an older version's run
         content = yaml.safe_load(to_yaml(load_recipe(name)))
         del content["run"]["rules"]
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
         assert load_recipe(str(tmp_path / "recipe.yaml")).run.rules == rules
 
 
-def test_crop_attempts_are_a_matter_of_the_rules():
+def test_the_rules_limit_crop_attempts():
     coco, own = load_recipe("ssd-resnet34-coco"), load_recipe("ssd-resnet34-own")
     assert own.with_values(crop_attempts=7).augmentation.crop_attempts == 7
     with pytest.raises(
@@ -143,10 +143,10 @@ def test_crop_attempts_are_a_matter_of_the_rules():
 
 
 def test_the_log_of_a_run_is_accepted(tmp_path):
-    accepted, words = check_log(
+    accepted, output = check_log(
         written(tmp_path / "log", load_recipe("ssd-resnet34-coco"), SSD), SSD.ruleset
     )
-    assert accepted, words
+    assert accepted, output
 
 
 def test_the_keys_are_logged_in_the_order_of_the_table(tmp_path):
@@ -168,7 +168,7 @@ def test_a_missing_hyperparameter_is_our_mistake(tmp_path, missing):
 
 
 def test_an_unknown_hyperparameter_is_our_mistake(tmp_path):
-    for enabled in (True, False):  # on every rank, not on the first alone
+    for enabled in (True, False):  # on every rank, not only the first
         with MLPerfLog(tmp_path / "log", enabled=enabled, rules=SSD) as log:
             with pytest.raises(AssertionError, match=r"missing \[\], unknown \['opt_name'\]"):
                 log.hyperparameters(opt_name="adam", **HYPERPARAMETERS)
@@ -200,8 +200,8 @@ def test_without_rules_the_same_events_are_written_unchecked(tmp_path):
     assert events(tmp_path / "other")[-2:] == [("opt_name", "adam"), ("opt_weight_decay", 0)]
 
 
-def test_a_report_asks_the_checker_of_the_runs_rules(tmp_path):
-    for name, verdict in (
+def test_a_report_uses_the_checker_of_the_runs_rules(tmp_path):
+    for name, html in (
         ("ssd-resnet34-coco", '<b class="good">accepted'),
         ("ssd-resnet34-own", None),
     ):
@@ -211,11 +211,11 @@ def test_a_report_asks_the_checker_of_the_runs_rules(tmp_path):
             write_run(log)
         (folder / "recipe.yaml").write_text(to_yaml(load_recipe(name)))
         sections = read_run_parts(str(folder)).compliance
-        assert [verdict in section.html for section in sections] == ([True] if verdict else [])
+        assert [html in section.html for section in sections] == ([True] if html else [])
         assert all("rules 1.1.0" in section.html for section in sections)
 
 
-def test_a_detector_has_rules_of_its_own():
+def test_the_rules_of_another_detector_are_refused():
     with pytest.raises(
         UserError, match=r"detector: ssd is not retinanet, .* \(run.rules retinanet-5.1.0\)"
     ):
@@ -226,7 +226,7 @@ def test_a_detector_has_rules_of_its_own():
         load_recipe("retinanet-resnext50-openimages").with_values(rules="ssd-1.1.0")
 
 
-def test_a_trial_is_of_the_rules_benchmark_and_has_its_keys(tmp_path):
+def test_a_trial_must_have_the_benchmark_and_the_keys_of_the_rules(tmp_path):
     path = written(tmp_path / "log", load_recipe("ssd-resnet34-coco"), SSD)
     trial = read_trial(path, SSD)
     assert list(trial.settings) == list(SSD.hyperparameters) and trial.accuracy == 0.25
@@ -241,7 +241,7 @@ def test_a_trial_is_of_the_rules_benchmark_and_has_its_keys(tmp_path):
         read_trial(path, SSD)
 
 
-def test_a_plan_is_for_the_published_rules():
+def test_a_plan_needs_rules_with_published_results():
     with pytest.raises(
         UserError,
         match="run.rules none: the published results are for the rules ssd-1.1.0 and "

@@ -1,4 +1,4 @@
-"""The start of a process that computes with the network."""
+"""The start of a process that runs the network."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-# Horovod loads MXNet's libjpeg for all that is loaded later.
+# Horovod makes MXNet's libjpeg visible to all libraries that are loaded later.
 JPEG = """
 import io, os, sys
 if sys.argv[1] == "ours":
@@ -18,9 +18,9 @@ import horovod.mxnet
 import cv2
 import numpy as np
 from PIL import Image
-picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-content = cv2.imencode(".jpg", picture)[1]
-assert cv2.imdecode(content, cv2.IMREAD_COLOR).shape == picture.shape
+image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+content = cv2.imencode(".jpg", image)[1]
+assert cv2.imdecode(content, cv2.IMREAD_COLOR).shape == image.shape
 Image.open(io.BytesIO(content.tobytes())).load()
 """
 
@@ -38,11 +38,11 @@ def run(code, *arguments, **variables):
 
 
 @pytest.mark.slow
-def test_pictures_can_be_read_beside_horovod():
+def test_images_can_be_read_beside_horovod():
     done = run(JPEG, "ours", OMP_NUM_THREADS="3")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["3", "3", "3"]
-    assert "broken data stream" in run(JPEG, "plain").stderr, "the order is of no use any more"
+    assert "broken data stream" in run(JPEG, "plain").stderr, "the order no longer matters"
 
 
 ENTRY = """
@@ -63,7 +63,7 @@ print(*order)
 
 
 @pytest.mark.slow
-def test_entries_load_in_this_order(tmp_path):
+def test_all_entry_points_load_in_this_order(tmp_path):
     (tmp_path / "weights.params").write_bytes(b"no weights")
     for entry, last in (("detector", []), ("ranks", ["horovod.mxnet"])):
         done = run(ENTRY, entry, str(tmp_path / "weights.params"))

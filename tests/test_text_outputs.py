@@ -1,4 +1,4 @@
-"""Names in any script in outputs: pages, tables, plots, events."""
+"""Names with any characters in our outputs: pages, tables, curves, events."""
 
 import csv
 import glob
@@ -39,7 +39,7 @@ def test_a_page(tmp_path, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_table_and_a_curve(tmp_path, name, recwarn):
-    """If only their names distinguish the files, the names are below the plot."""
+    """If only their names tell the files apart, these are printed below the curve."""
     results = [
         dict(weights=f"runs/{part}/weights.params", images=3, **dict.fromkeys(STAT_NAMES, 0.25))
         for part in (name, "other")
@@ -50,7 +50,7 @@ def test_a_table_and_a_curve(tmp_path, name, recwarn):
     assert rows[0]["weights"] == results[0]["weights"].encode("utf-8", "backslashreplace").decode()
     assert (tmp_path / "out" / "sweep.png").read_bytes().startswith(b"\x89PNG")
     assert not [one for one in recwarn if "missing from" in str(one.message)], (
-        "Matplotlib had no such letter"
+        "Matplotlib had no glyph for it"
     )
 
 

@@ -1,4 +1,4 @@
-"""OpenMP threads of a rank."""
+"""The number of OpenMP threads of a rank."""
 
 import os
 import subprocess
@@ -13,22 +13,22 @@ from ssd.threads import use_all_cores
 
 @pytest.fixture
 def machine(monkeypatch):
-    # Set, not deleted: only then is what the function sets taken back.
+    # Set, not deleted: only then does monkeypatch undo what the function sets.
     monkeypatch.setenv("OMP_NUM_THREADS", "")
     monkeypatch.setenv("GOMP_SPINCOUNT", "77")
     for name in ("HOROVOD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_NTASKS_PER_NODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
-    monkeypatch.setattr(threads, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(threads, "SAMPLE_SECONDS", 0)
     others(monkeypatch, [0])
     return monkeypatch
 
 
 def others(monkeypatch, busy):
-    """So many cores are taken by other processes in one look after the other."""
-    looks = iter(busy)
+    """busy: the number of cores that other processes take, in one sample after the other."""
+    samples = iter(busy)
     monkeypatch.setattr(
-        threads, "OtherWork", lambda: SimpleNamespace(share=lambda: next(looks) / 6)
+        threads, "OtherWork", lambda: SimpleNamespace(share=lambda: next(samples) / 6)
     )
 
 
@@ -66,14 +66,14 @@ def test_a_ranks_share_of_the_cores(machine, variables, number):
         ([5, 5, 5, 5, 5], 2, 1),
     ],
 )
-def test_cores_that_others_take_are_left_to_them(machine, busy, ranks, number):
-    """If they do all the time that is looked at."""
+def test_cores_that_other_processes_use_are_left_to_them(machine, busy, ranks, number):
+    """If they use them in all samples."""
     others(machine, busy)
     machine.setenv("HOROVOD_LOCAL_SIZE", str(ranks))
     assert use_all_cores() == number
 
 
-def test_a_spin_count_that_is_given_stays(machine):
+def test_a_given_spin_count_is_kept(machine):
     use_all_cores()
     assert os.environ["GOMP_SPINCOUNT"] == "77"
 

@@ -17,7 +17,7 @@ def measure(request: Request) -> dict:
     """Measure; docs/benchmarking.md describes the result."""
     import cv2
 
-    from ssd.data.samples import FIELDS, PLAIN_FIELDS, SampleFeed, read_image
+    from ssd.data.samples import FIELDS, PLAIN_FIELDS, SampleFeed, read_image_file
     from ssd.model.detector import build_detector
     from ssd.model.device import choose_device
     from ssd.model.layers import input_channels
@@ -58,7 +58,9 @@ def measure(request: Request) -> dict:
     try:
         stages = [("read files, draw crops and colours (Python)", times_of(feed, steps, warmup))]
         images = [
-            read_image(dataset, index) for step in range(steps) for index in feed.places(step)[2]
+            read_image_file(dataset, index)
+            for step in range(steps)
+            for index in feed.assignment(step)[2]
         ]
     finally:
         feed.close()

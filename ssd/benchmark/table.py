@@ -6,6 +6,7 @@ from typing import Dict, List, Tuple
 
 from ssd.commandline import format_bytes
 
+NAMES = 20  # columns of the lines' names
 Lines = List[Tuple[str, str]]
 
 
@@ -36,7 +37,7 @@ def format_result(result: Dict) -> str:
             f"{' of a rank' if result.get('ranks', 1) > 1 else ''}{gpu}",
         )
     )
-    return "\n".join(f"{name:<20}{text}" for name, text in lines)
+    return "\n".join(f"{name:<{NAMES}}{text}" for name, text in lines)
 
 
 def _what(result: Dict) -> str:

@@ -1,9 +1,10 @@
-"""Checkpoints of a run: written beside the training, proved readable before an older one goes.
+"""Checkpoints of a run: written while training continues, and read back before an older one is
+deleted.
 
-A store's folder holds step-00000123/ and the like (see ssd.checkpoints.files for what is inside)
-and best.json. A checkpoint is made under a temporary name and appears by one rename, so whatever a
-kill or a power cut leaves is either whole or no checkpoint. Nothing here knows of MXNet, ranks or
-networks: NumPy arrays and JSON in, the same out.
+A store's folder holds folders like step-00000123/ (ssd.checkpoints.files describes their content)
+and best.json. A checkpoint is written under a temporary name and then renamed, so a kill or a power
+cut leaves either a complete checkpoint or none. Nothing here knows about MXNet, ranks or networks:
+NumPy arrays and JSON go in and come out.
 """
 
 from __future__ import annotations
@@ -29,31 +30,31 @@ from ssd.checkpoints.files import (
 from ssd.errors import UserError
 from ssd.files import remove_leftovers, replace_file, sync_folder, temporary_path
 
-FOLDER = "checkpoints"  # where a run's folder has its store
+FOLDER = "checkpoints"  # of a run's store, in the run's folder
 
 
 class _Saved(NamedTuple):
     step: int
-    again: int
+    copy: int  # 1, or 2, 3, ... for a step that was saved again
     path: str
 
 
 class CheckpointStore:
-    """Saves checkpoints off the caller's thread and keeps the last `keep` of them and the best.
+    """Saves checkpoints in a thread of its own, and keeps the last `keep` of them and the best.
 
-    To be used by one thread of one process. A checkpoint of a later step than one just saved (of a
-    run that was set back) is of a future that will not come; it goes first.
+    For one thread of one process. A checkpoint of a later step than the one just saved was left by
+    a run that has since resumed from an earlier step; it is deleted first.
     """
 
     def __init__(self, folder, keep: int = 2, report=print):
-        """`folder` is made if it is not there, and rid of what killed processes left; `report`
+        """Creates `folder` if necessary, and deletes what killed processes left there. `report`
         takes lines of text.
 
-        Raises UserError where the folder cannot be made or written to.
+        Raises UserError if the folder cannot be created or written to.
         """
         assert keep >= 1, keep
         self.folder, self.keep, self.report = os.path.abspath(folder), keep, report
-        self.held = set()  # steps whose checkpoints stay until their number is taken out again
+        self.held = set()  # steps whose checkpoints are kept as long as they are in this set
         try:
             if not os.path.isdir(self.folder):
                 os.makedirs(self.folder)
@@ -65,19 +66,18 @@ class CheckpointStore:
             raise UserError(f"checkpoint folder {self.folder} cannot be written to")
         self._best_file = os.path.join(self.folder, "best.json")
         self._best = self._read_best()
-        self._writer = ThreadPoolExecutor(
-            1, thread_name_prefix="checkpoints"
-        )  # the interpreter's exit waits for it
+        # The interpreter waits for this thread when it exits.
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._pending = None
 
     def save(self, step: int, arrays: Arrays, state: dict, wait: bool = False) -> None:
-        """Hands a checkpoint to the writer; waits for the one before, and with `wait` for this one
-        too.
+        """Hands a checkpoint to the writer thread. Waits for the previous one, and with `wait` for
+        this one too.
 
-        `arrays`: by group (a file's name) and name, of bool, int8 to int64 or float16 to float64;
-        they are written as they are then, so the caller must not change them afterwards. `state`:
-        what JSON can hold; it is taken down at once. Raises the failure of the one before, which is
-        then forgotten, and hands over nothing.
+        `arrays`: by group (the file's name) and name, of bool, int8 to int64 or float16 to float64.
+        They are written later, so the caller must not change them. `state`: anything JSON can hold;
+        it is converted at once. If the previous checkpoint failed, raises that error, once, and
+        does not save this one.
         """
         step = operator.index(step)
         assert step >= 0, step
@@ -89,30 +89,30 @@ class CheckpointStore:
             self.wait()
 
     def wait(self) -> None:
-        """Until what was handed over is on disc and proved.
+        """Waits until the last checkpoint is on disc and has been read back.
 
-        Raises UserError, once, where it could not be written (disc full, no permission) or does not
-        read back. The older checkpoints are then as they were, and nothing half made is left.
+        Raises UserError, once, if it could not be written (disc full, no permission) or read back.
+        The older checkpoints are then unchanged, and no partial one is left.
         """
         if self._pending is not None:
             try:
                 self._pending.result()
             finally:
-                if self._pending.done():  # or else the waiting was interrupted
+                if self._pending.done():  # if not, the wait was interrupted
                     self._pending = None
 
     def close(self) -> None:
-        """Waits and stops the writer; raises as `wait` does. A second call does nothing."""
+        """Waits, then stops the writer thread; raises as `wait` does. May be called twice."""
         try:
             self.wait()
         finally:
             self._writer.shutdown()
 
-    def mark_best(self, step: int, score: float, about: Optional[Dict[str, int]] = None) -> None:
-        """The checkpoint of `step` is now the best, and stays until another is. Waits, and raises,
-        as `wait` does. about: what else best.json says of the score.
+    def mark_best(self, step: int, score: float, details: Optional[Dict[str, int]] = None) -> None:
+        """Makes the checkpoint of `step` the best one, which is kept until another is the best.
+        Waits, and raises, as `wait` does. details: further entries of best.json.
 
-        A step whose checkpoint is no longer kept (or never was) is reported and changes nothing.
+        If there is no checkpoint of `step`, reports that and changes nothing.
         """
         assert math.isfinite(score), score
         self.wait()
@@ -125,23 +125,23 @@ class CheckpointStore:
         try:
             replace_file(
                 self._best_file,
-                json.dumps({"step": step, "score": float(score), **(about or {})}).encode(),
+                json.dumps({"step": step, "score": float(score), **(details or {})}).encode(),
             )
         except OSError as error:
             raise self._failure("best.json", 4096, error) from None
         self._best = (step, float(score))
 
     def has(self, step: int) -> bool:
-        """Whether a checkpoint of `step` is there; not whether it is whole."""
+        """Whether there is a checkpoint of `step`, intact or not."""
         return step in [saved.step for saved in _saved(self.folder)]
 
     def best(self) -> Optional[Tuple[int, float]]:
-        """(step, score) as last marked, by an earlier process too; None without one."""
+        """(step, score) as last marked, by an earlier process too; None if none was marked."""
         return self._best
 
     def newest(self) -> Optional[Checkpoint]:
-        """The checkpoint of the latest step that is whole; broken ones are reported by name and
-        reason, and skipped."""
+        """The intact checkpoint of the latest step. Reports damaged ones by name and reason, and
+        skips them."""
         return _newest(self.folder, self.report)
 
     def _write(self, step: int, arrays: Arrays, state: str) -> None:
@@ -150,12 +150,12 @@ class CheckpointStore:
         try:
             try:
                 write_files(partial, step, arrays, state)
-                # A step saved again gets another name until the first one is gone: no rename
-                # replaces a folder that holds something, and there must be no moment without it.
-                path, again = os.path.join(self.folder, name), 1
+                # A step saved again gets another name until the first one is deleted: no rename
+                # replaces a folder that is not empty, and at no moment may both be missing.
+                path, copy = os.path.join(self.folder, name), 1
                 while os.path.lexists(path):
-                    again += 1
-                    path = os.path.join(self.folder, f"{name}-{again}")
+                    copy += 1
+                    path = os.path.join(self.folder, f"{name}-{copy}")
                 os.rename(partial, path)
                 sync_folder(self.folder)
             finally:
@@ -169,12 +169,12 @@ class CheckpointStore:
             load_checkpoint(path)
         except UserError as error:
             self._remove(path)
-            raise UserError(f"{error}, right after it was written") from None
+            raise UserError(f"{error}, immediately after it was written") from None
         self._remove_others(step, path)
 
     def _remove_others(self, step: int, path: str) -> None:
-        """After the checkpoint at `path` was proved: all but it, the keep - 1 before it and the
-        best."""
+        """Once the checkpoint at `path` has been read back, removes all others but the keep - 1
+        before it, the best, and those that are held."""
         others = [saved for saved in _saved(self.folder) if saved.path != path]
         kept = [saved.path for saved in others if saved.step < step][::-1][: self.keep - 1]
         best_step = self._best and self._best[0]
@@ -189,11 +189,11 @@ class CheckpointStore:
                 os.rename(path, plain)
                 sync_folder(self.folder)
             except OSError:
-                pass  # the other name is as good
+                pass  # the other name is just as valid
 
     def _remove(self, path: str) -> None:
-        """Renamed first, so that a half removed one is no checkpoint; what cannot be removed is
-        only reported."""
+        """Renames the folder first, so that a partly removed one does not count as a checkpoint.
+        Only reports a folder that cannot be removed."""
         removed = temporary_path(path, "removed")
         try:
             os.rename(path, removed)
@@ -228,17 +228,16 @@ class CheckpointStore:
             )
             return None
         if step not in [saved.step for saved in _saved(self.folder)]:
-            self.report(f"{self._best_file}: the best checkpoint, of step {step}, is not there")
+            self.report(f"{self._best_file}: the best checkpoint, of step {step}, is missing")
             return None
         return step, score
 
 
 def find_checkpoint(path, report=print) -> Checkpoint:
-    """A checkpoint by its own folder, or the newest whole one of a run's folder or a store's.
-    Writes nothing.
+    """The checkpoint in the folder `path`, or the newest intact one if `path` is the folder of a
+    run or a store. Writes nothing.
 
-    Broken ones on the way are reported by name and reason. Raises UserError where there is none, or
-    none whole.
+    Reports damaged ones by name and reason. Raises UserError if there is none, or none is intact.
     """
     path = os.fspath(path)
     if not os.path.isdir(path):
@@ -256,7 +255,7 @@ def find_checkpoint(path, report=print) -> Checkpoint:
         found = _newest(folder, report)
         if found is not None:
             return found
-    raise UserError(f"checkpoint {path}: not one of its checkpoints is whole")
+    raise UserError(f"checkpoint {path}: none of its checkpoints is intact")
 
 
 def _newest(folder: str, report) -> Optional[Checkpoint]:
@@ -269,8 +268,8 @@ def _newest(folder: str, report) -> Optional[Checkpoint]:
 
 
 def _saved(folder: str) -> List[_Saved]:
-    """What looks like a checkpoint by its name, in the order of the steps; UserError if the folder
-    cannot be read."""
+    """The folders that are named like checkpoints, in the order of their steps. UserError if
+    `folder` cannot be read."""
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]

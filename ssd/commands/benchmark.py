@@ -131,9 +131,10 @@ def run(args: argparse.Namespace) -> int:
     if args.json == "-":
         print(json.dumps(result))
     else:
-        from ssd.benchmark.table import format_result
+        from ssd.benchmark.table import NAMES, format_result
+        from ssd.terminal import fitted
 
-        print(format_result(result), flush=True)
+        print(fitted(format_result(result), NAMES), flush=True)
     return 0
 
 

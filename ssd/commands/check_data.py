@@ -8,15 +8,10 @@ import itertools
 import json
 
 from ssd import config as settings
+from ssd.flag_types import positive
 
 DATA = "data"  # the name of the data set of --annotations and --images
 HELP = "check a data set: decode every image, check every annotation"
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
 
 
 def add_arguments(parser) -> None:
@@ -80,11 +75,11 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
     parser.add_argument(
-        "--examples", type=_count, default=5, metavar="N", help="examples per kind [default: 5]"
+        "--examples", type=positive, default=5, metavar="N", help="examples per kind [default: 5]"
     )
     parser.add_argument(
         "--jobs",
-        type=_count,
+        type=positive,
         default=None,
         metavar="N",
         help="decoding threads [default: one per core]",
@@ -102,6 +97,7 @@ def run(args) -> int:
     from ssd.commandline import read_settings
     from ssd.datasets.check_report import format_split
     from ssd.datasets.locate import cache_folder, dataset_paths, named_paths
+    from ssd.terminal import fitted
 
     config = read_settings(args)
     named = named_paths(args.annotations, args.images, "data.data_dir" in vars(args))
@@ -134,7 +130,7 @@ def run(args) -> int:
         )
         return int(refused)
     for split in splits:
-        print("\n".join(format_split(split, reports[split])))
+        print(fitted("\n".join(format_split(split, reports[split])), 6))
     count = f"{errors} error{'' if errors == 1 else 's'}" if errors else "no errors"
     if refused:
         count += ": training would refuse this data set"
@@ -155,14 +151,14 @@ def _check_split(config, split: str, annotations: str, images: str, cache_dir, a
     from ssd.datasets import coco
     from ssd.datasets.check_report import report_split
     from ssd.datasets.coco_cache import forget_cache
-    from ssd.datasets.image_cache import ImageCache
+    from ssd.datasets.image_check_cache import ImageCache
     from ssd.datasets.image_checks import LEVELS
     from ssd.datasets.locate import decodes_on_gpu, has_objects, nothing_to_score
     from ssd.errors import UserError
     from ssd.progress_bar import ProgressBar
 
     skip, require_boxes = config.data.skip_bad_annotations, split == "train"
-    on_gpu, pipe = decodes_on_gpu(config), coco.is_pipe(annotations)
+    on_gpu, pipe = decodes_on_gpu(config), coco.is_stream(annotations)
     fingerprint = (
         None
         if pipe
@@ -189,7 +185,7 @@ def _check_split(config, split: str, annotations: str, images: str, cache_dir, a
     report = report_split(found, data, args.examples)
     for entry in report["errors"]:
         entry["left_out"] = True
-    lacking = coco.what_is_lacking(data, found, require_boxes)
+    lacking = coco.nothing_left(data, found, require_boxes)
     if split == "val" and not lacking and not has_objects(data):
         lacking = nothing_to_score(data)
     if lacking and (skip or not found.problems):
@@ -200,7 +196,7 @@ def _check_split(config, split: str, annotations: str, images: str, cache_dir, a
         )
     if not lacking and (skip or not found.problems):
         try:
-            coco.check_losses(data, config.data.max_left_out, skip)
+            coco.check_left_out(data, config.data.max_left_out, skip)
         except UserError as error:
             lacking = str(error)
             add_error(

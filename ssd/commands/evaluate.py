@@ -242,12 +242,12 @@ class EvaluationImages:
     ssd.evaluation.scored_set.ScoredSet; lines: messages of reading.
     """
 
-    def __init__(self, config: Config, annotations: str, folder: str, look_at_categories):
-        """config: how to check them; look_at_categories: see ssd.datasets.coco.load_coco. UserError
+    def __init__(self, config: Config, annotations: str, folder: str, check_categories):
+        """config: how to check them; check_categories: see ssd.datasets.coco.load_coco. UserError
         for a data set that cannot be evaluated."""
         self._config, self.annotations, self.folder = config, annotations, folder
         self.lines = []
-        self._load(report=self.lines.append, look_at_categories=look_at_categories)
+        self._load(report=self.lines.append, check_categories=check_categories)
         if not self.ground_truth.objects:
             self.lines.append(
                 f"{annotations}: no object to score: every number will be -1, undefined"
@@ -263,14 +263,14 @@ class EvaluationImages:
 
     def detect(self, candidate: Candidate):
         """Detections of a candidate on all readable images."""
-        from ssd.datasets.coco import is_pipe
+        from ssd.datasets.coco import is_stream
 
         try:
             return _detect_shown(candidate, self._loaded)
         except UserError:
             # An image may have become bad since the check, or the check did not decode it: find all
             # bad ones.
-            if is_pipe(self.annotations):
+            if is_stream(self.annotations):
                 raise
             before = self.count
             self._load(recheck=True)

@@ -11,6 +11,7 @@ from typing import List, NamedTuple, Tuple
 
 import numpy as np
 
+from ssd import ends
 from ssd.errors import UserError
 from ssd.files import cannot_write, discard, put_in_place, remove_leftovers, temporary_path
 from ssd.runtime import start
@@ -124,7 +125,7 @@ def run(args) -> int:
             )
         if failed:
             print(
-                "python -m ssd export: the files' detections differ from the network's by more "
+                f"{ends.program()} export: the files' detections differ from the network's by more "
                 f"than {TOLERANCE:g}; none is kept (a barely trained network gives many boxes the "
                 "same score, and rounding chooses among them)",
                 file=sys.stderr,

@@ -9,6 +9,7 @@ import sys
 
 from ssd import config as settings
 from ssd.errors import UserError
+from ssd.flag_types import positive
 
 HELP = "pack image files into a few RecordIO files, which --data-dir accepts like image folders"
 USAGE = "%(prog)s --data-dir DIR --output FOLDER [flags]"
@@ -20,12 +21,6 @@ PATHS = (
     "val_annotations",
     "val_images",
 )
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--jobs",
-        type=_count,
+        type=positive,
         default=0,
         metavar="N",
         help="threads; each writes a file of records [default: one per core]",
@@ -115,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
             ("train", "val") if args.split == "both" else (args.split,),
             shard_bytes=None if size is None else max(1, int(size * 1e9)),
             threads=args.jobs,
-            say=log_line,
+            report=log_line,
             progress=progress,
         )
     finally:

@@ -13,11 +13,11 @@ from typing import Any, Dict, List, NamedTuple, Optional
 from ssd.commandline import DEFAULT_RECIPE, Parser, add_settings, format_bytes, read_settings
 from ssd.config import SECTIONS, SETTINGS, Config, load_recipe
 from ssd.errors import UserError
-from ssd.training.published import BENCHMARKS, Benchmark, benchmark_of
+from ssd.training.mlperf_results import BENCHMARKS, Benchmark, benchmark_of
 
 HELP = "predict epochs, time, traffic and memory of a run on given nodes and GPUs"
 USAGE = "%(prog)s --nodes N --gpus G [flags]"
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def add_arguments(parser) -> None:
@@ -111,10 +111,13 @@ def read_config(path: str, recipe: str) -> Optional[SystemConfig]:
 
 
 def system_configs(recipe: str = DEFAULT_RECIPE) -> List[SystemConfig]:
-    """All config_*.sh of this repository for a benchmark's recipe."""
+    """All config_*.sh of this repository, or of the installed package, for a benchmark's recipe."""
+    folder = os.path.join(PACKAGE, "configs")  # setup.py puts them there
+    if not os.path.isdir(folder):
+        folder = os.path.dirname(PACKAGE)
     found = (
         read_config(path, recipe)
-        for path in sorted(glob.glob(os.path.join(glob.escape(ROOT), "config_*.sh")))
+        for path in sorted(glob.glob(os.path.join(glob.escape(folder), "config_*.sh")))
     )
     return [config for config in found if config is not None]
 
@@ -166,7 +169,7 @@ def chosen_benchmark(args) -> Benchmark:
     found = benchmark_of(config)
     if args.benchmark and found is not named:
         raise UserError(
-            f"--benchmark {args.benchmark}: needs the rules {named.rules_in_words}, but those of "
+            f"--benchmark {args.benchmark}: needs the rules {named.rules_text}, but those of "
             f"recipe {config.recipe} are {config.run.rules}"
         )
     return found or named  # make_plan refuses a recipe of no benchmark
@@ -294,4 +297,4 @@ def format_check(rows: List[dict], benchmark: Benchmark) -> str:
             f"{row['epochs_error']:>+7.1f}%"
             f"{expected:>12}{row['published_minutes']:>11.3f}{wrong:>8}".rstrip()
         )
-    return "\n".join([*lines, *benchmark.check_words])
+    return "\n".join([*lines, *benchmark.check_notes])

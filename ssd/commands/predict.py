@@ -12,6 +12,7 @@ import threading
 import time
 from typing import Dict, List, Optional
 
+from ssd import ends
 from ssd.errors import UserError
 from ssd.files import claim_folder, marked_output, new_folder
 
@@ -152,7 +153,7 @@ def run(args) -> int:
     prediction.report(others)
     if stop.is_set():
         print(
-            f"python -m ssd predict: interrupted: {prediction.finished} of {len(inputs)} inputs "
+            f"{ends.program()} predict: interrupted: {prediction.finished} of {len(inputs)} inputs "
             "were done" + (f", and {prediction.interrupted}" if prediction.interrupted else ""),
             file=sys.stderr,
             flush=True,
@@ -221,7 +222,7 @@ class IdScheme:
         does not have, and for two images with the same entry."""
         from ssd.commandline import log_line
         from ssd.datasets.coco import load_ground_truth
-        from ssd.datasets.image_checks import check_picture
+        from ssd.datasets.image_checks import check_image_header
 
         self.path = annotations
         data = load_ground_truth(
@@ -266,7 +267,7 @@ class IdScheme:
             self._of[one.path] = dict(
                 id=int(data.image_ids[index]), file_name=data.file_names[index]
             )
-            problem = check_picture(one.path, *map(int, data.sizes[index]))
+            problem = check_image_header(one.path, *map(int, data.sizes[index]))
             if problem is not None:
                 text = f"{one.path}: {problem[0]}: {problem[1]}"
                 if skip_bad:

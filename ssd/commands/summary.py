@@ -10,6 +10,7 @@ import os
 from ssd.commandline import add_max_left_out, add_settings, log_line, read_settings
 from ssd.errors import UserError
 
+SIZES = 6  # default boxes on a line, to fit a terminal of 80 columns
 HELP = "list a network's layers, cost and default boxes, and how they cover a data set"
 USAGE = "%(prog)s [--recipe NAME|FILE] [--annotations FILE] [flags]"
 
@@ -109,15 +110,21 @@ def format_summary(summary: dict, layers: bool):
         f"image forward, {2e-9 * summary['training_multiply_adds']:.1f} with its gradients in "
         "training"
     )
-    rows = [
-        (
-            _pair(entry["cells"], "d"),
-            _pair(entry["step"], ".4g"),
-            f"{entry['boxes']:,}",
-            "  ".join(f"{width:.0f}x{height:.0f}" for width, height in entry["shapes"]),
+    rows = []
+    for entry in summary["maps"]:
+        sizes = [f"{width:.0f}x{height:.0f}" for width, height in entry["shapes"]]
+        rows.append(
+            (
+                _pair(entry["cells"], "d"),
+                _pair(entry["step"], ".4g"),
+                f"{entry['boxes']:,}",
+                "  ".join(sizes[:SIZES]),
+            )
         )
-        for entry in summary["maps"]
-    ]
+        rows += [
+            ("", "", "", "  ".join(sizes[first : first + SIZES]))
+            for first in range(SIZES, len(sizes), SIZES)
+        ]
     rows.append(("all", "", f"{summary['default_boxes']:,}", ""))
     yield "\n".join(
         _table(

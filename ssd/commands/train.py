@@ -19,7 +19,6 @@ from ssd.training.tensorboard import check_installed
 
 HELP = "train a detector until its target mAP, with an MLPerf log"
 USAGE = "%(prog)s --data-dir DIR [--recipe NAME|FILE] [flags]"
-NAME = "python -m ssd train"
 
 
 def add_arguments(parser) -> None:
@@ -115,7 +114,7 @@ def _run(config: Config, folder, first: bool, signals: StopSignals, log, display
         lambda content: ranks.bytes_from_first(content, "watchdog"),
         timeout,
         on_stop=last_acts,
-        name=NAME,
+        name=f"{ends.program()} train",
     )
     training = Training(config, ranks, log, folder, signals, watch, display)
     status = 0
@@ -128,10 +127,10 @@ def _run(config: Config, folder, first: bool, signals: StopSignals, log, display
         training.run()
     except Ended as end:
         if ranks.is_first:
-            print(f"{NAME}: stopped: {end}", file=sys.stderr, flush=True)
+            print(f"{ends.program()} train: stopped: {end}", file=sys.stderr, flush=True)
         if first and training.started is None:
             folder.discard()  # so that the same command starts again, or --resume auto
-        status, signals.leaving = end.status, True
+        status, signals.all_ranks_exit = end.status, True
     except BaseException as error:
         error = _plain(error, folder)
         if first and training.started is None and isinstance(error, UserError):
@@ -163,7 +162,7 @@ def leave_report(run_folder: str) -> None:
 
         return report_run(run_folder, lambda line: print(line, flush=True))
 
-    ends.leave_imports(False)  # the run has its status
+    ends.exit_in_imports(False)  # the run has its status
     for name, work in (("curves.png", curves), ("report.html", report)):
         try:
             work()
@@ -196,8 +195,8 @@ def _plain(error: BaseException, folder) -> BaseException:
 def _end_all(watch, error: BaseException) -> None:
     """This rank cannot go on: either it is at fault and all are told, or another one is and will be
     named."""
-    if _is_echo(error):
-        watch.verdict_expected(error)
+    if _is_collective_failure(error):
+        watch.await_failure_report()
     if isinstance(error, UserError):
         watch.failed(str(error))
     elif isinstance(error, SystemExit):
@@ -207,8 +206,8 @@ def _end_all(watch, error: BaseException) -> None:
         watch.failed(f"{type(error).__name__}: {error}")
 
 
-def _is_echo(error: BaseException) -> bool:
-    """Whether Horovod says that it is another rank that has failed."""
+def _is_collective_failure(error: BaseException) -> bool:
+    """Whether the error is Horovod's, for another rank that has failed."""
     words = ("horovod", "shut down", "connection", "gloo", "mpi", "nccl")
     return type(error).__name__ in ("MXNetError", "HorovodInternalError") and any(
         word in str(error).lower() for word in words

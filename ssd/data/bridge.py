@@ -1,6 +1,6 @@
 """DALI's outputs as MXNet arrays, for every version of DALI, with one copy.
 
-DALI had an MXNet plugin up to 1.39 alone; what every version has is `copy_to_external`, which
+Only versions up to 1.39 of DALI have an MXNet plugin; all versions have `copy_to_external`, which
 writes a batch to an address. A TensorList of the CPU takes just the address. One of the GPU takes
 (address, cuda_stream=None, non_blocking=False, use_copy_kernel=False) in DALI 1.5, 1.53 and 2.x
 alike; all but the address keep their defaults here, so one call serves both devices.
@@ -19,14 +19,14 @@ import numpy as np
 
 
 def is_on_gpu(batch) -> bool:
-    """Whether a DALI TensorList lies in GPU memory."""
+    """Whether a DALI TensorList is in GPU memory."""
     return "GPU" in type(batch).__name__
 
 
 def batch_shape(batch) -> Tuple[int, ...]:
     """(samples, *shape of a sample) of a DALI TensorList; AssertionError if the samples differ."""
     assert batch.is_dense_tensor(), "the samples of the batch differ in shape"
-    # In DALI 1.5 a TensorList has no shape() of its own, its tensors have.
+    # In DALI 1.5 a TensorList has no shape(), but its tensors do.
     return (len(batch),) + tuple(int(side) for side in batch[0].shape())
 
 
@@ -37,12 +37,11 @@ def batch_dtype(batch) -> np.dtype:
     dtype = batch[0].dtype
     if isinstance(dtype, types.DALIDataType):
         return np.dtype(types.to_numpy_type(dtype))
-    return np.dtype(dtype())  # in DALI 1.5, dtype is a method that answers with a format string
+    return np.dtype(dtype())  # in DALI 1.5, dtype is a method that returns a format string
 
 
 def new_array(shape: Tuple[int, ...], dtype) -> Tuple[mx.nd.NDArray, np.ndarray]:
-    """A new NDArray in main memory, and its memory to be filled before anything is done with the
-    array."""
+    """A new NDArray in main memory, and its memory, to be filled before the array is used."""
     array = mx.nd.empty(shape, ctx=mx.cpu(), dtype=dtype)
     dtype = np.dtype(dtype)
     size = dtype.itemsize * int(np.prod(shape))
@@ -51,7 +50,7 @@ def new_array(shape: Tuple[int, ...], dtype) -> Tuple[mx.nd.NDArray, np.ndarray]
 
 
 def filled(shape: Tuple[int, ...], dtype, fill: Callable[[np.ndarray], None]) -> mx.nd.NDArray:
-    """A batch of training images made in MXNet's main memory: `fill(memory)` writes all of it."""
+    """A new NDArray in main memory whose content `fill(memory)` writes completely."""
     array, memory = new_array(shape, dtype)
     fill(memory)
     return array
@@ -79,25 +78,25 @@ def to_mxnet(batch, device_id: int = 0, out: Optional[mx.nd.NDArray] = None) -> 
         f"{shape} {dtype} on {context} does not fit {out.shape} {np.dtype(out.dtype)} on "
         f"{out.context}"
     )
-    # MXNet runs operators on its own threads, in an order that it takes from the reads and writes
-    # it knows of. It does not know of this write. So every operator queued so far that reads or
-    # writes `out` is waited for; those queued after this function has returned see the new content,
-    # as the copy is complete by then: on a CPU it is a memcpy; on a GPU DALI enqueues it on its own
-    # stream, after the kernels that made the batch, and with non_blocking=False, the default, waits
-    # for that stream. The wait costs next to nothing for a fresh array.
+    # MXNet runs operators on its own threads, in an order that follows from the reads and writes it
+    # knows of. It does not know of this write, so this call waits for every operator queued so far
+    # that reads or writes `out`. Operators queued after this function has returned see the new
+    # content, as the copy is complete by then: on a CPU it is a memcpy; on a GPU DALI enqueues it
+    # on its own stream, after the kernels that made the batch, and with non_blocking=False, the
+    # default, waits for that stream. The wait costs almost nothing for a new array.
     mx.base.check_call(mx.base._LIB.MXNDArrayWaitToWrite(out.handle))
     batch.copy_to_external(_address(out))
     return out
 
 
 def to_numpy(batch) -> np.ndarray:
-    """A dense DALI TensorList as an array of its own, (samples, ...), in main memory."""
+    """A copy of a dense DALI TensorList as an array (samples, ...) in main memory."""
     return np.array((batch.as_cpu() if is_on_gpu(batch) else batch).as_array())
 
 
 def sample_views(batch) -> List[np.ndarray]:
-    """The samples of a DALI TensorList in main memory as arrays on DALI's own memory, which the
-    pipeline's next `run` takes back."""
+    """The samples of a DALI TensorList in main memory as views of DALI's memory, valid until the
+    pipeline's next `run`."""
     return [np.asarray(batch[sample]) for sample in range(len(batch))]
 
 

@@ -1,8 +1,8 @@
 """How well default boxes cover the ground truth of a data set, before anything is trained.
 
-A default box at some cell overlaps a ground truth most where both its row and its column are the
-nearest: the overlaps in x and in y are independent of each other. So each ground truth is compared
-with few boxes of each shape, chosen in float64; what is chosen is then compared as in training
+A default box overlaps a ground truth most if both its row and its column are the nearest ones: the
+overlaps in x and in y are independent of each other. So each ground truth is compared with few
+boxes of each shape, chosen in float64; the chosen ones are then compared as in training
 (ssd.model.matching), ties included.
 """
 
@@ -12,12 +12,12 @@ from typing import Iterator, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
-from ssd.model.boxes.ssd_sizes import Sizes
+from ssd.model.boxes.ssd_sizes import SsdSizes
 from ssd.model.matching import Matcher, iou_of_pairs, shapes_first
 
-CHUNK = 20000  # ground truths at a time: some 100 MB
-COMPARED = 4_000_000  # pairs of a ground truth and a default box at a time: as much
-ROUNDING = 1e-5  # more than IoUs in float32 and float64 differ by
+CHUNK = 20000  # ground truths at a time: about 100 MB
+COMPARED = 4_000_000  # pairs of a ground truth and a default box at a time: about as much
+ROUNDING = 1e-5  # above the difference of an IoU in float32 and in float64
 SIZES = (
     ("small", 0, 32**2),
     ("medium", 32**2, 96**2),
@@ -35,7 +35,7 @@ class Grid(NamedTuple):
     spacing: int  # from one column to the next
 
 
-def grids(sizes: Sizes) -> Iterator[Grid]:
+def grids(sizes: SsdSizes) -> Iterator[Grid]:
     """The default boxes of a recipe; their positions are those of ssd.model.boxes.default_boxes."""
     height, width = sizes.image_size
     first = 0
@@ -53,13 +53,13 @@ def grids(sizes: Sizes) -> Iterator[Grid]:
 def coverage(
     sizes, matcher, boxes_ltrb: np.ndarray, image: np.ndarray
 ) -> Tuple[np.ndarray, np.ndarray]:
-    """Of m ground truths the best IoU with a default box, (m,) [0, 1], and the number of default
+    """For m ground truths: the best IoU with a default box, (m,) [0, 1], and the number of default
     boxes that are matched to each, (m,) int64, as in training (without crops).
 
-    sizes, matcher: of the detector. boxes_ltrb: (m, 4) in shares of the image. image: (m,) whole
-    numbers, ascending; the boxes of one image compete. A default box goes to the ground truth of
-    its highest IoU above matching_iou, and each ground truth has its best default box in any case:
-    see ssd.model.matching.Matcher. Of another matcher, its own rules, image by image.
+    sizes, matcher: of the detector. boxes_ltrb: (m, 4) in shares of the image. image: (m,)
+    integers, ascending; the boxes of one image compete. A default box is matched to the ground
+    truth of its highest IoU above matching_iou, and each ground truth has its best default box in
+    any case: see ssd.model.matching.Matcher. Another matcher applies its own rules, image by image.
     """
     if not isinstance(matcher, Matcher):
         return _image_by_image(matcher, boxes_ltrb, image)
@@ -68,7 +68,7 @@ def coverage(
     start = 0
     while start < len(image):
         end = min(start + CHUNK, len(image))
-        end = int(np.searchsorted(image, image[end - 1], side="right"))  # whole images
+        end = int(np.searchsorted(image, image[end - 1], side="right"))  # to the end of an image
         part = slice(start, end)
         best[part], matched[part] = _cover(
             all_grids, matcher, boxes_ltrb[part].astype(np.float32), image[part] - image[start]
@@ -80,7 +80,7 @@ def coverage(
 def _image_by_image(
     matcher, boxes_ltrb: np.ndarray, image: np.ndarray
 ) -> Tuple[np.ndarray, np.ndarray]:
-    """`coverage` by the matcher's own `cover`."""
+    """`coverage` by the matcher's `cover`."""
     best, matched = np.zeros(len(image)), np.zeros(len(image), np.int64)
     starts = (
         np.flatnonzero(np.append(True, image[1:] != image[:-1])) if len(image) else np.zeros(0, int)
@@ -95,17 +95,17 @@ def _cover(all_grids: Sequence[Grid], matcher: Matcher, truths: np.ndarray, imag
     iou = iou_of_pairs(truths[owner], matcher.default_boxes_ltrb[box])
     best = np.zeros(len(truths), np.float32)
     np.maximum.at(best, owner, iou)
-    # Each ground truth claims its best box, of equals the first in the matcher's order.
+    # Each ground truth claims its best box (of equals, the first in the matcher's order).
     order = shapes_first(matcher.maps)
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
     claim = np.full(len(truths), len(order))
     equal = (iou == best[owner]) & (iou > 0)
     np.minimum.at(claim, owner[equal], rank[box[equal]])
-    claim = order[np.where(best > 0, claim, 0)]  # one that meets no box claims the first of all
+    claim = order[np.where(best > 0, claim, 0)]  # one that overlaps no box claims the first
     above = iou > matcher.settings.matching_iou
-    # A box goes to the last claim; without one to the highest IoU, of equals to the first ground
-    # truth.
+    # A box is matched to the last claim; without a claim, to the highest IoU (of equals, the first
+    # ground truth).
     count = np.arange(len(truths))
     owner, box = np.concatenate([owner[above], count]), np.concatenate([box[above], claim])
     priority = np.concatenate([iou[above].astype(np.float64), 2.0 + count])
@@ -117,7 +117,7 @@ def _cover(all_grids: Sequence[Grid], matcher: Matcher, truths: np.ndarray, imag
 
 def _candidates(all_grids: Sequence[Grid], truths: np.ndarray, threshold: float):
     """(ground truths, positions of default boxes), (p,) each: all pairs that may be above the
-    threshold or a ground truth's best; pairs may be there twice."""
+    threshold or a ground truth's best; a pair may occur twice."""
     best = np.zeros(len(truths))
     nearest = []
     for grid in all_grids:
@@ -126,13 +126,13 @@ def _candidates(all_grids: Sequence[Grid], truths: np.ndarray, threshold: float)
     size = truths[:, 2:] - truths[:, :2]
     pairs = []
     for grid, iou in zip(all_grids, nearest):
-        # Above the threshold: the overlap at the nearest cell is no less than at any; most shapes
-        # are out by that.
+        # Above the threshold: no overlap exceeds that of the smaller sides, which excludes most
+        # shapes.
         most = np.minimum(size, grid.size).prod(1)
         limit = threshold - ROUNDING
         near = np.flatnonzero(most > limit * (size.prod(1) + grid.size.prod() - most))
         pairs += _pairs(grid, truths, near, np.full(len(near), limit))
-        # The best of a ground truth that is nowhere above it.
+        # The best pair of a ground truth without any above the threshold.
         near = np.flatnonzero((best < threshold) & (iou > best - ROUNDING))
         pairs += _pairs(grid, truths, near, np.maximum(best[near] - ROUNDING, 0))
     owner, box = (
@@ -154,7 +154,7 @@ def _pairs(grid: Grid, truths: np.ndarray, chosen: np.ndarray, limits: np.ndarra
         np.int64
     ) + 1
     reach = np.minimum(reach, [len(centers) for centers in grid.centers])
-    by_reach = np.argsort(reach.prod(1), kind="stable")  # ground truths of like reach together
+    by_reach = np.argsort(reach.prod(1), kind="stable")  # ground truths of similar reach together
     while start < len(chosen):
         end = len(chosen)
         while end - start > 1:
@@ -172,8 +172,8 @@ def _pairs(grid: Grid, truths: np.ndarray, chosen: np.ndarray, limits: np.ndarra
 
 
 def _cells(grid: Grid, truths: np.ndarray, reach: Sequence[int]):
-    """(columns (m, 2 reach[0] + 1), rows (m, 2 reach[1] + 1)): those from the nearest one to
-    `reach` to both sides; -1 where there is none."""
+    """(columns (m, 2 reach[0] + 1), rows (m, 2 reach[1] + 1)): the nearest one and `reach` on both
+    sides; -1 outside the grid."""
     result = []
     for axis, (step, centers) in enumerate(zip(grid.step, grid.centers)):
         middle = (truths[:, axis] + truths[:, axis + 2]) / 2
@@ -184,7 +184,7 @@ def _cells(grid: Grid, truths: np.ndarray, reach: Sequence[int]):
 
 
 def _iou(grid: Grid, truths: np.ndarray, cells) -> np.ndarray:
-    """(m, rows, columns); 0 where there is no cell."""
+    """(m, rows, columns); 0 outside the grid."""
     overlaps = []
     for axis, side in enumerate(grid.size):
         center = grid.centers[axis][cells[axis]]

@@ -1,13 +1,14 @@
 """Network input from decoded windows on a CPU: resize, colour, flip and normalise in NumPy and
 OpenCV.
 
-The same arithmetic as DALI's operators in ssd.data.graphs, which a GPU uses, but for the rounding
-between them. On a CPU these took two thirds of the pipeline's time (docs/performance-log.md).
+The same arithmetic as DALI's operators in ssd.data.graphs, which a GPU uses, except for the
+rounding between them. On a CPU DALI's operators took two thirds of the pipeline's time
+(docs/performance-log.md).
 
-Resizing is linear along each axis, so it is a product with a matrix that has a few numbers beside
-its diagonal; blocks of that matrix go to BLAS. Hue, saturation, contrast and brightness together
-multiply a pixel by a 3 x 3 matrix and add a constant. Both orders of the two give the same pixels,
-so colours change where it costs least.
+Resizing is linear along each axis, so it is a product with a banded matrix; blocks of that matrix
+are multiplied by BLAS. Hue, saturation, contrast and brightness together multiply a pixel by a 3 x
+3 matrix and add a constant. Both orders of the two give the same pixels, so colours change where it
+costs least.
 """
 
 from __future__ import annotations
@@ -22,43 +23,43 @@ import numpy as np
 
 from ssd.config import Config
 
-# Rows or columns of the result made by one product. Fewer take more calls, more multiply by more
-# zeros; larger products would besides be shared out to threads of OpenBLAS, above 262,144
-# multiplications, which are not wanted here.
+# Rows or columns of the result per product. Fewer need more calls, more multiply by more zeros; and
+# OpenBLAS would distribute products of more than 262,144 multiplications to threads of its own.
 ROWS, COLUMNS = 12, 16
-# Numbers of an image that are at work at a time: they are to stay in a core's cache; and each call
-# from Python gives its lock away and has to wait for it, so that small calls are not wanted either.
+# Numbers of an image per call: they should stay in a core's cache; but each call releases Python's
+# lock and waits for it again, so calls should not be small either.
 NUMBERS = 200_000
 CACHED_SIZES = 512  # axes; at 300 pixels 35 kB each
-TO_YIQ = np.array(
-    [[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]]
-)  # DALI's, of fn.hsv
+# As DALI's fn.hsv
+TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
 FROM_YIQ = np.linalg.inv(TO_YIQ)
 
 
 class Bands(NamedTuple):
-    """A resized axis in B bands of `length` pixels, the last filled up. places: (B, k) pixels of
-    the axis that each is made of; weights: (B, length, k) float32."""
+    """A resized axis in B bands of `length` pixels, the last one padded. sources: (B, k) pixels of
+    the original axis that a band depends on; weights: (B, length, k) float32."""
 
-    places: np.ndarray
+    sources: np.ndarray
     weights: np.ndarray
 
 
 def axis_weights(size: int, wanted: int, antialias: bool) -> Tuple[np.ndarray, np.ndarray]:
-    """Where each of `wanted` pixels of a resized axis begins in an axis of `size` pixels (wanted,),
-    and the weights of the pixels from there on, (wanted, k) float64, each row's sum 1.
+    """For each of `wanted` pixels of a resized axis: its first source pixel in an axis of `size`
+    pixels (wanted,), and the weights of that and the following ones, (wanted, k) float64, each
+    row's sum 1.
 
-    Pillow's bilinear filter: a triangle, with `antialias` as wide as what a pixel of the result
-    covers, if that is more than a pixel; without, two neighbours, as in torchvision's and DALI's.
+    Pillow's bilinear filter: a triangle. With `antialias` it is as wide as a pixel of the result,
+    if that is more than a source pixel; without, it covers two neighbours, as in torchvision and
+    DALI.
     """
     scale = size / wanted
     width = max(scale, 1.0) if antialias else 1.0
     centres = (np.arange(wanted) + 0.5) * scale
     starts = np.maximum((centres - width + 0.5).astype(int), 0)
     ends = np.minimum((centres + width + 0.5).astype(int), size)
-    places = starts[:, None] + np.arange((ends - starts).max())
-    weights = np.maximum(1 - np.abs(places - centres[:, None] + 0.5) / width, 0) * (
-        places < ends[:, None]
+    sources = starts[:, None] + np.arange((ends - starts).max())
+    weights = np.maximum(1 - np.abs(sources - centres[:, None] + 0.5) / width, 0) * (
+        sources < ends[:, None]
     )
     return starts, weights / weights.sum(1, keepdims=True)
 
@@ -71,28 +72,28 @@ def axis_bands(size: int, wanted: int, antialias: bool, length: int) -> Bands:
     columns = (starts - firsts.repeat(length)[:wanted])[:, None] + np.arange(weights.shape[1])
     dense = np.zeros((len(firsts) * length, columns.max() + 1), np.float32)
     dense[np.arange(wanted)[:, None], columns] = weights
-    places = np.minimum(
+    sources = np.minimum(
         firsts[:, None] + np.arange(dense.shape[1]), size - 1
     )  # past the end weights are 0
-    return Bands(places, dense.reshape(len(firsts), length, -1))
+    return Bands(sources, dense.reshape(len(firsts), length, -1))
 
 
 @functools.lru_cache(CACHED_SIZES)
 def column_blocks(size: int, wanted: int, antialias: bool) -> List[Tuple[slice, slice, np.ndarray]]:
-    """The same, COLUMNS by COLUMNS: the columns of the result, those that they are made of, and the
-    weights (of, to) as OpenBLAS takes them without transposing."""
+    """The same in blocks of COLUMNS: the columns of the result, their source columns, and the
+    weights (source, result) in the layout that OpenBLAS takes without transposing."""
     blocks = []
-    for number, (places, weights) in enumerate(zip(*axis_bands(size, wanted, antialias, COLUMNS))):
-        first, start = number * COLUMNS, int(places[0])
-        stop = min(start + len(places), size)
+    for number, (sources, weights) in enumerate(zip(*axis_bands(size, wanted, antialias, COLUMNS))):
+        first, start = number * COLUMNS, int(sources[0])
+        stop = min(start + len(sources), size)
         weights = weights[: wanted - first, : stop - start].T.copy()
         blocks.append((slice(first, first + weights.shape[1]), slice(start, stop), weights))
     return blocks
 
 
 def colour_matrix(hue: float, saturation: float) -> np.ndarray:
-    """(3, 3): what a turn of the hue [degrees] and a factor of the saturation, in YIQ, do to an RGB
-    pixel."""
+    """(3, 3) matrix that turns the hue [degrees] and multiplies the saturation of an RGB pixel, in
+    YIQ."""
     along = saturation * np.exp(1j * np.radians(hue))
     return (
         FROM_YIQ @ [[1, 0, 0], [0, along.real, along.imag], [0, -along.imag, along.real]] @ TO_YIQ
@@ -117,15 +118,15 @@ class PixelMaker:
         network's layout and type from n `images` (height, width, 3) uint8 RGB of any sizes.
 
         `changes`, as of ssd.data.samples.AUGMENTED_FIELDS, (n,) each: flip; hue, saturation,
-        contrast and brightness, or none of these four. What is left out changes nothing.
+        contrast and brightness, or none of these four. A missing change has no effect.
         """
 
         def part(number: int) -> None:
-            for place in range(number, len(images), self._count):
+            for index in range(number, len(images), self._count):
                 self._fill(
-                    images[place],
-                    {name: values[place] for name, values in changes.items()},
-                    batch[place],
+                    images[index],
+                    {name: values[index] for name, values in changes.items()},
+                    batch[index],
                 )
 
         list(self._threads.map(part, range(self._count)))
@@ -137,7 +138,7 @@ class PixelMaker:
             and result.dtype == np.float32
             and result.shape[0] == 3
         )
-        planes = result if plain else self._room("planes", 3, height, width)
+        planes = result if plain else self._buffer("planes", 3, height, width)
         colour = "hue" in changes
         matrix = colour_matrix(changes["hue"], changes["saturation"]) if colour else None
         self._resize(image, matrix, bool(changes.get("flip")), planes)
@@ -159,23 +160,23 @@ class PixelMaker:
 
         antialias, width = self._config.data.antialias, image.shape[1]
         height = planes.shape[1]
-        places, weights = axis_bands(image.shape[0], height, antialias, ROWS)
-        image, (bands, reach) = image.reshape(-1, 3 * width), places.shape
-        low = self._room("low", bands * ROWS, 3 * width)
-        # A row is three parts of `width` numbers, whatever they are: smaller products, as said
-        # above.
+        sources, weights = axis_bands(image.shape[0], height, antialias, ROWS)
+        image, (bands, reach) = image.reshape(-1, 3 * width), sources.shape
+        low = self._buffer("low", bands * ROWS, 3 * width)
+        # A row is treated as three parts of `width` numbers, whatever their colours, for smaller
+        # products, see ROWS.
         parts = low.reshape(bands, ROWS, 3, width).transpose(0, 2, 1, 3)
         group = max(1, NUMBERS // (reach * 3 * width))
         for some in [slice(first, first + group) for first in range(0, bands, group)]:
-            rows = self._room("rows", *places[some].shape, 3, width)
-            rows.reshape(-1, reach, 3 * width)[...] = image[places[some]]
+            rows = self._buffer("rows", *sources[some].shape, 3, width)
+            rows.reshape(-1, reach, 3 * width)[...] = image[sources[some]]
             np.matmul(weights[some, None], rows.transpose(0, 2, 1, 3), out=parts[some])
         low = low[:height].reshape(height, width, 3)
         if matrix is not None:
             low = cv2.transform(
-                low, matrix.astype(np.float32), dst=self._room("turned", *low.shape)
+                low, matrix.astype(np.float32), dst=self._buffer("turned", *low.shape)
             )
-        split = self._room("split", 3, height, width)
+        split = self._buffer("split", 3, height, width)
         cv2.split(low, list(split))
         for columns, source, weights in column_blocks(width, planes.shape[2], antialias):
             if flip:
@@ -184,8 +185,8 @@ class PixelMaker:
             np.matmul(split[:, :, source], weights, out=planes[:, :, columns])
 
     def _normalise(self, planes: np.ndarray, gain: float, constant: float, clamp: bool) -> None:
-        """`planes` times `gain` plus `constant`, clamped to [0, 255], mean and deviation taken out;
-        in place."""
+        """In place: `planes` times `gain` plus `constant`, clamped to [0, 255] if `clamp`, then
+        normalised by mean and deviation."""
         import cv2
 
         for plane, mean, std in zip(planes, self._mean, self._std):
@@ -195,13 +196,13 @@ class PixelMaker:
                 cv2.max(plane, -mean / std, dst=plane)
                 cv2.min(plane, (255 - mean) / std, dst=plane)
 
-    def _room(self, name: str, *shape: int) -> np.ndarray:
-        """An array of this thread's, not initialised: fresh memory would have to be cleared by the
-        system each time."""
-        count, rooms = math.prod(shape), self._scratch.__dict__
-        if name not in rooms or rooms[name].size < count:
-            rooms[name] = np.empty(count, np.float32)
-        return rooms[name][:count].reshape(shape)
+    def _buffer(self, name: str, *shape: int) -> np.ndarray:
+        """An uninitialised array that this thread reuses: the system would have to clear new memory
+        each time."""
+        count, buffers = math.prod(shape), self._scratch.__dict__
+        if name not in buffers or buffers[name].size < count:
+            buffers[name] = np.empty(count, np.float32)
+        return buffers[name][:count].reshape(shape)
 
     def close(self) -> None:
         """Ends the threads; may be called again."""

@@ -1,8 +1,8 @@
 """The random crop of SSD training, in NumPy, drawn from the caller's random numbers.
 
 Ported by description from the MLPerf reference (mlcommons/training, single_stage_detector/ssd,
-utils.py: SSDCropping), whose distribution it has. DALI's random_bbox_crop has it too, but draws
-from a state of its own that cannot be set to a given step.
+utils.py: SSDCropping), with the same distribution. DALI's random_bbox_crop has it too, but draws
+from an internal state that cannot be set to a given step.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import numpy as np
 
 from ssd.config import AugmentationConfig
 
-# Windows judged in one go, for at least two choices. With one attempt a choice, a block of 4 costs
-# a third more time than one of 16, and one of 24 as much.
+# Windows checked at a time, for at least two choices. With one attempt per choice, a block of 4
+# costs a third more time than one of 16, and one of 24 as much as one of 16.
 BLOCK = 16
 
 
 class Crop(NamedTuple):
     """anchor, shape: (2,) float64, left and top, width and height of the window, shares of the
     image; kept: (m,) bool, the boxes that stay; boxes: (kept, 4) float64 ltrb, clipped to the
-    window, in units of it."""
+    window, in shares of it."""
 
     anchor: np.ndarray
     shape: np.ndarray
@@ -32,12 +32,12 @@ class Crop(NamedTuple):
 class RandomCrop:
     """`crop(boxes, random)`: a window of an image, by the rules below.
 
-    One of "keep the whole image" and the least IoUs of `crop_min_iou` is chosen, each as likely. Up
-    to `crop_attempts` windows are then drawn: sides uniform in `crop_scale` (shares of the image's
-    sides), refused where width / height is outside `crop_aspect`; left and top uniform over what
-    leaves the window inside. The first window is taken whose IoU with **every** box is above the
-    least IoU (0 asks for none) and that holds the centre of a box, not on its edge. If there is
-    none, all starts again with a new choice. Boxes whose centre is inside stay.
+    One of "keep the whole image" and the least IoUs of `crop_min_iou` is chosen, each equally
+    likely. Up to `crop_attempts` windows are then drawn: sides uniform in `crop_scale` (shares of
+    the image's sides), rejected if width / height is outside `crop_aspect`; left and top uniform,
+    with the window inside the image. The first window is taken whose IoU with **every** box is
+    above the least IoU (0: any) and that holds the centre of a box, not on its edge. If there is
+    none, it starts again with a new choice. Boxes whose centre is inside are kept.
     """
 
     def __init__(self, settings: AugmentationConfig):
@@ -61,14 +61,13 @@ class RandomCrop:
             numbers = self.draws(random)
             choices = (numbers[:, 0] * len(self._least)).astype(int)
             keep = bool((choices == 0).any())
-            tried = (
-                int((choices == 0).argmax()) if keep else len(choices)
-            )  # choices before the first "keep"
+            # Choices before the first "keep"
+            tried = int((choices == 0).argmax()) if keep else len(choices)
             if tried:
                 window = numbers[:tried, 1:].reshape(-1, 4).T
                 sides = self._scale[0] + (self._scale[1] - self._scale[0]) * window[:2]
                 anchors = window[2:] * (1 - sides)
-                inside, taken = self._judge(
+                inside, taken = self._check(
                     boxes, anchors, sides, choices[:tried].repeat(self._attempts)
                 )
                 first = int(taken.argmax())
@@ -79,12 +78,11 @@ class RandomCrop:
             if keep:
                 return Crop(np.zeros(2), np.ones(2), np.ones(len(boxes), bool), boxes)
 
-    def _judge(self, boxes, anchors, sides, choices):
-        """Of n windows, anchors and sides (2, n), choices (n,): whether they hold the centre of
+    def _check(self, boxes, anchors, sides, choices):
+        """For n windows, anchors and sides (2, n), choices (n,): whether they hold the centre of
         each of m boxes (n, m), and whether they may be taken (n,)."""
-        low, high = boxes.T.reshape(
-            2, 2, 1, -1
-        )  # x, y first: NumPy is slow where the last axis has but two entries
+        # x, y first: NumPy is slow if the last axis has only two elements.
+        low, high = boxes.T.reshape(2, 2, 1, -1)
         near, far = anchors[:, :, None], (anchors + sides)[:, :, None]
         centre = (low + high) / 2
         within = (centre > near) & (centre < far)

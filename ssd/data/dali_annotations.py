@@ -15,25 +15,25 @@ ENTRIES = 4096  # images or boxes of the file that are in memory at a time
 def write_dali_annotations(dataset, indices, path) -> None:
     """Writes the images `indices` of a CocoDataset and their boxes as a minimal COCO file for DALI.
 
-    Image ids are positions in the dataset: DALI keeps ids in 32 bits, and it reads the images in
-    ascending order of id whatever their order in the file (so here: in the order of the dataset).
+    Image ids are positions in the dataset: DALI keeps ids in 32 bits, and reads the images in
+    ascending order of id, whatever their order in the file (so: in the order of the dataset).
     Categories are numbered 1 to k in the dataset's order; boxes are xywh in pixels, inside the
     image in float32 too.
 
     Measured with DALI 1.53 on a CPU (readers.coco and random_bbox_crop):
     - a label is 1 + the position of its category in `categories`, whatever the ids are;
-    - boxes with a side below size_threshold (default 0.1 pixel) are dropped without a word: give 0
-      to keep them, as here all have an area;
+    - boxes with a side below size_threshold (default 0.1 pixel) are dropped without a message: 0
+      keeps them, as all of this file have an area;
     - crowds are read like any box (this file does not mark them: the reference trains on them);
     - images without a box are read, with empty boxes and labels, unless skip_empty=True;
-    - a box 0.001 pixel outside gives ratios above 1 without a word, and random_bbox_crop aborts on
-      them, be it by the last bit of float32; images without a box it takes.
+    - a box 0.001 pixel outside gives ratios above 1 without a message, and random_bbox_crop aborts
+      on them, even by the last bit of float32; it accepts images without a box.
 
-    Raises UserError where the file cannot be written.
+    Raises UserError if the file cannot be written.
     """
     indices = np.unique(np.asarray(indices, np.int64))
     assert not len(indices) or 0 <= indices[0] <= indices[-1] < dataset.num_images
-    # Not waited for the disc: the file is this run's alone, and 90 MB for COCO on every rank.
+    # Not synced to the disc: only this run uses the file, and it has 90 MB for COCO on every rank.
     with write_errors(os.fspath(path), path), replacing(path, synced=False) as partial:
         with open(partial, "w", encoding="utf-8") as file:
             file.writelines(_json(dataset, indices))
@@ -41,7 +41,7 @@ def write_dali_annotations(dataset, indices, path) -> None:
 
 def _json(dataset, indices: np.ndarray):
     """The file's content in pieces, with few of its entries in memory at a time: json.dumps of
-    COCO's 860,000 boxes in one takes four times as long, and 0.8 GB."""
+    COCO's 860,000 boxes at once takes four times as long, and 0.8 GB."""
     chosen = np.zeros(dataset.num_images, bool)
     chosen[indices] = True
     rows = np.flatnonzero(chosen[dataset.box_image])
@@ -79,7 +79,7 @@ def _parts(count: int):
 
 
 def _entries(form: str, part: slice, *columns) -> str:
-    """One entry of `form` per row of `columns`, after a comma but for the first part."""
+    """One entry of `form` per row of `columns`, after a comma except in the first part."""
     columns = [column if isinstance(column, list) else column.tolist() for column in columns]
     text = ",".join([form] * len(columns[0])) % tuple(
         value for row in zip(*columns) for value in row
@@ -91,9 +91,8 @@ def float32_xywh(ltrb: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Boxes inside their images, (m, 4) ltrb float64 pixels, as (m, 4) xywh float32 pixels that
     stay inside.
 
-    sizes: (m, 2) width, height in pixels. Whether right / width is computed in float32 as (x + w) /
-    width or as x / width + w / width, it is at most 1: widths are made smaller by the last bit
-    until both hold.
+    sizes: (m, 2) width, height in pixels. In float32, both (x + w) / width and x / width + w /
+    width are at most 1: widths are reduced by the last bit until both hold.
     """
     side = sizes.astype(np.float32)
     corner = ltrb[:, :2].astype(np.float32)
@@ -103,5 +102,5 @@ def float32_xywh(ltrb: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         if not over.any():
             break
         extent[over] = np.nextafter(extent[over], np.float32(0))
-    assert (extent > 0).all(), "load_coco lets no box pass that is empty in float32"
+    assert (extent > 0).all(), "load_coco rejects boxes that are empty in float32"
     return np.concatenate([corner, extent], axis=1)

@@ -1,4 +1,4 @@
-"""What DALI's errors are about: an image file, or the GPU's memory."""
+"""DALI's errors explained: an image file, or the GPU's memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nvidia.dali import backend
 
 from ssd.config import Config
 from ssd.data.graphs import decoding_pipeline
-from ssd.data.samples import read_image
+from ssd.data.samples import read_image_file
 from ssd.datasets.coco import CocoDataset
 from ssd.errors import UserError
 
@@ -21,8 +21,8 @@ from ssd.errors import UserError
 _NO_MEMORY = re.compile(r"alloc|out of memory", re.IGNORECASE)
 
 
-def own_words(error: Exception) -> str:
-    """What DALI says after its traceback of the graph."""
+def message_of(error: Exception) -> str:
+    """DALI's message after its traceback of the graph."""
     return str(error).split("encountered:")[-1].strip()
 
 
@@ -31,7 +31,7 @@ def reason_in(line: str) -> str:
     return line.split("File: ")[0].strip()
 
 
-def explain(
+def explain_dali_error(
     error: RuntimeError,
     config: Config,
     dataset: CocoDataset,
@@ -43,18 +43,18 @@ def explain(
     """DALI's error as a UserError of one line, if it is about an image file or the GPU's memory;
     else DALI's error.
 
-    in_dali: positions of the images that DALI was at work on, as far as it is known. batch_setting:
-    the name of the setting that gives the batch.
+    in_dali: positions of the images that DALI was processing, as far as known. batch_setting: the
+    name of the setting that gives the batch size.
     """
-    words = own_words(error)
-    named = [name for name in dataset.file_names if name in words]
+    message = message_of(error)
+    named = [name for name in dataset.file_names if name in message]
     if named:
         name = max(named, key=len)  # 11.jpg holds 1.jpg
         return _cannot_be_decoded(
-            dataset, name, next(line for line in words.splitlines() if name in line)
+            dataset, name, next(line for line in message.splitlines() if name in line)
         )
-    # DALI 2.4 names no file, no version one that it did not read itself: all that may be it are
-    # tried.
+    # DALI 2.4 names no file, and no version names one that it did not read itself: all candidates
+    # are tried.
     found = first_undecodable(config, dataset, in_dali, device, device_id)
     if found is None and device == "gpu" and _NO_MEMORY.search(str(error)):
         return _no_memory(config, batch_setting, device_id)
@@ -65,7 +65,7 @@ def _no_memory(config: Config, batch_setting: str, device_id: int) -> UserError:
     data = config.data
     if data.decode == "cache":
         return UserError(
-            f"cache_size: {data.cache_size} MiB, with all else on it, do not fit into the memory "
+            f"cache_size: {data.cache_size} MiB, with everything else, do not fit into the memory "
             f"of GPU {device_id}"
         )
     batch = getattr(
@@ -73,28 +73,28 @@ def _no_memory(config: Config, batch_setting: str, device_id: int) -> UserError:
     )
     return UserError(
         f"{batch_setting}: images for batches of {batch} do not fit into the memory of GPU "
-        f"{device_id}, with prefetch {data.prefetch} and all else on it"
+        f"{device_id}, with prefetch {data.prefetch} and everything else"
     )
 
 
 def first_undecodable(
     config: Config, dataset: CocoDataset, indices: Sequence[int], device: str, device_id: int
 ) -> Optional[UserError]:
-    """Names the first of the images that DALI cannot decode; None where there is none, or no
-    pipeline to try them."""
+    """A UserError naming the first of the images that DALI cannot decode; None if there is none, or
+    the pipeline to try them cannot be built."""
     if not len(indices):
         return None
     current: List[np.ndarray] = []
-    try:  # One for all: to build it takes half a second on a GPU, to decode an image a millisecond.
+    try:  # One for all: building it takes half a second on a GPU, decoding an image a millisecond.
         pipeline = decoding_pipeline(config, lambda: [current[0]], device, device_id)
     except RuntimeError:
         return None
     for index in dict.fromkeys(int(index) for index in indices):
-        current[:] = [read_image(dataset, index)]
+        current[:] = [read_image_file(dataset, index)]
         try:
             pipeline.run()
         except RuntimeError as error:
-            line = (own_words(error) or type(error).__name__).splitlines()[0]
+            line = (message_of(error) or type(error).__name__).splitlines()[0]
             return _cannot_be_decoded(dataset, dataset.file_names[index], line)
     return None
 
@@ -106,11 +106,9 @@ def _cannot_be_decoded(dataset: CocoDataset, name: str, line: str) -> UserError:
 
 
 def release_memory() -> None:
-    """Gives GPU memory that DALI's pools hold and nothing uses back to the GPU, where this DALI can
-    (1.53 can)."""
+    """Returns unused GPU memory of DALI's pools to the GPU, if this version of DALI can (1.53
+    can)."""
     release = getattr(backend, "ReleaseUnusedMemory", None)
     if release is not None:
-        with contextlib.suppress(
-            RuntimeError
-        ):  # after an error of the GPU nothing of it can be had any more
+        with contextlib.suppress(RuntimeError):  # after an error of the GPU it cannot be used
             release()

@@ -1,6 +1,6 @@
 """The DALI graphs for training and evaluation.
 
-Only operators and arguments that DALI 1.5, 1.53 and 2.x all have are used: docs/dali.md lists them.
+They use only operators and arguments that DALI 1.5, 1.53 and 2.x all have; docs/dali.md lists them.
 The order and the distributions of the augmentation are those of the MLPerf reference
 (single_stage_detector/ssd, utils.py: SSDTransformer).
 """
@@ -17,17 +17,17 @@ from ssd.config import AugmentationConfig, Config
 from ssd.data.samples import COLOUR_FIELDS
 from ssd.model.matching import Matcher, shapes_first
 
-# Images that the reader's shuffle buffer holds where images are cached.
+# Images in the reader's shuffle buffer if images are cached.
 CACHE_SHUFFLE_BUFFER = 4096
 
 Nodes = Dict[str, DataNode]
 
 
-# ---- where training samples come from: nodes by the names of ssd.data.samples' fields
+# ---- sources of training samples: nodes by the names of ssd.data.samples' fields
 
 
 def fed_samples(feed: Callable[[], list], fields: Sequence[str]) -> Nodes:
-    """What `feed()` returns, batch after batch: an array or a list of arrays per field."""
+    """Nodes of what `feed()` returns for each batch: an array or a list of arrays per field."""
     return dict(zip(fields, fn.external_source(source=feed, num_outputs=len(fields))))
 
 
@@ -38,12 +38,12 @@ def cached_samples(
     file_names: Sequence[str],
     seeds: Sequence[int],
 ) -> Nodes:
-    """Samples that DALI reads, shuffles and changes by itself, as its cache of decoded images wants
-    it.
+    """Samples that DALI itself reads, shuffles and augments, as its cache of decoded images
+    requires.
 
-    `annotations` is a COCO file whose image ids are indices into the data set, of the rank's share
-    of the images alone; `file_names` are these, in the order of the first pass before they are
-    shuffled in a buffer. Seven `seeds`.
+    `annotations`: a COCO file of the rank's share of the images, whose ids are indices into the
+    data set; `file_names`: their names, in the order of the first pass before they are shuffled in
+    a buffer. Seven `seeds`.
     """
     encoded, boxes, labels, index = fn.readers.coco(
         file_root=image_folder,
@@ -102,11 +102,11 @@ def drawn_by_dali(nodes: Nodes, augmentation: AugmentationConfig, seeds: Sequenc
 def operator_seeds(*key: int, count: int) -> List[int]:
     """`count` seeds in [0, 2^31), one per random operator, independent of each other and between
     keys."""
-    return [int(word) for word in np.random.SeedSequence(key).generate_state(count) >> 1]
+    return [int(value) for value in np.random.SeedSequence(key).generate_state(count) >> 1]
 
 
 def _around(centre: float, spread: float, seed: int):
-    """Uniform over centre +- spread; a plain number where there is nothing to draw."""
+    """Uniform over centre +- spread; a plain number if spread is 0."""
     return (
         fn.random.uniform(range=[centre - spread, centre + spread], seed=seed) if spread else centre
     )
@@ -116,8 +116,8 @@ def _around(centre: float, spread: float, seed: int):
 
 
 def make_pixels(device: str) -> bool:
-    """Whether training's graph turns decoded images into the network's input; else
-    ssd.data.cpu_pixels does it."""
+    """Whether the training graph turns decoded images into the network's input; otherwise
+    ssd.data.cpu_pixels does."""
     return device == "gpu"
 
 
@@ -143,21 +143,21 @@ def _cells_first(node, maps, *row: int):
 
 
 def encode_boxes(boxes, labels, matcher: Matcher, scale: float):
-    """Graph nodes (offsets, classes) of ground truth matched to default boxes as `matcher` does it.
+    """Graph nodes (offsets, classes) of ground truth matched to default boxes as by `matcher`.
 
     `boxes` (m, 4) float32 ltrb in [0, 1] and `labels` (m,) int32 from 1, m > 0, are nodes on either
     device. Per sample, offsets are (N, 4) float32: centre x and y, width and height, in units of
     the variances, 0 where unmatched; classes are (N,) int32, 0 where unmatched. scale: cancels out
-    but for rounding, where the image's side [pixels] follows the reference.
+    except for rounding; the image's side [pixels] follows the reference.
     """
     # Among equal IoUs box_encoder takes the last, of default boxes and of ground truth, where the
-    # reference takes the first (of default boxes in its own order: map, shape, cell); only where
-    # two boxes of the ground truth claim one default box, the reference takes the last. Equal IoUs
-    # are common: all default boxes inside a large object, or around a small one. So everything is
-    # handed over in reverse and in the reference's order, but for the claims, which alone exceed an
-    # IoU of 1 in box_encoder's books. (With one plain box_encoder, 65 default boxes of the
-    # reference's 24 samples have another class than in the reference; like this, none. On a GPU,
-    # which rounds the IoU otherwise, another of several equally good ones may win: .2 to .6 % of
+    # reference takes the first (of default boxes in its own order: map, shape, cell); but if two
+    # boxes of the ground truth claim one default box, the reference takes the last. Equal IoUs are
+    # common: all default boxes inside a large object, or around a small one. So everything is
+    # passed in reverse and in the reference's order, except for the claims, the only pairs to which
+    # box_encoder gives an IoU above 1. (With one plain box_encoder, 65 default boxes of the
+    # reference's 24 samples have another class than in the reference; this way, none. On a GPU,
+    # which rounds the IoU differently, another of several equally good ones may win: .2 to .6 % of
     # the matched.)
     settings = matcher.settings
     anchors = matcher.default_boxes_ltrb[shapes_first(matcher.maps)][::-1]
@@ -183,8 +183,8 @@ def jitter_colour(images, hue, saturation, contrast, brightness):
     """torchvision's ColorJitter on images (height, width, 3) uint8 RGB, with the given factors
     (nodes in main memory, a scalar per sample, or plain numbers; the turn of the hue in degrees).
 
-    The result is float32, [0, 255], not rounded. Hue and saturation change in YIQ, where
-    torchvision takes HSV.
+    The result is float32, [0, 255], not rounded. Hue and saturation are changed in YIQ, in
+    torchvision in HSV.
     """
     # Contrast spreads values around the image's mean, as in torchvision. color_twist, and
     # brightness_contrast in the submissions, spread them around mid-grey. On 160 COCO images with
@@ -192,8 +192,8 @@ def jitter_colour(images, hue, saturation, contrast, brightness):
     # levels of 255) was 15.3 for the unchanged image, 7.3 for color_twist, 7.3 for hsv +
     # brightness_contrast, 3.0 for this. The whole pipeline took 2.9 ms of CPU an image without
     # colour, 5.1 with color_twist, 7.2 with this; brightness_contrast with brightness_shift
-    # computed from the mean took 5.9, but takes that from main memory only, where the mean of an
-    # image on a GPU is not. Float, since DALI's CPU kernel takes three times as long to round and
+    # computed from the mean took 5.9, but needs the mean in main memory, which that of an image on
+    # a GPU is not. Float, since DALI's CPU kernel takes three times as long to round and
     # clamp to uint8; math.min and math.max, since math.clamp takes twice as long as both.
     images = fn.hsv(images, hue=hue, saturation=saturation, dtype=types.DALIDataType.FLOAT)
     gain, constant = [
@@ -209,21 +209,19 @@ def resize(images, config: Config):
     size, linear = config.model.image_size, types.DALIInterpType.INTERP_LINEAR
     arguments = dict(resize_x=size.width, resize_y=size.height, mag_filter=linear)
     if config.data.antialias:
-        # Pillow's filter, SSD's reference's, widens with the reduction; in DALI that is the
-        # triangular one.
+        # Pillow's filter, which SSD's reference uses, widens with the reduction; in DALI that is
+        # the triangular one.
         return fn.resize(images, min_filter=types.DALIInterpType.INTERP_TRIANGULAR, **arguments)
-    # RetinaNet's reference normalises, then resizes: both are linear, so that the order is no
-    # matter as long as nothing is rounded to 8 bits between.
-    if (
-        "antialias" in backend.GetSchema("Resize").GetArgumentNames()
-    ):  # DALI 1.5 does nothing of the kind
+    # RetinaNet's reference normalises, then resizes: both are linear, so the order does not matter
+    # as long as nothing is rounded to 8 bits in between. DALI 1.5 has no antialiasing.
+    if "antialias" in backend.GetSchema("Resize").GetArgumentNames():
         arguments["antialias"] = False
     return fn.resize(images, min_filter=linear, dtype=types.DALIDataType.FLOAT, **arguments)
 
 
 def normalise(images, config: Config, pad_channels: bool, mirror=0):
-    """uint8 or float images of 0 to 255 to the network's layout and type, mean and deviation taken
-    out; flipped where `mirror` is 1. `pad_channels`: a fourth channel of zeros."""
+    """uint8 or float images, [0, 255], normalised, in the network's layout and type; flipped where
+    `mirror` is 1. `pad_channels`: a fourth channel of zeros."""
     model, data = config.model, config.data
     return fn.crop_mirror_normalize(
         images,
@@ -238,12 +236,13 @@ def normalise(images, config: Config, pad_channels: bool, mirror=0):
 
 
 def decode_images(encoded, window, config: Config, device: str, cache: bool = False):
-    """Images (height, width, 3) uint8 RGB on `device`, cut to `window` (anchor, shape) or whole."""
-    place = "mixed" if device == "gpu" and config.data.decode != "cpu" else "cpu"
-    arguments = dict(device=place, output_type=types.DALIImageType.RGB)
-    arguments.update(_where_known(place))
+    """Images (height, width, 3) uint8 RGB on `device`, cropped to `window` (anchor, shape) or
+    complete."""
+    decoder = "mixed" if device == "gpu" and config.data.decode != "cpu" else "cpu"
+    arguments = dict(device=decoder, output_type=types.DALIImageType.RGB)
+    arguments.update(_known_arguments(decoder))
     if cache:
-        # Everything is cached, whole, until the memory is used up; the crop differs from epoch to
+        # Complete images are cached until the memory is used up; the crop differs from epoch to
         # epoch.
         images = fn.decoders.image(
             encoded,
@@ -257,20 +256,19 @@ def decode_images(encoded, window, config: Config, device: str, cache: bool = Fa
         images = fn.decoders.image_slice(encoded, *window, **arguments)
     else:
         images = fn.decoders.image(encoded, **arguments)
-    return images.gpu() if device == "gpu" and place == "cpu" else images
+    return images.gpu() if device == "gpu" and decoder == "cpu" else images
 
 
-def _where_known(place: str) -> Dict[str, object]:
-    """Arguments of the decoders at "cpu" or "mixed", of those that this DALI's have."""
-    # Boxes belong to the pixels as they are stored; 2.x turns images as their EXIF data says unless
-    # told not to, the CPU decoders up to 1.53 cannot.
+def _known_arguments(decoder: str) -> Dict[str, object]:
+    """Arguments of the decoders on "cpu" or "mixed", those that this version of DALI has."""
+    # Boxes refer to the pixels as stored; by default 2.x rotates images by their EXIF data, which
+    # the CPU decoders up to 1.53 cannot.
     wanted: Dict[str, object] = dict(adjust_orientation=False)
-    if place == "mixed":
+    if decoder == "mixed":
         # By default 65 % of a batch go to the GPU's JPEG engine and the rest to CUDA code, which
-        # rounds otherwise: an image's pixels would depend on what else is in the batch, and so on
-        # the number of ranks. All that the engine takes goes there; it is libjpeg's equal for
-        # images with whole chroma (4:4:4), which CUDA code is not. Chroma is to be smoothed as
-        # libjpeg does.
+        # rounds differently: an image's pixels would depend on the rest of the batch, and so on the
+        # number of ranks. So the engine decodes all that it can; it equals libjpeg for images with
+        # full chroma (4:4:4), which CUDA code does not. Chroma is smoothed as by libjpeg.
         wanted.update(hw_decoder_load=1.0, jpeg_fancy_upsampling=True)
     known = backend.GetSchema("decoders__Image").GetArgumentNames()
     return {name: value for name, value in wanted.items() if name in known}
@@ -301,7 +299,7 @@ def _new_pipeline(config: Config, batch_size: int, device: str, device_id: int) 
     return Pipeline(
         batch_size=batch_size,
         num_threads=config.data.data_threads,
-        seed=0,  # what is random has its own
+        seed=0,  # random operators have their own
         device_id=device_id if device == "gpu" else None,
         prefetch_queue_depth=config.data.prefetch,
     )
@@ -317,10 +315,10 @@ def training_pipeline(
     pad_channels: bool = False,
     raw_boxes: bool = False,
 ) -> Pipeline:
-    """A built pipeline that decodes, augments and encodes `samples()`, for ever.
+    """A built pipeline that decodes, augments and encodes `samples()` endlessly.
 
-    Outputs: images (3, height, width) or (height, width, 3), normalised, or where `make_pixels`
-    says no, decoded windows (height, width, 3) uint8 RGB, of their own sizes; with a `matcher` also
+    Outputs: images (3, height, width) or (height, width, 3), normalised, or, if `make_pixels` is
+    False, decoded windows (height, width, 3) uint8 RGB, of their own sizes; with a `matcher` also
     offsets and classes as of `encode_boxes`; image index (1,) int32; with `raw_boxes` also the
     boxes (m, 4) float32 ltrb in [0, 1] and labels (m,) int32 that belong to the augmented image.
     Boxes, labels and index are in main memory but for offsets and classes, which are on the device

@@ -27,7 +27,7 @@ from nvidia.dali.pipeline import Pipeline
 from ssd.config import Config
 from ssd.data.cpu_pixels import PixelMaker
 from ssd.data.dali_annotations import write_dali_annotations
-from ssd.data.dali_errors import explain, release_memory
+from ssd.data.dali_errors import explain_dali_error, release_memory
 from ssd.data.graphs import (
     cached_samples,
     evaluation_pipeline,
@@ -68,8 +68,8 @@ class TrainingBatch(NamedTuple):
 
 
 class _Given(NamedTuple):
-    """What is known of a batch without DALI: its images (batch,); matched default boxes where DALI
-    is not to match; flips and colour changes, (batch,) each, where it is not to make them."""
+    """What is known of a batch without DALI: its images (batch,); matched default boxes if DALI
+    does not match; flips and colour changes, (batch,) each, if DALI does not make them."""
 
     indices: Optional[np.ndarray]
     matches: Sequence[Matches] = ()
@@ -81,7 +81,7 @@ class _Loader:
 
     _pipeline: Optional[Pipeline] = None
     _feed: Union[SampleFeed, ImageFeed, None] = None
-    _batch_setting: str  # by which it is known to users
+    _batch_setting: str  # the setting of the batch size, for messages
 
     def __init__(self, config: Config, dataset: CocoDataset, device: str, device_id: int):
         if device == "cpu" and config.data.decode != "cpu":
@@ -103,13 +103,13 @@ class _Loader:
             self.close()
             raise
         except RuntimeError as error:
-            # Its traceback holds the pipeline and so the GPU's memory, as this block does.
+            # Its traceback refers to the pipeline and so to the GPU's memory, as this block does.
             failure = error.with_traceback(None)
         self.close()
         raise self._explain(failure, self._in_dali())
 
     def _explain(self, error: RuntimeError, in_dali: Sequence[int] = ()) -> Exception:
-        return explain(
+        return explain_dali_error(
             error,
             self._config,
             self._dataset,
@@ -126,7 +126,7 @@ class _Loader:
             raise self._explain(error) from None
 
     def _in_dali(self) -> np.ndarray:
-        """Images of the batches that DALI is at work on, as far as it is known."""
+        """Images of the batches that DALI is processing, as far as known."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -144,10 +144,10 @@ class _Loader:
 
 
 class _TrainingBatches(_Loader):
-    """What is behind a TrainingLoader: `make()` is its next batch."""
+    """The batches of a TrainingLoader: `make()` returns the next one."""
 
     _batch_setting = "batch_size"
-    _pixels: Optional[PixelMaker] = None  # where DALI decodes alone
+    _pixels: Optional[PixelMaker] = None  # if DALI only decodes
 
     def __init__(
         self,
@@ -176,14 +176,13 @@ class _TrainingBatches(_Loader):
         indices = np.asarray(dataset.images_with_boxes)
         if config.training.batch_size > len(indices) // size:
             raise UserError(
-                f"batch_size: {config.training.batch_size} images are more than a rank's share "
-                f"of {len(indices) // size} ({len(indices)} images with boxes, ranks: {size})"
+                f"batch_size: {config.training.batch_size} images are more than a rank's share of "
+                f"{len(indices) // size} ({len(indices)} images with boxes, ranks: {size})"
             )
         self._encoded, self._step = matcher is not None, first_step
-        self._given: Deque[_Given] = (
-            deque()
-        )  # of the batches that DALI was given and has not returned
-        # The feed's threads match boxes on a CPU; DALI does on a GPU, where the result is wanted,
+        # Of the batches that DALI was given and has not returned
+        self._given: Deque[_Given] = deque()
+        # The feed's threads match boxes on a CPU; on a GPU, where the result is needed, DALI does
         # if it can.
         in_feed, in_graph = (
             (None, matcher) if matcher and device == "gpu" and matcher.in_graph else (matcher, None)
@@ -194,8 +193,9 @@ class _TrainingBatches(_Loader):
             self._pixels = PixelMaker(config)
         if in_feed and config.data.decode == "cache":
             raise UserError(
-                "decode: 'cache', with which DALI chooses the images, and default_boxes.matching "
-                f"{config.default_boxes.matching}, which must know them before: one of the two"
+                "decode: 'cache', with which DALI chooses the images, does not work with "
+                f"default_boxes.matching {config.default_boxes.matching}, which must know them "
+                "before"
             )
         build = partial(
             training_pipeline,
@@ -228,14 +228,14 @@ class _TrainingBatches(_Loader):
             )
             self._build(lambda: build(source))
         else:
-            # Shares of one order, the same on all ranks; DALI's shuffling in each rank has seeds of
-            # its own.
+            # Shares of one order that is the same on all ranks; DALI's shuffling has separate seeds
+            # in each rank.
             order = np.random.default_rng((seed, first_step)).permutation(indices)
             share = order[len(order) * rank // size : len(order) * (rank + 1) // size]
             names = [dataset.file_names[index] for index in share]
             seeds = operator_seeds(seed, rank, first_step, count=7)
-            # The reader takes the whole annotation file in when it is built, so the file need not
-            # outlive this.
+            # The reader reads the complete annotation file when it is built, so the file can be
+            # removed afterwards.
             with tempfile.TemporaryDirectory(prefix="ssd-dali-") as folder:
                 path = os.path.join(folder, "annotations.json")
                 write_dali_annotations(dataset, share, path)
@@ -244,14 +244,14 @@ class _TrainingBatches(_Loader):
 
     @property
     def exact(self) -> bool:
-        """Whether a loader that starts at a step gives the very batches of one that has come
-        there."""
-        # The cache knows images by the names that DALI's reader gives them, and that reader keeps
-        # its own state.
+        """Whether a loader that starts at a step gives the same batches as one that has reached
+        it."""
+        # The cache identifies images by the names that DALI's reader gives them, and that reader
+        # has its own state.
         return self._config.data.decode != "cache"
 
     def make(self) -> TrainingBatch:
-        """The next batch, handed over to MXNet."""
+        """The next batch, as MXNet arrays."""
         from ssd.data.bridge import samples_to_numpy, to_mxnet, to_numpy
 
         outputs = iter(self._run())
@@ -296,8 +296,8 @@ class _TrainingBatches(_Loader):
     def _noting(
         feed: SampleFeed, given: Deque[_Given], fields: Sequence[str], noted: Sequence[str]
     ):
-        """The columns of `feed` that DALI is given, `fields`, noting `noted` and the matches after
-        them. It does not know the loader, which DALI would else keep alive."""
+        """The columns of `feed` for DALI, `fields`; keeps `noted` and the matches after them in
+        `given`. It has no reference to the loader, which DALI would keep alive."""
 
         def next_samples() -> list:
             columns = feed()
@@ -324,17 +324,17 @@ class _TrainingBatches(_Loader):
 
 
 class TrainingLoader:
-    """An endless stream of `TrainingBatch`es of one rank, from step `first_step` on:
-    `next(loader)`. The data set is read from on construction; from the first batch on, a thread
-    hands over the next one while the last is in use.
+    """An endless stream of `TrainingBatch`es of one rank, starting at step `first_step`:
+    `next(loader)`. Reading starts on construction; after the first batch, a thread makes the next
+    one while the last is in use.
 
-    What a step holds depends on config, data set and `seed` alone, be it the first of a loader or a
-    later one; and over all ranks together it does not depend on their number, as long as their
-    batches add up to the same. See `ssd.data.samples`. With decode "cache" neither is so: `exact`.
+    The content of a step depends on config, data set and `seed` alone, not on the first step of the
+    loader; and over all ranks together it does not depend on their number, as long as their batches
+    add up to the same. See `ssd.data.samples`. With decode "cache" neither holds: `exact`.
 
     `matcher` matches default boxes to the ground truth; without it nothing is encoded. All ranks
-    must be given the same `seed` [0, 2^63) and `first_step`. `device` is "cpu" or "gpu", the place
-    of the batches. UserError: a batch larger than the rank's share of images, an image that cannot
+    must be given the same `seed` [0, 2^63) and `first_step`. `device`, "cpu" or "gpu", holds the
+    batches. UserError: a batch larger than the rank's share of images, an image that cannot
     be read or decoded.
     """
 
@@ -355,7 +355,7 @@ class TrainingLoader:
         pad_channels: bool = False,
         raw_boxes: bool = False,
     ):
-        self.wait_seconds = 0.0  #: time that the caller has spent in waiting for batches so far [s]
+        self.wait_seconds = 0.0  # time that the caller has waited for batches so far [s]
         self._batches = _TrainingBatches(
             config,
             dataset,
@@ -369,15 +369,14 @@ class TrainingLoader:
             pad_channels=pad_channels,
             raw_boxes=raw_boxes,
         )
-        self._thread = ThreadPoolExecutor(
-            1, thread_name_prefix="ssd-batches"
-        )  # it does not know this loader
+        # It has no reference to this loader.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ssd-batches")
         self._next = None
 
     @property
     def exact(self) -> bool:
-        """Whether a loader that starts at a step gives the very batches of one that has come
-        there."""
+        """Whether a loader that starts at a step gives the same batches as one that has reached
+        it."""
         return self._batches.exact
 
     def __iter__(self) -> TrainingLoader:

@@ -6,8 +6,8 @@ from ssd.config import Config
 
 
 def resolve(config: Config, dataset) -> Config:
-    """`config` with nothing left open: num_classes 0 becomes that of `dataset` (a CocoDataset),
-    background included."""
+    """`config` with num_classes 0 replaced by that of `dataset` (a CocoDataset), background
+    included."""
     return (
         config if config.model.num_classes else config.with_values(num_classes=dataset.num_classes)
     )

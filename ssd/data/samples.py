@@ -1,10 +1,9 @@
-"""Which images a step of training takes, and how each is changed: functions of the seed and the
-step alone; and the images of evaluation. Threads read both ahead of DALI, from image files or
-records.
+"""The images of a training step and their random changes, as functions of the seed and the step
+alone; and the images of evaluation. Threads read both ahead of DALI, from image files or records.
 
-Every random number comes from a stream of its own, NumPy's Philox keyed by the seed and the epoch,
-with the purpose and the place in the epoch in the counter. So any step can be had without those
-before it, and an image's changes do not depend on the number of ranks, threads or resumptions.
+Every sample has its own random stream: NumPy's Philox keyed by the seed and the epoch, with the
+purpose and the position in the epoch in the counter. So any step can be made without those before
+it, and an image's changes do not depend on the number of ranks, threads or resumptions.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ _ORDER, _SAMPLE = 0, 1  # purposes of a stream
 # 16 made 1,735.
 MOST_THREADS = 4
 
-# What a sample is made of: the image file's bytes (k,); its place in the data set (1,); boxes (m,
-# 4) ltrb in [0, 1], cropped and flipped, and their labels (m,) from 1; ...
+# Fields of a sample: the image file's bytes (k,); its index in the data set (1,); boxes (m, 4) ltrb
+# in [0, 1], cropped and flipped, and their labels (m,) from 1; ...
 PLAIN_FIELDS = dict(encoded=np.uint8, index=np.int32, boxes=np.float32, labels=np.int32)
-# ... the window, left and top (2,), width and height (2,), shares of the image; whether to flip it,
-# 0 or 1; the turn of the hue [degrees] and the factors of the other colour changes.
+# ... the window, left and top (2,), width and height (2,), in shares of the image; whether to flip
+# it, 0 or 1; the turn of the hue [degrees] and the factors of the other colour changes.
 AUGMENTED_FIELDS = dict(
     anchor=np.float32,
     shape=np.float32,
@@ -45,12 +44,12 @@ AUGMENTED_FIELDS = dict(
 FIELDS = dict(PLAIN_FIELDS, **AUGMENTED_FIELDS)
 WINDOW_FIELDS = ("anchor", "shape")
 COLOUR_FIELDS = ("hue", "saturation", "contrast", "brightness")
-MATCHES = "matches"  # one more field where the feed has a matcher: ssd.model.matching.Matches
-_RAGGED = ("encoded", "boxes", "labels", MATCHES)  # of another shape from sample to sample
+MATCHES = "matches"  # one more field if the feed has a matcher: ssd.model.matching.Matches
+_RAGGED = ("encoded", "boxes", "labels", MATCHES)  # whose shapes differ between samples
 
 
 def augmented_fields(augmentation: AugmentationConfig) -> List[str]:
-    """Those of AUGMENTED_FIELDS that the settings make use of."""
+    """Those of AUGMENTED_FIELDS that the settings use."""
     if not augmentation.augment:
         return []
     return [
@@ -61,15 +60,15 @@ def augmented_fields(augmentation: AugmentationConfig) -> List[str]:
 
 
 def steps_per_epoch(images: int, global_batch: int) -> int:
-    """Steps of `global_batch` images (all ranks) that make an epoch of `images`: whole batches, at
+    """Steps of `global_batch` images (all ranks) in an epoch of `images`: full batches only, at
     least 1."""
     return max(1, images // global_batch)
 
 
 def keyed_random(seed: int, epoch: int, purpose: int, position: int = 0) -> np.random.Generator:
-    """The stream of one purpose at one place of an epoch: 2^128 blocks of numbers that no other
-    stream shares."""
-    counter = np.array([0, 0, purpose, position], np.uint64)  # the low words count the blocks drawn
+    """The random stream of one purpose at one position of an epoch: 2^128 blocks of numbers that no
+    other stream shares."""
+    counter = np.array([0, 0, purpose, position], np.uint64)  # the low words count blocks drawn
     return np.random.Generator(
         np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=counter)
     )
@@ -77,13 +76,13 @@ def keyed_random(seed: int, epoch: int, purpose: int, position: int = 0) -> np.r
 
 def epoch_order(indices: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     """`indices` (n,) in the order of an epoch, counted from 1; the same on every rank."""
-    # By raw words, as NumPy may change its own permutation from one version to the next.
+    # By raw words, as NumPy's permutation may change between versions.
     words = keyed_random(seed, epoch, _ORDER).bit_generator.random_raw(len(indices))
     return indices[np.argsort(words, kind="stable")]
 
 
-def read_image(dataset: CocoDataset, index: int) -> np.ndarray:
-    """The bytes of an image file, (k,) uint8, k > 0. UserError where it cannot be read."""
+def read_image_file(dataset: CocoDataset, index: int) -> np.ndarray:
+    """The bytes of an image file, (k,) uint8, k > 0. UserError if it cannot be read."""
     content = dataset.images.read(dataset.file_names[index])
     if not len(content):
         path = os.path.join(dataset.image_folder, dataset.file_names[index])
@@ -91,10 +90,10 @@ def read_image(dataset: CocoDataset, index: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8)
 
 
-def read_whole_image(dataset: CocoDataset, index: int) -> np.ndarray:
-    """As `read_image`, for a decoder that says nothing where a JPEG is truncated, a GPU's:
-    UserError there too."""
-    content = read_image(dataset, index)
+def read_intact_image_file(dataset: CocoDataset, index: int) -> np.ndarray:
+    """As `read_image_file`, but also UserError for a truncated JPEG, which a GPU decodes without a
+    message."""
+    content = read_image_file(dataset, index)
     reason = truncation(content)
     if reason:
         path = os.path.join(dataset.image_folder, dataset.file_names[index])
@@ -103,16 +102,16 @@ def read_whole_image(dataset: CocoDataset, index: int) -> np.ndarray:
 
 
 def image_reader(config: Config) -> Callable[[CocoDataset, int], np.ndarray]:
-    """What reads the files that DALI is to decode."""
-    return read_image if config.data.decode == "cpu" else read_whole_image
+    """The function that reads the files for DALI to decode."""
+    return read_image_file if config.data.decode == "cpu" else read_intact_image_file
 
 
 class SampleMaker:
-    """Makes the sample at any place of any epoch: reads its file, draws its changes, changes its
+    """Makes the sample at any position of any epoch: reads its file, draws its changes, changes its
     boxes."""
 
-    # Runs in Python, beside the training loop: what can be done once for the data set or the batch
-    # is not done here.
+    # This runs in Python beside the training loop, so it does only what cannot be done once for the
+    # data set or the batch.
 
     def __init__(
         self, config: Config, dataset: CocoDataset, seed: int, matcher: Optional[Callable] = None
@@ -131,15 +130,15 @@ class SampleMaker:
         self._tiny = (dataset.sizes * config.augmentation.crop_scale[0] < 1.01).any(1)
 
     def __call__(self, epoch: int, position: int, index: int) -> dict:
-        """The sample of image `index` at `position` of the epoch's order: FIELDS, plain numbers not
-        yet of their type, and with a matcher MATCHES.
+        """The sample of image `index` at `position` of the epoch's order: FIELDS, whose scalars do
+        not have their type yet, and with a matcher MATCHES.
 
-        UserError where the file cannot be read, and where a GPU decodes it and it is a truncated
-        JPEG.
+        UserError if the file cannot be read, or is a truncated JPEG that a GPU is to decode.
         """
         rows = slice(self._ends[index - 1] if index else 0, self._ends[index])
         sample = dict(encoded=self._read(self._dataset, index), index=(index,))
-        # Not once for all boxes: of ten million, that would be a third of a gigabyte a rank.
+        # Not for all boxes at once: for ten million, that would take a third of a gigabyte per
+        # rank.
         boxes = self._dataset.boxes_ltrb[rows] / np.tile(self._dataset.sizes[index], 2)
         sample["labels"] = self._labels[rows]
         if self._settings.augment:
@@ -163,8 +162,8 @@ class SampleMaker:
         if flip:
             boxes = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], axis=1)
         if self._tiny[index]:
-            # DALI rounds both ends to whole pixels and stops at an empty window: here the pixels
-            # that it touches.
+            # DALI rounds both ends to whole pixels and fails on an empty window: use all pixels
+            # that the window touches.
             size = self._dataset.sizes[index]
             first, last = np.floor(anchor * size), np.ceil((anchor + shape) * size)
             anchor, shape = first / size, (last - first) / size
@@ -182,19 +181,19 @@ class SampleMaker:
 
 
 def _with_sides(boxes: np.ndarray) -> np.ndarray:
-    """(m, 4) float32 ltrb, changed in place: a box of less than float32's spacing would have no
-    side left, and the logarithm of its size no value."""
+    """(m, 4) float32 ltrb, changed in place: a box smaller than float32's spacing would have a side
+    of 0, and the logarithm of its size would not be finite."""
     boxes[:, :2] = np.minimum(boxes[:, :2], np.nextafter(boxes[:, 2:], np.float32(-1)))
     return boxes
 
 
-def _make_samples(make: SampleMaker, epoch: int, places: Sequence[Tuple[int, int]]) -> List[dict]:
-    return [make(epoch, position, image) for position, image in places]
+def _make_samples(make: SampleMaker, epoch: int, items: Sequence[Tuple[int, int]]) -> List[dict]:
+    return [make(epoch, position, image) for position, image in items]
 
 
 class _ReadAhead:
-    """Batches of samples, made by `data_threads` threads, but MOST_THREADS at most, up to
-    `prefetch` batches before they are asked for."""
+    """Batches of samples, made by `data_threads` threads, at most MOST_THREADS, up to `prefetch`
+    batches ahead."""
 
     def __init__(self, config: Config, batch_size: int):
         self._ahead = config.data.prefetch
@@ -204,22 +203,22 @@ class _ReadAhead:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="ssd-samples")
 
     def _next_batch(self) -> Tuple[Callable[[Sequence], List], List]:
-        """A function for the threads and the batch's places; it makes a list of samples of a part
-        of them."""
+        """A function for the threads and the batch's items; it makes the samples of some of
+        them."""
         raise NotImplementedError
 
     def _schedule(self) -> None:
         while len(self._batches) < self._ahead:
-            make, places = self._next_batch()
+            make, items = self._next_batch()
             self._batches.append(
                 [
-                    self._threads.submit(make, places[start : start + self._part])
-                    for start in range(0, len(places), self._part)
+                    self._threads.submit(make, items[start : start + self._part])
+                    for start in range(0, len(items), self._part)
                 ]
             )
 
     def _take(self) -> List:
-        """The samples of the next batch. UserError where a file cannot be read."""
+        """The samples of the next batch. UserError if a file cannot be read."""
         batch = self._batches.popleft()
         self._schedule()
         return [sample for future in batch for sample in future.result()]
@@ -234,11 +233,11 @@ class _ReadAhead:
 
 
 class SampleFeed(_ReadAhead):
-    """One rank's batches, step after step from `first_step`: `feed()`.
+    """One rank's batches, step by step from `first_step`: `feed()`.
 
-    Steps count from 0 over the whole run, epochs from 1. Step s of an epoch is positions s G to s G
-    + G - 1 of the epoch's order, G = batch_size * size; the rank's share of them is the rank-th run
-    of batch_size. What is left of an epoch's order after its last whole step is not used.
+    Steps count from 0 over the whole run, epochs from 1. Step s of an epoch takes positions s G to
+    s G + G - 1 of the epoch's order, G = batch_size * size; the rank's share is the rank-th block
+    of batch_size. The rest of an epoch's order after its last full step is not used.
     """
 
     def __init__(
@@ -260,11 +259,11 @@ class SampleFeed(_ReadAhead):
         self._steps_per_epoch = steps_per_epoch(len(indices), self._global_batch)
         self._order = functools.lru_cache(maxsize=1)(functools.partial(epoch_order, indices, seed))
         self._make = SampleMaker(config, dataset, seed, matcher)
-        self._step = first_step  # the next to be handed to the threads
+        self._step = first_step  # the next step to be scheduled
         super().__init__(config, self._batch_size)
         self._schedule()
 
-    def places(self, step: int) -> Tuple[int, np.ndarray, np.ndarray]:
+    def assignment(self, step: int) -> Tuple[int, np.ndarray, np.ndarray]:
         """Epoch, positions (batch_size,) in its order and images (batch_size,) of the rank's share
         of a step."""
         epoch, step = 1 + step // self._steps_per_epoch, step % self._steps_per_epoch
@@ -274,17 +273,17 @@ class SampleFeed(_ReadAhead):
         return epoch, positions, self._order(epoch)[positions]
 
     def _next_batch(self) -> Tuple[Callable[[Sequence], List], List]:
-        epoch, positions, images = self.places(self._step)
+        epoch, positions, images = self.assignment(self._step)
         self._step += 1
         return functools.partial(_make_samples, self._make, epoch), list(
             zip(positions.tolist(), images.tolist())
         )
 
     def __call__(self) -> list:
-        """The next batch: per field one array (batch_size, ...), or a list of arrays where their
+        """The next batch: per field one array (batch_size, ...), or a list of arrays if their
         shapes differ (of Matches for MATCHES).
 
-        UserError where a file cannot be read.
+        UserError if a file cannot be read.
         """
         samples = self._take()
         columns = {field: [sample[field] for sample in samples] for field in self._fields}
@@ -295,8 +294,8 @@ class SampleFeed(_ReadAhead):
 
 
 class ImageFeed(_ReadAhead):
-    """The images `indices` (n,), n > 0, of a data set in this order, pass after pass without end,
-    eval_batch_size of them at a time: `feed()`. The last batch of a pass is filled up with its last
+    """The images `indices` (n,), n > 0, of a data set in this order, in endless passes,
+    eval_batch_size of them at a time: `feed()`. The last batch of a pass is padded with its last
     image. Reading starts with the first call."""
 
     def __init__(self, config: Config, dataset: CocoDataset, indices: np.ndarray):
@@ -308,11 +307,10 @@ class ImageFeed(_ReadAhead):
         return self._make, next(self._passes)
 
     def __call__(self) -> list:
-        """The next batch: the image files' bytes, (k,) uint8 each, and their places in the data
+        """The next batch: the image files' bytes, (k,) uint8 each, and their indices in the data
         set, (batch, 1) int32.
 
-        UserError where a file cannot be read, and where a GPU decodes it and it is a truncated
-        JPEG.
+        UserError if a file cannot be read, or is a truncated JPEG that a GPU is to decode.
         """
         self._schedule()
         samples = self._take()

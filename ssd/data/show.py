@@ -1,5 +1,4 @@
-"""Pictures of augmented training images with their boxes, to look at what the network really
-gets."""
+"""Drawn training images with their boxes, to see what the network really gets."""
 
 from __future__ import annotations
 
@@ -11,15 +10,15 @@ import numpy as np
 from ssd.config import Config
 from ssd.datasets.coco import CocoDataset
 
-LEAST_SIDE = 320  # smaller images are drawn enlarged, so that labels have room [pixels]
+LEAST_SIDE = 320  # smaller images are drawn enlarged, so that labels fit [pixels]
 IGNORED, GREY = "ignored", (150, 150, 150)  # default boxes that are neither positive nor background
 
 
 class Sample(NamedTuple):
     """A training image as the network gets it. image: (height, width, 3) uint8 RGB, the network's
-    input turned back into colours; boxes: (m, 4) ltrb in [0, 1]; labels: (m,) from 1; classes: (N,)
-    of the default boxes, 0 background, -1 ignored;
-    default_boxes: (N, 4) ltrb in [0, 1] and beyond; index: of the image in the data set."""
+    input denormalised; boxes: (m, 4) ltrb in [0, 1]; labels: (m,) from 1; classes: (N,) of the
+    default boxes, 0 background, -1 ignored; default_boxes: (N, 4) ltrb in [0, 1] and beyond; index:
+    of the image in the data set."""
 
     image: np.ndarray
     boxes: np.ndarray
@@ -41,7 +40,7 @@ def denormalise(images: np.ndarray, config: Config) -> np.ndarray:
 def take_samples(
     config: Config, dataset: CocoDataset, *, count: int, epoch: int = 1, seed: int = 0
 ) -> List[Sample]:
-    """The first `count` images of an epoch (from 1), read on the CPU by the training loader itself.
+    """The first `count` images of an epoch (from 1), read on the CPU by the training loader.
     UserError as of `TrainingLoader`."""
     from ssd.data.pipeline import TrainingLoader
     from ssd.data.samples import steps_per_epoch
@@ -72,8 +71,8 @@ def draw_samples(
     config: Config, dataset: CocoDataset, samples: List[Sample]
 ) -> List[Tuple[np.ndarray, np.ndarray]]:
     """Per sample two tiles of one size, uint8 RGB, captioned: its objects; the default boxes
-    matched to them, in their class's colour, those that are ignored in grey, over the objects'
-    dashed boxes."""
+    matched to them in their class's colour and ignored ones in grey, over the objects' dashed
+    boxes."""
     from ssd.drawing import class_colors, draw_boxes
     from ssd.fonts import labels_of
 
@@ -111,11 +110,12 @@ def draw_samples(
         name = os.path.basename(dataset.file_names[sample.index])
         tiles.append(
             (
-                _captioned(objects, f"{name}  {width}x{height}  {_count(len(labels), 'object')}"),
+                _captioned(objects, name, f"{width}x{height}  {_counted(len(labels), 'object')}"),
                 _captioned(
                     matched,
-                    f"{name}  {_count(len(positive), 'default box', 'es')} for "
-                    f"{_count(len(labels), 'object')}"
+                    name,
+                    f"{_counted(len(positive), 'default box', 'es')} for "
+                    f"{_counted(len(labels), 'object')}"
                     + (f", {len(ignored)} ignored (grey)" if len(ignored) else ""),
                 ),
             )
@@ -123,20 +123,24 @@ def draw_samples(
     return tiles
 
 
-def _count(number: int, thing: str, plural: str = "s") -> str:
+def _counted(number: int, thing: str, plural: str = "s") -> str:
     return f"{number} {thing}{'' if number == 1 else plural}"
 
 
-def _captioned(image: np.ndarray, text: str) -> np.ndarray:
-    """The image, framed to stand apart from its neighbours, over a line of text; a square's tile is
-    a square."""
-    from ssd.drawing import draw_text
-    from ssd.fonts import readable
+def _captioned(image: np.ndarray, name: str, text: str) -> np.ndarray:
+    """The image, framed to stand apart from its neighbours, over a line of its file's name,
+    shortened where it must be, and the text; a square's tile is a square."""
+    from ssd.drawing import draw_text, text_size
+    from ssd.fonts import readable, shortened
 
     high, margin = 22, 3
     height, width = image.shape[0] + high + margin, image.shape[1] + high + margin
     tile = np.full((height, width, 3), 255, np.uint8)
     left = (width - image.shape[1]) // 2
     tile[margin : margin + image.shape[0], left : left + image.shape[1]] = image
-    draw_text(tile, readable(text), left, height - 7, 0.4, (0, 0, 0))
+    name, scale = readable(name), 0.4
+    kept = len(name)
+    while kept > 3 and text_size(f"{shortened(name, kept)}  {text}", scale)[0] > width - left:
+        kept -= 1
+    draw_text(tile, f"{shortened(name, kept)}  {text}", left, height - 7, scale, (0, 0, 0))
     return tile

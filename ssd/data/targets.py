@@ -1,4 +1,4 @@
-"""Matched default boxes as the dense arrays that a loss takes."""
+"""Matched default boxes as dense arrays for the loss."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ssd.model.matching import Matches
 
 
 def dense_targets(matches: Sequence[Matches], boxes: int):
-    """Of a batch: offsets (batch, boxes, 4) float32 and classes (batch, boxes) int32, MXNet arrays
-    in main memory, 0 where unmatched; classes -1 where ignored."""
+    """Targets of a batch: offsets (batch, boxes, 4) float32 and classes (batch, boxes) int32, MXNet
+    arrays in main memory, 0 where unmatched; classes -1 where ignored."""
     from ssd.data.bridge import new_array
 
     arrays = []

@@ -1,8 +1,8 @@
-"""Annotations of a COCO file: read into columns list by list, then checked, every problem counted
-by kind.
+"""Annotations of a COCO file: read into columns list by list, then checked, with every problem
+counted by kind.
 
-Ten million boxes are 65 bytes each in columns, and are checked a part at a time, so that the arrays
-are there once.
+Ten million boxes take 65 bytes each in columns. They are checked in blocks, so that no array is in
+memory twice.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from ssd.datasets.annotation_file import show
 from ssd.datasets.growing import Growing
 from ssd.datasets.json_files import not_whole, whole_number
 
-# Boxes may lie this far outside their image, in pixels, and are clipped. The original COCO boxes at
-# hand end exactly at the border at most; but other tools round to a decimal or to a whole pixel, or
-# count the last pixel in (w = r - l + 1), and each of these moves a border by one pixel at most.
-# More is a mistake.
+# Boxes may extend this far beyond their image, in pixels, and are clipped. COCO's own boxes end at
+# the border at most; but other tools round to a decimal or to a whole pixel, or include the last
+# pixel (w = r - l + 1), and each of these moves a border by at most one pixel. More is a mistake.
+# this far outside their image, in pixels, and are clipped. The original COCO boxes at hand end
+# exactly at the border at most; but other tools round to a decimal or to a whole pixel, or count
+# the last pixel in (w = r - l + 1), and each of these moves a border by one pixel at most. More is
+# a mistake.
 TOLERANCE = 1.0
-# A side below this part of the image's is next to nothing in float32, and the offset of a box
-# without width, log(0), would make the loss infinite.
+# A side below this share of the image's vanishes in float32, and the offset of a box without width,
+# log(0), would make the loss infinite.
 MIN_PART = 1e-6
 _ROWS = 1 << 14  # boxes that are checked at a time
-_KEPT = (
-    1000  # entries that are no JSON numbers where they should be, of each kind, kept to be shown
-)
+_KEPT = 1000  # entries of each kind with values of a wrong type that are kept to be shown
 
-# Bits of what an entry is.
+# Bits of an entry's state.
 _NO_OBJECT, _BAD_ID, _BAD_IMAGE, _BAD_CATEGORY, _BAD_CROWD, _BAD_BOX, _BAD_AREA, _CROWD = (
     1 << bit for bit in range(8)
 )
@@ -64,7 +65,7 @@ class BoxReader:
             numbers, bad = _whole_numbers([entry.get(name) for entry in entries])
             state[bad] |= bad_bit
             column.add(numbers)
-        # Left out or null, it is no group, as for COCO's own loader of detections.
+        # Missing or null means no group, as in COCO's own loader of detections.
         crowd, bad = _whole_numbers(
             [
                 0 if value is None or value is False else 1 if value is True else value
@@ -86,8 +87,8 @@ class BoxReader:
                 self._raw[len(self._state) + index] = given[index]
         self._state.add(state)
 
-    def boxes(self, images: Images, category_ids: tuple, problems: Problems) -> Boxes:
-        """All that was added, checked; to be called once."""
+    def boxes(self, images: Images, category_ids: tuple, problems: Problems) -> AnnotationBoxes:
+        """All entries that were added, checked; to be called once."""
         return _Check(self._state.take(), images, problems.limit, self._raw).run(
             self._ids.take(),
             self._images.take(),
@@ -100,11 +101,11 @@ class BoxReader:
 
 
 @dataclass
-class Boxes:
+class AnnotationBoxes:
     """xywh: (m, 4) float64 left, top, width, height in pixels, as in the file; area: (m,) float64
     px^2, width * height where the file has none; classes: (m,) int64, 1 to k; crowd: (m,) bool;
     image: (m,) int64 position of the image; good: (m,) bool; clipped: (m,) bool, would be moved by
-    clipping to the image; forms: what the numbers look like."""
+    clipping to the image; forms: which other box formats the numbers fit."""
 
     xywh: np.ndarray
     area: np.ndarray
@@ -118,7 +119,7 @@ class Boxes:
 
 def clipped_ltrb(xywh: np.ndarray, sizes: np.ndarray, image: np.ndarray) -> np.ndarray:
     """(m, 4) float64 left, top, right, bottom inside the image. sizes: (n, 2) width and height of
-    images, of which box i lies in number image[i]."""
+    images; box i belongs to image[i]."""
     ltrb = xywh.copy()
     for first in range(0, len(ltrb), _ROWS):
         part = ltrb[first : first + _ROWS]
@@ -130,8 +131,7 @@ def clipped_ltrb(xywh: np.ndarray, sizes: np.ndarray, image: np.ndarray) -> np.n
 
 
 class _Check:
-    """The checks, in an order: an annotation is counted once, under the first thing that is wrong
-    with it."""
+    """The checks, in a fixed order: an annotation is counted once, under its first problem."""
 
     def __init__(self, state: np.ndarray, images: Images, limit: int, raw: dict):
         self._state, self._images, self._limit, self._raw = state, images, limit, raw
@@ -139,8 +139,8 @@ class _Check:
         self._forms = BoxForms()
 
     def _reject(self, order: int, kind: str, detail, mask: np.ndarray, first: int = 0) -> None:
-        """mask: of the annotations from `first` on. order: of the checks, as parts come one after
-        the other."""
+        """mask: of the annotations starting at `first`. order: the check's number, as blocks are
+        checked one after the other."""
         good = self._good[first : first + len(mask)]
         bad = mask & good
         if bad.any():
@@ -152,7 +152,8 @@ class _Check:
                 entry[3].append(f"{self._where(shown, index)}: {detail(shown)}")
 
     def _entry(self, index: int) -> dict:
-        """What the file says, from the columns; of use where nothing in it is of a wrong type."""
+        """The entry as in the file, rebuilt from the columns; valid if all values have the right
+        types."""
         first, images, categories = self._part
         return dict(
             id=int(self._ids[index]),
@@ -167,7 +168,7 @@ class _Check:
             else self._boxes[index].tolist(),
         )
 
-    def run(self, ids, image, category, boxes, area, category_ids, problems) -> Boxes:
+    def run(self, ids, image, category, boxes, area, category_ids, problems) -> AnnotationBoxes:
         state, m = self._state, len(self._state)
         self._ids, self._boxes, self._part = ids, boxes, (0, image, category)
         self._reject(0, "annotation is not an object", show, state & _NO_OBJECT > 0)
@@ -180,7 +181,7 @@ class _Check:
         self._reject(
             2,
             "duplicate annotation id",
-            lambda entry: "its id was there before",
+            lambda entry: "an earlier annotation has its id",
             _repeated(ids, self._good),
         )
         known = np.array(category_ids, np.int64)
@@ -195,7 +196,7 @@ class _Check:
             area[part][missing] = boxes[part][missing, 2:].prod(axis=1)
         for _, (kind, detail, count, shown) in sorted(self._rejected.items()):
             problems.add(kind, *shown, count=count)
-        return Boxes(
+        return AnnotationBoxes(
             boxes, area, category, state & _CROWD > 0, image, self._good, clipped, self._forms
         )
 
@@ -204,8 +205,8 @@ class _Check:
         positions = self._images.find(image)
         positions[state & _BAD_IMAGE > 0] = -1
         self._reject(3, "annotation of an unknown image", _no_image, positions < 0, first)
-        place = np.minimum(np.searchsorted(known, category), len(known) - 1)
-        bad = (known[place] != category) | (state & _BAD_CATEGORY > 0)
+        index = np.minimum(np.searchsorted(known, category), len(known) - 1)
+        bad = (known[index] != category) | (state & _BAD_CATEGORY > 0)
         self._reject(
             4,
             "annotation of an unknown category",
@@ -223,10 +224,10 @@ class _Check:
             state & _BAD_CROWD > 0,
             first,
         )
-        return np.maximum(positions, 0), np.where(bad, 0, 1 + order[place])
+        return np.maximum(positions, 0), np.where(bad, 0, 1 + order[index])
 
     def _fit(self, first, boxes, image, state):
-        """Mask of the boxes that reach a little out of their image, to be clipped."""
+        """Mask of the boxes that extend slightly beyond their image and are to be clipped."""
         good = self._good[first : first + len(boxes)]
         self._reject(6, "box is not four numbers", _box, state & _BAD_BOX > 0, first)
         self._reject(7, "box with NaN or infinity", _box, ~np.isfinite(boxes).all(axis=1), first)
@@ -235,7 +236,7 @@ class _Check:
         self._reject(9, "empty box", _box, (boxes[:, 2:] == 0).any(axis=1), first)
         self._reject(
             10,
-            "area is not a number from 0 on",
+            "area is negative or not a number",
             lambda entry: (
                 f"area {show(entry['area'])}"
                 + (", which is text" if isinstance(entry["area"], str) else "")
@@ -246,25 +247,26 @@ class _Check:
         if not len(self._images.sizes) or not self._images.sized:
             return np.zeros(len(boxes), bool)
         corner = self._images.sizes[image].astype(np.float64)
-        # An image without a usable size is a problem already; its annotations go with it, unjudged.
+        # An image without a usable size is reported already; its annotations are left out
+        # unchecked.
         sized = (corner > 0).all(axis=1)
-        judged = good & sized
+        checked = good & sized
         with np.errstate(over="ignore", invalid="ignore"):
             ltrb = np.concatenate([boxes[:, :2], boxes[:, 2:] + boxes[:, :2]], axis=1)
             ltrb[~good] = 0
             outside = np.maximum(-ltrb[:, :2], ltrb[:, 2:] - corner).max(axis=1) > TOLERANCE
         self._forms.add(boxes[numbers & sized], corner[numbers & sized], TOLERANCE)
-        self._reject(11, "box outside the image", self._outside, judged & outside, first)
+        self._reject(11, "box outside the image", self._outside, checked & outside, first)
         moved = (ltrb[:, :2] < 0).any(axis=1) | (ltrb[:, 2:] > corner).any(axis=1)
         np.clip(ltrb, 0, np.tile(corner, 2), out=ltrb)
         self._reject(
             12,
             "empty box",
-            lambda entry: _box(entry) + " has next to no area inside the image",
-            judged & (ltrb[:, 2:] - ltrb[:, :2] < MIN_PART * corner).any(axis=1),
+            lambda entry: _box(entry) + " has almost no area inside the image",
+            checked & (ltrb[:, 2:] - ltrb[:, :2] < MIN_PART * corner).any(axis=1),
             first,
         )
-        return moved & good & judged
+        return moved & good & checked
 
     def _outside(self, entry) -> str:
         width, height = self._images.sizes[
@@ -318,7 +320,7 @@ def _repeated(ids: np.ndarray, good: np.ndarray) -> np.ndarray:
 
 
 def _whole_numbers(values: list):
-    """(int64 array, bad mask) of any JSON values; the bad ones are 0. See whole_number."""
+    """(int64 array, mask of the bad ones, which are 0) of any JSON values; see whole_number."""
     if not set(map(type, values)) - {int}:
         try:
             return np.array(values, np.int64), np.zeros(len(values), bool)
@@ -332,8 +334,8 @@ def _whole_numbers(values: list):
 
 
 def _four_numbers(values: list):
-    """((m, 4) float64, bad mask) of any JSON values; a number too large for float64 becomes
-    infinite."""
+    """((m, 4) float64, mask of the bad ones) of any JSON values; a number too large for float64
+    becomes infinite."""
     if not set(map(type, values)) - {list} and not set(map(len, values)) - {4}:
         flat = list(chain.from_iterable(values))
         if not set(map(type, flat)) - {int, float}:
@@ -355,7 +357,7 @@ def _four_numbers(values: list):
 
 
 def _areas(values: list):
-    """(float64 px^2, bad mask) of any JSON values; NaN where there is none, or null."""
+    """(float64 px^2, mask of the bad ones) of any JSON values; NaN where it is missing or null."""
     numbers = [
         float("nan") if value is None else _to_float(value) if type(value) in (int, float) else -1.0
         for value in values

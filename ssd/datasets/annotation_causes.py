@@ -1,17 +1,17 @@
-"""What the boxes of an annotation file seem to be, where they are not left, top, width, height in
-pixels. One line each, for people."""
+"""The likely format of an annotation file's boxes, if it is not left, top, width, height in pixels.
+One line each, for people."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# Of all boxes outside their image from which on another form is looked for, whatever their number
+# Share of boxes outside their image above which another format is searched for.
 SHARE = 0.1
-CERTAIN = 6  # boxes outside that are enough in any file, if next to none contradicts the form
-LEAST = 3  # boxes outside without which nothing can be known
-FEW = 0.01  # of all boxes may contradict a form
-MANY = 20  # boxes from which on it is no chance that all lie in one part of their images
-# Of the image's side: a box that is further outside than that is not only drawn carelessly
+CERTAIN = 6  # boxes outside that are enough in any file, if almost none contradicts the format
+LEAST = 3  # with fewer boxes outside, no format can be recognised
+FEW = 0.01  # share of all boxes that may contradict a format
+MANY = 20  # with as many boxes, it is no accident that all lie in one part of their images
+# Share of the image's side: a box that is farther outside is not just drawn carelessly.
 FAR = 0.02
 _STEP, _STEPS = 0.02, 500  # of the counts of how far boxes reach, in shares of their image
 
@@ -50,9 +50,9 @@ def _turned(top, left, high, wide, width, height, margin):
     )
 
 
-# What the four numbers could be, likely ones first, and whether a box fits. The first kind is told
-# by boxes that would reach far out; in the second, small objects lie outside only where they are
-# near the right or the lower edge.
+# What the four numbers could be, likely ones first, and whether a box fits. Formats of the first
+# kind show in boxes that would extend far beyond the image; with the second kind, small objects lie
+# outside only near the right or the lower edge.
 _FAR_FORMS = (
     ("left, top, right, bottom", _corners),
     ("top, left, bottom, right", lambda a, b, c, d, *rest: _corners(b, a, d, c, *rest)),
@@ -65,10 +65,10 @@ _NEAR_FORMS = (
 
 
 class BoxForms:
-    """Counts which other meanings the numbers of boxes could have."""
+    """Counts which other formats the numbers of boxes fit."""
 
     def __init__(self):
-        self.boxes = self.outside = self._far = self._shares = self._whole = self._percent = (
+        self.boxes = self.outside = self._far = self._shares = self._integer = self._percent = (
             self._thousand
         ) = 0
         self._fitting = dict.fromkeys((name for name, _ in _FAR_FORMS + _NEAR_FORMS), 0)
@@ -84,7 +84,7 @@ class BoxForms:
         tolerance [pixels]."""
         if not len(boxes):
             return
-        # Columns, each of its own: reductions over four numbers a row take ten times as long.
+        # Separate columns: reductions over rows of four numbers take ten times as long.
         one, two, three, four = columns = np.ascontiguousarray(boxes.T, np.float64)
         width, height = sides = np.ascontiguousarray(sizes.T, np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -105,8 +105,8 @@ class BoxForms:
             for name, fits in _FAR_FORMS + _NEAR_FORMS:
                 self._fitting[name] += np.count_nonzero(fits(*columns, width, height, tolerance))
             for axis in (0, 1):
-                places = np.clip(ends[axis] * (1 / _STEP) / sides[axis], 0, _STEPS).astype(np.int64)
-                self._reach[axis] += np.bincount(places, minlength=_STEPS + 1)
+                steps = np.clip(ends[axis] * (1 / _STEP) / sides[axis], 0, _STEPS).astype(np.int64)
+                self._reach[axis] += np.bincount(steps, minlength=_STEPS + 1)
                 self._start[axis] = min(self._start[axis], (columns[axis] / sides[axis]).min())
                 self._end[axis] = max(self._end[axis], ends[axis].max())
             least = np.minimum(least, np.minimum(three, four))
@@ -116,19 +116,19 @@ class BoxForms:
                 )
                 self._percent += np.count_nonzero((least >= -0.5) & (most <= 100.5))
                 self._thousand += np.count_nonzero((least >= -0.5) & (most <= 1000.5))
-        whole = columns == np.floor(columns)
-        self._whole += np.count_nonzero(whole[0] & whole[1] & whole[2] & whole[3])
+        integer = columns == np.floor(columns)
+        self._integer += np.count_nonzero(integer[0] & integer[1] & integer[2] & integer[3])
         self._least_side = min(self._least_side, float(sides.min()))
         self.boxes += len(boxes)
 
     def cause(self) -> str:
-        """The likely other form, which makes also the boxes wrong that lie inside; "" where there
+        """The likely other format, with which boxes inside their image are wrong too; "" if there
         is none."""
         count, outside = self.boxes, self.outside
         least = (1 - FEW) * count
         if not count:
             return ""
-        if self._shares >= least and (count >= MANY or self._whole < count):
+        if self._shares >= least and (count >= MANY or self._integer < count):
             return (
                 f"{_all(self._shares, count)} lie within the first pixel of their images: they "
                 "seem to be shares of the image from 0 to 1, and pixels are needed"
@@ -138,7 +138,7 @@ class BoxForms:
             and self._percent == count
             and self._end.max() > 80
             and self._least_side >= 200
-            and self._whole < count
+            and self._integer < count
         ):
             return (
                 f"all {count} boxes lie within the first 100 pixels of their images: they seem to "
@@ -152,13 +152,13 @@ class BoxForms:
                 and 2 * self._far >= outside
                 and self._fitting[name] >= least
             ):
-                return self._words(name)
+                return self._message(name)
         for name, _ in _NEAR_FORMS:
             against = count - self._fitting[name]
             if (outside >= CERTAIN and against <= outside // 20) or (
                 outside >= 2.5 * SHARE * count and not against
             ):
-                return self._words(name)
+                return self._message(name)
         if outside >= max(CERTAIN, SHARE * count):
             wide, high = self._largest()
             if min(wide, high) > 1.15 and max(wide, high) < 1.1 * min(wide, high):
@@ -175,7 +175,7 @@ class BoxForms:
         return ""
 
     def note(self) -> str:
-        """What may be wrong with boxes that all lie inside; "" where nothing is seen."""
+        """What may be wrong with boxes that all lie inside; "" if nothing is noticed."""
         wide, high = self._largest() if self.boxes >= MANY and not self.outside else (1.0, 1.0)
         if max(wide, high) > 0.6 or (self._start > 0.1).any():
             return ""
@@ -185,7 +185,7 @@ class BoxForms:
         )
 
     def _largest(self):
-        """How far boxes reach to the right and down, in shares of their image; 1 where few reach
+        """How far boxes extend to the right and down, in shares of their image; 1 if few extend
         that far."""
         found = []
         for counts in self._reach:
@@ -194,10 +194,10 @@ class BoxForms:
             found.append((last + 1) * _STEP if last < _STEPS and most >= 0.8 * last else 1.0)
         return found
 
-    def _words(self, form: str) -> str:
+    def _message(self, form: str) -> str:
         return (
             f"{self.outside} of {self.boxes} boxes lie outside their images, and "
-            f"{self._fitting[form]} would fit as {form}: the file seems to give that, and left, "
+            f"{self._fitting[form]} would fit as {form}: the file seems to hold that, but left, "
             "top, width, height is needed"
         )
 

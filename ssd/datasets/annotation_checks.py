@@ -13,12 +13,12 @@ from ssd.datasets.growing import Growing
 from ssd.datasets.json_files import not_whole, whole_number
 from ssd.errors import UserError
 
-# Whole numbers up to here are exact in float32, in which DALI divides boxes by the image's size.
+# Integers up to this are exact in float32, in which DALI divides boxes by the image's size.
 MAX_SIDE = 2**24
 
 
 class Problems:
-    """Counts problems by kind and keeps the first `limit` of each; false where there are none."""
+    """Counts problems by kind and keeps the first `limit` of each; false if there are none."""
 
     def __init__(self, limit: int = 1):
         self.limit, self.counts, self.examples = limit, {}, {}
@@ -54,8 +54,8 @@ class Problems:
 
 
 def read_categories(entries: list, path: str):
-    """(ids, names), tuples in the file's order. Any problem raises UserError: classes are
-    numbered by them. Two of one name are no problem here; see categories.same_names."""
+    """(ids, names), tuples in the file's order. Any problem raises UserError, as classes are
+    numbered by them. Two categories of one name are accepted; see categories.same_names."""
     if not entries:
         raise UserError(f"annotation file {path} holds no category")
     ids = {}
@@ -67,12 +67,12 @@ def read_categories(entries: list, path: str):
             if isinstance(entry, dict) and isinstance(entry.get("id"), str):
                 why = f": its id {show(entry['id'])} is text, not a number"
             raise UserError(
-                f"annotation file {path}: category {show(entry)} lacks a whole id or a name{why}"
+                f"annotation file {path}: category {show(entry)} has no integer id or no name{why}"
             )
         if number in ids:
             raise UserError(
-                f"annotation file {path}: duplicate category id {number} "
-                f"({show(ids[number])} and {show(name)})"
+                f"annotation file {path}: duplicate category id {number} ({show(ids[number])} and "
+                f"{show(name)})"
             )
         ids[number] = name
     return tuple(ids), tuple(ids.values())
@@ -81,9 +81,9 @@ def read_categories(entries: list, path: str):
 @dataclass
 class Images:
     """ids: (n,) int64; names: n strings; sizes: (n, 2) int64 width, height; good: (n,) bool;
-    labels: what the bad ones are called, by position; sized: whether the file gives sizes at all;
-    leaving: names of those whose names leave the image folder; text_ids: whole numbers that are
-    given as text."""
+    labels: what messages call the bad ones, by position; sized: whether the file gives sizes at
+    all; leaving: file names that leave the image folder; text_ids: integer ids that are given as
+    text."""
 
     ids: np.ndarray
     names: list
@@ -107,26 +107,24 @@ class Images:
         """Position of the first image that has each id, -1 for an id that no image has; int64."""
         if not len(self._sorted):
             return np.full(len(ids), -1, np.int64)
-        place = np.minimum(np.searchsorted(self._sorted, ids), len(self._sorted) - 1)
-        return np.where(self._sorted[place] == ids, self._positions[place], -1)
+        index = np.minimum(np.searchsorted(self._sorted, ids), len(self._sorted) - 1)
+        return np.where(self._sorted[index] == ids, self._positions[index], -1)
 
 
 class ImageReader:
     """Reads `images` from lists of entries, the bad ones included (good = False)."""
 
     def __init__(self, problems: Problems, files: bool = True):
-        """files: image files are to be read. Without, file names and sizes need not be there; but
-        where some images have them, so must all, as those without are left out elsewhere."""
+        """files: image files are to be read. If not, file names and sizes may be missing; but if
+        some images have them, all must, as training leaves out those without."""
         self.problems, self._files = problems, files
         self._names, self._sides, self._good = [], Growing(np.int64, 2), Growing(bool)
         self._ids, self._by_id, self._seen, self._labels = Growing(np.int64), {}, {}, {}
-        self._without = {
-            "file_name": {},
-            "size": {},
-        }  # positions of images that lack it, and what they are called
+        # Positions of images without it, and what messages call them
+        self._without = {"file_name": {}, "size": {}}
         self._named = self._sized = False
         self._leaving, self._text_ids = [], []
-        # Positions of images whose id another file has too, and what they are called
+        # Positions of images whose id another image has too, and what messages call them
         self._shared = {}
 
     def add(self, entries: list) -> None:
@@ -143,8 +141,7 @@ class ImageReader:
         self._good.add(rows[:, 3])
 
     def _read(self, index: int, entry):
-        """(id, name, (width, height), whether it is good); 0, "", (0, 0) for what cannot be
-        used."""
+        """(id, name, (width, height), whether it is good); 0, "", (0, 0) for unusable values."""
         problems = self.problems
         if not isinstance(entry, dict):
             problems.add("image entry is not an object", f"images[{index}]: {show(entry)}")
@@ -165,7 +162,7 @@ class ImageReader:
             )
             if _text(name) != self._names[first]:
                 self._shared[first] = (
-                    f"{_image(key, self._names[first])}: of the two images, to which the boxes "
+                    f"{_image(key, self._names[first])}: to which of the two images the boxes "
                     "belong cannot be known"
                 )
             return 0, _text(name), _NO_SIZE, False
@@ -197,17 +194,17 @@ class ImageReader:
         return key, name or "", (width, height), True
 
     def images(self) -> Images:
-        """All that was added; to be called once."""
+        """All images that were added; to be called once."""
         known = np.fromiter(self._by_id.keys(), np.int64, len(self._by_id))
         positions = np.fromiter(self._by_id.values(), np.int64, len(self._by_id))
         self._by_id = self._seen = None
         order, good = np.argsort(known, kind="stable"), self._good.take()
-        for some, lacking, kind in (
+        for some, key, kind in (
             (self._named, "file_name", NO_NAME),
             (self._sized, "size", NO_SIZE),
         ):
             if some:
-                for index, what in self._without[lacking].items():
+                for index, what in self._without[key].items():
                     self.problems.add(kind, what)
                     good[index], self._labels[index] = False, what
         for index, what in self._shared.items():
@@ -239,7 +236,7 @@ def _image(key, name) -> str:
 
 
 def _label(entry, index: int) -> str:
-    """What a bad image is called."""
+    """What messages call a bad image."""
     name = entry.get("file_name") if isinstance(entry, dict) else None
     if isinstance(name, str) and name.isprintable() and name:
         return name
@@ -249,7 +246,7 @@ def _label(entry, index: int) -> str:
 
 
 def _as_number(value) -> list:
-    """[the whole number of 64 bits that a text is], [] for anything else."""
+    """[64-bit integer of a text], [] for anything else."""
     text = value.strip() if isinstance(value, str) else ""
     number = int(text) if re.fullmatch(r"-?\d{1,19}", text) else None
     return [] if whole_number(number) is None else [number]
@@ -270,9 +267,8 @@ def _bad_file_name(name):
     try:
         if b"\0" in name.encode():
             return NO_NAME
-    except (
-        UnicodeEncodeError
-    ):  # a lone surrogate, legal in JSON: of a name that is no UTF-8, which DALI cannot be told
+    except UnicodeEncodeError:
+        # A lone surrogate, legal in JSON: the name is not UTF-8, which DALI needs.
         return NO_NAME
     try:
         os.fsencode(name)

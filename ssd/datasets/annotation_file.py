@@ -1,4 +1,4 @@
-"""A COCO annotation file: how it is opened, and how what is wrong with it is worded."""
+"""Opening a COCO annotation file, and messages about it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ def show(value) -> str:
 
 @contextlib.contextmanager
 def opened(path):
-    """An annotation file, open for reading bytes, see open_bytes; what prevents that is a
-    UserError."""
+    """An annotation file, open for reading bytes, see open_bytes; UserError if that fails."""
     try:
         with open_bytes(path) as file:
             yield file
@@ -42,8 +41,8 @@ def opened(path):
 
 @contextlib.contextmanager
 def collector_off():
-    """Without Python's collector: millions of small objects, none of them garbage, take half as
-    long again with it."""
+    """Turns Python's garbage collector off: with it, millions of small objects, none of them
+    garbage, take half as long again."""
     collecting = gc.isenabled()
     gc.disable()
     try:

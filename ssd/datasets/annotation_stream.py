@@ -1,9 +1,9 @@
 """A COCO annotation file read piece by piece: files of gigabytes in tens of megabytes of memory.
 
-json.loads needs the whole text and an object per value, some 10 GB for ten million boxes. Here the
-text is read in pieces, and the entries of each section are decoded by json's own scanner, thousands
-at a time, and handed on. What is taken, what is refused, and where an error is said to be, is the
-same as with json.loads on the whole text.
+json.loads needs the complete text and an object per value, some 10 GB for ten million boxes. This
+module reads the text in pieces and decodes the entries of each section with json's own scanner,
+thousands at a time. What is accepted, what is refused and the position that an error names are the
+same as with json.loads.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from ssd.datasets.annotation_file import SECTIONS, collector_off, not_json, open
 from ssd.errors import UserError
 
 PIECE = 1 << 20  # bytes that are read at a time
-# A mistake that json finds this close to the end of the text so far may be none once there is more:
+# An error that json finds this close to the end of the text read so far may vanish with more text:
 # the start of -Infinity, or the two halves of an escaped character.
 _NEAR_END = 16
 _SPACE = " \t\n\r"
 
 
-#: What takes the entries of a section, and makes one of these.
+# Takes the entries of a section; and what makes one of these when a section begins.
 Take = Callable[[List[Any]], None]
 Begin = Callable[[], Take]
 
@@ -30,16 +30,16 @@ Begin = Callable[[], Take]
 def stream_annotation_file(
     path, sections: Dict[str, Begin], others: Optional[Dict[str, Any]] = None
 ) -> None:
-    """Gives the entries of `images`, `annotations` and `categories` away in lists, in the file's
+    """Passes on the entries of `images`, `annotations` and `categories` in lists, in the file's
     order; the file is read once.
 
-    sections: for each section that is wanted, what is called where it begins; the result is called
-    with each list. The entries are not looked at here. others: is given what else stands at the top
-    level, by name.
+    sections: for each section that is wanted, a function that is called where it begins; its result
+    is called with each list. The entries are not checked. others: receives the other values of the
+    top level, by name.
 
     Raises UserError, in one line, for a file that cannot be read, is not JSON or is not COCO ground
-    truth (a list at the top level is named as COCO detections, a section that is there twice is
-    named); for a mistake at the file's end after everything was given away.
+    truth (a list at the top level is named as COCO detections, a section that occurs twice is
+    named). An error at the file's end is raised after all entries were passed on.
     """
     path = os.fspath(path)
     with opened(path) as file, collector_off():
@@ -65,8 +65,8 @@ def stream_annotation_file(
 
 
 def read_annotation_file(path) -> Dict[str, Any]:
-    """All of a COCO annotation file, its three sections proved to be lists of whatever entries.
-    UserError as of stream_annotation_file."""
+    """A COCO annotation file as one object whose three sections are lists; the entries are not
+    checked. UserError as of stream_annotation_file."""
     content: Dict[str, Any] = {}
 
     def begin(section: str) -> Begin:
@@ -81,7 +81,8 @@ def read_annotation_file(path) -> Dict[str, Any]:
 
 
 def _open_text(file) -> _Text:
-    """The text of a file in any of JSON's encodings. Those but UTF-8 are rare, and read whole."""
+    """The text of a file in any of JSON's encodings. Others than UTF-8 are rare, and read at
+    once."""
     start = file.read(4)
     encoding = json.detect_encoding(start)
     if encoding == "utf-8-sig":
@@ -94,7 +95,7 @@ def _open_text(file) -> _Text:
 
 
 def _no_object(path: str, text: _Text) -> UserError:
-    """What is at the top level in place of an object; _Mistake if the text is no JSON."""
+    """Names what the top level is instead of an object; _Mistake if the text is not JSON."""
     is_list = text.next() == "["
     content = text.value()
     if text.next():
@@ -108,31 +109,32 @@ def _no_object(path: str, text: _Text) -> UserError:
 
 
 class _Mistake(ValueError):
-    """What json says of the whole text; no JSONDecodeError, which would want it."""
+    """json's message for an error in the text; not a JSONDecodeError, which needs the complete
+    text."""
 
 
 class _Text:
-    """The text of a file from `position` on, as much of it as has been read."""
+    """The text of a file, as much as has been read and not consumed; `position` is the next
+    character."""
 
     def __init__(self, file=None, start: bytes = b"", passed: int = 0, text: str = ""):
         """file: in UTF-8, of which `start` has been read already, after `passed` bytes; or `text`:
         all of it."""
         self._file, self._rest, self.ended = file, start, file is None
-        self._bytes = passed  # of those decoded or passed
+        self._bytes = passed  # decoded or skipped
         self.text, self.position = text, 0
-        self._characters = self._lines = self._column = (
-            0  # of what was given up: characters, lines, and in the last
-        )
+        # Of the text that was dropped: characters, lines, and characters of the last line
+        self._characters = self._lines = self._column = 0
         self.scan = json.JSONDecoder().scan_once
 
     def more(self) -> None:
-        """Reads on, at least as much again as is here, so that long values are not read many times
-        over."""
+        """Reads at least as much again as is kept, so that long values are not scanned many
+        times."""
         if self.ended:
             return
         new = self._file.read(max(PIECE, len(self.text) - self.position))
         block, self.ended = self._rest + new, not new
-        cut = len(block) if self.ended else _whole_characters(block)
+        cut = len(block) if self.ended else _complete_characters(block)
         self._rest = block[cut:]
         try:
             decoded = block[:cut].decode("utf-8", "surrogatepass")  # as json.loads does
@@ -142,12 +144,12 @@ class _Text:
                 f"UTF-8: {error.reason}"
             ) from None
         self._bytes += cut
-        gone = self.text[: self.position]
-        self._characters += len(gone)
-        if "\n" in gone:
-            self._lines, self._column = self._lines + gone.count("\n"), 0
-            gone = gone[gone.rindex("\n") + 1 :]
-        self._column += len(gone)
+        dropped = self.text[: self.position]
+        self._characters += len(dropped)
+        if "\n" in dropped:
+            self._lines, self._column = self._lines + dropped.count("\n"), 0
+            dropped = dropped[dropped.rindex("\n") + 1 :]
+        self._column += len(dropped)
         self.text, self.position = self.text[self.position :] + decoded, 0
 
     def offset(self) -> int:
@@ -155,7 +157,7 @@ class _Text:
         return self._characters + self.position
 
     def next(self) -> str:
-        """The next character that is no space, "" at the end of the file; it is not passed."""
+        """The next character that is not a space, "" at the end of the file; it is not consumed."""
         while True:
             text, position = self.text, self.position
             while position < len(text) and text[position] in _SPACE:
@@ -166,21 +168,20 @@ class _Text:
             self.more()
 
     def take(self, character: str, message: str) -> None:
-        """Passes a character that must be next."""
+        """Consumes a character, which must be next."""
         if self.next() != character:
             raise self.mistake(message, self.position)
         self.position += 1
 
     def value(self):
-        """Passes the value that is next, and returns it decoded."""
+        """Consumes the next value, and returns it decoded."""
         self.next()
         while True:
             length = len(self.text)
             try:
                 value, end = self.scan(self.text, self.position)
-                if (
-                    type(value) not in (int, float) or end < length - _NEAR_END or self.ended
-                ):  # numbers may go on
+                # A number may continue in the next piece.
+                if type(value) not in (int, float) or end < length - _NEAR_END or self.ended:
                     self.position = end
                     return value
             except StopIteration as error:
@@ -204,11 +205,11 @@ class _Text:
         )
 
 
-def _whole_characters(block: bytes) -> int:
-    """Bytes of the block without a last character of several bytes that is cut off."""
+def _complete_characters(block: bytes) -> int:
+    """Number of bytes of the block without an incomplete last character."""
     for back in range(1, min(4, len(block) + 1)):
         byte = block[-back]
-        if byte >= 0xC0:  # the first byte of a character; its height says how many there are
+        if byte >= 0xC0:  # the first byte of a character; its value tells how many there are
             wanted = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
             return len(block) - back if back < wanted else len(block)
         if byte < 0x80:
@@ -217,8 +218,9 @@ def _whole_characters(block: bytes) -> int:
 
 
 def _parts(path: str, text: _Text, others: Optional[Dict[str, Any]]):
-    """(section, None) where a section of the object begins that is next, then (section, entries).
-    UserError for one that is there twice, at once; that is no list, or lacking, once all is read.
+    """(section, None) where a section of the next object begins, then (section, entries). UserError
+    at once for a section that occurs twice; for one that is missing or not a list, once all is
+    read.
     """
     found: Dict[str, Optional[str]] = {}
     text.take("{", "Expecting value")
@@ -234,7 +236,7 @@ def _parts(path: str, text: _Text, others: Optional[Dict[str, Any]]):
             text.take(":", "Expecting ':' delimiter")
             if name in found:
                 raise UserError(
-                    f"annotation file {path}: {name!r} is there twice, and which one counts cannot "
+                    f"annotation file {path}: {name!r} occurs twice, and which one counts cannot "
                     "be known"
                 )
             if name not in SECTIONS:
@@ -265,7 +267,7 @@ def _parts(path: str, text: _Text, others: Optional[Dict[str, Any]]):
 
 
 def _entries(text: _Text):
-    """The entries of the list that is next, in parts; passes it."""
+    """The entries of the next list, in parts; consumes it."""
     text.take("[", "Expecting value")
     if text.next() == "]":
         text.position += 1
@@ -281,9 +283,10 @@ def _entries(text: _Text):
 
 
 def _some_entries(text: _Text) -> List[Any]:
-    """At least one entry, and of a list of objects all that are wholly in the text so far."""
-    # Up to the last "}," it is scanned as a list. That works where the list ends before, or exactly
-    # there; a cut inside an entry or a string leaves something open, and json refuses it.
+    """At least one entry, and of a list of objects all that are completely in the text so far."""
+    # The text up to the last "}," is scanned as a list. That works if the list ends before or
+    # exactly at the cut; a cut inside an entry or a string leaves something open, which json
+    # refuses.
     start, cut = text.position, text.text.rfind("},", text.position) + 1
     if cut > 0:
         part = f"[{text.text[start:cut]}]"
@@ -294,7 +297,7 @@ def _some_entries(text: _Text) -> List[Any]:
         except (ValueError, StopIteration):
             pass
     limit, entries = text.offset() + cut - start, [text.value()]
-    # One by one, but not past the end of the text so far.
+    # One by one, but not beyond the end of the text so far.
     while text.offset() < limit and text.next() == ",":
         text.position += 1
         if text.next() == "]":

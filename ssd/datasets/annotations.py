@@ -1,4 +1,4 @@
-"""A COCO annotation file as arrays, checked, without its images being looked at."""
+"""A COCO annotation file as arrays, checked without its image files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Tuple
 
-from ssd.datasets.annotation_boxes import Boxes, BoxReader
+from ssd.datasets.annotation_boxes import AnnotationBoxes, BoxReader
 from ssd.datasets.annotation_checks import ImageReader, Images, Problems, read_categories
 from ssd.datasets.annotation_file import SECTIONS
 from ssd.datasets.annotation_stream import stream_annotation_file
@@ -21,20 +21,21 @@ class Annotations:
     category_ids: tuple
     category_names: tuple
     images: Images
-    boxes: Boxes
+    boxes: AnnotationBoxes
     problems: Problems
 
 
 def read_annotations(
     path, examples: int = 1, files: bool = True, raw: Optional[Dict[str, Any]] = None
 ) -> Annotations:
-    """Reads an annotation file of any size, once; `examples` of each kind of problem are kept. This
-    is the one reader of all commands.
+    """Reads an annotation file of any size, once; `examples` of each kind of problem are kept. All
+    commands use this reader.
 
-    Of a file of 1.17 million images and 10 million boxes (2.5 GB) about a gigabyte is in memory at
-    a time: see benchmarks/openimages_data.md.
-    files: image files are to be read; without, a file whose images have no names or no sizes is
-    taken too. raw: is given everything that the file holds, as JSON has it.
+    A file of 1.17 million images and 10 million boxes (2.5 GB) needs about a gigabyte of memory:
+    see benchmarks/openimages_data.md.
+
+    files: image files are to be read; if not, images without names or sizes are accepted. raw:
+    receives the complete content of the file, as JSON has it.
     UserError: a file that cannot be read, is not COCO, holds no image or has bad categories.
     """
     path = os.fspath(path)
@@ -60,8 +61,8 @@ def read_annotations(
 
 
 def check_content(content: Dict[str, Any], path: str) -> Annotations:
-    """As read_annotations, of a file that was read already. content: as JSON has it; path: what
-    errors call it."""
+    """As read_annotations, for a file that was read already. content: as JSON has it; path: its
+    name in errors."""
     images, boxes = ImageReader(Problems()), BoxReader()
     images.add(content["images"])
     boxes.add(content["annotations"])

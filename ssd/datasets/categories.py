@@ -1,5 +1,4 @@
-"""Categories of two annotation files brought together by their names, and names that stand for
-two."""
+"""Matching the categories of two annotation files by name, and names that two categories share."""
 
 from __future__ import annotations
 
@@ -14,7 +13,8 @@ from ssd.errors import UserError
 
 
 def same_names(ids: tuple, names: tuple, boxes) -> str:
-    """One line on categories of one name, "" where there are none. boxes: (k,) of each category."""
+    """One line about categories that share a name, "" if there are none. boxes: (k,) per
+    category."""
     first = (
         next((name for name in names if names.count(name) > 1), None)
         if len(set(names)) < len(names)
@@ -22,9 +22,9 @@ def same_names(ids: tuple, names: tuple, boxes) -> str:
     )
     if first is None:
         return ""
-    found = [place for place, name in enumerate(names) if name == first]
-    counts = " and ".join(f"{ids[place]} ({boxes[place]} boxes)" for place in found[:3])
-    empty = [ids[place] for place in found if not boxes[place]]
+    found = [index for index, name in enumerate(names) if name == first]
+    counts = " and ".join(f"{ids[index]} ({boxes[index]} boxes)" for index in found[:3])
+    empty = [ids[index] for index in found if not boxes[index]]
     cause = (
         f"; {empty[0]} seems to be left over from an export, and can be removed"
         if empty and len(empty) < len(found)
@@ -34,11 +34,15 @@ def same_names(ids: tuple, names: tuple, boxes) -> str:
 
 
 def like(name: str, names) -> str:
-    """'; WORDS' on the one of `names` that `name` may be meant for, "" where none is like it."""
+    """'; did you mean ...' for the one of `names` that `name` may stand for, "" if none is
+    similar."""
     for other in names:
-        for words, plain in _WAYS:
+        for difference, plain in _SPELLINGS:
             if plain(name) == plain(other):
-                return f"; did you mean {other}? They differ in {words} alone ({name!a}, {other!a})"
+                return (
+                    f"; did you mean {other}? They differ in {difference} alone ({name!a}, "
+                    f"{other!a})"
+                )
     return nearest(name, names, 0.75)
 
 
@@ -46,7 +50,8 @@ def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-_WAYS = (
+# What can differ between two spellings of a name, and what makes them equal.
+_SPELLINGS = (
     ("how accents are coded (NFC and NFD of Unicode)", _composed),
     ("blanks", lambda name: "".join(name.split())),
     ("capital letters", str.casefold),
@@ -58,14 +63,14 @@ def align_categories(dataset, model) -> tuple:
     """(`dataset` with its classes in the order of `model`'s, one line about it or ""): two
     CocoDatasets, by name.
 
-    The ids stay those of the own file. A category that `dataset` lacks gets an id that is free in
-    it, and has no object there. UserError, naming the first difference, where a name is only in
-    `dataset` or stands for two categories.
+    The ids stay those of `dataset`'s file. A category that is missing from `dataset` gets an id
+    that is free there, and has no object. UserError, naming the first difference, if a name is only
+    in `dataset` or belongs to two categories.
     """
     names, wanted, own = dataset.category_names, model.category_names, dataset.category_ids
     if (names, own) == (wanted, model.category_ids):
         return dataset, ""
-    foreign = next((place for place, name in enumerate(names) if name not in wanted), None)
+    foreign = next((index for index, name in enumerate(names) if name not in wanted), None)
     double = next(
         (name for name in wanted + names if wanted.count(name) > 1 or names.count(name) > 1), None
     )
@@ -75,22 +80,21 @@ def align_categories(dataset, model) -> tuple:
             f"{names[foreign]!r} is not among them{like(names[foreign], wanted)}"
         )
     if double is not None:
-        place = next(
+        index = next(
             (
-                place
-                for place, pair in enumerate(zip(own, names))
-                if place >= len(wanted) or pair != (model.category_ids[place], wanted[place])
+                index
+                for index, pair in enumerate(zip(own, names))
+                if index >= len(wanted) or pair != (model.category_ids[index], wanted[index])
             ),
             len(own),
         )
-        there = f"{own[place]} {names[place]!r}" if place < len(own) else "nothing"
-        other = (
-            f"{model.category_ids[place]} {wanted[place]!r}" if place < len(wanted) else "nothing"
+        ours = f"{own[index]} {names[index]!r}" if index < len(own) else "nothing"
+        theirs = (
+            f"{model.category_ids[index]} {wanted[index]!r}" if index < len(wanted) else "nothing"
         )
         raise UserError(
-            f"{dataset.path}: its categories are not those of {model.path}: number {place + 1} is "
-            f"{there}, and {other} there; they cannot be mapped by name, as two are named "
-            f"{double!r}"
+            f"{dataset.path}: its categories are not those of {model.path}: number {index + 1} is "
+            f"{ours}, not {theirs}; they cannot be mapped by name, as two are named {double!r}"
         )
     missing = [name for name in wanted if name not in names]
     taken, ids = set(own), dict(zip(names, own))
@@ -110,18 +114,18 @@ def align_categories(dataset, model) -> tuple:
         if any(
             ids[name] != number for name, number in zip(wanted, model.category_ids) if name in names
         )
-        else "stand in another order"
+        else "are in another order"
         if not missing
         else "are fewer"
     )
-    lacking = (
-        f"; {', '.join(map(repr, missing[:3]))}{', ...' if len(missing) > 3 else ''} has no object "
-        "there"
+    absent = (
+        f"; it has no object of {', '.join(map(repr, missing[:3]))}"
+        f"{', ...' if len(missing) > 3 else ''}"
         if missing
         else ""
     )
     return (
         aligned,
         f"{dataset.path}: its categories {how} than in {model.path}; they are mapped by "
-        f"name{lacking}",
+        f"name{absent}",
     )

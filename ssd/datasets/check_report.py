@@ -1,4 +1,4 @@
-"""What `python -m ssd check-data` reports: errors, which training refuses, and oddities, which it
+"""The report of `python -m ssd check-data`: errors, which training refuses, and oddities, which it
 handles.
 
 annotation file that is unreadable, not JSON, not COCO, without images or with bad categories
@@ -11,16 +11,16 @@ folder
     error
 image file that is missing, unreadable, not a regular file, empty, or not an image; a GIF
     error
-image that is cut short, or damaged so that it does not decode
+image that is truncated, or damaged so that it does not decode
     error
 width or height that differ from the file's stored pixels
     error, both are named
 extended WebP; CMYK, LAB, YCbCr, LA or float TIFF; turned TIFF; CMYK JPEG 2000; odd PPM
-    error: DALI refuses them or gets their colours wrong
+    error: DALI refuses them or decodes their colours wrong
 image of more than 178 million pixels (Pillow's limit)
     error
 JPEG of RGB, grey JPEG 2000
-    error with --decode gpu and cache, which get them wrong without a message; handled with cpu
+    error with --decode gpu and cache, which decode them wrong without a message; handled with cpu
 grey, CMYK (JPEG), 16-bit, palette and transparent images
     handled: see HANDLED
 EXIF orientation (JPEG, PNG)
@@ -33,7 +33,7 @@ image without a box, with crowds only, with thousands of boxes; duplicate boxes;
 outside
     handled
 JPEG whose middle is overwritten
-    decodes to damaged pixels in Pillow and DALI alike: not noticed
+    decodes to damaged pixels in both Pillow and DALI: not noticed
 
 tests/faults/test_odd_images.py tries each of these, in the check itself and through the real
 loaders.
@@ -60,7 +60,7 @@ CROWD, DUPLICATE, CLIPPED = "crowd box", "box given twice", "box clipped at the 
 UNUSED = "category without a box"
 MANY_BOXES = 1000
 _ROWS = 1 << 19  # boxes that are sorted at a time
-#: What happens to what is odd and no error.
+# What training does with each oddity.
 HANDLED = {
     image_checks.GREY: "three equal channels",
     image_checks.CMYK: "converted to RGB without its colour profile",
@@ -70,7 +70,7 @@ HANDLED = {
     image_checks.ROTATED: "not turned: boxes count in the pixels as stored",
     image_checks.TINY: f"a side below {image_checks.TINY_SIDE} pixels; enlarged like any image",
     image_checks.HUGE: (
-        f"a side of {image_checks.HUGE_SIDE} pixels or more; decoded whole, 3 bytes a pixel"
+        f"a side of {image_checks.HUGE_SIDE} pixels or more; decoded at full size, 3 bytes a pixel"
     ),
     image_checks.MISNAMED: "decoded by its content",
     image_checks.RGB_JPEG: "right colours with --decode cpu; refused with gpu and cache",
@@ -90,16 +90,17 @@ HANDLED = {
 
 
 def name_of(text: str) -> str:
-    """A file or category name as it is, or in quotes with escapes where it would break a line or be
+    """A file or category name unchanged, or in quotes with escapes if it would break a line or be
     invisible."""
     return text if text and text == on_a_line(text) else show(text)
 
 
 def report_split(found, data, examples: int) -> dict:
-    """One split's report, ready for JSON, of an Inspection and the CocoDataset of its good entries.
+    """The report of a split, ready for JSON, from an Inspection and the CocoDataset of its good
+    entries.
 
     `errors` and `handled` are lists of {kind, count, examples}; `unchanged_since` is the time of
-    the oldest cached check of an image (UTC), or None where every image was read now.
+    the oldest cached check of an image (UTC), or None if every image was read now.
     """
     files, since = found.files, None
     boxes = np.bincount(data.box_classes, minlength=data.num_classes)[1:].tolist()
@@ -177,14 +178,14 @@ def _box_notes(found, data, examples) -> Problems:
 
 
 def _duplicates(data) -> np.ndarray:
-    """Positions of the images of boxes that are there already, one for each such box."""
+    """Positions of the images of repeated boxes, one per repetition."""
     found, start = [], 0
     while start < len(data.box_image):
-        end = start + _ROWS  # and on to the end of an image
+        end = start + _ROWS  # rounded up to the end of an image
         if end < len(data.box_image):
             end = int(np.searchsorted(data.box_image, data.box_image[end], side="right"))
         part = slice(start, end)
-        # Rows sorted by everything that makes a box: equal ones lie beside each other.
+        # Rows sorted by all values of a box, so that equal ones are neighbours.
         rows = np.concatenate(
             [data.boxes_ltrb[part], data.box_classes[part, None], data.box_image[part, None]],
             axis=1,

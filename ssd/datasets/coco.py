@@ -1,7 +1,7 @@
 """A COCO data set, read once and checked before training.
 
-DALI aborts on a box outside the image and on a file that does not decode, and it silently leaves
-out what it takes for too small, so everything is looked at here first, and each problem is named.
+DALI aborts on a box outside the image and on a file that does not decode, and it silently drops
+boxes that it considers too small. So everything is checked here first, and each problem is named.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Optional
 import numpy as np
 
 from ssd.datasets import left_out
-from ssd.datasets.annotation_boxes import Boxes, clipped_ltrb
+from ssd.datasets.annotation_boxes import AnnotationBoxes, clipped_ltrb
 from ssd.datasets.annotation_checks import Images, Problems
 from ssd.datasets.annotation_file import show
 from ssd.datasets.annotations import read_annotations
 from ssd.datasets.categories import same_names
 from ssd.datasets.coco_cache import dataset_fingerprint, read_cache, write_cache
-from ssd.datasets.image_cache import ImageCache
+from ssd.datasets.image_check_cache import ImageCache
 from ssd.datasets.image_checks import LEVELS, MISSING, ImageReport, check_image_files
-from ssd.datasets.images import open_images
+from ssd.datasets.image_folder import open_images
 from ssd.datasets.left_out import Found
 from ssd.datasets.missing_images import cause_of_missing
 from ssd.errors import UserError
@@ -30,21 +30,16 @@ from ssd.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class CocoDataset:
-    """n images, k categories and m boxes; the boxes of an image lie together, images in the file's
-    order.
+    """n images, k categories and m boxes; images in the file's order, boxes sorted by image.
 
     path, image_folder: str, the folder of image files or of records. image_ids: (n,) int64, as in
-    the file.
-    file_names: n strings relative to the folder. sizes: (n, 2) int64, width and height in pixels.
-    category_ids,
-    category_names: k each, in the order of the file's `categories`; class c = 1 + position, 0 is
-    the background.
-    boxes_ltrb: (m, 4) float64, pixels, inside the image. box_classes: (m,) int64, 1 to k.
-    box_crowd: (m,) bool.
-    box_image: (m,) int64, position of the image, ascending. found: what the file held.
-    boxes_xywh: (m, 4) float64 left, top, width, height in pixels, as in the file, and box_area:
-    (m,) float64 px^2, width * height where the file has none, are what scoring counts with; None of
-    a set that is not scored.
+    the file. file_names: n strings relative to the folder. sizes: (n, 2) int64, width and height in
+    pixels. category_ids, category_names: k each, in the order of the file's `categories`; class c =
+    1 + position, 0 is the background. boxes_ltrb: (m, 4) float64, pixels, inside the image.
+    box_classes: (m,) int64, 1 to k. box_crowd: (m,) bool. box_image: (m,) int64, position of the
+    image, ascending. found: what the file held. For scoring, None in a set that is not scored:
+    boxes_xywh: (m, 4) float64 left, top, width, height in pixels, as in the file; box_area: (m,)
+    float64 px^2, width * height where the file has none.
     """
 
     path: str
@@ -73,8 +68,8 @@ class CocoDataset:
 
     @cached_property
     def images(self):
-        """The image files by their names, see ssd.datasets.images. UserError for records that
-        cannot be used."""
+        """The image files by name, see ssd.datasets.image_folder. UserError for unusable
+        records."""
         return open_images(self.image_folder)
 
     @property
@@ -102,7 +97,7 @@ class CocoDataset:
         )
 
     def for_training(self) -> CocoDataset:
-        """The same without what scoring alone needs, 40 bytes a box."""
+        """The same without what only scoring needs, 40 bytes a box."""
         return replace(self, boxes_xywh=None, box_area=None)
 
 
@@ -120,32 +115,31 @@ def load_coco(
     image_cache_dir=None,
     threads: int = 0,
     on_gpu: bool = False,
-    look_at_categories=None,
+    check_categories=None,
 ) -> CocoDataset:
     """Reads and checks a COCO data set.
 
     check_images: "exists", "header" (format and size; truncated JPEGs) or "decode" (every byte,
     with `threads` threads, 0 for one per core). on_gpu: a GPU is to decode the images, and what it
-    gets wrong is a problem too. Boxes up to annotation_boxes.TOLERANCE pixels outside their image
-    are clipped and counted. Any other problem raises UserError, one line that names the first and
-    counts the rest (where there are several kinds, the first of each is given to `report` before);
+    decodes wrong is a problem too. AnnotationBoxes up to annotation_boxes.TOLERANCE pixels outside
+    their image are clipped and counted. Any other problem raises UserError, one line that names the
+    first and counts the rest (if there are several kinds, the first of each is reported before);
     with skip_bad, bad annotations, bad images and the annotations of bad images are left out and
     reported instead. Categories must be right in any case: classes are numbered by them.
-    skip_files: bad image files and their annotations alone are left out. max_left_out: the share of
-    images or boxes, 0 to 1, of which more may not be left out by skip_bad; 1: whatever the file
-    holds. require_boxes: an image with a box must be left, as training needs one.
-    look_at_categories: called with (ids, names) before image files are looked at, to refuse them in
-    time.
+    skip_files: only bad image files and their annotations are left out. max_left_out: the largest
+    share of images or boxes, 0 to 1, that skip_bad may leave out; 1: no limit. require_boxes: an
+    image with a box must be left, as training needs one. check_categories: called with (ids, names)
+    before image files are checked, to refuse them early.
 
     cache_dir: a folder for checked results, so that the next run only stats the annotation file and
-    the folder. An image overwritten in place changes neither; nothing is kept where image files
-    were bad, so that repairing them is always noticed. image_cache_dir: a folder for what was found
-    in each good image file, by its size and time, shared with `python -m ssd check-data`: where the
-    data set must be checked, only new and changed images are read.
+    the folder. An image overwritten in place changes neither; nothing is kept if image files were
+    bad, so that repairing them is always noticed. image_cache_dir: a folder for the findings about
+    each good image file, by its size and time, shared with `python -m ssd check-data`: if the data
+    set must be checked, only new and changed images are read.
     """
     annotation_file, image_folder = os.fspath(annotation_file), os.fspath(image_folder)
     fingerprint = None
-    if is_pipe(annotation_file):
+    if is_stream(annotation_file):
         cache_dir = None
     else:
         fingerprint = result_fingerprint(
@@ -157,9 +151,9 @@ def load_coco(
         data = CocoDataset(
             annotation_file, image_folder, **dict(fields, found=Found(*fields["found"]))
         )
-        if look_at_categories is not None:
-            look_at_categories(data.category_ids, data.category_names)
-        check_losses(data, max_left_out, skip_bad)
+        if check_categories is not None:
+            check_categories(data.category_ids, data.category_names)
+        check_left_out(data, max_left_out, skip_bad)
         for line in lines:
             report(line)
         return data
@@ -173,11 +167,11 @@ def load_coco(
             threads=threads,
             image_cache=image_cache,
             on_gpu=on_gpu,
-            look_at_categories=look_at_categories,
+            check_categories=check_categories,
         )
     finally:
         image_cache.save(report)
-    data, lines = select(found, skip_bad, skip_files, max_left_out, require_boxes, report)
+    data, lines = accept(found, skip_bad, skip_files, max_left_out, require_boxes, report)
     for line in lines:
         report(line)
     if cache_dir is not None:
@@ -193,16 +187,16 @@ def load_ground_truth(
     named: bool = False,
     report=print,
 ) -> CocoDataset:
-    """An annotation file read and checked as load_coco does, but no image file is looked at. named:
-    the images need names and sizes; without, as for scoring, they need none, if none has any."""
+    """An annotation file read and checked as by load_coco, without its image files. named: the
+    images must have names and sizes; if not, as for scoring, they may all be without."""
     found = inspect_coco(os.fspath(annotation_file), None, named=named)
-    data, lines = select(found, skip_bad, False, max_left_out, False, report)
-    for line in lines[:-1]:  # the last one counts what is there, which the score does
+    data, lines = accept(found, skip_bad, False, max_left_out, False, report)
+    for line in lines[:-1]:  # the last one counts images and boxes, as the score does
         report(line)
     return data
 
 
-def select(
+def accept(
     found: Inspection,
     skip_bad: bool,
     skip_files: bool,
@@ -210,8 +204,8 @@ def select(
     require_boxes: bool,
     report,
 ):
-    """(CocoDataset of what is good, lines about it). UserError for what is not to be left out; of
-    several kinds each is given to `report` before."""
+    """(CocoDataset of the good entries, lines about it). UserError if bad ones may not be left out;
+    if there are several kinds, each is reported before."""
     path = found.annotation_file
     if found.problems and not skip_bad and not (skip_files and not found.entry_problems):
         if len(found.problems) > 1:
@@ -225,15 +219,15 @@ def select(
         cause = f"{found.cause}: " if found.cause else ""
         raise UserError(f"{path}: {cause}{found.problems.summary(hint)}")
     data, lines = select_good(found)
-    lacking = what_is_lacking(data, found, require_boxes)
-    if lacking:
-        raise UserError(lacking)
-    check_losses(data, max_left_out, skip_bad)
+    empty = nothing_left(data, found, require_boxes)
+    if empty:
+        raise UserError(empty)
+    check_left_out(data, max_left_out, skip_bad)
     return data, lines
 
 
-def is_pipe(annotation_file: str) -> bool:
-    """Whether it can be read once only, and has no state by which a result could be kept."""
+def is_stream(annotation_file: str) -> bool:
+    """Whether it can be read only once, and has no state by which a result could be cached."""
     return (
         os.path.exists(annotation_file)
         and not os.path.isfile(annotation_file)
@@ -249,7 +243,7 @@ def result_fingerprint(
     require_boxes: bool,
     on_gpu: bool = False,
 ) -> str:
-    """Under what name `load_coco` keeps its result in cache_dir."""
+    """The name under which `load_coco` keeps its result in cache_dir."""
     assert check_images in LEVELS
     return dataset_fingerprint(
         annotation_file,
@@ -274,13 +268,13 @@ class Inspection:
     annotation_file: str
     image_folder: str
     images: Images
-    boxes: Boxes
+    boxes: AnnotationBoxes
     category_ids: tuple
     category_names: tuple
     problems: Problems
     entry_problems: int  # how many of them are of entries, not of image files
-    cause: str  # likely, of the problems; "" if none is seen
-    note: str  # what may be wrong where no problem is; "" if nothing is seen
+    cause: str  # likely cause of the problems, or ""
+    note: str  # what may be wrong although there is no problem, or ""
     files: ImageReport
     on_disk: np.ndarray
 
@@ -294,22 +288,20 @@ def inspect_coco(
     image_cache=None,
     examples: int = 1,
     progress=None,
-    look_at_categories=None,
+    check_categories=None,
     named: bool = True,
     on_gpu: bool = False,
     raw=None,
 ) -> Inspection:
-    """Reads and checks everything, and counts what is wrong; `examples` of each kind are kept.
+    """Reads and checks everything, and counts the problems; `examples` of each kind are kept.
 
-    image_folder: None: no image file is looked at; named: see load_ground_truth; raw: see
-    read_annotations.
-    UserError: an annotation file that cannot be read, is not COCO, holds no image or has bad
-    categories.
-    progress: called with (images done, images), a few times a second.
+    image_folder: None: image files are not checked; named: see load_ground_truth; raw: see
+    read_annotations; progress: called with (images done, images), a few times a second. UserError:
+    an annotation file that cannot be read, is not COCO, holds no image or has bad categories.
     """
     content = read_annotations(annotation_file, examples, files=named, raw=raw)
-    if look_at_categories is not None:
-        look_at_categories(content.category_ids, content.category_names)
+    if check_categories is not None:
+        check_categories(content.category_ids, content.category_names)
     images, problems = content.images, content.problems
     on_disk, entry_problems = np.flatnonzero(images.good), sum(problems.counts.values())
     files = (
@@ -360,8 +352,7 @@ def inspect_coco(
 
 
 def select_good(found: Inspection):
-    """(CocoDataset of what passed the checks, lines that say what was left out and what is
-    there)."""
+    """(CocoDataset of what passed the checks, lines about what was left out and what it holds)."""
     path, images, boxes = found.annotation_file, found.images, found.boxes
     lines = left_out.lines_of(path, found.problems, images, boxes)
     data = CocoDataset(
@@ -377,7 +368,7 @@ def select_good(found: Inspection):
             found.cause,
             bool(boxes.forms.cause()),
             tuple(images.bad_ids()),
-            tuple(images.names[place] for place in sorted(images.labels) if images.names[place]),
+            tuple(images.names[index] for index in sorted(images.labels) if images.names[index]),
         ),
     )
     for line in (found.cause, found.note):
@@ -400,8 +391,8 @@ def select_good(found: Inspection):
     return data, lines
 
 
-def what_is_lacking(data: CocoDataset, found: Inspection, require_boxes: bool):
-    """None, or one line about a data set in which nothing is left."""
+def nothing_left(data: CocoDataset, found: Inspection, require_boxes: bool):
+    """One line about a data set in which nothing is left, else None."""
     if data.num_images and (len(data.box_image) or not require_boxes):
         return None
     what = "image with a box" if data.num_images else "image"
@@ -412,9 +403,9 @@ def what_is_lacking(data: CocoDataset, found: Inspection, require_boxes: bool):
     )
 
 
-def check_losses(data: CocoDataset, max_left_out: float, skip_bad: bool) -> None:
-    """UserError where too much was left out, see left_out.check_losses."""
-    left_out.check_losses(
+def check_left_out(data: CocoDataset, max_left_out: float, skip_bad: bool) -> None:
+    """UserError if too much was left out, see left_out.check_share_left_out."""
+    left_out.check_share_left_out(
         data.path, data.found, data.num_images, len(data.box_image), max_left_out, skip_bad
     )
 
@@ -438,7 +429,7 @@ def keep_good(images, boxes) -> dict:
     kept_images = np.flatnonzero(images.good)
     good = boxes.good & images.good[boxes.image]
     if good.all() and (boxes.image[1:] >= boxes.image[:-1]).all():
-        keep = slice(None)  # the usual case, in which nothing is copied
+        keep = slice(None)  # the usual case, without a copy
     else:
         keep = np.flatnonzero(good)
         keep = keep[np.argsort(boxes.image[keep], kind="stable")]

@@ -8,11 +8,11 @@ import os
 
 import numpy as np
 
-from ssd.datasets.images import open_images
+from ssd.datasets.image_folder import open_images
 from ssd.errors import UserError
 from ssd.files import remove_leftovers, replacing
 
-FORMAT = 4  # to be raised whenever the checks or the arrays change
+FORMAT = 4  # raise it whenever the checks or the arrays change
 _ARRAYS = {
     "image_ids": (np.int64, 1),
     "sizes": (np.int64, 2),
@@ -27,11 +27,11 @@ _LISTS = ("file_names", "category_ids", "category_names", "found")
 
 
 def dataset_fingerprint(annotation_file, image_folder, options) -> str:
-    """A hexadecimal name for a data set in its present state, from stat alone.
+    """A hexadecimal name for the current state of a data set, from stat alone.
 
     Changes with the path, size and modification time (ns) of the annotation file, the path and
     modification time of the image folder (of records: those of its files), and `options` (anything
-    that JSON holds). Raises UserError where one of the two does not exist or is of the wrong kind.
+    that JSON holds). Raises UserError if one of the two does not exist or is of the wrong kind.
     """
     annotation_file, image_folder = os.path.abspath(annotation_file), os.path.abspath(image_folder)
     try:
@@ -62,8 +62,8 @@ def _cache_path(cache_dir, fingerprint):
 
 
 def write_cache(cache_dir, fingerprint: str, fields: dict, lines: list, report=print) -> None:
-    """Keeps CocoDataset's fields and the report's lines. A cache that cannot be written costs one
-    line."""
+    """Keeps CocoDataset's fields and the report's lines. If the cache cannot be written, one line
+    is reported."""
     path = _cache_path(cache_dir, fingerprint)
     text = json.dumps(
         {"fingerprint": fingerprint, "lines": lines, **{key: fields[key] for key in _LISTS}}
@@ -87,7 +87,7 @@ def forget_cache(cache_dir, fingerprint: str) -> None:
 
 
 def read_cache(cache_dir, fingerprint: str):
-    """(fields of CocoDataset, report's lines), or None where nothing whole is kept."""
+    """(fields of CocoDataset, report's lines), or None if no intact cache file exists."""
     path = _cache_path(cache_dir, fingerprint)
     try:
         with np.load(path, allow_pickle=False) as kept:
@@ -95,12 +95,12 @@ def read_cache(cache_dir, fingerprint: str):
             text = json.loads(kept["text"].tobytes())
         lines = [str(line) for line in text["lines"]]
         fields.update({key: tuple(text[key]) for key in _LISTS})
-        whole = text["fingerprint"] == fingerprint and all(
+        intact = text["fingerprint"] == fingerprint and all(
             fields[key].dtype == dtype and fields[key].ndim == ndim
             for key, (dtype, ndim) in _ARRAYS.items()
         )
-        whole = (
-            whole
+        intact = (
+            intact
             and len(fields["image_ids"]) == len(fields["sizes"]) == len(fields["file_names"])
             and len(fields["boxes_ltrb"])
             == len(fields["box_classes"])
@@ -108,6 +108,6 @@ def read_cache(cache_dir, fingerprint: str):
             == len(fields["box_image"])
             and len(fields["category_ids"]) == len(fields["category_names"])
         )
-    except Exception:  # whatever is wrong with a cache file, checking again puts it right
+    except Exception:  # whatever is wrong with a cache file, checking again repairs it
         return None
-    return (fields, lines) if whole else None
+    return (fields, lines) if intact else None

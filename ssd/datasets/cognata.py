@@ -1,10 +1,9 @@
 """Cognata's folders converted to two COCO annotation files, training and validation; images stay
-where they lie.
+in their folders.
 
 `ROOT/SCENARIO/CAMERA_png/STEM.png` and `ROOT/SCENARIO/CAMERA_ann/STEM.csv` are a frame. Which
-objects and frames are left, their order and the split follow the description of
-mlcommons/abtf-ssd-pytorch at 2d8ee7d; files are paired by their stems, where that pairs them by
-their positions.
+objects and frames are kept, their order and the split follow the description of
+mlcommons/abtf-ssd-pytorch at 2d8ee7d; but files are paired by their stems, not by their positions.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequenc
 
 from ssd.config import nearest
 from ssd.datasets.annotation_checks import Problems
-from ssd.datasets.cognata_rows import CLASSES, FILTERS, Bad, png_size, read_rows
+from ssd.datasets.cognata_rows import CLASSES, FILTERS, BadInput, png_size, read_rows
 from ssd.datasets.conversion import counted
 from ssd.datasets.in_threads import in_threads
 from ssd.errors import UserError
@@ -27,14 +26,14 @@ from ssd.files import replacing, write_errors
 FILES = ("train.json", "val.json")
 IMAGES, ANNOTATIONS = "_png", "_ann"  # what follows a camera's name in the names of its folders
 TRAIN_SHARE, SEED = 0.8, 5  # of the published split
-EVERY, FIRST = 5, 2  # of the split by scenario: every fifth, from the third on
+EVERY, FIRST = 5, 2  # of the split by scenario: every fifth, starting with the third
 NO_PARTNER = {IMAGES: "image without its CSV file", ANNOTATIONS: "CSV file without its image"}
 OTHER_FILE = "file that is neither PNG nor CSV"
 NO_CAMERA = "scenario without a camera's folders"
-RENAMED = "object whose class is called otherwise"
+RENAMED = "object whose class has another name"
 
 
-class Frame(NamedTuple):
+class CameraFrame(NamedTuple):
     """A frame with an object. name: of its image, relative to ROOT; size: width, height [pixels];
     labels: from 1, k bytes; boxes: 4 k float64 xmin, ymin, xmax, ymax [pixels]."""
 
@@ -45,9 +44,10 @@ class Frame(NamedTuple):
     boxes: array
 
 
-class Counts:
-    """What was found on the way. frames: files with and without a partner, by stem; rows: of all
-    CSV files; filtered: boxes left out by each of FILTERS; empty: frames that had no object left.
+class ConversionCounts:
+    """What was found during a conversion. frames: files with and without a partner, by stem; rows:
+    of all CSV files; filtered: boxes left out by each of FILTERS; empty: frames without an object
+    left.
     """
 
     def __init__(self):
@@ -58,14 +58,14 @@ class Counts:
 
 def find_scenarios(root, named: Optional[Sequence[str]] = None) -> List[str]:
     """Names of scenario folders in ROOT: those given, in this order, or all that hold a camera's
-    folder, by name. UserError for one that is not there."""
+    folder, by name. UserError for one that does not exist."""
     found = [name for name in _folders(root) if _cameras(os.path.join(root, name))]
     if not found:
         own = _cameras(root)
         raise UserError(
             f"{root}: "
             + (
-                f"holds {own[0]}{IMAGES} or {own[0]}{ANNOTATIONS} itself; name the folder above"
+                f"holds {own[0]}{IMAGES} or {own[0]}{ANNOTATIONS} itself; give the folder above"
                 if own
                 else f"none of its folders holds a folder CAMERA{IMAGES}"
             )
@@ -77,7 +77,7 @@ def find_cameras(
     root, scenarios: Sequence[str], named: Optional[Sequence[str]] = None
 ) -> List[str]:
     """Names of the cameras: those given, in this order, or all that any of the scenarios has, by
-    name. UserError for one that is named and that a scenario lacks."""
+    name. UserError for a given one that a scenario does not have."""
     by_scenario = {scenario: _cameras(os.path.join(root, scenario)) for scenario in scenarios}
     cameras = _chosen("--cameras", named, sorted(set().union(*by_scenario.values())), root)
     for camera in cameras if named else ():
@@ -92,12 +92,12 @@ def find_cameras(
 def _chosen(flag: str, named, found: List[str], root) -> List[str]:
     if not named:
         return found
-    named = [name.rstrip("/") for name in named]  # a shell completes folders so
+    named = [name.rstrip("/") for name in named]  # a shell completes folders with a slash
     for name in named:
         if name not in found:
             raise UserError(f"{flag} {name}: not in {root}{nearest(name, found)}")
         if named.count(name) > 1:
-            raise UserError(f"{flag} {name}: named twice")
+            raise UserError(f"{flag} {name}: given twice")
     return named
 
 
@@ -110,8 +110,8 @@ def _folders(path) -> List[str]:
 
 
 def _cameras(path) -> List[str]:
-    """Names of cameras with a folder of images or of annotations. `CAMERA_ann_laneline` and the
-    like are none."""
+    """Names of cameras with a folder of images or of annotations; `CAMERA_ann_laneline` and the
+    like do not count."""
     return sorted(
         {
             name[: -len(part)]
@@ -126,16 +126,16 @@ def read_frames(
     root,
     scenarios: Sequence[str],
     cameras: Sequence[str],
-    counts: Counts,
+    counts: ConversionCounts,
     clip: bool = False,
     threads: int = 0,
     progress: Optional[Callable] = None,
-) -> List[Frame]:
+) -> List[CameraFrame]:
     """The frames that have an object, in the published order: scenario and camera as given, stem by
     name.
 
-    clip: see cognata_rows.read_rows. What is wrong is left out and counted. progress: called with
-    (frames done, frames). UserError for a folder that cannot be read.
+    clip: see cognata_rows.read_rows. Bad files and rows are left out and counted. progress: called
+    with (frames done, frames). UserError for a folder that cannot be read.
     """
     listed = list(_list_frames(root, scenarios, cameras, counts))
     results: List[object] = [None] * len(listed)
@@ -145,11 +145,11 @@ def read_frames(
         try:
             size = png_size(image)
             rows = read_rows(table, size, clip)
-        except Bad as bad:
+        except BadInput as bad:
             results[index] = bad.args
             return
         results[index] = (
-            Frame(
+            CameraFrame(
                 name,
                 scenario,
                 size,
@@ -166,7 +166,7 @@ def read_frames(
         lambda: work, len(listed), threads, progress and (lambda done: progress(done, len(listed)))
     )
     frames = []
-    for result in results:  # in order, whatever thread was the first
+    for result in results:  # in order, whichever thread was first
         if len(result) == 2:
             counts.bad_files.add(*result)
             continue
@@ -184,7 +184,9 @@ def read_frames(
     return frames
 
 
-def _list_frames(root, scenarios, cameras, counts: Counts) -> Iterator[Tuple[str, str, str, str]]:
+def _list_frames(
+    root, scenarios, cameras, counts: ConversionCounts
+) -> Iterator[Tuple[str, str, str, str]]:
     """(scenario, name of the image relative to ROOT, path of the image, path of the CSV file) of
     each pair."""
     for scenario in scenarios:
@@ -231,8 +233,8 @@ def _stems(path, ending: str, notes: Problems) -> set:
 
 def published_split(count: int) -> Tuple[List[int], List[int]]:
     """(training, validation): positions of `count` frames, shuffled by Python's own generator with
-    the published seed, the first 80 %, rounded, for training. Both keep the shuffled order: what
-    others take from it, such as the first 6,000 of validation, is counted from its start."""
+    the published seed, the first 80 %, rounded, for training. Both keep the shuffled order, from
+    whose start others take subsets, such as the first 6,000 of validation."""
     order = list(range(count))
     random.Random(SEED).shuffle(order)
     train = round(TRAIN_SHARE * count)
@@ -240,30 +242,30 @@ def published_split(count: int) -> Tuple[List[int], List[int]]:
 
 
 def validation_scenarios(scenarios: Sequence[str]) -> List[str]:
-    """Every fifth scenario from the third on, or the last of two; in the order of what follows
-    their numbers (road, weather, hour), then of the numbers: whatever there are five of is on both
-    sides."""
+    """Every fifth scenario, starting with the third, or the last of two. They are sorted by what
+    follows their numbers (road, weather, hour), then by number, so that a condition with five
+    scenarios is on both sides."""
     ordered = sorted(scenarios, key=lambda name: (name.partition("_")[2], name))
     return ordered[FIRST::EVERY] or ordered[-1:]
 
 
 def scenario_split(
-    frames: Sequence[Frame], validation: Sequence[str]
+    frames: Sequence[CameraFrame], validation: Sequence[str]
 ) -> Tuple[List[int], List[int]]:
-    """(training, validation): positions of frames, the second those of the scenarios named, both in
-    order."""
+    """(training, validation): positions of frames, in order; validation holds those of the given
+    scenarios."""
     parts: Tuple[List[int], List[int]] = ([], [])
     for position, frame in enumerate(frames):
         parts[frame.scenario in validation].append(position)
     return parts
 
 
-def write_parts(folder, frames: Sequence[Frame], parts: Sequence[Sequence[int]]) -> List[str]:
-    """Writes FILES to `folder`, both whole or none; returns lines that say what they hold.
+def write_parts(folder, frames: Sequence[CameraFrame], parts: Sequence[Sequence[int]]) -> List[str]:
+    """Writes FILES to `folder`, both completely or none; returns lines about their content.
     UserError.
 
-    An image's id is its position among all frames, from 1, a box's that among all boxes: whatever
-    the split, a frame has one id. Categories are all of CLASSES, their ids the labels.
+    An image's id is its position among all frames, from 1, a box's id its position among all boxes:
+    a frame has the same id with every split. Categories are all of CLASSES, their ids the labels.
     """
     first_ids, following = [], 1
     for frame in frames:

@@ -8,7 +8,7 @@ import os
 from ssd.config import nearest
 from ssd.datasets.cognata import (
     FILES,
-    Counts,
+    ConversionCounts,
     find_cameras,
     find_scenarios,
     published_split,
@@ -20,15 +20,13 @@ from ssd.datasets.cognata import (
 from ssd.datasets.cognata_rows import FILTERS
 from ssd.datasets.conversion import (
     MAX_BAD,
-    Lines,
+    ProgressLines,
     check_output,
     counted,
     refuse_bad,
-    say,
-    share,
-    whole,
 )
-from ssd.errors import UserError
+from ssd.errors import UserError, print_line
+from ssd.flag_types import positive, share
 
 PUBLISHED, BY_SCENARIO = SPLITS = ("published", "scenario")
 
@@ -44,8 +42,7 @@ def add_arguments(parser) -> None:
         "--output",
         required=True,
         metavar="FOLDER",
-        help=f"where {' and '.join(FILES)} are written (ROOT/annotations is where the recipes "
-        "look)",
+        help=f"where {' and '.join(FILES)} are written (the recipes expect ROOT/annotations)",
     )
     parser.add_argument(
         "--scenarios",
@@ -64,7 +61,8 @@ def add_arguments(parser) -> None:
         choices=SPLITS,
         default=PUBLISHED,
         help="published: frames shuffled with seed 5, 80 %% for training, so that neighbouring "
-        "frames of one drive are on both sides; scenario: whole scenarios on one side [default: "
+        "frames "
+        "of one drive are on both sides; scenario: each scenario on one side [default: "
         f"{PUBLISHED}]",
     )
     parser.add_argument(
@@ -90,7 +88,7 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument(
         "--jobs",
-        type=whole,
+        type=positive,
         default=0,
         metavar="N",
         help="threads that read the files [default: 4 per core, 32 at most]",
@@ -99,7 +97,7 @@ def add_arguments(parser) -> None:
 
 
 def run(options) -> None:
-    """Converts and says what was left out on standard error, what was written on standard output.
+    """Converts; reports what was left out on standard error, what was written on standard output.
     UserError."""
     root, split = options.input, options.split
     if options.val_scenarios and split != BY_SCENARIO:
@@ -111,15 +109,21 @@ def run(options) -> None:
     scenarios = find_scenarios(root, options.scenarios)
     cameras = find_cameras(root, scenarios, options.cameras)
     validation = _validation(scenarios, options.val_scenarios) if split == BY_SCENARIO else []
-    counts = Counts()
+    counts = ConversionCounts()
     threads = options.jobs or min(32, 4 * len(os.sched_getaffinity(0)))
     frames = read_frames(
-        root, scenarios, cameras, counts, options.clip, threads, Lines(say, root, "frames read")
+        root,
+        scenarios,
+        cameras,
+        counts,
+        options.clip,
+        threads,
+        ProgressLines(print_line, root, "frames read"),
     )
-    refuse_bad(counts.bad_files, counts.frames, "frames", options.max_bad, say)
-    refuse_bad(counts.bad_rows, counts.rows, "rows", options.max_bad, say)
+    refuse_bad(counts.bad_files, counts.frames, "frames", options.max_bad, print_line)
+    refuse_bad(counts.bad_rows, counts.rows, "rows", options.max_bad, print_line)
     for line in counts.notes.lines():
-        say(f"note: {line}")
+        print_line(f"note: {line}")
     parts = (
         scenario_split(frames, validation) if split == BY_SCENARIO else published_split(len(frames))
     )

@@ -1,8 +1,8 @@
-"""Objects out of Cognata's CSV files, one file a frame, and the size of the frame's PNG image.
+"""Objects from Cognata's CSV files, one file per frame, and the size of the frame's PNG image.
 
 Classes, filters and the four columns from the description of mlcommons/abtf-ssd-pytorch at 2d8ee7d.
-No row of the data set is public, so nothing beyond these columns is taken for granted: they are
-found by name, in any order, among others.
+No row of the data set is public, so nothing beyond these columns is assumed: they are found by
+name, in any order, among others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ssd.datasets.annotation_boxes import TOLERANCE
 from ssd.datasets.annotation_checks import MAX_SIDE
 from ssd.datasets.annotation_file import show
 
-# : (object_class, its name) of the classes that are trained on; label = position from 1, 0 is the
+# (object_class, its name) of the classes that are trained on; label = position from 1, 0 is the
 # background.
 CLASSES = (
     (28, "Traffic_light"),
@@ -36,10 +36,10 @@ CLASSES = (
     (46, "Trailer"),
     (44, "Animal"),
 )
-#: object_class of poles, parking spaces and fences.
+# object_class of poles, parking spaces and fences.
 IGNORED_CLASSES = (2, 25, 31)
-# : A box is kept from this area [square pixels] and these sides [pixels] on, up to this distance of
-# its centre [metres].
+# A box is kept if it has at least this area [square pixels] and these sides [pixels], and its
+# centre is at most at this distance [metres].
 MIN_AREA, MIN_SIDE, MAX_DISTANCE = 50.0, 8.0, 300.0
 
 CLASS, NAME, BOX, DISTANCE = (
@@ -48,7 +48,7 @@ CLASS, NAME, BOX, DISTANCE = (
     "bounding_box_2D",
     "center_distance",
 )
-_NEEDED = (CLASS, BOX, DISTANCE)  # the name is looked at where it is there
+_NEEDED = (CLASS, BOX, DISTANCE)  # the name is checked if the column exists
 
 UNREADABLE_CSV = "CSV file that cannot be read"
 EMPTY_CSV = "CSV file that is empty"
@@ -66,7 +66,7 @@ NO_AREA = "box without area"
 BAD_DISTANCE = "row without a distance in metres"
 OUTSIDE = "box outside the image"
 
-#: Why the filters leave a box out, in the order in which they are asked.
+# Why the filters leave a box out, in the order in which they are applied.
 FILTERS = (
     "class that is not trained on",
     f"area below {MIN_AREA:g} square pixels",
@@ -84,12 +84,12 @@ _PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR"
 
 
 class Rows(NamedTuple):
-    """What a CSV file holds: labels (from 1) and boxes (xmin, ymin, xmax, ymax, pixels) of the k
-    objects that are left, in the file's order; rows: all of its rows; filtered: of them those that
-    FILTERS left out, a number each.
+    """Content of a CSV file: labels (from 1) and boxes (xmin, ymin, xmax, ymax, pixels) of the k
+    objects that are kept, in the file's order; rows: number of its rows; filtered: number of those
+    that each of FILTERS left out.
 
-    problems: (kind, where and what) of rows that are wrong, in order. renamed: where and what of
-    rows whose class has another name than in CLASSES, which are kept.
+    problems: (kind, line and value) of bad rows, in order. renamed: line and value of rows whose
+    class has another name than in CLASSES, which are kept.
     """
 
     labels: List[int]
@@ -100,18 +100,18 @@ class Rows(NamedTuple):
     renamed: Sequence[str]
 
 
-class Bad(Exception):
-    """A file that cannot be used; args: kind of the problem, where and what."""
+class BadInput(Exception):
+    """A file or row that cannot be used; args: kind of the problem, line and value."""
 
 
 def png_size(path) -> Tuple[int, int]:
     """(width, height) in pixels from the first 33 bytes: signature and the IHDR chunk with its
-    check sum, as PNG wants them (W3C, Portable Network Graphics, 5.2 and 11.2.2). Bad."""
+    check sum, as PNG wants them (W3C, Portable Network Graphics, 5.2 and 11.2.2). BadInput."""
     try:
         with open(path, "rb", buffering=0) as file:
             head = file.read(33)
     except OSError as error:
-        raise Bad(UNREADABLE_PNG, f"{path}: {error.strerror}") from None
+        raise BadInput(UNREADABLE_PNG, f"{path}: {error.strerror}") from None
     if (
         len(head) == 33
         and head[:16] == _PNG
@@ -120,15 +120,15 @@ def png_size(path) -> Tuple[int, int]:
         width, height = struct.unpack(">II", head[16:24])
         if 1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE:
             return width, height
-    raise Bad(NO_PNG, f"{path}: begins with {show(head[:24])}")
+    raise BadInput(NO_PNG, f"{path}: begins with {show(head[:24])}")
 
 
 def read_rows(path, size: Tuple[int, int], clip: bool = False) -> Rows:
     """The objects of a CSV file whose image has `size` (width, height) [pixels].
 
-    clip: cut a box that reaches out of the image, before the filters, instead of leaving it out; up
-    to annotation_boxes.TOLERANCE pixels outside it is kept as it is in any case. Of classes that
-    are not trained on, only the number of fields is looked at. Bad for a file that cannot be used.
+    clip: cut a box that extends beyond the image, before the filters, instead of leaving it out; up
+    to annotation_boxes.TOLERANCE pixels outside it is kept unchanged in any case. For classes that
+    are not trained on, only the number of fields is checked. BadInput for an unusable file.
     """
     try:
         with open(path, "rb", buffering=0) as file:
@@ -136,12 +136,12 @@ def read_rows(path, size: Tuple[int, int], clip: bool = False) -> Rows:
         reader = csv.reader(io.StringIO(text, newline=""))
         header = next(reader, None)
         if header is None:
-            raise Bad(EMPTY_CSV, path)
+            raise BadInput(EMPTY_CSV, path)
         return _Reader(path, [name.strip() for name in header], size, clip).read(reader)
     except OSError as error:
-        raise Bad(UNREADABLE_CSV, f"{path}: {error.strerror}") from None
+        raise BadInput(UNREADABLE_CSV, f"{path}: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise Bad(NO_CSV, f"{path}: {error}") from None
+        raise BadInput(NO_CSV, f"{path}: {error}") from None
 
 
 class _Reader:
@@ -150,9 +150,9 @@ class _Reader:
     def __init__(self, path, names: List[str], size, clip: bool):
         for name in _NEEDED:
             if names.count(name) != 1:
-                raise Bad(
+                raise BadInput(
                     NO_COLUMN,
-                    f"{path}: column {name} is there {names.count(name)} times, in "
+                    f"{path}: column {name} occurs {names.count(name)} times, in "
                     f"{show(','.join(names))}",
                 )
         self._path, self._width, self._size, self._clip = path, len(names), size, clip
@@ -167,7 +167,7 @@ class _Reader:
             rows += 1
             try:
                 label, box, reason = self._row(cells)
-            except Bad as bad:
+            except BadInput as bad:
                 kind, what = bad.args
                 problems.append((kind, f"{self._path}:{reader.line_num}: {what}"))
                 continue
@@ -178,34 +178,36 @@ class _Reader:
             boxes.append(box)
             if self._name is not None and cells[self._name].strip() != _NAMES[label]:
                 renamed.append(
-                    f"{self._path}:{reader.line_num}: {cells[self._class].strip()} is called "
+                    f"{self._path}:{reader.line_num}: {cells[self._class].strip()} is named "
                     f"{show(cells[self._name])}, not {_NAMES[label]}"
                 )
         return Rows(labels, boxes, rows, filtered, problems, renamed)
 
     def _row(self, cells: List[str]) -> Tuple[int, Optional[List[float]], Optional[int]]:
-        """(label, box, None), or what of FILTERS leaves the row out in the place of None. Bad:
-        kind, what."""
+        """(label, box, None), or, instead of None, the index of the filter that leaves the row out.
+        BadInput: kind, value."""
         if len(cells) != self._width:
-            raise Bad(FIELDS, f"{len(cells)} instead of {self._width}: {show(','.join(cells))}")
+            raise BadInput(
+                FIELDS, f"{len(cells)} instead of {self._width}: {show(','.join(cells))}"
+            )
         label = _LABELS.get(cells[self._class].strip())
         if label is None:
-            raise Bad(UNKNOWN_CLASS, show(cells[self._class]))
+            raise BadInput(UNKNOWN_CLASS, show(cells[self._class]))
         if label == 0:
             return label, None, 0
         text, box = cells[self._box], parse_box(cells[self._box])
         if box is None:
-            raise Bad(BOX_TEXT, show(text))
+            raise BadInput(BOX_TEXT, show(text))
         left, top, right, bottom = box
         if not all(map(math.isfinite, box)):
-            raise Bad(NOT_FINITE, show(text))
+            raise BadInput(NOT_FINITE, show(text))
         if left > right or top > bottom:
-            raise Bad(REVERSED, show(text))
+            raise BadInput(REVERSED, show(text))
         if left == right or top == bottom:
-            raise Bad(NO_AREA, show(text))
+            raise BadInput(NO_AREA, show(text))
         distance = _number(cells[self._distance])
         if not math.isfinite(distance):
-            raise Bad(BAD_DISTANCE, show(cells[self._distance]))
+            raise BadInput(BAD_DISTANCE, show(cells[self._distance]))
         wide, high = self._size
         outside = max(-left, -top, right - wide, bottom - high) > TOLERANCE
         if outside and self._clip:
@@ -216,7 +218,7 @@ class _Reader:
                 min(bottom, float(high)),
             ]
             if left >= right or top >= bottom:
-                raise Bad(OUTSIDE, f"{show(text)} in {wide} x {high} pixels")
+                raise BadInput(OUTSIDE, f"{show(text)} in {wide} x {high} pixels")
             outside = False
         width, height = right - left, bottom - top
         for reason, left_out in (
@@ -226,8 +228,8 @@ class _Reader:
         ):
             if left_out:
                 return label, box, reason
-        if outside:  # last: what the filters leave out need not be right
-            raise Bad(OUTSIDE, f"{show(text)} in {wide} x {high} pixels")
+        if outside:  # last: boxes that the filters leave out need not be right
+            raise BadInput(OUTSIDE, f"{show(text)} in {wide} x {high} pixels")
         return label, box, None
 
 
@@ -245,7 +247,7 @@ def parse_box(text: str) -> Optional[List[float]]:
 
 
 def _number(text: str) -> float:
-    """NaN for a text that is no number."""
+    """NaN for text that is not a number."""
     try:
         return float("nan" if "_" in text else text)
     except ValueError:

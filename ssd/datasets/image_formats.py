@@ -1,7 +1,7 @@
-"""Which image files DALI decodes with the right colours, and what others are, by their tags.
+"""Which image files DALI decodes with the right colours, and what the others are, by their tags.
 
-Every rule was seen with DALI 1.53 on a CPU (which reads TIFF, JPEG 2000 and more by OpenCV),
-against pixels that were put into the file.
+Every rule was observed with DALI 1.53 on a CPU (which reads TIFF, JPEG 2000 and more with OpenCV),
+compared with the pixels that were written to the file.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ import struct
 
 from ssd.errors import UserError
 
-# What DALI decodes too. Naming them also keeps Pillow from trying formats that start other programs
-# (EPS).
+# The formats that DALI decodes too. Naming them also keeps Pillow from trying formats that start
+# other programs (EPS).
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")
-# Pillow's modes (colour spaces and depths) that DALI reads with the right colours, where it does
-# not read all.
+# Pillow's modes (colour spaces and depths) that DALI reads with the right colours, if not all.
 _MODES = {
     "TIFF": ("1", "L", "P", "RGB", "RGBA", "I;16", "I;16B"),
     "PPM": ("1", "L", "RGB", "I"),
@@ -53,15 +52,14 @@ _STARTS = (
 
 
 def unknown_format(start: bytes) -> str:
-    """What a file is that Pillow cannot identify, from its first bytes (some 300), in words that go
-    on a line."""
+    """What a file is that Pillow cannot identify, by its first bytes (about 300); one line."""
     if not start:
         return "the file is empty"
     if start[4:8] == b"ftyp":
         kind = _BRANDS.get(start[8:12], "")
         return (
-            f"{'an AVIF' if kind == 'AVIF' else 'a HEIC'} file, which is not decoded here; convert "
-            "it to JPEG or PNG"
+            f"{'an AVIF' if kind == 'AVIF' else 'a HEIC'} file, which is not supported; convert it "
+            "to JPEG or PNG"
             if kind
             else "a video, not an image"
         )
@@ -71,16 +69,14 @@ def unknown_format(start: bytes) -> str:
         return "a GIF, which DALI does not decode"
     for beginning, name in _STARTS:
         if start.startswith(beginning):
-            return f"{name}, which is not decoded here"
-    return "no image format known here (" + ", ".join(FORMATS) + ")"
+            return f"{name}, which is not supported"
+    return "no known image format (" + ", ".join(FORMATS) + ")"
 
 
 def refused(image, read) -> str:
-    """Why DALI cannot be given an image that Pillow has opened and not yet loaded, "" where it can.
+    """Why DALI cannot decode an image that Pillow has opened and not yet loaded, "" if it can.
     read(count): the file's first bytes, -1: all."""
-    if (
-        image.format == "WEBP" and read(16)[12:] == b"VP8X"
-    ):  # extended: transparency, animation, EXIF
+    if image.format == "WEBP" and read(16)[12:] == b"VP8X":  # transparency, animation, EXIF
         return (
             "an extended WebP file (transparency, animation or metadata), which DALI does not "
             "decode"
@@ -133,7 +129,7 @@ def _refused_tiff(image, read) -> str:
 
 
 def first(tags, tag: int, default: int) -> int:
-    """A TIFF tag's value, of several the first."""
+    """A TIFF tag's value, the first if there are several."""
     value = tags.get(tag, default)
     return (value[0] if value else default) if isinstance(value, tuple) else value
 
@@ -153,18 +149,17 @@ def _refused_ppm(image, read) -> str:
 def _refused_jpeg2000(start: bytes) -> str:
     if not start.startswith(_JP2):
         return "a bare JPEG 2000 codestream, which DALI does not decode; in a JP2 file it does"
-    place = start.find(b"colr")
-    if place >= 0 and start[place + 4 : place + 5] == b"\x01":  # the colour space by its number
-        (number,) = struct.unpack(">I", start[place + 7 : place + 11].ljust(4, b"\0"))
+    offset = start.find(b"colr")
+    if offset >= 0 and start[offset + 4 : offset + 5] == b"\x01":  # the colour space by its number
+        (number,) = struct.unpack(">I", start[offset + 7 : offset + 11].ljust(4, b"\0"))
         if number not in (16, 17):
             return (
                 f"a JPEG 2000 file of colour space {number} (not sRGB or grey), whose colours DALI "
                 "gets wrong"
             )
-    place = start.find(
-        b"\xff\x4f\xff\x51"
-    )  # the codestream: width, height, depth of each component
-    if place >= 0 and len(start) > place + 42 and start[place + 42] & 0x80:
+    # The codestream: width, height, depth of each component
+    offset = start.find(b"\xff\x4f\xff\x51")
+    if offset >= 0 and len(start) > offset + 42 and start[offset + 42] & 0x80:
         return "a JPEG 2000 file of signed numbers, which DALI does not decode"
     return ""
 

@@ -1,4 +1,4 @@
-"""Work over numbered items in plain threads that an interrupt ends."""
+"""Work on numbered items in plain threads that an interrupt ends."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import time
 def in_threads(make_work, count: int, threads: int = 0, progress=None, on_stop=None) -> None:
     """Calls work(index) once for each index of range(count).
 
-    make_work: called once in each thread; what it returns is that thread's `work`. threads: 0 means
+    make_work: called once in each thread; its result is that thread's `work`. threads: 0 means
     one per usable core. progress: called with the number of items done, a few times a second, and
     once at the end. on_stop: called while the threads are to end early, to wake those that wait.
-    The first exception of a thread ends all of them and is raised here; an interrupt ends them as
-    well, after the item that each is at.
+    The first exception of a thread ends all threads and is raised; an interrupt ends them too, each
+    after its current item.
     """
     indices, wake, stopped = iter(range(count)), queue.SimpleQueue(), False
     done, ended = [0] * (threads or len(os.sched_getaffinity(0))), []
@@ -35,8 +35,8 @@ def in_threads(make_work, count: int, threads: int = 0, progress=None, on_stop=N
         wake.put(None)
 
     # Plain threads, lists and a queue written in C: an interrupt inside concurrent.futures can
-    # leave one of its locks taken, and whoever asks for it next waits for ever (with it, an
-    # interrupted check hung once).
+    # leave one of its locks taken, and the next to acquire it waits forever (an interrupted check
+    # hung once).
     started = 0
     try:
         for thread in range(min(len(done), count)):
@@ -52,12 +52,10 @@ def in_threads(make_work, count: int, threads: int = 0, progress=None, on_stop=N
     finally:
         stopped = True
         while len(ended) < started:
-            if on_stop is not None:  # again and again: a thread may have been just about to wait
+            if on_stop is not None:  # repeatedly: a thread may have been just about to wait
                 on_stop()
             time.sleep(0.01)
     for error in filter(None, ended):
         raise error
-    if (
-        progress is not None
-    ):  # threads that were quicker than the first look at them have not been told of
+    if progress is not None:  # threads may have ended before the first report
         progress(sum(done))

@@ -1,8 +1,8 @@
-"""What must be known of a JPEG file before a GPU decodes it: two kinds come out wrong there, and
-nothing is said.
+"""Checks of a JPEG file before a GPU decodes it, as a GPU decodes two kinds wrong without a
+message.
 
-nvJPEG fills what a truncated file lacks with whatever it finds, where libjpeg says so; and it takes
-every JPEG of three components for YCbCr. Seen with DALI 1.53 on an H100.
+nvJPEG fills the missing part of a truncated file with arbitrary data, where libjpeg reports it; and
+it decodes every JPEG of three components as YCbCr. Observed with DALI 1.53 on an H100.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ _RGB_IDS = [ord(letter) for letter in "RGB"]
 
 
 def has_no_end(content) -> bool:
-    """Whether these bytes are a JPEG's and do not end in its end marker, which no data of pixels
-    can hold: it is truncated, or followed by something else."""
+    """Whether these bytes are a JPEG without its end marker at the end, which cannot occur in pixel
+    data: it is truncated, or followed by something else."""
     return bytes(content[:3]) == _START and bytes(content[-2:]) != _END
 
 
 def truncation(content) -> str:
-    """Why a file's bytes (k,) uint8 are a truncated JPEG, in Pillow's words; "" where they are
-    not."""
+    """Pillow's message if a file's bytes (k,) uint8 are a truncated JPEG, else ""."""
     from PIL import Image
 
     if not has_no_end(content):
@@ -44,17 +43,17 @@ def opened_has_no_end(image) -> bool:
     """`has_no_end` of an image that Pillow has opened and not yet loaded."""
     if image.format not in ("JPEG", "MPO"):
         return False
-    place = image.fp.tell()
+    position = image.fp.tell()
     image.fp.seek(-2, io.SEEK_END)
     end = image.fp.read(2)
-    image.fp.seek(place)
+    image.fp.seek(position)
     return end != _END
 
 
 def is_rgb(image) -> bool:
-    """Whether the JPEG that Pillow has opened holds R, G and B as they are: by libjpeg's rules,
-    without a JFIF marker, and with an Adobe marker that says so or without one and with components
-    of these names."""
+    """Whether the JPEG that Pillow has opened holds R, G and B, not YCbCr: by libjpeg's rules, it
+    has no JFIF marker, and either an Adobe marker of that meaning, or none and components of these
+    names."""
     if image.format not in ("JPEG", "MPO") or image.mode != "RGB" or "jfif" in image.info:
         return False
     if "adobe" in image.info:

@@ -1,7 +1,7 @@
-"""Files of JSON as people bring them: any of JSON's encodings, with or without a byte order mark,
-compressed or not.
+"""Reading users' JSON files: any of JSON's encodings, with or without a byte order mark, compressed
+or not.
 
-Every annotation file and every file of detections comes in through here, so that one rule holds for
+All annotation files and files of detections are read by this module, so that one rule holds for
 all.
 """
 
@@ -27,32 +27,31 @@ _ARCHIVES = (
 )
 
 
-# What stands in the place of a file that was to be fetched, or of one in another format.
+# What users may have instead of the file: a failed download, or another format.
 _OTHERS = (
     (
         b"version https://git-lfs",
         "it is a pointer of Git LFS, not the file itself; `git lfs pull` fetches that",
     ),
-    (b"<!doctype", "it is a web page, perhaps in place of a download"),
-    (b"<html", "it is a web page, perhaps in place of a download"),
+    (b"<!doctype", "it is a web page, perhaps instead of a download"),
+    (b"<html", "it is a web page, perhaps instead of a download"),
     (b"<?xml", "it is XML, and JSON is needed"),
 )
 
 
 @contextlib.contextmanager
 def open_bytes(path) -> Iterator[BinaryIO]:
-    """A file open for reading its bytes once, from front to back; of a gzip, bzip2 or xz file those
-    inside it.
+    """A file open for reading its bytes once, from start to end; a gzip, bzip2 or xz file is
+    decompressed.
 
-    A pipe is read as a file is. Raises OSError, while open too, for what cannot be read: an
-    archive, a compressed file that is damaged and one that somebody writes to meanwhile are named
-    as such.
+    A pipe is read like a file. Raises OSError, also while it is open, if it cannot be read; an
+    archive, a damaged compressed file and a file that is written meanwhile are named as such.
     """
     with open(path, "rb") as file, _unchanged(file):
         start = file.peek(32)[:32]
         for magic, what in _ARCHIVES:
             if start.startswith(magic):
-                raise OSError(f"it is {what}, which is not unpacked here; unpack it first")
+                raise OSError(f"it is {what}, which cannot be read directly; unpack it first")
         for beginning, what in _OTHERS:
             if start.lstrip().lower().startswith(beginning):
                 raise OSError(what)
@@ -71,8 +70,7 @@ def open_bytes(path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _unchanged(file) -> Iterator[None]:
-    """OSError where a file has other bytes after this than before, in place of whatever error that
-    has led to."""
+    """OSError if a file changed meanwhile, in place of any error that this has caused."""
     before = _state(file)
     try:
         yield
@@ -80,7 +78,7 @@ def _unchanged(file) -> Iterator[None]:
         if _state(file) == before:
             raise
     if _state(file) != before:
-        raise OSError("it was changed while it was read; start again once it is whole")
+        raise OSError("it was changed while it was read; start again once it is complete")
 
 
 def _state(file):
@@ -89,23 +87,23 @@ def _state(file):
 
 
 def load_json(path) -> Any:
-    """The content of a JSON file. OSError as of open_bytes; ValueError or RecursionError for what
-    is no JSON."""
+    """The content of a JSON file. OSError as of open_bytes; ValueError or RecursionError if it is
+    not JSON."""
     with open_bytes(path) as file:
         return json.loads(file.read())
 
 
 def whole_number(value) -> Optional[int]:
-    """A JSON value as an int if it is a whole number of 64 bits, else None. JSON does not tell 3.0
-    from 3, so that both are one; of numbers with a point those that float64 holds exactly. True is
-    no number, nor is text."""
+    """A JSON value as an int if it is a 64-bit integer, else None. JSON does not distinguish 3.0
+    from 3, so both count; numbers with a point must be exact in float64. True is no number, nor is
+    text."""
     if type(value) is float and value.is_integer() and abs(value) <= 2**53:
         return int(value)
     return value if type(value) is int and -(2**63) <= value < 2**63 else None
 
 
 def not_whole(value) -> str:
-    """Why a JSON value is no whole number, for messages that have named it."""
+    """Why a JSON value is no integer, to be added to a message that names the value."""
     return (
         "is missing"
         if value is None

@@ -1,5 +1,4 @@
-"""How much of an annotation file may be left out, and a file as JSON has it without what is left
-out."""
+"""How much of an annotation file may be left out, and its JSON without what is left out."""
 
 from __future__ import annotations
 
@@ -8,17 +7,17 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 from ssd.datasets.annotations import Annotations
 from ssd.errors import UserError
 
-# The kind of a box without an area. Two of the 860,001 boxes of COCO's own training file have no
-# height (images 200365 and 550395; github.com/cocodataset/cocoapi/issues/355). Whoever only copies
-# annotations passes them on, since training asks for --skip-bad-annotations in any case.
+# The kind of a box without area. Two of the 860,001 boxes of COCO's own training file have no
+# height (images 200365 and 550395; github.com/cocodataset/cocoapi/issues/355). Commands that only
+# copy annotations keep them, since training needs --skip-bad-annotations in any case.
 EMPTY_BOX = "empty box"
 
 
 class Found(NamedTuple):
     """What an annotation file held before anything was left out. images, boxes: how many; left_out:
-    what the images that were left out are called; cause: the likely cause of what is wrong, in a
-    line, or ""; misread: this cause makes also the boxes wrong that pass the checks; ids, names: of
-    images that were left out, if they have usable ones."""
+    labels of the images that were left out; cause: the likely cause of the problems, in a line, or
+    ""; misread: with this cause, boxes that pass the checks are wrong too; ids, names: of images
+    that were left out, if usable."""
 
     images: int = 0
     boxes: int = 0
@@ -29,18 +28,17 @@ class Found(NamedTuple):
     names: tuple = ()
 
 
-def check_losses(
+def check_share_left_out(
     path: str, found: Found, images: int, boxes: int, max_left_out: float, skip_bad: bool
 ) -> None:
-    """UserError where what is left of a file is wrong too, or where skip_bad leaves out more than a
-    share `max_left_out` of its images or boxes; 1: whatever it is. images, boxes: how many are
-    left."""
+    """UserError if the rest of a file is wrong too, or if skip_bad leaves out more than the share
+    `max_left_out` of its images or boxes; 1: no limit. images, boxes: how many are left."""
     if max_left_out >= 1:
         return
     lost = found.boxes - boxes
     if found.misread:
         others = (
-            f"{lost} of {found.boxes} boxes would be left out, and the others are as wrong: "
+            f"{lost} of {found.boxes} boxes would be left out, and the others are just as wrong: "
             if lost
             else ""
         )
@@ -55,7 +53,7 @@ def check_losses(
 
 
 def lines_of(path: str, problems, images, boxes) -> List[str]:
-    """Lines about what is left out of a file; images, boxes: with what is good of them."""
+    """Lines about what is left out of a file. images, boxes: with their masks of good ones."""
     lines = [f"{path}: left out: {line}" for line in problems.lines()]
     orphans = int((boxes.good & ~images.good[boxes.image]).sum())
     return lines + [f"{path}: left out: {orphans} x annotation of an image left out"] * (
@@ -72,12 +70,12 @@ def good_entries(
     max_left_out: float = 1.0,
     passed_on: str = "",
 ) -> Tuple[Dict[str, Any], List[str]]:
-    """(`content` without its bad entries, lines about them), by the rules of training; no image
-    file is looked at.
+    """(`content` without its bad entries, lines about them), by the rules of training, without
+    checking image files.
 
     content: an annotation file as JSON has it; found: of the same; skip_bad, max_left_out: as in
-    training. passed_on: a kind of problem that is no reason to refuse the file: without skip_bad
-    such entries stay, and a line counts them. UserError for a file that training would refuse.
+    training. passed_on: a kind of problem for which the file is not refused: without skip_bad its
+    entries stay, and a line counts them. UserError for a file that training would refuse.
     """
     boxes = found.boxes.good & found.images.good[found.boxes.image]
     kept_images, kept_boxes = int(found.images.good.sum()), int(boxes.sum())
@@ -88,7 +86,7 @@ def good_entries(
             f"{path}: {cause + ': ' if cause else ''}{problems.summary()}; --skip-bad-annotations "
             "leaves out what is bad"
         )
-    check_losses(
+    check_share_left_out(
         path,
         Found(len(found.images.ids), len(boxes), cause=cause, misread=bool(cause)),
         kept_images,

@@ -1,14 +1,13 @@
-"""The data set of a run: where it lies, and its checked content."""
+"""The data set of a run: its paths, and its checked content."""
 
 from __future__ import annotations
 
 import os
-import sys
 from typing import Optional, Tuple
 
 from ssd.config import Config
 from ssd.datasets.categories import align_categories
-from ssd.errors import UserError
+from ssd.errors import UserError, print_line
 
 
 def dataset_paths(config: Config, split: str) -> Tuple[str, str]:
@@ -26,7 +25,7 @@ def dataset_paths(config: Config, split: str) -> Tuple[str, str]:
         raise UserError(
             f"--{split}-annotations {annotations}: no such file"
             + (
-                "; `python -m ssd split-data` makes train.json and val.json of one file"
+                "; `python -m ssd split-data` makes train.json and val.json from one file"
                 if own
                 else ""
             )
@@ -40,14 +39,15 @@ def named_paths(
     annotations: Optional[str], images: Optional[str], data_dir: bool
 ) -> Optional[Tuple[str, str]]:
     """(annotation file, image folder) that --annotations and --images name, None without both.
-    data_dir: --data-dir is there too. UserError for one of them alone, or for what does not exist.
+    data_dir: whether --data-dir is given too. UserError for one of them alone, and for a path that
+    does not exist.
     """
     if annotations is None and images is None:
         return None
     if data_dir:
         raise UserError(
-            "--annotations, --images: they name the data set, and so does --data-dir; give one of "
-            "them"
+            "--annotations and --images name the data set, and so does --data-dir; give one or the "
+            "other"
         )
     for flag, path, exists, kind in (
         ("--annotations", annotations, _is_readable, "file"),
@@ -80,8 +80,8 @@ def _kind(path: str) -> str:
 
 
 def cache_folder(config: Config) -> Optional[str]:
-    """Where results of data set checks are kept; None, nowhere, for a user without a home (docker
-    run --user)."""
+    """The folder for results of data set checks; None for a user without a home (docker run
+    --user)."""
     if config.data.cache_dir:
         return config.data.cache_dir
     root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
@@ -102,19 +102,18 @@ def decodes_on_gpu(config: Config) -> bool:
 
 
 def warn_of_unchecked(config: Config, images: str) -> None:
-    """One line where nobody would notice an image that comes out wrong."""
+    """Prints one line if an image could come out wrong without anybody noticing."""
     if decodes_on_gpu(config) and config.data.check_images == "exists":
-        print(
+        print_line(
             f"--check-images exists: with --decode {config.data.decode}, truncated JPEGs, JPEGs of "
-            f"RGB and grey JPEG 2000 files of {images} come out wrong, and nothing says so; header "
-            "finds them",
-            file=sys.stderr,
+            f"RGB and grey JPEG 2000 files of {images} come out wrong without a message; header "
+            "finds them"
         )
 
 
 def load_dataset(config: Config, split: str, classes: bool = True):
-    """The checked data set of 'train' or 'val', from the cache where it was checked before.
-    classes: their number must be the recipe's."""
+    """The checked data set of 'train' or 'val', from the cache if it was checked before. classes:
+    whether their number must be the recipe's."""
     from ssd.datasets.coco import load_coco
 
     annotations, images = dataset_paths(config, split)
@@ -129,7 +128,7 @@ def load_dataset(config: Config, split: str, classes: bool = True):
         require_boxes=split == "train",
         cache_dir=cache_folder(config),
         image_cache_dir=cache_folder(config),
-        report=_say,
+        report=print_line,
     )
     if classes:
         check_classes(dataset, config, split)
@@ -138,12 +137,12 @@ def load_dataset(config: Config, split: str, classes: bool = True):
 
 def load_datasets(config: Config):
     """(training set, validation set), checked as load_dataset does; the validation set's categories
-    are put in the order of the training set's, by their names. UserError where they do not fit, and
-    where nothing of the validation set could be scored."""
+    are put in the order of the training set's, by their names. UserError if they do not fit, and if
+    the validation set has nothing to score."""
     train = load_dataset(config, "train")
     val, line = align_categories(load_dataset(config, "val", False), train)
     if line:
-        _say(line)
+        print_line(line)
     check_classes(val, config, "val")
     if not has_objects(val):
         raise UserError(nothing_to_score(val))
@@ -151,7 +150,7 @@ def load_datasets(config: Config):
 
 
 def has_objects(dataset) -> bool:
-    """Whether a score is defined: a box that is no group's."""
+    """Whether a score is defined: whether there is a box that is not a group's."""
     return bool((~dataset.box_crowd).any())
 
 
@@ -165,20 +164,16 @@ def nothing_to_score(dataset) -> str:
         + (" that is left" if dataset.found.boxes else ", as files of test images")
     )
     return (
-        f"{dataset.path}: {what}: nothing to be found, the mAP would be undefined and no target "
+        f"{dataset.path}: {what}: nothing to detect, so the mAP would be undefined and no target "
         "ever reached"
     )
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _for_training(dataset, config: Config):
     if not config.data.train_crowds and dataset.box_crowd.any():
         crowds = int(dataset.box_crowd.sum())
         dataset = dataset.without_crowds()
-        _say(f"{dataset.path}: {crowds} boxes of groups (iscrowd) are not trained on")
+        print_line(f"{dataset.path}: {crowds} boxes of groups (iscrowd) are not trained on")
         if not len(dataset.box_image):
             raise UserError(
                 f"{dataset.path}: all its {crowds} boxes are of groups (iscrowd), on which recipe "

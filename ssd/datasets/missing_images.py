@@ -1,5 +1,4 @@
-"""Why image files are not found: the other ways in which their names may be written. One line, for
-people."""
+"""Why image files are not found: other spellings of their names. One line, for people."""
 
 from __future__ import annotations
 
@@ -10,22 +9,22 @@ from urllib.parse import unquote
 
 from ssd.datasets.annotation_file import show
 
-_LOOKED_AT = 200  # missing files whose names are tried in other ways
-_LISTED = 500_000  # files below the folder that are listed at most
+_TRIED = 200  # missing files whose names are tried in other spellings, at most
+_LISTED = 500_000  # files below the folder that are listed, at most
 _ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".jp2", ".gif")
 
 
 def cause_of_missing(images, names: List[str], all_names: int = 0) -> str:
-    """Why image files are not found, if another way of writing their names finds most of them; ""
-    if none does.
+    """Why image files are not found, if another spelling of their names finds most of them; "" if
+    none does.
 
-    images: of ssd.datasets.images.open_images; names: as in the file, of the missing ones;
-    all_names: how many the file has, 0 if unknown: where all are missing and nothing else explains
-    it, the folder is said to be another one.
+    images: of ssd.datasets.image_folder.open_images; names: as in the file, of the missing ones;
+    all_names: how many the file has, 0 if unknown: if all are missing and nothing else explains it,
+    the cause is another folder.
     """
-    there, count = _list(images), len(names)
+    present, count = _list(images), len(names)
     folder = os.path.basename(os.path.abspath(images.folder))
-    found = _another_way(names[:_LOOKED_AT], there, min(count, _LOOKED_AT))
+    found = _another_spelling(names[:_TRIED], present, min(count, _TRIED))
     if found:
         return (
             f"{count} image files are missing: {found[0]} they are there "
@@ -33,37 +32,37 @@ def cause_of_missing(images, names: List[str], all_names: int = 0) -> str:
         )
     if count == all_names and count > 1:
         others = (
-            f"which holds {len(there)} others: is it the right one?"
-            if there
+            f"which holds {len(present)} others: is it the right one?"
+            if present
             else "which holds no image"
         )
         return f"none of the {count} images is in {images.folder}, {others}"
     return ""
 
 
-def other_names(there: List[str], names: List[str]) -> str:
-    """The same for images `there` that are to be found among the `names` of a file."""
-    known, wanted = set(there), set(names)
-    names, there = (
+def other_names(present: List[str], names: List[str]) -> str:
+    """The same for the images `present` that are searched among the `names` of a file."""
+    known, wanted = set(present), set(names)
+    names, present = (
         [name for name in names if name not in known],
-        [name for name in there if name not in wanted],
+        [name for name in present if name not in wanted],
     )
-    found = _another_way(names, there, len(there))
+    found = _another_spelling(names, present, len(present))
     return f"{found[0]} they are the same ({show(found[1])})" if found else ""
 
 
-def _another_way(names: List[str], there: List[str], of: int) -> Optional[Tuple[str, str]]:
-    """(what differs, the first of `there` that is found), or None where no way finds more than half
-    of `of`."""
-    for words, of_name, of_file in _WAYS:
+def _another_spelling(names: List[str], present: List[str], of: int) -> Optional[Tuple[str, str]]:
+    """(what differs, the first of `present` that is found), or None if no spelling finds more than
+    half of `of`."""
+    for difference, of_name, of_file in _SPELLINGS:
         known: Dict[str, str] = {}
-        for name in there:
+        for name in present:
             key = of_file(name)
             if key is not None:
-                known[key] = "" if key in known else name  # of several it cannot be known which
+                known[key] = "" if key in known else name  # ambiguous if there are several
         found = [known[key] for key in map(of_name, names) if known.get(key)]
         if 2 * len(found) > of:
-            return words.format(ending=os.path.splitext(found[0])[1]), found[0]
+            return difference.format(ending=os.path.splitext(found[0])[1]), found[0]
     return None
 
 
@@ -94,16 +93,16 @@ def _plain(name: str) -> str:
 
 
 def _number(name: str) -> Optional[str]:
-    """The number in which the name ends, but for its ending."""
+    """The number at the end of the name, before its extension."""
     stem = _stem(_last(name))
     digits = stem[len(stem.rstrip("0123456789")) :]
     return digits.lstrip("0") or "0" if digits else None
 
 
-# What differs, and what is compared: of a name in the file, and of that of an image that is there.
-_WAYS = (
+# What differs, and what is compared: for a name in the file, and for the name of a present image.
+_SPELLINGS = (
     (
-        "their names have backslashes, as Windows writes paths; with / in their place",
+        "their names have backslashes, as Windows writes paths; with / in their folder",
         _slashes,
         _same,
     ),
@@ -138,13 +137,13 @@ _WAYS = (
 
 
 def _list(images) -> List[str]:
-    """Names of images there, relative to the folder, hidden ones left out."""
+    """Names of the present images, relative to the folder, without hidden ones."""
     if not images.in_files:
         return list(images.names())
     found: List[str] = []
-    for place, folders, files in os.walk(images.folder):
+    for folder, folders, files in os.walk(images.folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        inside = os.path.relpath(place, images.folder)
+        inside = os.path.relpath(folder, images.folder)
         found += [
             name if inside == os.curdir else f"{inside}/{name}"
             for name in sorted(files)

@@ -1,11 +1,11 @@
-"""Open Images' CSV files converted to one COCO annotation file, in the form that the MLPerf
+"""Open Images' CSV files converted to one COCO annotation file, in the format that the MLPerf
 benchmark trains on.
 
-Ported from the description of that form, not from its tools: category ids are positions in the
+Ported from the description of that format, not from its tools: category ids are positions in the
 class list from 0, images and annotations are numbered from 1, boxes are [XMin * W, YMin * H, (XMax
 - XMin) * W, (YMax - YMin) * H] of the stored pixels, unrounded, area is width * height, group boxes
-are crowds (iscrowd 1), and the five Is... flags stay, as booleans; -1, unknown, counts as true
-there, and so here. Images are those with a box of the classes.
+are crowds (iscrowd 1), and the five Is... flags are kept as booleans; -1, unknown, counts as true
+as in the benchmark. The images are those with a box of the classes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from ssd.datasets import openimages_sizes
 from ssd.datasets.annotation_checks import Problems
-from ssd.datasets.openimages_boxes import FLAGS, GROUP, Boxes, id_text, read_boxes
+from ssd.datasets.openimages_boxes import FLAGS, GROUP, OpenImagesBoxes, id_text, read_boxes
 from ssd.datasets.openimages_classes import label_positions, read_class_labels
 from ssd.errors import UserError
 from ssd.files import replacing, write_errors
@@ -29,17 +29,17 @@ _BOOL = ("false", "true")
 
 @dataclass
 class Selection:
-    """Boxes of some classes, and the images that hold one. ids: ascending uint64 (n,); position:
+    """Boxes of some classes, and the images with such boxes. ids: ascending uint64 (n,); position:
     (m,) int32 of each box's image, ascending; boxes: in the file's order within an image; classes:
     the names by category id."""
 
     ids: np.ndarray
     position: np.ndarray
-    boxes: Boxes
+    boxes: OpenImagesBoxes
     classes: Sequence[str]
 
 
-def select(
+def select_boxes(
     boxes_csv,
     classes_csv,
     classes: Sequence[str],
@@ -49,8 +49,8 @@ def select(
 ) -> Selection:
     """The boxes of `classes` (names, in the order of their ids) in a box file, and their images.
 
-    max_images: of these images, the ones with the smallest ids, which are drawn at random: the same
-    for everybody. Bad rows are left out and counted in `problems`. UserError where no box is left.
+    max_images: only these images with the smallest ids, which are random: the same for everybody.
+    Bad rows are left out and counted in `problems`. UserError if no box is left.
     """
     positions = label_positions(read_class_labels(classes_csv), classes, classes_csv)
     boxes = read_boxes(boxes_csv, positions, problems, progress)
@@ -59,13 +59,13 @@ def select(
         raise UserError(
             f"{boxes_csv}: holds no box of the {len(classes)} classes in {boxes.rows} rows{wrong}"
         )
-    # Rows of an image lie together in Open Images' own files, so runs are sorted, not rows.
+    # Rows of an image are adjacent in Open Images' own files, so runs are sorted, not rows.
     starts = np.flatnonzero(np.concatenate([[True], boxes.image[1:] != boxes.image[:-1]]))
     ids, run_position = np.unique(boxes.image[starts], return_inverse=True)
     position = np.repeat(
         run_position.astype(np.int32), np.diff(np.append(starts, len(boxes.image)))
     )
-    boxes.image = ids[:0]  # said by ids and position from here on
+    boxes.image = ids[:0]  # replaced by ids and position
     if max_images is not None and len(ids) > max_images:
         ids = ids[:max_images]
         position = _keep(position < max_images, position, boxes)
@@ -74,8 +74,8 @@ def select(
     return Selection(ids, position, boxes, classes)
 
 
-def _keep(index, position, boxes: Boxes) -> np.ndarray:
-    """Takes boxes by index or mask, and their positions, one column after the other to spare
+def _keep(index, position, boxes: OpenImagesBoxes) -> np.ndarray:
+    """Selects boxes and their positions by index or mask, one column after the other to save
     memory."""
     boxes.ltrb, boxes.classes, boxes.flags = (
         boxes.ltrb[index],
@@ -85,7 +85,7 @@ def _keep(index, position, boxes: Boxes) -> np.ndarray:
     return position[index]
 
 
-def convert(
+def write_coco(
     selection: Selection,
     output,
     images,
@@ -94,7 +94,7 @@ def convert(
     threads: int = 0,
     progress=None,
 ) -> List[str]:
-    """Writes `output`, whole or not at all; returns lines that say what it holds. UserError.
+    """Writes `output`, completely or not at all; returns lines about its content. UserError.
 
     images, sizes_file, threads, progress: see openimages_sizes.image_sizes. Images without a
     readable file are left out with their boxes, and counted in `problems`.
@@ -102,17 +102,17 @@ def convert(
     sides = openimages_sizes.image_sizes(
         selection.ids, images, sizes_file, problems, threads, progress
     )
-    there = sides.all(axis=1)
-    if not there.any():
+    present = sides.all(axis=1)
+    if not present.any():
         raise UserError(
-            f"{images or sizes_file}: none of the {len(there)} images with a box is there, the "
+            f"{images or sizes_file}: none of the {len(present)} images with a box is present, the "
             f"first being {id_text(selection.ids[0])}.jpg"
         )
-    number = np.cumsum(there, dtype=np.int32)
-    rows = np.flatnonzero(there[selection.position])
+    number = np.cumsum(present, dtype=np.int32)
+    rows = np.flatnonzero(present[selection.position])
     with write_errors(f"output {output}", output), replacing(output) as partial:
         with open(partial, "x", encoding="ascii") as file:
-            file.writelines(_json(selection, sides, there, number, rows))
+            file.writelines(_json(selection, sides, present, number, rows))
     flags = selection.boxes.flags[rows]
     lines = [
         f"{output}: {int(number[-1])} images, {len(rows)} boxes, {len(selection.classes)} "
@@ -129,11 +129,11 @@ def convert(
     return lines
 
 
-def _json(selection, sides, there, number, rows):
+def _json(selection, sides, present, number, rows):
     """The file's content in pieces."""
     comma = ""
     yield '{"images":['
-    for part in _parts(np.flatnonzero(there)):
+    for part in _parts(np.flatnonzero(present)):
         yield comma + ",".join(
             '{"id":%d,"file_name":"%016x.jpg","width":%d,"height":%d}' % entry
             for entry in zip(

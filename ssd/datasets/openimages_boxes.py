@@ -1,5 +1,5 @@
-"""Boxes of some classes out of Open Images' CSV files, block by block: 14.6 million rows need
-neither the whole text nor an object per row in memory."""
+"""Boxes of some classes from Open Images' CSV files, block by block: for 14.6 million rows, neither
+the complete text nor an object per row is in memory."""
 
 from __future__ import annotations
 
@@ -32,18 +32,15 @@ REVERSED = "box with XMin > XMax or YMin > YMax"
 EMPTY = "box without area"
 BAD_FLAG = "box with a flag that is none of 1, 0, -1"
 
-_FLAG_BITS = {
-    "0": 0,
-    "1": 1,
-    "-1": 3,
-}  # bit 0: true, bit 1: unknown, which the benchmark's own tools take for true
+# Bit 0: true, bit 1: unknown, which the benchmark's own tools count as true
+_FLAG_BITS = {"0": 0, "1": 1, "-1": 3}
 _NO_FLAG = 4
 _HEX = np.full(256, 255, np.uint8)
 _HEX[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
 
 
 @dataclass
-class Boxes:
+class OpenImagesBoxes:
     """m boxes in the order of the file. image: (m,) uint64, the id's 16 digits as a number; ltrb:
     (m, 4) float64 left, top, right, bottom in shares of the image; classes: (m,) int16 position of
     the class; flags: (m,) uint8, bit k is FLAGS[k]; unknown: number of boxes with a flag of -1;
@@ -57,22 +54,26 @@ class Boxes:
     rows: int = 0
 
 
-def read_boxes(path, positions: Dict[str, int], problems: Problems, progress=None) -> Boxes:
+def read_boxes(
+    path, positions: Dict[str, int], problems: Problems, progress=None
+) -> OpenImagesBoxes:
     """The boxes of `path` whose label has a position >= 0; columns are found by their names.
 
-    positions: from every label that is known to its class's position, -1 for a class that is not
-    wanted. Rows that are wrong are left out and counted in `problems` with line and value; of
-    unwanted classes only the number of fields is looked at. progress: called with (bytes read,
-    bytes), after each block.
+    positions: every known label -> position of its class, -1 for a class that is not wanted. Bad
+    rows are left out and counted in `problems` with line and value; for unwanted classes only the
+    number of fields is checked. progress: called with (bytes read, bytes) after each block.
 
-    UserError for a file that cannot be read, is empty, lacks its header or a column, is not UTF-8
-    text, or ends in the middle of a row: half a download is no data set.
+    UserError for a file that cannot be read, is empty, has no header or misses a column, is not
+    UTF-8 text, or ends in the middle of a row, as an incomplete download does.
     """
     columns = Growing(np.uint64), Growing(np.float64, 4), Growing(np.int16), Growing(np.uint8)
     result = None
     for first, lines, broken, quoted in _blocks(path, progress):
         if result is None:
-            result, parser = Boxes(*(None,) * 4), _Parser(path, lines.pop(0), positions, problems)
+            result, parser = (
+                OpenImagesBoxes(*(None,) * 4),
+                _Parser(path, lines.pop(0), positions, problems),
+            )
             first += 1
         if broken and lines and lines[-1].count(",") + 1 < parser.width:
             raise UserError(
@@ -91,7 +92,7 @@ def read_boxes(path, positions: Dict[str, int], problems: Problems, progress=Non
 
 
 def _blocks(path, progress) -> Iterator[Tuple[int, List[str], bool, bool]]:
-    """(number of the first line, from 1; lines; whether the last of them has no line break; whether
+    """(number of the first line, from 1; lines; whether the last one has no line break; whether
     there are quotes) of a CSV file, a few megabytes at a time."""
     try:
         with open(path, "rb") as file:
@@ -133,7 +134,7 @@ def _quoted(path, first: int, lines: List[str]) -> List[List[str]]:
     except csv.Error as error:
         raise UserError(f"{where}: {error}") from None
     if len(rows) != len(lines):
-        raise UserError(f"{where} a quoted value goes over lines")
+        raise UserError(f"{where} a quoted value spans lines")
     return rows
 
 
@@ -150,7 +151,7 @@ class _Parser:
         for name in COLUMNS:
             if names.count(name) != 1:
                 raise UserError(
-                    f"{path}:1: column {name} is there {names.count(name)} times, in {show(header)}"
+                    f"{path}:1: column {name} occurs {names.count(name)} times, in {show(header)}"
                     if name in names
                     else f"{path}:1: no column {name} in {show(header)}"
                 )
@@ -160,17 +161,16 @@ class _Parser:
         self._flags = itemgetter(*map(names.index, FLAGS))
 
     def parse(self, first: int, rows: List[List[str]]):
-        """((ids, boxes, classes, flags) of the good rows of wanted classes, number of rows that are
-        not empty, number of boxes with an unknown flag). first: line number of the first row."""
+        """((ids, boxes, classes, flags) of the good rows of wanted classes, number of non-empty
+        rows, number of boxes with an unknown flag). first: line number of the first row."""
         numbers, count = range(first, first + len(rows)), len(rows)
         if set(map(len, rows)) - {self.width}:
-            there = [
-                index for index, row in enumerate(rows) if "".join(row).strip()
-            ]  # empty lines are nothing
+            # Empty lines do not count.
+            filled = [index for index, row in enumerate(rows) if "".join(row).strip()]
             rows, numbers, count = (
-                [rows[index] for index in there],
-                np.asarray(numbers)[there],
-                len(there),
+                [rows[index] for index in filled],
+                np.asarray(numbers)[filled],
+                len(filled),
             )
             good = [len(row) == self.width for row in rows]
             numbers = self._keep(
@@ -188,11 +188,11 @@ class _Parser:
                 LABEL,
                 numbers,
                 rows,
-                [one is not None for one in classes],
+                [position is not None for position in classes],
                 lambda row: show(row[label]),
             )
-            rows = [row for row, one in zip(rows, classes) if one is not None]
-            classes = [one for one in classes if one is not None]
+            rows = [row for row, position in zip(rows, classes) if position is not None]
+            classes = [position for position in classes if position is not None]
         classes = np.array(classes, np.int16)
         wanted = np.flatnonzero(classes >= 0)
         rows, numbers = [rows[index] for index in wanted.tolist()], np.asarray(numbers)[wanted]
@@ -233,7 +233,7 @@ class _Parser:
         return (ids[good], boxes[good], classes[wanted][good], packed[good]), count, unknown
 
     def _keep(self, kind, numbers, rows, good, detail):
-        """Counts the rows that are not `good`; line numbers of the others."""
+        """Counts the rows that are not `good`; returns the line numbers of the others."""
         good = np.asarray(good, bool)
         bad = np.flatnonzero(~good)
         if len(bad):
@@ -249,7 +249,7 @@ class _Parser:
 
 
 def _numbers(texts: List[str]) -> np.ndarray:
-    """(n, 4) float64; NaN for a text that is no number."""
+    """(n, 4) float64; NaN for text that is not a number."""
     try:
         values = list(map(float, texts))
     except ValueError:

@@ -1,4 +1,5 @@
-"""Classes of Open Images: their names, their labels (/m/0k4j) and the order that numbers them."""
+"""Classes of Open Images: their names, their labels (/m/0k4j) and the order in which they are
+numbered."""
 
 from __future__ import annotations
 
@@ -12,8 +13,7 @@ from ssd.errors import UserError
 MLPERF_LIST = os.path.join(
     os.path.dirname(os.path.abspath(__file__)), "openimages_mlperf_classes.txt"
 )
-# : What the columns of the class descriptions are called in the versions of Open Images that name
-# them.
+# Column names of the class descriptions, in the versions of Open Images that have them.
 _LABEL_COLUMNS, _NAME_COLUMNS = ("LabelName", "id"), ("DisplayName", "name")
 
 
@@ -24,13 +24,13 @@ def mlperf_classes() -> Tuple[str, ...]:
 
 
 def read_class_list(path) -> Tuple[str, ...]:
-    """Names from a text file, one a line; position in the file = category id. UserError for an
-    empty file, a name that is there twice, a file that cannot be read."""
+    """Names from a text file, one per line; position in the file = category id. UserError for an
+    empty file, a name that occurs twice, a file that cannot be read."""
     names = []
     for number, cells in csv_rows(path, plain=True):
         name = cells[0].strip()
         if name in names:
-            raise UserError(f"{path}:{number}: class {name!r} is there twice")
+            raise UserError(f"{path}:{number}: class {name!r} occurs twice")
         if name:
             names.append(name)
     if not names:
@@ -42,8 +42,8 @@ def csv_rows(path, plain: bool = False) -> Iterator[Tuple[int, List[str]]]:
     """(line number from 1, cells) of a small CSV file, empty lines left out; plain: each line is
     one cell.
 
-    A byte order mark and both kinds of line breaks are taken. UserError for a file that cannot be
-    read, is empty, or is not UTF-8.
+    A byte order mark and both kinds of line breaks are accepted. UserError for a file that cannot
+    be read, is empty, or is not UTF-8.
     """
     try:
         with open(path, encoding="utf-8-sig", newline=None if plain else "") as file:
@@ -55,15 +55,15 @@ def csv_rows(path, plain: bool = False) -> Iterator[Tuple[int, List[str]]]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: is no CSV file of UTF-8 text: {error}") from None
+        raise UserError(f"{path}: not a CSV file of UTF-8 text: {error}") from None
     if not number:
         raise UserError(f"{path}: the file is empty")
 
 
 def read_class_labels(path) -> Dict[str, str]:
-    """Names by labels from Open Images' class descriptions, with or without a line of column names.
+    """{label: name} from Open Images' class descriptions, with or without a line of column names.
 
-    UserError, naming file, line and value: a line that is no label and name, a label with two
+    UserError, naming file, line and value: a line that is not a label with a name, a label with two
     names.
     """
     names: Dict[str, str] = {}
@@ -103,14 +103,14 @@ def _column(path, header: List[str], known: Sequence[str]) -> int:
 
 
 def in_order(names: Sequence[str]) -> Tuple[str, ...]:
-    """Names, each once, in the order of their bytes: the benchmark's, whatever order a flag has
-    them in."""
+    """Names, each once, sorted by their bytes, as the benchmark does; the order of a flag does not
+    matter."""
     return tuple(sorted(set(names), key=str.encode))
 
 
 def label_positions(labels: Dict[str, str], classes: Sequence[str], path) -> Dict[str, int]:
-    """From each label to its class's position in `classes`, -1 for one of another class. UserError
-    for a class that no label has."""
+    """Each label -> position of its class in `classes`, -1 for other classes. UserError for a class
+    without a label."""
     position = {name: index for index, name in enumerate(classes)}
     known = set(labels.values())
     for name in classes:

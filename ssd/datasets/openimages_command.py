@@ -6,10 +6,11 @@ from __future__ import annotations
 import os
 
 from ssd.datasets.annotation_checks import Problems
-from ssd.datasets.conversion import MAX_BAD, Lines, check_output, refuse_bad, say, share, whole
-from ssd.datasets.openimages import convert, select
+from ssd.datasets.conversion import MAX_BAD, ProgressLines, check_output, refuse_bad
+from ssd.datasets.openimages import select_boxes, write_coco
 from ssd.datasets.openimages_classes import in_order, mlperf_classes, read_class_list
-from ssd.errors import UserError
+from ssd.errors import UserError, print_line
+from ssd.flag_types import positive, share
 
 
 def add_arguments(parser) -> None:
@@ -32,25 +33,25 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--sizes",
         metavar="CSV",
-        help="ImageID,Width,Height: known sizes are taken from here, new ones added, so that no "
-        "file is read twice; without --images it must hold all",
+        help="ImageID,Width,Height: known sizes are read from this file, new ones added, so that "
+        "no image is read twice; without --images it must hold all",
     )
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument(
         "--classes",
         nargs="+",
         metavar="NAME",
-        help="these classes alone, numbered in the order of their names' bytes",
+        help="only these classes, numbered in the order of their names' bytes",
     )
     chosen.add_argument(
         "--class-list",
         metavar="FILE",
-        help="one name a line, numbered from 0 in this order [default: the 264 of the MLPerf "
+        help="one name per line, numbered from 0 in this order [default: the 264 of the MLPerf "
         "subset]",
     )
     parser.add_argument(
         "--max-images",
-        type=whole,
+        type=positive,
         metavar="N",
         help="of the images with a box, the N with the smallest ids [default: all]",
     )
@@ -64,7 +65,7 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument(
         "--jobs",
-        type=whole,
+        type=positive,
         default=0,
         metavar="N",
         help="threads that read image headers [default: 4 per core, 32 at most]",
@@ -73,7 +74,7 @@ def add_arguments(parser) -> None:
 
 
 def run(options) -> None:
-    """Converts and says what was left out on standard error, what was written on standard output.
+    """Converts; reports what was left out on standard error, what was written on standard output.
     UserError."""
     if not options.images and not options.sizes:
         raise UserError("--images or --sizes is needed: boxes are given in shares of the image")
@@ -83,7 +84,7 @@ def run(options) -> None:
         )
     check_output(options.output, options.overwrite)
     folder = os.path.dirname(os.path.abspath(options.output))
-    if not os.path.isdir(folder):  # not after ten minutes of work
+    if not os.path.isdir(folder):  # refused at once, not after ten minutes
         raise UserError(f"output {options.output}: no such folder {folder}")
     classes = (
         in_order(options.classes)
@@ -102,7 +103,7 @@ def run(options) -> None:
         max_images=options.max_images,
         max_bad=options.max_bad,
         threads=options.jobs,
-        report=say,
+        report=print_line,
     ):
         print(line)
 
@@ -120,27 +121,27 @@ def convert_files(
     threads: int = 0,
     report,
 ) -> list:
-    """From CSV files to the COCO file `output`; see openimages.select and convert. Returns their
-    lines; `report` is given what was left out, and progress. UserError."""
+    """Converts CSV files to the COCO file `output`; see openimages.select_boxes and write_coco.
+    Returns their lines; `report` gets lines about what was left out, and progress. UserError."""
     problems = Problems()
-    selection = select(
+    selection = select_boxes(
         boxes_csv,
         classes_csv,
         classes,
         problems,
         max_images,
-        Lines(report, boxes_csv, "bytes read"),
+        ProgressLines(report, boxes_csv, "bytes read"),
     )
     refuse_bad(problems, selection.boxes.rows, "rows", max_bad, report)
     problems = Problems()
-    lines = convert(
+    lines = write_coco(
         selection,
         output,
         images,
         sizes_file,
         problems,
         threads,
-        Lines(report, images, "headers read"),
+        ProgressLines(report, images, "headers read"),
     )
     for line in problems.lines():
         report(f"left out: {line}")

@@ -1,4 +1,4 @@
-"""Files of Open Images, from the web or a folder, put in their place whole or not at all."""
+"""Files of Open Images, from the web or a folder, each stored completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import threading
 from typing import Optional
 
 from ssd.datasets import web
-from ssd.datasets.image_checks import look_at
+from ssd.datasets.image_checks import inspect_image
 from ssd.errors import UserError
 from ssd.files import cannot_write, discard, temporary_path
 
@@ -29,17 +29,17 @@ class WebStore:
     """Open Images' own servers, or a mirror with the same paths: v6/..., v5/..., train/ID.jpg,
     validation/ID.jpg."""
 
-    def __init__(self, csv_url: str, image_url: str, retries: int, backoff: float, say):
+    def __init__(self, csv_url: str, image_url: str, retries: int, backoff: float, report):
         self._csv_url, self._image_url, self._retries, self._backoff = (
             csv_url,
             image_url,
             retries,
             backoff,
         )
-        self._say, self.stopped, self._clients = say, threading.Event(), []
+        self._report, self.stopped, self._clients = report, threading.Event(), []
 
     def stop(self) -> None:
-        """Ends what is under way, from another thread."""
+        """Ends the transfers in progress, from another thread."""
         self.stopped.set()
         for client in self._clients:
             client.interrupt()
@@ -49,7 +49,7 @@ class WebStore:
         return self._clients[-1]
 
     def fetch_csv(self, name: str, target: str) -> None:
-        """Downloads a CSV file, going on with what an earlier try left in TARGET.part.
+        """Downloads a CSV file, continuing from the TARGET.part of an earlier attempt.
         UserError."""
         url, client = f"{self._csv_url}/{name}", self._client()
         part = target + ".part"
@@ -62,7 +62,7 @@ class WebStore:
             )
         except (web.Missing, web.Failed) as error:
             raise UserError(f"{url}: {error}") from None
-        except web.Stopped:
+        except web.DownloadStopped:
             raise KeyboardInterrupt from None
         finally:
             client.close()
@@ -72,22 +72,20 @@ class WebStore:
         have = os.path.getsize(part) if os.path.exists(part) else 0
         try:
             reply = client.get(url, have)
-        except (
-            web.RangeRefused
-        ):  # all of it is there already, or more: which of the two, the sum would tell
+        except web.RangeRefused:  # TARGET.part is complete or too long; without a sum, unknown
             discard(part)
             raise
         if reply.status == 200:
-            have = 0  # the server begins at the start
+            have = 0  # the server sends the file from its start
         length = reply.headers.get("content-length", "")
         size = have + int(length) if length.isdigit() else None
         free = shutil.disk_usage(os.path.dirname(part)).free
         if size is not None and size - have > free:
             client.close()
             raise UserError(
-                f"{part}: too little space: {size - have} bytes are to come, {free} are free"
+                f"{part}: too little space: {size - have} bytes are missing, {free} are free"
             )
-        self._say(f"{url}: {'' if size is None else f'{size / 1e6:.1f} MB, '}from byte {have} on")
+        self._report(f"{url}: {'' if size is None else f'{size / 1e6:.1f} MB, '}from byte {have}")
         try:
             with open(part, "ab" if have else "wb") as file:
                 while True:
@@ -106,17 +104,17 @@ class WebStore:
                 raise cannot_write(part, part, error) from None
             raise web.Failed(web.reason(error)) from None
         found = os.path.getsize(part)
-        if size is not None and found < size:  # the connection broke: what is there stays
+        if size is not None and found < size:  # the connection broke: keep what has arrived
             client.close()
             raise web.Failed(f"the connection broke after {found} of {size} bytes")
         wanted = web.published_md5(reply.headers)
         if (wanted is not None and _md5(part) != wanted) or (size is not None and found > size):
-            discard(part)  # from the start again
+            discard(part)  # start over
             raise web.Failed("its MD5 is not the server's")
 
     def image_fetcher(self, split: str, folder: str):
         """A function for one thread: downloads ID.jpg of a split to `folder`. Missing, Failed,
-        Stopped."""
+        DownloadStopped."""
         client = self._client()
 
         def fetch(name: str) -> int:
@@ -124,15 +122,15 @@ class WebStore:
 
             def once():
                 try:
-                    content = web.whole_body(client.get(url))
+                    content = web.checked_body(client.get(url))
                 except web.Failed:
                     client.close()
                     raise
-                with _placed(target) as partial, open(partial, "wb") as file:
+                with _renamed_when_complete(target) as partial, open(partial, "wb") as file:
                     file.write(content)
                     file.flush()
-                    if not is_whole_image(partial):
-                        raise web.Failed(f"{len(content)} bytes that are no whole image")
+                    if not is_intact_image(partial):
+                        raise web.Failed(f"{len(content)} bytes that are no intact image")
                 return len(content)
 
             return web.repeated(once, self._retries, self._backoff, self.stopped)
@@ -141,9 +139,8 @@ class WebStore:
 
 
 class FolderStore:
-    """A folder with the files of the servers: each under its path there or under its name alone;
-    images at SPLIT/ID.jpg or SPLIT/data/ID.jpg. They are linked where that can be done, else
-    copied."""
+    """A folder with the files of the servers: each under its path on the server or under its name;
+    images at SPLIT/ID.jpg or SPLIT/data/ID.jpg. They are hard-linked if possible, else copied."""
 
     def __init__(self, folder: str):
         if not os.path.isdir(folder):
@@ -167,8 +164,8 @@ class FolderStore:
             source = self._find(f"{split}/{name}", f"{split}/data/{name}")
             if source is None:
                 raise web.Missing("no such file")
-            if not is_whole_image(source):
-                raise web.Failed("no whole image")
+            if not is_intact_image(source):
+                raise web.Failed("not an intact image")
             self._put(source, os.path.join(folder, name))
             return os.path.getsize(source)
 
@@ -179,7 +176,7 @@ class FolderStore:
         return next((path for path in paths if os.path.isfile(path)), None)
 
     def _put(self, source: str, target: str) -> None:
-        with _placed(target) as partial:
+        with _renamed_when_complete(target) as partial:
             try:
                 os.link(os.path.realpath(source), partial)
             except OSError:
@@ -187,12 +184,13 @@ class FolderStore:
 
 
 @contextlib.contextmanager
-def _placed(target: str):
+def _renamed_when_complete(target: str):
     """The temporary path of a file that is renamed to `target` at the end, and removed after an
     exception.
 
-    It is not waited for the disc, with a million of them; after a power cut is_whole_image tells
-    what is whole."""
+    It is not synced to the disc, as there are a million of them; after a power cut is_intact_image
+    finds the damaged ones.
+    """
     partial = temporary_path(target)
     discard(partial)
     try:
@@ -202,7 +200,7 @@ def _placed(target: str):
         discard(partial)
 
 
-# : errno of a disc, not of a network: no space, over quota, read-only, input/output error, file too
+# errno of a disc, not of a network: no space, over quota, read-only, input/output error, file too
 # large.
 _DISC = (28, 122, 30, 5, 27)
 
@@ -215,10 +213,10 @@ def _md5(path: str) -> bytes:
     return digest.digest()
 
 
-def is_whole_image(path: str) -> bool:
-    """Whether a file is there and is an image with its end. A few microseconds for a JPEG that ends
-    with its end marker; one that does not, as some cameras append data of their own, and any other
-    format, is decoded."""
+def is_intact_image(path: str) -> bool:
+    """Whether a file exists and is a complete image. It takes a few microseconds for a JPEG that
+    ends with its end marker; other JPEGs, as some cameras append data, and other formats are
+    decoded."""
     try:
         with open(path, "rb") as file:
             if file.read(2) == b"\xff\xd8" and file.seek(0, os.SEEK_END) > 4:
@@ -227,4 +225,4 @@ def is_whole_image(path: str) -> bool:
                     return True
     except OSError:
         return False
-    return look_at(path, "decode").problem is None
+    return inspect_image(path, "decode").problem is None

@@ -1,4 +1,4 @@
-"""Width and height of image files from their first bytes, and a CSV file that keeps them."""
+"""Width and height of image files from their first bytes, and the CSV file that caches them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from ssd.datasets.annotation_checks import MAX_SIDE, Problems
 from ssd.datasets.annotation_file import show
-from ssd.datasets.image_checks import look_at
+from ssd.datasets.image_checks import inspect_image
 from ssd.datasets.in_threads import in_threads
 from ssd.datasets.openimages_boxes import id_numbers, id_text
 from ssd.datasets.openimages_classes import csv_rows
@@ -20,12 +20,12 @@ from ssd.files import replacing, write_errors
 
 HEADER = ("ImageID", "Width", "Height")
 MISSING, UNREADABLE = "image without a file", "image file without a readable size"
-_LINES = 4096  # of the sizes file that are in memory at a time
+_LINES = 4096  # of the sizes file that are formatted at a time
 
 
 def jpeg_size(path: str) -> Optional[Tuple[int, int]]:
-    """(width, height) in pixels as stored, an EXIF orientation not applied; None for what is no
-    plain JPEG. OSError.
+    """(width, height) in pixels as stored, without the EXIF orientation; None if it is not a plain
+    JPEG. OSError.
 
     Reads markers from one to the next up to the frame header (ISO/IEC 10918-1, B.1.1.3 and B.2.2):
     a few hundred bytes of a file, and a fifth of the time that Pillow takes to open it.
@@ -57,8 +57,8 @@ def jpeg_size(path: str) -> Optional[Tuple[int, int]]:
 
 
 def image_size(path: str) -> Optional[Tuple[int, int]]:
-    """As jpeg_size, but of any format that is read in training. None for none."""
-    return jpeg_size(path) or look_at(path, "header").size
+    """As jpeg_size, but for any format that training reads; None for others."""
+    return jpeg_size(path) or inspect_image(path, "header").size
 
 
 def files_of(folder) -> np.ndarray:
@@ -77,7 +77,7 @@ def files_of(folder) -> np.ndarray:
     return np.sort(found[good])
 
 
-class Sizes:
+class KnownSizes:
     """Known sizes: ids, ascending uint64 (n,), and sides, int32 (n, 2) width and height in
     pixels."""
 
@@ -88,20 +88,20 @@ class Sizes:
         )
 
     @classmethod
-    def read(cls, path) -> Sizes:
+    def read(cls, path) -> KnownSizes:
         """From a CSV file with the columns ImageID, Width, Height. UserError, naming file, line and
-        value, for a row that is none, and for an image with two sizes; an image that is there twice
-        with one size counts once."""
+        value, for a bad row, and for an image with two sizes; an image that occurs twice with the
+        same size counts once."""
         rows = csv_rows(path)
         header = next(rows, (1, []))[1]
         for name in HEADER:
             if name not in header:
                 raise UserError(f"{path}:1: no column {name} in {show(','.join(header))}")
-        places = [header.index(name) for name in HEADER]
+        columns = [header.index(name) for name in HEADER]
         names, sides, numbers = [], [], []
         for number, cells in rows:
             try:
-                name, width, height = (cells[place] for place in places)
+                name, width, height = (cells[column] for column in columns)
                 width, height = int(width), int(height)
             except (IndexError, ValueError):
                 width = height = 0
@@ -127,7 +127,7 @@ class Sizes:
         if len(differ):
             first = int(differ[0])
             raise UserError(
-                f"{path}:{numbers[order[first + 1]]}: image {id_text(ids[first])} is there twice, "
+                f"{path}:{numbers[order[first + 1]]}: image {id_text(ids[first])} occurs twice, "
                 "with {} x {} and {} x {} pixels".format(*sides[first], *sides[first + 1])
             )
         keep = np.ones(len(ids), bool)
@@ -147,47 +147,49 @@ class Sizes:
                     )
 
     def of(self, ids: np.ndarray) -> np.ndarray:
-        """Sides of images, (n, 2); 0, 0 for one that is not known."""
+        """Sides of images, (n, 2); 0, 0 for an unknown one."""
         sides = np.zeros((len(ids), 2), np.int32)
         if len(self.ids):
-            place = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
-            found = self.ids[place] == ids
-            sides[found] = self.sides[place[found]]
+            index = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
+            found = self.ids[index] == ids
+            sides[found] = self.sides[index[found]]
         return sides
 
-    def join(self, ids: np.ndarray, sides: np.ndarray) -> Sizes:
-        """These sizes and others; the others where both know an image."""
+    def join(self, ids: np.ndarray, sides: np.ndarray) -> KnownSizes:
+        """These sizes and others, which take precedence."""
         old = ~np.isin(self.ids, ids)
         ids, sides = np.concatenate([self.ids[old], ids]), np.concatenate([self.sides[old], sides])
         order = np.argsort(ids, kind="stable")
-        return Sizes(ids[order], sides[order])
+        return KnownSizes(ids[order], sides[order])
 
 
 def image_sizes(
     ids: np.ndarray, folder, sizes_file, problems: Problems, threads: int = 0, progress=None
 ) -> np.ndarray:
-    """Sides of images, int32 (n, 2) width and height, 0, 0 where there is none; those are counted
-    in `problems`.
+    """Sides of images, int32 (n, 2) width and height; 0, 0 if there is none, which is counted in
+    `problems`.
 
-    ids: ascending uint64. folder: of the files ID.jpg; None where `sizes_file` must know all.
-    sizes_file: a CSV file that is taken where it knows an image, and gets what was read from files;
-    None for none. A size is never read twice then, so an image that is replaced by one of another
-    size is not noticed: remove the file. progress: called with (images done, images). UserError.
+    ids: ascending uint64. folder: of the files ID.jpg; None if `sizes_file` must hold all.
+    sizes_file: a CSV file of known sizes, to which new ones are added; None for none. With it no
+    size is read twice, so it must be removed if an image is replaced by one of another size.
+    progress: called with (images done, images). UserError.
     """
-    known = Sizes.read(sizes_file) if sizes_file and os.path.exists(sizes_file) else Sizes()
+    known = (
+        KnownSizes.read(sizes_file) if sizes_file and os.path.exists(sizes_file) else KnownSizes()
+    )
     sides = known.of(ids)
     if folder is None:
-        _count(
+        _add_problems(
             MISSING,
             ids[~sides.all(axis=1)],
             problems,
             lambda name: f"{name}, which {sizes_file} does not know",
         )
         return sides
-    there = np.isin(ids, files_of(folder), assume_unique=True)
-    sides[~there] = 0
-    _count(MISSING, ids[~there], problems, lambda name: f"{name}.jpg in {folder}")
-    unread = np.flatnonzero(there & ~sides.all(axis=1))
+    present = np.isin(ids, files_of(folder), assume_unique=True)
+    sides[~present] = 0
+    _add_problems(MISSING, ids[~present], problems, lambda name: f"{name}.jpg in {folder}")
+    unread = np.flatnonzero(present & ~sides.all(axis=1))
 
     def look(number):
         index = unread[number]
@@ -197,18 +199,18 @@ def image_sizes(
                 sides[index] = size
 
     try:
-        # More threads than cores: on a file system of a network most of the time is spent waiting.
+        # More threads than cores: on a network file system most of the time is spent waiting.
         in_threads(
             lambda: look,
             len(unread),
             threads or min(32, 4 * len(os.sched_getaffinity(0))),
             progress and (lambda done: progress(done, len(unread))),
         )
-    finally:  # an interrupt leaves what was read
+    finally:  # an interrupt keeps what was read
         read = unread[sides[unread].all(axis=1)]
         if sizes_file and len(read):
             known.join(ids[read], sides[read]).write(sizes_file)
-    _count(
+    _add_problems(
         UNREADABLE,
         ids[unread[~sides[unread].all(axis=1)]],
         problems,
@@ -217,8 +219,8 @@ def image_sizes(
     return sides
 
 
-def _count(kind, ids, problems, words) -> None:
+def _add_problems(kind, ids, problems, example) -> None:
     if len(ids):
         problems.add(
-            kind, *(words(id_text(name)) for name in ids[: problems.limit]), count=len(ids)
+            kind, *(example(id_text(name)) for name in ids[: problems.limit]), count=len(ids)
         )

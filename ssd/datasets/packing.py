@@ -1,10 +1,10 @@
-"""Image files into folders of records (ssd.datasets.records); can be interrupted at any time and
-then goes on.
+"""Packs image files into folders of records (ssd.datasets.record_folder). It can be interrupted at
+any time and continues with the next call.
 
 A file of records is written under a temporary name beside its final one and renamed when it is on
 the disc, after its index and its part of the table: a file with its final name is complete. The
-manifest is written last; until then it says that the rest is missing. During the packing the plan
-lies in the output folder; only the same plan goes on.
+manifest is written last; until then it marks the folder as incomplete. During the packing the plan
+is kept in the output folder; only a call with the same plan continues.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import numpy as np
 from ssd.config import Config
 from ssd.datasets import recordio
 from ssd.datasets.in_threads import in_threads
-from ssd.datasets.packing_plan import Part, Plan, Shard, file_sha256, make_plan
-from ssd.datasets.records import (
+from ssd.datasets.packing_plan import PackedSplit, PackingPlan, Shard, file_sha256, plan_packing
+from ssd.datasets.record_folder import (
     COLUMNS,
     FORMAT,
     KIND,
@@ -60,24 +60,24 @@ def pack(
     *,
     shard_bytes: Optional[int] = None,
     threads: int = 0,
-    say=print,
+    report=print,
     progress=None,
 ) -> List[str]:
     """Packs the images of `splits` ('train', 'val') into the folder `output`, laid out as
-    config.data.data_dir is, with copies of the annotation files; returns lines that say what it
+    config.data.data_dir is, with copies of the annotation files; returns lines that report what it
     holds.
 
-    shard_bytes, threads, say: see make_plan; say also gets the space needed, before anything is
-    written. progress: called with (images done, images), a few times a second. An interrupt leaves
-    the complete files, and the next call goes on. UserError: an output that holds anything else,
-    too little space, what make_plan refuses.
+    shard_bytes, threads, report: see plan_packing; report also gets the space needed, before
+    anything is written. progress: called with (images done, images), a few times a second. An
+    interrupt keeps the complete files, and the next call continues. UserError: an output that holds
+    anything else, too little space, and as of plan_packing.
     """
     _refuse_other_output(output)
-    plan = make_plan(config, splits, shard_bytes, threads, say)
+    plan = plan_packing(config, splits, shard_bytes, threads, report)
     with write_errors(f"--output {output}", output), contextlib.ExitStack() as stack:
-        _check_space(plan, output, say)
+        _check_space(plan, output, report)
         os.makedirs(output, exist_ok=True)
-        stack.enter_context(_alone(output))
+        stack.enter_context(_locked(output))
         _refuse_other_output(output)  # again, now that no other process packs into it
         _begin(plan, output)
         _pack_shards(plan, output, threads, progress)
@@ -93,13 +93,13 @@ def _refuse_other_output(output: str) -> None:
     if not os.path.lexists(output):
         return
     if not os.path.isdir(output):
-        raise UserError(f"--output {output}: is no folder")
+        raise UserError(f"--output {output}: is not a folder")
     names = [name for name in os.listdir(output) if not name.endswith((".partial", ".removed"))]
     if names and PLAN not in names:
-        raise UserError(f"--output {output}: holds files already; name a new folder")
+        raise UserError(f"--output {output}: holds files already; give a new folder")
 
 
-def _check_space(plan: Plan, output: str, say) -> None:
+def _check_space(plan: PackingPlan, output: str, report) -> None:
     left = [shard for shard in plan.shards if not _is_done(plan, shard, output)]
     needed, existing = plan.bytes_needed(left), os.path.abspath(output)
     while not os.path.isdir(existing):
@@ -110,7 +110,7 @@ def _check_space(plan: Plan, output: str, say) -> None:
         if len(left) < len(plan.shards)
         else ""
     )
-    say(
+    report(
         f"{output}: {plan.images:,} images into {_files(plan.shards)}{done}: {_megabytes(needed)} "
         f"are needed, {_megabytes(free)} are free"
     )
@@ -121,8 +121,8 @@ def _check_space(plan: Plan, output: str, say) -> None:
 
 
 @contextlib.contextmanager
-def _alone(output: str):
-    """While no other process packs into the folder."""
+def _locked(output: str):
+    """Holds a lock, so that no other process packs into the folder."""
     handle = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
@@ -134,8 +134,9 @@ def _alone(output: str):
         os.close(handle)
 
 
-def _begin(plan: Plan, output: str) -> None:
-    """Everything but the records. UserError where another packing was begun in the folder."""
+def _begin(plan: PackingPlan, output: str) -> None:
+    """Writes everything except the records. UserError if another packing was started in the
+    folder."""
     path, wanted = os.path.join(output, PLAN), json.loads(json.dumps(plan.as_json()))
     remove_leftovers(output)
     if os.path.lexists(path):
@@ -162,28 +163,30 @@ def _compare(path: str, wanted: Dict[str, Any], output: str) -> None:
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
     except ValueError:
-        raise UserError(f"{path}: no plan of a packing; remove {output} and begin again") from None
+        raise UserError(
+            f"{path}: not the plan of a packing; remove {output} and start again"
+        ) from None
     if not isinstance(found, dict) or found != wanted:
         same = isinstance(found, dict) and dict(found, shard_bytes=None) == dict(
             wanted, shard_bytes=None
         )
         raise UserError(
-            f"--output {output}: its packing was begun with another "
+            f"--output {output}: its packing was started with another "
             + ("--shard-size" if same else "data set or other settings")
-            + "; give the same ones, or remove it and begin again"
+            + "; give the same ones, or remove it and start again"
         )
 
 
 # ---- the records
 
 
-def _base(plan: Plan, shard: Shard, output: str) -> str:
+def _base(plan: PackingPlan, shard: Shard, output: str) -> str:
     return os.path.join(output, plan.parts[shard.part].folder, shard.name)
 
 
-def _is_done(plan: Plan, shard: Shard, output: str) -> bool:
-    """Whether a file of records is complete: it then has its final name, and index and table came
-    before it; the tables of single files go when the manifest is there."""
+def _is_done(plan: PackingPlan, shard: Shard, output: str) -> bool:
+    """Whether a file of records is complete: it has its final name, and its index and table exist;
+    the tables of single files are removed once the manifest is complete."""
     base = _base(plan, shard, output)
     return (
         os.path.isfile(base + ".rec")
@@ -192,7 +195,7 @@ def _is_done(plan: Plan, shard: Shard, output: str) -> bool:
     )
 
 
-def _pack_shards(plan: Plan, output: str, threads: int, progress) -> None:
+def _pack_shards(plan: PackingPlan, output: str, threads: int, progress) -> None:
     done, stopped = [0] * len(plan.shards), threading.Event()
 
     def work(number: int) -> None:
@@ -202,7 +205,7 @@ def _pack_shards(plan: Plan, output: str, threads: int, progress) -> None:
             return
 
         def advance():
-            done[number] += 1  # no other thread writes this one
+            done[number] += 1  # no other thread writes this element
             if stopped.is_set():
                 raise _Stopped
 
@@ -217,7 +220,7 @@ def _pack_shards(plan: Plan, output: str, threads: int, progress) -> None:
     )
 
 
-def _pack_shard(part: Part, shard: Shard, base: str, advance) -> None:
+def _pack_shard(part: PackedSplit, shard: Shard, base: str, advance) -> None:
     data, names, rows, offset = part.dataset, [], [], 0
     partial = temporary_path(base + ".rec")
     try:
@@ -252,11 +255,11 @@ def _pack_shard(part: Part, shard: Shard, base: str, advance) -> None:
 
 
 def _has_manifest(folder: str) -> bool:
-    return is_records(folder) and bool(read_manifest(folder, whole=False).get("whole"))
+    return is_records(folder) and bool(read_manifest(folder, complete=False).get("whole"))
 
 
-def _finish(plan: Plan, name: str, output: str) -> str:
-    """Writes table and manifest of the folder `name`; returns a line on what it holds."""
+def _finish(plan: PackingPlan, name: str, output: str) -> str:
+    """Writes table and manifest of the folder `name`; returns a line about its content."""
     folder = os.path.join(output, name)
     shards = [shard for shard in plan.shards if plan.parts[shard.part].folder == name]
     if not _has_manifest(folder):
@@ -311,7 +314,7 @@ def _write_manifest(folder: str, shards: List[Shard], splits: List[Dict[str, Any
 
 
 def write_table(path: str, names: List[str], columns: Dict[str, np.ndarray]) -> None:
-    """Writes a table of records; columns: those of COLUMNS but name_end, in the order of
+    """Writes a table of records; columns: those of COLUMNS without name_end, in the order of
     `names`."""
     encoded = [name_bytes(name) for name in names]
     order = sorted(range(len(names)), key=encoded.__getitem__)

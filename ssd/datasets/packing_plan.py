@@ -1,5 +1,5 @@
-"""What `python -m ssd pack-data` will do: which image goes into which file of records, and the
-space that takes."""
+"""The plan of `python -m ssd pack-data`: which image goes into which file of records, and the space
+needed."""
 
 from __future__ import annotations
 
@@ -17,28 +17,27 @@ from ssd.datasets import recordio
 from ssd.datasets.coco import CocoDataset, load_coco
 from ssd.datasets.in_threads import in_threads
 from ssd.datasets.locate import cache_folder, dataset_paths
-from ssd.datasets.records import FORMAT
+from ssd.datasets.record_folder import FORMAT
 from ssd.errors import UserError
 
 SHARD_BYTES = 10**9  # default size of a file of records, ...
-SHARDS = 128  # ... or larger, so that there are about so many at most
-MOST_SHARDS = 500  # readers keep each open, and a process has often 1,024 descriptors
-# A label is LABEL_HEADER float32 values (this number, the values of an object, width and height
-# [pixels]), then LABEL_OBJECT for each object: class from 0, box ltrb in shares of the image, 1 for
-# a group (iscrowd) or 0.
+SHARDS = 128  # ... or larger, so that there are at most about as many
+MOST_SHARDS = 500  # readers keep all open, and a process often has 1,024 descriptors
+# A label is LABEL_HEADER float32 values (LABEL_HEADER, LABEL_OBJECT, width and height [pixels]),
+# then LABEL_OBJECT values for each object: class from 0, box ltrb in shares of the image, 1 for a
+# group (iscrowd) or 0.
 LABEL_HEADER, LABEL_OBJECT = 4, 6
-_BESIDE = 100  # bytes of an image in table and index, roughly
+_TABLE_BYTES = 100  # of an image in table and index, roughly
 
 
 @dataclass(eq=False)
-class Part:
+class PackedSplit:
     """The images of a split that go into one folder of records.
 
-    annotations: path of the split's file; annotations_name, folder: where file and records go,
-    relative to the output;
-    indices: (k,) positions of these images in the dataset, without those that an earlier part packs
-    into the same folder; sizes: (k,) bytes of their files; stored: (k,) bytes of their records if
-    no content has the magic number.
+    annotations: path of the split's file; annotations_name, folder: paths of the copied file and of
+    the records, relative to the output; indices: (k,) positions of these images in the dataset,
+    without those that an earlier split packs into the same folder; sizes: (k,) bytes of their
+    files; stored: (k,) bytes of their records if no content has the magic number.
     """
 
     split: str
@@ -95,8 +94,8 @@ class Part:
         )
 
     def digest(self) -> str:
-        """SHA-256 of everything that the records depend on; of the content of image files, the size
-        only."""
+        """SHA-256 of everything that the records depend on; for the content of image files, of the
+        size only."""
         data, digest = self.dataset, hashlib.sha256()
         digest.update(
             json.dumps(
@@ -132,11 +131,11 @@ class Shard(NamedTuple):
 
 
 @dataclass(eq=False)
-class Plan:
+class PackingPlan:
     """parts: in the order of the splits; shards: in the order of the parts; shard_bytes: the most
     that a shard with several images has."""
 
-    parts: List[Part]
+    parts: List[PackedSplit]
     shards: List[Shard]
     shard_bytes: int
 
@@ -153,10 +152,10 @@ class Plan:
     def bytes_needed(self, shards: Sequence[Shard]) -> int:
         """Bytes on the disc for these shards, annotations, tables and indices."""
         annotations = sum(os.path.getsize(part.annotations) for part in self.parts)
-        return sum(shard.bytes for shard in shards) + annotations + _BESIDE * self.images
+        return sum(shard.bytes for shard in shards) + annotations + _TABLE_BYTES * self.images
 
     def as_json(self) -> Dict[str, Any]:
-        """What must be the same for an interrupted packing to go on."""
+        """What must be the same for an interrupted packing to continue."""
         return dict(
             format=FORMAT,
             shard_bytes=self.shard_bytes,
@@ -167,17 +166,17 @@ class Plan:
         )
 
 
-def make_plan(
-    config: Config, splits: Sequence[str], shard_bytes: Optional[int], threads: int, say
-) -> Plan:
+def plan_packing(
+    config: Config, splits: Sequence[str], shard_bytes: Optional[int], threads: int, report
+) -> PackingPlan:
     """Reads and checks the data set of `splits` as training does, and looks up the size of every
     image file.
 
-    shard_bytes: the most that a file of records may hold, None for SHARD_BYTES. threads: 0 for one
-    per core. say: gets lines about the data set. UserError for a data set that training refuses,
+    shard_bytes: the largest size of a file of records, None for SHARD_BYTES. threads: 0 for one
+    per core. report: gets lines about the data set. UserError for a data set that training refuses,
     for one outside --data-dir, and for images that are records already.
     """
-    parts: List[Part] = []
+    parts: List[PackedSplit] = []
     taken: Dict[str, Set[str]] = {}
     for split in splits:
         annotations, images = dataset_paths(config, split)
@@ -195,14 +194,14 @@ def make_plan(
             require_boxes=False,
             cache_dir=cache_folder(config),
             image_cache_dir=cache_folder(config),
-            report=say,
+            report=report,
             threads=threads,
         )
         if not dataset.images.in_files:
             raise UserError(f"--{split}-images {images}: holds records already")
         indices = _not_taken(dataset, taken.setdefault(folder, set()))
         parts.append(
-            Part(
+            PackedSplit(
                 split,
                 annotations,
                 annotations_name,
@@ -232,7 +231,7 @@ def make_plan(
             f"--shard-size {shard_bytes / 1e9:g}: would make {len(shards)} files of records, more "
             f"than {MOST_SHARDS}"
         )
-    return Plan(parts, shards, shard_bytes)
+    return PackingPlan(parts, shards, shard_bytes)
 
 
 def file_sha256(path: str) -> str:
@@ -249,14 +248,14 @@ def _inside(name: str, flag: str) -> str:
     if os.path.isabs(name) or name.split(os.sep)[0] == os.pardir:
         raise UserError(
             f"{flag} {name}: not in --data-dir; the output is laid out as --data-dir is, so what "
-            "is packed must lie in it (a link will do)"
+            "is packed must be in it (a link is enough)"
         )
     return name
 
 
 def _not_taken(dataset: CocoDataset, taken: Set[str]) -> np.ndarray:
-    """Positions of images whose names are not in `taken` yet, and adds them; the first image of
-    each name."""
+    """Positions of images whose names are not in `taken` yet, the first image of each name; adds
+    the names."""
     indices = []
     for index, name in enumerate(dataset.file_names):
         if name not in taken:

@@ -1,16 +1,17 @@
-"""RecordIO, MXNet's file format for many small contents, in plain Python.
+"""RecordIO, MXNet's file format for many small items, in plain Python.
 
 A record has one part or several. A part is the magic number, a word with the kind of the part in
 its upper 3 bits and its length [bytes] in the other 29, the content, and zeros up to a multiple of
 4 bytes; all numbers are little-endian. Where the content has the magic number at a multiple of 4
-bytes, the writer cuts it there and leaves the number out; so a reader that has lost its position
-finds the next record by the number alone. The content of an image's record starts with MXNet's
-header: the number of label values, a single label, an id of 128 bits; then come the label values,
-float32, and the image file.
+bytes, the writer splits it at that point and omits the number; so a reader that has lost its
+position finds the next record by the number alone. The content of an image's record starts with
+MXNet's header: the number of label values, a single label, an id of 128 bits; then come the label
+values, float32, and the image file.
 
 mx.recordio is not used: its reader has one file position for all threads, does not check what it
-reads, and importing it imports MXNet. tests/datasets/test_recordio.py compares the bytes with its
-own.
+reads, and importing it imports MXNet. tests/datasets/test_recordio.py compares the bytes with
+MXNet's.
+
 Sources: dmlc-core, include/dmlc/recordio.h and src/recordio.cc; MXNet, src/io/image_recordio.h.
 """
 
@@ -50,7 +51,7 @@ def decode(record) -> memoryview:
     expected = (_WHOLE, _FIRST)
     while expected:
         if position + _PART.size > len(view):
-            raise Damaged("the record is cut short")
+            raise Damaged("the record is truncated")
         magic, word = _PART.unpack_from(view, position)
         kind, length = word >> 29, word & LONGEST
         if magic != MAGIC:

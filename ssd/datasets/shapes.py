@@ -1,9 +1,9 @@
 """A generated data set in COCO's format: drawn shapes on textured backgrounds.
 
-Made to be learnt from scratch in minutes on a CPU and still to need a detector: a class has its
-outline and its family of hues (of any shade, on grey ground), while size, rotation, texture and
-place say nothing about it; shapes overlap a little, and some images hold none. With colours drawn
-freely, a quarter-width SSD-ResNet34 had learnt nothing after 300 steps of 8 images.
+Designed to be learned from scratch in minutes on a CPU and still to need a detector: a class has
+its outline and its family of hues (of any shade, on a grey background), while size, rotation,
+texture and position do not depend on it; shapes overlap a little, and some images hold none. With
+random colours, a quarter-width SSD-ResNet34 had learned nothing after 300 steps of 8 images.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import numpy as np
 from ssd.errors import UserError
 from ssd.files import cannot_write, discard, put_in_place, remove_leftovers, temporary_path
 
-FORMAT = 1  # to be raised whenever the same parameters draw other pictures
+FORMAT = 1  # raise it whenever the same parameters draw other images
 RECORD = "shapes.json"
-# Ids with gaps, as COCO's: whoever mixes up ids and class numbers is found out.
+# Ids with gaps, as COCO's, so that mixing up ids and class numbers shows.
 CATEGORIES = (
     {"id": 3, "name": "circle", "supercategory": "shape"},
     {"id": 7, "name": "square", "supercategory": "shape"},
@@ -32,11 +32,12 @@ MAX_IMAGES = 100000
 SUPERSAMPLING = 4
 EMPTY_FRACTION = 0.07
 COUNT_CHANCES = (0.1, 0.15, 0.2, 0.2, 0.2, 0.15)  # of 1 to 6 objects
-# Chance, and range of the diameter as a part of the image's shorter side. Most meet the default
-# boxes of the two finest feature maps, which are the nearest to the backbone and learn first.
+# Chance, and range of the diameter in shares of the image's shorter side. Most fit the default
+# boxes of the two finest feature maps, which are nearest to the backbone and learn first.
 DIAMETERS = ((0.60, 0.16, 0.30), (0.25, 0.30, 0.45), (0.15, 0.10, 0.16))
 MAX_COVERED = 0.2  # of any object's pixels, by later objects
-# Of the circle, about the class's own hue: families stay apart under colour jitter of 0.05
+# Share of the colour circle around the class's hue: families stay distinct under colour jitter of
+# 0.05
 HUE_SPREAD = 0.08
 
 
@@ -57,7 +58,7 @@ def make_shapes(
     pixels, boxes are tight around them (xywh, whole pixels), iscrowd is 0.
 
     Equal parameters give equal bytes (with one version of Pillow and NumPy). The set is built
-    beside the folder and renamed when complete; its parameters are kept in shapes.json. Where the
+    beside the folder and renamed when complete; its parameters are kept in shapes.json. If the
     folder holds exactly this set already, nothing is drawn. Raises UserError for parameters out of
     range and for a folder that holds anything else.
     """
@@ -72,10 +73,10 @@ def make_shapes(
             partial.mkdir(parents=True)
             remove_leftovers(partial.parent)
             _generate(partial, parameters)
-            try:  # not waited for the disc: they are easily drawn again
+            try:  # not synced to the disc: they are easily drawn again
                 put_in_place(partial, folder.absolute(), synced=False)
             except OSError:
-                if not _holds(folder, parameters):  # else another process was quicker
+                if not _holds(folder, parameters):  # otherwise another process was faster
                     raise
         finally:
             discard(partial)
@@ -89,7 +90,7 @@ def make_shapes(
 
 
 def _checked_parameters(train_images, val_images, seed, size_range) -> dict:
-    def whole(value, name, low, high):
+    def integer(value, name, low, high):
         if (
             isinstance(value, bool)
             or not isinstance(value, (int, np.integer))
@@ -100,14 +101,14 @@ def _checked_parameters(train_images, val_images, seed, size_range) -> dict:
 
     if not isinstance(size_range, (tuple, list)) or len(size_range) != 2:
         raise UserError(f"size_range must be two numbers of pixels, not {size_range!r}")
-    low, high = (whole(side, "size_range", 64, 4096) for side in size_range)
+    low, high = (integer(side, "size_range", 64, 4096) for side in size_range)
     if low > high:
         raise UserError(f"size_range must be smallest and largest side, not {size_range!r}")
     return {
         "format": FORMAT,
-        "train_images": whole(train_images, "train_images", 1, MAX_IMAGES),
-        "val_images": whole(val_images, "val_images", 1, MAX_IMAGES),
-        "seed": whole(seed, "seed", 0, 2**63 - 1),
+        "train_images": integer(train_images, "train_images", 1, MAX_IMAGES),
+        "val_images": integer(val_images, "val_images", 1, MAX_IMAGES),
+        "seed": integer(seed, "seed", 0, 2**63 - 1),
         "size_range": [low, high],
     }
 
@@ -144,7 +145,7 @@ def _holds(folder: Path, parameters: dict) -> bool:
         name = sorted(
             name for name in set(present) | set(files) if present.get(name) != files.get(name)
         )[0]
-        raise UserError(f"{folder} holds these shapes, but not as they were made: {name}")
+        raise UserError(f"{folder} holds these shapes, but one file was changed: {name}")
     return True
 
 
@@ -200,11 +201,11 @@ def draw_image(rng, size_range, empty: bool):
 
     width, height = (int(side) for side in rng.integers(size_range[0], size_range[1] + 1, size=2))
     background = (rng.uniform(50, 205) + rng.uniform(-12, 12, size=3)).astype(np.float32)
-    picture = _texture(rng, width, height, background, strength=rng.uniform(8, 28))
+    canvas = _texture(rng, width, height, background, strength=rng.uniform(8, 28))
     owner = np.full((height, width), -1, np.int16)
     objects, pixels, covered = [], np.zeros(0), np.zeros(0)
     wanted = 0 if empty else 1 + int(rng.choice(len(COUNT_CHANCES), p=COUNT_CHANCES))
-    # Where there is no room left, fewer are drawn; the first always fits.
+    # If there is no space left, fewer are drawn; the first always fits.
     for _ in range(8 * wanted):
         if len(objects) == wanted:
             break
@@ -222,7 +223,7 @@ def draw_image(rng, size_range, empty: bool):
         pixels, covered = np.append(pixels, rough.sum()), np.append(covered + hidden, 0)
         colour = _colour_of(rng, category)
         surface = _texture(rng, alpha.shape[1], alpha.shape[0], colour, strength=rng.uniform(3, 16))
-        picture[window] += alpha[..., None] * (surface - picture[window])
+        canvas[window] += alpha[..., None] * (surface - canvas[window])
     found = []
     for index, category in enumerate(objects):
         mine = owner == index
@@ -235,17 +236,17 @@ def draw_image(rng, size_range, empty: bool):
                 int(np.count_nonzero(mine)),
             )
         )
-    return Image.fromarray(picture.astype(np.uint8)), found
+    return Image.fromarray(canvas.astype(np.uint8)), found
 
 
 def _random_shape(rng, category: int, width: int, height: int):
-    """(x, y, points): corners (k, 2) in pixels from 0, drawn wholly inside the image at pixel (x,
-    y)."""
+    """(x, y, points): corners (k, 2) in pixels from 0, completely inside the image if drawn at
+    pixel (x, y)."""
     chances = np.array([chance for chance, _, _ in DIAMETERS])
     _, low, high = DIAMETERS[int(rng.choice(len(DIAMETERS), p=chances / chances.sum()))]
     diameter = min(width, height) * rng.uniform(low, high)
     points = _outline(rng, CATEGORIES[category]["name"])
-    # A shape's size is its box's, the root of width x height, and no side may exceed the image.
+    # A shape's size is the root of width x height of its box; no side may exceed the image.
     extent = np.ptp(points, axis=0)
     points = points * min(
         diameter / math.sqrt(extent.prod()), *((np.array([width, height]) - 2) / extent)
@@ -256,7 +257,7 @@ def _random_shape(rng, category: int, width: int, height: int):
 
 
 def _coverage(points: np.ndarray, samples: int) -> np.ndarray:
-    """The filled polygon as (h, w) float32 parts covered of each pixel, 0 to 1, of samples^2
+    """The filled polygon as (h, w) float32 coverage of each pixel, 0 to 1, from samples^2
     samples."""
     from PIL import Image, ImageDraw
 
@@ -282,7 +283,7 @@ def _outline(rng, name: str) -> np.ndarray:
 
 
 def _colour_of(rng, category: int) -> np.ndarray:
-    """A colour (3,) RGB, 0 to 255, of the class's family: its hue, more than half saturated, of any
+    """A colour (3,) RGB, 0 to 255, of the class's family: its hue, more than half saturated, any
     shade."""
     hue = category / len(CATEGORIES) + rng.uniform(-HUE_SPREAD, HUE_SPREAD)
     rgb = colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.65, 1), rng.uniform(0.55, 1))
@@ -293,7 +294,7 @@ def _texture(rng, width: int, height: int, colour, strength: float) -> np.ndarra
     """(height, width, 3) float32, `colour` with soft blotches of +-strength, waves, and grain."""
     from PIL import Image
 
-    # At half the scale, as it is soft.
+    # At half the scale, as the texture is soft.
     w, h = (width + 1) // 2, (height + 1) // 2
     cells = rng.uniform(
         -strength, strength, size=(int(rng.integers(3, 9)), int(rng.integers(3, 9)), 3)

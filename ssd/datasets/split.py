@@ -1,4 +1,4 @@
-"""A COCO annotation file split into training and validation, reproducibly; no image is touched."""
+"""A COCO annotation file split into training and validation, reproducibly; images are not read."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def split_file(
     skip_bad: bool = False,
     max_left_out: float = 0.5,
 ) -> List[str]:
-    """Writes FILES to `folder`, new or empty of them; returns lines that say what they hold.
-    skip_bad: leave out what is bad, at most the share `max_left_out` of the images or boxes.
+    """Writes FILES to `folder`, which must not hold them yet; returns lines about their content.
+    skip_bad: leave out bad entries, at most the share `max_left_out` of the images or boxes.
     UserError, also for a file that training would refuse."""
     if not 0 < val_fraction < 1:
         raise UserError(f"--val-fraction {val_fraction:g}: must be between 0 and 1")
@@ -40,9 +40,7 @@ def split_file(
             raise UserError(f"--output {folder}: {target} exists already")
     content, left_out = read_checked(path, categories, skip_bad, max_left_out)
     parts = split(content, val_fraction, seed, path)
-    if (
-        categories
-    ):  # afterwards, so that no image changes sides with the categories that are asked for
+    if categories:  # after the split, so that no image changes sides with the chosen categories
         parts = [keep_categories(part, categories, path) for part in parts]
         for part, target in zip(parts, targets):
             if not part["images"]:
@@ -56,8 +54,8 @@ def split_file(
             replace_file(target, (json.dumps(part, separators=(",", ":")) + "\n").encode("ascii"))
     return (
         left_out
-        + [f"{target}: {_count(part)}" for target, part in zip(targets, parts)]
-        + _lacking(parts, targets)
+        + [f"{target}: {_summary(part)}" for target, part in zip(targets, parts)]
+        + _missing_categories(parts, targets)
     )
 
 
@@ -65,8 +63,8 @@ def read_checked(
     path: str, categories: Optional[Sequence[str]], skip_bad: bool, max_left_out: float
 ) -> Tuple[Dict[str, Any], List[str]]:
     """(an annotation file as JSON has it, lines about what was left out of it), checked as for
-    training, but for the image files. Of a file of which some categories alone are asked for, only
-    what is of these can be bad."""
+    training, except for the image files. If only some categories are asked for, only their entries
+    are checked."""
     content: Dict[str, Any] = {}
     found = read_annotations(path, raw=content)
     if not found.problems or skip_bad or not categories:
@@ -75,14 +73,14 @@ def read_checked(
     if kept["images"]:
         good_entries(kept, check_content(kept, path), path, max_left_out=max_left_out)
     return content, [
-        f"{path}: not of these categories, so that it does not matter: {line}"
+        f"{path}: of other categories, and so not checked: {line}"
         for line in found.problems.lines()
     ]
 
 
 def keep_categories(content: Dict[str, Any], names: Sequence[str], path: str) -> Dict[str, Any]:
-    """The categories of these names alone, in the file's order, their annotations, and the images
-    that hold one."""
+    """Only the categories of these names, in the file's order, their annotations, and the images
+    with such annotations."""
     known = [entry.get("name") for entry in content["categories"] if isinstance(entry, dict)]
     for name in names:
         if name not in known:
@@ -112,15 +110,15 @@ def keep_categories(content: Dict[str, Any], names: Sequence[str], path: str) ->
 def split(
     content: Dict[str, Any], val_fraction: float, seed: int, path: str
 ) -> List[Dict[str, Any]]:
-    """[training, validation]: val_fraction of the images, to the nearest one, and their annotations
-    go to the second. Everything else is in both; order is kept.
+    """[training, validation]: val_fraction of the images, rounded to the nearest integer, and their
+    annotations go to validation. Everything else is in both; order is kept.
 
-    Which images these are depends on their ids and the seed alone, not on their order in the file.
+    The choice depends only on the image ids and the seed, not on the order in the file.
     """
     keys = [_key(_id_of(image)) for image in content["images"]]
     if len(set(keys)) < len(keys):
         raise UserError(
-            f"annotation file {path}: image id {Counter(keys).most_common(1)[0][0]} is there twice"
+            f"annotation file {path}: image id {Counter(keys).most_common(1)[0][0]} occurs twice"
         )
     wanted = math.floor(val_fraction * len(keys) + 0.5)
     if not 0 < wanted < len(keys):
@@ -156,7 +154,7 @@ def _key(value) -> str:
     return json.dumps(value if number is None else number)
 
 
-def _count(part: Dict[str, Any]) -> str:
+def _summary(part: Dict[str, Any]) -> str:
     names = {
         _key(_id_of(entry)): entry.get("name")
         for entry in part["categories"]
@@ -170,7 +168,7 @@ def _count(part: Dict[str, Any]) -> str:
     return f"{len(part['images'])} images, {len(part['annotations'])} boxes ({shown}{more})"
 
 
-def _lacking(parts, targets) -> List[str]:
+def _missing_categories(parts, targets) -> List[str]:
     """A warning for each part in which categories have no box."""
     lines = []
     for part, target in zip(parts, targets):

@@ -1,5 +1,5 @@
-"""Reading files from web servers: connections that are kept, proxies, repetition with pauses,
-checks of what came."""
+"""Reading files from web servers: persistent connections, proxies, retries with pauses, checks of
+the content."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ _LONGEST_PAUSE = 60.0  # seconds
 
 
 class Missing(Exception):
-    """The server does not have the file: 403 (what a store says that lists nothing), 404, 410."""
+    """The server does not have the file: 403 (from a store that does not allow listing), 404,
+    410."""
 
 
 class Failed(Exception):
-    """The file could not be had, and trying again may help."""
+    """The file could not be downloaded, and trying again may help."""
 
 
 class RangeRefused(Failed):
-    """The server has no byte from there on."""
+    """The server has no bytes at that offset."""
 
 
 class Busy(Failed):
-    """The server asks for patience. pause: how long, in seconds, 0 if it does not say."""
+    """The server asks to wait. pause: how long, in seconds, 0 if not given."""
 
-    def __init__(self, words: str, retry_after: str):
-        super().__init__(words)
+    def __init__(self, message: str, retry_after: str):
+        super().__init__(message)
         self.pause = (
             min(float(retry_after), _LONGEST_PAUSE)
             if re.fullmatch(r"\d{1,9}", retry_after)
@@ -47,8 +48,8 @@ class Busy(Failed):
         )
 
 
-class Stopped(Exception):
-    """The work is to end."""
+class DownloadStopped(Exception):
+    """The download is to end."""
 
 
 class Reply(NamedTuple):
@@ -60,7 +61,7 @@ class Reply(NamedTuple):
 
 
 def checked_url(url: str, flag: str) -> str:
-    """An address without a slash at its end; UserError for none."""
+    """An http or https address without a slash at its end; UserError for anything else."""
     try:
         parts = urllib.parse.urlsplit(url)
         if (
@@ -72,11 +73,11 @@ def checked_url(url: str, flag: str) -> str:
             return url.rstrip("/")
     except ValueError:
         pass
-    raise UserError(f"{flag} {url}: no http:// or https:// address")
+    raise UserError(f"{flag} {url}: not an http:// or https:// address")
 
 
 class Client:
-    """Connections of one thread, one for each server, used again as long as they hold."""
+    """Connections of one thread, one per server, reused as long as they are open."""
 
     def __init__(self):
         self._connections: Dict[tuple, http.client.HTTPConnection] = {}
@@ -86,20 +87,19 @@ class Client:
             self._drop(key)
 
     def interrupt(self) -> None:
-        """From another thread: what waits for bytes ends with an error."""
+        """Called from another thread: reads that wait for bytes end with an error."""
         for connection in list(self._connections.values()):
             sock = connection.sock
             if sock is not None:
                 try:
-                    socket.socket.shutdown(
-                        sock, socket.SHUT_RDWR
-                    )  # SSLSocket's own would take its state away
+                    # SSLSocket's own shutdown would drop its state.
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
                 except OSError:
                     pass
 
     def get(self, url: str, first_byte: int = 0) -> Reply:
-        """Asks for a file from a byte on. Missing, Failed; the reply must be read whole, or the
-        client closed."""
+        """Requests a file, starting at `first_byte`. Missing, Failed; the reply must be read
+        completely, or the client closed."""
         for _ in range(6):
             parts = urllib.parse.urlsplit(url)
             key = parts.scheme, parts.netloc
@@ -109,29 +109,29 @@ class Client:
             except (OSError, http.client.HTTPException) as error:
                 self._drop(key)
                 if kept and isinstance(error, (ConnectionError, http.client.BadStatusLine)):
-                    continue  # a server may close a connection that nobody uses: a new one, at once
+                    continue  # a server may close an idle connection: reconnect at once
                 raise Failed(reason(error)) from None
             headers = {name.lower(): value for name, value in response.getheaders()}
-            hashes = response.headers.get_all("x-goog-hash")  # one a line, or all in one
+            hashes = response.headers.get_all("x-goog-hash")  # one per line, or all in one
             if hashes:
                 headers["x-goog-hash"] = ",".join(hashes)
             if response.status in (200, 206):
                 return Reply(response.status, headers, response)
             self._drop(key)
-            words = f"{response.status} {response.reason}"
+            message = f"{response.status} {response.reason}"
             if response.status in _REDIRECTS and "location" in headers:
                 url = urllib.parse.urljoin(url, headers["location"])
                 if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-                    raise Failed(f"{words} to {url}")
+                    raise Failed(f"{message} to {url}")
                 continue
             if response.status == 416:
-                raise RangeRefused(words)
+                raise RangeRefused(message)
             if response.status in (403, 404, 410):
-                raise Missing(words)
+                raise Missing(message)
             raise (
-                Busy(words, headers.get("retry-after", ""))
+                Busy(message, headers.get("retry-after", ""))
                 if response.status in _AGAIN
-                else Failed(words)
+                else Failed(message)
             )
         raise Failed("too many redirections, or connections closed")
 
@@ -155,8 +155,7 @@ class Client:
 
 
 def _connect(scheme: str, netloc: str, host: str) -> http.client.HTTPConnection:
-    """A connection, through the proxy that the environment names (https_proxy, no_proxy and so
-    on)."""
+    """A connection, through the proxy of the environment (https_proxy, no_proxy and so on)."""
     make = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
     proxy = urllib.request.getproxies().get(scheme)
     if not proxy or urllib.request.proxy_bypass(host):
@@ -177,20 +176,20 @@ def _connect(scheme: str, netloc: str, host: str) -> http.client.HTTPConnection:
 
 
 def reason(error: BaseException) -> str:
-    """An error of the network in one line."""
+    """A network error in one line."""
     if isinstance(error, http.client.IncompleteRead):
         return f"the connection broke after {len(error.partial)} bytes"
     if isinstance(error, socket.timeout):
         return f"no answer for {TIMEOUT} seconds"
     if isinstance(error, ssl.SSLError) and error.reason:
         return f"TLS: {error.reason}"
-    words = getattr(error, "strerror", None) or str(error)
-    return " ".join(words.split()) or type(error).__name__
+    message = getattr(error, "strerror", None) or str(error)
+    return " ".join(message.split()) or type(error).__name__
 
 
 def published_md5(headers: Dict[str, str]) -> Optional[bytes]:
-    """The MD5 that Google's store says of a file, or Amazon's (its ETag, if it was not put there in
-    parts); else None."""
+    """The MD5 that Google's or Amazon's store publishes for a file (Amazon's is the ETag, unless
+    the file was uploaded in parts); else None."""
     for part in headers.get("x-goog-hash", "").split(","):
         name, _, value = part.strip().partition("=")
         if name == "md5":
@@ -208,9 +207,8 @@ def published_md5(headers: Dict[str, str]) -> Optional[bytes]:
     return None
 
 
-def whole_body(reply: Reply) -> bytes:
-    """What a reply holds; Failed where it is not as long as it was said to be, or has another
-    sum."""
+def checked_body(reply: Reply) -> bytes:
+    """The content of a reply; Failed if its length or its MD5 are not those of the headers."""
     try:
         content = reply.body.read()
     except (OSError, http.client.HTTPException) as error:
@@ -225,20 +223,20 @@ def whole_body(reply: Reply) -> bytes:
 
 
 def repeated(action, retries: int, backoff: float, stop: threading.Event):
-    """action(), once more after each Failed, `retries` times, with pauses that double from
+    """action(), repeated after each Failed, up to `retries` times, with pauses that double from
     `backoff` seconds.
 
-    The last Failed is raised; Stopped where `stop` is set meanwhile.
+    The last Failed is raised; DownloadStopped if `stop` is set meanwhile.
     """
     for attempt in range(retries + 1):
         try:
             return action()
         except Failed as error:
             if stop.is_set():
-                raise Stopped from None
+                raise DownloadStopped from None
             if attempt == retries:
                 raise
-            # Of different length for each thread, so that they do not come back all at once.
+            # Random, so that the threads do not all retry at once.
             pause = min(backoff * 2**attempt, _LONGEST_PAUSE) * random.uniform(0.5, 1)
             if stop.wait(max(pause, getattr(error, "pause", 0.0))):
-                raise Stopped from None
+                raise DownloadStopped from None

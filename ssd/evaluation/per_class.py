@@ -11,6 +11,7 @@ from ssd.evaluation.detections import Detections
 from ssd.evaluation.scored_set import ScoredSet, images_and_objects
 from ssd.evaluation.scoring import STAT_NAMES, read_ground_truth, scored_rows
 from ssd.evaluation.scoring_backends import GroundTruth, load_scorer, mean_defined
+from ssd.terminal import columns, padded
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # COCO's, and its recalls
 RECALLS = np.linspace(0, 1, 101)
@@ -119,14 +120,16 @@ def format_classes(evaluation: Evaluation) -> str:
         (row for row in every if row["objects"] or row["detections"]), key=lambda row: -row["AP"]
     )
     classes = [on_a_line(row["name"]) or "''" for row in table]
-    width = max([len("class")] + list(map(len, classes)))
+    width = max([len("class")] + list(map(columns, classes)))
     lines = [f"{'class':<{width}}     AP   AP50   AP75  objects  detections"]
     for shown, row in zip(classes, table):
         numbers = "".join(
             f"  {'-' if row[name] < 0 else format(row[name], '.3f'):>5}"
             for name in ("AP", "AP50", "AP75")
         )
-        lines.append(f"{shown:<{width}}{numbers}  {row['objects']:7d}  {row['detections']:10d}")
+        lines.append(
+            f"{padded(shown, width)}{numbers}  {row['objects']:7d}  {row['detections']:10d}"
+        )
     if len(table) < len(every):
         lines.append(f"({len(every) - len(table)} more without objects and detections)")
     return "\n".join(lines)

@@ -120,11 +120,11 @@ def load_images(
     images: str,
     recheck: bool = False,
     report=log_line,
-    look_at_categories=None,
+    check_categories=None,
 ):
     """CocoDataset of the images that can be read.
 
-    recheck: check every image again, without cached results. look_at_categories: see load_coco.
+    recheck: check every image again, without cached results. check_categories: see load_coco.
     UserError if no image is left, and for bad entries of the file unless the settings leave them
     out.
     """
@@ -146,7 +146,7 @@ def load_images(
         cache_dir=folder,
         image_cache_dir=folder,
         report=report,
-        look_at_categories=look_at_categories,
+        check_categories=check_categories,
     )
 
 

@@ -10,8 +10,9 @@ from ssd.errors import on_a_line
 from ssd.evaluation.scored_set import images_and_objects
 from ssd.evaluation.scoring import STAT_NAMES
 from ssd.files import replacing, write_errors
-from ssd.fonts import for_matplotlib, readable
+from ssd.fonts import for_matplotlib, readable, shortened
 from ssd.matplotlib_cache import use_writable_cache
+from ssd.terminal import columns, padded
 
 SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 EXTENT = ("images", "objects")  # the numbers of both behind a score
@@ -39,7 +40,7 @@ def format_sweep(results: List[dict]) -> str:
     """One line per result, the best AP marked; "-" if undefined."""
     names = list(map(on_a_line, names_of(results)))
     width, best = (
-        max([len("weights")] + [len(name) for name in names]),
+        max([len("weights")] + list(map(columns, names))),
         max(result["AP"] for result in results),
     )
     lines = [f"{'weights':<{width}}" + "".join(f"{name:>8}" for name in SHOWN + EXTENT)]
@@ -48,7 +49,7 @@ def format_sweep(results: List[dict]) -> str:
             f"{'-' if result[one] < 0 else format(result[one], '.4f'):>8}" for one in SHOWN
         )
         numbers += "".join(f"{result.get(one, '-'):>8}" for one in EXTENT)
-        lines.append(f"{name:<{width}}{numbers}" + ("  best" if result["AP"] == best else ""))
+        lines.append(f"{padded(name, width)}{numbers}" + ("  best" if result["AP"] == best else ""))
     return "\n".join(lines)
 
 
@@ -112,11 +113,15 @@ def draw_sweep(path: str, results: List[dict]) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
     if column is None:
         names = [readable(name) for name in names_of(results)]
+        folders = list(map(os.path.dirname, names))
+        if all(folders) and len(set(folders)) == len(names):  # of runs: each is a weights.params
+            names = folders
+        names = [shortened(name, 24) for name in names]
         axes.set_xticks(
             list(positions),
             [name.replace("$", r"\$") for name in names],
-            rotation=30,
-            ha="right",
+            rotation=30 if len(names) <= 16 else 90,
+            ha="right" if len(names) <= 16 else "center",
             fontfamily=for_matplotlib(names),
         )
     axes.set_xlabel(column or "")

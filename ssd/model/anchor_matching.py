@@ -2,9 +2,9 @@
 ignored between them.
 
 Ported by description from the PyTorch reference of MLPerf Training v2.0 to v5.1
-(single_stage_detector/ssd/model: box IoU, Matcher, BoxCoder). Two floats that are equal or not
-decide which anchors a small object gets, so that IoUs are computed by one formula, in its order, in
-float32.
+(single_stage_detector/ssd/model: box IoU, Matcher, BoxCoder). Which anchors a small object gets can
+depend on whether two floats are equal, so all IoUs are computed by the reference's formula, in its
+order of operations, in float32.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from ssd.config import DefaultBoxConfig
 from ssd.model.boxes.anchors import AnchorSizes, half_sizes
 from ssd.model.matching import Matches
 
-ROUNDING = 1e-5  # more than a bound and an IoU in float32 are off
-ROOM = 1.0  # pixels: more than the place of a box's centre is off
+ROUNDING = 1e-5  # above the rounding error of a bound and of an IoU in float32
+MARGIN = 1.0  # pixels: above the rounding error of a box's centre
 COMPARED = 1 << 20  # pairs of an object and an anchor whose IoUs are in memory at a time
 
 
 class AnchorMatcher:
-    """`matcher(boxes, labels)`: each anchor has the ground truth of its highest IoU, of equals the
-    first. From `matching_iou` on it is positive, below `background_iou` background, and ignored
-    between the two. Besides, all anchors whose IoU with a ground truth is exactly the highest that
-    this one has with any are positive, each for its **own** best ground truth.
+    """`matcher(boxes, labels)`: each anchor is assigned the ground truth with which it has the
+    highest IoU (the first of equals). It is positive if that IoU is at least `matching_iou`,
+    background if it is below `background_iou`, and ignored in between. In addition, every anchor
+    whose IoU with some ground truth equals that ground truth's highest IoU with any anchor is
+    positive, for the anchor's **own** best ground truth.
 
     sizes: of the anchors. settings: the two thresholds and the variances.
     """
 
-    in_graph = (
-        False  # DALI's box_encoder knows neither ignored anchors nor several claims of one object
-    )
-    box_type = np.float64  # pixels come of them by a product that is rounded once
+    # DALI's box_encoder supports neither ignored anchors nor several claims by one object.
+    in_graph = False
+    box_type = np.float64  # the product that turns them into pixels is rounded once
 
     def __init__(self, sizes: AnchorSizes, settings: DefaultBoxConfig):
         self.settings, self.sizes = settings, sizes
@@ -59,8 +59,8 @@ class AnchorMatcher:
         ]
 
     def cover(self, boxes: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        """Of the (m, 4) boxes of an image the best IoU with an anchor, (m,) float32, and the number
-        of anchors that are positive for each, (m,) int64."""
+        """For the (m, 4) boxes of an image: the best IoU with an anchor, (m,) float32, and the
+        number of positive anchors of each, (m,) int64."""
         matches, best = self._match(
             (np.asarray(boxes, np.float64) * self._size).astype(np.float32),
             1 + np.arange(len(boxes)),
@@ -68,7 +68,7 @@ class AnchorMatcher:
         return best, np.bincount(matches.classes - 1, minlength=len(boxes))
 
     def _match(self, boxes: np.ndarray, labels: np.ndarray) -> Tuple[Matches, np.ndarray]:
-        """Of boxes in pixels: Matches, and each one's best IoU."""
+        """For boxes in pixels: Matches, and the best IoU of each box."""
         least = np.float32(self.settings.background_iou)
         owner, position, overlap = self._pairs(
             boxes, np.minimum(least, self._reached(boxes)) - ROUNDING
@@ -76,12 +76,15 @@ class AnchorMatcher:
         most = np.zeros(len(boxes), np.float32)
         np.maximum.at(most, owner, overlap)
         best_of_its_own = overlap == most[owner]
-        # An object's highest IoU, wherever it is reached; below the threshold it is rare. Whose
-        # such an anchor is, pairs below the threshold decide, which are not all known.
+        # Anchors at an object's highest IoU where that is below the threshold, which is rare. Pairs
+        # below the threshold decide to which object they belong, and `_pairs` has not found all of
+        # those: these anchors are compared with all boxes.
         low = np.unique(position[best_of_its_own & (overlap < least)])
-        by_low = self._judge_all(boxes, low, most)
+        by_low = self._assign_all(boxes, low, most)
         chosen = np.flatnonzero((overlap >= least) & ~np.isin(position, low))
-        by_pairs = _judge(owner[chosen], position[chosen], overlap[chosen], best_of_its_own[chosen])
+        by_pairs = _assign(
+            owner[chosen], position[chosen], overlap[chosen], best_of_its_own[chosen]
+        )
         position, owner, best, claimed = (np.concatenate(pair) for pair in zip(by_low, by_pairs))
         order = np.argsort(position)
         position, owner, best, claimed = position[order], owner[order], best[order], claimed[order]
@@ -118,8 +121,8 @@ class AnchorMatcher:
                 )
         return tuple(np.concatenate(column) for column in zip(*found))
 
-    def _judge_all(self, boxes: np.ndarray, position: np.ndarray, most: np.ndarray):
-        """`_judge` of the anchors at `position` (p,), ascending, by their IoUs with all boxes."""
+    def _assign_all(self, boxes: np.ndarray, position: np.ndarray, most: np.ndarray):
+        """`_assign` of the anchors at `position` (p,), ascending, by their IoUs with all boxes."""
         parts = [(position[:0], position[:0], most[:0], np.zeros(0, bool))]
         block = max(1, COMPARED // max(1, len(boxes)))
         for start in range(0, len(position), block):
@@ -153,8 +156,8 @@ class AnchorMatcher:
         )
 
     def _bounds(self, boxes: np.ndarray) -> List[np.ndarray]:
-        """Per level the highest IoU that each box could have with an anchor of it, wherever it lay,
-        (m,)."""
+        """Per level: the highest IoU that each box could have with one of its anchors if their
+        centres coincided, (m,)."""
         size = boxes[:, None, 2:] - boxes[:, None, :2]
         bounds = []
         for level in self._levels:
@@ -163,8 +166,8 @@ class AnchorMatcher:
         return bounds
 
     def _reached(self, boxes: np.ndarray) -> np.ndarray:
-        """The highest IoU of each box with the anchors at the cell nearest to its centre, (m,): no
-        more than its highest of all."""
+        """The highest IoU of each box with the anchors at the cell nearest to its centre, (m,): a
+        lower bound of its highest IoU."""
         centre = (boxes[:, :2] + boxes[:, 2:]) / 2
         best = np.zeros(len(boxes), np.float32)
         for level in self._levels:
@@ -199,7 +202,7 @@ class _Level(NamedTuple):
 
     @property
     def area(self) -> np.ndarray:
-        """(shapes,), as `iou` has it: all numbers are whole."""
+        """(shapes,), equal to what `iou` computes: all numbers are integers."""
         return (2 * self.half).prod(1)
 
     def anchors(self, position: np.ndarray) -> np.ndarray:
@@ -210,14 +213,14 @@ class _Level(NamedTuple):
         return np.concatenate([centre - self.half[shape], centre + self.half[shape]], 1)
 
     def windows(self, boxes: np.ndarray, least: np.ndarray) -> np.ndarray:
-        """(m, 4) int64: for each of the (m, 4) boxes first row, last, first column, last, the last
-        ones exclusive, of all anchors whose IoU with it is `least` (m,) or more."""
+        """(m, 4) int64: for each of the (m, 4) boxes the first and last row, first and last column
+        (last exclusive) that hold all anchors of an IoU of at least `least` (m,) with it."""
         sides = []
         for axis, line in ((1, self.y), (0, self.x)):
             low, high = boxes[:, axis].astype(np.float64), boxes[:, axis + 2].astype(np.float64)
             # At an IoU of t the centres are no farther apart than (w + w') (1 - t) / (1 + t) / 2.
             share = np.where(least > 0, (1 - least) / (1 + least), np.inf)
-            reach = (high - low + 2 * self.half[:, axis].max()) / 2 * share + ROOM
+            reach = (high - low + 2 * self.half[:, axis].max()) / 2 * share + MARGIN
             middle = (low + high) / 2
             sides += [
                 np.searchsorted(line, middle - reach),
@@ -226,8 +229,8 @@ class _Level(NamedTuple):
         return np.stack(sides, 1)
 
     def positions(self, hits: np.ndarray, windows: np.ndarray) -> np.ndarray:
-        """(p,) int64 of the anchors at `hits` (p,), places in the flat overlaps of the windows (p,
-        4)."""
+        """(p,) int64, positions of the anchors at `hits` (p,), indices into the flattened overlaps
+        of the windows (p, 4)."""
         cell, shape = np.divmod(hits, len(self.half))
         row, column = np.divmod(cell, windows[:, 3] - windows[:, 2])
         return (
@@ -238,8 +241,8 @@ class _Level(NamedTuple):
 
     def overlaps(self, box: np.ndarray, top: int, bottom: int, left: int, right: int) -> np.ndarray:
         """IoU of a box (4,) with the anchors of these rows and columns, (rows, columns, shapes):
-        bit for bit what `iou` gives, but in fewer operations, as the overlap in x depends on the
-        column alone and that in y on the row."""
+        bit-identical to `iou`, in fewer operations, as the overlap in x depends on the column alone
+        and that in y on the row."""
         sides = []
         for axis, line in ((0, self.x[left:right]), (1, self.y[top:bottom])):
             low = np.maximum(box[axis], line[:, None] - self.half[:, axis])
@@ -250,12 +253,12 @@ class _Level(NamedTuple):
         return np.divide(common, union, out=union)
 
 
-def _judge(
+def _assign(
     owner: np.ndarray, position: np.ndarray, overlap: np.ndarray, best_of_its_own: np.ndarray
 ):
-    """Of pairs (p,) that hold every best one of an anchor: positions (q,), each once, ascending;
-    the object of its highest IoU, of equals the first; that IoU; whether it is some object's best
-    anchor."""
+    """For pairs (p,) that include each anchor's best one: positions of the anchors (q,), ascending;
+    the object of the highest IoU (the first of equals); that IoU; whether the anchor is some
+    object's best."""
     order = np.lexsort((owner, -overlap, position))
     position, owner, overlap = position[order], owner[order], overlap[order]
     first = np.flatnonzero(np.append(True, position[1:] != position[:-1])[: len(position)])

@@ -5,9 +5,9 @@ rank's batch.
     y  = gamma (x - mean) r + beta
     dx = gamma r (dy - E[dy] - (x - mean) r E[dy (x - mean) r])
 
-with E over the group in the backward pass too. The gradients of gamma and beta stay the rank's own:
-they are averaged over all ranks like any other. Mean and variance are exchanged in float64, as
-E[x^2] - E[x]^2 would lose the variance of a channel far from 0 in float32.
+with E over the group in the backward pass too. The gradients of gamma and beta are the rank's own:
+they are averaged over all ranks like any other gradient. Mean and variance are exchanged in
+float64, as E[x^2] - E[x]^2 would lose the variance of a channel far from 0 in float32.
 """
 
 from __future__ import annotations
@@ -19,16 +19,15 @@ import numpy as np
 from mxnet import autograd
 from mxnet.gluon import Block, nn
 
-from ssd.model.parameters import blocks
+from ssd.model.parameters import all_blocks
 
-# (NDArray of any shape and type, name) -> its mean over the ranks of this rank's group, which
-# nothing waits for.
+# (NDArray of any shape and type, name) -> its mean over the ranks of this rank's group; the call
+# does not wait for the result.
 GroupMean = Callable[[mx.nd.NDArray, str], mx.nd.NDArray]
 
 _OPERATOR = "ssd_group_batch_norm"
-_MEANS: List[
-    GroupMean
-] = []  # MXNet hands an operator its arguments as text: the place in this list is one
+# MXNet passes an operator its arguments as text: one of them is an index into this list.
+_MEANS: List[GroupMean] = []
 
 
 class BatchNorm(nn.BatchNorm):
@@ -38,22 +37,22 @@ class BatchNorm(nn.BatchNorm):
     _in_group: Optional[Callable] = None
 
     def hybrid_forward(self, F, x, gamma, beta, running_mean, running_var):
-        # A graph is made when it first runs, that of training while gradients are recorded.
+        # A graph is built when it first runs; the one for training, while gradients are recorded.
         if self._in_group is None or not autograd.is_training():
             return super().hybrid_forward(F, x, gamma, beta, running_mean, running_var)
         return self._in_group(F, x, gamma, beta, running_mean, running_var)
 
     def synchronise(self, mean: GroupMean, name: str) -> None:
-        """Shares the statistics of each batch with a group of ranks, in graphs made from now on.
-        name: begin of the names of its two exchanges, of the forward and the backward pass; no
-        other's, and the same on every rank."""
+        """Shares the statistics of each batch with a group of ranks, in graphs built after this
+        call. name: prefix of the names of its two exchanges (forward and backward pass); unique,
+        and the same on every rank."""
         values = {key: str(self._kwargs[key]) for key in ("axis", "eps", "momentum")}
         _MEANS.append(mean)
         values.update(op_type=_OPERATOR, mean=str(len(_MEANS) - 1), layer=name)
         self._in_group = lambda F, *tensors: F.Custom(*tensors, **values)[0]
 
     def use_operator(self, **values) -> None:
-        """The same by MXNet's own operator, where it takes such `values`
+        """The same by MXNet's own operator, where it takes these `values`
         (ssd.training.nvidia_batch_norm)."""
         self._in_group = lambda F, *tensors: F.BatchNorm(
             *tensors, name="fwd", **self._kwargs, **values
@@ -61,16 +60,16 @@ class BatchNorm(nn.BatchNorm):
 
 
 def batch_norms(network: Block) -> List[BatchNorm]:
-    """Those of a network that are trained, in the order in which it defines them."""
-    return [block for block in blocks(network) if isinstance(block, BatchNorm)]
+    """The trained BatchNorm layers of a network, in the order in which it defines them."""
+    return [block for block in all_blocks(network) if isinstance(block, BatchNorm)]
 
 
 def _as_one(function: Callable, *names: str) -> Callable:
-    """A function of mx.sym and vectors `names`, as one call that queues all of it: called one by
-    one, MXNet's operators on vectors take longer than those on maps."""
+    """A function of mx.sym and vectors `names`, as one call that queues all of its operators: one
+    by one, MXNet's operators on vectors take longer than those on feature maps."""
     graph = mx.sym.Group(function(mx.sym, *map(mx.sym.var, names)))
-    places, run = [names.index(name) for name in graph.list_inputs()], mx.nd.CachedOp(graph)
-    return lambda *arrays: run(*(arrays[place] for place in places))
+    order, run = [names.index(name) for name in graph.list_inputs()], mx.nd.CachedOp(graph)
+    return lambda *arrays: run(*(arrays[index] for index in order))
 
 
 class _GroupBatchNorm(mx.operator.CustomOp):
@@ -137,14 +136,13 @@ class _GroupBatchNorm(mx.operator.CustomOp):
         mean, var, *running = self._statistics(moments, *aux)
         for own, new in zip(aux, running):
             new.copyto(own)
-        for place, array in enumerate((self._normalise(x, gamma, beta, mean, var), mean, var)):
-            self.assign(out_data[place], req[place], array)
+        for index, array in enumerate((self._normalise(x, gamma, beta, mean, var), mean, var)):
+            self.assign(out_data[index], req[index], array)
 
     def backward(self, req, out_grad, in_data, out_data, in_grad, aux):
         (x, gamma, _), (_, mean, var), dy = in_data, out_data, out_grad[0]
-        recorded = [
-            array.detach() for array in (x, gamma, gamma)
-        ]  # no gradient depends on the value of beta
+        # No gradient depends on the value of beta.
+        recorded = [array.detach() for array in (x, gamma, gamma)]
         grads = [
             grad if wanted == "write" else mx.nd.empty(grad.shape, grad.context, grad.dtype)
             for grad, wanted in zip(in_grad, req)
@@ -155,17 +153,17 @@ class _GroupBatchNorm(mx.operator.CustomOp):
         y.backward(dy)
         sums = self._sums(*grads[1:]) / (x.size // gamma.size)
         sums = self._mean(sums, f"{self._layer} backward")
-        # What the gradient of an image owes to the others of the group: a scaled and shifted x too.
+        # The part of the gradient that the group's other images cause: also a scaled and shifted x.
         grads[0] += self._normalise(x, *self._scale_and_shift(sums, gamma, var), mean, var)
-        for place, (grad, wanted) in enumerate(zip(grads, req)):
+        for index, (grad, wanted) in enumerate(zip(grads, req)):
             if wanted != "write":
-                self.assign(in_grad[place], wanted, grad)
+                self.assign(in_grad[index], wanted, grad)
 
 
 @mx.operator.register(_OPERATOR)
 class _GroupBatchNormProperties(mx.operator.CustomOpProp):
-    """mean: place in _MEANS. layer: begin of the names of its exchanges. The others: as
-    nn.BatchNorm's."""
+    """mean: index into _MEANS. layer: prefix of the names of its exchanges. The others: as of
+    nn.BatchNorm."""
 
     def __init__(self, mean, layer, axis, eps, momentum):
         super().__init__(need_top_grad=True)

@@ -1,5 +1,5 @@
-"""A convolution, its BatchNorm and its activation: what MobileNets, and detectors of their kind,
-are made of."""
+"""A convolution, its BatchNorm and its activation: what MobileNets and the detectors on them are
+made of."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ssd.model.layers import channel_axis, convolution
 
 
 def _relu6(F, x):
-    """ReLU6. In training a ReLU, which is oneDNN's, comes first: with it a step was 1.29 times as
-    fast (benchmarks/mobilenet.md; MXNet's clip takes a branch at each number). In inference the
-    clip alone is what oneDNN's convolutions take along."""
-    # A graph is made when it first runs, that of training while gradients are recorded.
+    """ReLU6. In training, oneDNN's ReLU comes first: with it a step was 1.29 times as fast
+    (benchmarks/mobilenet.md; MXNet's clip branches at each element). In inference it is the clip
+    alone, which oneDNN fuses into its convolutions."""
+    # A graph is built when it first runs; the one for training, while gradients are recorded.
     return F.clip(F.Activation(x, act_type="relu") if autograd.is_training() else x, 0, 6)
 
 
@@ -60,7 +60,7 @@ class ConvNorm(HybridBlock):
         self.size = size and tuple(-(-side // stride) for side in size)
         if same and stride > 1:
             pads = [same_padding(side, kernel, stride) for side in size]
-            # One number for both sides: what is more at the end is added there.
+            # MXNet takes one number for both ends: what is missing at the far end is padded apart.
             pad = tuple(before for before, _ in pads)
             self._extra = tuple(after - before for before, after in pads)
         with self.name_scope():
@@ -115,7 +115,7 @@ def pad_end(F, x, extra: Tuple[int, int], layout: str):
         return F.pad(
             x, mode="constant", pad_width=(0, 0, 0, 0, 0, extra[0], 0, extra[1]), constant_value=0
         )
-    for axis, count in zip((1, 2), extra):  # where MXNet's operator cannot pad
+    for axis, count in zip((1, 2), extra):  # MXNet's operator cannot pad these
         if count:
             x = F.concat(x, F.zeros_like(F.slice_axis(x, axis=axis, begin=0, end=count)), dim=axis)
     return x

@@ -1,4 +1,4 @@
-"""What a recipe's detector is: its parts, chosen by name. The only file that knows all of them."""
+"""The detector of a recipe: its parts, chosen by name. The only file that knows all of them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ssd.model.anchor_matching import AnchorMatcher
 from ssd.model.backbones.mobilenet import mobilenet
 from ssd.model.backbones.resnet import resnet
 from ssd.model.boxes.anchors import AnchorSizes, anchors_cxcywh
+from ssd.model.boxes.box_rules import BOX_RULES
 from ssd.model.boxes.default_boxes import default_boxes
 from ssd.model.boxes.formats import cxcywh_to_ltrb
-from ssd.model.boxes.rules import BOX_RULES
 from ssd.model.detections.per_class import PerClassDetections
 from ssd.model.detections.per_class_sigmoid import PerClassSigmoidDetections
 from ssd.model.detections.per_level import PerLevelDetections
@@ -86,46 +86,53 @@ def _need_anchors(sizes, setting: str) -> None:
         )
 
 
-# One table per seam; its keys are the choices of the setting beside it. That of default_boxes.rule
-# is BOX_RULES.
+# One table per seam; its keys are the choices of the setting named above it. The table of
+# default_boxes.rule is BOX_RULES.
+
+# model.backbone
 BACKBONES = {
     "resnet34": resnet,
     "resnet50": resnet,
-    "resnext50_32x4d": resnet,  # model.backbone
+    "resnext50_32x4d": resnet,
     "mobilenet_v2": mobilenet,
     "mobilenet_v3_large": mobilenet,
 }
+# model.features
 FEATURES = {
     "plain_blocks": plain_blocks,
-    "batch_norm_blocks": batch_norm_blocks,  # model.features
+    "batch_norm_blocks": batch_norm_blocks,
     "ssdlite_blocks": ssdlite_blocks,
     "mobile_blocks": mobile_blocks,
     "pyramid": Pyramid,
     "norm_pyramid": NormPyramid,
 }
+# model.head
 HEADS = {
     "fused": FusedHeads,
     "separable": SeparableHeads,
-    "shared": SharedHead,  # model.head
+    "shared": SharedHead,
     "shared_norm": NormSharedHead,
 }
+# default_boxes.matching
 MATCHERS = {
     "ssd": _ssd_matcher,
     "mindcv": _mindcv_matcher,
     "retinanet": _anchor_matcher,
-}  # .matching
+}
+# loss.loss
 LOSSES = {
-    "hard_negatives": lambda config: HardNegativesLoss(config.loss),  # loss.loss
+    "hard_negatives": lambda config: HardNegativesLoss(config.loss),
     "focal": lambda config: FocalLoss(config.loss, config.model.num_classes - 1),
     "focal_batch": lambda config: FocalBatchLoss(config.loss, config.model.num_classes),
 }
+# detection.detections
 DETECTIONS = {
     "per_class": _per_class,
-    "per_class_sigmoid": _per_class_sigmoid,  # detection.detections
+    "per_class_sigmoid": _per_class_sigmoid,
     "per_level": _per_level,
 }
 
-# What has a logit of the background; of the others all have one fewer.
+# Heads, losses and detections with a logit for the background; the others have one logit fewer.
 BACKGROUND = {
     "fused",
     "separable",
@@ -135,8 +142,8 @@ BACKGROUND = {
     "per_class",
     "per_class_sigmoid",
 }
-# What makes scores of the background's and the classes' logits together, and what of each by
-# itself.
+# Losses and detections that take a softmax over background and classes, and those that take a
+# sigmoid per logit.
 SOFTMAX, SIGMOID = (
     {"hard_negatives", "per_class"},
     {"focal", "focal_batch", "per_class_sigmoid", "per_level"},
@@ -144,15 +151,15 @@ SOFTMAX, SIGMOID = (
 
 
 class Detector(NamedTuple):
-    """N default boxes, K logits a box, one fewer than classes where a sigmoid makes scores of them;
-    class 0 is the background for everybody.
+    """N default boxes, K logits a box: one per class, or one fewer where a sigmoid turns them into
+    scores without a background. Class 0 is always the background.
 
     network: images (B, 3, H, W) or NHWC to offsets (B, N, 4), logits (B, N, K). default_boxes: (N,
     4) float32 cxcywh in [0, 1], in the order of the heads. boxes_per_map: adds up to N. matcher:
     boxes (m, 4) ltrb, labels (m,) from 1 to ssd.model.matching.Matches. loss: offsets, logits,
     target offsets (B, N, 4), classes (B, N) (-1 ignored, 0 background) to two losses (B,), of
     classes and of boxes. detections: offsets, logits to rows (B, K', 6): class from 1, score, ltrb
-    in shares of the image. sizes: what followed from the size of the image.
+    in shares of the image. sizes: what follows from the size of the image.
     """
 
     network: Network
@@ -167,11 +174,11 @@ class Detector(NamedTuple):
 def build_detector(config: Config) -> Detector:
     """The detector of a recipe; network and detections are not yet initialised, the network is cast
     to the recipe's dtype. UserError where settings do not fit each other, and where the number of
-    classes is still to be counted."""
+    classes is not known yet."""
     model = config.model
     if not model.num_classes:
         raise UserError(
-            "num_classes is 0, to be counted from a data set, and there is none here: name "
+            "num_classes is 0, to be counted from a data set, but this command reads none: give "
             "--num-classes"
         )
     parts = dict(head=model.head, loss=config.loss.loss, detections=config.detection.detections)
@@ -203,7 +210,7 @@ def build_detector(config: Config) -> Detector:
     )
 
 
-def describe(config: Config, sizes) -> str:
+def describe_sizes(config: Config, sizes) -> str:
     """One line: classes, feature maps and default boxes; another where default boxes lie outside
     the image."""
     height, width = sizes.image_size
@@ -215,9 +222,8 @@ def describe(config: Config, sizes) -> str:
         f"{config.model.image_size} pixels: feature maps of {maps} cells, {count:,} default boxes "
         f"from {sizes.span[0]:.4g} to {sizes.span[1]:.4g} pixels"
     )
-    outside = (
-        sizes.outside() if config.default_boxes.steps else 0
-    )  # what is computed overhangs by a cell at most
+    # Computed steps overhang by at most a cell.
+    outside = sizes.outside() if config.default_boxes.steps else 0
     return line + (
         f"\nsteps: the centres of {outside:,} default boxes lie outside the image"
         if outside

@@ -1,9 +1,9 @@
 """Weights of another network of the same family as a start: other classes, another image size.
 
 A fused head's channels are offsets, then logits, class by class (see ssd.model.heads.fused): the
-offsets do not know of classes and are kept, the logits of a class are kept where the weights know a
-class of that name. Of a shared head (ssd.model.heads.shared) all is kept but the last convolution
-of its classes, of which the same is true.
+offsets do not depend on the classes and are kept; the logits of a class are kept where the weights
+have a class of that name. Of a shared head (ssd.model.heads.shared) all is kept but the last
+convolution for the classes, whose logits are treated the same way.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import mxnet as mx
 import numpy as np
 
 from ssd.errors import UserError
-from ssd.model.boxes.rules import sizes_of
+from ssd.model.boxes.box_rules import sizes_of
 from ssd.model.heads.shared import SharedHead
 from ssd.model.network import Network
 from ssd.model.parameters import by_structural_name
@@ -61,7 +61,7 @@ class Head(NamedTuple):
 
 def load_matching(network: Network, path: str, names: Sequence[str]) -> str:
     """Sets what fits of an initialised network from a .params file or a checkpoint's
-    parameters.npz; the rest stays as it is. Returns what was taken and what was not, in one line.
+    parameters.npz; the rest stays unchanged. Returns one line about what was taken and what not.
 
     names: of the network's classes 1 to num_classes - 1. UserError if the file is of another
     architecture (backbone, width, layout), naming the tensor; nothing is changed then.
@@ -70,7 +70,7 @@ def load_matching(network: Network, path: str, names: Sequence[str]) -> str:
     parameters = by_structural_name(network)
     for name, value in values.items():
         parameters[name].set_data(mx.nd.array(value, dtype=parameters[name].dtype))
-    return _in_words(parameters, values, kept, names) + (
+    return _summary(parameters, values, kept, names) + (
         f"; not used: {_some(unused)}" if unused else ""
     )
 
@@ -88,7 +88,7 @@ def _plan(
     network: Network, path: str, names: Sequence[str]
 ) -> Tuple[Dict[str, np.ndarray], Dict[int, int], List[str]]:
     """New values by tensor name, the classes that are kept (class of the network -> class of the
-    file), and the file's tensors that are of no use."""
+    file), and the file's tensors that are not used."""
     tensors = {name: tensor.asnumpy() for name, tensor in read_tensors(path).items()}
     parameters = by_structural_name(network)
     values = {}
@@ -99,7 +99,7 @@ def _plan(
         if name.startswith(own) or (name.startswith(EXTRA) and name not in tensors):
             continue
         if name not in tensors:
-            raise UserError(f"weights {path}: another network's: lacks {name}")
+            raise UserError(f"weights {path}: another network's: missing {name}")
         if tensors[name].shape != parameter.shape:
             raise UserError(
                 f"weights {path}: another architecture's: {name} has shape {tensors[name].shape}, "
@@ -108,7 +108,7 @@ def _plan(
         values[name] = tensors[name]
     for name, value in tensors.items():
         if name not in parameters and not name.startswith((HEAD, EXTRA)):
-            raise UserError(f"weights {path}: another network's: holds the unexpected {name}")
+            raise UserError(f"weights {path}: another network's: unexpected {name}")
         if not np.isfinite(value).all():
             raise UserError(f"weights {path}: {name} is not finite")
 
@@ -143,7 +143,7 @@ def _heads_of(network: Network) -> List[NamedTuple]:
 
 
 def _described_heads(info, heads: List[NamedTuple]) -> List[NamedTuple]:
-    """The file's, by what it says of itself."""
+    """The file's heads, by its metadata."""
     return [
         head._replace(boxes=boxes, classes=info.config.model.num_classes)
         for head, boxes in zip(heads, sizes_of(info.config).per_cell)
@@ -151,8 +151,8 @@ def _described_heads(info, heads: List[NamedTuple]) -> List[NamedTuple]:
 
 
 def _guessed_heads(tensors, heads: List[NamedTuple], path: str) -> List[NamedTuple]:
-    """The heads of a file that does not describe itself: as many default boxes as the network's, so
-    many classes."""
+    """The heads of a file without metadata: as many default boxes as the network's, and the number
+    of classes that the size of the biases gives."""
     biases = [tensors.get(f"{head.name}.bias") for head in heads]
     found = [
         head._replace(
@@ -163,27 +163,26 @@ def _guessed_heads(tensors, heads: List[NamedTuple], path: str) -> List[NamedTup
     ]
     if not found or len({head.classes for head in found}) > 1 or found[0].classes < 2:
         raise UserError(
-            f"weights {path}: they do not say of which classes they are, nor does the size of "
-            "their heads"
+            f"weights {path}: neither their metadata nor the size of their heads gives the classes"
         )
     return found
 
 
 def _classes_in_common(old_names: Sequence[str], new_names: Sequence[str]) -> Dict[int, int]:
-    """Class of the network -> class of the file: the background, and each name that stands once in
-    both (but for upper and lower case)."""
+    """Class of the network -> class of the file: the background, and each name that occurs exactly
+    once in both (ignoring case)."""
     old, new = ([name.strip().casefold() for name in names] for names in (old_names, new_names))
     return {
         0: 0,
         **{
-            1 + place: 1 + old.index(name)
-            for place, name in enumerate(new)
+            1 + index: 1 + old.index(name)
+            for index, name in enumerate(new)
             if new.count(name) == old.count(name) == 1
         },
     }
 
 
-def _in_words(parameters, values, kept: Dict[int, int], names: Sequence[str]) -> str:
+def _summary(parameters, values, kept: Dict[int, int], names: Sequence[str]) -> str:
     heads = [name for name in parameters if name.startswith(HEAD)]
     others = [name for name in parameters if name not in heads]
     taken = [name for name in heads if name in values]
@@ -206,7 +205,7 @@ def _in_words(parameters, values, kept: Dict[int, int], names: Sequence[str]) ->
     return text
 
 
-def _some(words: Sequence[str]) -> str:
+def _some(names: Sequence[str]) -> str:
     """The first few, and how many more."""
-    shown = list(words[:4]) if len(words) > 5 else list(words)
-    return ", ".join(shown) + (f" and {len(words) - 4} more" if len(words) > 5 else "")
+    shown = list(names[:4]) if len(names) > 5 else list(names)
+    return ", ".join(shown) + (f" and {len(names) - 4} more" if len(names) > 5 else "")

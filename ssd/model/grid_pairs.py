@@ -1,8 +1,8 @@
-"""Pairs of objects and default boxes that are worth comparing, where boxes of one shape stand in
-rows and columns.
+"""Pairs of objects and default boxes that are worth comparing, where boxes of one shape are
+arranged in rows and columns.
 
-Of 778,198 default boxes (2160x3840) few can reach an object: those of like size, around it. The
-search costs what those cost, not objects times default boxes.
+Of 778,198 default boxes (2160x3840) few can reach an object: those of similar size, around it. The
+search costs as much as comparing those, not objects times default boxes.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-ROUNDING = 1e-5  # more than an IoU in float32 is off, and a centre in shares of the image
+# Above the rounding error of an IoU in float32, and of a centre in shares of the image.
+ROUNDING = 1e-5
 
 
 class _Grid(NamedTuple):
     """Default boxes of one shape on one feature map. sides: (4, rows, columns) ltrb; area: (rows,
     columns); x, y: the centres of columns and rows, ascending; size: (2,) width, height of the
-    largest; place: (rows, columns) int64 of each in the order of the whole."""
+    largest; position: (rows, columns) int64 of each box among all default boxes."""
 
     sides: np.ndarray
     area: np.ndarray
     x: np.ndarray
     y: np.ndarray
     size: np.ndarray
-    place: np.ndarray
+    position: np.ndarray
 
 
 class GridPairs:
@@ -36,15 +37,15 @@ class GridPairs:
     def __call__(
         self, boxes: np.ndarray, threshold: float
     ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of boxes (m, 4) float32 ltrb: objects (p,) int64, default boxes (p,) int64 and IoUs (p,)
-        float32 of all pairs above the threshold and of those of each object's highest IoU, and some
+        """For boxes (m, 4) float32 ltrb: objects (p,) int64, default boxes (p,) int64 and IoUs (p,)
+        float32 of all pairs above the threshold, of each object's pairs of highest IoU, and of some
         more."""
         centre, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
         least = np.minimum(threshold, self._reached(boxes, centre)) - ROUNDING
         share = np.where(least > 0, (1 - least) / (1 + least), np.inf)
         found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))]
         for grid in self._grids:
-            # The highest IoU that an object could have with such a box, wherever it lay.
+            # The highest IoU that an object could have with a box of this size, anywhere.
             common = np.minimum(size, grid.size).prod(1)
             objects = np.flatnonzero(
                 common >= least * (size.prod(1) + grid.size.prod() - common) * (1 - ROUNDING)
@@ -65,8 +66,8 @@ class GridPairs:
                     boxes[number], [side[window] for side in grid.sides], grid.area[window]
                 )
                 hits = ious >= least[number]
-                places = grid.place[window][hits]
-                found.append((np.full(len(places), number), places, ious[hits]))
+                positions = grid.position[window][hits]
+                found.append((np.full(len(positions), number), positions, ious[hits]))
         return tuple(np.concatenate(column) for column in zip(*found))
 
     def _reached(self, boxes: np.ndarray, centre: np.ndarray) -> np.ndarray:
@@ -87,14 +88,14 @@ class GridPairs:
 def grid_pairs(
     sides: np.ndarray, area: np.ndarray, segments: Sequence[np.ndarray], iou: Callable
 ) -> Optional[GridPairs]:
-    """The search in default boxes: sides (4, N) ltrb, area (N,); segments: places of the boxes of
-    one shape on one map, row by row; iou(box, sides, area): as of ssd.model.matching. None where
-    some do not stand in rows and columns."""
+    """The search in default boxes: sides (4, N) ltrb, area (N,); segments: positions of the boxes
+    of one shape on one map, row by row; iou(box, sides, area): as of ssd.model.matching. None where
+    some are not arranged in rows and columns."""
     grids = []
-    for places in segments:
-        own = sides[:, places]
+    for positions in segments:
+        own = sides[:, positions]
         columns = int(np.argmax(np.append(own[1] != own[1, 0], True)))  # up to the second row
-        if len(places) % columns:
+        if len(positions) % columns:
             return None
         own, shape = own.reshape(4, -1, columns), (-1, columns)
         if not all(
@@ -106,5 +107,7 @@ def grid_pairs(
         if (np.diff(x) < 0).any() or (np.diff(y) < 0).any():
             return None
         size = np.array([(own[2] - own[0]).max(), (own[3] - own[1]).max()])
-        grids.append(_Grid(own, area[places].reshape(shape), x, y, size, places.reshape(shape)))
+        grids.append(
+            _Grid(own, area[positions].reshape(shape), x, y, size, positions.reshape(shape))
+        )
     return GridPairs(grids, iou)

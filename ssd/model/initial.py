@@ -1,4 +1,4 @@
-"""How a parameter's first values are drawn, where it is not by what kind of layer it belongs to."""
+"""How a parameter's initial values are drawn, where that does not follow from its kind of layer."""
 
 from __future__ import annotations
 

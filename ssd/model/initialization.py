@@ -37,7 +37,8 @@ def to_layout(oihw: np.ndarray, shape, layout: str) -> np.ndarray:
 def _convolution(
     generator, parameter, layout: str, kind: str, parts, true_inputs=None
 ) -> np.ndarray:
-    """Weight of a convolution whose first sum(parts) outputs are so many separate convolutions."""
+    """Weight of a convolution whose first sum(parts) outputs are drawn as separate convolutions of
+    `parts` outputs each."""
     shape = parameter.shape
     inner, height, width = shape[1:] if layout == "NCHW" else (shape[3], shape[1], shape[2])
     inner, area = true_inputs or inner, height * width
@@ -114,9 +115,9 @@ def load_backbone(network: Network, tensors: Dict[str, np.ndarray], source: str)
         raise UserError(
             f"{source}: "
             + "; ".join(
-                f"{word} tensor {names[0]}"
+                f"{kind} tensor {names[0]}"
                 + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-                for word, names in (("missing", missing), ("unexpected", unexpected))
+                for kind, names in (("missing", missing), ("unexpected", unexpected))
                 if names
             )
         )

@@ -1,15 +1,15 @@
 """A network whose convolutions compute in integers of 8 bits, on CPUs: MXNet's quantization with
 oneDNN's kernels.
 
-How large the numbers between the layers are is measured over some images (`measure_ranges`), once,
-and kept in the file of weights, which stay float32; `quantize` makes a graph of both whenever such
-a file is loaded.
+The ranges of the activations are measured once, over some images (`measure_ranges`), and kept in
+the weight file, whose weights stay float32; `quantize` builds a graph from both whenever the file
+is loaded.
 
-Three things keep the detections what they are (benchmarks/int8.md). The convolutions whose results
-are the network's own stay in float32: offsets and logits of all boxes share a tensor, and a few
-large ones would leave the steps of 8 bits too wide for the others. So do the sums of
-`_signed_sums`. And a range ends where cutting off the largest numbers costs as much as finer steps
-gain: at the least mean square of both errors.
+Three measures preserve the detections (benchmarks/int8.md). The convolutions that compute the
+network's outputs stay in float32: offsets and logits of all boxes share a tensor, and a few large
+ones would leave the steps of 8 bits too wide for the others. So do the sums of `_signed_sums`. And
+a range ends where cutting off the largest numbers costs as much as finer steps gain: at the least
+mean square of both errors.
 """
 
 from __future__ import annotations
@@ -26,15 +26,13 @@ from mxnet.contrib import quantization
 
 from ssd.model.operations import first_outputs
 
-Ranges = Dict[
-    str, Tuple[float, float]
-]  # least and greatest number of a tensor, by its name in the graph
-
+# Least and greatest number of a tensor, by its name in the graph.
+Ranges = Dict[str, Tuple[float, float]]
 
 _CONVOLUTION = "_sg_mkldnn_conv"  # as oneDNN fuses it with what follows
-_SAMPLED = 1 << 20  # numbers of a tensor and batch that are looked at
-_BINS = 2048  # of their histogram, whose edges are the ranges that are compared
-# MXNet's product of two maps takes numbers with a sign alone, and may get others.
+_SAMPLED = 1 << 20  # numbers that are sampled per tensor and batch
+_BINS = 2048  # of their histogram, whose edges are the candidate ranges
+# MXNet's integer product of two maps takes signed numbers only, and may be given unsigned ones.
 _FLOAT = ("elemwise_mul",)
 
 
@@ -48,9 +46,9 @@ class Layers(NamedTuple):
 def measure_ranges(
     network, batches: Iterable[mx.nd.NDArray], progress: Callable[[], None] = lambda: None
 ) -> Ranges:
-    """The ranges of all tensors that the integer graph takes: means over the batches, which are
-    images as the network takes them, on a CPU. network: initialised, NCHW in float32. `progress()`
-    after each batch."""
+    """The ranges of all tensors that the integer graph takes, averaged over the batches, which are
+    network inputs on a CPU. network: initialised, NCHW in float32. `progress()` is called after
+    each batch."""
     symbol, arguments, auxiliary = _graph(network)
     collector = _Collector(_prepared(symbol, arguments, auxiliary)[-1].include_layer)
     executor = shape = None
@@ -68,23 +66,23 @@ def measure_ranges(
 
 
 def best_range(numbers: np.ndarray) -> Tuple[float, float]:
-    """The range of integers of 8 bits, from least to greatest, that keeps `numbers` (of any shape,
-    finite) best: that with the least mean square of what is cut off beyond it and of the rounding
-    inside, which zeros do not suffer.
+    """The range of 8-bit integers, (least, greatest), that represents `numbers` (of any shape,
+    finite) best: the one with the least mean square error, of clipping beyond it and of rounding
+    inside it. Zeros have no rounding error.
 
-    Of numbers with a sign it is as long on both sides, 127 steps each, and of others it has 255.
+    For signed numbers it has 127 steps on each side of 0, for unsigned ones 255.
     """
     sizes = np.abs(numbers[numbers != 0]).astype(np.float64)
     if not sizes.size:
         return 0.0, 1.0
     signed, greatest = bool((numbers < 0).any()), sizes.max()
-    places = np.minimum((sizes * (_BINS / greatest)).astype(np.int64), _BINS - 1)
-    counts = np.bincount(places, minlength=_BINS).astype(np.float64)
+    bins = np.minimum((sizes * (_BINS / greatest)).astype(np.int64), _BINS - 1)
+    counts = np.bincount(bins, minlength=_BINS).astype(np.float64)
     ends = np.arange(1, _BINS + 1) * (greatest / _BINS)
     centres = ends - greatest / (2 * _BINS)
 
     def beyond(power):
-        """Sum of those powers of the numbers beyond each end."""
+        """Sum of that power of the numbers beyond each end."""
         sums = counts * centres**power
         return sums.sum() - np.cumsum(sums)
 
@@ -135,8 +133,8 @@ def quantize(network, ranges: Ranges):
         quantized_dtype="auto",
         logger=None,
     )
-    # The convolutions then give 8 bits at once; else each gives 32 and an operator of its own makes
-    # 8 of them.
+    # With this, convolutions return 8 bits; otherwise they return 32, and a separate operator
+    # requantizes them.
     quantized = quantized.get_backend_symbol("MKLDNN_QUANTIZE")
     block = mx.gluon.SymbolBlock(quantized, mx.sym.var("images", dtype="float32"))
     tensors = {
@@ -153,8 +151,7 @@ def quantize(network, ranges: Ranges):
 def _prepared(symbol, arguments, auxiliary, others=()):
     """(the integer graph without its ranges, its tensors, its auxiliary tensors, MXNet's collector
     of ranges). others: names of convolutions that stay in float32 beside the last ones."""
-    # "smart" leaves what lies alone between float operators in float: the conversions would cost
-    # more.
+    # "smart" leaves a lone operator between float operators in float: converting would cost more.
     return quantization.quantize_graph(
         symbol,
         arguments,
@@ -170,9 +167,9 @@ def _prepared(symbol, arguments, auxiliary, others=()):
 
 
 def _signed_sums(symbol, ranges: Ranges) -> List[str]:
-    """Convolutions with a ReLU that add a map with negative numbers to their own, a projected
-    shortcut: MXNet writes the sum, without a sign, over that map, and seems to read its negative
-    numbers as great ones."""
+    """Convolutions with a ReLU that add a map with negative numbers to their result, a projected
+    shortcut: MXNet writes the unsigned sum over that map, and seems to read its negative numbers as
+    large ones."""
     nodes = json.loads(symbol.tojson())["nodes"]
     found = []
     for node in nodes:
@@ -189,9 +186,9 @@ def _signed_sums(symbol, ranges: Ranges) -> List[str]:
 
 
 def _last_convolutions(symbol) -> List[str]:
-    """Those behind which there is no other."""
+    """Convolutions that no other convolution follows."""
     nodes, before = json.loads(symbol.tojson())["nodes"], set()
-    for index in reversed(range(len(nodes))):  # a node stands behind its inputs
+    for index in reversed(range(len(nodes))):  # a node comes after its inputs
         if index in before or nodes[index]["op"] == _CONVOLUTION:
             before.update(source[0] for source in nodes[index]["inputs"])
     return [
@@ -203,8 +200,8 @@ def _last_convolutions(symbol) -> List[str]:
 
 def _graph(network):
     """(the network's symbol as oneDNN's integer operators fuse it, its tensors by name, the
-    auxiliary ones). What does not depend on the images is computed: weights that are scaled or
-    padded on the way become tensors."""
+    auxiliary ones). What does not depend on the images is computed: weights that the graph scales
+    or pads become tensors."""
     symbol = mx.sym.Group(list(network(mx.sym.var("images"))))
     tensors = {
         name: parameter.data().as_in_context(mx.cpu())
@@ -216,14 +213,14 @@ def _graph(network):
         if node["name"] == "images" or any(source[0] in live for source in node["inputs"]):
             live.add(index)
     internals = symbol.get_internals()
-    places = first_outputs(internals, nodes)
+    outputs = first_outputs(internals, nodes)
     for index in sorted(
         {source[0] for reader in live for source in nodes[reader]["inputs"]} - live
     ):
         node = nodes[index]
         if node["op"] != "null":
-            part = internals[places[index]]
-            # Of a layer that works on several maps there are several
+            part = internals[outputs[index]]
+            # With its index: a layer that works on several maps is several nodes of one name.
             name = f"{node['name']}_{index}_value"
             tensors[name] = part.eval(
                 mx.cpu(), **{key: tensors[key] for key in part.list_inputs()}
@@ -243,6 +240,6 @@ def _layers(symbol) -> Layers:
     for node in json.loads(symbol.tojson())["nodes"]:
         if node["op"] in (_CONVOLUTION, "Convolution"):
             attributes = node.get("attrs", {})
-            whole = attributes.get("quantized", "false").lower() in ("true", "1")
-            layers[not whole].append(node["name"])
+            integer = attributes.get("quantized", "false").lower() in ("true", "1")
+            layers[not integer].append(node["name"])
     return layers

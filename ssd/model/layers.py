@@ -28,11 +28,10 @@ def input_channels(config: ModelConfig) -> int:
 
 
 class PaddedConv2D(nn.Conv2D):
-    """A convolution with bias, computed with as many more output channels as make their number a
-    multiple of 8; the parameters have those of `channels` alone. The output has all: those beyond
-    `channels` are 0.
+    """A convolution with bias whose output channels are padded to a multiple of 8. The parameters
+    have `channels` only; the output has all, and those beyond `channels` are 0.
 
-    oneDNN has its fast kernels for multiples of 8 alone: 510 channels run at half the speed of 512.
+    oneDNN has fast kernels for multiples of 8 only: 510 channels run at half the speed of 512.
     """
 
     def hybrid_forward(self, F, x, weight, bias):
@@ -78,7 +77,8 @@ def convolution(
 
 
 class FrozenBatchNorm(nn.BatchNorm):
-    """A BatchNorm that is not trained, as the scale and shift that its four vectors stand for."""
+    """A BatchNorm that is not trained: it returns the scale and shift that its four vectors
+    give."""
 
     def __init__(self, **kwargs):
         super().__init__(use_global_stats=True, **kwargs)
@@ -91,8 +91,8 @@ class FrozenBatchNorm(nn.BatchNorm):
 
 
 class ScaledConv2D(nn.Conv2D):
-    """A convolution without bias whose output channels are scaled and shifted, which costs a
-    product of its weights where a layer of its own would read and write every map, twice in
+    """A convolution without bias whose output channels are scaled and shifted. That costs one
+    product with its weights, where a separate layer would read and write every map, twice in
     training. (On AVX-512, oneDNN's BatchNorm also takes fifty times as long behind a convolution
     whose groups have fewer than 16 channels.)"""
 
@@ -106,7 +106,7 @@ def convolution_and_norm(
     config: ModelConfig, *shape: int, frozen: bool = False, prefixes=(None, None), **kwargs
 ):
     """A convolution without bias and the BatchNorm behind it, for `normalised`. shape, kwargs: of
-    `convolution`. frozen, as all are where model.batch_norm says so: the norm uses its running
+    `convolution`. frozen, as all are where model.batch_norm is frozen: the norm uses its running
     statistics in training too, and is not trained."""
     frozen = frozen or config.batch_norm == "frozen"
     return (
@@ -138,7 +138,7 @@ def batch_norm(
 
 
 def box_rows(F, x, layout: str, used: int, values: int):
-    """What a head's convolution gives, (B, C, H, W) or (B, H, W, C) of channels box * values +
+    """The output of a head's convolution, (B, C, H, W) or (B, H, W, C) of channels box * values +
     value, to (B, H * W * boxes, values). used: channels that count; more are zeros that a
     PaddedConv2D adds."""
     if layout == "NCHW":
@@ -152,6 +152,6 @@ def twice(F, x, layout: str):
     """A map with twice the rows and columns, by nearest neighbour."""
     if layout == "NCHW":
         return F.UpSampling(x, scale=2, sample_type="nearest")
-    for axis in (1, 2):  # where MXNet's operator cannot
+    for axis in (1, 2):  # MXNet's operator cannot do NHWC
         x = F.repeat(x, repeats=2, axis=axis)
     return x

@@ -1,7 +1,7 @@
 """Ground truth matched to default boxes on the CPU: the reference's matching in NumPy.
 
-On a GPU, DALI's box_encoder does the same there (ssd.data.graphs.encode_boxes); on a CPU it is
-several times slower than this. Ported by description from the MLPerf reference (mlcommons/training,
+On a GPU, DALI's box_encoder does the same (ssd.data.graphs.encode_boxes); on a CPU it is several
+times slower than this module. Ported by description from the MLPerf reference (mlcommons/training,
 single_stage_detector/ssd, utils.py: Encoder.encode, calc_iou_tensor).
 """
 
@@ -14,11 +14,12 @@ import numpy as np
 from ssd.config import DefaultBoxConfig
 from ssd.model.grid_pairs import grid_pairs
 
-# Boxes of the ground truth that are compared with all default boxes in one go: more would leave the
+# Ground-truth boxes that are compared with all default boxes at a time: more would not fit the
 # processor's cache.
 BLOCK = 8
-# What a search within reach costs, in pairs of an object and a default box that could be compared
-# meanwhile: once, and for each object. (5 ms and .2 ms, 11 ns a pair: one core at 2.5 GHz.)
+# Cost of the search in grid_pairs, counted in pairs of an object and a default box that could be
+# compared in the same time: fixed, and per object. (5 ms and .2 ms, 11 ns a pair: one core at 2.5
+# GHz.)
 SEARCH, EACH = 500_000, 20_000
 
 
@@ -35,18 +36,17 @@ class Matches(NamedTuple):
 
 
 class Matcher:
-    """`matcher(boxes, labels)`: each default box takes the ground truth of the highest IoU, if that
-    is above `matching_iou`, among equals the first; but each ground truth has its own best default
-    box, and where two have the same, the later one gets it.
+    """`matcher(boxes, labels)`: each default box is matched to the ground truth with which it has
+    the highest IoU (the first of equals), if that is above `matching_iou`. But each ground truth
+    claims its best default box in any case, and where two claim the same one, the later gets it.
 
     Among default boxes of equal IoU the best is the first in the reference's order: map, shape,
     row, column. Such ties are common: a small object lies inside several default boxes, and a map's
     square, 2:1 and 1:2 boxes have one area.
 
-    default_boxes_ltrb: (N, 4) in units of the image, not clipped, in this project's order: map,
-    row, column, shape.
-    maps: per feature map its cells and the default boxes of each; they add up to N. settings:
-    matching_iou and the variances.
+    default_boxes_ltrb: (N, 4) in shares of the image, not clipped, in this project's order: map,
+    row, column, shape. maps: per feature map its cells and the default boxes of each; they add up
+    to N. settings: matching_iou and the variances.
     """
 
     in_graph = True  # ssd.data.graphs.encode_boxes can do it in DALI's graph, on a GPU
@@ -76,10 +76,10 @@ class Matcher:
         self._sides = np.ascontiguousarray(own.T)
         self._area = _area(self._sides)
         self._centres, self._sizes = _centres_and_sizes(own)
-        place = np.empty(self.boxes, np.int64)
-        place[positions] = np.arange(self.boxes)
+        rank = np.empty(self.boxes, np.int64)  # of each position in the matcher's order
+        rank[positions] = np.arange(self.boxes)
         self._pairs = grid_pairs(
-            self._sides, self._area, [place[one] for one in by_shape(self.maps)], _iou
+            self._sides, self._area, [rank[segment] for segment in by_shape(self.maps)], _iou
         )
 
     def __call__(self, boxes: np.ndarray, labels: np.ndarray) -> Matches:
@@ -118,15 +118,16 @@ class Matcher:
         return owner
 
     def _by_pairs(self, boxes: np.ndarray) -> np.ndarray:
-        """The same, from the pairs within reach of each other alone."""
+        """The same, from the pairs that `grid_pairs` finds."""
         truth, box, overlap = self._pairs(boxes, self.settings.matching_iou)
         owner = np.full(len(self._area), -1)
         above = np.flatnonzero(overlap > self.settings.matching_iou)
-        # Of a default box's pairs the highest, of equals the first ground truth, is written last.
+        # Of a default box's pairs, the one of the highest IoU (the first of equals) is written
+        # last.
         above = above[np.lexsort((-truth[above], overlap[above]))]
         owner[box[above]] = truth[above]
-        # Of a ground truth's pairs the highest, of equals the first default box; without any, the
-        # first of all.
+        # Of a ground truth's pairs, the one of the highest IoU (the first of equals); without any,
+        # the first default box.
         order = np.lexsort((-box, overlap, truth))
         order = order[overlap[order] > 0]
         claims = np.zeros(len(boxes), np.int64)
@@ -136,8 +137,8 @@ class Matcher:
 
     @staticmethod
     def _claim(owner: np.ndarray, best: np.ndarray) -> None:
-        """Gives each ground truth its best default box, best (m,): of two that want the same, the
-        later gets it."""
+        """Gives each ground truth its best default box, best (m,): of two that claim the same one,
+        the later gets it."""
         owner[best] = np.arange(len(best))  # of equal positions NumPy keeps the last
 
     def _overlaps(self, boxes: np.ndarray) -> np.ndarray:
@@ -146,7 +147,7 @@ class Matcher:
 
 
 class FirstClaimMatcher(Matcher):
-    """MindCV's: as Matcher, but where two ground truths have the same best default box, the earlier
+    """MindCV's: as Matcher, but where two ground truths claim the same default box, the earlier
     one gets it; and among default boxes of equal IoU the best is the first in this project's order.
     """
 
@@ -177,7 +178,7 @@ def shapes_first(maps: Sequence[Tuple[int, int]]) -> np.ndarray:
 
 
 def by_shape(maps: Sequence[Tuple[int, int]]) -> List[np.ndarray]:
-    """The same, an array for each shape of each map."""
+    """The same as one array per shape of each map."""
     parts, start = [], 0
     for cells, shapes in maps:
         parts += list(start + np.arange(cells * shapes).reshape(cells, shapes).T)
@@ -186,7 +187,7 @@ def by_shape(maps: Sequence[Tuple[int, int]]) -> List[np.ndarray]:
 
 
 def iou_of_pairs(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """IoU of (p, 4) ltrb with (p, 4), row by row, (p,) float32: to the last bit what a Matcher
+    """IoU of (p, 4) ltrb with (p, 4), row by row, (p,) float32: bit-identical to what a Matcher
     compares, if `others` are its default boxes."""
     others = np.ascontiguousarray(np.asarray(others, np.float32).T)
     return _iou(np.asarray(boxes, np.float32).T, others, _area(others))

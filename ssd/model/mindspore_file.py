@@ -4,7 +4,7 @@ The file is one protobuf message (google's encoding: a key of field number and w
 varint or a length and bytes), as MindSpore 1 and 2 write it: repeated field 1, a parameter, of
 field 1, its name, and field 2, a tensor of field 1, its sides, field 2, the name of its type, and
 field 3, its numbers in little-endian order. A parameter that is too large for one entry continues
-in the next ones of its name. Newer files may end with a checksum, which is passed over.
+in the following entries of its name. Newer files may end with a checksum, which is ignored.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class _Damaged(Exception):
 
 
 def read_checkpoint(path: str) -> Dict[str, np.ndarray]:
-    """{name: array} of all parameters, in the file's order, of their shapes and types. UserError
-    naming the file where it is none, is cut short or damaged."""
+    """{name: array} of all parameters, in the file's order, with their shapes and types. UserError
+    naming the file where it is no checkpoint, is cut off or damaged."""
     try:
         with open(path, "rb") as file:
             content = memoryview(file.read())
@@ -44,7 +44,7 @@ def read_checkpoint(path: str) -> Dict[str, np.ndarray]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     except _Damaged as error:
-        raise UserError(f"{path}: not a whole MindSpore checkpoint: {error}") from None
+        raise UserError(f"{path}: not an intact MindSpore checkpoint: {error}") from None
 
 
 def _parameters(content: memoryview) -> Dict[str, np.ndarray]:
@@ -101,41 +101,41 @@ def _array(name: str, sides: Tuple[int, ...], kind: str, numbers: List[memoryvie
 
 def _fields(message: memoryview, top: bool = False) -> Iterator[Tuple[int, object]]:
     """(field number, int or bytes) of a message. top: it may end with a checksum."""
-    place = 0
-    while place < len(message):
-        if top and bytes(message[place : place + len(CHECKSUM)]) == CHECKSUM:
+    offset = 0
+    while offset < len(message):
+        if top and bytes(message[offset : offset + len(CHECKSUM)]) == CHECKSUM:
             return
-        key, place = _varint(message, place)
+        key, offset = _varint(message, offset)
         field, wire = key >> 3, key & 7
         if wire == _VARINT:
-            value, place = _varint(message, place)
+            value, offset = _varint(message, offset)
         elif wire == _BYTES:
-            length, place = _varint(message, place)
-            if length > len(message) - place:
-                raise _Damaged(f"it is cut off: {len(message) - place} of {length} bytes are left")
-            value, place = message[place : place + length], place + length
+            length, offset = _varint(message, offset)
+            if length > len(message) - offset:
+                raise _Damaged(f"it is cut off: {len(message) - offset} of {length} bytes are left")
+            value, offset = message[offset : offset + length], offset + length
         else:
-            raise _Damaged(f"wire type {wire}, which no such file has")
+            raise _Damaged(f"wire type {wire}, which no MindSpore checkpoint has")
         yield field, value
 
 
-def _varint(message: memoryview, place: int) -> Tuple[int, int]:
+def _varint(message: memoryview, offset: int) -> Tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
-        if place >= len(message):
+        if offset >= len(message):
             raise _Damaged("it is cut off")
-        byte = message[place]
-        place += 1
+        byte = message[offset]
+        offset += 1
         value |= (byte & 127) << shift
         if byte < 128:
-            return value, place
+            return value, offset
     raise _Damaged("a number that does not end")
 
 
 def _packed(values: memoryview) -> List[int]:
-    found, place = [], 0
-    while place < len(values):
-        value, place = _varint(values, place)
+    found, offset = [], 0
+    while offset < len(values):
+        value, offset = _varint(values, offset)
         found.append(value)
     return found
 

@@ -34,8 +34,8 @@ class Network(HybridBlock):
         heads: Callable,
         **kwargs,
     ):
-        """sizes: of ssd.model.boxes.rules. backbone, features, heads: make those parts, see
-        ssd.model.detector."""
+        """sizes: of ssd.model.boxes.box_rules. backbone, features, heads: functions that build
+        these parts, see ssd.model.detector."""
         # A fixed prefix: Gluon counts instances, but the names of the tensors are part of the
         # benchmark's rules.
         super().__init__(prefix=kwargs.pop("prefix", "ssd0_"), **kwargs)
@@ -56,7 +56,7 @@ class Network(HybridBlock):
             self.predictors = heads(model, self._features.channels, sizes.per_cell)
 
     def feature_maps(self, F, images) -> List:
-        """The feature maps that the heads look at, from fine to coarse."""
+        """The feature maps that the heads work on, from fine to coarse."""
         return self._features.maps(F, self.backbone.maps(F, images))
 
     def hybrid_forward(self, F, images):
@@ -73,8 +73,8 @@ class Network(HybridBlock):
         )
 
     def initial(self) -> Dict[str, object]:
-        """How those parameters are drawn that have a way of their own (ssd.model.initial), by their
-        names."""
+        """How those parameters are drawn (ssd.model.initial) that do not follow the default of
+        their kind of layer, by name."""
         kinds = {}
         if self._initial == "truncated_normal":
             own = self.collect_params().keys() - self.backbone.collect_params().keys()
@@ -84,14 +84,14 @@ class Network(HybridBlock):
         return kinds
 
     def reference_parameters(self) -> Dict[str, Parameter]:
-        """The name that a published network of the same structure has for it -> parameter, in its
-        order: those of the PyTorch reference of MLPerf Training v2.0 to v5.1. UserError for a
-        network that none is known for."""
+        """Name in the published network of the same structure -> parameter, in that network's
+        order. For RetinaNet it is the PyTorch reference of MLPerf Training v2.0 to v5.1. UserError
+        for a network of which no published one is known."""
         if not all(
             hasattr(part, "reference_parameters") for part in (self._features, self.predictors)
         ):
             raise UserError(
-                "no published network is known by whose names these parameters could be called"
+                "no published network of this structure is known to name the parameters after"
             )
         return {
             **{

@@ -1,5 +1,5 @@
-"""What a network costs by its graph: shapes, parameters and multiply-adds of every operator,
-nothing being run."""
+"""The cost of a network by its graph: shapes, parameters and multiply-adds of every operator,
+without running it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ class Operation(NamedTuple):
     name: str
     op: str
     output_shape: Tuple[int, ...]
-    parameters: (
-        int  # trained numbers, running statistics are none; counted where they are first used
-    )
+    # Trained numbers, without running statistics; counted at the first operator that uses them.
+    parameters: int
     multiply_adds: int
 
 
@@ -47,8 +46,8 @@ def forward_multiply_adds(network, batch_size: int = 1) -> int:
 
 def training_multiply_adds(network, batch_size: int = 1) -> int:
     """Multiply-adds of a forward and a backward pass: the gradients of an operator's weights and of
-    its input take as many each as its forward pass; nobody needs the gradient of the images, nor
-    those of frozen stages."""
+    its input take as many each as its forward pass. The gradients of the images and of frozen
+    stages are not computed."""
     return sum(operation.multiply_adds * passes for operation, passes in _walk(network, batch_size))
 
 
@@ -67,12 +66,12 @@ def _walk(network, batch_size: int):
     nodes = json.loads(symbol.tojson())["nodes"]
     internals = symbol.get_internals()
     _, inferred, _ = internals.infer_shape(images=images)
-    shapes = [inferred[place] for place in first_outputs(internals, nodes)]
+    shapes = [inferred[index] for index in first_outputs(internals, nodes)]
     seen: Set[str] = set()
     for node, shape in zip(nodes, shapes):
         if node["op"] == "null":  # a variable
             continue
-        inputs = [nodes[place]["name"] for place, *_ in node["inputs"]]
+        inputs = [nodes[index]["name"] for index, *_ in node["inputs"]]
         fresh = [name for name in inputs if name in weights and name not in seen]
         seen.update(fresh)
         count, passes = 0, 3
@@ -80,9 +79,8 @@ def _walk(network, batch_size: int):
             # Weights are (outputs, all that an output sums over ...), in every layout.
             used = shapes[node["inputs"][1][0]]
             variable = nodes[node["inputs"][1][0]]
-            while (
-                variable["op"] != "null"
-            ):  # outputs that are padded with zeros on the way do not count
+            # Outputs that the graph pads with zeros do not count.
+            while variable["op"] != "null":
                 variable = nodes[variable["inputs"][0][0]]
             count = math.prod(shape) // used[0] * math.prod(weights[variable["name"]])
             frozen = network.collect_params()[variable["name"]].grad_req == "null"
@@ -100,12 +98,12 @@ def _walk(network, batch_size: int):
 
 
 def first_outputs(internals, nodes) -> List[int]:
-    """The place of each node's first output among those of `internals`. nodes: of the graph's JSON.
+    """Index of each node's first output among those of `internals`. nodes: of the graph's JSON.
     By order, not by name: a layer that works on several feature maps is several nodes of one name.
     """
     outputs = iter(enumerate(internals.list_outputs()))
     found = []
     for node in nodes:
         wanted = (node["name"], node["name"] + "_output", node["name"] + "_output0")
-        found.append(next(place for place, name in outputs if name in wanted))
+        found.append(next(index for index, name in outputs if name in wanted))
     return found

@@ -50,15 +50,16 @@ def frozen(network: Block) -> Dict[str, Parameter]:
     }
 
 
-def blocks(network: Block) -> Iterator[Block]:
+def all_blocks(network: Block) -> Iterator[Block]:
     """The network and all blocks within it, in the order in which it defines them."""
     yield network
     for child in network._children.values():
-        yield from blocks(child)
+        yield from all_blocks(child)
 
 
 def optimizer_states(trainer: Trainer, parameters: Mapping[str, Parameter]) -> Dict[str, Any]:
-    """The optimizer's state of each of `parameters`, by their names; made where there is none yet.
+    """The optimizer's state of each of `parameters`, by their names; created where there is none
+    yet.
 
     A state is what the optimizer's create_state_multi_precision returns. The parameters are
     initialised, on one device. KeyError for one that the trainer does not hold.
@@ -80,19 +81,19 @@ def optimizer_calls(
     trainer: Trainer, parameters: Mapping[str, Parameter]
 ) -> List[Tuple[Any, Any, Any, Any]]:
     """Arguments of the calls of the optimizer's `update_multi_precision` that update `parameters`
-    once: indices, weights, gradients, states, each of one tensor, or lists of as many of one type
-    as the optimizer takes together.
+    once: indices, weights, gradients, states, each of one tensor, or lists of as many tensors of
+    one type as the optimizer takes at a time.
 
-    Made once, after a backward pass, where Trainer.update asks MXNet for types and states of every
-    tensor at every step (745 calls of its library for SSD-ResNet34). The arrays stay those of the
-    parameters, which must not be cast or moved afterwards.
+    Collected once, after a backward pass, while Trainer.update asks MXNet for types and states of
+    every tensor at every step (745 calls of its library for SSD-ResNet34). The arrays are those of
+    the parameters, which must not be cast or moved afterwards.
     """
     indices = {id(parameter): index for index, parameter in enumerate(trainer._params)}
     groups: Dict[Any, list] = {}
     stale = [
         name for name, parameter in parameters.items() if not parameter.list_data()[0]._fresh_grad
     ]
-    assert not stale, f"no gradient has come to {', '.join(stale)}"
+    assert not stale, f"no gradient was computed for {', '.join(stale)}"
     for name, state in optimizer_states(trainer, parameters).items():
         weight, gradient = parameters[name].list_data()[0], parameters[name].list_grad()[0]
         groups.setdefault(weight.dtype, []).append(
@@ -109,8 +110,8 @@ def optimizer_calls(
 
 
 def gradient_factor(trainer: Trainer) -> float:
-    """What the trainer multiplies gradients by, as they come from its allreduce, before it divides
-    by the batch: one over the number of ranks where the allreduce gave a sum."""
+    """The factor that the trainer applies to the gradients of its allreduce, before it divides by
+    the batch: one over the number of ranks where the allreduce returns a sum."""
     return trainer._scale
 
 
@@ -118,7 +119,7 @@ def set_update_count(optimizer: mx.optimizer.Optimizer, count: int) -> None:
     """As if the optimizer had updated every parameter `count` times."""
     optimizer.num_update = optimizer.begin_num_update = count
     for counts in optimizer._all_index_update_counts.values():
-        counts.clear()  # those that are missing begin at begin_num_update
+        counts.clear()  # missing counts start at begin_num_update
 
 
 def _is_statistic(name: str) -> bool:

@@ -1,7 +1,7 @@
 """Read a PyTorch state dict without PyTorch and without unpickling.
 
-A .pth file is a pickle, and unpickling runs whatever the file asks for; see torch_pickle.py for
-what is done here instead. Formats, after torch/serialization.py of PyTorch:
+A .pth file is a pickle, and unpickling runs whatever the file asks for; torch_pickle.py interprets
+it instead. Formats, after torch/serialization.py of PyTorch:
 - zip (1.6 and later): ARCHIVE/data.pkl, ARCHIVE/data/KEY (raw storages), stored uncompressed;
 - the older one: pickles of a magic number, a protocol number, system information, the object and
   the list of storage keys, one after the other, then for each key an int64 count of elements and
@@ -23,7 +23,7 @@ from ssd.model.torch_pickle import StorageRecord, TensorRecord, interpret, inter
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
-# Under which a checkpoint keeps its state dict.
+# Keys under which a checkpoint keeps its state dict.
 STATE_KEYS = ("model", "state_dict", "model_state_dict", "net", "ssd")
 
 
@@ -49,7 +49,7 @@ def _state_dict_in(value: Any) -> Dict[str, TensorRecord]:
 
 
 def _read_value(file, checkpoint: bool):
-    """(tensors, every storage that is named or None)."""
+    """(tensors, every storage that the pickle names, or None)."""
     if checkpoint:
         value, records = interpret_checkpoint(file)
         return _state_dict_in(value), records
@@ -60,7 +60,7 @@ def _storages_of(tensors: Dict[str, TensorRecord]) -> Dict[str, StorageRecord]:
     records: Dict[str, StorageRecord] = {}
     for tensor in tensors.values():
         record = records.setdefault(tensor.storage.key, tensor.storage)
-        if (record.dtype, record.whole) != (tensor.storage.dtype, tensor.storage.whole):
+        if (record.dtype, record.total) != (tensor.storage.dtype, tensor.storage.total):
             raise UserError(f"two descriptions of storage {record.key}")
     return records
 
@@ -91,7 +91,7 @@ def _read_zip(file: BinaryIO, checkpoint: bool) -> Dict[str, np.ndarray]:
         folder = pickles[0].split("/")[0]
 
         def read(name: str) -> bytes:
-            # PyTorch stores without compression, so that nothing here is larger than the file.
+            # PyTorch stores without compression, so nothing read here is larger than the file.
             if name not in entries or entries[name].compress_type != zipfile.ZIP_STORED:
                 raise UserError(f"no uncompressed entry {name}")
             return archive.read(name)
@@ -102,7 +102,7 @@ def _read_zip(file: BinaryIO, checkpoint: bool) -> Dict[str, np.ndarray]:
         storages = {}
         for key, record in _storages_of(tensors).items():
             data = read(f"{folder}/data/{key}")
-            size = record.whole * record.dtype.itemsize
+            size = record.total * record.dtype.itemsize
             if len(data) != size:
                 raise UserError(f"storage {key} of {len(data)} bytes instead of {size}")
             storages[key] = np.frombuffer(data, record.dtype)
@@ -134,9 +134,9 @@ def _read_old(file: io.BytesIO, checkpoint: bool) -> Dict[str, np.ndarray]:
         record = records[key]
         header = file.read(8)
         count = int.from_bytes(header, "little", signed=True)
-        if len(header) == 8 and count != record.whole:
-            raise UserError(f"storage {key} of {count} elements instead of {record.whole}")
-        size, left = record.whole * record.dtype.itemsize, file_size - file.tell()
+        if len(header) == 8 and count != record.total:
+            raise UserError(f"storage {key} of {count} elements instead of {record.total}")
+        size, left = record.total * record.dtype.itemsize, file_size - file.tell()
         if len(header) < 8 or left < size:
             raise UserError(f"storage {key} cut off at {left} of {size} bytes")
         storages[key] = np.frombuffer(file.read(size), record.dtype)
@@ -148,8 +148,8 @@ def _read_old(file: io.BytesIO, checkpoint: bool) -> Dict[str, np.ndarray]:
 
 def read_state_dict(path: str, checkpoint: bool = False) -> Dict[str, np.ndarray]:
     """The tensors of a state dict saved by torch.save, in either of PyTorch's file formats.
-    checkpoint: of one that lies, under one of STATE_KEYS, in a dict of other things, which are
-    passed over.
+    checkpoint: the state dict may also be under one of STATE_KEYS in a dict of other things, which
+    are ignored.
 
     Returns {name: array} in the file's order: contiguous copies in the machine's byte order, of the
     tensor's shape and dtype (float16/32/64, int8/16/32/64, uint8 or bool). Shared storages, offsets
@@ -166,8 +166,8 @@ def read_state_dict(path: str, checkpoint: bool = False) -> Dict[str, np.ndarray
             if start == b"PK\x03\x04":
                 return _read_zip(file, checkpoint)
             if start[:1] == b"\x80":
-                # From memory, where a damaged length gets what is there; a file's read would
-                # allocate it first.
+                # From memory, where reading by a damaged length returns what there is; a file's
+                # read would allocate that length first.
                 return _read_old(io.BytesIO(file.read()), checkpoint)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
@@ -179,8 +179,8 @@ def read_state_dict(path: str, checkpoint: bool = False) -> Dict[str, np.ndarray
         UnicodeDecodeError,
         struct.error,
     ) as error:
-        # All of them are zipfile's, for a damaged archive.
-        raise UserError(f"{path}: not a whole PyTorch file: {error}") from None
+        # zipfile raises all of these for a damaged archive.
+        raise UserError(f"{path}: not an intact PyTorch file: {error}") from None
     except UserError as error:
         raise UserError(f"{path}: not a state dict that can be read: it holds {error}") from None
     raise UserError(f"{path}: not a PyTorch file")

@@ -1,10 +1,10 @@
 """A closed interpreter for the pickles inside PyTorch's files: it imports nothing and calls
 nothing.
 
-pickletools names the opcodes; those that a state dict of tensors consists of are carried out on
-dicts, lists, tuples, strings and numbers, and PyTorch's tensor records become TensorRecord. All
-else is refused by name, or, in a checkpoint, where optimizer, schedule and arguments lie beside the
-tensors, becomes an Opaque that holds nothing. The records are those of torch/_utils.py and
+pickletools names the opcodes; those that a state dict of tensors consists of are executed on dicts,
+lists, tuples, strings and numbers, and PyTorch's tensor records become TensorRecord. Anything else
+is refused by name, or, in a checkpoint, which also holds optimizer, schedule and arguments, becomes
+an Opaque without content. The records are those of torch/_utils.py and
 torch/serialization.py of PyTorch.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 import pickletools
-from reprlib import repr as short  # what stands in a damaged file may be deep or long
+from reprlib import repr as short  # the content of a damaged file may be deep or long
 from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
 import numpy as np
@@ -35,7 +35,7 @@ _STORAGE_DTYPES = {
 class StorageRecord(NamedTuple):
     key: str
     dtype: np.dtype
-    whole: int  # elements of the stored array
+    total: int  # elements of the stored array
     start: int  # this storage is its elements start to start + count
     count: int
 
@@ -52,7 +52,7 @@ class _Global(NamedTuple):
 
 
 class Opaque(NamedTuple):
-    """Something that was not made: what it would have been made by."""
+    """An object that was not constructed, by the name of its constructor."""
 
     name: str
 
@@ -76,11 +76,11 @@ def _rebuild_tensor(args: tuple) -> TensorRecord:
     for size in shape:
         elements *= size
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides))
-    # More elements than storage (stride 0) is no weight, and a way to fill the memory.
+    # More elements than storage (stride 0) are no weights, but a way to fill the memory.
     if elements > storage.count or (elements and last >= storage.count):
         raise UserError(
-            f"a tensor of shape {shape}, strides {strides} and offset {offset} "
-            f"in a storage of {storage.count} elements"
+            f"a tensor of shape {shape}, strides {strides} and offset {offset} in a storage of "
+            f"{storage.count} elements"
         )
     return TensorRecord(storage, offset, shape, strides)
 
@@ -129,20 +129,20 @@ def _persistent_storage(identity: Any) -> StorageRecord:
     elements)."""
     if type(identity) is not tuple or len(identity) not in (5, 6) or identity[0] != "storage":
         raise UserError("a persistent id that is no storage")
-    kind, key, _, whole = identity[1:5]
+    kind, key, _, total = identity[1:5]
     if not isinstance(kind, _Global) or kind.name not in _STORAGE_TYPES:
         raise UserError(f"a storage of type {getattr(kind, 'name', None) or short(kind)}")
-    if type(key) is not str or not _is_count(whole):
-        raise UserError(f"a storage with key {short(key)} and {short(whole)} elements")
-    start, count = 0, whole
+    if type(key) is not str or not _is_count(total):
+        raise UserError(f"a storage with key {short(key)} and {short(total)} elements")
+    start, count = 0, total
     view = identity[5] if len(identity) == 6 else None
     if view is not None:
         if type(view) is not tuple or len(view) != 3 or not all(map(_is_count, view[1:])):
             raise UserError(f"a view of storage {key} that is malformed")
         start, count = view[1:]
-        if start + count > whole:
+        if start + count > total:
             raise UserError(f"a view past the end of storage {key}")
-    return StorageRecord(key, _STORAGE_TYPES[kind.name], whole, start, count)
+    return StorageRecord(key, _STORAGE_TYPES[kind.name], total, start, count)
 
 
 _LITERALS = frozenset(
@@ -154,8 +154,8 @@ _MARK = object()
 
 
 class _Interpreter:
-    """One pickle, from PROTO to STOP. opaque: what is not known becomes Opaque. records: the
-    storages seen, by key."""
+    """One pickle, from PROTO to STOP. opaque: unknown objects become Opaque. records: the storages
+    seen, by key."""
 
     def __init__(self, opaque: bool = False) -> None:
         self.stack: List[Any] = []
@@ -220,8 +220,8 @@ class _Interpreter:
             known = wanted in _CALLS or wanted in _STORAGE_TYPES
             if not known and not self.opaque:
                 raise UserError(
-                    f"a request for {wanted}, which no state dict of tensors needs "
-                    "(it was not followed)"
+                    f"a request for {wanted}, which no state dict of tensors needs (it was not "
+                    "followed)"
                 )
             self.stack.append(_Global(wanted) if known else Opaque(wanted))
         elif name == "BINPERSID":
@@ -266,13 +266,13 @@ class _Interpreter:
             raise UserError(f"the pickle operation {name}, which no state dict of tensors needs")
 
     def step_opaque(self, name: str, argument: Any) -> None:
-        """What stands beside a checkpoint's tensors: numbers, bytes, sets, objects of any class."""
+        """What a checkpoint holds besides tensors: numbers, bytes, sets, objects of any class."""
         if name in ("BINFLOAT", "BINBYTES", "SHORT_BINBYTES", "LONG4", "INT", "LONG", "FLOAT"):
             self.stack.append(argument)
         elif name == "NEWOBJ":
             self.pop()
-            made = self.pop()
-            self.stack.append(made if isinstance(made, Opaque) else Opaque("an object"))
+            kind = self.pop()
+            self.stack.append(kind if isinstance(kind, Opaque) else Opaque("an object"))
         elif name == "EMPTY_SET":
             self.stack.append(Opaque("set"))
         elif name == "ADDITEMS":
@@ -292,14 +292,14 @@ def interpret(file: io.BytesIO) -> Any:
     """The value of the pickle that begins at the file's position; the file is left just behind it.
 
     The value is made of dict, list, tuple, str, int, bool, None and TensorRecord. Raises UserError,
-    saying what was found (without the file's name), for anything else and for a pickle that is
+    naming what was found (without the file's name), for anything else and for a pickle that is
     damaged or cut off.
     """
     return _interpreted(_Interpreter(), file)
 
 
 def interpret_checkpoint(file: io.BytesIO) -> Tuple[Any, Dict[str, StorageRecord]]:
-    """As `interpret`, but what no state dict of tensors needs becomes Opaque, or is left out; and
+    """As `interpret`, but what no state dict of tensors needs becomes Opaque or is left out; and
     the storages that the pickle names, by key."""
     interpreter = _Interpreter(opaque=True)
     return _interpreted(interpreter, file), interpreter.records

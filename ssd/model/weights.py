@@ -1,10 +1,10 @@
-"""Weight files: MXNet's .params of the whole network, by structural names
+"""Weight files: MXNet's .params of the complete network, by structural names
 (`backbone.conv1.weight`).
 
-MXNet's format is no pickle: names, shapes, types and raw numbers. Beside the tensors lies one more
-array, `metadata`, with what is needed to use them: see ssd.model.weights_info. Gluon's own
-`network.load_parameters(path, ignore_extra=True)` reads the tensors, and so does a file without
-that array here.
+MXNet's format is no pickle: names, shapes, types and raw numbers. Besides the tensors there is one
+more array, `metadata`, with what is needed to use them: see ssd.model.weights_info. Gluon's
+`network.load_parameters(path, ignore_extra=True)` reads the tensors too, and this module reads
+files without that array.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def save_weights(
     network: Network, path: str, info: Optional[WeightsInfo] = None, ranges=None
 ) -> None:
     """Writes all parameters and running statistics, `info`, and the `ranges` of a network that is
-    to compute in integers (ssd.model.int8); an older file at `path` is replaced only by a whole new
-    one. UserError if it cannot be written."""
+    to compute in integers (ssd.model.int8); an older file at `path` is replaced only by a complete
+    new one. UserError if it cannot be written."""
     tensors = {
         name: parameter.data().copyto(mx.cpu())
         for name, parameter in by_structural_name(network).items()
@@ -54,8 +54,8 @@ def save_weights(
 
 def load_weights(network: Network, path: str) -> None:
     """Sets all parameters of an initialised network, from a .params file or a checkpoint's
-    parameters.npz; UserError if the file is of another network. Weights of layout NHWC, if they say
-    so, fit a network of layout NCHW."""
+    parameters.npz; UserError if the file is of another network. Weights whose metadata state layout
+    NHWC are converted for a network of layout NCHW."""
     tensors = read_tensors(path)
     parameters = by_structural_name(network)
     if network.layout == "NCHW" and any(tensor.ndim == 4 for tensor in tensors.values()):
@@ -67,13 +67,13 @@ def load_weights(network: Network, path: str) -> None:
                 else tensor
                 for name, tensor in tensors.items()
             }
-    for word, names in (
-        ("lacks", set(parameters) - set(tensors)),
-        ("holds the unexpected", set(tensors) - set(parameters)),
+    for problem, names in (
+        ("missing", set(parameters) - set(tensors)),
+        ("unexpected", set(tensors) - set(parameters)),
     ):
         if names:
             raise UserError(
-                f"weights {path}: another network's: {word} {min(names)}"
+                f"weights {path}: another network's: {problem} {min(names)}"
                 + (f" and {len(names) - 1} more" if len(names) > 1 else "")
             )
     for name, parameter in parameters.items():
@@ -97,8 +97,8 @@ def load_detector(config: Config, path: str, context) -> Detector:
 
 
 def _channels_first(name: str, tensor: mx.nd.NDArray, shape) -> mx.nd.NDArray:
-    """A tensor of layout NHWC for a parameter of `shape` in NCHW: OHWI becomes OIHW, without what
-    was padded for tensor cores (see FusedHead and input_channels)."""
+    """A tensor of layout NHWC for a parameter of `shape` in NCHW: OHWI becomes OIHW, without the
+    channels padded for tensor cores (see FusedHead and input_channels)."""
     tensor = tensor.transpose((0, 3, 1, 2)) if tensor.ndim == 4 else tensor
     if name.startswith("predictors.") and tensor.shape[0] == -(-shape[0] // 8) * 8:
         return tensor[: shape[0]]
@@ -109,7 +109,7 @@ def _channels_first(name: str, tensor: mx.nd.NDArray, shape) -> mx.nd.NDArray:
 
 def read_tensors(path: str) -> Dict[str, mx.nd.NDArray]:
     """The tensors of a .params file or a checkpoint's parameters.npz by structural name, of any
-    network, in main memory. UserError if it is no such file."""
+    network, in main memory. UserError if it is neither."""
     tensors = _read(path)
     for name in (METADATA, INT8):
         tensors.pop(name, None)
@@ -117,15 +117,15 @@ def read_tensors(path: str) -> Dict[str, mx.nd.NDArray]:
 
 
 def read_info(path: str) -> Optional[WeightsInfo]:
-    """What the file's weights were trained as; None for a file that does not say. UserError if it
-    is no file of weights, or says what cannot be."""
+    """The file's metadata; None for a file without. UserError if it is no weight file, or its
+    metadata is invalid."""
     content = _read(path).get(METADATA)
     return None if content is None else unpack_info(content.asnumpy(), path)
 
 
 def read_ranges(path: str):
-    """The ranges by which the file's weights are to compute in integers (ssd.model.int8.Ranges),
-    None for a file without. UserError if it is no file of weights, or says what cannot be."""
+    """The ranges by which the file's weights are to compute in integers (ssd.model.int8.Ranges);
+    None for a file without. UserError if it is no weight file, or the ranges are invalid."""
     content = _read(path).get(INT8)
     return None if content is None else unpack_ranges(content.asnumpy(), path)
 

@@ -1,7 +1,7 @@
-"""What a file of weights says of itself: the network's settings, the normalisation of its input,
-its classes.
+"""The metadata of a weight file: the network's settings, the normalisation of its input, its
+classes.
 
-It lies in the file as one uint8 array named `metadata`, which holds JSON in UTF-8:
+The file holds it as a uint8 array named `metadata`, JSON in UTF-8:
 
     {"format": 1, "recipe": NAME, "settings": {section: {name: value}}, "category_ids": [...],
      "category_names": [...], "sizes": {...}}
@@ -19,9 +19,9 @@ import numpy as np
 
 from ssd.config import Config, apply_values, as_dict, builtin_recipes, completed, load_recipe
 from ssd.errors import UserError
-from ssd.model.boxes.rules import sizes_of
+from ssd.model.boxes.box_rules import sizes_of
 
-METADATA = "metadata"  # no tensor is called so: their names have a dot
+METADATA = "metadata"  # no tensor has this name: their names have a dot
 INT8 = "int8"  # the array of ranges, see ssd.model.int8
 FORMAT = 1  # to be raised whenever an older program could misread a file
 SECTIONS = ("model", "default_boxes", "detection")
@@ -31,11 +31,11 @@ BASE_RECIPE = "ssd-resnet34-coco"
 
 @dataclass(frozen=True)
 class WeightsInfo:
-    """What weights were trained as.
+    """How weights were trained.
 
-    config: the run's settings; read from a file, those beyond model, default_boxes, loss, detection
-    and what the input is made by are its recipe's where that is a built-in one, else
-    ssd-resnet34-coco's, without its benchmark's rules.
+    config: the run's settings. A file keeps those of model, default_boxes, loss and detection, and
+    of data those in INPUT; the others are taken from its recipe, or, if that is not built in, from
+    ssd-resnet34-coco without its benchmark's rules.
     category_ids, category_names: of classes 1 to num_classes - 1, in this order, as in the training
     annotations.
     """
@@ -53,7 +53,7 @@ class WeightsInfo:
 
 
 def pack_info(info: WeightsInfo) -> np.ndarray:
-    """The array `metadata`: (bytes,) uint8; the same for the same info."""
+    """The array `metadata`: (bytes,) uint8; deterministic."""
     settings = as_dict(info.config)
     kept = {section: settings[section] for section in SECTIONS}
     kept["loss"] = settings["loss"]  # part of the detector too
@@ -78,7 +78,7 @@ def unpack_info(array: np.ndarray, path: str) -> WeightsInfo:
         content = json.loads(array.tobytes().decode())
     except (ValueError, RecursionError):
         raise UserError(
-            f"{where}: not JSON, the file was changed or is another program's"
+            f"{where}: not JSON; the file was changed or is another program's"
         ) from None
     if not isinstance(content, dict):
         raise UserError(f"{where}: {content!r:.60} instead of an object")
@@ -143,7 +143,7 @@ def _config(content: Any, where: str) -> Config:
     ):
         raise UserError(f"{where}: no recipe's name and settings by section")
     known = recipe in builtin_recipes()
-    # Of a recipe that is not here, no benchmark's rules are known either.
+    # No benchmark's rules are known for a recipe that is not built in.
     base = load_recipe(recipe) if known else load_recipe(BASE_RECIPE).with_values(rules="none")
     values = {"data.antialias": True}  # what every version did before it was a setting
     values.update(
@@ -151,7 +151,7 @@ def _config(content: Any, where: str) -> Config:
         for section, part in completed(settings, SECTIONS).items()
         for name, value in part.items()
     )
-    if not known:  # nothing says what it had, but for what every run had before
+    if not known:  # the file must hold all settings except those that `completed` adds
         wanted = [
             f"{section}.{field.name}"
             for section in SECTIONS

@@ -8,6 +8,8 @@ from typing import List, Sequence, Tuple
 
 import numpy as np
 
+from ssd.fonts import shortened
+
 SMALL_MATRIX = 16  # most classes for which the cells of a matrix show their numbers
 MOST_CELLS = 81**2  # cells drawn at most, 155 bytes each: all of COCO's
 
@@ -20,7 +22,7 @@ def precision_recall_chart(
 ) -> str:
     """Precision-recall curves. curves: (label, CSS class of the line, precision at `recalls`, nan
     where undefined)."""
-    left, top, right, bottom = 52, 12, 16, 46
+    left, top, right, bottom = 60, 12, 16, 50
     across, down = width - left - right, height - top - bottom
     parts = [_open(width, height, "chart", "Precision over recall")]
     for tick in np.linspace(0, 1, 6):
@@ -28,7 +30,7 @@ def precision_recall_chart(
         parts.append(
             f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>'
             f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:.1f}</text>'
-            f'<text x="{x:.1f}" y="{top + down + 18}" text-anchor="middle">{tick:.1f}</text>'
+            f'<text x="{x:.1f}" y="{top + down + 20}" text-anchor="middle">{tick:.1f}</text>'
         )
     parts.append(
         f'<text x="{left + across / 2:.0f}" y="{height - 6}" text-anchor="middle">recall</text>'
@@ -72,50 +74,65 @@ def matrix_chart(matrix: np.ndarray, names: List[str]) -> str:
     which a small matrix also shows as a number. Of a large matrix only `drawn_cells` are drawn."""
     labels = list(names) + ["background"]
     small = len(names) <= SMALL_MATRIX
-    cell, font = (max(34, min(64, 520 // len(labels))), 12) if small else (11, 9)
+    cell, font = (max(38, min(64, 520 // len(labels))), 12) if small else (11, 9)
     room = min(160, 14 + int(font * 0.56 * max(map(len, labels))))
     width = room + cell * len(labels) + 8
     height = width + 18
-    parts = [_open(width, height, "matrix", "Confusion matrix", size=not small, font=font)]
+    # shades on which numbers keep a contrast of 4.5, by day and by night
+    strength = 0.46 if small else 0.94
+    side, top = cell * len(labels), 18 + room
+    rows, columns, cells = [], [], []
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     for index, label in enumerate(labels):
         middle = room + (index + 0.5) * cell
-        shown = escape(label if len(label) <= 24 else label[:23] + "…")
-        parts.append(
-            f'<text x="{room - 6}" y="{18 + middle + font / 3:.1f}" '
-            f'text-anchor="end">{shown}</text>'
-            f'<text transform="translate({middle + font / 3:.1f} {18 + room - 6}) '
-            f'rotate(-90)">{shown}</text>'
-        )
-    side = cell * len(labels)
-    parts.append(
-        f'<text x="{room + side / 2:.0f}" y="12" text-anchor="middle">predicted</text>'
-        f'<text x="{room - 6}" y="{12 + room}" text-anchor="end">truth</text>'
-    )
-    parts.append(f'<rect class="frame" x="{room}" y="{18 + room}" width="{side}" height="{side}"/>')
+        text = f"<title>{escape(label)}</title>{escape(shortened(label, 24))}</text>"
+        y = 18 + middle + font / 3
+        rows.append(f'<text x="{room - 6}" y="{y:.1f}" text-anchor="end">{text}')
+        x = middle + font / 3
+        columns.append(f'<text transform="translate({x:.1f} {top - 6}) rotate(-90)">{text}')
+    # of a large matrix the middle is out of sight
+    where = f'x="{room + side / 2:.0f}" text-anchor="middle"' if small else f'x="{room}"'
+    columns.append(f'<text {where} y="12">predicted</text>')
+    corner = [f'<text x="{room - 6}" y="{top - 6}" text-anchor="end">truth</text>']
+    cells.append(f'<rect class="frame" x="{room}" y="{top}" width="{side}" height="{side}"/>')
     for row, column in zip(*np.nonzero(drawn_cells(matrix))):
-        x, y, share = room + column * cell, 18 + room + row * cell, shares[row, column]
+        x, y, share = room + column * cell, top + row * cell, shares[row, column]
         right = row == column
         truth, predicted = (
             "no object" if row == len(names) else labels[row],
             "not found" if column == len(names) else f"found as {labels[column]}",
         )
         number, total = int(matrix[row, column]), int(matrix[row].sum())
-        parts.append(
+        cells.append(
             f'<rect class="{"right" if right else "wrong"}" x="{x}" y="{y}" width="{cell - 1}" '
-            f'height="{cell - 1}" fill-opacity="{0.06 + 0.94 * share:.2f}"><title>{escape(truth)}, '
-            f"{escape(predicted)}: {number} of {total} ({100 * share:.1f} %)</title></rect>"
+            f'height="{cell - 1}" fill-opacity="{0.06 + strength * share:.2f}"><title>'
+            f"{escape(truth)}, {escape(predicted)}: {number} of {total} ({100 * share:.1f} %)"
+            "</title></rect>"
         )
         if small:
-            dark = ' class="on-dark"' if share > (0.55 if right else 0.8) else ""
             middle = x + (cell - 1) / 2
-            parts.append(
-                f'<text{dark} x="{middle:.1f}" y="{y + cell / 2 - 1:.1f}" '
+            cells.append(
+                f'<text x="{middle:.1f}" y="{y + cell / 2 - 1:.1f}" '
                 f'text-anchor="middle">{number}</text>'
-                f'<text{dark} x="{middle:.1f}" y="{y + cell / 2 + 12:.1f}" text-anchor="middle">'
+                f'<text x="{middle:.1f}" y="{y + cell / 2 + 12:.1f}" text-anchor="middle">'
                 f"{100 * share:.0f}%</text>"
             )
-    return "".join(parts) + "</svg>"
+    # Four pieces of one drawing: a page keeps the names in sight while the cells scroll.
+    pieces = (
+        ("corner", 0, 0, room, top, corner),
+        ("columns", room, 0, width - room, top, columns),
+        ("rows", 0, top, room, height - top, rows),
+        ("cells", room, top, width - room, height - top, cells),
+    )
+    drawn = "".join(
+        f'<svg class="{name}" viewBox="{left} {above} {across} {down}">{"".join(parts)}</svg>'
+        for name, left, above, across, down, parts in pieces
+    )
+    return (
+        '<div class="matrix" role="img" aria-label="Confusion matrix" style="grid-template-columns:'
+        f"minmax(0,{room}fr) minmax(0,{width - room}fr);font-size:{font}px;"
+        f'{"max" if small else "min"}-width:{width}px">{drawn}</div>'
+    )
 
 
 def drawn_cells(matrix: np.ndarray) -> np.ndarray:
@@ -138,11 +155,10 @@ def bar(value: float) -> str:
     )
 
 
-def _open(width, height, style, label, size=False, font=12) -> str:
-    fixed = f' style="min-width:{width}px"' if size else f' style="max-width:{width}px"'
+def _open(width, height, style, label) -> str:
     return (
         f'<svg class="{style}" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{escape(label)}" font-size="{font}"{fixed}>'
+        f'aria-label="{escape(label)}" font-size="12" style="max-width:{width}px">'
     )
 
 

@@ -27,7 +27,8 @@ STYLE = {
     "axes.titlelocation": "left",
     "axes.titleweight": "bold",
     "axes.titlesize": 10,
-    "legend.frameon": False,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.8,
     "legend.fontsize": 8,
     "lines.linewidth": 1.4,
 }
@@ -88,7 +89,7 @@ def curve_figures(run_folder: str) -> List[Tuple[str, str]]:
 
 
 def _svg(title: str, draw, run: RunHistory) -> str:
-    matplotlib, figure = _figure((5.6, 3.2))
+    matplotlib, figure = _figure((4.8, 2.9))
     # A page holds several of these: the salt makes their ids distinct.
     with matplotlib.rc_context(dict(STYLE, **{"svg.hashsalt": title})):
         _draw(figure.subplots(), draw, run)
@@ -210,6 +211,8 @@ def _draw_speed(axis, run: RunHistory) -> None:
         color=PARTS[1],
         linewidth=0.9,
         label="waiting for data",
+        clip_on=False,  # 0 % lies on the axis
+        zorder=3,
     )
     share.set(ylabel="waiting for data [%]", ylim=(0, 100))
     handles, labels = axis.get_legend_handles_labels()
@@ -239,7 +242,7 @@ def _draw_published(
     label = (
         published_run.NAME
         if all_of_coco
-        else f"{published_run.NAME}, on all {published_run.TRAIN_IMAGES:,} images"
+        else f"{published_run.NAME},\non all {published_run.TRAIN_IMAGES:,} images"
     )
     axis.plot(
         *zip(*points),

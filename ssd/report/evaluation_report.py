@@ -13,6 +13,8 @@ from ssd.report import sections
 from ssd.report.example_images import ExampleImages
 from ssd.report.page import Section, facts, fraction, page, write_page
 
+NAMES = {"ssd": "SSD", "retinanet": "RetinaNet"}  # as they are written
+
 
 def write_report(
     folder,
@@ -78,7 +80,7 @@ def summary(
     if config is not None:
         model = config.model
         network = (
-            f"{model.detector.upper()}, {model.backbone}, width {model.width:g}, "
+            f"{NAMES[model.detector]}, {model.backbone}, width {model.width:g}, "
             f"{model.image_size.height} x {model.image_size.width} pixels, {model.num_classes - 1} "
             "classes"
             f" ({config.recipe})"

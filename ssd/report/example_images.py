@@ -10,9 +10,11 @@ from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ssd.datasets.images import open_images
+from ssd.datasets.image_folder import open_images
 
 SIDE = 420  # pixels: the longer side of an image in the report
+TEXT = 0.6  # text scale of its labels: the page shows the image about 250 pixels wide
+CROWDED = 10  # with more boxes, labels get the smallest size, or they would hide the image
 QUALITY = 80  # of its JPEG
 
 
@@ -65,7 +67,8 @@ class ExampleImages:
             self.labels[names[truth.category[index]]] + (" (crowd)" if truth.crowd[index] else "")
             for index in chosen
         ]
-        return draw_boxes(pixels, _ltrb(truth.boxes_xywh[chosen]) * scale, labels)
+        boxes = _ltrb(truth.boxes_xywh[chosen]) * scale
+        return draw_boxes(pixels, boxes, labels, text_scale=_text_scale(labels))
 
     def _found(self, image, pixels, scale):
         from ssd.drawing import draw_boxes
@@ -73,7 +76,14 @@ class ExampleImages:
         rows, names = self.evaluation.rows, self.evaluation.category_names
         chosen = rows[(rows[:, 0] == image) & (rows[:, 5] >= self.threshold)]
         labels = [self.labels[names[int(label)]] for label in chosen[:, 6]]
-        return draw_boxes(pixels, _ltrb(chosen[:, 1:5]) * scale, labels, chosen[:, 5], self.colors)
+        boxes = _ltrb(chosen[:, 1:5]) * scale
+        return draw_boxes(
+            pixels, boxes, labels, chosen[:, 5], self.colors, text_scale=_text_scale(labels)
+        )
+
+
+def _text_scale(labels):
+    return TEXT if len(labels) <= CROWDED else None
 
 
 def examples(evaluation, count: int) -> List[int]:
@@ -119,12 +129,12 @@ def _mistakes(missed: int, confused: int, spurious: int) -> str:
 
 
 def stored_image(images, name: str) -> Optional[np.ndarray]:
-    """An image of ssd.datasets.images.open_images as uint8 (height, width, 3) RGB, without EXIF
-    rotation, as in annotations and training; None if it cannot be read."""
+    """An image of ssd.datasets.image_folder.open_images as uint8 (height, width, 3) RGB, without
+    EXIF rotation, as in annotations and training; None if it cannot be read."""
     from PIL import Image
 
     from ssd.datasets.image_formats import FORMATS
-    from ssd.datasets.pixels import to_rgb
+    from ssd.datasets.rgb import to_rgb
 
     try:
         with warnings.catch_warnings():  # on odd metadata and very large images

@@ -29,6 +29,7 @@ SENTENCES = {
 }
 EXAMPLES, WORST = 12, 8  # numbers of images shown
 TALL = 30  # tables with so many classes or more scroll
+MANY = 100  # with more classes the confusion matrix scrolls both ways
 
 
 def numbers(stats) -> str:
@@ -54,7 +55,7 @@ def classes(evaluation: Evaluation) -> str:
         for name, style in (
             ("class", ""),
             ("AP", ' class="number"'),
-            ("", ""),
+            ("", ' class="wide"'),
             ("AP50", ' class="number"'),
             ("AP75", ' class="number extra"'),
             ("objects", ' class="number"'),
@@ -110,13 +111,14 @@ def precision_recall(evaluation: Evaluation) -> str:
         note = f"AP50 {fraction(ap50)}, AP75 {fraction(ap75)}"
         small.append(
             f"<figure>{charts.small_curve(name, note, curves, RECALLS)}"
-            f"<figcaption>{escape(name)} {fraction(ap50, 2)}</figcaption></figure>"
+            f"<figcaption><span>{escape(name)}</span> {fraction(ap50, 2)}</figcaption></figure>"
         )
+    tall = " scroll tall" if len(small) >= TALL else ""
     return (
         '<p class="soft">COCO\'s precision at 101 recalls, averaged over the classes; the area '
         f"below a line is its AP.</p>{overall}<h3>By class</h3>"
         '<p class="soft">IoU .50 (strong line, with its AP50) and .75; both axes from 0 to 1.</p>'
-        f'<div class="multiples">{"".join(small)}</div>'
+        f'<div class="multiples{tall}">{"".join(small)}</div>'
     )
 
 
@@ -163,18 +165,18 @@ def confusion(evaluation: Evaluation, counts: ConfusionCounts) -> str:
             '<th class="number">times</th><th class="number">of the objects</th></tr></thead>'
             f"<tbody>{rows}</tbody></table></div>"
         )
-    return f'{text}<div class="scroll">{charts.matrix_chart(matrix, names)}</div>{table}'
+    both = " all" if classes > MANY else ""
+    return f'{text}<div class="scroll{both}">{charts.matrix_chart(matrix, names)}</div>{table}'
 
 
 def detections(images: ExampleImages) -> str:
     """Example images with ground truth and detections."""
     chosen = examples(images.evaluation, EXAMPLES)
+    legend = images.legend[:1].upper() + images.legend[1:]
     return (
-        '<p class="soft">Left: ground truth; right: detections that score at least '
-        f"{images.threshold:.2f}; images evenly spaced over the data set. "
-        f'{escape(images.legend)}</p><div class="pictures">'
-        + "".join(images.figure(image) for image in chosen)
-        + "</div>"
+        '<p class="soft">Ground truth (dashed), and beside it the detections that score at least '
+        f"{images.threshold:.2f}; images evenly spaced over the data set. {escape(legend)}</p>"
+        '<div class="pictures">' + "".join(images.figure(image) for image in chosen) + "</div>"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 STYLE = """
 :root { --text: #1c2733; --soft: #5c6b7a; --line: #dfe5ea; --ground: #f6f8f9; --card: #ffffff; --accent: #1f6f9f;
-  --accent2: #6aa9c9; --accent3: #b9c6d0; --warm: #c8642b; --good: #2c7a4b; --bad: #b3432f; }
+  --accent2: #5496bb; --accent3: #b9c6d0; --warm: #c8642b; --good: #2c7a4b; --bad: #b3432f; }
 @media screen and (prefers-color-scheme: dark) { :root { --text: #e3e8ec; --soft: #98a6b3; --line: #2d3943;
   --ground: #12181d; --card: #1a2229; --accent: #5fb0dd; --accent2: #3f7f9f; --accent3: #566673; --warm: #e08a54;
   --good: #63bd86; --bad: #e5806b; } }
@@ -35,25 +35,32 @@ th { color: var(--soft); font-weight: 600; white-space: nowrap; }
 th.sorts { cursor: pointer; } th button { all: unset; } th button:focus-visible { outline: 2px solid var(--accent); }
 th button::after { content: " \\2195"; opacity: .4; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.wide { width: 34%; min-width: 90px; }
+.wide { width: 34%; min-width: 90px; }
 td.key { color: var(--soft); width: 11rem; } td.value { overflow-wrap: anywhere; }
 .bar { display: block; height: 10px; background: var(--line); border-radius: 5px; overflow: hidden; }
 .bar span { display: block; height: 100%; background: var(--accent); }
-.scroll { overflow-x: auto; } .tall { max-height: 38rem; overflow-y: auto; }
+table + table { border-top: 1px solid var(--line); }
+.scroll { overflow-x: auto; } .tall { max-height: 38rem; overflow-y: auto; } .all { max-height: 90vh; overflow: auto; }
+.tall table { border-collapse: separate; border-spacing: 0; }    /* else a head that stays loses its line */
 .tall thead th { position: sticky; top: 0; background: var(--card); }
 svg { display: block; width: 100%; height: auto; } svg text { fill: var(--text); }
 .chart text { fill: var(--soft); font-size: 13px; } .grid { stroke: var(--line); }
 .frame { fill: none; stroke: var(--line); }
 polyline { fill: none; stroke-width: 2; stroke-linejoin: round; }
-.strong { stroke: var(--accent); stroke-width: 2.5; } .middle { stroke: var(--accent2); stroke-width: 2; }
+.strong { stroke: var(--accent); stroke-width: 2.5; } .middle { stroke: var(--accent2); stroke-width: 2; stroke-dasharray: 6 2.5; }
 .faint { stroke: var(--warm); stroke-width: 2; }
 .multiples { display: grid; grid-template-columns: repeat(auto-fill, minmax(132px, 1fr)); gap: 12px; }
 .multiples figure, .pictures figure, .curves figure { margin: 0; }
-.multiples figcaption { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.matrix .right { fill: var(--accent); } .matrix .wrong { fill: var(--warm); } .matrix .on-dark { fill: var(--card); }
+.multiples figcaption { display: flex; gap: .4em; white-space: nowrap; overflow: hidden; }
+.multiples figcaption span { overflow: hidden; text-overflow: ellipsis; }
+.matrix { display: grid; } .matrix svg { background: var(--card); }
+.matrix .columns, .matrix .corner { position: sticky; top: 0; z-index: 1; }
+.matrix .rows, .matrix .corner { position: sticky; left: 0; z-index: 1; } .matrix .corner { z-index: 2; }
+.matrix .right { fill: var(--accent); } .matrix .wrong { fill: var(--warm); }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(460px, 100%), 1fr)); gap: 20px; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 4px; }
-.pair img { width: 100%; height: auto; display: block; border-radius: 4px; background: var(--line); }
+.pair img { width: 100%; height: auto; max-height: 34rem; object-fit: contain; display: block; border-radius: 4px;
+  background: var(--line); }
 .pictures figcaption { overflow-wrap: anywhere; }
 .curves h3 { margin: 0 0 4px; font-weight: 600; font-size: .92rem; }
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); gap: 16px; }
@@ -62,18 +69,19 @@ pre { font-size: .8rem; overflow-x: auto; background: var(--ground); padding: 10
   margin: 8px 0 0; }
 summary { cursor: pointer; color: var(--accent); }
 @media screen and (max-width: 640px) { main { padding: 18px 10px 40px; } section { padding: 14px 12px; }
-  h1 { font-size: 1.35rem; } td.key { width: 7.5rem; } td, th { padding-right: 7px; } td.wide { min-width: 50px; }
-  .sentence, .extra { display: none; } }
+  h1 { font-size: 1.35rem; } td.key { width: 7.5rem; } td, th { padding-right: 7px; } .wide { min-width: 50px; }
+  .sentence, .extra, .sortable .wide { display: none; } .sortable td { overflow-wrap: anywhere; }
+  .sortable td.number { overflow-wrap: normal; } .pair { grid-template-columns: 1fr; } .chart text { font-size: 17px; } }
 @page { margin: 14mm; }
 @media print { * { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
   body { background: #fff; font-size: 10.5pt; } main { max-width: none; padding: 0; }
   nav, details:not([open]), th button { display: none; }
-  .scroll, .tall { max-height: none; overflow: visible; } .tall thead th { position: static; }
+  .scroll, .tall, .all { max-height: none; overflow: visible; } .tall thead th { position: static; }
   section { border: 0; padding: 0; margin: 0 0 22px; } section, .tile, pre { background: none; }
-  figure, tr, svg, img, .tile, p, section > table, .scroll:not(.tall) table { break-inside: avoid; }
+  figure, tr, svg, .matrix, img, .tile, p, section > table, .scroll:not(.tall) table { break-inside: avoid; }
   h2, h3, h2 + p, h3 + p { break-after: avoid; } p { max-width: none; }
-  svg { min-width: 0 !important; max-height: 23cm; } .chart { max-width: 15cm !important; }
-  .multiples { grid-template-columns: repeat(5, 1fr); } .pictures, .curves { grid-template-columns: 1fr; }
+  svg, .matrix { min-width: 0 !important; } svg { max-height: 23cm; } .chart { max-width: 15cm !important; }
+  .multiples { grid-template-columns: repeat(5, minmax(0, 1fr)); } .pictures, .curves { grid-template-columns: 1fr; }
   .pictures figure { max-width: 15cm; } .curves figure { max-width: 13cm; }
   pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: 0; } a { color: inherit; } }
 """

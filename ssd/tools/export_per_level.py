@@ -9,7 +9,7 @@ import numpy as np
 
 from ssd.config import Config
 from ssd.model.boxes.anchors import anchors_cxcywh
-from ssd.model.boxes.rules import sizes_of
+from ssd.model.boxes.box_rules import sizes_of
 from ssd.model.detections.per_level import MAX_LOG_SIZE
 from ssd.tools.export_onnx import GraphBuilder
 

@@ -10,7 +10,7 @@ from typing import List
 import numpy as np
 
 from ssd.config import Config
-from ssd.datasets.pixels import to_rgb
+from ssd.datasets.rgb import to_rgb
 from ssd.errors import UserError
 
 ENDINGS = (
@@ -42,8 +42,8 @@ def load_image(path, upright: bool = True) -> np.ndarray:
     """
     from PIL import Image, UnidentifiedImageError
 
+    from ssd.datasets.image_folder import record_at
     from ssd.datasets.image_formats import FORMATS, unknown_format
-    from ssd.datasets.images import record_at
 
     path = os.fspath(path)
     record = record_at(path)

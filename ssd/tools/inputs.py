@@ -6,8 +6,8 @@ import glob
 import os
 from typing import Iterable, List, NamedTuple, Tuple
 
-from ssd.datasets.images import open_images
-from ssd.datasets.records import is_records
+from ssd.datasets.image_folder import open_images
+from ssd.datasets.record_folder import is_records
 from ssd.errors import UserError
 from ssd.files import is_output
 from ssd.tools import image_input, videos

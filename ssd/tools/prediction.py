@@ -12,6 +12,7 @@ from typing import Iterable, Iterator, List, Optional, Tuple
 
 import numpy as np
 
+from ssd import ends
 from ssd.drawing import class_colors, draw_boxes, save_image
 from ssd.errors import UserError, on_a_line
 from ssd.evaluation.detections import Detections
@@ -253,7 +254,7 @@ class Prediction:
         if self.failures:
             print(f"failed or incomplete: {len(self.failures)} (exit status 1)")
         for line in self.notes + [f"failed: {line}" for line in self.failures]:
-            print(f"python -m ssd predict: {on_a_line(line)}", file=sys.stderr, flush=True)
+            print(f"{ends.program()} predict: {on_a_line(line)}", file=sys.stderr, flush=True)
 
 
 def _number(count: int, word: str) -> str:

@@ -10,9 +10,9 @@ import numpy as np
 
 from ssd.config import Config
 from ssd.data.coverage import SIZES, coverage
-from ssd.datasets.coco import check_losses, inspect_coco, select_good, what_is_lacking
+from ssd.datasets.coco import check_left_out, inspect_coco, nothing_left, select_good
 from ssd.errors import UserError
-from ssd.model.boxes.ssd_sizes import Sizes
+from ssd.model.boxes.ssd_sizes import SsdSizes
 
 # (pattern of operator names, title) of each part of the network, in the order of the table.
 BLOCKS = (
@@ -55,10 +55,10 @@ def read_object_boxes(path: str, max_left_out: float = 0.5) -> ObjectBoxes:
     --skip-bad-annotations."""
     found = inspect_coco(path, None)
     data, lines = select_good(found)
-    lacking = what_is_lacking(data, found, True)
+    lacking = nothing_left(data, found, True)
     if lacking:
         raise UserError(lacking)
-    check_losses(data, max_left_out, True)
+    check_left_out(data, max_left_out, True)
     ltrb, image = data.boxes_ltrb, data.box_image
     return ObjectBoxes(
         path,
@@ -141,7 +141,7 @@ def _blocks(layers, layout: str, backbone: str) -> List[Dict[str, Any]]:
     return [found[key] for key in sorted(found)]
 
 
-def _maps(sizes: Sizes) -> List[Dict[str, Any]]:
+def _maps(sizes: SsdSizes) -> List[Dict[str, Any]]:
     """The feature maps. cells, step: one number if rows and columns agree, else [rows, columns];
     shapes: [width, height] in pixels."""
     height, width = sizes.image_size

@@ -1,4 +1,7 @@
-"""Why a step's numbers are not finite: the first bad tensor, the rank, the images."""
+"""Why a step's numbers are not finite: the first tensor, the rank, the images.
+
+Here "bad" means not finite.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,18 @@ import numpy as np
 
 from ssd.training.state import RunState
 
-_SHOWN = 4  # names in the message; all are in the report's file
+_SHOWN = 4  # names in the message; not-finite.json has all
 
 
 def first_bad(tensors) -> Optional[str]:
-    """Name of the first of (name, NDArray) that holds something not finite."""
+    """The name of the first of (name, NDArray) with an element that is not finite."""
     return next((name for name, array in tensors if not np.isfinite(array.asnumpy()).all()), None)
 
 
 def examine(step, losses, batch, dataset, ranks) -> List[Dict]:
-    """Per rank what was bad there before its gradients were averaged: `weights` (first bad tensor
-    or null), `gradients` (whether), `losses` (files of images whose loss is bad), `images` (files
-    of its batch). Collective.
+    """For each rank, what was bad before its gradients were averaged: `weights` (first bad tensor
+    or null), `gradients` (whether any is bad), `losses` (files of the images whose loss is bad),
+    `images` (files of its batch). Collective.
 
     `losses`: class and offset losses of the step, (B,) NDArrays; `batch`: its TrainingBatch.
     """
@@ -42,14 +45,14 @@ def examine(step, losses, batch, dataset, ranks) -> List[Dict]:
 
 def explain(run: RunState, losses, batch, epoch: int, number: int) -> Tuple[str, bool]:
     """One line on why step `number` of a run is not finite, and whether all weights still are.
-    Collective; what was found is also written to not-finite.json."""
+    Collective; also writes the details to not-finite.json."""
     step = run.step
     found = examine(step, losses, batch, run.train_set, run.ranks)
     averaged = first_bad(
         (name, parameter.grad(losses[0].context)) for name, parameter in step.parameters.items()
     )
-    text = f"epoch {epoch}, step {number}, before the update: {describe(found, averaged)}"
-    if run.first:
+    text = f"epoch {epoch}, step {number}, before the update: {explanation(found, averaged)}"
+    if run.is_first:
         path = run.folder.file("not-finite.json")
         with open(path, "w", encoding="utf-8") as file:
             json.dump(
@@ -57,12 +60,12 @@ def explain(run: RunState, losses, batch, epoch: int, number: int) -> Tuple[str,
                 file,
                 indent=1,
             )
-        text += f"; all in {path}"
+        text += f"; details in {path}"
     return text, not any(part["weights"] for part in found)
 
 
-def describe(found: List[Dict], averaged: Optional[str]) -> str:
-    """One line on what `examine` found; `averaged`: the first bad averaged gradient."""
+def explanation(found: List[Dict], averaged: Optional[str]) -> str:
+    """One line about the result of `examine`. averaged: the first averaged gradient that is bad."""
     for rank, part in enumerate(found):
         if part["weights"]:
             return f"weights of rank {rank}: {part['weights']} is not finite"
@@ -77,7 +80,7 @@ def describe(found: List[Dict], averaged: Optional[str]) -> str:
                 f"gradient of {averaged} is not finite on rank {rank}, whose images are "
                 f"{_shown(part['images'])}"
             )
-    return f"gradient of {averaged} is not finite, once averaged over the ranks (each one's own is)"
+    return f"gradient of {averaged} is not finite, but only after averaging over the ranks"
 
 
 def _shown(names: List[str]) -> str:

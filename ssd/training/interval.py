@@ -11,10 +11,10 @@ _FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(steps?|epochs?|minutes?|min)")
 
 
 class SaveInterval:
-    """Says when a checkpoint is due, from '100steps', '2epochs', '10minutes' or 'never'."""
+    """When checkpoints are due: every '100steps', '2epochs' or '10minutes', or 'never'."""
 
     def __init__(self, text: str, clock=time.monotonic):
-        """UserError for another text."""
+        """UserError for any other form of `text`."""
         self.every, self.unit, self._clock = 0.0, "never", clock
         if text != "never":
             match = _FORM.fullmatch(text.strip())
@@ -24,24 +24,28 @@ class SaveInterval:
                 raise UserError(
                     f"--save-interval {text}: not like 100steps, 2epochs, 10minutes or never"
                 )
-        self._last, self._asked = clock(), False
+        self._last, self._reported = clock(), False
 
     @property
     def never(self) -> bool:
         return self.unit == "never"
 
     def due_at(self, step: int, steps_per_epoch: int) -> bool:
-        """After step `step` (from 1), by steps or epochs: the same on every rank."""
+        """Whether one is due after `step` (from 1), if the interval is in steps or epochs: the same
+        on every rank."""
         steps = {"ste": 1, "epo": steps_per_epoch}.get(self.unit)
         return steps is not None and step % int(self.every * steps) == 0
 
     def due_now(self) -> bool:
-        """By minutes, on this rank's clock; once until `saved`."""
+        """Whether one is due now, by this rank's clock, if the interval is in minutes. True only
+        once before the next `saved`."""
         due = (
-            self.unit == "min" and not self._asked and self._clock() - self._last >= 60 * self.every
+            self.unit == "min"
+            and not self._reported
+            and self._clock() - self._last >= 60 * self.every
         )
-        self._asked = self._asked or due
+        self._reported = self._reported or due
         return due
 
     def saved(self) -> None:
-        self._last, self._asked = self._clock(), False
+        self._last, self._reported = self._clock(), False

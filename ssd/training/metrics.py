@@ -1,4 +1,4 @@
-"""What a run measures: progress lines for people, CSV files and summary.json for programs."""
+"""The measurements of a run: progress lines for people, CSV files and summary.json for programs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 
 from ssd.files import replace_file, replacing
 from ssd.machine_load import OtherWork
-from ssd.training.estimates import Pace
+from ssd.training.estimates import MeanSeconds
 
-# The seconds are on the clock of this part of the run, from its first step on; later ones are parts
-# of them.
+# "seconds" counts from the first step of this part of the run; the waits and evaluations are
+# included in it.
 TRAIN_COLUMNS = (
     "epoch",
     "step",
@@ -31,14 +31,14 @@ TRAIN_COLUMNS = (
     "lock_wait_share",
     "lock_wait_seconds",
 )
-NOTED = 0.1  # share of the cores that other work takes, from which on a line says so
-NOTED_LOCK = 0.02  # share of its time that the loop waits for Python's lock, from which on one does
-EXTENT = ("images", "objects")  # what a row of evaluation.csv is of: its last columns
+OTHER_WORK_SHOWN = 0.1  # least share of the cores taken by other work that a progress line shows
+LOCK_WAIT_SHOWN = 0.02  # least share of time waited for Python's lock that a progress line shows
+EXTENT = ("images", "objects")  # the last columns of evaluation.csv: how many were scored
 
 
-class Split(NamedTuple):
-    """Seconds since the first step, and of these what the training loop waited for data, evaluated,
-    and waited for Python's lock while it queued steps."""
+class TimeSplit(NamedTuple):
+    """Seconds since the first step, and of these the seconds in which the training loop waited for
+    data, evaluated, and waited for Python's lock while it queued steps."""
 
     total: float = 0.0
     waiting: float = 0.0
@@ -47,32 +47,31 @@ class Split(NamedTuple):
 
 
 class Metrics:
-    """Losses are kept as NDArrays and read every few steps, so that no step waits for its loss.
+    """Keeps losses as NDArrays and reads them every few steps, so that no step waits for its loss.
 
-    What the progress display reads: `last`, the newest row of train.csv (numbers by column), or
-    None; `scores`, the (epoch, mAP) known so far, those of parts before included; `scored`, the
-    ScoredSet that they are of; `split`, a Split as of the last change.
+    The progress display reads `last`, the newest row of train.csv (numbers by column) or None;
+    `scores`, the (epoch, mAP) so far, including earlier parts of the run; `scored`, their
+    ScoredSet; `split`, the TimeSplit of the last update.
     """
 
     def __init__(self, folder: Optional[str], events=None):
-        """`folder`: where train.csv, evaluation.csv and summary.json go; None writes nothing.
-        `events`: an ssd.training.tensorboard.Events that is told too, or None."""
+        """`folder`: for train.csv, evaluation.csv and summary.json; None: nothing is written.
+        `events`: an ssd.training.tensorboard.Events that gets the numbers too, or None."""
         self.folder, self._events = folder, events
         self.last: Optional[Dict[str, float]] = None
         self.scores = []
-        self.scored = None  # what the last of them is of
-        self.split = Split()
+        self.scored = None  # the ScoredSet of the last score
+        self.split = TimeSplit()
         self._evaluations = 0
-        self._counted, self._training_seconds = 0, 0.0  # steps between reports, and what they took
-        self._waits_before = (
-            None  # for data and lock at the first step, which are no part of the time
-        )
+        self._counted, self._training_seconds = 0, 0.0  # steps between reports, and their time
+        # Waits for data and lock until the first step, which the seconds do not include.
+        self._waits_before = None
         self._losses = []
         self._start = self._last = None
         self._others = OtherWork()
         self._waits, self._pause = np.zeros(2), 0.0
-        self._steps = 0  # made since the last report, here
-        self._carried = 0  # of the unread losses, those of another part of the run
+        self._steps = 0  # made in this part since the last report
+        self._carried = 0  # unread losses of the part before
 
     def step(self, losses) -> None:
         """`losses`: NDArrays of class and offset losses, (B,) each."""
@@ -86,7 +85,7 @@ class Metrics:
         if arrays:
             import mxnet as mx
 
-            # In one piece: each array that is read by itself costs ten calls of MXNet's library.
+            # All at once: reading an array costs ten calls of MXNet's library.
             values = iter(mx.nd.concat(*arrays, dim=0).asnumpy().tolist())
             self._losses = [
                 [loss if isinstance(loss, float) else next(values) for loss in pair]
@@ -95,14 +94,14 @@ class Metrics:
         return np.array(self._losses, np.float64).reshape(-1, 2)
 
     def restore(self, losses: np.ndarray) -> None:
-        """Takes up `unread_losses` of a checkpoint."""
+        """Restores the `unread_losses` of a checkpoint."""
         self._start = self._last = time.time()
         self._losses = [list(map(float, pair)) for pair in losses]
         self._carried = len(self._losses)
 
     def set_aside(self, part: int, steps: int, epoch: int) -> None:
-        """Part `part` of a run starts after `steps` steps, all up to `epoch` being evaluated: later
-        rows of the files go to files of their own, since they come again."""
+        """Part `part` of a run starts after `steps` steps, with all epochs up to `epoch` evaluated.
+        Moves later rows to files of their own, since they will be computed again."""
         for name, column, last in (
             ("train.csv", "step", steps),
             ("evaluation.csv", "epoch", epoch),
@@ -113,10 +112,10 @@ class Metrics:
             with open(path, newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
                 rows, columns = list(reader), list(reader.fieldnames or ())
-            if not columns:  # made on a full disc, or just before a power cut
+            if not columns:  # empty, after a full disc or a power cut
                 os.remove(path)
                 continue
-            # A line that was cut short by the end of the part before is no row.
+            # Skip a line that was cut short when the part before ended.
             rows = [
                 row for row in rows if None not in row.values() and (row[column] or "").isdigit()
             ]
@@ -124,9 +123,7 @@ class Metrics:
             if late:
                 _write_rows(path[:-4] + f"-undone-by-part-{part}.csv", columns, late)
             rows = [row for row in rows if int(row[column]) <= last]
-            if columns == list(
-                TRAIN_COLUMNS[: len(columns)]
-            ):  # an older version has left the first ones alone
+            if columns == list(TRAIN_COLUMNS[: len(columns)]):  # an older version had fewer columns
                 columns = list(TRAIN_COLUMNS)
             if name == "evaluation.csv":
                 columns += [column for column in EXTENT if column not in columns]
@@ -140,8 +137,8 @@ class Metrics:
         return losses.mean(0)
 
     def evaluated(self, seconds: float, again: bool = False) -> None:
-        """So many seconds of the training loop went into an evaluation; `again`: one that was
-        counted before."""
+        """The training loop has spent `seconds` on an evaluation; `again`: on one that was counted
+        before."""
         self._pause += seconds
         self._evaluations += not again
         if self._start is not None:
@@ -149,9 +146,9 @@ class Metrics:
                 total=time.time() - self._start, evaluating=self.split.evaluating + seconds
             )
 
-    def pace(self) -> Pace:
+    def mean_seconds(self) -> MeanSeconds:
         """Mean seconds of a step and of an evaluation since the start of this part."""
-        return Pace(
+        return MeanSeconds(
             self._training_seconds / self._counted if self._counted else None,
             self.split.evaluating / self._evaluations if self._evaluations else None,
         )
@@ -167,8 +164,8 @@ class Metrics:
         wait_seconds,
         lock_seconds=0.0,
     ) -> str:
-        """The progress line; also written to train.csv. Spent waiting since the start: for data,
-        `wait_seconds`; for Python's lock, `lock_seconds`."""
+        """The progress line; also writes a row of train.csv. wait_seconds, lock_seconds: spent
+        waiting for data and for Python's lock since the start."""
         now, others = time.time(), self._others.share()
         seconds = now - self._last - self._pause
         speed = self._steps * global_batch / seconds if seconds > 0 and step > 1 else 0.0
@@ -185,7 +182,7 @@ class Metrics:
                 self._training_seconds + seconds,
             )
         waits = (waits - self._waits_before).tolist()
-        self.split = Split(now - self._start, waits[0], self.split.evaluating, waits[1])
+        self.split = TimeSplit(now - self._start, waits[0], self.split.evaluating, waits[1])
         self._append(
             "train.csv",
             TRAIN_COLUMNS,
@@ -230,13 +227,17 @@ class Metrics:
             f"epoch {epoch} step {step - (epoch - 1) * steps_per_epoch}/{steps_per_epoch}  loss "
             f"{losses.sum():.4f} (class {losses[0]:.4f}, offsets {losses[1]:.4f})  lr {rate:.3g}  "
             f"{speed:.2f} images/s  waiting for data {100 * waiting:.1f} %"
-            + (f"  Python's lock {100 * locked:.1f} %" if locked >= NOTED_LOCK else "")
-            + (f"  other work takes {100 * others:.0f} % of the cores" if others >= NOTED else "")
+            + (f"  Python's lock {100 * locked:.1f} %" if locked >= LOCK_WAIT_SHOWN else "")
+            + (
+                f"  other work takes {100 * others:.0f} % of the cores"
+                if others >= OTHER_WORK_SHOWN
+                else ""
+            )
         )
 
     def evaluation(self, epoch: int, step: int, stats: Dict[str, float], scored=None) -> None:
-        """COCO's twelve numbers of an epoch, which ended after `step`, to evaluation.csv. scored:
-        see `result`."""
+        """Writes COCO's twelve numbers of an epoch, which ended after `step`, to evaluation.csv.
+        scored: see `result`."""
         self.scores.append((epoch, max(0.0, stats["AP"])))
         self.scored = scored
         extent = scored.extent if scored is not None else {}
@@ -265,11 +266,11 @@ class Metrics:
         skipped_steps: int,
         scored=None,
     ) -> str:
-        """The last line of a run that came to its end, also written to summary.json.
+        """The last line of a complete run; also writes summary.json.
 
-        progress: an ssd.training.state.Progress; target: mAP [0, 1]; seconds: on the clock in this
-        part; scored: the ssd.evaluation.scored_set.ScoredSet that the mAP is of, None where nothing
-        was scored.
+        progress: an ssd.training.state.Progress; target: mAP [0, 1]; seconds: of the timed part of
+        this part of the run; scored: the ssd.evaluation.scored_set.ScoredSet of the mAP, None if
+        nothing was scored.
         """
         if self.folder is not None:
             self.summary(
@@ -301,7 +302,7 @@ class Metrics:
         )
 
     def summary(self, values: Dict) -> None:
-        """The run in a few numbers, to summary.json; that of a part before stays as
+        """Writes the run's main numbers to summary.json; keeps the file of an earlier part as
         summary-1.json."""
         path, number = os.path.join(self.folder, "summary.json"), 1
         if os.path.exists(path):
@@ -323,7 +324,7 @@ class Metrics:
 
 
 def _write_rows(path: str, columns, rows) -> None:
-    """A whole new CSV file in place of the one at `path`."""
+    """Replaces the CSV file at `path`."""
     with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()

@@ -1,4 +1,4 @@
-"""BatchNorm over groups of ranks: which of the two ways there are, and how the network takes it."""
+"""BatchNorm over groups of ranks, by one of two implementations."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from ssd.training import nvidia_batch_norm
 
 
 def join_groups(network: Block, config: Config, ranks) -> str:
-    """Joins every trained BatchNorm of a network, which is initialised, to those of this rank's
-    group; returns how, in words, "" where training.batch_norm_ranks is 1. Collective.
+    """Joins every trained BatchNorm of an initialised network to its counterparts on the other
+    ranks of this rank's group. Returns a line about how, "" if training.batch_norm_ranks is 1.
+    Collective.
 
-    Groups are neighbours, see Ranks.group_mean. UserError where no BatchNorm is trained.
+    Groups are neighbouring ranks, see Ranks.group_mean. UserError if no BatchNorm is trained.
     """
     size = config.training.batch_norm_ranks
     if size == 1:
@@ -32,5 +33,5 @@ def join_groups(network: Block, config: Config, ranks) -> str:
 
 
 def synchronise(norm: BatchNorm, ranks, size: int, name: str) -> None:
-    """Joins one by way of Horovod."""
+    """Joins one BatchNorm through Horovod."""
     norm.synchronise(lambda array, exchange: ranks.group_mean(array, size, exchange), name)

@@ -1,8 +1,7 @@
-"""The optimizers: gradients averaged over the ranks, the update of every trained parameter, the
-loss scale.
+"""The optimizers: averaging gradients over the ranks, updating every trained parameter, scaling the
+loss.
 
-`g` is the gradient, averaged over the global batch; every kind takes g' = g + weight_decay w in its
-place.
+`g` is the gradient, averaged over the global batch. Every optimizer uses g' = g + weight_decay w.
 
 sgd       m = momentum m - lr g';  w += m            MXNet's SGD: lr is inside the momentum
 nesterov  v = momentum v + g';  w -= lr (g' + momentum v)            torch.optim.SGD(nesterov=True)
@@ -11,7 +10,7 @@ momentum  v = momentum v + g';  w -= lr v                            torch.optim
 adam      m = b1 m + (1 - b1) g';  v = b2 v + (1 - b2) g'^2
           w -= lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + epsilon)  torch.optim.Adam
 
-Weights in float16 have float32 copies behind them (`masters`), which are what is updated.
+Weights in float16 have float32 copies (`masters`), which are updated in their place.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ Arrays = Dict[str, Dict[str, np.ndarray]]
 class LossScale:
     """The factor on the loss that keeps float16 gradients above their smallest number.
 
-    `value` doubles after `window` steps without an overflow and halves at each overflow, whose step
-    is skipped and counted. `window` 0: the value stays, and an overflow is an error like any other.
-    As in PyTorch's GradScaler and MXNet's amp.LossScaler.
+    `value` doubles after `window` steps without an overflow, and halves at each overflow, whose
+    step is skipped and counted. `window` 0: the value is constant, and an overflow is an error. As
+    in PyTorch's GradScaler and MXNet's amp.LossScaler.
     """
 
     def __init__(self, value: float, window: int):
@@ -42,8 +41,9 @@ class LossScale:
         self.clean_steps = self.skipped = 0
 
     def accepts(self, finite: bool) -> bool:
-        """Takes note of a step's gradients; whether training can go on: not with a static scale,
-        nor where a scale of 1 overflows, since then it is not for lack of range."""
+        """Updates the scale after a step whose gradients were `finite` or not. Returns whether
+        training can continue: not after an overflow with a static scale, nor with a scale of 1,
+        which the range of float16 does not explain."""
         if finite:
             self.clean_steps += 1
             if self.window and self.clean_steps == self.window:
@@ -64,14 +64,14 @@ class LossScale:
 
 
 class Sgd(mx.optimizer.SGD):
-    """MXNet's own, which asks for the kind of storage of every tensor at every step: here they are
-    all dense."""
+    """MXNet's SGD for dense tensors only: MXNet's own checks the storage type of every tensor at
+    every step."""
 
     def __init__(self, **options):
         super().__init__(**options)
-        self.aggregate_num = max(
-            16, self.aggregate_num
-        )  # MXNet's 4 need four times the calls, and as long
+        # Tensors per call. MXNet's default of 4 makes four times as many calls, which take as much
+        # longer.
+        self.aggregate_num = max(16, self.aggregate_num)
 
     def update_multi_precision(self, index, weight, grad, state):
         if not self.momentum:
@@ -98,14 +98,13 @@ class Sgd(mx.optimizer.SGD):
 
 
 class Nesterov(mx.optimizer.Optimizer):
-    """PyTorch's momentum, Nesterov's or the plain one. MXNet's NAG and SGD have the learning rate
-    inside the velocity, and so differ from it once the rate changes."""
+    """PyTorch's SGD with momentum, Nesterov's or plain. In MXNet's NAG and SGD the learning rate is
+    inside the velocity, so that they differ once the rate changes."""
 
     def __init__(self, momentum: float, nesterov: bool = True, **options):
         super().__init__(**options)
         self.momentum, self.nesterov = momentum, nesterov
-        # Tensors a call: four calls for these keep the number of calls at that of SGD, which takes
-        # 4 at once.
+        # Tensors per update, which makes four calls: as many calls as SGD with 4 tensors each.
         self.aggregate_num = 16
 
     def create_state_multi_precision(self, index, weight):
@@ -115,8 +114,8 @@ class Nesterov(mx.optimizer.Optimizer):
         self._update_count(index)
         rates, decays, none = self._get_lrs(index), self._get_wds(index), [0.0] * len(index)
         velocities, masters = zip(*state)
-        half = masters[0] is not None  # the trainer hands over tensors of one type at a time
-        whole, halves = (masters, weight) if half else (weight, None)
+        half = masters[0] is not None  # the trainer passes tensors of one type at a time
+        full, halves = (masters, weight) if half else (weight, None)
         _add(
             velocities,
             grad,
@@ -126,25 +125,25 @@ class Nesterov(mx.optimizer.Optimizer):
             halves,
         )
         if any(decays):
-            _add(velocities, whole, [-decay for decay in decays], none, 1.0)
+            _add(velocities, full, [-decay for decay in decays], none, 1.0)
         if not self.nesterov:
-            _add(whole, velocities, rates, none, 1.0)
+            _add(full, velocities, rates, none, 1.0)
             if half:
                 for master, weight in zip(masters, halves):
                     mx.nd.cast(master, dtype=weight.dtype, out=weight)
             return
-        _add(whole, velocities, rates, decays, self.momentum)
-        _add(whole, grad, rates, none, self.rescale_grad, halves)
+        _add(full, velocities, rates, decays, self.momentum)
+        _add(full, grad, rates, none, self.rescale_grad, halves)
 
 
 class Adam(mx.optimizer.Optimizer):
-    """PyTorch's Adam. MXNet's adds epsilon before the bias correction, which makes it 32 times as
-    large at the first step."""
+    """PyTorch's Adam. MXNet's adds epsilon before the bias correction, which makes epsilon 32 times
+    as large at the first step."""
 
     def __init__(self, betas: Tuple[float, float], epsilon: float, **options):
         super().__init__(**options)
-        # As the operator has them: 1 - 0.999 is 1.3e-5 less in float32, and the bias correction
-        # must be of the same.
+        # In float32, as in the operator: 1 - 0.999 is 1.3e-5 less there, and the bias correction
+        # must use the same value.
         self.betas, self.epsilon = tuple(float(np.float32(beta)) for beta in betas), epsilon
 
     def create_state_multi_precision(self, index, weight):
@@ -155,13 +154,13 @@ class Adam(mx.optimizer.Optimizer):
         mean, variance, master = state
         (beta1, beta2), steps = self.betas, self._index_update_count[index]
         correction = math.sqrt(1 - beta2**steps)
-        whole, grad = (weight, grad) if master is None else (master, grad.astype("float32"))
+        full, grad = (weight, grad) if master is None else (master, grad.astype("float32"))
         mx.nd.adam_update(
-            whole,
+            full,
             grad,
             mean,
             variance,
-            out=whole,
+            out=full,
             beta1=beta1,
             beta2=beta2,
             lr=self._get_lr(index) * correction / (1 - beta1**steps),
@@ -183,10 +182,10 @@ def _master(weight):
 
 
 def _add(ys, xs, rates: List[float], decays: List[float], scale: float, halves=None) -> None:
-    """y = (1 - rate decay) y - rate scale x, tensor by tensor, with MXNet's kernels of plain SGD.
+    """y = (1 - rate decay) y - rate scale x, tensor by tensor, with MXNet's kernels for plain SGD.
 
-    ys: float32; xs: of their shapes, float32, or float16 with `halves`, the float16 copies of y
-    that the kernel makes.
+    ys: float32; xs: of the same shapes, float32, or float16 with `halves`, the float16 copies of y,
+    which the kernel updates too.
     """
     together = dict(num_weights=len(ys), lrs=rates, wds=decays, rescale_grad=scale)
     if halves is not None:
@@ -197,7 +196,7 @@ def _add(ys, xs, rates: List[float], decays: List[float], scale: float, halves=N
         mx.nd.multi_sgd_update(
             *(array for pair in zip(ys, xs) for array in pair), out=ys, **together
         )
-    else:  # where the kernel for many tensors takes twice as long
+    else:  # on a CPU the kernel for many tensors takes twice as long
         for y, x, rate, decay in zip(ys, xs, rates, decays):
             mx.nd.sgd_update(y, x, out=y, lr=rate, wd=decay, rescale_grad=scale, lazy_update=False)
 
@@ -218,8 +217,8 @@ def _adam(training: TrainingConfig, **options):
     return Adam(training.adam_betas, training.adam_epsilon, **options)
 
 
-# training.optimizer: what makes it, and the groups of arrays that are its state, float32 and of the
-# weights' shapes.
+# By training.optimizer: the function that builds it, and the groups of arrays that are its state,
+# float32 and of the weights' shapes.
 OPTIMIZERS = {
     "sgd": (_sgd, ("momenta",)),
     "nesterov": (_nesterov, ("momenta",)),
@@ -229,8 +228,7 @@ OPTIMIZERS = {
 
 
 class Optimizer:
-    """Updates a network's trained parameters by their gradients, which it averages over the
-    ranks."""
+    """Averages gradients over the ranks, and updates a network's trained parameters with them."""
 
     def __init__(self, config: Config, network: HybridBlock, ranks):
         training, half = config.training, config.model.dtype == "float16"
@@ -248,15 +246,16 @@ class Optimizer:
                     parameter.wd_mult = 0.0
         self._trainer = ranks.trainer(network.collect_params(), self._optimizer)
         self._parameters = parameters.trained(network)
-        self._calls = None  # of the optimizer, for one update; from the first one on
+        self._calls = None  # the optimizer's calls for one update, known at the first update
 
     def allreduce(self) -> None:
-        """Replaces the gradients by their means over the ranks; nothing waits for them.
+        """Replaces the gradients by their means over the ranks, without waiting for them.
         Collective."""
         self._trainer.allreduce_grads()
 
     def update(self, learning_rate: float, batch: int) -> None:
-        """One update by the gradients of a sum over `batch` images' losses times the loss scale."""
+        """Makes one update with the gradients of a sum over `batch` images' losses times the loss
+        scale."""
         if self._calls is None:
             self._calls = parameters.optimizer_calls(self._trainer, self._parameters)
         self._optimizer.set_learning_rate(learning_rate)
@@ -269,37 +268,36 @@ class Optimizer:
     # ---- what a checkpoint holds
 
     def arrays(self) -> Arrays:
-        """Group -> structural name of the weight -> array; groups without an array are left out."""
+        """Group -> structural name of the weight -> array; without empty groups."""
         found: Arrays = {}
         for group, name, array in self._state():
             found.setdefault(group, {})[name] = array.asnumpy()
         return found
 
     def shapes(self) -> Dict[str, Dict[str, Tuple[int, ...]]]:
-        """What `restore` needs: the shapes of `arrays`."""
+        """The shapes of `arrays`, which `restore` needs."""
         found: Dict[str, Dict[str, Tuple[int, ...]]] = {}
         for group, name, array in self._state():
             found.setdefault(group, {})[name] = array.shape
         return found
 
     def restore(self, arrays: Optional[Arrays]) -> None:
-        """Sets the state to rank 0's `arrays`; the others give None. Collective."""
+        """Sets the state to rank 0's `arrays`; the others pass None. Collective."""
         for group, name, array in self._state():
             array[:] = self._ranks.array_from_first(
                 arrays and arrays[group][name], array, f"{group} {name}"
             )
 
     def counts(self) -> Dict[str, int]:
-        """Updates made, which Adam's bias correction depends on; to be saved beside `arrays`."""
+        """The number of updates, on which Adam's bias correction depends; save it with `arrays`."""
         return dict(updates=self._optimizer.num_update)
 
     def restore_counts(self, counts: Optional[Dict[str, int]]) -> None:
-        """None: of a checkpoint of before these were saved, when there was sgd alone, which does
-        not use them."""
+        """None: from a checkpoint of a version that only had sgd, which does not use them."""
         parameters.set_update_count(self._optimizer, counts["updates"] if counts else 0)
 
     def reset(self) -> None:
-        """As if no update had been made; weights and their float32 copies stay as they are."""
+        """Resets the state, as if no update had been made; keeps weights and float32 copies."""
         for group, _, array in self._state():
             if group != "masters":
                 array[:] = 0
@@ -308,18 +306,17 @@ class Optimizer:
     def _state(self) -> Iterator[Tuple[str, str, mx.nd.NDArray]]:
         """(group, structural name, array) of all arrays, group by group."""
         states = parameters.optimizer_states(self._trainer, self._parameters)
-        for place, group in enumerate(self._groups):
+        for index, group in enumerate(self._groups):
             for name, state in states.items():
-                parts = (
-                    state if isinstance(state, tuple) else (state, None)
-                )  # of SGD without a float32 copy
-                if parts[place] is not None:
-                    yield group, name, parts[place]
+                # No tuple: SGD without a float32 copy.
+                parts = state if isinstance(state, tuple) else (state, None)
+                if parts[index] is not None:
+                    yield group, name, parts[index]
 
 
 def build_optimizer(config: Config, network: HybridBlock, ranks) -> Optimizer:
-    """The optimizer that training.optimizer names, for the network's trained parameters, which are
-    initialised.
+    """The optimizer chosen by training.optimizer, for the trained parameters of an initialised
+    network.
 
     ranks: an ssd.training.ranks.Ranks.
     """

@@ -1,23 +1,23 @@
-"""How a run may end early, and the exit statuses that tell (README lists them)."""
+"""The ways in which a run may end early, and their exit statuses (docs/commands.md lists
+them)."""
 
 from __future__ import annotations
 
-# 0: the run came to its end; 2: a mistake of the user's (ssd.commandline); 1: a fault of the
-# program's.
+# 0: the run is complete; 1: a bug; 2: a mistake of the user's (ssd.commandline).
 STATUS_NOT_FINITE = 3
 # 4: another rank failed, see ssd.watchdog.end.
-STATUS_STOPPED = 75  # sysexits.h: EX_TEMPFAIL, "try again": go on with --resume
+STATUS_STOPPED = 75  # sysexits.h: EX_TEMPFAIL, "try again": continue with --resume
 
 
 class Ended(Exception):
-    """Every rank ends here, at the same step, in good order. The text is one line, for rank 0 to
+    """Every rank ends in an orderly way, at the same step. The text is one line for rank 0 to
     print."""
 
     status = 1
 
 
 class Stopped(Ended):
-    """A signal asked for it."""
+    """A signal requested it."""
 
     status = STATUS_STOPPED
 

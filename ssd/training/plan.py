@@ -1,9 +1,9 @@
-"""What a run on so many GPUs will do, by arithmetic: nothing here needs MXNet, a GPU or the data
-set.
+"""Predicts a run on a given number of GPUs, by arithmetic: nothing here needs MXNet, a GPU or the
+data set.
 
-Epochs to the target come from MLPerf's reference convergence points, which the pinned
-mlperf-logging package holds; throughput is given, or that of a published result. Both are checked
-against the published results of ssd.training.published: `check_published`.
+Epochs to the target come from MLPerf's reference convergence points, which are in the pinned
+mlperf-logging package. Throughput is given, or comes from a published result. `check_published`
+compares both with the published results in ssd.training.mlperf_results.
 """
 
 from __future__ import annotations
@@ -20,25 +20,23 @@ from ssd.config import Config, differences, load_recipe
 from ssd.data.samples import steps_per_epoch
 from ssd.errors import UserError
 from ssd.rules import RULES, Rules
-from ssd.training.published import BENCHMARKS, Benchmark, Published, benchmark_of
+from ssd.training.mlperf_results import BENCHMARKS, Benchmark, Published, benchmark_of
 from ssd.training.schedule import build_schedule
 from ssd.training.setup import check_groups
 
-# What an array of ssd.datasets.coco and ssd.data.samples costs a rank; docs/scaling.md compares
-# with what was measured.
-BYTES_PER_IMAGE = (
-    8 + 16 + 77 + 9 + 16
-)  # id, sizes, file name; ends and flag of SampleMaker; indices and order
+# Memory of a rank for the arrays of ssd.datasets.coco and ssd.data.samples; docs/scaling.md
+# compares it with measurements.
+# Id, sizes, file name; ends and flag of SampleMaker; indices and order.
+BYTES_PER_IMAGE = 8 + 16 + 77 + 9 + 16
 BYTES_PER_BOX = 49 + 4  # of the data set; of SampleMaker
-CACHE_SHUFFLE_BUFFER = 4096  # ssd.data.graphs, which imports DALI
-# The share of a file that is read all the same where its image is cached, as DALI's reader opens
-# it: docs/scaling.md.
+CACHE_SHUFFLE_BUFFER = 4096  # as in ssd.data.graphs, which imports DALI
+# The share of a file that DALI's reader still reads if the image is cached: docs/scaling.md.
 CACHED_FILE_READ = 0.6
 
 
 def convergence_points(rules: Rules) -> List[Tuple[int, float]]:
-    """(global batch, epochs to the target) of MLPerf's reference runs for a rule set, ascending;
-    epochs are the mean without the least and the most, as mlperf_logging/rcp_checker takes it.
+    """(global batch, epochs to the target) of MLPerf's reference runs for a rule set, ascending.
+    Epochs are the mean without the smallest and the largest, as in mlperf_logging/rcp_checker.
     UserError without the package."""
     package = importlib.util.find_spec("mlperf_logging")
     folder = package.submodule_search_locations[0] if package else ""
@@ -50,7 +48,7 @@ def convergence_points(rules: Rules) -> List[Tuple[int, float]]:
             records = json.load(file).values()
     except OSError:
         raise UserError(
-            "MLPerf's convergence points are not there: scripts/setup.sh installs mlperf-logging"
+            "MLPerf's convergence points are missing: scripts/setup.sh installs mlperf-logging"
         ) from None
     return sorted(
         (record["BS"], float(np.mean(sorted(record["Epochs to converge"])[1:-1])))
@@ -61,32 +59,32 @@ def convergence_points(rules: Rules) -> List[Tuple[int, float]]:
 def expected_epochs(
     benchmark: Benchmark, global_batch: int, rules: Optional[str] = None
 ) -> Tuple[float, str]:
-    """(epochs to the target, where that comes from) by the convergence points of a rule set [the
-    benchmark's last]; UserError where no convergence point or published result covers
+    """(epochs to the target, source) from the convergence points of a rule set (default: the
+    benchmark's last). UserError if no convergence point or published result covers
     `global_batch`."""
     points = convergence_points(RULES[rules or benchmark.rules[-1]])
     smallest, largest = benchmark.smallest_batch, points[-1][0]
     if not smallest <= global_batch <= largest:
         raise UserError(
             f"global batch {global_batch}: the epochs to the target are known from {smallest} (the "
-            f"least of the published results) to {largest} (MLPerf's last convergence point)"
+            f"smallest published result) to {largest} (MLPerf's last convergence point)"
         )
     batches, epochs = zip(*points)
     if global_batch in batches:
         source = f"MLPerf's convergence point at {global_batch}"
     elif global_batch < batches[0]:
         source = (
-            f"MLPerf's smallest convergence point, {batches[0]}, to which its checker holds "
+            f"MLPerf's smallest convergence point, {batches[0]}, which its checker applies to "
             f"smaller batches; {benchmark.small_batches}"
         )
     else:
-        place = np.searchsorted(batches, global_batch)
-        source = f"between MLPerf's convergence points at {batches[place - 1]} and {batches[place]}"
+        index = np.searchsorted(batches, global_batch)
+        source = f"between MLPerf's convergence points at {batches[index - 1]} and {batches[index]}"
     return float(np.interp(global_batch, batches, epochs)), source
 
 
 def _images(benchmark: Benchmark, epochs: float, evaluations: int) -> float:
-    """What training and evaluations take, in images trained."""
+    """The cost of training and evaluations, in images trained."""
     return (
         epochs * benchmark.train_images
         + evaluations * benchmark.val_images * benchmark.evaluation_cost
@@ -98,39 +96,39 @@ def seconds_to_target(
     epochs: float,
     evaluations: int,
     images_per_second: float,
-    whole_epochs: bool = False,
+    full_epochs: bool = False,
 ) -> float:
-    """Training, evaluations and the wait for the last score. whole_epochs: training then goes on to
-    the end of the epoch, as some published implementations do; here it stops."""
+    """The time of training, evaluations and the wait for the last score. full_epochs: training then
+    continues to the end of the epoch, as in some published implementations; ours stops."""
     epoch = benchmark.train_images / images_per_second
     wait = benchmark.score_seconds
-    if whole_epochs:
+    if full_epochs:
         wait = math.ceil(wait / epoch) * epoch
     return _images(benchmark, epochs, evaluations) / images_per_second + wait
 
 
 def published_throughput(benchmark: Benchmark, ranks: int) -> Tuple[float, str]:
-    """(images/s of `ranks` GPUs at the rate of a GPU of the published result of the nearest size,
-    in words which)."""
+    """(images/s of `ranks` GPUs, source), from the rate per GPU of the published result of the
+    nearest size."""
     nearest = min(
         (result for result in benchmark.results if result.in_plans),
         key=lambda result: abs(math.log(result.ranks / ranks)),
     )
-    rate, words = nearest.images_per_second, f"the published rate of a GPU of {nearest.name}"
+    rate, source = nearest.images_per_second, f"the published rate per GPU of {nearest.name}"
     if rate is None:
         evaluations = math.ceil(nearest.epochs / benchmark.eval_every)
         rate = _images(benchmark, nearest.epochs, evaluations) / (
             nearest.minutes * 60 - benchmark.score_seconds
         )
-        words = f"the rate of a GPU of {nearest.name}, from its {nearest.minutes:g} minutes"
-    return rate / nearest.ranks * ranks, words
+        source = f"the rate per GPU of {nearest.name}, from its {nearest.minutes:g} minutes"
+    return rate / nearest.ranks * ranks, source
 
 
 def check_published(benchmark: Benchmark) -> List[dict]:
     """For each published result: epochs and minutes, expected and published, and the errors [%].
-    Minutes are expected from the result's own images/s, so that they check epochs and what comes
-    besides training; else from the rate of its accelerator on one node (rate_of_its_own False);
-    None where neither is known."""
+    Minutes are computed from the result's own images/s, so that they check everything but
+    throughput; else from the rate of its accelerator on one node (rate_of_its_own False); None if
+    neither is known."""
     rows = []
     for result in benchmark.results:
         epochs, source = expected_epochs(benchmark, result.global_batch)
@@ -144,7 +142,7 @@ def check_published(benchmark: Benchmark) -> List[dict]:
                 epochs,
                 math.ceil(epochs / benchmark.eval_every),
                 rate,
-                benchmark.trains_on,
+                benchmark.trains_to_epoch_end,
             )
             / 60
             if rate
@@ -169,22 +167,22 @@ def check_published(benchmark: Benchmark) -> List[dict]:
 
 
 def error(expected: float, published: float) -> float:
-    """Per cent."""
+    """The error of an expected number [%]."""
     return 100 * (expected / published - 1)
 
 
 def gradient_bytes(benchmark: Benchmark, config: Config) -> int:
     """Bytes of all gradients of the benchmark's network, which a step averages."""
-    own_type, whole = benchmark.parameters[config.model.layout, config.model.dtype]
-    return own_type * (2 if config.model.dtype == "float16" else 4) + whole * 4
+    model_type, float32 = benchmark.parameters[config.model.layout, config.model.dtype]
+    return model_type * (2 if config.model.dtype == "float16" else 4) + float32 * 4
 
 
 def check_recipe(config: Config) -> Benchmark:
-    """The benchmark of the settings; UserError where the convergence points say nothing: no rule
-    set, another network, matching, loss, detection or target."""
+    """The benchmark of the settings. UserError if its convergence points do not apply: no rule set,
+    or another network, matching, loss, detection or target."""
     benchmark = benchmark_of(config)
     if benchmark is None:
-        known = " and ".join(known.rules_in_words for known in BENCHMARKS.values())
+        known = " and ".join(known.rules_text for known in BENCHMARKS.values())
         raise UserError(
             f"run.rules {config.run.rules}: the published results are for the rules {known} "
             f"(recipe {config.recipe})"
@@ -202,11 +200,11 @@ def check_recipe(config: Config) -> Benchmark:
 def make_plan(
     config: Config, nodes: int, gpus: int, images_per_second: Optional[float] = None
 ) -> dict:
-    """What a run of `config` on `nodes` times `gpus` will do, as numbers by name; bytes are bytes,
-    rates per second.
+    """The predictions for a run of `config` on `nodes` times `gpus`, numbers by name. Sizes are in
+    bytes, rates per second.
 
-    images_per_second: of the whole run; without it, a published result's. UserError: what no recipe
-    covers.
+    images_per_second: of all GPUs together; default: from a published result. UserError for
+    anything that no recipe covers.
     """
     training, data = config.training, config.data
     for flag, number in (("--nodes", nodes), ("--gpus", gpus)):
@@ -224,7 +222,7 @@ def make_plan(
             f"{benchmark.data_set} has {images} with a box"
         )
     epochs, epochs_source = expected_epochs(benchmark, global_batch, config.run.rules)
-    # Only the epochs in which the target can be seen count.
+    # Only epochs with an evaluation can reach the target.
     every = config.evaluation.eval_every
     if math.floor(training.epochs / every) * every < epochs:
         raise UserError(
@@ -287,7 +285,7 @@ def make_plan(
 
 
 def own_result(benchmark: Benchmark, nodes: int, gpus: int, batch: int) -> Optional[Published]:
-    """The published result of just such a system, of those that stand in plans."""
+    """The published result of exactly this system, if it may be used in plans."""
     return next(
         (
             result
@@ -299,11 +297,12 @@ def own_result(benchmark: Benchmark, nodes: int, gpus: int, batch: int) -> Optio
 
 
 def host_memory(benchmark: Benchmark, config: Config, ranks: int) -> float:
-    """Bytes that the data path of a rank with a GPU holds in main memory, without its libraries:
+    """Bytes of main memory that the data path of a rank with a GPU needs, without libraries, by
     arithmetic.
 
-    Annotations, files read ahead and their copies in DALI, decoded images where the CPU decodes,
-    DALI's shuffle buffer where decoded images are cached. docs/scaling.md has what was measured.
+    Counts annotations, files read ahead and their copies in DALI, decoded images if the CPU
+    decodes, and DALI's shuffle buffer if decoded images are cached. docs/scaling.md has
+    measurements.
     """
     annotations = (benchmark.train_files + benchmark.val_images) * BYTES_PER_IMAGE + (
         benchmark.train_boxes + benchmark.val_boxes

@@ -1,5 +1,5 @@
-"""A RunState: everything of a run that is made before its clock starts, from its checkpoint where
-it goes on."""
+"""Builds a RunState: everything that a run needs before its timed part, from a checkpoint if it
+resumes."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def prepare(
     log,
     folder: Optional[setup.RunFolder],
     note: Callable[[str, int], None],
-    say: Callable[[str], None],
-    look: Callable[[], None],
+    print_line: Callable[[str], None],
+    poll: Callable[[], None],
 ) -> RunState:
-    """Everything that does not touch the data set, and its one-off check (cached beside the user's
-    files). Collective.
+    """Prepares everything that does not touch the data set, and checks the data set once (the
+    result is cached). Collective.
 
-    note: told of each part, as a Watchdog's; look: called now and then, on all ranks alike.
-    UserError for what cannot be trained.
+    note: called at each stage, as a Watchdog's; poll: called every so often, equally often on all
+    ranks. UserError if these settings cannot be trained.
     """
     from ssd.data.resolve import resolve
     from ssd.data.samples import steps_per_epoch
     from ssd.evaluation.inference import build_inference
-    from ssd.model.detector import build_detector, describe
+    from ssd.model.detector import build_detector, describe_sizes
     from ssd.model.device import choose_device
     from ssd.model.weights_info import WeightsInfo
     from ssd.training.schedule import build_schedule
@@ -41,9 +41,9 @@ def prepare(
     setup.check_groups(config, ranks.size)
     device = choose_device(config, ranks.local_rank)
     note("checking the data set", 0)
-    train_set, val_set = setup.load_datasets(config, ranks, look)
+    train_set, val_set = setup.load_datasets(config, ranks, poll)
     config = resolve(config, train_set)
-    setup.clear_cache(config, ranks, log, say)
+    setup.clear_cache(config, ranks, log, print_line)
     global_batch, images = config.training.batch_size * ranks.size, len(train_set.images_with_boxes)
     if images < global_batch:
         raise UserError(
@@ -52,7 +52,7 @@ def prepare(
         )
     schedule = build_schedule(config.training, global_batch, images)
     samples = recovery.fingerprint(train_set)
-    resumed = _read_state(config, ranks, folder, samples, say)
+    resumed = _read_state(config, ranks, folder, samples, print_line)
 
     seed = config.run.seed if config.run.seed >= 0 else int.from_bytes(os.urandom(3), "little")
     seed = int(
@@ -61,18 +61,18 @@ def prepare(
     config = config.with_values(seed=seed)
     if ranks.is_first:
         setup.save_recipe(config, folder, ranks.size)
-        say(setup.describe(config, device, ranks.size))
+        print_line(setup.software_and_settings(config, device, ranks.size))
     detector = build_detector(config)
     network = detector.network
     if ranks.is_first:
-        say(describe(config, detector.sizes))
+        print_line(describe_sizes(config, detector.sizes))
     note("building the network", 0)
     setup.initialize_weights(
-        network, config, ranks, device.context, bool(resumed), train_set.category_names, say
+        network, config, ranks, device.context, bool(resumed), train_set.category_names, print_line
     )
     step = TrainingStep(network, detector.loss, config, ranks)
     if step.norm_groups:
-        say(step.norm_groups)
+        print_line(step.norm_groups)
     inference = build_inference(detector, device)
     dry_run(step, inference, network, config, len(detector.default_boxes), device.context)
     run = RunState(
@@ -95,36 +95,39 @@ def prepare(
         metrics=setup.open_metrics(config, folder, resumed),
     )
     if resumed:
-        _take_up(run, resumed, say)
-    elif run.first and folder.part > 1:  # the part before was gone before its first checkpoint
+        _resume(run, resumed, print_line)
+    elif run.is_first and folder.part > 1:  # the part before ended before its first checkpoint
         run.metrics.set_aside(folder.part, 0, 0)
     return run
 
 
-def _read_state(config: Config, ranks, folder, samples: str, say) -> Optional[Dict[str, Any]]:
-    """The state of the checkpoint to go on from, on every rank; None for a run from the start."""
+def _read_state(
+    config: Config, ranks, folder, samples: str, print_line
+) -> Optional[Dict[str, Any]]:
+    """The state of the checkpoint to resume from, on every rank; None for a new run."""
     state = None
     if ranks.is_first and folder.checkpoint is not None:
         state = folder.checkpoint.state
         line = recovery.check(state, config, ranks.size, samples, folder.checkpoint.path)
         if line:
-            say(line)
+            print_line(line)
     return json.loads(ranks.bytes_from_first(json.dumps(state).encode(), "state"))
 
 
-def _take_up(run: RunState, resumed: Dict[str, Any], say) -> None:
-    """Weights, the optimizer's state and progress of the checkpoint whose state is `resumed`."""
-    checkpoint = run.folder.checkpoint if run.first else None
-    recovery.restore(run, checkpoint.arrays if run.first else None, resumed)
-    run.progress, run.awaited = Progress(**resumed["progress"]), resumed["pending"]
-    if run.first:
+def _resume(run: RunState, resumed: Dict[str, Any], print_line) -> None:
+    """Restores weights, the optimizer's state and progress from the checkpoint whose state is
+    `resumed`."""
+    checkpoint = run.folder.checkpoint if run.is_first else None
+    recovery.restore(run, checkpoint.arrays if run.is_first else None, resumed)
+    run.progress, run.unscored = Progress(**resumed["progress"]), resumed["pending"]
+    if run.is_first:
         scored = (
-            run.awaited["epoch"] - 1
-            if run.awaited
+            run.unscored["epoch"] - 1
+            if run.unscored
             else math.ceil(run.progress.evaluated / run.steps_per_epoch)
         )
         run.metrics.set_aside(run.folder.part, run.progress.steps, scored)
-        say(
+        print_line(
             f"resumed after step {run.progress.steps} from {checkpoint.path}; part "
-            f"{run.folder.part} of the run, which the log gives to the open division"
+            f"{run.folder.part} of the run, logged in the open division"
         )

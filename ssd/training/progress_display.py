@@ -1,4 +1,4 @@
-"""The live display of a training on a terminal, and whether there is one to show it on."""
+"""The live display of a training run, and the choice of the terminal for it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import time
 from typing import Mapping
 
 from ssd.errors import UserError
-from ssd.training.progress_rows import clock, course_of, phase_in_words, progress_rows
+from ssd.training.progress_rows import evaluation_plan, format_clock, phase_name, progress_rows
 from ssd.training.ranks import RANK_VARIABLES
 from ssd.training.state import RunState
 
-INTERVAL = 1.0  # seconds between two pictures
-HIDDEN_SECONDS = 0.3  # for how long the display makes room for a pipe's reader on the same terminal
-LOCK_PATIENCE = 0.3  # seconds; less than the watchdog leaves for the end of a process
+INTERVAL = 1.0  # seconds between two updates
+HIDDEN_SECONDS = 0.3  # time without a display, for a pipe's reader that prints to the same terminal
+LOCK_PATIENCE = 0.3  # seconds; less than the watchdog leaves a process for its end
 
 
 def choose_terminal(mode: str, environ: Mapping[str, str], stdout, stderr):
-    """The stream (stdout or stderr) of the terminal that the display goes to, None for plain lines.
+    """The stream (stdout or stderr) of the terminal for the display, None for plain lines.
 
-    mode: auto, plain or live, which is a UserError without a terminal. auto is cautious: under a
-    launcher of several ranks a terminal may be the launcher's own, and what leaves by a pipe may
-    come back on the same terminal.
+    mode: auto, plain or live; live is a UserError without a terminal. auto is cautious: under a
+    launcher the terminal may be the launcher's own, and a pipe's reader may print to the same
+    terminal.
     """
     if mode == "plain":
         return None
@@ -60,9 +60,9 @@ def is_pipe(stream) -> bool:
 class Display:
     """Shows a run on `terminal` (None: nowhere) from `begin` to `close`; a `with` block closes it.
 
-    In a `with` block everything that is printed goes by lines: above the display, if it is on the
-    same terminal. A line stays whole, however long it is. Pictures are drawn in a thread, of
-    numbers that the training has at hand.
+    In a `with` block everything is printed line by line: above the display, if that is on the same
+    terminal. Even long lines are not broken up. A thread draws the display, from numbers that the
+    training has already computed.
     """
 
     def __init__(self, terminal=None):
@@ -71,14 +71,14 @@ class Display:
         self._lock = threading.RLock()
         self._closed = threading.Event()
         self._hidden_until = 0.0
-        #: whether the display stands where progress lines would
+        #: whether the display replaces the progress lines
         self.shows_steps = terminal is not None and terminal is sys.stdout
 
     def __enter__(self) -> Display:
         self._streams = sys.stdout, sys.stderr
         if self._terminal is not None:
             sys.stdout, sys.stderr = (
-                LineStream(stream, self._writer(stream)) if self._concerns(stream) else stream
+                LineStream(stream, self._writer(stream)) if self._may_interfere(stream) else stream
                 for stream in self._streams
             )
         return self
@@ -91,7 +91,7 @@ class Display:
         sys.stdout, sys.stderr = self._streams
 
     def begin(self, run: RunState, watch) -> None:
-        """The clock has started. watch: the Watchdog, whose phase is shown."""
+        """Starts the display, with the timed part. watch: the Watchdog, whose phase is shown."""
         if self._terminal is None or self._closed.is_set():
             return
         from rich.console import Console
@@ -101,7 +101,7 @@ class Display:
         console = Console(file=self._terminal, force_terminal=True, highlight=False)
         self._live = Live(
             console=console,
-            get_renderable=self._picture,
+            get_renderable=self._renderable,
             auto_refresh=False,
             transient=True,
             redirect_stdout=False,
@@ -109,14 +109,14 @@ class Display:
         )
         with self._lock:
             self._live.start(refresh=True)
-            console.show_cursor(True)  # a process that is killed can give it back no more
+            console.show_cursor(True)  # a killed process could not restore it
         threading.Thread(target=self._draw, name="progress display", daemon=True).start()
 
     def close(self) -> None:
-        """Takes the display away. May be called twice, and by any thread."""
+        """Removes the display. May be called twice, and by any thread."""
         self._closed.set()
-        # Whoever holds the lock for long sits in a terminal that takes nothing: it would not take
-        # this either.
+        # A thread that holds the lock for long is blocked by a terminal that accepts no output, not
+        # even the removal.
         if self._lock.acquire(timeout=LOCK_PATIENCE):
             try:
                 live, self._live = self._live, None
@@ -125,26 +125,30 @@ class Display:
             finally:
                 self._lock.release()
 
+    def refresh(self) -> None:
+        """Draws the display now. OSError if the terminal is gone."""
+        with self._lock:
+            if self._live is not None:
+                self._live.refresh()
+
     def _draw(self) -> None:
         while not self._closed.wait(INTERVAL):
-            with self._lock:
-                if self._live is not None:
-                    try:
-                        self._live.refresh()
-                    except OSError:  # the terminal has gone; who prints will notice
-                        return
+            try:
+                self.refresh()
+            except OSError:  # the terminal is gone; the next print will fail too
+                return
 
-    def _picture(self):
+    def _renderable(self):
         from rich.text import Text
 
         if time.monotonic() < self._hidden_until or self._closed.is_set():
             return Text("")
         try:
-            return picture(self._run, self._watch.phase, time.time())
-        except Exception as error:  # a run does not end for its display
+            return render(self._run, self._watch.phase, time.time())
+        except Exception as error:  # the display must not end the run
             return Text(f"progress display: {type(error).__name__}: {error}")
 
-    def _concerns(self, stream) -> bool:
+    def _may_interfere(self, stream) -> bool:
         return stream.isatty() or is_pipe(stream)
 
     def _writer(self, stream):
@@ -165,27 +169,27 @@ class Display:
 
 
 class LineStream:
-    """A text stream that hands on whole lines, each thread's own, to `write_lines`; else the stream
-    that it stands for."""
+    """A text stream that passes complete lines, collected for each thread, to `write_lines`. In
+    everything else it behaves like `stream`."""
 
     def __init__(self, stream, write_lines):
         self._stream, self._write_lines = stream, write_lines
-        self._rests = {}  # by thread: the beginning of a line
+        self._rests = {}  # by thread: the start of an incomplete line
         self._ended = False
 
     def write(self, text: str) -> int:
         if self._ended:
             return self._stream.write(text)
         thread = threading.get_ident()
-        whole, newline, rest = (self._rests.pop(thread, "") + text).rpartition("\n")
+        lines, newline, rest = (self._rests.pop(thread, "") + text).rpartition("\n")
         if rest:
             self._rests[thread] = rest
         if newline:
-            self._write_lines(whole + newline)
+            self._write_lines(lines + newline)
         return len(text)
 
     def end(self) -> None:
-        """Nothing is held back any more."""
+        """Writes incomplete lines, and from then on passes everything to the stream."""
         self._ended = True
         for rest in self._rests.values():
             self._stream.write(rest)
@@ -195,35 +199,35 @@ class LineStream:
         return getattr(self._stream, name)
 
 
-def picture(run: RunState, phase: str, now: float):
-    """The display of a run as something that rich draws. phase: the watchdog's; now: seconds since
-    the epoch."""
+def render(run: RunState, phase: str, now: float):
+    """The display of a run as a renderable of rich. phase: the watchdog's; now: seconds since the
+    epoch."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.rule import Rule
     from rich.table import Table
     from rich.text import Text
 
-    config, step, course = run.config, run.progress.steps, course_of(run)
-    epoch = max(1, -(-step // course.steps_per_epoch))
-    done = step - (epoch - 1) * course.steps_per_epoch
+    config, step, plan = run.config, run.progress.steps, evaluation_plan(run)
+    epoch = max(1, -(-step // plan.steps_per_epoch))
+    done = step - (epoch - 1) * plan.steps_per_epoch
     head = Text.assemble(
         (config.recipe, "bold"),
         "   ",
-        (f"epoch {epoch} of {course.epochs}", "bold cyan"),
+        (f"epoch {epoch} of {plan.epochs}", "bold cyan"),
         "   ",
-        phase_in_words(phase),
+        phase_name(phase),
         "   ",
-        clock(now - run.started),
+        format_clock(now - run.started),
     )
     bar = Table.grid(padding=(0, 1), expand=True)
     bar.add_column(no_wrap=True)
     bar.add_column(ratio=1)
     bar.add_column(no_wrap=True)
     bar.add_row(
-        f"step {done}/{course.steps_per_epoch}",
-        ProgressBar(total=course.steps_per_epoch, completed=done),
-        f"{100 * done // course.steps_per_epoch} %",
+        f"step {done}/{plan.steps_per_epoch}",
+        ProgressBar(total=plan.steps_per_epoch, completed=done),
+        f"{100 * done // plan.steps_per_epoch} %",
     )
     rows = Table.grid(padding=(0, 2))
     rows.add_column(no_wrap=True, style="dim")

@@ -1,4 +1,4 @@
-"""What the progress display says of a run, as text."""
+"""The text of the progress display."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import math
 from typing import List, Optional, Tuple
 
 from ssd.report.published_run import is_same_task
-from ssd.training.estimates import Course, Pace, about, seconds_until, target_epoch
+from ssd.training.estimates import (
+    EvaluationPlan,
+    MeanSeconds,
+    rounded_duration,
+    seconds_until,
+    target_epoch,
+)
 from ssd.training.state import RunState
 
-STEP_PHASES = (
-    "reading data",
-    "training",
-    "averaging gradients",
-    "updating",
-)  # the watchdog's notes within a step
+# The watchdog's notes within a step.
+STEP_PHASES = ("reading data", "training", "averaging gradients", "updating")
 
 
-def course_of(run: RunState) -> Course:
+def evaluation_plan(run: RunState) -> EvaluationPlan:
     config = run.config
-    return Course(
+    return EvaluationPlan(
         run.steps_per_epoch,
         config.training.epochs,
         config.evaluation.eval_every,
@@ -27,31 +29,31 @@ def course_of(run: RunState) -> Course:
     )
 
 
-def clock(seconds: float) -> str:
+def format_clock(seconds: float) -> str:
     """12:05 or 1:02:05"""
     hours, rest = divmod(int(seconds), 3600)
     return (f"{hours}:{rest // 60:02d}" if hours else f"{rest // 60}") + f":{rest % 60:02d}"
 
 
-def phase_in_words(noted: str) -> str:
-    """What the training loop does, by the watchdog's last note."""
+def phase_name(noted: str) -> str:
+    """What the training loop is doing, according to the watchdog's last note."""
     phase = noted.split(", ")[-1]
     return "training" if phase in STEP_PHASES else phase
 
 
 def progress_rows(run: RunState) -> List[Tuple[str, str]]:
-    """(name, text) of each row below the progress bar. Takes what is known already: nothing waits
-    for the network."""
+    """(name, text) of each row below the progress bar, from numbers that are known already: does
+    not wait for the network."""
     metrics, target = run.metrics, run.config.evaluation.target
-    course, step, pace = course_of(run), run.progress.steps, metrics.pace()
+    plan, step, means = evaluation_plan(run), run.progress.steps, metrics.mean_seconds()
     return [
         (f"loss at step {metrics.last['step']}" if metrics.last else "loss", _losses(metrics)),
         ("speed", _speed(metrics)),
-        ("time", _split(metrics)),
+        ("time", _time_shares(metrics)),
         ("mAP", _scores(run)),
-        ("next evaluation", _next_evaluation(course, pace, step)),
-        (f"target {target:g}", _target(run, course, pace, step)),
-        ("end", _end(course, pace, step)),
+        ("next evaluation", _next_evaluation(plan, means, step)),
+        (f"target {target:g}", _target(run, plan, means, step)),
+        ("end", _end(plan, means, step)),
     ]
 
 
@@ -72,9 +74,9 @@ def _speed(metrics) -> str:
     return f"{metrics.last['images_per_second']:.1f} images/s"
 
 
-def _split(metrics) -> str:
+def _time_shares(metrics) -> str:
     total, waiting, evaluating, locked = metrics.split
-    if metrics.pace().step is None:
+    if metrics.mean_seconds().step is None:
         return "not measured yet"
     shares = (
         ("training", total - waiting - evaluating - locked),
@@ -104,41 +106,47 @@ def _scores(run: RunState) -> str:
     return "   ".join(parts) or "none yet"
 
 
-def _next_evaluation(course: Course, pace: Pace, step: int) -> str:
-    if step >= course.last_step:
+def _next_evaluation(plan: EvaluationPlan, means: MeanSeconds, step: int) -> str:
+    if step >= plan.last_step:
         return "none"
-    epoch = course.next_evaluation(step)
-    steps = course.step_of(epoch) - step
-    when = f"in {about(steps * pace.step)}" if pace.step is not None else f"in {steps} steps"
+    epoch = plan.next_evaluation(step)
+    steps = plan.step_of(epoch) - step
+    when = (
+        f"in {rounded_duration(steps * means.step)}"
+        if means.step is not None
+        else f"in {steps} steps"
+    )
     return f"{when}, after epoch {epoch}"
 
 
-def _target(run: RunState, course: Course, pace: Pace, step: int) -> str:
+def _target(run: RunState, plan: EvaluationPlan, means: MeanSeconds, step: int) -> str:
     config = run.config
     if run.metrics.scores and run.progress.best_score >= config.evaluation.target:
         return "reached"
     same = is_same_task(config, len(run.train_set.images_with_boxes))
-    epoch, basis = target_epoch(course, run.metrics.scores, config.evaluation.target, same)
-    seconds = _seconds(course, pace, step, epoch)
+    epoch, basis = target_epoch(plan, run.metrics.scores, config.evaluation.target, same)
+    seconds = _seconds(plan, means, step, epoch)
     if seconds is None:
         return basis if epoch is None else f"after epoch {epoch}, {basis}"
-    return f"in about {about(seconds)} (epoch {epoch}), {basis}"
+    return f"in about {rounded_duration(seconds)} (epoch {epoch}), {basis}"
 
 
-def _seconds(course: Course, pace: Pace, step: int, epoch: Optional[int]) -> Optional[float]:
-    return None if epoch is None else seconds_until(course, pace, step, course.step_of(epoch))
+def _seconds(
+    plan: EvaluationPlan, means: MeanSeconds, step: int, epoch: Optional[int]
+) -> Optional[float]:
+    return None if epoch is None else seconds_until(plan, means, step, plan.step_of(epoch))
 
 
-def _end(course: Course, pace: Pace, step: int) -> str:
-    epoch = math.ceil(course.last_step / course.steps_per_epoch)
-    where = f"step {course.last_step}" if course.max_steps == course.last_step else f"epoch {epoch}"
-    if pace.step is None:
+def _end(plan: EvaluationPlan, means: MeanSeconds, step: int) -> str:
+    epoch = math.ceil(plan.last_step / plan.steps_per_epoch)
+    where = f"step {plan.last_step}" if plan.max_steps == plan.last_step else f"epoch {epoch}"
+    if means.step is None:
         return f"at the latest after {where}"
-    seconds = seconds_until(course, pace, step, course.last_step)
+    seconds = seconds_until(plan, means, step, plan.last_step)
     if seconds is None:
-        count = course.evaluations(step, course.last_step)
+        count = plan.evaluations(step, plan.last_step)
         return (
-            f"at the latest in {about((course.last_step - step) * pace.step)} ({where}) and "
-            f"{count} evaluation{'s' if count != 1 else ''}"
+            f"at the latest in {rounded_duration((plan.last_step - step) * means.step)} ({where}) "
+            f"and {count} evaluation{'s' if count != 1 else ''}"
         )
-    return f"at the latest in {about(seconds)} ({where})"
+    return f"at the latest in {rounded_duration(seconds)} ({where})"

@@ -1,4 +1,4 @@
-"""Horovod: the ranks of a run and what they tell each other."""
+"""The ranks of a run and their communication, through Horovod."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 from ssd.errors import UserError, UserErrorEverywhere
 from ssd.runtime import start
 
-# Set by mpirun (Open MPI, PMIx), horovodrun and srun, in the order in which they are believed.
+# Set by horovodrun, mpirun (Open MPI, PMIx) and srun; the first that is set counts.
 RANK_VARIABLES = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
 
 
 def rank_from_environment() -> int:
-    """This process's rank as the launcher says it, 0 without one; for what happens before Horovod
-    is up."""
+    """This process's rank according to the launcher, 0 without one; for use before Horovod is
+    initialised."""
     for name in RANK_VARIABLES:
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
@@ -32,50 +32,54 @@ def _run(future: Future, work) -> None:
         future.set_exception(error)
 
 
-class Agreement:
-    """What single ranks wish, and all must do at the same step: flags that are told a step ahead,
-    so that no step waits for them. A wish that is still there when it is told is told once more."""
+class SharedFlags:
+    """Requests of single ranks on which all ranks must act at the same step: flags that are reduced
+    over the ranks.
+
+    The reduction runs during a step and its result is read after the next one, so that no step
+    waits for it. A flag that is still set then is reported a second time.
+    """
 
     def __init__(self, ranks: Ranks, count: int):
         self._ranks, self._count = ranks, count
-        self._under_way = None
+        self._running = None  # the reduction that was started last
 
-    def exchange(self, wishes) -> List[bool]:
-        """`wishes`: `count` flags of this rank. Returns for each whether any rank wished it at the
-        last exchange (alone: at this one). Collective."""
-        assert len(wishes) == self._count
+    def reduce(self, flags, wait: bool = False) -> List[bool]:
+        """For each of `count` flags, whether it was set on any rank at the previous call (with one
+        rank: at this call). wait: at the previous or this call. Collective."""
+        assert len(flags) == self._count
         if self._ranks.size == 1:
-            return [bool(wish) for wish in wishes]
-        # Read before the next one is started: one exchange of a name at a time.
-        told = (
-            [False] * self._count
-            if self._under_way is None
-            else [bool(x) for x in self._under_way.asnumpy()]
-        )
-        self._under_way = self._ranks.start_mean(np.array(wishes, float), "wishes")
-        return told
-
-    def settle(self, wishes) -> List[bool]:
-        """As `exchange`, but of these very wishes, which is waited for."""
-        before = self.exchange(wishes)
-        if self._ranks.size == 1:
+            return [bool(flag) for flag in flags]
+        before = self._start(flags)
+        if not wait:
             return before
-        return [a or b for a, b in zip(before, self.exchange(wishes))]
+        return [a or b for a, b in zip(before, self._start(flags))]
+
+    def _start(self, flags) -> List[bool]:
+        """Starts a reduction; returns the result of the one before."""
+        # Read first: only one reduction of a name may run at a time.
+        result = (
+            [False] * self._count
+            if self._running is None
+            else [bool(mean) for mean in self._running.asnumpy()]
+        )
+        self._running = self._ranks.start_mean(np.array(flags, float), "flags")
+        return result
 
 
 class Ranks:
-    """The ranks of this run; all methods but `close` are collective: every rank calls them in the
+    """The ranks of this run. All methods but `close` are collective: every rank calls them in the
     same order.
 
-    Every exchange has a fixed name, so that Horovod refuses mixed-up orders instead of mixing the
+    Every collective has a fixed name, so that Horovod refuses a wrong order instead of mixing up
     numbers.
     """
 
     def __init__(self, stall_seconds: float = 600, waiting_steps: bool = False):
-        """`stall_seconds`: Horovod is asked to end the run when some ranks have waited so long for
-        others. A last resort, which was not seen to act with Gloo: ssd.watchdog.watchdog acts
-        earlier, and names the rank. waiting_steps: a step waits for many exchanges, one after the
-        other (BatchNorm over groups)."""
+        """`stall_seconds`: Horovod ends the run when some ranks have waited so long for others. A
+        last resort, which we never saw work with Gloo; ssd.watchdog.watchdog acts earlier, and
+        names the rank. waiting_steps: a step waits for many collectives, one after the other
+        (BatchNorm over groups)."""
         os.environ.setdefault(
             "HOROVOD_STALL_CHECK_TIME_SECONDS", str(max(1, int(stall_seconds / 2)))
         )
@@ -87,9 +91,9 @@ class Ranks:
         import mxnet as mx
 
         if not mx.context.num_gpus() and not waiting_steps:
-            # Horovod's thread compares notes with the other ranks so often [ms], whether there is
-            # something to reduce or not. At its 1 ms that takes a tenth of a core and more from the
-            # network (benchmarks/ranks.md).
+            # The interval [ms] at which Horovod's thread polls the other ranks, whether there is
+            # something to reduce or not. Its default of 1 ms takes a tenth of a core or more away
+            # from the network (benchmarks/ranks.md).
             os.environ.setdefault("HOROVOD_CYCLE_TIME", "10")
         self._hvd = hvd
         hvd.init()
@@ -100,14 +104,13 @@ class Ranks:
         return self.rank == 0
 
     def broadcast_parameters(self, parameters) -> None:
-        """Rank 0's values of a Gluon ParameterDict, initialised, to all ranks."""
+        """Sets an initialised Gluon ParameterDict to rank 0's values on all ranks."""
         if self.size > 1:
             for name, parameter in parameters.items():
                 self._broadcast(parameter.data(), name)
 
     def trainer(self, parameters, optimizer):
-        """A Gluon trainer with an mx.optimizer.Optimizer, whose gradients are averaged over the
-        ranks."""
+        """A Gluon trainer with an mx.optimizer.Optimizer that averages gradients over the ranks."""
         return self._hvd.DistributedTrainer(parameters, optimizer)
 
     def mean(self, values: np.ndarray, name: str) -> np.ndarray:
@@ -122,18 +125,17 @@ class Ranks:
         )
 
     def start_mean(self, values: np.ndarray, name: str):
-        """The mean over ranks of a small float array as an NDArray that is read when it is
-        needed."""
+        """The mean over ranks of a small float array, as an NDArray that can be read later."""
         import mxnet as mx
 
         return self._hvd.allreduce(mx.nd.array(values, dtype="float64"), average=True, name=name)
 
     def group_mean(self, array, ranks: int, name: str):
-        """The mean of a small NDArray over the `ranks` ranks of this one's group, which nothing
-        waits for. Groups are ranks 0 to ranks - 1 and so on: neighbours, on one node where
-        launchers fill node by node.
+        """The mean of a small NDArray over this rank's group of `ranks` ranks; does not wait for
+        it. Groups are ranks 0 to ranks - 1 and so on: neighbours, which share a node if the
+        launcher fills node by node.
 
-        Collective over all ranks: each group sums in a row of its own, as Horovod has no groups
+        Collective over all ranks: each group sums in a row of its own, since Horovod has no groups
         before 0.23.
         """
         groups, own = self.size // ranks, self.rank // ranks
@@ -154,19 +156,18 @@ class Ranks:
             self._hvd.allreduce_(array, average=True, name=f"{name}.{index}")
 
     def broadcast_in_place(self, arrays: List, name: str) -> None:
-        """Replaces each of the NDArrays by rank 0's."""
+        """Sets each of the NDArrays to rank 0's values."""
         if self.size == 1:
             return
         for index, array in enumerate(arrays):
             self._broadcast(array, f"{name}.{index}")
 
     def array_from_first(self, values: Optional[np.ndarray], like, name: str):
-        """Rank 0's values, with the type and on the device of the NDArray `like`; the other ranks
-        give None."""
+        """Rank 0's values, with the type and device of the NDArray `like`; the other ranks pass
+        None."""
         import mxnet as mx
 
-        # In an array of its own, since Horovod cannot send what oneDNN has put in a layout of its
-        # own.
+        # A new array, since Horovod cannot send one that oneDNN keeps in its own layout.
         array = mx.nd.array(
             np.zeros(like.shape) if values is None else values, ctx=like.context, dtype=like.dtype
         )
@@ -174,11 +175,11 @@ class Ranks:
         return array
 
     def _broadcast(self, array, name: str) -> None:
-        """Makes the NDArray rank 0's: a sum to which the other ranks add nothing.
+        """Sets the NDArray to rank 0's values, as a sum to which the other ranks add -0.0.
 
-        Not Horovod's own broadcast, which crashes now and then with MXNet (docs/reliability.md).
-        Nothing is -0.0 and not 0: only that leaves every number as it is, -0.0 too. It comes from
-        NumPy: MXNet takes the scalar for 0.
+        Not Horovod's own broadcast, which sometimes crashes with MXNet (docs/reliability.md). Only
+        -0.0 leaves every number unchanged, even -0.0. It comes from NumPy, since MXNet turns the
+        scalar into 0.
         """
         if not self.is_first:
             array[:] = np.full(array.shape, -0.0, array.dtype)
@@ -198,40 +199,36 @@ class Ranks:
         """Rank 0's number, on every rank (float64)."""
         return float(self.all_from_first(np.array([value], np.float64), name)[0])
 
-    def first_then_others(self, work, name: str, look=lambda: None):
-        """`work()` on rank 0, then on the others, and its result; no rank is left waiting in one
-        long exchange.
+    def first_then_others(self, work, name: str, poll=lambda: None):
+        """Runs `work()` on rank 0, then on the others, and returns its result; no rank waits in one
+        long collective.
 
-        A UserError of one rank is raised on all, as UserErrorEverywhere. `look` is called now and
-        then, on all ranks alike, in the main thread; the work runs in another one.
+        A UserError of one rank is raised on all, as UserErrorEverywhere. `poll` is called every so
+        often in the main thread, equally often on all ranks; the work runs in another thread.
         """
-        mine = None
+        future = None
         for turn in ("first", "others"):
             if self.is_first == (turn == "first"):
-                mine = Future()
-                threading.Thread(target=_run, args=(mine, work), name=name, daemon=True).start()
+                future = Future()
+                threading.Thread(target=_run, args=(future, work), name=name, daemon=True).start()
             while True:
-                look()
-                if mine is not None:
-                    wait([mine], timeout=0.1)
-                if (
-                    self.mean(np.array([mine is None or mine.done()], float), f"{name} by {turn}")[
-                        0
-                    ]
-                    == 1
-                ):
+                poll()
+                if future is not None:
+                    wait([future], timeout=0.1)
+                done = np.array([future is None or future.done()], float)
+                if self.mean(done, f"{name} by {turn}")[0] == 1:
                     break
-            failure = mine.exception() if mine is not None else None
+            failure = future.exception() if future is not None else None
             if failure is not None and not isinstance(failure, UserError):
                 raise failure
-            told = "".join(
+            refusals = "".join(
                 self.gather_texts(
                     "" if failure is None else str(failure), f"{name} refused by {turn}"
                 )
             )
-            if told:
-                raise UserErrorEverywhere(told)
-        return mine.result()
+            if refusals:
+                raise UserErrorEverywhere(refusals)
+        return future.result()
 
     def bytes_from_first(self, content: bytes, name: str) -> bytes:
         """Rank 0's bytes, on every rank."""
@@ -248,7 +245,7 @@ class Ranks:
         return array.asnumpy()[1:].tobytes()
 
     def gather_texts(self, text: str, name: str) -> List[str]:
-        """Every rank's text, in the order of the ranks."""
+        """Every rank's text, in rank order."""
         content = np.frombuffer(text.encode(), np.uint8).astype(np.float64)
         rows = np.stack([np.full(len(content), float(self.rank)), content], axis=1)
         rows = self.gather(rows, name)
@@ -258,19 +255,19 @@ class Ranks:
         ]
 
     def gather(self, rows: np.ndarray, name: str) -> np.ndarray:
-        """All ranks' rows, (n, k) float64 each, one below the other in the order of the ranks; n
-        may differ."""
+        """All ranks' rows, (n, k) float64 each, concatenated in rank order; n may differ."""
         if self.size == 1:
             return rows
         import mxnet as mx
 
-        # A rank without a row would have to send an array of size 0, which MXNet does not have.
+        # One more row: MXNet has no arrays of size 0, which a rank without a row would have to
+        # send.
         padded = np.concatenate([rows, np.full((1, rows.shape[1]), np.nan)])
         gathered = self._hvd.allgather(mx.nd.array(padded, dtype="float64"), name=name).asnumpy()
         return gathered[~np.isnan(gathered).all(axis=1)]
 
     def close(self) -> None:
-        """Ends Horovod. Leaving without it crashes the other ranks."""
+        """Shuts Horovod down. A rank that exits without this crashes the other ranks."""
         import mxnet as mx
 
         mx.nd.waitall()

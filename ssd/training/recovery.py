@@ -1,12 +1,12 @@
-"""What a checkpoint holds of a run, and a run made of it again.
+"""The content of a run's checkpoint, and how it is restored.
 
 Arrays, by the structural names of the network's tensors: `parameters` (trained and frozen ones,
-running statistics averaged over the ranks, and `metadata` beside, so that the file serves as
+running statistics averaged over the ranks, and `metadata`, so that the file can be used as
 weights), the groups of the optimizer (`momenta`, or `means` and `variances`; `masters`, float32
-weights behind float16 ones), `ranks` (what differs from rank to rank, a row each: running
-statistics, losses not yet reported) and `pending` (detections whose score is not known yet).
-Everything else is in the state, as JSON. The order of the images and their augmentation need no
-state: they are a function of seed, epoch and step (ssd.data.samples).
+copies of float16 weights), `ranks` (a row for each rank: running statistics, losses not yet
+reported) and `pending` (detections whose score is not known yet). Everything else is in the state,
+as JSON. The order of the images and their augmentation need no state: they are a function of seed,
+epoch and step (ssd.data.samples).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ssd.model.weights_info import METADATA, pack_info
 from ssd.training.outcome import NotFinite
 from ssd.training.state import RunState
 
-# Settings that may differ from the checkpoint's: they change nothing that is computed.
+# Settings that may differ from the checkpoint's: they do not change the result.
 FREE = {
     "data.data_dir",
     "data.cache_dir",
@@ -39,8 +39,8 @@ COMPARED = {"run.seed", "run.device"}
 
 
 def finite_interval(config: Config, device_kind: str) -> int:
-    """Steps between checks of loss and gradients. Each waits for its step's gradients: a CPU
-    computes on, but a GPU would stand still until the next step is handed to it."""
+    """Steps between checks of loss and gradients. A check waits for its step's gradients: a CPU
+    computes on, but a GPU idles until it gets the next step."""
     return config.recovery.check_finite_every or (
         1 if device_kind == "cpu" else config.run.log_interval
     )
@@ -55,64 +55,64 @@ def fingerprint(dataset) -> str:
 
 
 def changes(saved: Dict[str, Dict[str, Any]], config: Config) -> List[str]:
-    """'name: 1 in the checkpoint, 2 now' for each setting that differs and changes the result."""
-    found, unsaid = [], lacking(saved, config)
+    """A text like 'name: 1 in the checkpoint, 2 now' for each setting that differs and changes the
+    result."""
+    found, missing = [], missing_settings(saved, config)
     for section, values in as_dict(config).items():
         for name, value in values.items():
             full = f"{section}.{name}"
-            if not _counts(full):
+            if not _changes_result(full):
                 continue
-            old = saved.get(section, {}).get(name, unsaid.get(full))
+            old = saved.get(section, {}).get(name, missing.get(full))
             if (full == "run.seed" and value < 0) or (
                 full == "run.device" and "auto" in (value, old)
             ):
                 continue
             if value != old:
-                where = (
+                before = (
                     f"not in the checkpoint, {json.dumps(old)} in {config.recipe}"
-                    if full in unsaid
+                    if full in missing
                     else f"{json.dumps(old)} in the checkpoint"
                 )
-                found.append(f"{full}: {where}, {json.dumps(value)} now")
+                found.append(f"{full}: {before}, {json.dumps(value)} now")
     return found
 
 
-def _counts(full: str) -> bool:
-    """Whether a setting changes the result."""
+def _changes_result(full: str) -> bool:
     return full in COMPARED or not (full.partition(".")[0] in FREE_SECTIONS or full in FREE)
 
 
-def lacking(saved: Dict[str, Dict[str, Any]], config: Config) -> Dict[str, Any]:
-    """'section.name' -> value of each setting that changes the result and that a checkpoint of an
-    older version lacks: the value of the built-in recipe of the run's name; {} where there is no
-    such recipe."""
+def missing_settings(saved: Dict[str, Dict[str, Any]], config: Config) -> Dict[str, Any]:
+    """'section.name' -> value of each setting that changes the result and is missing from a
+    checkpoint of an older version. The values are those of the run's recipe, if it is built in;
+    else {}."""
     if config.recipe not in builtin_recipes():
         return {}
     return {
         f"{section}.{name}": value
         for section, values in as_dict(load_recipe(config.recipe)).items()
         for name, value in values.items()
-        if _counts(f"{section}.{name}") and name not in saved.get(section, {})
+        if _changes_result(f"{section}.{name}") and name not in saved.get(section, {})
     }
 
 
 def check(state: Dict[str, Any], config: Config, ranks: int, samples: str, path: str) -> str:
     """UserError unless a run with these settings, ranks and images (`samples`: their fingerprint)
-    is the one of the checkpoint's state. Returns a line on the settings that an older version's
-    checkpoint lacks, "" without any."""
+    continues the one of the checkpoint's state. Returns a line about the settings that are missing
+    from an older version's checkpoint, "" if none are."""
     saved = completed(state["recipe"])
-    found, unsaid = changes(saved, config), lacking(saved, config)
+    found, missing = changes(saved, config), missing_settings(saved, config)
     if state["global_batch"] != config.training.batch_size * ranks:
         raise UserError(
-            f"--resume {path}: its steps were of {state['global_batch']} images on "
+            f"--resume {path}: its steps had {state['global_batch']} images on "
             f"{state['ranks']} ranks; {ranks} ranks of {config.training.batch_size} make another "
             "global batch"
         )
     optimizer = saved["training"]["optimizer"]
     if optimizer != config.training.optimizer:
         raise UserError(
-            f"--resume {path}: its optimizer is {optimizer}, and its state means nothing to "
-            f"{config.training.optimizer}; start from its weights with --weights"
+            f"--resume {path}: its optimizer is {optimizer}, whose state "
+            f"{config.training.optimizer} cannot use; start from its weights with --weights"
         )
     if state["ranks"] != ranks:
         found.append(f"ranks: {state['ranks']} in the checkpoint, {ranks} now")
@@ -120,20 +120,20 @@ def check(state: Dict[str, Any], config: Config, ranks: int, samples: str, path:
         found.append("the training images or boxes are not the checkpoint's")
     if found and not config.recovery.allow_changed_recipe:
         raise UserError(
-            f"--resume {path}: {'; '.join(found)} (--allow-changed-recipe goes on all the same)"
+            f"--resume {path}: {'; '.join(found)} (--allow-changed-recipe continues anyway)"
         )
     return (
-        f"checkpoint {path}: of an older version; what it lacks is taken to have been as in "
-        f"{config.recipe}: "
-        + ", ".join(f"{full} {json.dumps(value)}" for full, value in unsaid.items())
-        if unsaid
+        f"checkpoint {path}: of an older version; settings that it does not hold are assumed to be "
+        f"those of {config.recipe}: "
+        + ", ".join(f"{full} {json.dumps(value)}" for full, value in missing.items())
+        if missing
         else ""
     )
 
 
 def capture(run: RunState) -> Tuple[Dict[str, Dict[str, np.ndarray]], Dict[str, Any]]:
-    """(arrays, state) of a run between two steps. Collective; the arrays are copies. NotFinite, on
-    all ranks, if a tensor is not finite."""
+    """(arrays, state) of a run between two steps. Collective; the arrays are copies. Raises
+    NotFinite, on all ranks, if a tensor is not finite."""
     step, ranks = run.step, run.ranks
     own = step.running_statistics()
     losses = np.asarray(run.metrics.unread_losses(), np.float64).reshape(-1)
@@ -146,7 +146,7 @@ def capture(run: RunState) -> Tuple[Dict[str, Dict[str, np.ndarray]], Dict[str, 
     for name, values in (item for group in arrays.values() for item in group.items()):
         if not np.isfinite(values).all():
             raise NotFinite(
-                f"{name} is not finite after step {run.progress.steps}: no checkpoint is made of it"
+                f"{name} is not finite after step {run.progress.steps}: no checkpoint is saved"
             )
     parameters[METADATA] = pack_info(run.info)
     arrays["ranks"] = dict(
@@ -166,7 +166,7 @@ def capture(run: RunState) -> Tuple[Dict[str, Dict[str, np.ndarray]], Dict[str, 
         steps_per_epoch=run.steps_per_epoch,
         loss_scale=step.scale.state(),
         optimizer=step.optimizer.counts(),
-        pending=run.pending.place() if pending is not None else None,
+        pending=run.pending.epoch_and_step() if pending is not None else None,
         recipe=as_dict(run.config),
         python=sys.version.split()[0],
         numpy=np.__version__,
@@ -177,15 +177,13 @@ def capture(run: RunState) -> Tuple[Dict[str, Dict[str, np.ndarray]], Dict[str, 
 def restore(
     run: RunState, arrays: Optional[Dict[str, Dict[str, np.ndarray]]], state: Dict[str, Any]
 ) -> None:
-    """Sets weights, statistics, the optimizer's state and the loss scale of a run whose network is
-    initialised. `arrays` on rank 0, None on the others. Collective; the caller takes up the rest of
-    `state`."""
+    """Restores weights, statistics, the optimizer's state and the loss scale of a run whose network
+    is initialised. `arrays`: on rank 0, None on the others. Collective; the caller restores the
+    rest of `state`."""
     step, ranks = run.step, run.ranks
     shapes = None
     if ranks.is_first:
-        if (
-            "masters" not in arrays
-        ):  # a checkpoint in float32 has none: its weights are what float16 ones stand for
+        if "masters" not in arrays:  # a float32 checkpoint: its weights are the float32 copies
             arrays = {**arrays, "masters": arrays["parameters"]}
         _check_names(step, arrays)
         shapes = [
@@ -220,6 +218,6 @@ def _check_names(step, arrays) -> None:
                     + (
                         f"has shape {part[name].shape}, not {shape}"
                         if name in part
-                        else "is not there"
+                        else "is missing"
                     )
                 )

@@ -1,7 +1,7 @@
 """The learning rate of every step: a peak that grows with the global batch, a warm-up, a schedule.
 
-`reference` and `steps` are those of the PyTorch reference of MLPerf Training v1.1, train.py;
-`linear` is that of v2.0 to v5.1.
+`reference` and `steps` come from the PyTorch reference of MLPerf Training v1.1, train.py; `linear`
+comes from that of v2.0 to v5.1.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from ssd.config import TrainingConfig
 
 
 def _steps(config: TrainingConfig, warmup: int, total: int) -> Callable[[int, int], float]:
-    """A factor after each of some epochs. Boundary 44 means that epoch 45 is the first with the
-    lower rate."""
+    """Multiplies by decay_factor after each of decay_epochs: 44 means that epoch 45 is the first
+    with the lower rate."""
     return lambda epoch, step: (
         config.decay_factor ** sum(epoch > boundary for boundary in config.decay_epochs)
     )
@@ -26,8 +26,8 @@ def _constant(config: TrainingConfig, warmup: int, total: int) -> Callable[[int,
 
 
 def _cosine(config: TrainingConfig, warmup: int, total: int) -> Callable[[int, int], float]:
-    """Half a cosine from 1 behind the warm-up to final_factor at the end of the last epoch, step by
-    step: MindCV's."""
+    """Half a cosine, step by step, from 1 after the warm-up to final_factor at the end of the last
+    epoch; from MindCV."""
     final = config.final_factor
     return lambda epoch, step: (
         final
@@ -35,8 +35,8 @@ def _cosine(config: TrainingConfig, warmup: int, total: int) -> Callable[[int, i
     )
 
 
-# Factor on the peak by (epoch from 1, step from 0 over the whole run); made of the settings, the
-# steps of the warm-up and those of the whole run.
+# Each takes the settings, the steps of the warm-up and those of the run, and returns the factor on
+# the peak by (epoch from 1, step from 0 over the run).
 SCHEDULES = {"steps": _steps, "constant": _constant, "cosine": _cosine}
 
 
@@ -50,15 +50,16 @@ def _linear(config: TrainingConfig, steps: int) -> Callable[[int], float]:
     return lambda step: config.warmup_factor * (1 - step / steps) + step / steps
 
 
-# Factor on the schedule's rate by step from 0; asked for the first `steps` steps alone.
+# Each takes the settings and the steps of the warm-up, and returns the factor on the schedule's
+# rate by step from 0, for these steps only.
 WARMUPS = {"reference": _reference, "linear": _linear}
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate by (epoch from 1, step from 0 over the whole run).
+    """The learning rate by (epoch from 1, step from 0 over the run).
 
-    decay_epochs: after which the rate falls at once; () where it does not.
+    decay_epochs: the epochs after which the rate drops; () if it has no drops.
     """
 
     peak: float
@@ -73,8 +74,8 @@ class Schedule:
 
 
 def build_schedule(config: TrainingConfig, global_batch: int, train_images: int) -> Schedule:
-    """`train_images`: images with a box (117,266 of COCO 2017). The epochs of a reference warm-up
-    are of so many images, those of a linear one of whole batches."""
+    """`train_images`: images with a box (117,266 of COCO 2017). In a reference warm-up an epoch has
+    all these images, in a linear one only the full batches."""
     batches = train_images / global_batch
     steps = int(
         config.warmup_epochs * (batches if config.warmup == "reference" else max(1, int(batches)))

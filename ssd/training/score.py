@@ -1,4 +1,4 @@
-"""The score of an evaluation: computed beside rank 0, told to every rank."""
+"""The score of an evaluation: computed beside rank 0, and broadcast to all ranks."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _UNKNOWN, _KNOWN, _FAILED = range(3)
 
 
 class Score(NamedTuple):
-    """COCO's twelve numbers (name to fraction) of the weights after `step`, or why there are
-    none."""
+    """COCO's twelve numbers (name to fraction) for the weights after `step`, or the reason why
+    there are none."""
 
     epoch: int
     step: int
@@ -26,14 +26,13 @@ class Score(NamedTuple):
 
 
 class PendingScore:
-    """Scores on rank 0, in another process, and tells all ranks. One score at a time."""
+    """Scores in another process beside rank 0, and broadcasts the result. One score at a time."""
 
     def __init__(self, dataset, folder: Optional[str], ranks: Ranks):
-        """`dataset`: the validation set; `folder`: the run's, None but on rank 0."""
+        """`dataset`: the validation set; `folder`: the run's on rank 0, else None."""
         self.dataset, self.folder, self.ranks = dataset, folder, ranks
-        self.epoch = self._scoring = self._rows = self.scored = (
-            None  # scored: a ScoredSet, on rank 0
-        )
+        self.epoch = self._scoring = self._rows = None
+        self.scored = None  # a ScoredSet, on rank 0
 
     def start(self, epoch: int, step: int, rows: np.ndarray) -> None:
         """`rows`: all ranks' detections, as ssd.evaluation.inference.detection_rows gives them."""
@@ -51,19 +50,18 @@ class PendingScore:
     def _file_name(self) -> str:
         name = f"detections-epoch-{self.epoch}"
         if os.path.exists(os.path.join(self.folder, name + ".npz")):
-            name += (
-                f"-again-at-step-{self.step}"  # of a resumed run: the file of the part before stays
-            )
+            # In a resumed run: keeps the file of the part before.
+            name += f"-again-at-step-{self.step}"
         return name
 
     def is_ready(self) -> bool:
-        """Whether this rank knows that `take` would give something; always False but on rank 0."""
+        """Whether `take` would return a score, as far as this rank knows; only rank 0 knows."""
         return self._scoring is not None and self._scoring.is_ready()
 
     def take(self) -> Optional[Score]:
-        """The score, once, on every rank; None if it is not known yet. Collective.
+        """Returns the score on every rank, once; None if it is not known yet. Collective.
 
-        A scorer that died is started again, once; the score of one that died again is a failure.
+        A scorer that dies is restarted once; if it dies again, the Score is a failure.
         """
         if self.epoch is None:
             return None
@@ -90,15 +88,15 @@ class PendingScore:
         return score
 
     def detections(self) -> Optional[np.ndarray]:
-        """The rows that are being scored, for a checkpoint; None without."""
+        """The rows that are being scored, for a checkpoint; None if there are none."""
         return self._rows if self.epoch is not None else None
 
-    def place(self) -> Dict[str, int]:
-        """Whose detections these are."""
+    def epoch_and_step(self) -> Dict[str, int]:
+        """Of the weights whose detections are being scored."""
         return dict(epoch=self.epoch, step=self.step)
 
     def close(self) -> None:
-        """Ends the scorer if it runs."""
+        """Ends the scorer if it is running."""
         if self._scoring is not None:
             self._scoring.close()
             self._scoring = None

@@ -1,4 +1,4 @@
-"""What is checked and built before a run's clock starts."""
+"""Checks and preparations before the timed part of a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ssd.training import versions
 
 
 def check_files(config: Config) -> None:
-    """Refuses files and folders that are not there, before anything is imported or written."""
+    """Refuses missing files and folders, before anything is imported or written."""
     for split in ("train", "val"):
         dataset_paths(config, split)
     for flag in ("pretrained_backbone", "weights"):
@@ -39,30 +39,30 @@ def check_files(config: Config) -> None:
 
 
 def check_groups(config: Config, ranks_size: int) -> None:
-    """UserError unless the ranks make whole groups for BatchNorm."""
+    """UserError unless the ranks form complete groups for BatchNorm."""
     group = config.training.batch_norm_ranks
     if ranks_size % group:
         raise UserError(
-            f"--batch-norm-ranks {group}: there are no whole groups of {group} in {ranks_size} "
-            f"rank{'s' if ranks_size > 1 else ''}"
+            f"--batch-norm-ranks {group}: {ranks_size} rank{'s' if ranks_size > 1 else ''} cannot "
+            f"be divided into groups of {group}"
         )
 
 
 class RunFolder(NamedTuple):
-    """Where a run writes. A run that is resumed in its folder is there in several parts."""
+    """Where a run writes. A run that is resumed in its own folder has several parts there."""
 
     path: str
     part: int  # from 1
-    checkpoint: Optional[Checkpoint]  # where it goes on
+    checkpoint: Optional[Checkpoint]  # to resume from
 
     def file(self, name: str) -> str:
-        """Path of a file of this part: mlperf.log, mlperf-2.log."""
+        """The path of a file of this part: mlperf.log in the first, mlperf-2.log in the second."""
         stem, extension = os.path.splitext(name)
         return os.path.join(self.path, name if self.part == 1 else f"{stem}-{self.part}{extension}")
 
     def discard(self) -> None:
-        """Removes what a part that was refused before its start has written, so that its folder can
-        be named again."""
+        """Removes the files of a part that was refused before its start, so that its folder can be
+        used again."""
         for name in ("mlperf.log", "recipe.yaml", "versions.json"):
             if os.path.exists(self.file(name)):
                 os.remove(self.file(name))
@@ -74,8 +74,8 @@ class RunFolder(NamedTuple):
 
 
 def open_folder(config: Config, report=print) -> RunFolder:
-    """The run's folder, made if need be, and the checkpoint that --resume names; UserError if it
-    holds another run."""
+    """The run's folder, created if necessary, and the checkpoint of --resume. UserError if the
+    folder holds another run."""
     resume, path = config.recovery.resume, config.run.output
     checkpoint = None
     if resume == "auto":
@@ -93,8 +93,8 @@ def open_folder(config: Config, report=print) -> RunFolder:
             and find_checkpoint(own, report).step > checkpoint.step
         ):
             raise UserError(
-                f"--resume {resume}: {own} has later checkpoints, which going on there would undo; "
-                "name a new folder with --output"
+                f"--resume {resume}: {own} has later checkpoints, which this would delete; name a "
+                "new folder with --output"
             )
     try:
         path = path or new_folder(
@@ -103,7 +103,7 @@ def open_folder(config: Config, report=print) -> RunFolder:
         if not claim_folder(path):
             raise UserError(f"--output {path}: another process writes there; name a new folder")
         held = os.listdir(path)
-        # A run that was killed while it checked its data set has left no more than a log.
+        # A run that was killed while it checked its data set has only left a log.
         if held and not (resume and ("recipe.yaml" in held or "mlperf.log" in held)):
             raise UserError(f"--output {path}: holds files already; name a new folder")
         remove_leftovers(path)
@@ -122,8 +122,8 @@ def open_folder(config: Config, report=print) -> RunFolder:
 
 
 def save_recipe(config: Config, folder: RunFolder, ranks_size: int) -> None:
-    """Writes the settings as run, but for the run's folder, which cannot be used again; and
-    versions.json."""
+    """Writes versions.json, and the settings of the run without its folder, which cannot be used
+    again."""
     versions.save(folder.file("versions.json"), ranks_size)
     with open(folder.file("recipe.yaml"), "w", encoding="utf-8") as file:
         file.write(
@@ -133,8 +133,8 @@ def save_recipe(config: Config, folder: RunFolder, ranks_size: int) -> None:
 
 
 def open_metrics(config: Config, folder: Optional[RunFolder], resumed):
-    """The Metrics of a run; `folder`: None on ranks other than 0. `resumed`: the state that it goes
-    on from, or None."""
+    """The Metrics of a run. `folder`: None on ranks other than 0. `resumed`: the checkpoint's
+    state, or None."""
     from ssd.training.metrics import Metrics
 
     if folder is None:
@@ -149,9 +149,8 @@ def open_metrics(config: Config, folder: Optional[RunFolder], resumed):
     return Metrics(folder.path, events)
 
 
-def describe(config: Config, device, ranks_size: int) -> str:
-    """What runs, for the start of the output: versions, device, and where the settings leave their
-    recipe."""
+def software_and_settings(config: Config, device, ranks_size: int) -> str:
+    """The first lines of the output: versions, ranks, device and all settings."""
     import horovod
     import mxnet
     import nvidia.dali
@@ -169,19 +168,19 @@ def describe(config: Config, device, ranks_size: int) -> str:
     return "\n".join(lines)
 
 
-def load_datasets(config: Config, ranks, look) -> Tuple:
-    """Training and validation set. Rank 0 checks them, the others then read its result; a data set
-    that is refused ends every rank. `look` is called now and then, on all ranks alike."""
+def load_datasets(config: Config, ranks, poll) -> Tuple:
+    """The training and validation set. Rank 0 checks them, then the others read its result; a
+    refused data set ends every rank. `poll`: called every so often, equally often on all ranks."""
 
     def load():
         return locate.load_datasets(config)
 
-    return ranks.first_then_others(load, "data set", look)
+    return ranks.first_then_others(load, "data set", poll)
 
 
-def clear_cache(config: Config, ranks, log, say) -> None:
-    """Drops the file cache of every node, after the data set's check may have filled it, and logs
-    what was dropped."""
+def clear_cache(config: Config, ranks, log, print_line) -> None:
+    """Drops the file cache of every node, which the data set's check may have filled, and logs what
+    was dropped."""
     run = config.run
     if run.cache_cleared:
         log.cache_clear("by the launcher, on every node")
@@ -194,11 +193,13 @@ def clear_cache(config: Config, ranks, log, say) -> None:
     if ranks.mean(np.array([bool(dropped)], float), "file cache dropped")[0] == 1:
         log.cache_clear(dropped)
     else:
-        say("file cache: nothing could be dropped on a node, no cache_clear is logged")
+        print_line("file cache: nothing could be dropped on some node, no cache_clear is logged")
 
 
-def initialize_weights(network, config: Config, ranks, context, resumed: bool, names, say) -> None:
-    """The weights that a run starts from, equal on all ranks; a resumed one gets others later.
+def initialize_weights(
+    network, config: Config, ranks, context, resumed: bool, names, print_line
+) -> None:
+    """Sets the initial weights, the same on all ranks; a resumed run gets its checkpoint's later.
     names: of the classes, without the background."""
     from ssd.model.initialization import initialize, load_backbone
 
@@ -207,7 +208,9 @@ def initialize_weights(network, config: Config, ranks, context, resumed: bool, n
     if resumed:
         for flag in ("pretrained_backbone", "weights"):
             if getattr(run, flag):
-                say(f"--{flag.replace('_', '-')} is not used: the weights are the checkpoint's")
+                print_line(
+                    f"--{flag.replace('_', '-')} is not used: the weights are the checkpoint's"
+                )
         return
     if run.pretrained_backbone:
         from ssd.model.backbones.onnx_file import read_backbone
@@ -215,26 +218,26 @@ def initialize_weights(network, config: Config, ranks, context, resumed: bool, n
         tensors = read_backbone(
             run.pretrained_backbone,
             config.model.backbone,
-            say,
+            print_line,
             pyramid=config.model.features in PYRAMIDS,
         )
         load_backbone(network, tensors, run.pretrained_backbone)
-        say(f"backbone: {run.pretrained_backbone}")
+        print_line(f"backbone: {run.pretrained_backbone}")
     if run.weights:
-        take_weights(network, run.weights, run.fine_tune, names, say)
+        take_weights(network, run.weights, run.fine_tune, names, print_line)
     if not (run.pretrained_backbone or run.weights):
-        say("backbone: random weights, as no --pretrained-backbone is given")
+        print_line("backbone: random weights, as no --pretrained-backbone is given")
     ranks.broadcast_parameters(network.collect_params())
 
 
-def take_weights(network, path: str, fine_tune: bool, names, say) -> None:
-    """Sets the weights of an initialised network from a file; with fine_tune, what fits of them.
-    names: as above."""
+def take_weights(network, path: str, fine_tune: bool, names, print_line) -> None:
+    """Sets the weights of an initialised network from a file; with fine_tune, those that fit.
+    names: of the classes, without the background."""
     from ssd.model.fine_tuning import fits, load_matching
     from ssd.model.weights import load_weights, read_info
 
     if fine_tune:
-        say(f"fine-tuning from {path}: {load_matching(network, path, names)}")
+        print_line(f"fine-tuning from {path}: {load_matching(network, path, names)}")
         return
     try:
         load_weights(network, path)
@@ -244,7 +247,7 @@ def take_weights(network, path: str, fine_tune: bool, names, say) -> None:
         ) from None
     info = read_info(path)
     other = info is not None and tuple(info.category_names) != tuple(names)
-    say(
+    print_line(
         f"weights: {path}"
         + (
             f"; their classes have other names ({', '.join(info.category_names)}) and are taken by "
@@ -258,7 +261,7 @@ def take_weights(network, path: str, fine_tune: bool, names, say) -> None:
 def log_hyperparameters(
     log, config: Config, schedule, network, train_images: int, val_images: int, global_batch: int
 ) -> None:
-    """What the rules of the log ask for of a run's settings; images trained on and evaluated."""
+    """Logs the settings that the log's rules require. train_images, val_images: their numbers."""
     training = config.training
     known = dict(
         train_samples=train_images,
@@ -275,9 +278,9 @@ def log_hyperparameters(
         opt_learning_rate_warmup_factor=training.warmup_factor,
         opt_learning_rate_decay_boundary_epochs=list(schedule.decay_epochs),
     )
-    asked = log.rules.hyperparameters
+    required = log.rules.hyperparameters
     log.hyperparameters(
-        **{key: value for key, value in known.items() if asked is None or key in asked}
+        **{key: value for key, value in known.items() if required is None or key in required}
     )
     log.weights_initialization(INITIALIZED[log.rules.weights_initialization](network))
 
@@ -289,8 +292,7 @@ def _trained(network) -> List[str]:
 
 
 def _by_reference(network) -> List[str]:
-    """ "module." is what PyTorch's data parallel wrapper puts before the names of the network that
-    it holds."""
+    """The reference's names: PyTorch's data parallel wrapper adds the prefix "module."."""
     batch_norm = ("_gamma", "_beta", "_running_mean", "_running_var")
     return [
         "module." + name

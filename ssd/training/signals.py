@@ -1,5 +1,5 @@
-"""SIGTERM, SIGUSR1 (Slurm's notice), Ctrl-C and a pipe that nobody reads any more as a wish to save
-and leave."""
+"""Requests to save and stop: SIGTERM, SIGUSR1 (Slurm's notice), Ctrl-C, and a pipe that has lost
+its reader."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StopSignals:
-    """Notes the first of the signals, in a `with` block; the training loop looks at `received` at
-    every step. A second Ctrl-C interrupts at once.
+    """Records the first signal that arrives in a `with` block; the training loop reads `received`
+    at every step. A second Ctrl-C interrupts at once.
 
-    A Ctrl-C in `train | tee log` ends tee at once: where the pipe would raise an error, SIGPIPE is
-    noted too.
+    A Ctrl-C in `train | tee log` ends tee at once. So an error of the pipe is recorded as SIGPIPE.
     """
 
     def __init__(self):
-        self.received: Optional[str] = None  #: name of the first signal, SIGTERM and the like
+        self.received: Optional[str] = None  #: name of the first signal: SIGTERM ...
         self._signalled = False
-        self.leaving = False  #: set by the caller when all ranks are about to leave
+        self.all_ranks_exit = False  #: set by the caller when all ranks are about to exit
 
     def __enter__(self) -> StopSignals:
         self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
@@ -32,10 +31,11 @@ class StopSignals:
     def __exit__(self, *_) -> None:
         ends.when_unread(None)
         for number, handler in self._before.items():
-            # A launcher sends SIGTERM to the ranks that are not gone yet: when all leave, they go
-            # by themselves.
+            # When the first rank exits, the launcher sends SIGTERM to the others. Ignore it if they
+            # are all about to exit anyway.
             signal.signal(
-                number, signal.SIG_IGN if self.leaving and number != signal.SIGINT else handler
+                number,
+                signal.SIG_IGN if self.all_ranks_exit and number != signal.SIGINT else handler,
             )
 
     def _note(self, number, frame) -> None:

@@ -1,4 +1,4 @@
-"""What a run is made of once it is prepared, all attributes in one place."""
+"""Everything a prepared run consists of, and its progress."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Progress:
     """How far a run is, the same on every rank. Steps and epochs count from 1; 0: none yet."""
 
     steps: int = 0  # updates made
-    evaluated: int = 0  # step after which was evaluated last
+    evaluated: int = 0  # the step after which the last evaluation was made
     best_score: float = 0.0  # mAP [0, 1]
     best_epoch: int = 0
-    seconds: float = 0.0  # on the clock, in the parts of the run before this one
+    seconds: float = 0.0  # in the timed parts of earlier parts of the run
 
 
 @dataclass
@@ -40,14 +40,14 @@ class RunState:
     """A run, or the part of one after a checkpoint: made by ssd.training.prepare, then changed by
     the loop."""
 
-    config: Config  # its seed drawn, its classes counted
+    config: Config  # with the seed and the number of classes filled in
     ranks: Ranks
     folder: Optional[RunFolder]  # on rank 0; None on the others
     device: Device
     train_set: CocoDataset
     val_set: CocoDataset
     samples: str  # fingerprint of the images and boxes that are trained on
-    global_batch: int  # images a step, of all ranks
+    global_batch: int  # images per step over all ranks
     steps_per_epoch: int
     schedule: Schedule
     seed: int
@@ -58,16 +58,15 @@ class RunState:
     detector: Detector
     metrics: Metrics
     progress: Progress = field(default_factory=Progress)
-    awaited: Optional[Dict[str, Any]] = (
-        None  # epoch and step whose score the checkpoint has left to this part
-    )
-    pending: Optional[PendingScore] = None  # from the opening of the data on
-    started: Optional[float] = None  # when the clock started [seconds since the epoch]
+    # Epoch and step of an evaluation that was not scored yet when the checkpoint was saved.
+    unscored: Optional[Dict[str, Any]] = None
+    pending: Optional[PendingScore] = None  # None until the data is opened
+    started: Optional[float] = None  # when the timed part started [seconds since the epoch]
 
     @property
-    def first(self) -> bool:
+    def is_first(self) -> bool:
         return self.ranks.is_first
 
     def seconds(self) -> float:
-        """Seconds on the clock in this part; 0 before it has started."""
+        """Seconds since the timed part of this part of the run started; 0 before."""
         return time.time() - self.started if self.started else 0.0

@@ -16,8 +16,8 @@ from ssd.training.optimizer import build_optimizer
 
 
 class NetworkWithLoss(HybridBlock):
-    """Network and loss as one graph: images and targets to class and offset losses, (B,) float32
-    each."""
+    """Network and loss as one graph: from images and targets to class and offset losses, (B,)
+    float32 each."""
 
     def __init__(self, network: HybridBlock, loss: HybridBlock, **kwargs):
         super().__init__(**kwargs)
@@ -28,16 +28,16 @@ class NetworkWithLoss(HybridBlock):
 
 
 class TrainingStep:
-    """Trains `network`, which is initialised, on one batch a call: `gradients`, then `update`, or
+    """Trains the initialised `network` batch by batch: call `gradients`, then `update`, or
     `discard` if they are not `finite`.
 
     Its tensors are in three groups, by structural name: `parameters`, which are trained;
-    `statistics`, the running means and variances, which each rank has of its own; `frozen`, which
-    never change.
+    `statistics`, the running means and variances, which differ between ranks; `frozen`, which never
+    change.
     """
 
     def __init__(self, network: HybridBlock, loss: HybridBlock, config: Config, ranks):
-        self.norm_groups = join_groups(network, config, ranks)  # in words, "" without
+        self.norm_groups = join_groups(network, config, ranks)  # a line about them, "" without
         self.graph = NetworkWithLoss(network, loss)
         self.graph.hybridize(static_alloc=True, static_shape=True)
         self.ranks, self.batch_size = ranks, config.training.batch_size
@@ -47,9 +47,7 @@ class TrainingStep:
         self.frozen = parameters.frozen(network)
         self.lock_wait = LockWait()  # of the thread that queues the steps
         self._own = self._total = self._before = None
-        self._by_type = (
-            None  # the gradients in lists of one type each: MXNet is asked for their types once
-        )
+        self._by_type = None  # lists of gradients of one type, so that MXNet finds the types once
 
     @property
     def scale(self):
@@ -57,11 +55,11 @@ class TrainingStep:
         return self.optimizer.scale
 
     def gradients(self, images, offsets, classes, check: bool):
-        """Forward, backward and the average of the gradients over the ranks; nothing waits for them
-        here.
+        """Runs forward, backward and the average of the gradients over the ranks, without waiting
+        for them.
 
-        Returns the batch's class and offset losses, (B,) NDArrays. `check`: `finite` can be asked,
-        and `discard` called, before the update.
+        Returns the batch's class and offset losses, (B,) NDArrays. `check`: allows calling `finite`
+        and `discard` before the update.
         """
         with self.lock_wait:
             before = self._joined_statistics() if check else None
@@ -72,8 +70,8 @@ class TrainingStep:
         return losses
 
     def forward(self, images, offsets, classes):
-        """The class and offset losses, (B,) each, and what `backward` takes: their sum (B,), times
-        the loss scale."""
+        """The class and offset losses, (B,) each, and the argument of `backward`: their sum (B,)
+        times the loss scale."""
         with mx.autograd.record():
             losses = self.graph(images, offsets, classes)
             return losses, (losses[0] + losses[1]) * self.scale.value
@@ -82,10 +80,10 @@ class TrainingStep:
         total.backward()
 
     def average(self, total) -> None:
-        """The gradients' average over the ranks. Collective. total: of `forward`, for `finite`;
-        None: it will not be asked."""
+        """Averages the gradients over the ranks. Collective. total: from `forward`, for `finite`;
+        None: `finite` will not be called."""
         if total is not None:
-            # A rank's loss that is not finite must reach all, even where its gradient is finite.
+            # All ranks must learn of a loss that is not finite, even if its gradient is finite.
             self._total = total.sum()
             if self.ranks.size > 1:
                 self._own = _sums_of_squares(self._checked())
@@ -103,16 +101,16 @@ class TrainingStep:
         return self.finite() if self._own is None else _finite(self._own)
 
     def update(self, learning_rate: float) -> None:
-        """The step itself."""
+        """Updates the weights."""
         with self.lock_wait:
             self.optimizer.update(learning_rate, self.batch_size)
 
     def discard(self) -> None:
-        """As if `gradients` had not been called: the running statistics are what they were."""
+        """Restores the running statistics, as if `gradients` had not been called."""
         self.set_statistics(self._before.asnumpy())
 
     def _checked(self) -> List[List]:
-        """Loss and gradients in lists of one type each, as MXNet's operators on many arrays want
+        """Loss and gradients in lists of one type each, as MXNet's operators on many arrays need
         them."""
         if self._by_type is None:
             groups: Dict[type, List] = {}
@@ -125,16 +123,15 @@ class TrainingStep:
     # ---- what a checkpoint holds
 
     def weights(self) -> Dict[str, np.ndarray]:
-        """Trained and frozen tensors by structural name, in the types in which the network has
-        them."""
+        """Trained and frozen tensors by structural name, in the network's types."""
         return {name: parameter.list_data()[0].asnumpy() for name, parameter in self._weights()}
 
     def shapes(self) -> Dict[str, tuple]:
-        """Those of `weights`."""
+        """The shapes of `weights`."""
         return {name: parameter.shape for name, parameter in self._weights()}
 
     def restore_weights(self, weights: Optional[Dict[str, np.ndarray]]) -> None:
-        """Sets trained and frozen tensors to rank 0's `weights`; the others give None.
+        """Sets trained and frozen tensors to rank 0's `weights`; the others pass None.
         Collective."""
         for name, parameter in self._weights():
             parameter.set_data(
@@ -158,11 +155,11 @@ class TrainingStep:
         )
 
     def running_statistics(self) -> np.ndarray:
-        """This rank's running means and variances, (n,) float32, in the order of their names."""
+        """This rank's running means and variances, (n,) float32, in the order of `statistics`."""
         return self._joined_statistics().asnumpy().astype(np.float32)
 
     def split_statistics(self, values: np.ndarray) -> Dict[str, np.ndarray]:
-        """(n,) running means and variances by the structural names of their tensors, float32."""
+        """Splits (n,) running means and variances into float32 arrays by structural name."""
         ends = np.cumsum([parameter.shape[0] for parameter in self.statistics.values()])
         assert ends[-1] == len(values)
         return dict(zip(self.statistics, np.split(np.asarray(values, np.float32), ends[:-1])))
@@ -173,10 +170,10 @@ class TrainingStep:
 
 
 def _sums_of_squares(groups: List[List]) -> List:
-    """Finite where all elements of all arrays in the lists are, unless an element's square is above
-    3e38; nothing waits here.
+    """Finite if all elements of all arrays in the lists are, unless an element's square exceeds
+    3e38. Does not wait.
 
-    On a CPU it takes a tenth of the time of MXNet's own check (docs/performance-log.md).
+    On a CPU this takes a tenth of the time of MXNet's own check (docs/performance-log.md).
     """
     return [mx.nd.multi_sum_sq(*group, num_arrays=len(group)) for group in groups]
 
@@ -194,13 +191,13 @@ def _all_finite(groups: List[List]) -> bool:
 
 
 def dry_run(step: TrainingStep, inference, network, config: Config, boxes: int, context) -> None:
-    """Trains and evaluates once on synthetic images, so that memory and kernels are chosen before
-    the clock starts.
+    """Trains and evaluates once on synthetic images, so that memory is allocated and kernels are
+    chosen before the timed part.
 
-    Leaves no trace, bit by bit, in a step that has not made an update yet: the learning rate is 0,
-    which keeps the weights without a copy of them; running statistics are put back; the optimizer
-    starts anew. Targets without a positive box keep loss and gradients finite. boxes: default boxes
-    of the network; context: where it is.
+    Changes no bit of a step that has not made an update yet: the learning rate is 0, which keeps
+    the weights without copying them; running statistics are restored; the optimizer is reset.
+    Targets without a positive box keep loss and gradients finite. boxes: number of the network's
+    default boxes; context: the network's device.
     """
     before = step.running_statistics()
     batch = config.training.batch_size

@@ -1,4 +1,4 @@
-"""TensorBoard events of a run, with the optional package tensorboardX."""
+"""TensorBoard events of a run, written with the optional package tensorboardX."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ def check_installed() -> None:
 
 
 class Events:
-    """Scalars over steps: the numbers of a progress line, and COCO's twelve."""
+    """Scalars over steps: the numbers of a progress line, and COCO's twelve numbers."""
 
     def __init__(self, run_folder: str, first_step: int):
-        """`first_step`: events of this step and later ones, left by a part of the run that was
-        undone, are hidden."""
+        """`first_step`: hides the events of this and later steps that an earlier part of the run
+        has left."""
         folder = os.path.join(run_folder, FOLDER)
         again = os.path.isdir(folder)
-        # Files are named by the second of their start: the suffix keeps a part's from the one
-        # before.
+        # Files are named by the second of their start: the suffix separates the parts of a run.
         self._writer = _writer_class()(
             folder,
             purge_step=first_step if again else None,
@@ -39,7 +38,7 @@ class Events:
         )
 
     def trained(self, step: int, values: Dict[str, float]) -> None:
-        """`values`: by the names of train.csv."""
+        """`values`: by the columns of train.csv."""
         classes, offsets = values["class_loss"], values["offset_loss"]
         for tag, value in (
             ("loss/total", classes + offsets),
@@ -53,8 +52,8 @@ class Events:
             self._writer.add_scalar(tag, float(value), step)
 
     def evaluated(self, step: int, stats: Dict[str, float]) -> None:
-        """`stats`: COCO's twelve numbers of the weights after `step`, and of how many images and
-        objects they are; a number that is undefined (-1) is left out."""
+        """`stats`: COCO's twelve numbers for the weights after `step`, and the number of images and
+        objects. Undefined numbers (-1) are left out."""
         for name, value in stats.items():
             if value >= 0:
                 self._writer.add_scalar(f"evaluation/{name}", float(value), step)
@@ -65,7 +64,7 @@ class Events:
 
 
 def _writer_class():
-    # tensorboardX imports PyTorch where it finds it: 2 s, and a crash beside Horovod.
+    # tensorboardX imports PyTorch if it is installed, which takes 2 s and crashes beside Horovod.
     hidden = "torch" not in sys.modules
     if hidden:
         sys.modules["torch"] = None

@@ -1,4 +1,5 @@
-"""Training to the target, or until there is a reason to leave."""
+"""The training loop: until the target is reached, the epochs are over, or there is a reason to
+stop."""
 
 from __future__ import annotations
 
@@ -14,34 +15,34 @@ from ssd.training import diagnosis, recovery, setup
 from ssd.training.outcome import NoScore, NotFinite, Stopped
 from ssd.training.prepare import prepare
 from ssd.training.progress_display import Display
-from ssd.training.ranks import Agreement, Ranks
+from ssd.training.ranks import Ranks, SharedFlags
 from ssd.training.saver import Saver
 from ssd.training.state import RunState
 
 
 class Training:
-    """A run, or the part of one after a checkpoint. `run` reads from top to bottom; the other
+    """A run, or the part of one after a checkpoint. Read `run` from top to bottom; the other
     methods are its parts.
 
     folder: a setup.RunFolder on rank 0, None on the others. signals: a StopSignals. watch: a
-    Watchdog. display: a Display that whoever made it closes; default: plain lines.
+    Watchdog. display: a Display, which the caller closes; default: plain lines.
     """
 
     def __init__(self, config: Config, ranks: Ranks, log, folder, signals, watch, display=None):
         self.config, self.ranks, self.log, self.folder = config, ranks, log, folder
         self.signals, self.watch, self.display = signals, watch, display or Display()
-        self.agreement = Agreement(ranks, 3)
-        self.state: Optional[RunState] = None  # from here on once all is prepared
+        self.flags = SharedFlags(ranks, 3)
+        self.state: Optional[RunState] = None  # None until everything is prepared
         self.saver: Optional[Saver] = None
-        self.check_every = 1  # steps between checks that numbers are finite
+        self.check_every = 1  # steps between two checks for numbers that are not finite
         self.train_data = self.val_data = None
 
     @property
     def started(self) -> Optional[float]:
-        """When the clock started [seconds since the epoch]; None before."""
+        """When the timed part started [seconds since the epoch]; None before."""
         return self.state.started if self.state is not None else None
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         if self.ranks.is_first:
             print(text, flush=True)
 
@@ -52,8 +53,8 @@ class Training:
             self.log,
             self.folder,
             self.watch.note,
-            self.say,
-            self.leave_if_asked,
+            self.print_line,
+            self.stop_if_requested,
         )
         self.check_every = recovery.finite_interval(run.config, run.device.kind)
         self.saver = Saver(run)
@@ -67,7 +68,7 @@ class Training:
             run.val_set.num_images,
             run.global_batch,
         )
-        self.leave_if_asked()
+        self.stop_if_requested()
         self.log.init_stop()
         self.log.run_start()
         run.started = time.time()
@@ -82,7 +83,7 @@ class Training:
             self.display.close()
             self.close_data()
         self.saver.close()
-        self.say(
+        self.print_line(
             run.metrics.result(
                 status,
                 run.progress,
@@ -96,7 +97,7 @@ class Training:
             )
         )
 
-    # ---- on the clock
+    # ---- the timed part
 
     def open_data(self) -> None:
         from ssd.data.pipeline import EvaluationLoader, TrainingLoader
@@ -120,23 +121,25 @@ class Training:
             **share,
         )
         if run.progress.steps and not self.train_data.exact:
-            self.say("decode cache: the order of images after a resume is another than without one")
+            self.print_line(
+                "decode cache: after a resume the order of images differs from an uninterrupted run"
+            )
         self.val_data = EvaluationLoader(run.config, run.val_set, **share)
         run.pending = PendingScore(
             run.val_set, self.folder.path if self.ranks.is_first else None, self.ranks
         )
-        if run.awaited is not None:
-            self.log.eval_start(run.awaited["epoch"])
+        if run.unscored is not None:
+            self.log.eval_start(run.unscored["epoch"])
             rows = (
                 self.folder.checkpoint.arrays["pending"]["rows"]
                 if self.ranks.is_first
                 else np.empty((0, 7))
             )
-            run.pending.start(run.awaited["epoch"], run.awaited["step"], rows)
-            self.saver.hold(run.awaited["step"])
+            run.pending.start(run.unscored["epoch"], run.unscored["step"], rows)
+            self.saver.hold(run.unscored["step"])
 
     def close_scorer(self) -> None:
-        """Ends the process that scores, if there is one. By any thread, at any time."""
+        """Ends the scoring process, if there is one. Any thread may call it, at any time."""
         if self.state is not None and self.state.pending is not None:
             self.state.pending.close()
 
@@ -151,12 +154,12 @@ class Training:
         return bool(run.config.run.max_steps) and run.progress.steps >= run.config.run.max_steps
 
     def train_epochs(self) -> bool:
-        """Trains until the target is known to be reached (True) or the epochs are done (False)."""
+        """Trains until the target is known to be reached (True) or the epochs are over (False)."""
         run = self.state
         epochs, progress = run.config.training.epochs, run.progress
         for epoch in range(max(1, math.ceil(progress.steps / run.steps_per_epoch)), epochs + 1):
             end = epoch * run.steps_per_epoch
-            if progress.steps < end:  # else resumed where its epoch had ended
+            if progress.steps < end:  # else resumed at the end of an epoch
                 self.log.epoch_start(epoch)
                 while progress.steps < end and not self.at_last_step():
                     if self.train_step(epoch):
@@ -164,7 +167,7 @@ class Training:
                         return True
                 self.log.epoch_stop(epoch)
             if self.evaluation_due(epoch) and progress.evaluated < progress.steps:
-                # One score at a time: the one before is known before the next is asked for.
+                # One score at a time: wait for the previous one.
                 if self.wait_for_score():
                     return True
                 self.evaluate(epoch)
@@ -183,19 +186,18 @@ class Training:
         )
 
     def train_step(self, epoch: int) -> bool:
-        """One step and what is due after it; whether the target is known to be reached."""
+        """One step and what is due after it. Returns whether the target is known to be reached."""
         run = self.state
         number = run.progress.steps + 1
-        where = f"epoch {epoch}, "
-        self.watch.note(where + "reading data", number)
+        self.watch.note(f"epoch {epoch}, reading data", number)
         batch = next(self.train_data)
         check = number % self.check_every == 0 or run.step.scale.window > 0
-        self.watch.note(where + "training", number)
+        self.watch.note(f"epoch {epoch}, training", number)
         losses = run.step.gradients(batch.images, batch.offsets, batch.classes, check)
-        self.watch.note(where + "averaging gradients", number, waiting=True)
+        self.watch.note(f"epoch {epoch}, averaging gradients", number, waiting=True)
         rate = run.schedule(epoch, run.progress.steps)
         if not check or self.finite(epoch, losses, batch):
-            self.watch.note(where + "updating", number)
+            self.watch.note(f"epoch {epoch}, updating", number)
             run.step.update(rate)
         run.progress.steps = number
         run.metrics.step(losses)
@@ -204,30 +206,30 @@ class Training:
         return self.after_step(epoch)
 
     def finite(self, epoch: int, losses, batch) -> bool:
-        """Whether the update can be made. NotFinite where training cannot go on: the state before
-        the step is saved then."""
+        """Whether to make the update. Raises NotFinite if training cannot continue, after saving
+        the state before the step."""
         run = self.state
         number, finite = run.progress.steps + 1, run.step.finite()
         if run.step.scale.accepts(finite):
             if not finite:
                 run.step.discard()
-                self.say(
+                self.print_line(
                     f"epoch {epoch} step {number}: gradients overflow, the step is skipped "
-                    f"({run.step.scale.skipped} so far); loss scale {run.step.scale.value:g} from "
-                    "here"
+                    f"({run.step.scale.skipped} so far); loss scale is now "
+                    f"{run.step.scale.value:g}"
                 )
             return finite
         text, weights_good = diagnosis.explain(self.state, losses, batch, epoch, number)
         run.step.discard()
         if weights_good:
             self.save()
-            text += self.saver.where()
+            text += self.saver.resume_hint()
         raise NotFinite(text)
 
     def report(self, epoch: int, number: int, rate: float) -> None:
         run = self.state
         mean = self.ranks.mean(run.metrics.mean_losses(), "loss")
-        # Seen here where steps are not checked one by one. With a loss scale that changes they are.
+        # Noticed here if not every step is checked. With a changing loss scale every step is.
         if not np.isfinite(mean).all() and not run.step.scale.window:
             raise NotFinite(f"epoch {epoch}, step {number}: loss {mean.sum()}")
         line = run.metrics.report(
@@ -241,13 +243,13 @@ class Training:
             run.step.lock_wait.seconds,
         )
         if not self.display.shows_steps:
-            self.say(line)
+            self.print_line(line)
 
     def after_step(self, epoch: int) -> bool:
-        """Scores that have come, checkpoints, signals; whether the target is known to be
-        reached."""
+        """Handles scores that have arrived, checkpoints and signals. Returns whether the target is
+        known to be reached."""
         run = self.state
-        stop, save, scored = self.agreement.exchange(self.wishes(may_save=True))
+        stop, save, scored = self.flags.reduce(self.local_flags(may_save=True))
         if scored and self.take_score():
             return True
         if (
@@ -257,18 +259,19 @@ class Training:
         ):
             self.save()
         if stop:
-            self.leave(epoch)
+            self.stop(epoch)
         return False
 
-    def wishes(self, may_save: bool = False):
-        # That minutes are over is said once: only where the caller saves then.
+    def local_flags(self, may_save: bool = False):
+        """Whether this rank wants to stop, wants to save, and has a score."""
+        # due_now is True only once, so ask it only if the caller can save.
         save = may_save and self.ranks.is_first and self.saver.interval.due_now()
         pending = self.state.pending if self.state is not None else None
         return self.signals.received is not None, save, pending is not None and pending.is_ready()
 
     def evaluate(self, epoch: int) -> None:
-        """Detects on this rank's share of the validation images; the score comes later, off this
-        thread."""
+        """Runs detection on this rank's share of the validation images, and starts the scoring,
+        which runs beside the training."""
         from ssd.evaluation.inference import detect
         from ssd.model.weights import save_weights
 
@@ -277,23 +280,23 @@ class Training:
         self.log.eval_start(epoch)
         run.step.average_statistics()
         share = math.ceil(run.val_set.num_images / self.ranks.size)
-        turns = iter(range(math.ceil(share / run.config.evaluation.eval_batch_size)))
+        batches = iter(range(math.ceil(share / run.config.evaluation.eval_batch_size)))
 
-        def look_for_signal():
+        def check_signals():
             self.watch.note(f"epoch {epoch}, evaluating", run.progress.steps)
-            next(turns, None)
-            if self.agreement.exchange(self.wishes())[0]:
-                self.leave(epoch)
+            next(batches, None)
+            if self.flags.reduce(self.local_flags())[0]:
+                self.stop(epoch)
 
         run.inference.build()
-        rows = detect(run.inference, self.val_data, run.val_set.sizes, look_for_signal)
-        for _ in turns:  # ranks with a batch less take part to the end
-            if self.agreement.exchange(self.wishes())[0]:
-                self.leave(epoch)
+        rows = detect(run.inference, self.val_data, run.val_set.sizes, check_signals)
+        for _ in batches:  # a rank with one batch less calls the collective as often as the others
+            if self.flags.reduce(self.local_flags())[0]:
+                self.stop(epoch)
         self.watch.note(f"epoch {epoch}, gathering detections", run.progress.steps, waiting=True)
         rows = self.ranks.gather(rows, "detections")
         if self.ranks.is_first:
-            self.saver.warned(
+            self.saver.try_write(
                 save_weights,
                 run.network,
                 os.path.join(self.folder.path, "weights.params"),
@@ -303,33 +306,33 @@ class Training:
         self.saver.hold(run.progress.steps)
         run.progress.evaluated = run.progress.steps
         run.metrics.evaluated(time.time() - start)
-        self.say(
+        self.print_line(
             f"epoch {epoch}: {len(rows)} detections on {run.val_set.num_images} images, "
             f"{run.val_set.num_images / (time.time() - start):.1f} images/s"
         )
 
     def wait_for_score(self) -> bool:
-        """Waits for a score that is pending; whether it reaches the target."""
+        """Waits for the pending score, if any. Returns whether it reaches the target."""
         run = self.state
         while run.pending.epoch is not None:
             start = time.time()
             self.watch.note(
                 "waiting for the score", run.progress.steps, waiting=not self.ranks.is_first
             )
-            stop, _, scored = self.agreement.settle(self.wishes())
+            stop, _, scored = self.flags.reduce(self.local_flags(), wait=True)
             if scored:
                 if self.take_score():
                     return True
             elif stop:
-                self.leave(run.pending.epoch)
+                self.stop(run.pending.epoch)
             else:
                 time.sleep(0.05)
                 run.metrics.evaluated(time.time() - start, again=True)
         return False
 
     def take_score(self) -> bool:
-        """Logs a score that has come; whether it reaches the target. NoScore if it cannot be
-        had."""
+        """Logs a score that has arrived. Returns whether it reaches the target. NoScore if the
+        scoring failed."""
         run = self.state
         scored = run.pending.take()
         if scored is None:
@@ -337,13 +340,13 @@ class Training:
         if scored.stats is None:
             self.save()
             raise NoScore(
-                f"epoch {scored.epoch} could not be scored: {scored.failure}{self.saver.where()}"
+                f"epoch {scored.epoch} could not be scored: {scored.failure}"
+                f"{self.saver.resume_hint()}"
             )
         epoch, stats, progress = scored.epoch, scored.stats, run.progress
         score = max(0.0, stats["AP"])
-        extent = (
-            run.pending.scored.extent if run.pending.scored is not None else {}
-        )  # known to rank 0
+        # Known on rank 0 only.
+        extent = run.pending.scored.extent if run.pending.scored is not None else {}
         self.log.eval_accuracy(epoch, score, **extent)
         self.log.eval_result(epoch, {**stats, **extent})
         self.log.eval_stop(epoch)
@@ -352,34 +355,34 @@ class Training:
         if best:
             progress.best_score, progress.best_epoch = score, epoch
         self.saver.scored(scored.step, score, best, extent)
-        self.say(
+        self.print_line(
             f"epoch {epoch}: "
             + "  ".join(f"{name} {value:.4f}" for name, value in stats.items())
             + (f"  (on {run.pending.scored})" if run.pending.scored else "")
         )
         return score >= run.config.evaluation.target
 
-    # ---- saving and leaving
+    # ---- saving and stopping
 
     def save(self) -> None:
         self.watch.note("saving a checkpoint", self.state.progress.steps)
         self.saver.save()
 
-    def leave_if_asked(self) -> None:
-        """Before the clock starts, when there is nothing to save. Collective."""
+    def stop_if_requested(self) -> None:
+        """For the time before the timed part, when there is nothing to save. Collective."""
         self.watch.note("getting ready", self.state.progress.steps if self.state is not None else 0)
-        if self.agreement.settle(self.wishes())[0]:
-            self.leave(0)
+        if self.flags.reduce(self.local_flags(), wait=True)[0]:
+            self.stop(0)
 
-    def leave(self, epoch: int) -> None:
-        """Raises Stopped on every rank, after a checkpoint."""
+    def stop(self, epoch: int) -> None:
+        """Saves a checkpoint, then raises Stopped on every rank."""
         names = self.ranks.gather_texts(self.signals.received or "", "signals")
         text = " and ".join(f"{name} on rank {rank}" for rank, name in enumerate(names) if name)
-        if (
-            self.started is None
-        ):  # of a resumed run its checkpoint holds more: the score that is pending
+        if self.started is None:
+            # Do not save: the checkpoint of a resumed run holds more, namely the pending score.
             raise Stopped(f"{text}, before the first step; nothing is lost")
         self.save()
         raise Stopped(
-            f"{text}, after step {self.state.progress.steps} (epoch {epoch}){self.saver.where()}"
+            f"{text}, after step {self.state.progress.steps} (epoch {epoch})"
+            f"{self.saver.resume_hint()}"
         )

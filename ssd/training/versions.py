@@ -1,4 +1,4 @@
-"""versions.json: the software, the machine and the command line of a run."""
+"""versions.json: software, machine and command line of a run."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ import subprocess
 import sys
 from typing import Any, Dict, List, Mapping, Optional
 
+from ssd import __version__
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PREFIXES = ("MXNET_", "HOROVOD_", "OMP_", "DALI_", "NCCL_", "CUDA_", "KMP_", "GOMP_", "SLURM_")
-SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD")  # in a variable's name: its value is left out
-PATIENCE = 10  # seconds for each program that is asked
+SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD")  # variables with these in their name are left out
+PATIENCE = 10  # seconds for each program that is run
 
 
 def collect(ranks: int) -> Dict[str, Any]:
-    """Everything that can be known without a failure; what cannot be known is None. `ranks`: those
-    of the run."""
+    """Everything that can be found out; the rest is None. `ranks`: number of ranks of the run."""
     return dict(
+        ssd=__version__,
         python=sys.version,
         executable=sys.executable,
         command_line=sys.argv,
@@ -30,7 +32,7 @@ def collect(ranks: int) -> Dict[str, Any]:
         cpu=_cpu(),
         gpus=_gpus(),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        code=_code(ROOT),
+        code=code_version(ROOT),
         loaded=_loaded(),
         packages=_packages(),
         environment=_environment(os.environ),
@@ -38,14 +40,14 @@ def collect(ranks: int) -> Dict[str, Any]:
 
 
 def save(path: str, ranks: int) -> None:
-    """Writes `collect` to a new file."""
+    """Writes the result of `collect` to a new file."""
     with open(path, "w", encoding="utf-8") as file:
         json.dump(collect(ranks), file, indent=1)
         file.write("\n")
 
 
-def _ask(*command: str) -> Optional[str]:
-    """What a program prints, None where it is not there or fails."""
+def _output_of(*command: str) -> Optional[str]:
+    """The output of a program; None if it is missing or fails."""
     try:
         done = subprocess.run(
             command,
@@ -59,15 +61,18 @@ def _ask(*command: str) -> Optional[str]:
     return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else None
 
 
-def _code(folder: str) -> Optional[Dict[str, Any]]:
-    """The commit that `folder` is a checkout of, and whether it was changed since (None: could not
-    be found out)."""
+def code_version(folder: str) -> Optional[Dict[str, Any]]:
+    """The commit that is checked out in `folder`, and whether files were changed (None:
+    unknown)."""
     if not os.path.exists(os.path.join(folder, ".git")):
-        return None  # git would find a repository further up, which is not the code's
-    # No optional locks: a look at the status must not get in the way of somebody's work in that
+        return None  # git would find some repository above the folder
+    # No optional locks: reading the status must not interfere with somebody's work in that
     # checkout.
     git = ("git", "--no-optional-locks", "-C", folder)
-    commit, status = _ask(*git, "rev-parse", "HEAD"), _ask(*git, "status", "--porcelain")
+    commit, status = (
+        _output_of(*git, "rev-parse", "HEAD"),
+        _output_of(*git, "status", "--porcelain"),
+    )
     return (
         None
         if commit is None
@@ -88,8 +93,7 @@ def _packages() -> Dict[str, str]:
 
 
 def _loaded() -> Dict[str, str]:
-    """Versions as the loaded modules give them: a container's own builds are not always listed as
-    packages."""
+    """Versions of the loaded modules: a container may not list its builds as packages."""
     names = ("mxnet", "horovod", "nvidia.dali", "numpy")
     return {
         name: str(getattr(sys.modules[name], "__version__", None))
@@ -134,7 +138,7 @@ def _gpus() -> List[str]:
     """Name, memory and driver of each GPU."""
     if not shutil.which("nvidia-smi"):
         return []
-    told = _ask(
+    output = _output_of(
         "nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"
     )
-    return told.splitlines() if told else []
+    return output.splitlines() if output else []

@@ -1,4 +1,4 @@
-"""How watchdogs talk: JSON lines over TCP, who may join, and what is known of a rank."""
+"""How watchdogs communicate: JSON lines over TCP, who may join, and what is known about a rank."""
 
 from __future__ import annotations
 
@@ -14,29 +14,27 @@ import struct
 import time
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-_LONGEST_LINE = 8192  # bytes of one message; what a stranger may make us keep
-# Bytes kept for a peer that does not read: then messages are dropped, it is stopped anyway
+_LONGEST_LINE = 8192  # bytes of one message; the most an unverified connection can make us keep
+# Bytes kept for a peer that does not read. Beyond that, messages are dropped: it is stopped anyway.
 _LONGEST_QUEUE = 65536
-_MOST_STRANGERS = 256  # connections that have not shown the token yet
+_MOST_UNVERIFIED = 256  # connections that have not shown the token yet
 _SIOCGIFADDR = 0x8915  # linux/sockios.h: the IPv4 address of an interface
-PATIENCE = 30.0  # seconds for an answer over a connection that stands: the other end may be busy
+PATIENCE = 30.0  # seconds for an answer over an open connection: the other end may be busy
 
 
 class Process(NamedTuple):
-    """One process of the run; together the fields name it for ever, whatever happens to its
-    number."""
+    """One process of the run. The fields together are unique, even after its PID is reused."""
 
     host: str  # for people
-    machine: str  # boot and process namespace: where `pid` means something
-    network: str  # boot and network namespace: where the loopback addresses lead to it
+    machine: str  # boot and process namespace, in which `pid` is valid
+    network: str  # boot and network namespace, in which loopback addresses reach it
     pid: int
     start: str  # when it started [clock ticks since the boot]
 
 
 def this_process() -> Process:
-    boot = _read("/proc/sys/kernel/random/boot_id").strip() or secrets.token_hex(
-        8
-    )  # unknown: equal to no other
+    # An unknown boot is equal to no other.
+    boot = _read("/proc/sys/kernel/random/boot_id").strip() or secrets.token_hex(8)
     return Process(
         socket.gethostname(),
         boot + _link("pid"),
@@ -47,8 +45,8 @@ def this_process() -> Process:
 
 
 def kill(process: Process) -> bool:
-    """SIGKILL to `process` if it is on this machine and still the same; a stopped process ends by
-    nothing else."""
+    """Sends SIGKILL to `process` if it is on this machine and still the same process. Nothing else
+    ends a stopped one. Returns whether it was sent."""
     here = this_process()
     if (
         process.machine != here.machine
@@ -65,7 +63,7 @@ def kill(process: Process) -> bool:
 
 
 def _start_time(pid: int) -> str:
-    # field 22 of proc(5); the name in field 2 may hold blanks and brackets
+    # Field 22 of proc(5). The name in field 2 may hold blanks and brackets.
     fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
     return fields[19] if len(fields) > 19 else ""
 
@@ -86,22 +84,22 @@ def _link(namespace: str) -> str:
 
 
 class Channel:
-    """Messages (dicts) over a connected socket; neither end ever waits."""
+    """Messages (dicts) over a connected socket; neither end ever blocks."""
 
     def __init__(self, connection: socket.socket):
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.connection = connection
         self._received = self._queue = b""
-        self.unread: List[dict] = []  # received, put back by `wait_for`
+        self.unread: List[dict] = []  # received, and put back by `wait_for`
         self.open = True
 
     def fileno(self) -> int:
         return self.connection.fileno()
 
     def send(self, message: dict) -> None:
-        """Sends what the connection takes now, the rest with the next message. A broken one is seen
-        by `receive`."""
+        """Sends what the connection takes now, the rest with the next message. `receive` notices a
+        broken connection."""
         if len(self._queue) < _LONGEST_QUEUE:
             self._queue += json.dumps(message).encode() + b"\n"
         try:
@@ -112,8 +110,8 @@ class Channel:
             self._queue = b""
 
     def receive(self) -> List[dict]:
-        """The messages that have come. `open` turns False when the other end is gone, or talks
-        nonsense."""
+        """The messages that have arrived. Sets `open` to False when the other end is gone or sends
+        something invalid."""
         messages, self.unread = self.unread, []
         try:
             arrived = self.connection.recv(65536)
@@ -143,30 +141,29 @@ class Channel:
 
 
 class Member:
-    """What is known of a rank, this one included."""
+    """What is known about a rank, including this one."""
 
     def __init__(self, process: Process, channel: Optional[Channel] = None):
         self.process, self.channel = process, channel
-        self.heard = self.moved = time.monotonic()  # the last message; the last new note
+        self.last_message = self.last_progress = time.monotonic()  # progress: a new note
         self.phase, self.step, self.waiting, self.notes = "start", 0, False, 0
-        self.farewell = False
+        self.goodbye = False
 
-    def place(self) -> str:
+    def position(self) -> str:
         return f"step {self.step} ({self.phase})"
 
     def update(self, beat: list) -> None:
         phase, step, waiting, notes = beat
         if notes != self.notes:
-            self.moved = time.monotonic()
+            self.last_progress = time.monotonic()
         self.phase, self.step, self.waiting, self.notes = phase, step, waiting, notes
 
 
 def listen(process: Process) -> Tuple[socket.socket, bytes]:
-    """A listening socket, and the offer by which the other ranks find it: addresses, port and
+    """A listening socket, and the offer that lets the other ranks find it: addresses, port and
     secrets."""
-    listener = socket.socket(
-        socket.AF_INET, socket.SOCK_STREAM
-    )  # Horovod's own exchange knows IPv4 alone
+    # IPv4, as in Horovod's own exchange.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.bind(("", 0))
     listener.listen(1024)
     listener.setblocking(False)
@@ -182,7 +179,7 @@ def listen(process: Process) -> Tuple[socket.socket, bytes]:
 
 
 def addresses() -> List[str]:
-    """This host's IPv4 addresses without loopback, those of its name first."""
+    """This host's IPv4 addresses without loopback; those that its name resolves to come first."""
     found = []
     try:
         found += [
@@ -203,10 +200,10 @@ def addresses() -> List[str]:
 def accept(
     listener: socket.socket, offer: dict, ranks: List[int], limit: float
 ) -> Dict[int, Tuple[Channel, Process]]:
-    """Rank 0: waits at most `limit` s for `ranks`; who does not show the token is dropped. Closes
-    the listener."""
+    """On rank 0: waits up to `limit` s for `ranks` to connect, and drops connections that do not
+    show the token. Closes the listener."""
     joined: Dict[int, Tuple[Channel, Process]] = {}
-    strangers: List[Channel] = []
+    unverified: List[Channel] = []
     deadline = time.monotonic() + limit
     with selectors.DefaultSelector() as selector, listener:
         selector.register(listener, selectors.EVENT_READ)
@@ -214,29 +211,29 @@ def accept(
             for key, _ in selector.select(max(0.0, deadline - time.monotonic())):
                 if key.fileobj is listener:
                     try:
-                        strangers.append(Channel(listener.accept()[0]))
+                        unverified.append(Channel(listener.accept()[0]))
                     except OSError:
-                        continue  # gone again
-                    selector.register(strangers[-1], selectors.EVENT_READ)
-                    decided, hello = strangers[0], None
-                    if len(strangers) <= _MOST_STRANGERS:
+                        continue  # already closed
+                    selector.register(unverified[-1], selectors.EVENT_READ)
+                    channel, hello = unverified[0], None
+                    if len(unverified) <= _MOST_UNVERIFIED:
                         continue
                 else:
-                    decided = key.fileobj
-                    if decided not in strangers:
-                        continue  # dropped a moment ago, for a newer one
-                    messages = decided.receive()
-                    if not messages and decided.open:
+                    channel = key.fileobj
+                    if channel not in unverified:
+                        continue  # just dropped in favour of a newer one
+                    messages = channel.receive()
+                    if not messages and channel.open:
                         continue
                     hello = _check_hello(messages, offer["token"], set(ranks) - set(joined))
-                selector.unregister(decided)
-                strangers.remove(decided)
+                selector.unregister(channel)
+                unverified.remove(channel)
                 if hello is None:
-                    decided.close()
+                    channel.close()
                 else:
-                    joined[hello[0]] = decided, hello[1]
-                    decided.send(dict(answer=offer["answer"]))
-    for channel in strangers:
+                    joined[hello[0]] = channel, hello[1]
+                    channel.send(dict(answer=offer["answer"]))
+    for channel in unverified:
         channel.close()
     return joined
 
@@ -248,7 +245,7 @@ def _same(given, secret: str) -> bool:
 
 
 def _check_hello(messages: List[dict], token: str, missing) -> Optional[Tuple[int, Process]]:
-    """(rank, process) of a well-formed first message with the token, else None."""
+    """(rank, process) from a well-formed first message with the token, else None."""
     if not messages or not _same(messages[0].get("token"), token):
         return None
     rank, process = messages[0].get("rank"), messages[0].get("process")
@@ -262,21 +259,20 @@ def _check_hello(messages: List[dict], token: str, missing) -> Optional[Tuple[in
 def connect(
     offer: dict, rank: int, process: Process, limit: float
 ) -> Tuple[Optional[Channel], str]:
-    """Another rank: a channel to rank 0 by the first address that knows the secret, or None and
-    why.
+    """On another rank: a channel to rank 0 through the first address that answers with the secret,
+    or None and the reason.
 
-    limit: seconds for all addresses together, without the PATIENCE for whom a connection stands
-    with.
+    limit: seconds for connecting to all addresses; an open connection gets PATIENCE on top.
     """
     deadline = time.monotonic() + limit
     first = Process(*offer["process"])
-    choice = ["127.0.0.1"] if first.network == process.network else []
-    choice += offer["addresses"]
+    candidates = ["127.0.0.1"] if first.network == process.network else []
+    candidates += offer["addresses"]
     problem = "no address"
-    for number, address in enumerate(choice):
-        turn = max(0.1, (deadline - time.monotonic()) / (len(choice) - number))
+    for number, address in enumerate(candidates):
+        seconds = max(0.1, (deadline - time.monotonic()) / (len(candidates) - number))
         try:
-            channel = Channel(socket.create_connection((address, offer["port"]), timeout=turn))
+            channel = Channel(socket.create_connection((address, offer["port"]), timeout=seconds))
         except OSError as error:
             problem = f"{address}: {error.strerror or error}"
             continue
@@ -290,7 +286,7 @@ def connect(
 
 
 def wait_for(channel: Channel, kind: str, limit: float) -> Optional[dict]:
-    """The next message if it has the key `kind` and comes within `limit` s, else None."""
+    """The next message if it has the key `kind` and arrives within `limit` s, else None."""
     deadline = time.monotonic() + limit
     with selectors.DefaultSelector() as selector:
         selector.register(channel, selectors.EVENT_READ)

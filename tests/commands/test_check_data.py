@@ -22,7 +22,7 @@ from ssd.commandline import read_settings
 from ssd.config import load_recipe
 from ssd.datasets import image_checks
 from ssd.datasets.coco import load_coco
-from ssd.datasets.image_cache import ImageCache
+from ssd.datasets.image_check_cache import ImageCache
 from ssd.errors import UserError
 from tests.training.tiny import ROOT, tiny_data
 
@@ -83,13 +83,13 @@ def kinds(report, part="errors"):
 @pytest.fixture
 def looks(monkeypatch):
     """Names of the image files that are really opened."""
-    opened, original = [], image_checks.look_at
+    opened, original = [], image_checks.inspect_image
 
-    def look_at(path, level):
+    def inspect_image(path, level):
         opened.append(os.path.basename(path))
         return original(path, level)
 
-    monkeypatch.setattr(image_checks, "look_at", look_at)
+    monkeypatch.setattr(image_checks, "inspect_image", inspect_image)
     return opened
 
 
@@ -326,11 +326,11 @@ def test_cache_round_trip(tmp_path):
     (tmp_path / "x").write_bytes(b"12")
     status = os.stat(str(tmp_path / "x"))
     cache = ImageCache(str(tmp_path / "kept"), str(tmp_path))
-    cache.keep("ü\n\ud800.jpg", status, "decode", image_checks.Look(None, (3, 4), 5), 77)
+    cache.keep("ü\n\ud800.jpg", status, "decode", image_checks.ImageFinding(None, (3, 4), 5), 77)
     cache.save()
     again = ImageCache(str(tmp_path / "kept"), str(tmp_path))
     found = again.find("ü\n\ud800.jpg", status, "header")
-    assert found == (image_checks.Look(None, (3, 4), 5), 77)
+    assert found == (image_checks.ImageFinding(None, (3, 4), 5), 77)
     assert (
         ImageCache(str(tmp_path / "kept"), str(tmp_path / "kept")).find(
             "ü\n\ud800.jpg", status, "header"

@@ -14,7 +14,7 @@ from ssd.config import load_recipe
 from ssd.datasets.annotations import categories_of
 from ssd.datasets.coco import load_coco
 from ssd.datasets.locate import load_datasets
-from ssd.datasets.prepare import ANNOTATION_KEYS, IMAGE_KEYS, prepare
+from ssd.datasets.prepare_json import ANNOTATION_KEYS, IMAGE_KEYS, write_reduced
 from ssd.datasets.split import split_file
 from ssd.evaluation.per_class import evaluate
 from ssd.evaluation.saved_network import load_images
@@ -121,7 +121,7 @@ def prepared(odd, path):
     target, lines = path.parent / "prepared.json", []
     passed = odd.name == "box of no width"
     for skip in (False, True):
-        line = refusal(lambda: prepare(path, target, skip_bad=skip, report=lines.append))
+        line = refusal(lambda: write_reduced(path, target, skip_bad=skip, report=lines.append))
         if (odd.words and not skip and not passed) or (
             odd.words and odd.boxes is None and not odd.images
         ):

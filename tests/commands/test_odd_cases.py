@@ -90,7 +90,7 @@ def test_area_as_text(workspace, capsys):
     (workspace / "val.json").write_text(json.dumps(content))
     assert check(workspace) == 1
     out = capsys.readouterr().out
-    assert "12 errors: training would refuse" in out and "area is not a number from 0 on" in out
+    assert "12 errors: training would refuse" in out and "area is negative or not a number" in out
     with pytest.raises(UserError, match="area '.*', which is text"):
         load_datasets(config_of(workspace))
 
@@ -131,7 +131,7 @@ def test_categories_in_another_order(workspace, capsys):
     content["categories"].reverse()
     (workspace / "val.json").write_text(json.dumps(content))
     assert check(workspace) == 0
-    assert "its categories stand in another order than in" in capsys.readouterr().out
+    assert "its categories are in another order than in" in capsys.readouterr().out
     train, val = load_datasets(config_of(workspace))
     assert val.category_names == train.category_names == odd_files.NAMES
     assert scores(val, rows, workspace / "run") == pytest.approx(
@@ -283,12 +283,12 @@ def test_two_files_for_one_image(workspace):
         (
             "extends: ssd-resnet34-shapes\ntraining: {epochs: 3, decay_epochs: [2]}\ntraining: "
             "{batch_size: 2}\n",
-            "training is there twice, in lines 2 and 3",
+            "training occurs twice, in lines 2 and 3",
         ),
         (
             "extends: ssd-resnet34-shapes\ntraining:\n  epochs: 3\n  decay_epochs: [2]\n  epochs: "
             "4\n",
-            "training.epochs is there twice, in lines 3 and 5",
+            "training.epochs occurs twice, in lines 3 and 5",
         ),
     ],
 )

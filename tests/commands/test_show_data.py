@@ -1,5 +1,6 @@
 """`show-data`: drawn training samples."""
 
+import dataclasses
 import os
 
 import numpy as np
@@ -95,6 +96,11 @@ def test_samples_equal_the_training_loader(data):
         .astype(int)
     )
     assert np.abs(edge - plain).max() > 20 and (edge == 255).any()
+    # behind a long file name the caption still has the rest
+    long = dataclasses.replace(dataset, file_names=["n" * 200 + ".jpg"] * dataset.num_images)
+    other = dataclasses.replace(long, sizes=dataset.sizes + 1)
+    one, two = (draw_samples(config, names, samples[:1])[0][0] for names in (long, other))
+    assert (one[-22:] != two[-22:]).any() and (one[:-22] == two[:-22]).all()
 
 
 @pytest.mark.parametrize(

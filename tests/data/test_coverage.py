@@ -6,9 +6,9 @@ import pytest
 from ssd.config import load_recipe
 from ssd.data import coverage as module
 from ssd.data.coverage import coverage
+from ssd.model.boxes.box_rules import sizes_of
 from ssd.model.boxes.default_boxes import default_boxes
 from ssd.model.boxes.formats import cxcywh_to_ltrb
-from ssd.model.boxes.rules import sizes_of
 from ssd.model.matching import Matcher
 
 

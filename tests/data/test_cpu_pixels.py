@@ -12,7 +12,7 @@ from PIL import Image
 from ssd.data import graphs
 from ssd.data.cpu_pixels import PixelMaker, axis_bands, axis_weights, colour_matrix, column_blocks
 from ssd.data.pipeline import TrainingLoader
-from tests.data.test_pipeline import MATCHER, make_dataset, photo, settings
+from tests.data.small_sets import MATCHER, make_dataset, photo, settings
 
 RAW = dict(pixel_mean=(0.0, 0.0, 0.0), pixel_std=(1 / 255,) * 3)  # network input in levels of 255
 
@@ -79,7 +79,7 @@ def test_parts_are_the_whole_matrix():
         by_bands, by_columns = np.zeros((2, wanted, size))
         bands = axis_bands(size, wanted, antialias, 12)
         rows = bands.weights.reshape(-1, bands.weights.shape[2])
-        for row, (places, values) in enumerate(zip(bands.places.repeat(12, 0), rows)):
+        for row, (places, values) in enumerate(zip(bands.sources.repeat(12, 0), rows)):
             if row < wanted:
                 np.add.at(by_bands[row], places, values)
             else:

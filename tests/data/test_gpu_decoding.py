@@ -13,7 +13,7 @@ from ssd.data import dali_errors, graphs, samples
 from ssd.data.pipeline import EvaluationLoader, TrainingLoader
 from ssd.data.samples import ImageFeed, SampleFeed
 from ssd.errors import UserError
-from tests.data.test_pipeline import MATCHER, grey_dataset, jpeg, make_dataset, settings
+from tests.data.small_sets import MATCHER, grey_dataset, jpeg, make_dataset, settings
 
 # DALI 1.53 on an H100, with too large a cache, and with 50 MiB of free memory.
 NO_MEMORY = (
@@ -72,7 +72,7 @@ def test_a_cpu_is_not_asked_for_it(asked, device):
 
 
 def test_the_installed_dali_knows_these_arguments():
-    assert {"hw_decoder_load", "jpeg_fancy_upsampling"} <= set(graphs._where_known("mixed"))
+    assert {"hw_decoder_load", "jpeg_fancy_upsampling"} <= set(graphs._known_arguments("mixed"))
 
 
 def test_a_dali_without_them_is_not_asked(asked, monkeypatch):
@@ -149,7 +149,9 @@ def test_a_bad_image_is_found_with_one_pipeline(tmp_path, pipelines):
 
 
 def explained(error, dataset, device, setting="batch_size", **values):
-    return dali_errors.explain(error, settings(**values), dataset, (), setting, device, 0)
+    return dali_errors.explain_dali_error(
+        error, settings(**values), dataset, (), setting, device, 0
+    )
 
 
 @pytest.mark.parametrize("words", ALLOCATIONS)

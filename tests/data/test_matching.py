@@ -11,11 +11,11 @@ from ssd.data.bridge import to_numpy
 from ssd.data.graphs import encode_boxes
 from ssd.data.targets import dense_targets
 from ssd.model import matching
+from ssd.model.boxes.box_rules import sizes_of
 from ssd.model.boxes.default_boxes import default_boxes
 from ssd.model.boxes.formats import cxcywh_to_ltrb
-from ssd.model.boxes.rules import sizes_of
 from ssd.model.matching import FirstClaimMatcher, Matcher
-from tests.data.test_pipeline import REFERENCE, reference_matcher
+from tests.data.small_sets import REFERENCE, reference_matcher
 from tests.reference import vectors
 
 SETTINGS = load_recipe("ssd-resnet34-coco").default_boxes

@@ -14,7 +14,7 @@ from ssd.data.bridge import to_numpy
 from ssd.data.coverage import coverage
 from ssd.data.graphs import encode_boxes
 from ssd.datasets.coco import load_coco
-from ssd.model.boxes.rules import sizes_of
+from ssd.model.boxes.box_rules import sizes_of
 from ssd.model.detector import build_detector
 from tests.shared import shared_path
 

@@ -9,7 +9,7 @@ import pytest
 from ssd.__main__ import main
 from ssd.data.pipeline import EvaluationLoader, TrainingLoader
 from ssd.errors import UserError
-from tests.data.test_pipeline import MATCHER, assert_same, settings, stream
+from tests.data.small_sets import MATCHER, assert_same, settings, stream
 from tests.datasets.packed import PATHS, SHARD_SIZE, load, odd_set, pack
 from tests.training.tiny import rows, tiny_data, train
 

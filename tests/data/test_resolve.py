@@ -13,8 +13,8 @@ from ssd.datasets.locate import cache_folder, check_classes, dataset_paths
 from ssd.datasets.shapes import make_shapes
 from ssd.datasets.split import keep_categories
 from ssd.errors import UserError
-from ssd.model.boxes.rules import sizes_of
-from ssd.model.detector import describe
+from ssd.model.boxes.box_rules import sizes_of
+from ssd.model.detector import describe_sizes
 
 OWN = load_recipe("ssd-resnet34-own")
 
@@ -73,7 +73,7 @@ def test_classes_are_counted(shapes):
     ):
         check_classes(dataset, OWN.with_values(num_classes=7), "train")
     resolved = resolve(OWN, dataset)
-    assert describe(resolved, sizes_of(resolved)) == (
+    assert describe_sizes(resolved, sizes_of(resolved)) == (
         "4 classes with the background; images of 300 pixels: feature maps of 38, 19, 10, 5, 3, 1 "
         "cells, 8,732 default boxes from 21 to 315 pixels"
     )

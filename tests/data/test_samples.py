@@ -18,7 +18,7 @@ from ssd.data.samples import (
     steps_per_epoch,
 )
 from ssd.errors import UserError
-from tests.data.test_pipeline import grey_dataset, make_dataset, settings
+from tests.data.small_sets import grey_dataset, make_dataset, settings
 
 
 def test_an_order_is_a_permutation_of_its_own_seed_and_epoch():
@@ -113,7 +113,7 @@ def test_steps_take_their_places_in_the_order(tmp_path):
         epoch, within = 1 + step // 2, step % 2
         order = epoch_order(indices, 3, epoch)[4 * within : 4 * within + 4]
         for rank, feed in enumerate(feeds):
-            found_epoch, positions, images = feed.places(step)
+            found_epoch, positions, images = feed.assignment(step)
             assert found_epoch == epoch and positions.tolist() == [
                 4 * within + 2 * rank,
                 4 * within + 2 * rank + 1,

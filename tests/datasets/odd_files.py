@@ -323,9 +323,9 @@ IMAGES = [
     ),
 ]
 WHOLE = [
-    Odd("images twice", twice("images"), "'images' is there twice"),
-    Odd("annotations twice", twice("annotations"), "'annotations' is there twice"),
-    Odd("categories twice", twice("categories"), "'categories' is there twice"),
+    Odd("images twice", twice("images"), "'images' occurs twice"),
+    Odd("annotations twice", twice("annotations"), "'annotations' occurs twice"),
+    Odd("categories twice", twice("categories"), "'categories' occurs twice"),
     Odd("no annotations", lambda whole: whole.pop("annotations") and None, "has no 'annotations'"),
     Odd("annotations null", lambda whole: whole.update(annotations=None), "is not a list but None"),
     Odd(
@@ -333,7 +333,7 @@ WHOLE = [
         lambda whole: json.dumps(whole["annotations"]),
         "a list at the top level, as COCO detections",
     ),
-    Odd("category without a name", drop("categories", "name", 1), "lacks a whole id or a name"),
+    Odd("category without a name", drop("categories", "name", 1), "has no integer id or no name"),
     Odd("category id twice", one("categories", 1, id=7), "duplicate category id 7"),
     Odd("no categories", lambda whole: whole.update(categories=[]), "holds no category"),
     Odd("no images", lambda whole: whole.update(images=[]), "holds no image"),

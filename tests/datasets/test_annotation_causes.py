@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ssd.datasets.annotation_causes import BoxForms
-from ssd.datasets.images import open_images
+from ssd.datasets.image_folder import open_images
 from ssd.datasets.missing_images import cause_of_missing, other_names
 
 # left, top, width, height, and width, height of the image to what stands in the file, and words of

@@ -97,7 +97,7 @@ def whole(path):
         return f"annotation file {path} is not COCO: {show(content)} at the top level"
     if twice:
         return (
-            f"annotation file {path}: {twice[0]!r} is there twice, and which one counts cannot be "
+            f"annotation file {path}: {twice[0]!r} occurs twice, and which one counts cannot be "
             "known"
         )
     for section in SECTIONS:

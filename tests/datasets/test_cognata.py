@@ -25,8 +25,8 @@ from ssd.datasets import cognata, cognata_rows
 from ssd.datasets.annotation_checks import Problems
 from ssd.datasets.coco import load_coco
 from ssd.datasets.cognata import published_split, validation_scenarios
-from ssd.datasets.cognata_rows import CLASSES, Bad, parse_box, png_size, read_rows
-from ssd.datasets.prepare import main
+from ssd.datasets.cognata_rows import CLASSES, BadInput, parse_box, png_size, read_rows
+from ssd.datasets.prepare_json import main
 
 SAMPLE = Path(__file__).with_name("cognata_sample")
 EXPECTED = json.loads((SAMPLE / "expected.json").read_text())
@@ -105,8 +105,8 @@ def test_the_sample_is_what_the_public_loader_makes_of_it(root, capsys):
     )
     assert out[:2] == [
         f"{root}: 12 frames of 2 scenarios and 2 cameras, 1 without an object left",
-        f"{root}: 121 rows; left out by the filters: 28 x class that is not trained on, "
-        "12 x area below 50 square pixels, 12 x side below 8 pixels, 12 x more than 300 m away",
+        f"{root}: 121 rows; left out by the filters: 28 x class that is not trained on, 12 x area "
+        "below 50 square pixels, 12 x side below 8 pixels, 12 x more than 300 m away",
     ]
     assert len(out) == 6 and out[2].startswith(
         f"{root}/annotations/train.json: 9 images of 2 scenarios, 46 boxes ("
@@ -291,7 +291,7 @@ def test_what_is_not_there_is_one_line(root, capsys, arguments, words):
 
 def test_roots_that_are_none(root, capsys, tmp_path):
     assert (
-        f"{root}/{NOON}: holds {FIRST}_png or {FIRST}_ann itself; name the folder above"
+        f"{root}/{NOON}: holds {FIRST}_png or {FIRST}_ann itself; give the folder above"
         in refusal(run(root / NOON, capsys=capsys), root / NOON)
     )
     (tmp_path / "empty").mkdir()
@@ -308,8 +308,8 @@ def test_output_that_is_there(root, capsys):
     (root / "annotations" / "val.json").write_text("mine")
     status, _, err = run(root, capsys=capsys)
     assert status == 2 and err == [
-        f"prepare-json.py: error: output {root}/annotations/val.json exists already; "
-        "--overwrite replaces it"
+        f"prepare-json.py: error: output {root}/annotations/val.json exists already; --overwrite "
+        "replaces it"
     ]
     assert os.listdir(str(root / "annotations")) == ["val.json"]
     assert run(root, "--overwrite", capsys=capsys)[0] == 0 and len(content(root)) == 2
@@ -369,16 +369,16 @@ def damage_csv(root, data):
         (
             damage_csv,
             b"\n",
-            "CSV file without a column: ROOT/0000000066.csv: column object_class is there 0 times, "
+            "CSV file without a column: ROOT/0000000066.csv: column object_class occurs 0 times, "
             "in ''",
         ),
         (
             damage_csv,
             HEADER.replace("bounding_box_2D", "box").encode(),
-            "column bounding_box_2D is there 0 times, in "
+            "column bounding_box_2D occurs 0 times, in "
             "'object_class,object_class_name,box,center_distance'",
         ),
-        (damage_csv, (HEADER + ",object_class").encode(), "column object_class is there 2 times"),
+        (damage_csv, (HEADER + ",object_class").encode(), "column object_class occurs 2 times"),
         (
             damage_csv,
             (HEADER + "\n8,Sch\xf6n").encode("latin-1"),
@@ -430,7 +430,7 @@ def test_the_header_reader_against_pillow(tmp_path):
         changed[position] ^= 1
         for data in (bytes(changed), whole[:position]):
             path.write_bytes(data)
-            with pytest.raises(Bad):
+            with pytest.raises(BadInput):
                 png_size(path)
     path.write_bytes(whole[:33])
     assert png_size(path) == (40, 30), "nothing but the header is read"
@@ -585,8 +585,8 @@ def test_classes_that_are_called_otherwise_are_said(root, capsys):
     path = bad_rows(root, CAR, CAR.replace("Car", "Van"), CAR.replace("Car", "Bus"))
     status, _, err = run(root, capsys=capsys)
     assert status == 0 and err == [
-        f"note: 2 x object whose class is called otherwise; the first: {path}:3: 8 is called "
-        "'Van', not Car"
+        f"note: 2 x object whose class has another name; the first: {path}:3: 8 is named 'Van', "
+        "not Car"
     ]
     assert [entry["category_id"] for entry in by_id(content(root))[1][2]] == [4, 4, 4]
 
@@ -671,7 +671,7 @@ def test_damaged_csv_files(tmp_path, place, put, lost):
     path.write_bytes(VALID[:place] + put + VALID[place + lost :])
     try:
         found = read_rows(path, (480, 270))
-    except Bad as bad:
+    except BadInput as bad:
         problems.add(*bad.args)
     else:
         for kind, what in found.problems:

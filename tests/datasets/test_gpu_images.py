@@ -11,7 +11,7 @@ from PIL import Image
 
 from ssd.__main__ import main
 from ssd.config import load_recipe
-from ssd.datasets.image_checks import GREY_JPEG2000, RGB_JPEG, bit, look_at
+from ssd.datasets.image_checks import GREY_JPEG2000, RGB_JPEG, bit, inspect_image
 from ssd.datasets.jpegs import has_no_end, truncation
 from ssd.datasets.locate import load_dataset
 from ssd.errors import UserError
@@ -41,8 +41,8 @@ def notes_of(tmp_path, content):
     path = str(tmp_path / "file")
     with open(path, "wb") as file:
         file.write(content)
-    look = look_at(path, "header")
-    assert look.problem is None and look == look_at(path, "decode")
+    look = inspect_image(path, "header")
+    assert look.problem is None and look == inspect_image(path, "decode")
     return look.notes
 
 
@@ -180,7 +180,7 @@ def test_check_data_says_what_a_gpu_gets_wrong(make, capsys):
         report = json.loads(capsys.readouterr().out)["splits"]["train"]
         kinds = {entry["kind"]: entry["examples"] for entry in report["errors"]}
         if status:
-            assert list(kinds) == ["image that DALI does not decode rightly"]
+            assert list(kinds) == ["image that DALI does not decode correctly"]
             assert "rgb.jpg" in str(kinds) and "decode cpu gets them right" in str(kinds)
         else:
             assert not kinds and [entry["kind"] for entry in report["handled"]] == [RGB_JPEG]

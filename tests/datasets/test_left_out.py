@@ -8,7 +8,7 @@ import pytest
 
 from ssd.__main__ import main as ssd
 from ssd.datasets.coco import load_ground_truth
-from ssd.datasets.prepare import main as prepare
+from ssd.datasets.prepare_json import main as prepare
 from ssd.errors import UserError
 from tests.datasets import odd_files
 
@@ -83,7 +83,7 @@ def test_what_is_of_other_categories_does_not_matter(file, tmp_path, capsys):
     """As with cats and dogs of COCO, whose boxes without a height are of a hot dog and a fork."""
     assert split(file, tmp_path / "a", "--categories", "disc", "bar") == 0
     out = capsys.readouterr().out
-    assert "not of these categories, so that it does not matter: 1 x empty box" in out
+    assert "of other categories, and so not checked: 1 x empty box" in out
     for name in ("train.json", "val.json"):
         data = load_ground_truth(tmp_path / "a" / name)
         assert set(data.category_names) == {"disc", "bar"} and len(data.box_image)

@@ -20,7 +20,7 @@ from ssd.datasets.coco import load_coco
 from ssd.datasets.openimages_boxes import id_numbers, read_boxes
 from ssd.datasets.openimages_classes import mlperf_classes, read_class_labels, read_class_list
 from ssd.datasets.openimages_sizes import image_size, jpeg_size
-from ssd.datasets.prepare import main
+from ssd.datasets.prepare_json import main
 from ssd.errors import UserError
 from tests.datasets.openimages_files import CLASSES, HEADER, row, save_jpeg
 
@@ -310,7 +310,7 @@ def test_a_column_that_is_not_there(files, capsys, name):
             HEADER + "\n" + ROWS[0] + "\n" + ROWS[2][:4],
             "boxes.csv:3: the file ends in the middle of a row: 'a1b2'",
         ),
-        (HEADER.replace("XMax", "XMin"), "column XMin is there 2 times"),
+        (HEADER.replace("XMax", "XMin"), "column XMin occurs 2 times"),
     ],
 )
 def test_files_that_are_refused(files, capsys, text, words):
@@ -355,7 +355,7 @@ def test_classes_are_numbered_by_their_list(files, capsys):
     assert run(files, "--class-list", files / "list.txt", "--overwrite", capsys=capsys)[0] == 0
     assert [entry["name"] for entry in content(files)["categories"]] == ["Zebra", "Apple"]
     (files / "list.txt").write_text("Zebra\nApple\nZebra\n")
-    with pytest.raises(UserError, match="list.txt:3: class 'Zebra' is there twice"):
+    with pytest.raises(UserError, match="list.txt:3: class 'Zebra' occurs twice"):
         read_class_list(files / "list.txt")
 
 
@@ -457,7 +457,7 @@ def test_sizes_are_kept_and_taken(files, capsys, monkeypatch):
         ("ImageID,Width,Height\n2,40,30\n", "sizes.csv:2: image id '2' is not 16"),
         (
             "ImageID,Width,Height\n0000000000000002,40,30\n0000000000000002,40,31\n",
-            "sizes.csv:3: image 0000000000000002 is there twice, with 40 x 30 and 40 x 31 pixels",
+            "sizes.csv:3: image 0000000000000002 occurs twice, with 40 x 30 and 40 x 31 pixels",
         ),
     ],
 )

@@ -17,8 +17,8 @@ import pytest
 from nvidia.dali import fn
 from nvidia.dali.pipeline import Pipeline
 
-from ssd.datasets import packing, records
-from ssd.datasets.images import ImageFiles, open_images, record_at
+from ssd.datasets import packing, record_folder
+from ssd.datasets.image_folder import ImageFiles, open_images, record_at
 from ssd.errors import UserError
 from tests.datasets.packed import MAGIC_NUMBER, PATHS, SHARD_SIZE, load, odd_set, pack
 from tests.training.tiny import ROOT
@@ -74,7 +74,7 @@ def change(path, place, content):
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_everything_is_kept(data, packed, split):
     files, kept = load(data, split), load(packed, split)
-    assert isinstance(files.images, ImageFiles) and isinstance(kept.images, records.Records)
+    assert isinstance(files.images, ImageFiles) and isinstance(kept.images, record_folder.Records)
     for name in ("image_ids", "sizes", "boxes_ltrb", "box_classes", "box_crowd", "box_image"):
         one, other = getattr(files, name), getattr(kept, name)
         assert one.dtype == other.dtype
@@ -133,7 +133,7 @@ def check_label(label, data, index):
 
 def test_mxnet_reads_them(data, packed):
     files, place, number = load(data), os.path.join(packed, FOLDER), 0
-    for shard in records.read_manifest(place)["shards"]:
+    for shard in record_folder.read_manifest(place)["shards"]:
         base = os.path.join(place, shard["file"][:-4])
         reader = mx.recordio.MXIndexedRecordIO(base + ".idx", base + ".rec", "r")
         assert len(reader.keys) == shard["images"]
@@ -153,7 +153,7 @@ def test_dali_reads_them(tmp_path):
     assert pack(data, tmp_path / "records", "--shard-size", SHARD_SIZE) == 0
     files, place = load(data), str(tmp_path / "records" / FOLDER)
     number = 0
-    for shard in records.read_manifest(place)["shards"]:
+    for shard in record_folder.read_manifest(place)["shards"]:
         path = os.path.join(place, shard["file"])
         pipeline = Pipeline(batch_size=shard["images"], num_threads=1, device_id=None)
         with pipeline:
@@ -172,7 +172,7 @@ def test_splits_that_share_a_folder_share_the_records(data, tmp_path):
     flags = ["--val-annotations", PATHS["train"][0], "--val-images", f"./{FOLDER}/"]
     assert pack(data, tmp_path / "out", *flags) == 0
     place = tmp_path / "out" / FOLDER
-    found = records.read_manifest(str(place))
+    found = record_folder.read_manifest(str(place))
     assert [split["records"] for split in found["splits"]] == [13, 0] and found["images"] == 13
     assert sorted(os.listdir(place)) == [
         "records.json",
@@ -203,7 +203,7 @@ def test_an_image_is_found_by_its_path(data, packed):
 
 
 def test_threads_read_at_once(data, packed):
-    files, images = load(data), records.Records(os.path.join(packed, FOLDER))
+    files, images = load(data), record_folder.Records(os.path.join(packed, FOLDER))
     wrong = []
 
     def work():
@@ -242,24 +242,24 @@ def test_threads_read_at_once(data, packed):
         ("train-00000.idx", os.remove, "No such file"),
         ("records.npz", lambda path: change(path, 200, b"\0\1\2\3"), "SHA-256 differs"),
         ("records.npz", os.remove, "No such file"),
-        ("records.json", lambda path: os.truncate(path, 30), "no manifest"),
-        ("records.json", lambda path: open(path, "w").write("[]"), "no manifest"),
+        ("records.json", lambda path: os.truncate(path, 30), "not a manifest"),
+        ("records.json", lambda path: open(path, "w").write("[]"), "not a manifest"),
         (
             "records.json",
             lambda path: open(path, "w").write(
-                json.dumps(dict(kind=records.KIND, format=1, whole=True))
+                json.dumps(dict(kind=record_folder.KIND, format=1, whole=True))
             ),
             "an entry is missing",
         ),
         (
             "records.json",
-            lambda path: open(path, "w").write(json.dumps(dict(kind=records.KIND, format=2))),
+            lambda path: open(path, "w").write(json.dumps(dict(kind=record_folder.KIND, format=2))),
             "records of format 2, this version reads format 1",
         ),
         (
             "records.json",
             lambda path: open(path, "w").write(
-                json.dumps(dict(kind=records.KIND, format=1, whole=False))
+                json.dumps(dict(kind=record_folder.KIND, format=1, whole=False))
             ),
             "interrupted",
         ),
@@ -462,7 +462,7 @@ def test_only_the_same_packing_goes_on(data, tmp_path, monkeypatch, capsys):
         file.write(b"more")
     status, line = run(capsys, other, output)
     assert status == 2 and "begun with another data set" in line
-    with packing._alone(str(output)):
+    with packing._locked(str(output)):
         status, line = run(capsys, data, output)
         assert status == 2 and "another process is packing into it" in line
     (output / packing.PLAN).write_text("{")

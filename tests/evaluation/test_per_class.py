@@ -144,6 +144,34 @@ def test_images_left_out_are_no_part_of_the_score():
     assert left.image_ids.tolist() == expected.image_ids.tolist() == sorted(kept)
 
 
+def test_columns_stand_below_each_other_on_a_terminal(tmp_path):
+    """Han letters take two columns, an accent of its own none."""
+    path, wide, accents = (
+        tmp_path / "set.json",
+        "\u4ea4\u901a\u4fe1\u53f7\u706f",
+        "re\u0301sume\u0301",
+    )
+    names = [wide, accents, "cat"]
+    path.write_text(
+        json.dumps(
+            {
+                "images": [{"id": 1}],
+                "categories": [{"id": row, "name": name} for row, name in enumerate(names)],
+                "annotations": [
+                    {"id": 1, "image_id": 1, "category_id": 0, "bbox": [10, 10, 20, 20]}
+                ],
+            }
+        )
+    )
+    got = evaluate(path, Detections([1] * 3, [[10, 10, 20, 20]] * 3, [0.5] * 3, [0, 1, 2]))
+    lines = format_classes(got).splitlines()
+    assert lines[0].startswith("class" + " " * 5 + "     AP")
+    assert lines[1].startswith(wide + "  1.000"), "ten columns already"
+    assert lines[2].startswith(accents + " " * 4 + "      -") and lines[3].startswith(
+        "cat" + " " * 7 + "      -"
+    )
+
+
 def test_table_of_classes(tmp_path):
     path = tmp_path / "set.json"
     path.write_text(

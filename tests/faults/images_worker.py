@@ -1,5 +1,5 @@
-"""Runs on each rank of test_every_image_once.py: evaluates with a detector that finds one thing in
-every image, its class and score telling which image it saw, for several batch sizes."""
+"""Runs on each rank of test_every_image_once.py: evaluates with a detector that finds one object in
+every image, whose score identifies the image, for several batch sizes."""
 
 import sys
 
@@ -18,8 +18,7 @@ dataset = load_coco(annotations, images, require_boxes=False, report=lambda line
 
 
 def brightest(batch):
-    """One detection per image, whose score is its brightness; images of a batch past the last one
-    are padding."""
+    """One detection per image, whose score is the image's brightness. The last batch is padded."""
     found = np.zeros((len(batch), 3, 6), np.float32)
     found[:, 0] = [1, 0, 0.1, 0.2, 0.5, 0.6]
     found[:, 0, 1] = (batch.asnumpy().mean((1, 2, 3)) + 3) / 10
@@ -37,7 +36,7 @@ for batch in (1, 3, 8):
             turn,
             rows[:, 0],
         )
-        # Image i is of grey 10 i: what was seen under its number is it.
+        # Image i has the grey value 10 i, so its score identifies it.
         assert (np.diff(rows[:, 5]) > 0).all(), (batch, turn, rows[:, 5])
     loader.close()
 print(f"rank {ranks.rank} of {ranks.size}: every image once", flush=True)

@@ -1,4 +1,4 @@
-"""Real runs with a fault in them, on one rank or several."""
+"""Real training runs with a fault in them, on one rank or several."""
 
 import os
 import re
@@ -8,11 +8,11 @@ import time
 import uuid
 from typing import List, NamedTuple
 
-from tests.training.tiny import FLAGS, ROOT
+from tests.training.tiny import FLAGS, ROOT, horovodrun
 
 WORKER = os.path.join(ROOT, "tests", "faults", "train_worker.py")
-# Seconds without a sign of life: few only where a rank gives none, since a busy machine keeps ranks
-# waiting too.
+# --rank-timeout: short only for the faults that it detects, since on a busy machine healthy ranks
+# have to wait too.
 RANK_TIMEOUT = {"stop": 5, "hang": 5}
 
 
@@ -20,22 +20,22 @@ class Result(NamedTuple):
     status: int
     output: str  # of all ranks, and of the launcher
     seconds: float
-    left: List[int]  # processes of the run that outlived its launcher
+    survivors: List[int]  # processes of the run that outlived its launcher
 
     def last_line(self) -> str:
-        """The last line of a rank for people. horovodrun writes a report of its own after it, and
-        brings standard output and the victim's "fault at" by other pipes, perhaps later; its shells
-        say what became of a rank."""
+        """The last line for the user from any rank. horovodrun prints its own report after it,
+        forwards standard output and the victim's "fault at" through other pipes, perhaps later, and
+        its shells report how a rank ended."""
         return [
             line
-            for line in self.said("stderr").splitlines()
+            for line in self.ranks_output("stderr").splitlines()
             if line.strip()
             and line not in ("Killed", "Terminated")
             and not line.startswith((":::MLLOG", "fault at "))
         ][-1]
 
-    def said(self, stream: str = "std") -> str:
-        """What the ranks wrote, without what horovodrun did."""
+    def ranks_output(self, stream: str = "std") -> str:
+        """The output of the ranks, without horovodrun's own."""
         lines = [line for line in self.output.splitlines() if re.match(rf"\[\d+\]<{stream}", line)]
         return (
             "\n".join(re.sub(r"^\[\d+\]<std(out|err)>:", "", line) for line in lines) or self.output
@@ -43,23 +43,13 @@ class Result(NamedTuple):
 
 
 def run(fault: str, data, output, *flags, ranks: int = 1, limit: float = 300) -> Result:
-    """`train` with FAULT=`fault`; waits for the launcher, then for every process that it started, 5
-    seconds."""
+    """`train` with FAULT=`fault`. Waits for the launcher, then up to 5 seconds for all processes
+    that it has started."""
     token = uuid.uuid4().hex
-    launcher = (
-        []
-        if ranks == 1
-        else [
-            os.path.join(os.path.dirname(sys.executable), "horovodrun"),
-            "-np",
-            str(ranks),
-            "--gloo",
-        ]
-    )
     start = time.monotonic()
     process = subprocess.run(
         [
-            *launcher,
+            *horovodrun(ranks),
             sys.executable,
             WORKER,
             *FLAGS,
@@ -87,13 +77,13 @@ def run(fault: str, data, output, *flags, ranks: int = 1, limit: float = 300) ->
     )
     seconds = time.monotonic() - start
     deadline = time.monotonic() + 5
-    while having(token) and time.monotonic() < deadline:
+    while processes_with(token) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return Result(process.returncode, process.stdout, seconds, having(token))
+    return Result(process.returncode, process.stdout, seconds, processes_with(token))
 
 
-def having(token: str) -> List[int]:
-    """Living processes with this token in their environment."""
+def processes_with(token: str) -> List[int]:
+    """The living processes with this token in their environment."""
     found = []
     for entry in filter(str.isdigit, os.listdir("/proc")):
         try:

@@ -1,10 +1,10 @@
-"""A program that saves checkpoints and is killed: `python save_forever.py`, orders on standard
+"""A program that saves checkpoints and is killed: `python save_forever.py`, commands on standard
 input.
 
-For each line [FOLDER, KILL_AT] it forks a process, says "pid N", and says "dead STATUS" when that
-one has ended (forked, since NumPy takes longer to import than fifty checkpoints take to be
-written). With KILL_AT null the process saves ever new steps and says "done STEP" after each. With a
-number it saves step 3 twice, and kills itself before its KILL_ATth operation on files.
+For each line [FOLDER, KILL_AT] it forks a process, prints "pid N", and prints "dead STATUS" when
+that process has ended (forked, since importing NumPy takes longer than writing fifty checkpoints).
+With KILL_AT null the process saves one step after another and prints "done STEP" after each. With a
+number it saves step 3 twice, and kills itself before its KILL_ATth file operation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from ssd.checkpoints.store import CheckpointStore
 
-DEADLINE = 60.0  # seconds that no process outlives
+DEADLINE = 60.0  # seconds after which every process ends
 OPERATIONS = (
     "open",
     "os.mkdir",
@@ -32,7 +32,7 @@ OPERATIONS = (
 
 
 def content(step, again=0):
-    """(arrays, state), all of it different for every (step, again): 0.4 MB in three files."""
+    """(arrays, state), both different for every (step, again): 0.4 MB in three files."""
     rng = np.random.default_rng([step, again])
     arrays = {
         "parameters": {
@@ -46,7 +46,7 @@ def content(step, again=0):
 
 
 def is_entirely(checkpoint, step, again=0):
-    """Is all of a checkpoint, to the last bit, what `content(step, again)` is?"""
+    """Whether a checkpoint is `content(step, again)` to the last bit."""
     arrays, state = content(step, again)
     return (
         checkpoint.step == step
@@ -61,7 +61,7 @@ def is_entirely(checkpoint, step, again=0):
     )
 
 
-def say(line):
+def print_line(line):
     os.write(1, (line + "\n").encode())
 
 
@@ -73,17 +73,17 @@ def save_forever(folder):
     while os.getppid() == parent and time.monotonic() < end:
         step += 1
         store.save(step, *content(step), wait=True)
-        say(f"done {step}")
+        print_line(f"done {step}")
 
 
 def save_and_die(folder, kill_at):
-    left = kill_at
+    remaining = kill_at
 
     def count(event, _):
-        nonlocal left
+        nonlocal remaining
         if event in OPERATIONS:
-            left -= 1
-            if left == 0:
+            remaining -= 1
+            if remaining == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(count)
@@ -104,8 +104,8 @@ def main():
                 traceback.print_exc()
             finally:
                 os._exit(1)
-        say(f"pid {pid}")
-        say(f"dead {os.waitpid(pid, 0)[1]}")
+        print_line(f"pid {pid}")
+        print_line(f"dead {os.waitpid(pid, 0)[1]}")
 
 
 if __name__ == "__main__":

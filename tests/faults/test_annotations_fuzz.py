@@ -1,5 +1,5 @@
-"""Whatever stands in an annotation file, the outcome is a data set or one line: never a traceback,
-never a hang."""
+"""Whatever an annotation file contains, the result is a data set or one line, never a traceback or
+a hang."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ssd.commandline import read_settings
 from ssd.commands import check_data
 from ssd.data.dali_annotations import float32_xywh
 from ssd.datasets.coco import load_coco
-from ssd.datasets.prepare import prepare
+from ssd.datasets.prepare_json import write_reduced
 from ssd.errors import UserError
 
 COMMON = dict(
@@ -108,7 +108,7 @@ VALUES = st.recursive(
 )
 
 
-def places(content, path=()):
+def paths_in(content, path=()):
     """Paths to everything inside a JSON value."""
     keys = (
         content.items()
@@ -119,16 +119,16 @@ def places(content, path=()):
     )
     for key, value in keys:
         yield (*path, key)
-        yield from places(value, (*path, key))
+        yield from paths_in(value, (*path, key))
 
 
-for _key in ("area", "iscrowd", "segmentation"):  # as box-only data sets have it
+for _key in ("area", "iscrowd", "segmentation"):  # missing in data sets with boxes only
     del VALID["annotations"][3][_key]
-PLACES = list(places(VALID))
+PATHS = list(paths_in(VALID))
 
 
 def mutate(content, path, action, value):
-    """Changes one place; a place that an earlier change has taken away is left alone."""
+    """Changes the value at `path`; does nothing if an earlier change has removed it."""
     holder = content
     for key in path[:-1]:
         try:
@@ -149,13 +149,13 @@ def mutate(content, path, action, value):
             holder[key] = json.dumps(holder[key])
         elif isinstance(holder, list):  # repeat
             holder.append(copy.deepcopy(holder[key]))
-    except (KeyError, IndexError, TypeError):  # another change has put something else here
+    except (KeyError, IndexError, TypeError):  # an earlier change has put something else here
         pass
 
 
 MUTATIONS = st.lists(
     st.tuples(
-        st.sampled_from(PLACES),
+        st.sampled_from(PATHS),
         st.sampled_from(["remove", "replace", "replace", "wrap", "text", "repeat"]),
         VALUES,
     ),
@@ -165,7 +165,7 @@ MUTATIONS = st.lists(
 
 
 class Outcome:
-    """One annotation file after another through everything that reads one."""
+    """Passes annotation files to everything that reads one."""
 
     def __init__(self, folder):
         self.folder, self.file, self.images = folder, folder / "a.json", folder / "val2017"
@@ -199,7 +199,7 @@ class Outcome:
         self.seen = set()
 
     def of(self, action):
-        """The result, or None where it is refused in one line."""
+        """The result of `action()`, or None if it refuses the file in one line."""
         try:
             return action()
         except UserError as error:
@@ -233,13 +233,13 @@ class Outcome:
             assert ((1 <= data.box_classes) & (data.box_classes < data.num_classes)).all()
             float32_xywh(data.boxes_ltrb, data.sizes[data.box_image])
         target = self.folder / "out.json"
-        if self.of(lambda: prepare(self.file, target)) is not None:
+        if self.of(lambda: write_reduced(self.file, target)) is not None:
             json.loads(
                 target.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in the output")
             )
             target.unlink()
         assert sorted(path.name for path in self.folder.iterdir()) == ["a.json", "val2017"], (
-            "nothing is left behind"
+            "no temporary files"
         )
         statuses = [self.of(lambda: self.check(arguments)) for arguments in self.arguments]
         assert statuses[0] in (None, 0, 1) and (statuses[0] == 0) == (sets[False] is not None)
@@ -259,14 +259,13 @@ class Outcome:
 def outcome(tmp_path_factory):
     outcome = Outcome(tmp_path_factory.mktemp("fuzz"))
     settings_of = {id(arguments): read_settings(arguments) for arguments in outcome.arguments}
-    with (
-        pytest.MonkeyPatch.context()
-    ) as patch:  # reading the recipe anew each time takes longer than all the rest
+    # Reading the recipe every time would take longer than everything else.
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ssd.commandline.read_settings", lambda arguments: settings_of[id(arguments)])
         yield outcome
 
 
-def test_the_unchanged_file_is_taken(outcome):
+def test_the_unchanged_file_is_accepted(outcome):
     outcome.seen.clear()
     outcome.try_everything(json.dumps(VALID).encode())
     assert outcome.seen == {(0, True)}
@@ -284,8 +283,7 @@ def mutated(outcome, mutations):
 def test_mutated_files(outcome):
     outcome.seen.clear()
     mutated(outcome)
-    # The test bites: it meets files that are taken, refused with and without a rest, and not read
-    # at all.
+    # Files of all kinds occur: accepted, refused with and without usable annotations, unreadable.
     assert outcome.seen >= {(0, True), (1, True), (None, False)}
 
 
@@ -299,11 +297,11 @@ def test_any_json(outcome, content):
 
 @settings(max_examples=80, **COMMON)
 @given(st.integers(0, len(json.dumps(VALID))), st.binary(max_size=8), st.integers(0, 8))
-def test_damaged_bytes(outcome, place, bytes_put, bytes_lost):
+def test_damaged_bytes(outcome, position, bytes_put, bytes_lost):
     """Cut, overwritten and inserted bytes, invalid UTF-8 among them."""
     content = json.dumps(VALID).encode()
-    outcome.try_everything(content[:place] + bytes_put + content[place + bytes_lost :])
-    outcome.try_everything(content[:place])
+    outcome.try_everything(content[:position] + bytes_put + content[position + bytes_lost :])
+    outcome.try_everything(content[:position])
 
 
 DEEP = ["[" * 10**5, "[" * 5000 + "]" * 5000, '{"images":' * 5000, '{"a":' * 900 + "1" + "}" * 900]

@@ -1,4 +1,4 @@
-"""Checkpoints on disc: every bit comes back, every damage is refused by name, and nothing in them
+"""Checkpoints on disc: every bit is read back, all damage is refused by name, and nothing in them
 is executed."""
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ ARRAYS = hnp.arrays(
     ),
     st.booleans(),
 )
-def test_arrays_come_back_bit_by_bit(arrays, transposed):
+def test_arrays_are_read_back_bit_by_bit(arrays, transposed):
     if transposed:
         arrays = {name: array.T for name, array in arrays.items()}
     check_arrays({"group": arrays})
@@ -89,7 +89,7 @@ def test_arrays_come_back_bit_by_bit(arrays, transposed):
         {"a": {"x": np.zeros(2, np.longdouble)}},
     ],
 )
-def test_what_cannot_be_written_is_refused_at_once(tmp_path, arrays):
+def test_arrays_that_cannot_be_written_are_refused_at_once(tmp_path, arrays):
     store = CheckpointStore(tmp_path)
     with pytest.raises(AssertionError):
         store.save(1, arrays, {})
@@ -98,8 +98,7 @@ def test_what_cannot_be_written_is_refused_at_once(tmp_path, arrays):
 
 
 class Two:
-    """A store in `folder` with checkpoints 1 and 2, the `newest`; what it reports goes to
-    `lines`."""
+    """A store in `folder` with checkpoints 1 and 2, the `newest`; `lines` collects its reports."""
 
     def __init__(self, folder):
         self.folder, self.newest, self.lines = folder, os.path.join(folder, "step-00000002"), []
@@ -108,13 +107,13 @@ class Two:
             self.store.save(step, *content(step))
         self.store.close()
 
-    def is_refused(self, name, words):
-        """The newest is refused for this file and reason, and step 1 taken."""
+    def is_refused(self, name, pattern):
+        """The newest is refused for this file and reason, and step 1 is taken."""
         del self.lines[:]
         assert is_entirely(self.store.newest(), 1)
         assert len(self.lines) == 1 and os.path.join(self.newest, name) in self.lines[0], self.lines
-        assert re.search(words, self.lines[0]) and "\n" not in self.lines[0], self.lines
-        with pytest.raises(UserError, match=words):
+        assert re.search(pattern, self.lines[0]) and "\n" not in self.lines[0], self.lines
+        with pytest.raises(UserError, match=pattern):
             find_checkpoint(self.newest)
 
 
@@ -159,12 +158,12 @@ def test_truncation_and_flipped_bits_are_refused_by_name(two, name):
 
 def test_every_byte_of_the_manifest_counts(two):
     good = read(two, "manifest.json")
-    for bit in range(0, 8 * len(good), 7):  # every byte, and its bits in turn
+    for bit in range(0, 8 * len(good), 7):  # every byte, and every bit of some byte
         flipped = bytearray(good)
         flipped[bit // 8] ^= 1 << bit % 8
         write(two, "manifest.json", flipped)
         with pytest.raises(UserError, match="manifest.json"):
-            checkpoint_files._read_manifest(two.newest)
+            checkpoint_files.read_manifest(two.newest)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -175,29 +174,29 @@ def test_missing_files_links_and_pipes_are_refused(two, tmp_path, name):
     os.symlink(tmp_path / "elsewhere", path)
     two.is_refused(name, "is a symbolic link")
     os.unlink(path)
-    os.mkfifo(path)  # opening it would wait for ever
+    os.mkfifo(path)  # opening it would block forever
     two.is_refused(name, "is no regular file")
 
 
-def test_unexpected_files_and_wrong_places_are_refused(two):
+def test_unexpected_files_and_wrong_steps_are_refused(two):
     extra = os.path.join(two.newest, "extra.npz")
     open(extra, "w").close()
     two.is_refused("extra.npz", "is not in the manifest")
     os.unlink(extra)
     os.rename(two.newest, os.path.join(two.folder, "step-00000003"))
     two.newest = os.path.join(two.folder, "step-00000003")
-    two.is_refused("manifest.json", "says step 2")
+    two.is_refused("manifest.json", "is of step 2")
     os.rename(two.newest, os.path.join(two.folder, "my favourite"))
     assert is_entirely(find_checkpoint(os.path.join(two.folder, "my favourite")), 2)
 
 
 def forge(two, name, content, named=None, **changes):
-    """Puts `content` in place of a file, with a manifest that is right about it."""
+    """Replaces a file by `content`, with a manifest that matches it."""
     manifest = json.loads(read(two, "manifest.json"))
     manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     manifest["files"].update(named or {})
     manifest.update(changes)
-    manifest["sha256"] = checkpoint_files._own_hash(manifest)
+    manifest["sha256"] = checkpoint_files.manifest_hash(manifest)
     write(two, name, content)
     write(two, "manifest.json", json.dumps(manifest).encode())
 
@@ -211,10 +210,10 @@ class Malicious:
 
 
 def archive(*members, compression=zipfile.ZIP_STORED, times=1):
-    """An archive's bytes; its index names the same data this many times."""
+    """An archive's bytes; its index lists the same data this many times."""
     memory = io.BytesIO()
     with zipfile.ZipFile(memory, "w", compression) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of names that are there twice
+        warnings.simplefilter("ignore")  # about duplicate names
         for name, data in members:
             file.writestr(name, data)
         file.filelist *= times
@@ -222,7 +221,7 @@ def archive(*members, compression=zipfile.ZIP_STORED, times=1):
 
 
 def header(text):
-    """The bytes of an .npy with this header and nothing after it."""
+    """The bytes of an .npy with this header and no data."""
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
 
 
@@ -254,28 +253,30 @@ def test_a_pickle_with_a_correct_manifest_is_not_executed(two, tmp_path):
     assert not os.path.exists(executed)
 
 
-HUGE = "{'descr': '<f8', 'fortran_order': False, 'shape': %s, }\n"
+def float64_header(shape):
+    """The bytes of an .npy of float64 with this text as its shape, without data."""
+    return header(f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}\n")
 
 
 @pytest.mark.parametrize(
-    "content, words",
+    "content, pattern",
     [
-        (archive(("a.npy", header(HUGE % "(1 << 40,)"))), "no archive of arrays"),
+        (archive(("a.npy", float64_header("(1 << 40,)"))), "no archive of arrays"),
         (
-            archive(("a.npy", header(HUGE % "(1099511627776,)"))),
+            archive(("a.npy", float64_header("(1099511627776,)"))),
             "claims the shape .*8796093022208 bytes, and has 0",
         ),
         (
-            archive(("a.npy", header(HUGE % ("({})".format("9999999999999999999, ") * 30)))),
+            archive(("a.npy", float64_header("(9999999999999999999, )" * 30))),
             "claims the shape|no archive",
         ),
-        (archive(("a.npy", header(HUGE % "(-1, -4)") + bytes(32))), "claims the shape"),
-        (archive(("a.npy", header(HUGE % ("(0, 1" + "0" * 30 + ")")))), "no archive of arrays"),
+        (archive(("a.npy", float64_header("(-1, -4)") + bytes(32))), "claims the shape"),
+        (archive(("a.npy", float64_header("(0, 1" + "0" * 30 + ")"))), "no archive of arrays"),
         (archive(("a.npy", header("-" * 2000 + "1"))), "no NumPy array"),
         (archive(("a.npy", header("-" * 1000 + "1"))), "no archive of arrays"),
-        (archive(("a.npy", npy(np.zeros(9))), ("a.npy", npy(np.zeros(9)))), "is there twice"),
+        (archive(("a.npy", npy(np.zeros(9))), ("a.npy", npy(np.zeros(9)))), "a duplicate"),
         (archive(("a.txt", b"text")), "'a.txt' is no array"),
-        (archive(("a.npy", npy(np.array(["text"])))), "holds no numbers but <U4"),
+        (archive(("a.npy", npy(np.array(["text"])))), "holds <U4 and not numbers"),
         (
             archive(("a.npy", npy(np.zeros(10**6))), compression=zipfile.ZIP_DEFLATED),
             "claims more data than it has",
@@ -285,9 +286,9 @@ HUGE = "{'descr': '<f8', 'fortran_order': False, 'shape': %s, }\n"
         (b"", "no archive of arrays"),
     ],
 )
-def test_made_up_archives_are_refused(two, content, words):
+def test_forged_archives_are_refused(two, content, pattern):
     forge(two, "ranks.npz", content)
-    two.is_refused("ranks.npz", words)
+    two.is_refused("ranks.npz", pattern)
 
 
 @pytest.mark.parametrize(
@@ -295,33 +296,33 @@ def test_made_up_archives_are_refused(two, content, words):
 )
 def test_a_manifest_cannot_lead_out_of_its_folder(two, name):
     forge(two, "state.json", read(two, "state.json"), {name: {"bytes": 1, "sha256": 64 * "0"}})
-    two.is_refused("manifest.json", f"names '{name}', which is no file of a checkpoint")
+    two.is_refused("manifest.json", f"lists '{name}', which is no file of a checkpoint")
 
 
 @pytest.mark.parametrize(
-    "content, changes, words",
+    "content, changes, message",
     [
         (b"[]", {}, "state.json: is no JSON object"),
         (b"[" * 100000, {}, "state.json: is no JSON"),
         (b"\xff", {}, "state.json: is no JSON"),
-        (b"{}", {"format": 2}, "format 2; this program knows 1"),
-        (b"{}", {"step": True}, "no step: True"),
-        (b"{}", {"files": {}}, "names no state.json"),
+        (b"{}", {"format": 2}, "format 2; this program reads 1"),
+        (b"{}", {"step": True}, "invalid step: True"),
+        (b"{}", {"files": {}}, "does not list state.json"),
         (
             b"{}",
             {"files": {"state.json": {"bytes": -1, "sha256": "0" * 64}}},
-            "nothing sensible about state.json",
+            "no valid entry for state.json",
         ),
         (
             b"{}",
             {"files": {"state.json": {"bytes": 2, "sha256": "A" * 64}}},
-            "nothing sensible about state.json",
+            "no valid entry for state.json",
         ),
     ],
 )
-def test_made_up_json_is_refused(two, content, changes, words):
+def test_forged_json_is_refused(two, content, changes, message):
     forge(two, "state.json", content, **changes)
-    two.is_refused(words.split(":")[0] if "state.json: " in words else "manifest.json", words)
+    two.is_refused(message.split(":")[0] if "state.json: " in message else "manifest.json", message)
 
 
 def test_a_read_only_copy_can_be_read(two, tmp_path):
@@ -338,22 +339,22 @@ def test_a_read_only_copy_can_be_read(two, tmp_path):
 
 def test_a_folder_without_checkpoints_is_named(tmp_path):
     (tmp_path / "file").touch()
-    for name, words in (
+    for name, reason in (
         (".", "neither a checkpoint nor"),
         ("absent", "no such folder"),
         ("file", "no such folder"),
     ):
-        with pytest.raises(UserError, match=f"{re.escape(str(tmp_path))}.*: {words}"):
+        with pytest.raises(UserError, match=f"{re.escape(str(tmp_path))}.*: {reason}"):
             find_checkpoint(os.path.join(tmp_path, name))
     os.mkdir(tmp_path / "step-00000001")
     lines = []
-    with pytest.raises(UserError, match="not one of its checkpoints is whole"):
+    with pytest.raises(UserError, match="none of its checkpoints is intact"):
         find_checkpoint(tmp_path, report=lines.append)
     assert len(lines) == 1 and "manifest.json: is missing" in lines[0]
 
 
-def test_a_manifest_comes_last(tmp_path):
-    """What write_files has made until it fails is refused."""
+def test_the_manifest_is_written_last(tmp_path):
+    """The files that write_files has written before it fails are refused."""
     with pytest.raises(UnicodeEncodeError):
         write_files(str(tmp_path / "x"), 1, content(1)[0], "\ud800")
     assert os.listdir(tmp_path / "x") and not (tmp_path / "x" / "manifest.json").exists()

@@ -1,5 +1,5 @@
-"""A store of checkpoints is killed, filled up, locked and left half done: what it has shown to be
-saved stays."""
+"""A checkpoint store is killed, runs out of disc, is made read-only and is left unfinished: what it
+has reported as saved stays readable."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ENVIRONMENT = dict(os.environ, PYTHONPATH=ROOT)
 
 
 def steps(folder):
-    """What the folder of a store holds, steps as numbers."""
+    """The content of a store's folder, steps as numbers."""
     return sorted(
         (int(name[5:]) if name[5:].isdigit() else name)
         for name in os.listdir(folder)
@@ -36,7 +36,7 @@ def steps(folder):
     )
 
 
-class Saver:
+class SavingProgram:
     """tests/faults/save_forever.py, and the process that it has forked last."""
 
     def __init__(self):
@@ -57,22 +57,22 @@ class Saver:
     def next(self, word):
         """The number in the next line that starts with this word."""
         for line in self.process.stdout:
-            said, number = line.split()
-            if said == "done":
+            event, number = line.split()
+            if event == "done":
                 self.done = int(number)
-            if said == word:
+            if event == word:
                 return int(number)
-            if said == "dead":
+            if event == "dead":
                 break
-        raise AssertionError(f"the saving program has ended before it said {word!r}")
+        raise AssertionError(f"the saving program has ended before it printed {word!r}")
 
 
 @pytest.fixture
 def saver():
-    saver = Saver()
+    saver = SavingProgram()
     yield saver
     saver.process.kill()
-    saver.process.communicate()  # its child sees that it is alone, and ends
+    saver.process.communicate()  # its child notices that its parent is gone, and ends
 
 
 def test_kill_9_at_50_random_moments(tmp_path, saver):
@@ -84,9 +84,8 @@ def test_kill_9_at_50_random_moments(tmp_path, saver):
         saver.next("done")
         begin = time.monotonic()
         saver.next("done")
-        time.sleep(
-            rng.uniform(0, 1.5) * (time.monotonic() - begin)
-        )  # in saves, which is what takes longer under load
+        # A random moment, which is tested here, measured in saves: these take longer under load.
+        time.sleep(rng.uniform(0, 1.5) * (time.monotonic() - begin))
         os.kill(pid, signal.SIGKILL)
         assert saver.next("dead") == signal.SIGKILL
         names = sorted(os.listdir(tmp_path))
@@ -101,25 +100,25 @@ def test_kill_9_at_50_random_moments(tmp_path, saver):
         elif any(name.endswith(".removed") for name in names):
             found_in["an old one being deleted"] += 1
         else:
-            found_in["a new one being proved" if len(names) > 2 else "between two saves"] += 1
+            found_in["a new one being read back" if len(names) > 2 else "between two saves"] += 1
         lines = []
         checkpoint = find_checkpoint(tmp_path, report=lines.append)
         assert is_entirely(checkpoint, checkpoint.step) and checkpoint.step in (
             saver.done,
             saver.done + 1,
         )
-        assert lines == []  # no half made or half removed one looked like one
+        assert lines == []  # none that is partly written or removed was taken for a checkpoint
     print(dict(found_in))
     assert (
         found_in["files being written"] >= 5
         and sum(found_in.values()) - found_in["between two saves"] >= 15
     )
     CheckpointStore(tmp_path).close()
-    assert all(type(step) is int for step in steps(tmp_path))  # the leftovers of the dead are gone
+    assert all(type(step) is int for step in steps(tmp_path))  # no temporary file is left
 
 
 def test_a_kill_before_each_single_operation(tmp_path, saver):
-    """On a full store: a new step is saved, then the same once more with other content."""
+    """In a full store: a new step is saved, then the same step again with other content."""
     full = tmp_path / "full"
     store = CheckpointStore(full)
     for step in (1, 2):
@@ -135,7 +134,7 @@ def test_a_kill_before_each_single_operation(tmp_path, saver):
         assert status in (0, signal.SIGKILL)
         lines = []
         checkpoint = find_checkpoint(tmp_path / "store", report=lines.append)
-        for name in os.listdir(tmp_path / "store"):  # one half removed is not to be seen either
+        for name in os.listdir(tmp_path / "store"):  # a partly removed one has a hidden name too
             assert name.startswith(".") or find_checkpoint(tmp_path / "store" / name).step in (
                 1,
                 2,
@@ -152,7 +151,7 @@ def test_a_kill_before_each_single_operation(tmp_path, saver):
 
 @contextlib.contextmanager
 def small_disc(path, size):
-    """A file system of its own at `path`; skips where that may not be mounted."""
+    """A file system of its own at `path`; skips the test if it cannot be mounted."""
     path.mkdir()
     done = (
         subprocess.run(
@@ -171,12 +170,12 @@ def small_disc(path, size):
         subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
-def test_a_full_disc_is_named_and_costs_no_checkpoint(tmp_path):
+def test_a_full_disc_is_reported_and_costs_no_checkpoint(tmp_path):
     with small_disc(tmp_path / "disc", "1m") as disc:
         store = CheckpointStore(disc / "store", keep=1)
         store.save(1, *content(1), wait=True)
         kinds = collections.Counter()
-        # From one that fails in its first file to one that fails in its last.
+        # From one that fails while writing its first file to one that fails in its last.
         for size in list(range(900_000, 100_000, -50_000)) + [10]:
             arrays = {
                 "a": {"x": np.zeros(size // 2, np.uint8)},
@@ -202,7 +201,7 @@ def test_a_full_disc_is_named_and_costs_no_checkpoint(tmp_path):
         store.close()
 
 
-def test_the_failure_is_told_once_by_whatever_comes_next(tmp_path):
+def test_a_failure_is_raised_once_by_the_next_call(tmp_path):
     with small_disc(tmp_path / "disc", "1m") as disc:
         store, large = CheckpointStore(disc), {"a": {"x": np.zeros(2**21, np.uint8)}}
         for call in (
@@ -220,7 +219,7 @@ def test_the_failure_is_told_once_by_whatever_comes_next(tmp_path):
         store.close()
 
 
-def test_an_unwritable_folder_is_named(tmp_path):
+def test_an_unwritable_folder_is_reported(tmp_path):
     with small_disc(tmp_path / "disc", "4m") as disc:
         store = CheckpointStore(disc / "store")
         store.save(1, *content(1), wait=True)
@@ -243,7 +242,7 @@ def test_an_unwritable_folder_is_named(tmp_path):
         CheckpointStore(tmp_path / "file")
 
 
-def test_one_that_does_not_read_back_is_taken_away(tmp_path, monkeypatch):
+def test_a_checkpoint_that_does_not_read_back_is_removed(tmp_path, monkeypatch):
     store = CheckpointStore(tmp_path, keep=1)
     store.save(1, *content(1), wait=True)
     written = checkpoints.write_files
@@ -255,13 +254,13 @@ def test_one_that_does_not_read_back_is_taken_away(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoints, "write_files", damages)
     for step in (1, 2):
-        with pytest.raises(UserError, match="momenta.npz: was changed.*right after it was written"):
+        with pytest.raises(UserError, match="momenta.npz: was changed.*immediately after it was"):
             store.save(step, *content(step, again=5), wait=True)
         assert steps(tmp_path) == [1] and is_entirely(store.newest(), 1)
     store.close()
 
 
-def test_the_last_and_the_best_stay(tmp_path):
+def test_the_last_and_the_best_are_kept(tmp_path):
     lines = []
     store, small = (
         CheckpointStore(tmp_path, keep=2, report=lines.append),
@@ -287,7 +286,7 @@ def test_the_last_and_the_best_stay(tmp_path):
     store.close()
 
 
-def test_a_held_one_stays_until_it_is_let_go(tmp_path):
+def test_a_held_checkpoint_is_kept_until_it_is_released(tmp_path):
     store = CheckpointStore(tmp_path, keep=1)
     store.held.add(2)
     for step in (1, 2, 3, 4):
@@ -300,30 +299,30 @@ def test_a_held_one_stays_until_it_is_let_go(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, words",
+    "text, message",
     [
         ("{", "unreadable"),
         ("[]", "unreadable"),
         ('{"step": 1}', "unreadable"),
         ('{"step": 1, "score": NaN}', "unreadable"),
-        ('{"step": 7, "score": 0.5}', "of step 7, is not there"),
+        ('{"step": 7, "score": 0.5}', "of step 7, is missing"),
     ],
 )
-def test_a_broken_best_is_reported(tmp_path, text, words):
+def test_a_damaged_best_json_is_reported(tmp_path, text, message):
     (tmp_path / "best.json").write_text(text)
     lines = []
     assert CheckpointStore(tmp_path, report=lines.append).best() is None
-    assert len(lines) == 1 and words in lines[0] and "best.json" in lines[0]
+    assert len(lines) == 1 and message in lines[0] and "best.json" in lines[0]
 
 
-def test_a_run_that_was_set_back_goes_on_from_there(tmp_path):
-    """A step saved again replaces the first one; later steps, of a future that did not come, do not
-    come back."""
+def test_a_run_that_resumes_from_an_earlier_step(tmp_path):
+    """A step saved again replaces its first checkpoint, and checkpoints of later steps are
+    removed."""
     store = CheckpointStore(tmp_path, keep=2)
     for step in (10, 20, 30):
         store.save(step, *content(step))
     store.close()
-    (tmp_path / "step-00000030" / "ranks.npz").unlink()  # so the run goes on from 20
+    (tmp_path / "step-00000030" / "ranks.npz").unlink()  # so the run continues from 20
     store = CheckpointStore(tmp_path, keep=2, report=lambda line: None)
     assert store.newest().step == 20
     store.save(20, *content(20, again=1), wait=True)
@@ -338,7 +337,7 @@ def test_a_run_that_was_set_back_goes_on_from_there(tmp_path):
     )
 
 
-def test_a_save_waits_for_the_one_before_and_not_for_itself(tmp_path, monkeypatch):
+def test_a_save_waits_for_the_previous_one_and_not_for_itself(tmp_path, monkeypatch):
     events, may_write, written = [], threading.Event(), checkpoints.write_files
 
     def slow(folder, step, *rest):
@@ -350,9 +349,9 @@ def test_a_save_waits_for_the_one_before_and_not_for_itself(tmp_path, monkeypatc
     monkeypatch.setattr(checkpoints, "write_files", slow)
     store, state = CheckpointStore(tmp_path), {"list": [1]}
     store.save(1, {}, state)
-    state["list"].append(2)  # too late to matter
+    state["list"].append(2)  # too late to be saved
     assert steps(tmp_path) == []
-    may_write.set()  # comes to this only if save has not waited
+    may_write.set()  # reached only if save has not waited
     store.save(2, {}, state)
     store.close()
     assert events == ["writes 1", "wrote 1", "writes 2", "wrote 2"]
@@ -360,7 +359,7 @@ def test_a_save_waits_for_the_one_before_and_not_for_itself(tmp_path, monkeypatc
     assert store.newest().state == {"list": [1, 2]}
 
 
-def test_the_interpreter_ends_and_finishes_what_was_handed_over(tmp_path):
+def test_the_interpreter_finishes_the_last_save_before_it_exits(tmp_path):
     program = (
         "import sys; from tests.faults.save_forever import *; store = "
         "CheckpointStore(sys.argv[1])\n"

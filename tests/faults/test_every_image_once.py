@@ -1,5 +1,5 @@
-"""Every validation image is detected on and scored exactly once, for every number of ranks and
-every batch size."""
+"""Every validation image is evaluated and scored exactly once, for any number of ranks and any
+batch size."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import sys
 import pytest
 from PIL import Image
 
-from tests.training.tiny import ROOT
+from tests.training.tiny import ROOT, horovodrun
 
 WORKER = os.path.join(ROOT, "tests", "faults", "images_worker.py")
 
@@ -34,18 +34,8 @@ def test_every_image_is_scored_once(tmp_path, size, images):
             )
         )
     )
-    launcher = (
-        []
-        if size == 1
-        else [
-            os.path.join(os.path.dirname(sys.executable), "horovodrun"),
-            "-np",
-            str(size),
-            "--gloo",
-        ]
-    )
     result = subprocess.run(
-        [*launcher, sys.executable, WORKER, str(path), str(tmp_path)],
+        [*horovodrun(size), sys.executable, WORKER, str(path), str(tmp_path)],
         cwd=ROOT,
         text=True,
         env=dict(os.environ, PYTHONPATH=ROOT),

@@ -1,4 +1,4 @@
-"""One of two ranks fails: all are gone, and the last line says which one, how and where."""
+"""One of two ranks fails: all processes end, and the last line reports which one, why and where."""
 
 import json
 import os
@@ -17,7 +17,7 @@ def data(tmp_path_factory):
 
 @pytest.mark.parametrize("victim", [0, 1])
 @pytest.mark.parametrize(
-    "fault, words",
+    "fault, text",
     [
         ("raise", "ValueError: a fault in the program"),
         ("kill", "is gone (killed, crashed, or left early)"),
@@ -26,7 +26,7 @@ def data(tmp_path_factory):
         ("exit", "left early, by sys.exit(0)"),
     ],
 )
-def test_a_rank_fails(data, tmp_path, fault, words, victim):
+def test_a_rank_fails(data, tmp_path, fault, text, victim):
     result = run(
         f"{fault}:{victim}:3",
         data,
@@ -41,22 +41,22 @@ def test_a_rank_fails(data, tmp_path, fault, words, victim):
     assert "python -m ssd train: stopped: " in last and f"rank {victim} of 2" in last, (
         result.output[-3000:]
     )
-    assert words in last and " step " in last
+    assert text in last and " step " in last
     assert result.output.count("ssd train: stopped: ") == 1
-    assert result.status != 0 and not result.left
-    assert result.said().count("Traceback (most recent call last)") == (fault == "raise"), (
-        "its own, no echoes"
+    assert result.status != 0 and not result.survivors
+    assert result.ranks_output().count("Traceback (most recent call last)") == (fault == "raise"), (
+        "only the failed rank's"
     )
     if not (victim == 0 and fault in ("kill", "stop", "leave")):
         with open(tmp_path / "out" / "mlperf.log") as file:
             assert '"aborted"' in file.read().splitlines()[-1]
     saved = os.listdir(tmp_path / "out" / "checkpoints")
-    assert "step-00000001" in saved or "step-00000002" in saved, "what was saved stays"
+    assert "step-00000001" in saved or "step-00000002" in saved, "checkpoints are kept"
 
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_rank_hangs(data, tmp_path, victim):
-    """It lives and answers, but gets no data; the others wait for its gradients."""
+    """It is alive and answers, but gets no data, and the others wait for its gradients."""
     result = run(f"hang:{victim}:3", data, tmp_path / "out", "--max-steps", "50", ranks=2)
     last = result.last_line()
     assert (
@@ -64,11 +64,11 @@ def test_a_rank_hangs(data, tmp_path, victim):
         and "hangs" in last
         and "step 3 (epoch 2, reading data)" in last
     ), last
-    assert result.status != 0 and not result.left and "Traceback" not in result.said()
+    assert result.status != 0 and not result.survivors and "Traceback" not in result.ranks_output()
 
 
-def test_a_user_error_on_one_rank_is_told_by_name(data, tmp_path):
-    """An image is lost while two ranks train: one line, from the rank that reads it."""
+def test_a_user_error_on_one_rank_names_the_image(data, tmp_path):
+    """Images are damaged while two ranks train: one line, from the rank that reads one."""
     data = shutil.copytree(data, tmp_path / "set")
     path = os.path.join(data, "annotations", "bbox_only_instances_train2017.json")
     with open(path) as file:
@@ -85,5 +85,5 @@ def test_a_user_error_on_one_rank_is_told_by_name(data, tmp_path):
         and "cannot be decoded" in last
         and any(name in last for name in images)
     )
-    assert result.status != 0 and not result.left
-    assert "Traceback" not in result.said()
+    assert result.status != 0 and not result.survivors
+    assert "Traceback" not in result.ranks_output()

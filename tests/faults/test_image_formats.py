@@ -1,5 +1,5 @@
-"""Kinds of TIFF, JPEG 2000, PPM and other files of which decoders see different things: training
-refuses what DALI gets wrong, and predict sees the colours that were put in, or refuses them."""
+"""Kinds of TIFF, JPEG 2000, PPM and other files that decoders read differently: training refuses
+those that DALI decodes wrongly; predict reads the original colours, or refuses the file."""
 
 import io
 import struct
@@ -11,7 +11,7 @@ from PIL import Image
 
 from ssd.config import load_recipe
 from ssd.data.graphs import decoding_pipeline
-from ssd.datasets.image_checks import NOT_IMAGE, REFUSED, look_at
+from ssd.datasets.image_checks import NOT_IMAGE, REFUSED, inspect_image
 from ssd.errors import UserError
 from ssd.tools.image_input import load_image
 
@@ -36,11 +36,11 @@ def tiff(parts, photometric, bits, samples, *extra, planes=1, tile=None, compres
     contents = [
         part if isinstance(part, bytes) else np.ascontiguousarray(part).tobytes() for part in parts
     ]
-    places, lengths = [put(content) for content in contents], list(map(len, contents))
+    offsets, lengths = [put(content) for content in contents], list(map(len, contents))
     where = (
-        [(322, [tile[0]]), (323, [tile[1]]), (324, places), (325, lengths)]
+        [(322, [tile[0]]), (323, [tile[1]]), (324, offsets), (325, lengths)]
         if tile
-        else [(273, places), (278, [48]), (279, lengths)]
+        else [(273, offsets), (278, [48]), (279, lengths)]
     )
     for tag, numbers in sorted(
         [
@@ -101,10 +101,10 @@ def tiles(width, height):
 
 
 def sycc():
-    """A JP2 that says its colours are YCbCr, by number 18."""
+    """A JP2 with its colours in YCbCr, number 18."""
     content = encoded(Image.fromarray(RGB).convert("YCbCr"), format="JPEG2000")
-    place = content.index(b"colr") + 7
-    return content[:place] + struct.pack(">I", 18) + content[place + 4 :]
+    offset = content.index(b"colr") + 7
+    return content[:offset] + struct.pack(">I", 18) + content[offset + 4 :]
 
 
 NUMBERS = np.repeat(np.repeat(np.arange(4, dtype=np.uint8).reshape(2, 2), 24, 0), 32, 1)
@@ -232,7 +232,7 @@ def test_predict_and_training(name, tmp_path):
     elif seen is not None:
         colours = load_image(path, upright=False)[12::24, 16::32].astype(int)
         assert np.abs(colours - seen).max() <= 2, colours.tolist()
-    look = look_at(str(path), "header")
+    look = inspect_image(str(path), "header")
     if refusal:
         assert (
             look.problem is not None
@@ -276,4 +276,4 @@ def test_an_orientation_of_an_odd_type_breaks_nothing(kind, count, value, tmp_pa
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert sorted(load_image(path).shape) == [3, 48, 64]
-        assert look_at(str(path), "decode").problem is None
+        assert inspect_image(str(path), "decode").problem is None

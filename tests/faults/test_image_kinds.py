@@ -1,5 +1,5 @@
-"""What image files say of themselves: one rule in training, evaluation, predict and the report,
-each with a decoder of its own (DALI, Pillow, OpenCV)."""
+"""Orientation, colour profiles and the like in image files: training, evaluation, predict and the
+report follow the same rule, though their decoders differ (DALI, Pillow, OpenCV)."""
 
 import io
 import struct
@@ -12,8 +12,8 @@ from PIL import Image, ImageChops, ImageCms
 
 from ssd.config import load_recipe
 from ssd.data.graphs import decoding_pipeline
-from ssd.datasets.image_checks import PROFILE, ROTATED, SEVERAL, bit, look_at
-from ssd.datasets.images import open_images
+from ssd.datasets.image_checks import PROFILE, ROTATED, SEVERAL, bit, inspect_image
+from ssd.datasets.image_folder import open_images
 from ssd.report.example_images import stored_image
 from ssd.tools.image_input import load_image
 
@@ -21,7 +21,7 @@ CONFIG = load_recipe("ssd-resnet34-coco").with_values(data_threads=1)
 BLOCKS = np.array([[(200, 40, 40), (40, 180, 60)], [(50, 70, 220), (230, 220, 90)]], np.uint8)
 
 
-def picture(colours=BLOCKS):
+def sample(colours=BLOCKS):
     return Image.fromarray(np.repeat(np.repeat(colours, 24, 0), 32, 1))
 
 
@@ -33,7 +33,7 @@ def encoded(image, **options):
 
 def jpeg(image=None, **options):
     return encoded(
-        image or picture(), format="JPEG", **{**dict(quality=98, subsampling=0), **options}
+        image or sample(), format="JPEG", **{**dict(quality=98, subsampling=0), **options}
     )
 
 
@@ -44,9 +44,9 @@ def tags(orientation):
 
 
 def ycck():
-    """Adobe's four channels, inverted and in YCCK: its marker says 2. (YCC is of 255 less what is
-    inverted.)"""
-    cmyk = picture().convert("CMYK")
+    """Adobe's four channels, inverted and in YCCK: its marker is 2. (YCC is computed from 255 minus
+    the inverted values.)"""
+    cmyk = sample().convert("CMYK")
     planes = (
         *Image.merge("RGB", cmyk.split()[:3]).convert("YCbCr").split(),
         ImageChops.invert(cmyk.split()[3]),
@@ -57,10 +57,10 @@ def ycck():
 
 
 def without_adobe():
-    """Four channels by the standard: no marker, and not inverted."""
-    content = jpeg(ImageChops.invert(picture().convert("CMYK")))
-    place = content.index(b"Adobe") - 4
-    return content[:place] + content[place + 16 :]
+    """Four channels as in the standard: no marker, and not inverted."""
+    content = jpeg(ImageChops.invert(sample().convert("CMYK")))
+    offset = content.index(b"Adobe") - 4
+    return content[:offset] + content[offset + 16 :]
 
 
 def profile(name):
@@ -72,53 +72,53 @@ def profile(name):
 def deep(alpha):
     import cv2
 
-    pixels = np.asarray(picture())[:, :, ::-1].astype(np.uint16) * 256 + 99
+    pixels = np.asarray(sample())[:, :, ::-1].astype(np.uint16) * 256 + 99
     if alpha:
         pixels = np.concatenate([pixels, np.full((*pixels.shape[:2], 1), 777, np.uint16)], 2)
     return cv2.imencode(".png", pixels)[1].tobytes()
 
 
 def clear(image):
-    """Transparent everywhere; the colours are still there."""
+    """Fully transparent, but with its colours."""
     return Image.merge("RGBA", (*image.split(), Image.new("L", image.size, 0)))
 
 
 def with_gamma():
-    """gAMA says 1.0, where screens have 1 / 2.2."""
-    content, chunk = encoded(picture(), format="PNG"), b"gAMA" + struct.pack(">I", 100000)
+    """gAMA is 1.0, where screens have 1 / 2.2."""
+    content, chunk = encoded(sample(), format="PNG"), b"gAMA" + struct.pack(">I", 100000)
     chunk = struct.pack(">I", 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
     return content[:33] + chunk + content[33:]
 
 
-OTHER = picture(BLOCKS[::-1])  # a second image in a file, to be passed by
+OTHER = sample(BLOCKS[::-1])  # a second image in a file, to be ignored
 # name: (bytes, how far its colours may be off)
 KINDS = {
     "plain.jpg": (jpeg(), 4),
     "progressive.jpg": (jpeg(progressive=True), 4),
-    "rgb.jpg": (jpeg(keep_rgb=True), 4),  # Adobe's marker says 0: three channels that are no YCbCr
-    "cmyk.jpg": (jpeg(picture().convert("CMYK")), 6),  # Adobe's marker, inverted
+    "rgb.jpg": (jpeg(keep_rgb=True), 4),  # Adobe's marker is 0: three channels that are no YCbCr
+    "cmyk.jpg": (jpeg(sample().convert("CMYK")), 6),  # Adobe's marker, inverted
     "ycck.jpg": (ycck(), 8),
     "cmyk-plain.jpg": (without_adobe(), 6),
     **{f"turned{k}.jpg": (jpeg(exif=tags(k)), 4) for k in range(2, 9)},
     "turned9.jpg": (jpeg(exif=tags(9)), 4),  # no orientation at all
-    "turned6.png": (encoded(picture(), format="PNG", exif=tags(6)), 0),
+    "turned6.png": (encoded(sample(), format="PNG", exif=tags(6)), 0),
     "srgb.jpg": (jpeg(icc_profile=profile("sRGB")), 4),
     "wide-gamut.jpg": (jpeg(icc_profile=profile("aRGB")), 4),
-    "wide-gamut.png": (encoded(picture(), format="PNG", icc_profile=profile("aRGB")), 0),
+    "wide-gamut.png": (encoded(sample(), format="PNG", icc_profile=profile("aRGB")), 0),
     "bad-profile.jpg": (jpeg(icc_profile=b"no profile"), 4),
     "deep.png": (deep(False), 1),
     "deep-clear.png": (deep(True), 1),
-    "clear.png": (encoded(clear(picture()), format="PNG"), 0),
+    "clear.png": (encoded(clear(sample()), format="PNG"), 0),
     "clear-palette.png": (
-        encoded(picture().convert("P", palette=Image.ADAPTIVE), format="PNG", transparency=0),
+        encoded(sample().convert("P", palette=Image.ADAPTIVE), format="PNG", transparency=0),
         4,
     ),
     "gamma.png": (with_gamma(), 0),
-    "animated.png": (encoded(picture(), format="PNG", save_all=True, append_images=[OTHER]), 0),
-    "several.tif": (encoded(picture(), format="TIFF", save_all=True, append_images=[OTHER]), 0),
+    "animated.png": (encoded(sample(), format="PNG", save_all=True, append_images=[OTHER]), 0),
+    "several.tif": (encoded(sample(), format="TIFF", save_all=True, append_images=[OTHER]), 0),
     "several.jpg": (
         encoded(
-            picture(), format="MPO", save_all=True, append_images=[OTHER], quality=98, subsampling=0
+            sample(), format="MPO", save_all=True, append_images=[OTHER], quality=98, subsampling=0
         ),
         4,
     ),
@@ -160,9 +160,9 @@ def test_every_reader_sees_the_same_pixels(name, tmp_path):
         ("srgb.jpg", None),
     ],
 )
-def test_check_data_says_what_is_not_applied(name, kind, tmp_path):
+def test_check_data_reports_metadata_that_is_not_applied(name, kind, tmp_path):
     (tmp_path / name).write_bytes(KINDS[name][0])
-    look = look_at(str(tmp_path / name), "decode")
+    look = inspect_image(str(tmp_path / name), "decode")
     assert look.problem is None and look.notes == (bit(kind) if kind else 0)
 
 
@@ -180,13 +180,13 @@ def test_check_data_says_what_is_not_applied(name, kind, tmp_path):
     ],
 )
 @pytest.mark.parametrize("ending", ["jpg", "png"])
-def test_predict_turns_as_exif_says(orientation, upright, ending, tmp_path):
+def test_predict_applies_exif_orientation(orientation, upright, ending, tmp_path):
     path = tmp_path / f"a.{ending}"
     path.write_bytes(
         jpeg(exif=tags(orientation))
         if ending == "jpg"
-        else encoded(picture(), format="PNG", exif=tags(orientation))
+        else encoded(sample(), format="PNG", exif=tags(orientation))
     )
-    pixels, expected = load_image(path), upright(np.asarray(picture())).astype(int)
+    pixels, expected = load_image(path), upright(np.asarray(sample())).astype(int)
     assert pixels.shape == expected.shape and np.abs(pixels - expected).max() < 30
     assert np.abs(pixels[12::24, 12::24] - expected[12::24, 12::24]).mean() < 3

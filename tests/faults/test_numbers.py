@@ -23,14 +23,14 @@ def data(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "fault, words",
+    "fault, text",
     [
         ("nan-loss", "loss of rank 1 is not finite for "),
         ("nan-gradient", "gradient of backbone.conv1.weight is not finite on rank 1"),
         ("nan-weights", "weights of rank 1: predictors.2.conv.weight is not finite"),
     ],
 )
-def test_two_ranks_stop_before_the_update(data, tmp_path, fault, words):
+def test_two_ranks_stop_before_the_update(data, tmp_path, fault, text):
     result = run(
         f"{fault}:1:3",
         data,
@@ -44,25 +44,25 @@ def test_two_ranks_stop_before_the_update(data, tmp_path, fault, words):
         ranks=2,
     )
     last = [line for line in result.output.splitlines() if "ssd train: stopped: " in line]
-    assert len(last) == 1 and words in last[0] and "step 3, before the update" in last[0]
-    assert result.status != 0 and not result.left
+    assert len(last) == 1 and text in last[0] and "step 3, before the update" in last[0]
+    assert result.status != 0 and not result.survivors
     with open(tmp_path / "out" / "not-finite.json") as file:
-        told = json.load(file)
-    assert told["step"] == 3 and [len(rank["images"]) for rank in told["ranks"]] == [2, 2]
+        found = json.load(file)
+    assert found["step"] == 3 and [len(rank["images"]) for rank in found["ranks"]] == [2, 2]
     if fault == "nan-loss":
         assert (
-            told["ranks"][1]["losses"] == [told["ranks"][1]["images"][1]]
-            and not told["ranks"][0]["losses"]
+            found["ranks"][1]["losses"] == [found["ranks"][1]["images"][1]]
+            and not found["ranks"][0]["losses"]
         )
-        assert told["ranks"][1]["images"][1] in last[0]
+        assert found["ranks"][1]["images"][1] in last[0]
     if fault == "nan-gradient":
-        assert all(name in last[0] for name in told["ranks"][1]["images"])
+        assert all(name in last[0] for name in found["ranks"][1]["images"])
     with open(tmp_path / "out" / "mlperf.log") as file:
         assert '"aborted"' in file.read().splitlines()[-1]
 
 
-def test_the_last_good_state_is_saved_and_is_that_state(data, tmp_path):
-    """Saved because of the bad step 3, and saved in a clean run after step 2: the same bytes."""
+def test_the_last_good_state_is_saved(data, tmp_path):
+    """Saved because of the bad step 3, it has the same bytes as in a clean run after step 2."""
     bad = run(
         "nan-gradient:0:3",
         data,
@@ -98,8 +98,7 @@ def test_the_last_good_state_is_saved_and_is_that_state(data, tmp_path):
 
 
 def test_float16s_overflow_skips_the_step(data, tmp_path):
-    """The step's place in the data and the schedule is used up; weights and momenta are what they
-    were."""
+    """The step counts in the data and the schedule; weights and momenta do not change."""
     result = run(
         "nan-overflow:0:3",
         data,
@@ -115,7 +114,7 @@ def test_float16s_overflow_skips_the_step(data, tmp_path):
     )
     assert result.status == 0, result.output[-2000:]
     assert (
-        "epoch 1 step 3: gradients overflow, the step is skipped (1 so far); loss scale 8 from here"
+        "epoch 1 step 3: gradients overflow, the step is skipped (1 so far); loss scale is now 8"
         in result.output
     )
     saved = [
@@ -135,19 +134,17 @@ def test_float16s_overflow_skips_the_step(data, tmp_path):
 
 @pytest.mark.parametrize("scale, ends", [(LossScale(8, 2), False), (LossScale(1, 0), True)])
 def test_a_bad_loss_of_a_skipped_step_is_reported_and_ends_no_run(scale, ends):
-    """Where the loss scale changes, the check of every step decides."""
-    training = object.__new__(Training)
-    vars(training).update(
-        ranks=SimpleNamespace(mean=lambda values, name: values),
-        train_data=SimpleNamespace(wait_seconds=0.0),
-        display=SimpleNamespace(shows_steps=True),
-        state=SimpleNamespace(
-            step=SimpleNamespace(scale=scale, lock_wait=SimpleNamespace(seconds=0.0)),
-            global_batch=4,
-            steps_per_epoch=2,
-            metrics=SimpleNamespace(
-                mean_losses=lambda: np.array([np.nan, 1.0]), report=lambda *_: "line"
-            ),
+    """If the loss scale changes, the check of every step decides."""
+    ranks = SimpleNamespace(mean=lambda values, name: values)
+    display = SimpleNamespace(shows_steps=True)
+    training = Training(None, ranks, None, None, signals=None, watch=None, display=display)
+    training.train_data = SimpleNamespace(wait_seconds=0.0)
+    training.state = SimpleNamespace(
+        step=SimpleNamespace(scale=scale, lock_wait=SimpleNamespace(seconds=0.0)),
+        global_batch=4,
+        steps_per_epoch=2,
+        metrics=SimpleNamespace(
+            mean_losses=lambda: np.array([np.nan, 1.0]), report=lambda *_: "line"
         ),
     )
     with pytest.raises(NotFinite) if ends else contextlib.nullcontext():
@@ -158,13 +155,11 @@ def test_loss_scale():
     scale = LossScale(128, 3)
     assert all(scale.accepts(True) for _ in range(3)) and scale.value == 256
     assert scale.accepts(False) and scale.value == 128 and scale.skipped == 1
-    assert scale.accepts(True) and scale.accepts(True) and scale.value == 128, (
-        "the count begins again"
-    )
+    assert scale.accepts(True) and scale.accepts(True) and scale.value == 128, "the count restarts"
     other = LossScale(1, 3)
     other.restore(scale.state())
     assert other.accepts(True) and other.value == 256
-    assert not LossScale(1, 3).accepts(False), "an overflow without a scale is no lack of range"
+    assert not LossScale(1, 3).accepts(False), "float16's range does not explain this overflow"
     assert not LossScale(128, 0).accepts(False) and LossScale(128, 0).accepts(True)
 
 
@@ -175,7 +170,7 @@ def test_save_interval():
     assert not minutes.due_now() and not minutes.due_at(7, 7)
     now[0] = 61.0
     assert minutes.due_now() and not minutes.due_now(), (
-        "asked once: the other ranks hear of it a step later"
+        "True once: the other ranks get the flag a step later"
     )
     minutes.saved()
     now[0] = 120.0

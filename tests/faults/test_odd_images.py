@@ -1,7 +1,6 @@
-"""Odd images and annotations, made on the spot: each gives a sane batch or is refused by name.
+"""Odd images and annotations, generated here: each gives a valid batch or is refused by name.
 
-Through check-data and through the loaders of training and evaluation, since each has a decoder of
-its own.
+Tests check-data and the loaders of training and evaluation, which have decoders of their own.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ MATCHER = Matcher(
 LEFT, RIGHT = (200, 100, 50), (50, 100, 200)
 
 
-def picture(width=40, height=30):
-    """The left half of one colour, the right half of another."""
+def sample(width=40, height=30):
+    """An image whose left half has one colour and whose right half has another."""
     pixels = np.full((height, width, 3), LEFT, np.uint8)
     pixels[:, width // 2 :] = RIGHT
     return Image.fromarray(pixels)
@@ -49,10 +48,10 @@ def encoded(image, **options):
 
 
 def deep(mode):
-    """16 bits a channel, of values whose low byte is not zero."""
+    """An image with 16 bits per channel, whose low bytes are not zero."""
     import cv2
 
-    pixels = np.asarray(picture())[:, :, ::-1].astype(np.uint16) * 256 + 77
+    pixels = np.asarray(sample())[:, :, ::-1].astype(np.uint16) * 256 + 77
     return cv2.imencode(
         ".png", pixels if mode == "RGB" else np.full((30, 40), 100 * 256 + 77, np.uint16)
     )[1].tobytes()
@@ -71,93 +70,93 @@ def grey(colour):
 GREYS = (grey(LEFT), grey(RIGHT))
 # name: (bytes, what check-data calls it, colours of the left and right half)
 HANDLED = {
-    "plain.jpg": (encoded(picture(), format="JPEG", quality=95), (), (LEFT, RIGHT)),
+    "plain.jpg": (encoded(sample(), format="JPEG", quality=95), (), (LEFT, RIGHT)),
     "progressive.jpg": (
-        encoded(picture(), format="JPEG", quality=95, progressive=True),
+        encoded(sample(), format="JPEG", quality=95, progressive=True),
         (),
         (LEFT, RIGHT),
     ),
     "grey.jpg": (
-        encoded(picture().convert("L"), format="JPEG", quality=95),
+        encoded(sample().convert("L"), format="JPEG", quality=95),
         ("grey image",),
         GREYS,
     ),
     "cmyk.jpg": (
-        encoded(picture().convert("CMYK"), format="JPEG", quality=95),
+        encoded(sample().convert("CMYK"), format="JPEG", quality=95),
         ("CMYK image",),
         (LEFT, RIGHT),
     ),
     "deep.png": (deep("RGB"), ("16-bit image",), (LEFT, RIGHT)),
     "deep-grey.png": (deep("L"), ("16-bit image", "grey image"), ((100,) * 3,) * 2),
     "palette.png": (
-        encoded(picture().convert("P", palette=Image.ADAPTIVE), format="PNG"),
+        encoded(sample().convert("P", palette=Image.ADAPTIVE), format="PNG"),
         ("palette image",),
         (LEFT, RIGHT),
     ),
     "bits.png": (
         encoded(
-            picture().convert("L").point(lambda v: 255 if v > 110 else 0).convert("1"), format="PNG"
+            sample().convert("L").point(lambda v: 255 if v > 110 else 0).convert("1"), format="PNG"
         ),
         ("grey image",),
         ((255,) * 3, (0,) * 3),
     ),
     "clear.png": (
         encoded(
-            Image.merge("RGBA", (*picture().split(), Image.new("L", (40, 30), 9))), format="PNG"
+            Image.merge("RGBA", (*sample().split(), Image.new("L", (40, 30), 9))), format="PNG"
         ),
         ("image with transparency",),
         (LEFT, RIGHT),
     ),
     **{
         f"turned{k}.jpg": (
-            encoded(picture(), format="JPEG", quality=95, exif=exif(k)),
+            encoded(sample(), format="JPEG", quality=95, exif=exif(k)),
             ("image with an EXIF orientation",),
             (LEFT, RIGHT),
         )
         for k in (2, 3, 6, 8)
     },
     "turned6.png": (
-        encoded(picture(), format="PNG", exif=exif(6)),
+        encoded(sample(), format="PNG", exif=exif(6)),
         ("image with an EXIF orientation",),
         (LEFT, RIGHT),
     ),
-    "one.jpg": (encoded(picture(1, 1), format="JPEG", quality=95), ("tiny image",), (RIGHT, RIGHT)),
-    "one.png": (encoded(picture(1, 1), format="PNG"), ("tiny image",), (RIGHT, RIGHT)),
+    "one.jpg": (encoded(sample(1, 1), format="JPEG", quality=95), ("tiny image",), (RIGHT, RIGHT)),
+    "one.png": (encoded(sample(1, 1), format="PNG"), ("tiny image",), (RIGHT, RIGHT)),
     "wide.jpg": (
-        encoded(picture(10000, 10), format="JPEG", quality=95),
+        encoded(sample(10000, 10), format="JPEG", quality=95),
         ("huge image",),
         (LEFT, RIGHT),
     ),
     "tall.jpg": (
-        encoded(picture(10, 10000), format="JPEG", quality=95, subsampling=0),
+        encoded(sample(10, 10000), format="JPEG", quality=95, subsampling=0),
         ("huge image",),
         (LEFT, RIGHT),
     ),
-    "picture.webp": (encoded(picture(), format="WEBP", lossless=True), (), (LEFT, RIGHT)),
-    "picture.bmp": (encoded(picture(), format="BMP"), (), (LEFT, RIGHT)),
-    "picture.tif": (encoded(picture(), format="TIFF"), (), (LEFT, RIGHT)),
-    "picture.jp2": (encoded(picture(), format="JPEG2000"), (), (LEFT, RIGHT)),
+    "picture.webp": (encoded(sample(), format="WEBP", lossless=True), (), (LEFT, RIGHT)),
+    "picture.bmp": (encoded(sample(), format="BMP"), (), (LEFT, RIGHT)),
+    "picture.tif": (encoded(sample(), format="TIFF"), (), (LEFT, RIGHT)),
+    "picture.jp2": (encoded(sample(), format="JPEG2000"), (), (LEFT, RIGHT)),
     "grey.jp2": (
-        encoded(picture().convert("L"), format="JPEG2000"),
+        encoded(sample().convert("L"), format="JPEG2000"),
         ("grey JPEG 2000 image", "grey image"),
         GREYS,
     ),
-    "rgb.jpg": (rgb_jpeg(picture()), ("JPEG of RGB",), (LEFT, RIGHT)),
-    "picture.ppm": (encoded(picture(), format="PPM"), (), (LEFT, RIGHT)),
+    "rgb.jpg": (rgb_jpeg(sample()), ("JPEG of RGB",), (LEFT, RIGHT)),
+    "picture.ppm": (encoded(sample(), format="PPM"), (), (LEFT, RIGHT)),
     "a-png.jpg": (
-        encoded(picture(), format="PNG"),
+        encoded(sample(), format="PNG"),
         ("image named as another format",),
         (LEFT, RIGHT),
     ),
     "junk-after.jpg": (
-        encoded(picture(), format="JPEG", quality=95) + b"junk" * 99,
+        encoded(sample(), format="JPEG", quality=95) + b"junk" * 99,
         (),
         (LEFT, RIGHT),
     ),
 }
-JPEG, PNG = encoded(picture(), format="JPEG", quality=95), encoded(picture(), format="PNG")
+JPEG, PNG = encoded(sample(), format="JPEG", quality=95), encoded(sample(), format="PNG")
 BROKEN = "does not decode"
-DALI = "image that DALI does not decode rightly"
+DALI = "image that DALI does not decode correctly"
 # name: (bytes, kind of error, whether DALI notices too)
 REFUSED = {
     "empty.jpg": (b"", "not an image", True),
@@ -166,19 +165,19 @@ REFUSED = {
         "not an image",
         True,
     ),
-    "picture.gif": (encoded(picture().convert("P"), format="GIF"), "not an image", True),
+    "picture.gif": (encoded(sample().convert("P"), format="GIF"), "not an image", True),
     "page.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not an image", True),
     "animated.webp": (
-        encoded(picture(), format="WEBP", save_all=True, append_images=[picture().rotate(180)]),
+        encoded(sample(), format="WEBP", save_all=True, append_images=[sample().rotate(180)]),
         DALI,
         True,
     ),
-    "turned6.webp": (encoded(picture(), format="WEBP", exif=exif(6)), DALI, True),
-    "turned3.tif": (encoded(picture(), format="TIFF", tiffinfo={0x0112: 3}), DALI, False),
-    "turned6.tif": (encoded(picture(), format="TIFF", tiffinfo={0x0112: 6}), DALI, True),
-    "cmyk.tif": (encoded(picture().convert("CMYK"), format="TIFF"), DALI, False),
-    "lab.tif": (encoded(picture().convert("LAB"), format="TIFF"), DALI, False),
-    "float.tif": (encoded(picture().convert("F"), format="TIFF"), DALI, True),
+    "turned6.webp": (encoded(sample(), format="WEBP", exif=exif(6)), DALI, True),
+    "turned3.tif": (encoded(sample(), format="TIFF", tiffinfo={0x0112: 3}), DALI, False),
+    "turned6.tif": (encoded(sample(), format="TIFF", tiffinfo={0x0112: 6}), DALI, True),
+    "cmyk.tif": (encoded(sample().convert("CMYK"), format="TIFF"), DALI, False),
+    "lab.tif": (encoded(sample().convert("LAB"), format="TIFF"), DALI, False),
+    "float.tif": (encoded(sample().convert("F"), format="TIFF"), DALI, True),
     "hundred.ppm": (b"P6\n40 30\n100\n" + bytes(40 * 30 * 3), DALI, False),
     **{
         f"cut-{part:02}.jpg": (JPEG[: len(JPEG) * part // 100], BROKEN, True)
@@ -190,7 +189,7 @@ REFUSED = {
         f"cut-{part:02}.png": (PNG[: len(PNG) * part // 100], BROKEN, True) for part in (40, 60, 90)
     },
     "cut-end.png": (PNG[:-1], BROKEN, True),
-    "cut-60.bmp": (encoded(picture(), format="BMP")[:2000], BROKEN, True),
+    "cut-60.bmp": (encoded(sample(), format="BMP")[:2000], BROKEN, True),
 }
 
 
@@ -201,7 +200,7 @@ def settings(**values):
 
 
 def size_of(content):
-    """Width and height as stored, or of a plain picture where nothing can be read."""
+    """Width and height as stored, or those of a plain image if nothing can be read."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -243,7 +242,7 @@ def make(folder, contents, boxes=None):
 
 
 def check(folder, capsys, *flags):
-    """(exit status, the report on the one split as check-data gives it in JSON)."""
+    """(exit status, the report about the split in check-data's JSON)."""
     status = main(
         [
             "check-data",
@@ -268,7 +267,7 @@ def check(folder, capsys, *flags):
 
 
 def by_name(entries, names):
-    """For each file, the kinds whose examples name it."""
+    """For each file, the kinds that have it among their examples."""
     return {
         name: {
             entry["kind"]
@@ -284,7 +283,7 @@ def unchecked(paths):
 
 
 def halves(image):
-    """Mean colours of the left and the right part, without the border between them."""
+    """Mean colours of the left and the right half, without the border between them."""
     return [
         image[4:-4, columns].reshape(-1, 3).mean(0) for columns in (slice(4, 18), slice(30, 44))
     ]
@@ -296,7 +295,7 @@ def handled(tmp_path_factory):
     return folder, make(folder, {name: content for name, (content, _, _) in HANDLED.items()})
 
 
-def test_check_data_names_what_is_handled(handled, capsys):
+def test_check_data_reports_images_that_are_handled(handled, capsys):
     status, report = check(handled[0], capsys)
     assert status == 0 and report["errors"] == []
     found = by_name(report["handled"], HANDLED)
@@ -345,7 +344,7 @@ def test_training_sees_the_right_colours_in_the_right_boxes(handled):
     assert seen == set(HANDLED), "a pass without augmentation meets each image once"
 
 
-def test_augmentation_takes_every_kind(handled):
+def test_augmentation_accepts_every_kind(handled):
     config, data = settings(), unchecked(handled[1])
     loader = TrainingLoader(config, data, MATCHER, raw_boxes=True)
     count = 0
@@ -373,7 +372,7 @@ def test_large_image(tmp_path, capsys):
     ).all()
 
 
-def test_check_data_names_what_is_refused(tmp_path, capsys):
+def test_check_data_reports_images_that_are_refused(tmp_path, capsys):
     make(tmp_path, {name: content for name, (content, _, _) in REFUSED.items()})
     status, report = check(tmp_path, capsys)
     found = by_name(report["errors"], REFUSED)
@@ -388,7 +387,7 @@ def test_check_data_names_what_is_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", [name for name, (_, _, notices) in REFUSED.items() if notices])
-def test_loaders_name_what_dali_cannot_decode(tmp_path, name):
+def test_loaders_name_images_that_dali_cannot_decode(tmp_path, name):
     contents = {"good0.jpg": JPEG, name: REFUSED[name][0]}
     paths = make(tmp_path, contents, {"good0.jpg": [([0, 0, 9, 9], 0)], name: [([0, 0, 9, 9], 0)]})
     data, config = unchecked(paths), settings(batch_size=2, eval_batch_size=2)
@@ -405,9 +404,12 @@ def test_loaders_name_what_dali_cannot_decode(tmp_path, name):
 )
 def test_check_and_loader_agree_on_truncated_files(tmp_path, capsys, options):
     noise = Image.fromarray(np.random.RandomState(0).randint(0, 256, (60, 80, 3)).astype(np.uint8))
-    whole = encoded(noise, **options)
-    lengths = [len(whole) * part // 10 for part in range(2, 10)] + [len(whole) - 2, len(whole)]
-    contents = {f"{length}.img": whole[:length] for length in lengths}
+    complete = encoded(noise, **options)
+    lengths = [len(complete) * part // 10 for part in range(2, 10)] + [
+        len(complete) - 2,
+        len(complete),
+    ]
+    contents = {f"{length}.img": complete[:length] for length in lengths}
     paths = make(tmp_path, contents)
     content = json.loads(paths[0].read_text())
     for image in content["images"]:
@@ -425,11 +427,11 @@ def test_check_and_loader_agree_on_truncated_files(tmp_path, capsys, options):
         except UserError as error:
             dali = True
             assert f"{length}.img" in str(error)
-        assert dali == bool(errors[f"{length}.img"]), (length, len(whole))
+        assert dali == bool(errors[f"{length}.img"]), (length, len(complete))
 
 
-def test_sizes_that_differ_are_named(tmp_path, capsys):
-    turned = encoded(picture(), format="JPEG", exif=exif(6))
+def test_images_of_another_size_are_named(tmp_path, capsys):
+    turned = encoded(sample(), format="JPEG", exif=exif(6))
     paths = make(tmp_path, {"turned.jpg": turned, "plain.jpg": JPEG})
     content = json.loads(paths[0].read_text())
     for image in content["images"]:

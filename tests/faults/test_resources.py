@@ -1,4 +1,4 @@
-"""Full and unwritable discs, and scorers that die, under a whole training run."""
+"""Full and unwritable discs, and scorers that die, during a complete training run."""
 
 import json
 import os
@@ -39,9 +39,9 @@ def small_disc(tmp_path):
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disc_ends_no_run_that_only_cannot_save(data, small_disc):
-    """Room for two checkpoints: no third one can be made beside them, nor weights; training reaches
-    its end."""
+def test_a_run_that_cannot_save_continues(data, small_disc):
+    """The disc has space for two checkpoints, but not for a third one or the weights. Training
+    completes."""
     disc = small_disc("5m")
     result = run(
         "none:0:1",
@@ -58,13 +58,13 @@ def test_a_full_disc_ends_no_run_that_only_cannot_save(data, small_disc):
     )
     assert result.status == 0, result.output[-2000:]
     assert "warning: checkpoint folder" in result.output and "is full" in result.output
-    assert "training goes on" in result.output
+    assert "training continues" in result.output
     assert len(rows(disc / "out" / "train.csv")) == 4
     assert find_checkpoint(disc / "out").step == 2
     assert "warning: weights" in result.output
     assert not [
         name for name in os.listdir(disc / "out" / "checkpoints") if name.startswith(".")
-    ], "nothing half made"
+    ], "no temporary files"
 
 
 def test_a_disc_too_full_for_the_log(data, small_disc):
@@ -75,7 +75,7 @@ def test_a_disc_too_full_for_the_log(data, small_disc):
     assert (
         str(disc / "out") in last and "No space left" in last and "Traceback" not in result.output
     )
-    assert not result.left
+    assert not result.survivors
 
 
 def test_a_folder_that_cannot_be_written(data, small_disc):
@@ -87,7 +87,7 @@ def test_a_folder_that_cannot_be_written(data, small_disc):
     )
 
 
-def test_a_killed_scorer_is_started_again(data, tmp_path):
+def test_a_killed_scorer_is_restarted(data, tmp_path):
     result = run("kill-scorer:0:1", data, tmp_path / "out", "--max-steps", "2", "--eval-every", "1")
     assert result.status == 0, result.output[-2000:]
     assert (
@@ -95,7 +95,7 @@ def test_a_killed_scorer_is_started_again(data, tmp_path):
         and "SIGKILL" in result.output
         and "scored again" in result.output
     )
-    assert len(rows(tmp_path / "out" / "evaluation.csv")) == 1 and not result.left
+    assert len(rows(tmp_path / "out" / "evaluation.csv")) == 1 and not result.survivors
 
 
 def test_a_scorer_that_is_killed_twice_ends_the_run_and_nothing_is_lost(data, tmp_path):
@@ -107,7 +107,7 @@ def test_a_scorer_that_is_killed_twice_ends_the_run_and_nothing_is_lost(data, tm
     assert (
         "detections-epoch-1.npz" in last
         and "checkpoint of step 2 saved" in last
-        and not result.left
+        and not result.survivors
     )
     assert "Traceback" not in result.output
     again = run(

@@ -1,4 +1,4 @@
-"""A run that goes on from a checkpoint is the run that was never interrupted."""
+"""A run that resumes from a checkpoint gives the same weights as an uninterrupted one."""
 
 import csv
 import dataclasses
@@ -13,11 +13,11 @@ from ssd.config import load_recipe
 from ssd.errors import UserError
 from ssd.training import setup
 from ssd.training.metrics import Metrics
-from tests.training.tiny import FLAGS, ROOT, rows, tiny_data, train
+from tests.training.tiny import FLAGS, ROOT, horovodrun, rows, tiny_data, train
 
 WORKER = os.path.join(ROOT, "tests", "faults", "resume_worker.py")
 RECIPE = load_recipe("ssd-resnet34-shapes")
-STEPS = 5  # of 2 an epoch, with an evaluation after each epoch and at the end
+STEPS = 5  # 2 per epoch, with an evaluation after each epoch and at the end
 
 
 @pytest.fixture(scope="module")
@@ -38,19 +38,9 @@ training:
 def test_resume_after_every_step_is_bitwise(data, tmp_path, size, batch, recipe):
     path = tmp_path / "adam.yaml"
     path.write_text(recipe)
-    launcher = (
-        []
-        if size == 1
-        else [
-            os.path.join(os.path.dirname(sys.executable), "horovodrun"),
-            "-np",
-            str(size),
-            "--gloo",
-        ]
-    )
     result = subprocess.run(
         [
-            *launcher,
+            *horovodrun(size),
             sys.executable,
             WORKER,
             str(tmp_path),
@@ -89,18 +79,12 @@ def test_resume_after_every_step_is_bitwise(data, tmp_path, size, batch, recipe)
             )
 
 
-def whole_and_parts(data, folder, first, *second):
-    """train.csv of a run of 6 steps, and of one that ends after 4 and goes on with the flags
-    `second`."""
+def test_a_run_resumes_in_its_folder(data, tmp_path):
     flags = ["--eval-every", "1", "--save-interval", "1steps"]
-    whole = train(data, folder / "whole", *flags, "--max-steps", "6")
-    part = train(data, folder / "parts", *flags, "--max-steps", str(first))
-    assert whole.returncode == part.returncode == 0, whole.stderr + part.stderr
-    return whole, train(data, folder / "parts", *flags, "--max-steps", "6", *second)
-
-
-def test_a_run_goes_on_in_its_folder(data, tmp_path):
-    whole, second = whole_and_parts(data, tmp_path, 4, "--resume", "auto")
+    uninterrupted = train(data, tmp_path / "uninterrupted", *flags, "--max-steps", "6")
+    first = train(data, tmp_path / "parts", *flags, "--max-steps", "4")
+    assert uninterrupted.returncode == first.returncode == 0, uninterrupted.stderr + first.stderr
+    second = train(data, tmp_path / "parts", *flags, "--max-steps", "6", "--resume", "auto")
     assert second.returncode == 0, second.stderr
     assert "resumed after step 4" in second.stdout
     losses = [
@@ -108,7 +92,7 @@ def test_a_run_goes_on_in_its_folder(data, tmp_path):
             (row["step"], row["class_loss"], row["offset_loss"])
             for row in rows(tmp_path / run / "train.csv")
         ]
-        for run in ("whole", "parts")
+        for run in ("uninterrupted", "parts")
     ]
     assert losses[0] == losses[1] and len(losses[0]) == 6
     names = set(os.listdir(tmp_path / "parts"))
@@ -124,18 +108,17 @@ def test_a_run_goes_on_in_its_folder(data, tmp_path):
 
     with open(tmp_path / "parts" / "mlperf-2.log") as file:
         events = [json.loads(line.split(":::MLLOG ")[1]) for line in file]
-    said = [event for event in events if event["key"] == "resumed"]
-    assert len(said) == 1 and said[0]["value"] == 4
+    resumed = [event for event in events if event["key"] == "resumed"]
+    assert len(resumed) == 1 and resumed[0]["value"] == 4
     assert [event["value"] for event in events if event["key"] == "submission_division"] == ["open"]
 
 
-def test_what_is_done_again_is_set_aside_not_lost(data, tmp_path):
-    """The newest checkpoint is broken; the rows of the steps after the one before are kept in a
-    file of their own."""
+def test_rows_of_repeated_steps_are_kept_in_another_file(data, tmp_path):
+    """The newest checkpoint is damaged, so the run repeats the steps after the one before."""
     flags = ["--eval-every", "9", "--save-interval", "1steps", "--max-steps", "4"]
     assert train(data, tmp_path / "out", *flags).returncode == 0
-    broken = tmp_path / "out" / "checkpoints" / "step-00000004" / "momenta.npz"
-    broken.write_bytes(broken.read_bytes()[:-100])
+    damaged = tmp_path / "out" / "checkpoints" / "step-00000004" / "momenta.npz"
+    damaged.write_bytes(damaged.read_bytes()[:-100])
     result = train(data, tmp_path / "out", *flags, "--resume", "auto")
     assert result.returncode == 0, result.stderr
     assert (
@@ -160,7 +143,7 @@ def saved(data, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "flags, words",
+    "flags, texts",
     [
         (
             ["--base-lr", "0.5", "--hue", "3"],
@@ -175,12 +158,12 @@ def saved(data, tmp_path_factory):
         (["--width", "0.25"], ["model.width: 0.125 in the checkpoint, 0.25 now"]),
     ],
 )
-def test_another_recipe_is_refused(data, saved, tmp_path, flags, words):
+def test_another_recipe_is_refused(data, saved, tmp_path, flags, texts):
     result = train(data, tmp_path / "out", "--resume", saved / "out", *flags)
     assert result.returncode == 2, result.stderr
     line = result.stderr.strip().splitlines()[-1]
-    for word in words:
-        assert word in line
+    for text in texts:
+        assert text in line
     assert "Traceback" not in result.stderr and not os.path.exists(tmp_path / "out")
 
 
@@ -212,13 +195,19 @@ def test_another_recipe_is_allowed_by_flag(data, saved, tmp_path):
     )
 
 
-def test_another_number_of_ranks_goes_on_by_flag(data, tmp_path):
-    """Two ranks of 2 go on as one of 4: the same images and augmentation, statistics averaged.
-    BatchNorm sees other batches, so the losses are close, not equal."""
-    launcher = [os.path.join(os.path.dirname(sys.executable), "horovodrun"), "-np", "2", "--gloo"]
+def test_another_number_of_ranks_is_allowed_by_flag(data, tmp_path):
+    """Two ranks with batch 2 resume as one with batch 4: same images and augmentation, averaged
+    statistics. BatchNorm sees other batches, so the losses are close, not equal."""
     flags = ["--save-interval", "1steps", "--eval-every", "9"]
     two = train(
-        data, tmp_path / "two", *flags, "--batch-size", "2", "--max-steps", "2", prefix=launcher
+        data,
+        tmp_path / "two",
+        *flags,
+        "--batch-size",
+        "2",
+        "--max-steps",
+        "2",
+        prefix=horovodrun(2),
     )
     assert two.returncode == 0, two.stdout + two.stderr
     refused = train(data, tmp_path / "one", *flags, "--resume", tmp_path / "two")
@@ -237,12 +226,19 @@ def test_another_number_of_ranks_goes_on_by_flag(data, tmp_path):
         "--allow-changed-recipe",
     )
     assert one.returncode == 0, one.stderr
-    whole = train(
-        data, tmp_path / "whole", *flags, "--batch-size", "2", "--max-steps", "3", prefix=launcher
+    both = train(
+        data,
+        tmp_path / "both",
+        *flags,
+        "--batch-size",
+        "2",
+        "--max-steps",
+        "3",
+        prefix=horovodrun(2),
     )
-    assert whole.returncode == 0, whole.stderr
+    assert both.returncode == 0, both.stderr
     losses = [
-        float(rows(tmp_path / name / "train.csv")[-1]["offset_loss"]) for name in ("one", "whole")
+        float(rows(tmp_path / name / "train.csv")[-1]["offset_loss"]) for name in ("one", "both")
     ]
     assert losses[0] == pytest.approx(losses[1], rel=0.5)
 
@@ -256,8 +252,8 @@ def test_other_images_are_refused(saved, tmp_path):
     )
 
 
-def test_auto_starts_where_there_is_nothing_to_go_on_from(data, tmp_path):
-    """In a folder that holds what a run leaves that was killed before its first checkpoint."""
+def test_auto_starts_a_new_run_if_there_is_no_checkpoint(data, tmp_path):
+    """In a folder with the files of a run that was killed before its first checkpoint."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mlperf.log").write_text("killed\n")
     (tmp_path / "out" / "train.csv").write_text("epoch,step\n1,1\n1,2\n")
@@ -270,7 +266,7 @@ def test_auto_starts_where_there_is_nothing_to_go_on_from(data, tmp_path):
     assert nowhere.returncode == 2 and "nothing: no such folder" in nowhere.stderr
 
 
-def test_later_checkpoints_are_not_undone(data, saved, tmp_path):
+def test_later_checkpoints_are_not_deleted(data, saved, tmp_path):
     older = saved / "out" / "checkpoints" / "step-00000001"
     before = sorted(os.listdir(saved / "out" / "checkpoints"))
     flags = ["--resume", older, "--max-steps", "2", "--save-interval", "1steps"]
@@ -283,14 +279,14 @@ def test_later_checkpoints_are_not_undone(data, saved, tmp_path):
     assert sorted(os.listdir(saved / "out" / "checkpoints")) == before
 
 
-def test_a_folder_of_its_own_is_named_by_recipe_and_time(tmp_path, monkeypatch):
+def test_the_default_folder_is_named_by_recipe_and_time(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = setup.open_folder(dataclasses.replace(RECIPE, recipe="50%-data"))
     assert os.path.isdir(folder.path) and folder.path.startswith(os.path.join("runs", "50%-data-2"))
 
 
-def test_an_empty_file_of_rows_is_written_anew(tmp_path):
-    """What a power cut, or a full disc, leaves of a file that has just been made."""
+def test_an_empty_csv_file_is_replaced(tmp_path):
+    """A power cut or a full disc leaves a new file empty."""
     (tmp_path / "evaluation.csv").touch()
     metrics = Metrics(str(tmp_path))
     metrics.set_aside(2, 1, 0)
@@ -298,7 +294,7 @@ def test_an_empty_file_of_rows_is_written_anew(tmp_path):
     assert rows(tmp_path / "evaluation.csv") == [{"epoch": "1", "AP": "0.500000"}]
 
 
-def test_rows_cut_short_are_no_rows(tmp_path):
+def test_rows_that_are_cut_short_are_skipped(tmp_path):
     path = tmp_path / "train.csv"
     path.write_text("epoch,step,class_loss\n1,1,0.5\n1,2,0.4\n1,3\n")
     Metrics(str(tmp_path)).set_aside(2, 1, 0)

@@ -1,4 +1,4 @@
-"""The scoring process under faults: its trainer is killed, it is killed itself, it has no
+"""Faults of the scoring process: its trainer is killed, it is killed itself, it runs out of
 memory."""
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -16,12 +15,12 @@ import pytest
 from ssd.evaluation.detections import Detections
 from ssd.evaluation.scoring_process import ScoringProcess
 from tests.training.tiny import ROOT
+from tests.waiting import SLOW_MACHINE, wait_until
 
-SLOW_MACHINE = 20  # seconds
 DETECTIONS = Detections([1], [[10, 10, 20, 20]], [0.5], [1])
 
-# Starts a scoring of a named pipe, which nobody writes: it stays in the opening of its annotations.
-# Says both pids.
+# Starts a scoring whose annotations are a named pipe that nobody writes, so that it blocks there.
+# Prints the scorer's pid.
 TRAINER = """
 import os, signal, sys
 from ssd.evaluation.detections import Detections
@@ -32,7 +31,7 @@ with ScoringProcess() as scoring:
     signal.pause()
 """
 
-# The scorer with 16 MiB more than it has after the start.
+# The scorer, limited to the memory that it has after the start and `spare` bytes more.
 SHORT_OF_MEMORY = """
 import resource, sys
 import numpy, {library}
@@ -62,7 +61,7 @@ def annotations(tmp_path):
 
 @pytest.fixture
 def temporary(tmp_path, monkeypatch):
-    """The folder of temporary files; empty at the end."""
+    """The folder for temporary files, which must be empty at the end."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
@@ -71,15 +70,9 @@ def temporary(tmp_path, monkeypatch):
     assert os.listdir(folder) == []
 
 
-def wait_until(condition):
-    deadline = time.monotonic() + SLOW_MACHINE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def runs(pid):
-    """Is there such a process (a zombie that nobody reaps in a container counts as gone)?"""
+    """Whether there is such a process. A zombie, which nobody reaps in a container, counts as
+    gone."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
             return file.read().rpartition(")")[2].split()[0] not in "ZX"
@@ -101,7 +94,7 @@ def test_the_scorer_dies_with_its_trainer(tmp_path, temporary, moment):
     scorer = int(trainer.stdout.readline())
     try:
         if moment == "while it scores":
-            # only a reader lets the pipe be opened for writing without waiting
+            # once there is a reader, the pipe can be opened for writing without blocking
             wait_until(lambda: opens_for_writing(pipe))
         assert runs(scorer)
         trainer.kill()
@@ -121,9 +114,8 @@ opened = []
 
 def opens_for_writing(pipe):
     try:
-        opened.append(
-            os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-        )  # kept open: its reader goes on waiting
+        # Kept open, so that its reader keeps waiting.
+        opened.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
         return True
     except OSError:
         return False
@@ -136,7 +128,7 @@ def close_opened():
         os.close(opened.pop())
 
 
-def test_a_killed_scorer_is_named_and_reaped(tmp_path, temporary):
+def test_a_killed_scorer_is_reported_and_reaped(tmp_path, temporary):
     pipe = tmp_path / "annotations.json"
     os.mkfifo(pipe)
     with ScoringProcess() as scoring:
@@ -158,8 +150,10 @@ def test_a_killed_scorer_is_named_and_reaped(tmp_path, temporary):
 @pytest.mark.parametrize(
     "library, spare", [("pycocotools.cocoeval", 2**24), ("hotcoco", 2**24), ("hotcoco", 5 * 2**26)]
 )
-def test_a_scorer_without_memory_is_named(annotations, tmp_path, temporary, library, spare):
-    """Python's own error, and hotcoco's, which aborts."""
+def test_a_scorer_that_runs_out_of_memory_is_reported(
+    annotations, tmp_path, temporary, library, spare
+):
+    """With Python's own error, and with hotcoco's, which aborts."""
     pytest.importorskip(library.split(".")[0])
     many = 10**6
     found = Detections(np.ones(many), np.ones((many, 4)), np.ones(many), np.ones(many))
@@ -175,7 +169,7 @@ def test_a_scorer_without_memory_is_named(annotations, tmp_path, temporary, libr
     assert os.listdir(tmp_path / "run") == ["detections.npz"]
 
 
-def test_another_signal_is_named(tmp_path, temporary):
+def test_another_signal_is_reported(tmp_path, temporary):
     with ScoringProcess(command=[sys.executable, "-c", "import os; os.abort()"]) as scoring:
         scoring.start("a.json", DETECTIONS, tmp_path)
         with pytest.raises(RuntimeError, match=r"status -6, killed by signal 6 \(SIGABRT\): "):

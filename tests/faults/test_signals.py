@@ -1,5 +1,5 @@
-"""SIGTERM and Slurm's SIGUSR1: all ranks leave at one step, with a checkpoint, and go on as if
-nothing had been."""
+"""SIGTERM and Slurm's SIGUSR1: all ranks save and stop at the same step, and resume as if they had
+not been interrupted."""
 
 import json
 import os
@@ -34,8 +34,8 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole") / "out"
+def uninterrupted(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted") / "out"
     result = run("none:0:1", data, folder, *FLAGS)
     assert result.status == 0, result.output[-2000:]
     return folder
@@ -50,11 +50,11 @@ def whole(data, tmp_path_factory):
         ("term-in-evaluation", "SIGTERM"),
     ],
 )
-def test_saved_left_and_taken_up_again(data, whole, tmp_path, fault, name):
+def test_a_stopped_run_resumes_bit_by_bit(data, uninterrupted, tmp_path, fault, name):
     first = run(f"{fault}:0:3", data, tmp_path / "out", *FLAGS)
     assert first.status == 75, first.output[-2000:]
     assert f"stopped: {name} on rank 0, after step " in first.last_line()
-    assert f"--resume {tmp_path / 'out'}" in first.last_line() and not first.left
+    assert f"--resume {tmp_path / 'out'}" in first.last_line() and not first.survivors
     with open(tmp_path / "out" / "mlperf.log") as file:
         stop = json.loads(file.read().splitlines()[-1].split(":::MLLOG ")[1])
     assert stop["key"] == "run_stop" and stop["metadata"]["status"] == "aborted"
@@ -74,10 +74,10 @@ def test_saved_left_and_taken_up_again(data, whole, tmp_path, fault, name):
     )
     assert second.status == 0 and f"resumed after step {done}" in second.output
     assert "with the best score" not in second.output, (
-        "a checkpoint is kept until its score is known"
+        "a checkpoint must be kept until its score is known"
     )
     ours = find_checkpoint(tmp_path / "out").arrays
-    for part, values in find_checkpoint(whole).arrays.items():
+    for part, values in find_checkpoint(uninterrupted).arrays.items():
         for key, value in values.items():
             np.testing.assert_array_equal(ours[part][key], value, err_msg=f"{part} {key}")
     for name in ("train.csv", "evaluation.csv"):
@@ -90,7 +90,7 @@ def test_saved_left_and_taken_up_again(data, whole, tmp_path, fault, name):
                 }
                 for row in rows(folder / name)
             ]
-            for folder in (whole, tmp_path / "out")
+            for folder in (uninterrupted, tmp_path / "out")
         ]
         assert kept[0] == kept[1], name
 
@@ -105,11 +105,11 @@ def test_a_signal_to_one_of_two_ranks(data, tmp_path, fault):
         and "checkpoint of step" in lines[0]
     )
     assert result.output.count("exit with status code 75") == 2, "both ranks, at the same step"
-    assert not result.left and "Traceback" not in result.said()
-    assert find_checkpoint(tmp_path / "out").step in (3, 4), "told a step ahead"
+    assert not result.survivors and "Traceback" not in result.ranks_output()
+    assert find_checkpoint(tmp_path / "out").step in (3, 4), "flags arrive one step later"
 
 
-def test_a_signal_before_the_start_leaves_a_folder_that_can_be_named_again(data, tmp_path):
+def test_a_signal_before_the_start_leaves_no_folder(data, tmp_path):
     result = run("term-at-start:0:0", data, tmp_path / "out", *FLAGS, "--resume", "auto")
     assert (
         result.status == 75 and "on rank 0, before the first step; nothing is lost" in result.output
@@ -117,37 +117,31 @@ def test_a_signal_before_the_start_leaves_a_folder_that_can_be_named_again(data,
     assert not os.path.exists(tmp_path / "out")
 
 
-def half_made(**parts):
-    training = object.__new__(Training)
-    vars(training).update(dict(state=None, ranks=SimpleNamespace(is_first=True)), **parts)
-    return training
+def new_training(ranks, received):
+    """A Training before its start. received: the name of a signal, or None."""
+    signals = SimpleNamespace(received=received)
+    return Training(None, ranks, log=None, folder=None, signals=signals, watch=None)
 
 
 def test_a_signal_before_the_start_of_a_resumed_run_saves_nothing():
-    """A checkpoint of that moment would lack the detections that wait for their score, and take the
-    place of theirs."""
-    state = SimpleNamespace(started=None, progress=Progress(steps=3, evaluated=2))
-    training = half_made(
-        state=state,
-        signals=SimpleNamespace(received="SIGTERM"),
-        ranks=SimpleNamespace(gather_texts=lambda text, name: [text]),
-    )
+    """A checkpoint of that moment would replace one that holds detections without a score, and not
+    hold them itself."""
+    training = new_training(SimpleNamespace(gather_texts=lambda text, name: [text]), "SIGTERM")
+    training.state = SimpleNamespace(started=None, progress=Progress(steps=3, evaluated=2))
     with pytest.raises(Stopped, match="SIGTERM on rank 0, before the first step"):
-        training.leave(0)
+        training.stop(0)
 
 
-def test_minutes_that_are_over_in_an_evaluation_are_told_to_the_step_after_it():
+def test_a_save_that_is_due_in_an_evaluation_is_requested_at_the_next_step():
     now = [0.0]
-    training = half_made(
-        signals=SimpleNamespace(received=None),
-        saver=SimpleNamespace(interval=SaveInterval("1min", clock=lambda: now[0])),
-    )
+    training = new_training(SimpleNamespace(is_first=True), None)
+    training.saver = SimpleNamespace(interval=SaveInterval("1min", clock=lambda: now[0]))
     now[0] = 61.0
-    assert training.wishes() == (False, False, False), "here nobody saves"
-    assert training.wishes(may_save=True) == (False, True, False)
+    assert training.local_flags() == (False, False, False), "this caller cannot save"
+    assert training.local_flags(may_save=True) == (False, True, False)
 
 
-def test_nothing_is_saved_where_nothing_is_to_be_saved(data, tmp_path):
+def test_no_checkpoint_is_saved_with_save_interval_never(data, tmp_path):
     result = run("term:0:2", data, tmp_path / "out", *FLAGS, "--save-interval", "never")
     assert (
         result.status == 75 and "no checkpoint, as --save-interval is never" in result.last_line()

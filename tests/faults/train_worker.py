@@ -1,7 +1,7 @@
 """`python -m ssd train` with a fault in it: FAULT=KIND:RANK:STEP in the environment, then the
 command's flags.
 
-Faults come just before the step, but for those of numbers, which come into its gradients, loss or
+Faults happen just before the step, except those of numbers, which change its gradients, loss or
 weights.
 """
 
@@ -56,7 +56,7 @@ def strike():
 
 
 def poison(step, images):
-    """Makes something of this rank's next gradients not finite"""
+    """Makes a number in this rank's next gradients not finite."""
     if kind == "nan-loss":
         images[1] = np.nan
     elif kind == "nan-weights":
@@ -102,7 +102,7 @@ def detect(*arguments, **options):
 
 
 def start_scorer(scoring, *arguments, **options):
-    """The scorer of the first `step` scorings is killed as soon as it is there."""
+    """Kills the scorers of the first `step` scorings as soon as they have started."""
     clean_start(scoring, *arguments, **options)
     struck.append(scoring)
     if kind == "kill-scorer" and len(struck) <= int(step):
@@ -116,7 +116,7 @@ def load_datasets(*arguments):
 
 
 struck = []
-if kind == "hang":  # noticed after less than ten times --rank-timeout
+if kind == "hang":  # to be noticed before ten times --rank-timeout
     watchdog.Watchdog = functools.partial(watchdog.Watchdog, stall=15)
 clean_load, setup.load_datasets = setup.load_datasets, load_datasets
 clean_start, ScoringProcess.start = ScoringProcess.start, start_scorer

@@ -1,5 +1,5 @@
-"""One rank of test_watchdog.py: steps with a stand-in for Horovod's collectives, and does as it is
-told.
+"""One rank of test_watchdog.py: takes steps with a stand-in for Horovod's collectives, and commits
+a given fault.
 
 RANK SIZE FOLDER FAULT VICTIM: the victim commits the fault in step 3, the others stay in its
 collective.
@@ -35,8 +35,8 @@ def main():
         if rank == 0:
             if fault == "unreachable":
                 return offer
-            if fault == "strangers":
-                strangers(offer)
+            if fault == "unverified connections":
+                open_unverified_connections(offer)
             with open(address + ".part", "wb") as file:
                 file.write(offer)
             os.rename(address + ".part", address)
@@ -72,8 +72,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: None)  # as a launcher sends it to the survivors
     with open(os.path.join(folder, f"pid.{rank}"), "w") as file:
         file.write(str(os.getpid()))
-    # Short limits only where they are the test: on a busy machine a rank may have to wait for its
-    # turn.
+    # Short limits only where they are tested: on a busy machine a rank may have to wait for a core.
     limits = (
         (TIMEOUT, STALL)
         if fault in ("stopped", "hangs", "all stopped")
@@ -96,11 +95,11 @@ def main():
             watchdog.note("epoch 1, waiting", step, waiting=True)
             collective(step)
             if fault == "all stopped" and step == 3 and rank == 0:
-                wait_for_file(os.path.join(folder, "go on"))
-    except RuntimeError as error:
-        with open(os.path.join(folder, f"echo.{rank}"), "w"):
+                wait_for_file(os.path.join(folder, "continue"))
+    except RuntimeError:
+        with open(os.path.join(folder, f"collective-failed.{rank}"), "w"):
             pass
-        watchdog.verdict_expected(error)
+        watchdog.await_failure_report()
         raise
     except ValueError as error:
         print("the victim's own traceback", file=sys.stderr, flush=True)
@@ -108,11 +107,11 @@ def main():
         with open(broken, "w"):
             pass
         for other in set(range(size)) - {rank}:
-            wait_for_file(os.path.join(folder, f"echo.{other}"))
+            wait_for_file(os.path.join(folder, f"collective-failed.{other}"))
         watchdog.failed(f"{type(error).__name__}: {error}")
         raise
     watchdog.close()
-    if fault == "after the farewell" and rank == victim:
+    if fault == "after the goodbye" and rank == victim:
         os._exit(0)
 
 
@@ -131,19 +130,19 @@ def commit(fault, watchdog, folder, size):
     if fault == "early sys.exit":
         sys.exit(0)
     if fault == "uncaught":
-        watchdog.verdict_expected = None
+        watchdog.await_failure_report = None
         raise TypeError("nobody caught me")
     if fault == "hangs":
         threading.Event().wait()
 
 
-def strangers(offer):
-    """Who speaks too early, wrongly, too long, or never."""
+def open_unverified_connections(offer):
+    """Connections that send too early, something wrong, too much, or nothing."""
     import json
     import socket
 
     port = json.loads(offer)["port"]
-    for words in (
+    for content in (
         b"",
         b"GET / HTTP/1.1\r\n\r\n",
         b"x" * 100000,
@@ -154,10 +153,10 @@ def strangers(offer):
         b'{"token": "\\ud800"}\n',
         b'{"rank": 1}\n',
     ):
-        stranger = socket.create_connection(("127.0.0.1", port))
-        stranger.setblocking(False)  # nobody reads before all have spoken
-        stranger.send(words or b" ")
-        kept.append(stranger)
+        connection = socket.create_connection(("127.0.0.1", port))
+        connection.setblocking(False)  # nobody reads before all have sent
+        connection.send(content or b" ")
+        kept.append(connection)
 
 
 kept = []

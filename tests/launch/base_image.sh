@@ -49,7 +49,7 @@ check_machine() {
     "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null ||
         cannot "$root/.venv is no Python 3.11"
     wheel=$(find "$cache/wheels" -path '*_cp311-x86_64_mpi/horovod-*.whl' -name \
-        "horovod-$("$python" "$root/scripts/pins.py" version horovod)-*" -print -quit 2>/dev/null) || wheel=
+        "horovod-$(sed -n 's/^horovod==//p' "$root/scripts/constraints.txt")-*" -print -quit 2>/dev/null) || wheel=
     [ -n "$wheel" ] || cannot "no Horovod wheel with MPI in $cache/wheels: install libopenmpi-dev, run scripts/setup.sh"
 }
 
@@ -73,7 +73,7 @@ make_base() { # make_base ROOT: what NVIDIA's image has
     printf '[global]\nno-index = true\nfind-links = /opt/wheelhouse\n' >"$1/etc/pip.conf"
     lacking "$1"
     quietly "$python" -m pip download --only-binary=:all: -d "$1/opt/wheelhouse" \
-        -r "$1/opt/requirements.txt" -c "$1/opt/constraints.txt"
+        -r "$1/opt/requirements.txt" -c "$1/opt/base.txt"
     rm -f -- "$1"/opt/*.txt "$1"/opt/*.py "$1"/opt/*.toml
 }
 
@@ -85,14 +85,15 @@ in_root() { # in_root ROOT COMMAND...: nothing of this machine's settings goes i
 }
 
 lacking() { # lacking ROOT: the Dockerfile's question, answered in ROOT's /opt
-    cp -- "$root/pyproject.toml" "$root/scripts/container_packages.py" "$1/opt/"
-    in_root "$1" python3 /opt/container_packages.py /opt/pyproject.toml /opt/requirements.txt /opt/constraints.txt
+    cp -- "$root/pyproject.toml" "$root/scripts/constraints.txt" "$root/scripts/container_packages.py" "$1/opt/"
+    in_root "$1" python3 /opt/container_packages.py /opt/pyproject.toml /opt/constraints.txt /opt/requirements.txt \
+        /opt/base.txt
 }
 
 make_full() { # make_full BASE ROOT: and what the Dockerfile adds
     cp -al -- "$1" "$2" # hard links: pip replaces files, it does not write into them
     lacking "$2"
-    in_root "$2" python3 -m pip install -r /opt/requirements.txt -c /opt/constraints.txt
+    in_root "$2" python3 -m pip install -r /opt/requirements.txt -c /opt/base.txt
     rm -f -- "$2"/opt/*.txt "$2"/opt/*.py "$2"/opt/*.toml
 }
 
@@ -104,7 +105,7 @@ main() {
     esac
     check_machine
     key=$(cat -- "${BASH_SOURCE[0]}" "$root/tests/launch/copy_packages.py" "$root/scripts/container_packages.py" \
-        "$root/pyproject.toml" "$wheel" | sha256sum)
+        "$root/pyproject.toml" "$root/scripts/constraints.txt" "$wheel" | sha256sum)
     folder=$images/${key:0:16}
     mkdir -p -- "$images"
     exec 9>>"$images/.lock"

@@ -142,6 +142,7 @@ def base_packages(tmp_path):
                 "-S",
                 os.path.join(ROOT, "scripts/container_packages.py"),
                 os.path.join(ROOT, "pyproject.toml"),
+                os.path.join(ROOT, "scripts/constraints.txt"),
                 tmp_path / "r",
                 tmp_path / "c",
             ],

@@ -18,7 +18,7 @@ from ssd.submission import SYSTEM_FIELDS, package
 from ssd.training import setup
 from ssd.training.schedule import build_schedule
 from tests.launch.test_package_submission import MINUTES, SCORE
-from tests.test_retinanet_log import wanted_tensors
+from tests.mlperf_values import tensor_names
 
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEM = dict(
@@ -38,7 +38,7 @@ class Network:
             self.name = name
 
     def reference_parameters(self):
-        names = {name[len("module.") :]: self.Tensor("x_weight") for name in wanted_tensors()}
+        names = {name[len("module.") :]: self.Tensor("x_weight") for name in tensor_names("2.0.0")}
         return dict(names, **{"backbone.body.bn1.weight": self.Tensor("x_gamma")})
 
 

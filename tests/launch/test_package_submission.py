@@ -16,7 +16,7 @@ from ssd.errors import UserError
 from ssd.mlperf import MLPerfLog
 from ssd.rules import RULES
 from ssd.submission import SYSTEM_FIELDS, olympic_mean, package, read_trial, read_trials
-from tests.test_mlperf import HYPERPARAMETERS, tensor_names
+from tests.mlperf_values import HYPERPARAMETERS, tensor_names
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -254,9 +254,9 @@ def test_damaged_logs(tmp_path):
     text = log.read_text()
     for changed, words in (
         (text[: text.index("run_stop")], "cut short or damaged"),
-        (text[: text.rindex(":::MLLOG")], "did not come to its end"),
+        (text[: text.rindex(":::MLLOG")], "the run is incomplete"),
         ("", "no submission_org in this log"),
-        (text.replace('"value": 1,', '"value": "one",'), "seed 'one' is no whole number"),
+        (text.replace('"value": 1,', '"value": "one",'), "seed 'one' is not an integer"),
         (text.replace('"epoch_num"', '"epoch"'), "without the value or metadata"),
     ):
         assert changed != text
@@ -271,7 +271,7 @@ def test_other_refusals(tmp_path):
     logs = write_logs(tmp_path / "logs")
     with pytest.raises(UserError, match="5 runs; these are 4 logs"):
         make(tmp_path, logs[:4])
-    with pytest.raises(UserError, match="trial_0.log: seed 17 is that of .*trial_0.log too"):
+    with pytest.raises(UserError, match="trial_0.log: has the same seed, 17, as .*trial_0.log"):
         make(tmp_path, logs[:4] + logs[:1])
     with pytest.raises(UserError, match="logs: not an empty folder; nothing is overwritten"):
         make(tmp_path, logs, output="logs")

@@ -18,7 +18,7 @@ from ssd.model.backbones.onnx_file import (
     read_initializers,
     write_backbone,
 )
-from ssd.model.backbones.resnet_specs import backbone_shapes, whole_shapes
+from ssd.model.backbones.resnet_specs import backbone_shapes, classifier_shapes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,7 +61,7 @@ def test_names_and_shapes_are_pytorchs(reference):
         for name, tensor in reference.state_dict.items()
         if not name.endswith("num_batches_tracked")
     }
-    assert whole_shapes("resnet34") == of_torch
+    assert classifier_shapes("resnet34") == of_torch
     assert backbone_shapes("resnet34") == {
         name: shape for name, shape in of_torch.items() if not name.startswith(("layer4", "fc"))
     }
@@ -72,7 +72,7 @@ def test_sizes_against_published_numbers():
     counted."""
     learned = {
         name: np.prod(shape)
-        for name, shape in whole_shapes("resnet34").items()
+        for name, shape in classifier_shapes("resnet34").items()
         if "running" not in name
     }
     assert sum(learned.values()) == 21797672
@@ -106,7 +106,7 @@ def test_other_sizes_and_a_single_image(tmp_path):
 
     odd = reference(seed=1, batch=1, height=75, width=130)
     arrays = {name: tensor.numpy() for name, tensor in odd.state_dict.items()}
-    write_backbone(arrays, str(tmp_path / "r.onnx"), "resnet34", say=lambda line: None)
+    write_backbone(arrays, str(tmp_path / "r.onnx"), "resnet34", report=lambda line: None)
     features = run_onnx(tmp_path / "r.onnx", odd.images)
     assert features.shape == (1, 256, 10, 17)
     assert np.abs(features - odd.features).max() < 1e-4 * np.abs(odd.features).max()
@@ -124,7 +124,7 @@ def test_initializers_come_back_exactly_and_unfused(tmp_path):
 
 
 def test_whole_network_is_accepted_and_the_rest_dropped_with_a_word():
-    whole = tensors(whole_shapes("resnet34"))
+    whole = tensors(classifier_shapes("resnet34"))
     whole["bn1.num_batches_tracked"] = np.array(1)
     said = []
     assert list(check_backbone_tensors(whole, "resnet34", "file.onnx", said.append)) == list(

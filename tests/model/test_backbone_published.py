@@ -7,11 +7,11 @@ import pytest
 
 from ssd.config import load_recipe
 from ssd.errors import UserError
-from ssd.model.backbones.mobilenet_specs import SPECS, backbone_shapes, whole_shapes
+from ssd.model.backbones.mobilenet_specs import SPECS, backbone_shapes, classifier_shapes
 from ssd.model.backbones.naming import mindcv_names
 from ssd.model.backbones.onnx_file import read_backbone
 from ssd.model.backbones.onnx_graph import NAMES
-from ssd.model.backbones.published import convert
+from ssd.model.backbones.published_backbone import convert_backbone
 from ssd.model.detector import BACKBONES, build_detector
 from ssd.model.initialization import initialize, load_backbone
 from tests.reference import family_vectors as vectors
@@ -74,12 +74,12 @@ def test_sizes_against_published_numbers(backbone, count):
     assert (
         sum(
             int(np.prod(shape))
-            for name, shape in whole_shapes(backbone).items()
+            for name, shape in classifier_shapes(backbone).items()
             if "running" not in name
         )
         == count
     )
-    assert set(backbone_shapes(backbone)) < set(whole_shapes(backbone))
+    assert set(backbone_shapes(backbone)) < set(classifier_shapes(backbone))
 
 
 @pytest.mark.parametrize("version, backbone", [(2, "mobilenet_v2"), (3, "mobilenet_v3_large")])
@@ -92,7 +92,7 @@ def test_torchvisions_file_gives_its_maps(tmp_path, version, backbone):
     peer, images, said = mobilenet(version), images_of(65, 65), []
     pth, onnx = str(tmp_path / "a.pth"), str(tmp_path / "a.onnx")
     torch.save(peer.state_dict(), pth)
-    convert(pth, onnx, backbone, say=said.append)
+    convert_backbone(pth, onnx, backbone, report=said.append)
     assert f"classifier ({2 * (version - 1)} tensors) dropped" in said[0]
     assert len(said) == version - 1 and (
         version == 2 or "epsilon of 0.001 became a part" in said[1]
@@ -113,7 +113,7 @@ def test_the_map_inside_a_block(tmp_path):
 
     peer, images, onnx = mobilenet(2, seed=3), images_of(64, 96), str(tmp_path / "a.onnx")
     torch.save(peer.state_dict(), str(tmp_path / "a.pth"))
-    convert(str(tmp_path / "a.pth"), onnx, "mobilenet_v2", say=lambda line: None)
+    convert_backbone(str(tmp_path / "a.pth"), onnx, "mobilenet_v2", report=lambda line: None)
     network = network_of("ssdlite-mobilenetv2-coco", "64x96", onnx, "mobilenet_v2")
     ours = [part.asnumpy() for part in network.backbone.maps(mx.nd, mx.nd.array(images))]
     for value, wanted in zip(ours, maps(peer, images, 13)[1:]):
@@ -144,7 +144,7 @@ def test_mindcvs_file_gives_onnxruntimes_maps(tmp_path, backbone, mint):
     tensors["epoch_num"] = np.array([4], np.int64)
     ckpt, onnx, said = str(tmp_path / "a.ckpt"), str(tmp_path / "a.onnx"), []
     write_mindspore(ckpt, tensors)
-    convert(ckpt, onnx, backbone, say=said.append)
+    convert_backbone(ckpt, onnx, backbone, report=said.append)
     assert len(said) == 1 and f"classifier ({len(CLASSIFIER[backbone])} tensors) dropped" in said[0]
     for name, value in read_backbone(onnx, backbone).items():
         np.testing.assert_array_equal(value, vectors.weight(f"backbone.{name}", value.shape))
@@ -172,8 +172,8 @@ def test_mindcvs_resnet50_for_a_pyramid_and_for_ssd(tmp_path):
     ckpt, whole, short = (str(tmp_path / name) for name in ("a.ckpt", "whole.onnx", "short.onnx"))
     write_mindspore(ckpt, tensors)
     said = []
-    convert(ckpt, whole, "resnet50", True, said.append)
-    convert(ckpt, short, "resnet50", False, said.append)
+    convert_backbone(ckpt, whole, "resnet50", True, said.append)
+    convert_backbone(ckpt, short, "resnet50", False, said.append)
     assert [
         "classifier (2 tensors)" in said[0],
         "classifier and layer4 (52 tensors)" in said[1],
@@ -203,7 +203,7 @@ def test_wrong_files_are_refused_by_the_files_own_names(tmp_path):
         change(tensors)
         write_mindspore(str(tmp_path / "a.ckpt"), tensors)
         with pytest.raises(UserError, match=f"a.ckpt: {words}"):
-            convert(str(tmp_path / "a.ckpt"), str(tmp_path / "a.onnx"), backbone)
+            convert_backbone(str(tmp_path / "a.ckpt"), str(tmp_path / "a.onnx"), backbone)
         assert not (tmp_path / "a.onnx").exists()
 
     refused(lambda t: t.pop("features.1.gamma"), r"missing tensor features\.1\.gamma$")
@@ -233,14 +233,14 @@ def test_wrong_files_are_refused_by_the_files_own_names(tmp_path):
         },
     )
     with pytest.raises(UserError, match="features.0.weight has type float16 instead of float32"):
-        convert(str(tmp_path / "b.ckpt"), str(tmp_path / "b.onnx"), "mobilenet_v2")
+        convert_backbone(str(tmp_path / "b.ckpt"), str(tmp_path / "b.onnx"), "mobilenet_v2")
 
 
 def test_a_narrower_network_refuses_the_file(tmp_path):
     shapes = {f"backbone.{name}": shape for name, shape in backbone_shapes("mobilenet_v2").items()}
     onnx = str(tmp_path / "a.onnx")
     write_mindspore(str(tmp_path / "a.ckpt"), backbone_of("ssd_mobilenetv2", shapes, 0))
-    convert(str(tmp_path / "a.ckpt"), onnx, "mobilenet_v2", say=lambda line: None)
+    convert_backbone(str(tmp_path / "a.ckpt"), onnx, "mobilenet_v2", report=lambda line: None)
     network = build_detector(load_recipe("ssd-mobilenetv2-coco").with_values(width=0.5)).network
     initialize(network, 0, mx.cpu())
     with pytest.raises(
@@ -263,7 +263,7 @@ def test_a_run_starts_from_the_file(tmp_path):
     }
     onnx, said = str(tmp_path / "a.onnx"), []
     write_mindspore(str(tmp_path / "a.ckpt"), backbone_of("ssd_mobilenetv3", shapes, 0))
-    convert(str(tmp_path / "a.ckpt"), onnx, "mobilenet_v3_large", say=lambda line: None)
+    convert_backbone(str(tmp_path / "a.ckpt"), onnx, "mobilenet_v3_large", report=lambda line: None)
     for values in ({}, {"layout": "NHWC", "dtype": "float16"}):
         config = load_recipe("ssd-mobilenetv3-coco").with_values(
             pretrained_backbone=onnx, seed=1, **values

@@ -14,7 +14,7 @@ from ssd.config import load_recipe
 from ssd.model.detector import build_detector
 from ssd.model.initialization import initialize
 from ssd.model.weights import WeightsInfo, by_structural_name, load_detector, save_weights
-from tests.test_every_recipe import first_of_each_kind, small
+from tests.small_recipes import first_of_each_kind, small
 
 
 def channels_first(operator):

@@ -7,7 +7,7 @@ import pytest
 
 from ssd.config import load_recipe
 from ssd.datasets.cognata_rows import CLASSES
-from ssd.model.detector import build_detector, describe
+from ssd.model.detector import build_detector, describe_sizes
 
 FULL, SMALL = load_recipe("ssd-resnet50-cognata"), load_recipe("ssd-resnet50-cognata-small")
 
@@ -41,7 +41,7 @@ def test_maps_and_default_boxes(full):
     assert len(full.default_boxes) == sum(full.boxes_per_map) == 776740
     # The sixth map's last row of 15 cells: its step of 256 puts the centres at 2176 pixels, as
     # published.
-    assert full.sizes.outside() == 15 * 4 and "60 default boxes lie outside" in describe(
+    assert full.sizes.outside() == 15 * 4 and "60 default boxes lie outside" in describe_sizes(
         FULL, full.sizes
     )
     # The first and the last box, from steps and scales in pixels: a square of 31 at (4, 4), and 473

@@ -7,30 +7,16 @@ import numpy as np
 import pytest
 
 from ssd.config import load_recipe
-from ssd.model.boxes.rules import sizes_of
+from ssd.model.boxes.box_rules import sizes_of
 from ssd.model.detector import build_detector
 from ssd.training.schedule import build_schedule
 from ssd.training.step import TrainingStep
-from tests.model.test_resnet50_reference import close, dense
 from tests.reference import family_vectors as vectors
+from tests.reference.family import RECIPES, TOLERANCES, close, dense
 from tests.reference.load_family import load_family
 from tests.reference.load_mobile import set_weights
-from tests.training.test_trace import OneRank
+from tests.training.one_rank import OneRank
 
-RECIPES = {
-    "ssdlite_mobilenetv2": "ssdlite-mobilenetv2-coco",
-    "ssd_mobilenetv2": "ssd-mobilenetv2-coco",
-    "ssd_mobilenetv3": "ssd-mobilenetv3-coco",
-    "ssd_resnet50_fpn": "ssd-resnet50-fpn-coco",
-}
-# eval_loc and eval_conf of the largest; loss; its gradients; gradient norms; losses of training;
-# norms of parameters, running means and variances after the four steps.
-TOLERANCES = {
-    "ssdlite_mobilenetv2": (1e-5, 1e-5, 8e-7, 2e-7, 4e-2, 5e-2, 4e-1, 3e-1, 1e-1),
-    "ssd_mobilenetv2": (1e-5, 1e-5, 2e-6, 3e-7, 2e-1, 7e-3, 5e-1, 1e-1, 8e-2),
-    "ssd_mobilenetv3": (4e-6, 5e-6, 2e-6, 3e-7, 3e-2, 3e-3, 2e-2, 8e-2, 3e-2),
-    "ssd_resnet50_fpn": (5e-5, 4e-5, 2e-6, 2e-7, 2e-2, 5e-4, 2e-3, 2e-2, 6e-3),
-}
 DETECTORS = list(RECIPES)
 
 

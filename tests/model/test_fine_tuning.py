@@ -141,7 +141,7 @@ def test_another_architecture_is_refused(saved, tmp_path):
         np.testing.assert_array_equal(value, before[name])
     arrays = {name: mx.nd.array(value) for name, value in saved[2].items()}
     for name, change in (
-        ("lacks backbone.conv1.weight", lambda: arrays.pop("backbone.conv1.weight")),
+        ("missing backbone.conv1.weight", lambda: arrays.pop("backbone.conv1.weight")),
         ("unexpected fc.weight", lambda: arrays.update({"fc.weight": mx.nd.zeros(3)})),
     ):
         kept = dict(arrays)

@@ -15,7 +15,7 @@ from ssd.model.detector import build_detector
 from ssd.model.initialization import initialize
 from ssd.model.int8 import best_range, measure_ranges, quantize
 from ssd.model.weights import INT8, WeightsInfo, load_weights, read_info, read_ranges, save_weights
-from tests.test_every_recipe import first_of_each_kind, small
+from tests.small_recipes import first_of_each_kind, small
 from tests.training.tiny import tiny_data
 
 pytestmark = pytest.mark.skipif(

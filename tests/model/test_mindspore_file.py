@@ -59,7 +59,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     ):
         path.write_bytes(content)
         with pytest.raises(
-            UserError, match=rf"x\.ckpt: not a whole MindSpore checkpoint: .*({words})"
+            UserError, match=rf"x\.ckpt: not an intact MindSpore checkpoint: .*({words})"
         ):
             read_checkpoint(str(path))
     with pytest.raises(UserError, match="none.ckpt: cannot be read: No such file"):

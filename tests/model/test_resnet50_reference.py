@@ -6,27 +6,15 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from ssd.config import load_recipe
 from ssd.model.boxes.formats import cxcywh_to_ltrb
 from ssd.model.detector import build_detector
 from ssd.training.step import TrainingStep
 from tests.reference import family_vectors as vectors
+from tests.reference.family import COGNATA, SSD_RESNET50, close, dense
 from tests.reference.load_family import load_family, names_of, set_family_weights
-from tests.training.test_trace import OneRank
+from tests.training.one_rank import OneRank
 
-CONFIG = load_recipe("ssd-resnet50-coco")
-# mlcommons/abtf-ssd-pytorch at 2d8ee7d, config test_ext_fm: 480x640 with a seventh map, 15 classes.
-COGNATA = CONFIG.with_values(
-    image_size="480x640",
-    num_classes=15,
-    extra_strides=[2, 2, 2, 1, 1, 1],
-    extra_pads=[1, 1, 1, 0, 0, 0],
-    extra_channels=[[1024, 512], [512, 512], [512, 256], [256, 256], [256, 256], [256, 256]],
-    steps=[8, 16, 32, 64, 80, 120, 240],
-    scales=[21, 45, 99, 153, 207, 261, 315, 400],
-    aspect_ratios=[[2], [2, 3], [2, 3], [2, 3], [2], [2], [2]],
-)
-INPUTS = [(CONFIG, "ssd_resnet50", ""), (COGNATA, "ssd_resnet50_cognata", "cognata_")]
+INPUTS = [(SSD_RESNET50, "ssd_resnet50", ""), (COGNATA, "ssd_resnet50_cognata", "cognata_")]
 
 
 @pytest.fixture(scope="module")
@@ -34,28 +22,9 @@ def reference():
     return load_family("ssd_resnet50")
 
 
-def close(ours, theirs, relative):
-    """Within `relative` of the largest magnitude."""
-    assert np.abs(ours - theirs).max() <= relative * np.abs(theirs).max()
-
-
-def dense(arrays, prefix, total, samples, empty=()):
-    """Targets (B, total, 4) and (B, total) of stored matches."""
-    ends = np.cumsum(arrays[prefix + "match_pos_count"])
-    offsets = np.zeros((len(samples), total, 4), np.float32)
-    classes = np.zeros((len(samples), total), np.float32)
-    for row, sample in enumerate(samples):
-        if sample not in empty:
-            part = slice(ends[sample] - arrays[prefix + "match_pos_count"][sample], ends[sample])
-            index = arrays[prefix + "match_pos_index"][part]
-            offsets[row, index] = arrays[prefix + "match_pos_offsets"][part]
-            classes[row, index] = arrays[prefix + "match_pos_label"][part]
-    return mx.nd.array(offsets), mx.nd.array(classes)
-
-
 def test_default_boxes(reference):
     arrays, _ = reference
-    ours = build_detector(CONFIG).default_boxes
+    ours = build_detector(SSD_RESNET50).default_boxes
     np.testing.assert_allclose(ours, arrays["default_boxes_cxcywh"], atol=3e-7, rtol=0)
     np.testing.assert_allclose(
         cxcywh_to_ltrb(ours).astype(float).sum(0), arrays["default_boxes_ltrb_sum"], rtol=1e-6
@@ -164,7 +133,7 @@ def norms_of(names, wanted, values):
 def test_four_training_steps(reference):
     """Nesterov's momentum by the step that `train` makes."""
     arrays, seed = reference
-    config = CONFIG.with_values(batch_size=2)
+    config = SSD_RESNET50.with_values(batch_size=2)
     detector = build_detector(config)
     network = detector.network
     set_family_weights(network, seed)
@@ -207,7 +176,7 @@ def test_four_training_steps(reference):
 
 def test_detections(reference):
     arrays, seed = reference
-    detector = build_detector(CONFIG)
+    detector = build_detector(SSD_RESNET50)
     detector.detections.initialize()
     rows = detector.detections(
         *(mx.nd.array(part) for part in vectors.detection_predictions("ssd_resnet50", seed))

@@ -14,13 +14,13 @@ from ssd.data.targets import dense_targets
 from ssd.model import anchor_matching, parameters
 from ssd.model.anchor_matching import AnchorMatcher
 from ssd.model.boxes.anchors import anchors_ltrb, half_sizes
-from ssd.model.boxes.rules import sizes_of
+from ssd.model.boxes.box_rules import sizes_of
 from ssd.model.detector import build_detector
 from ssd.training.schedule import build_schedule
 from ssd.training.step import TrainingStep
 from tests.reference import retinanet_vectors as vectors
 from tests.reference.load_retinanet import load_retinanet, set_retinanet_weights
-from tests.training.test_trace import OneRank
+from tests.training.one_rank import OneRank
 
 HEIGHT, WIDTH = vectors.HEIGHT, vectors.WIDTH
 CONFIG = load_recipe("retinanet-resnext50-openimages").with_values(

@@ -9,9 +9,9 @@ from ssd.commandline import Parser, add_settings, read_settings
 from ssd.config import load_recipe
 from ssd.errors import UserError
 from ssd.model import detector
+from ssd.model.boxes.box_rules import sizes_of
 from ssd.model.boxes.default_boxes import default_boxes
-from ssd.model.boxes.rules import sizes_of
-from ssd.model.boxes.ssd_sizes import HALVINGS, SETTINGS, halved, sizes
+from ssd.model.boxes.ssd_sizes import HALVINGS, SETTINGS, halved, sizes_from
 from ssd.model.detector import build_detector
 from ssd.setting import LARGEST, SMALLEST
 
@@ -39,7 +39,7 @@ def test_512_pixels_give_ssd512s_values():
 
 
 def check_sound(image_size):
-    found = sizes(image_size, (3,), {})
+    found = sizes_from(image_size, (3,), {})
     maps, steps, scales = np.array(found.maps), np.array(found.steps), np.array(found.scales)
     assert maps[0].tolist() == [-(-side // 8) for side in image_size] and maps[-1].min() == 1
     assert (np.diff(maps.min(1)) < 0).all() and len(maps) == len(scales) - 1
@@ -153,8 +153,8 @@ def test_given_steps_beyond_the_image_are_counted():
         (c + 0.5) * 300 <= 3840 for c in range(columns)
     )
     assert found.outside() > (rows * columns - inside) * 4 > 0
-    assert "default boxes lie outside the image" in detector.describe(config, found)
-    assert "outside" not in detector.describe(BENCHMARK, sizes_of(BENCHMARK))
+    assert "default boxes lie outside the image" in detector.describe_sizes(config, found)
+    assert "outside" not in detector.describe_sizes(BENCHMARK, sizes_of(BENCHMARK))
 
 
 # ---- settings by hand
@@ -207,11 +207,11 @@ def test_values_by_hand_are_kept_or_the_size_is_refused(tmp_path):
     )
     mine = load_recipe(path)
     assert sizes_of(mine).scales[0] == 10 and sizes_of(mine).steps == sizes_of(BENCHMARK).steps
-    with pytest.raises(UserError, match="image_size: 320, but scales is set by hand, for 300"):
+    with pytest.raises(UserError, match="image_size: 320, but scales was set by hand for 300"):
         mine.with_values(image_size=320)
     child = recipe(tmp_path, "extends: mine.yaml\nmodel: {image_size: 320x640}", "child.yaml")
     with pytest.raises(
-        UserError, match="child.yaml: image_size: 320x640, but scales is set by hand"
+        UserError, match="child.yaml: image_size: 320x640, but scales was set by hand"
     ):
         load_recipe(child)
     named = mine.with_values(image_size=320, scales=[12, 48, 100, 160, 220, 280, 330])
@@ -269,7 +269,7 @@ def test_an_image_size_is_one_number_or_height_x_width(given, size):
             dict(extra_channels=[[8, 8]]),
             "extra_channels: 5 values are needed for 6 feature maps, not 1",
         ),
-        (dict(num_classes=1), "num_classes: 1 is the background alone"),
+        (dict(num_classes=1), "num_classes: 1 is only the background"),
     ],
 )
 def test_what_cannot_work_is_refused(changes, words):

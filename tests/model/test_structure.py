@@ -175,7 +175,7 @@ def test_weight_files(tmp_path):
     with pytest.raises(UserError, match=r"predictors\.0\.conv\.\w+ has shape"):
         load_weights(wider, path)
     network.backbone.save_parameters(path)
-    with pytest.raises(UserError, match="another network's: lacks"):
+    with pytest.raises(UserError, match="another network's: missing"):
         load_weights(network, path)
     for content in (b"", b"not a weight file", open(path, "rb").read()[:-100]):
         with open(path, "wb") as file:

@@ -312,7 +312,7 @@ def test_what_is_no_pytorch_file(tmp_path):
         (b"text", "not a PyTorch file"),
         (pickle.dumps({}, protocol=2), "not PyTorch's"),
         (b"\x80\x02", "cut off"),
-        (b"PK\x03\x04 and so on", "not a whole"),
+        (b"PK\x03\x04 and so on", "not an intact"),
     ):
         path.write_bytes(content)
         with pytest.raises(UserError, match=rf"a\.pth: .*{reason}"):
@@ -322,7 +322,7 @@ def test_what_is_no_pytorch_file(tmp_path):
     path.write_bytes(
         path.read_bytes().replace("\u00e9".encode(), b"\xff\xff")
     )  # a name that is no UTF-8
-    with pytest.raises(UserError, match="a.pth: not a whole PyTorch file"):
+    with pytest.raises(UserError, match="a.pth: not an intact PyTorch file"):
         read_state_dict(str(path))
     with pytest.raises(UserError, match="missing.pth: cannot be read: No such file"):
         read_state_dict(str(tmp_path / "missing.pth"))

@@ -136,7 +136,7 @@ def test_a_recipe_that_is_a_file_reads_back(network, tmp_path):
         (lambda content: content["category_names"].pop(), "2 category_names for 4 classes"),
         (
             lambda content: content["category_ids"].__setitem__(0, 11),
-            "category_ids: 11 is there twice",
+            "category_ids: 11 occurs twice",
         ),
         (lambda content: content["category_ids"].__setitem__(0, "a"), r"category_ids: \['a'"),
         (

@@ -42,6 +42,16 @@ def test_cells_of_a_confusion_matrix(classes):
     assert ("smallest cells" in text) == (left_out > 0) == (f"The {left_out:,} smallest" in text)
 
 
+def test_names_that_begin_alike_stand_apart():
+    names = [f"vehicle registration plate of kind {number}" for number in range(3)]
+    chart = charts.matrix_chart(np.eye(4, dtype=np.int64), names)
+    shown = re.findall(r"</title>([^<]+)</text>", chart)
+    assert len(shown) == 2 * 4 and len(set(shown)) == 4 and max(map(len, shown)) <= 24
+    assert all(chart.count(f"<title>{name}</title>") == 2 for name in names), (
+        "in full under the pointer"
+    )
+
+
 def test_most_often_confused():
     """The ten largest, the first among equals; none with count 0."""
     matrix = np.random.default_rng(1).integers(0, 4, (7, 7))

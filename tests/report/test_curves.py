@@ -95,7 +95,7 @@ def test_the_published_run_is_only_shown_with_coco_categories(tmp_path):
         )
 
     assert label("coco") == published_run.NAME
-    assert label("part", samples=1000, batch=8) == f"{published_run.NAME}, on all 117,266 images"
+    assert label("part", samples=1000, batch=8) == f"{published_run.NAME},\non all 117,266 images"
     assert label("shapes", recipe="ssd-resnet34-shapes", samples=446, batch=4) is None
     assert label("narrow", width=0.5) is None
 

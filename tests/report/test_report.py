@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -136,7 +137,9 @@ def test_report_contents(report, data):
     for name in STAT_NAMES:
         assert f"{name}{stats[name]:.3f}" in page.text.replace("–", "-1.000")
     assert f"{stats['AP/' + NAME]:.3f}" in page.text and NAME in page.text and '<b>&"' not in text
-    assert page.tags["svg"] == 1 + 3 + 1, "precision and recall, one for each class, confusion"
+    assert page.tags["svg"] == 1 + 3 + 4, (
+        "precision and recall, one for each class, confusion in four pieces"
+    )
     assert page.tags["img"] >= 3 + 2 * 8 + 2, "curves, eight images in pairs, worst ones"
     assert path.stat().st_size < 5e6
 
@@ -155,8 +158,8 @@ def test_report_fetches_nothing(report):
     )
 
 
-def test_report_in_a_browser(report, tmp_path):
-    """It shows its charts, and its script has added buttons to the table's headings."""
+def browse(page, profile, *flags):
+    """The page as a browser sees it, as text; skips where there is none."""
     browser = (
         shutil.which("chromium")
         or shutil.which("chromium-browser")
@@ -176,17 +179,24 @@ def test_report_in_a_browser(report, tmp_path):
             "--disable-sync",
             "--disable-dev-shm-usage",
             "--host-resolver-rules=MAP * ~NOTFOUND",
-            f"--user-data-dir={tmp_path / 'profile'}",
+            f"--user-data-dir={profile}",
+            *flags,
             "--dump-dom",
-            report[0].as_uri(),
+            page.as_uri(),
         ],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=120,
     )
-    page = Page(result.stdout)
-    assert page.tags["svg"] == 5 and page.tags["polyline"] == 3 + 2 * 3, result.stderr[-2000:]
+    assert "</html>" in result.stdout, result.stderr[-2000:]
+    return result.stdout
+
+
+def test_in_a_browser(report, tmp_path):
+    """Its charts are there, and its script has made the table's heads buttons."""
+    page = Page(browse(report[0], tmp_path / "profile"))
+    assert page.tags["svg"] == 8 and page.tags["polyline"] == 3 + 2 * 3
     assert page.tags["button"] == 6 and page.tags["rect"] > 8
 
 
@@ -213,14 +223,14 @@ def test_data_set_deleted_or_moved(data, tmp_path, capsys):
     shutil.rmtree(moved / "val2017")
     assert main(["report", str(folder)]) == 0
     page = Page((folder / "report.html").read_text())
-    assert "The image folder no longer exists" in page.text and page.tags["svg"] == 5
+    assert "The image folder no longer exists" in page.text and page.tags["svg"] == 8
     shutil.rmtree(moved)
     assert main(["report", str(folder)]) == 0
     page = Page((folder / "report.html").read_text())
     assert "no such folder" in page.text and "numbers" in page.ids and "curves" in page.ids
     assert "svg" not in page.tags and "report without" in capsys.readouterr().out
     assert main(["report", str(folder), "--data-dir", str(data)]) == 0
-    assert Page((folder / "report.html").read_text()).tags["svg"] == 5
+    assert Page((folder / "report.html").read_text()).tags["svg"] == 8
 
 
 def test_a_run_without_an_evaluation(data, tmp_path):
@@ -268,7 +278,7 @@ def test_no_detections_and_no_objects(data, tmp_path):
         title="Nothing found",
     )
     page = Page(Path(path).read_text())
-    assert "worst" in page.ids and page.tags["svg"] == 5
+    assert "worst" in page.ids and page.tags["svg"] == 8
     content = json.loads((data / ANNOTATIONS).read_text())
     empty = tmp_path / "empty.json"
     empty.write_text(json.dumps(dict(content, annotations=[])))
@@ -321,19 +331,26 @@ def test_many_classes_and_odd_images(tmp_path):
         random.random(100),
         np.roll(np.arange(100), 3),
     )
-    page = Page(
-        Path(
-            write_report(
-                tmp_path / "out",
-                annotations=path,
-                detections=rows,
-                image_folder=tmp_path,
-                title="Many",
-            )
-        ).read_text()
+    out = tmp_path / "out"
+    written = Path(
+        write_report(out, annotations=path, detections=rows, image_folder=tmp_path, title="Many")
     )
+    page = Page(written.read_text())
     assert page.text.count("cannot be read") == 4 and "Most often confused" in page.text
-    assert page.tags["svg"] == 1 + 99 + 1, "class 5 has a crowd region alone, and no curve"
+    assert page.tags["svg"] == 1 + 99 + 4, "class 5 has a crowd region alone, and no curve"
+    # 30 x 900 pixels stay in sight, and on a telephone nothing stands out at the side
+    measure = tmp_path / "measure.html"
+    measure.write_text(
+        written.read_text().replace(
+            "</body>",
+            "<script>document.title = [document.body.scrollWidth - innerWidth, Math.max(..."
+            "Array.from(document.images, one => one.height))]</script></body>",
+        )
+    )
+    wide, high = re.search(
+        "<title>(-?\\d+),(\\d+)<", browse(measure, tmp_path / "profile", "--window-size=375,800")
+    ).groups()
+    assert int(wide) <= 0 and int(high) <= 600
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,8 @@ def test_everything_then_nothing_more(server, mirror, tmp_path):
     plan = [line for line in done.stdout.splitlines() if "to come" in line]
     assert (
         len(plan) == 1
-        and "8 images of train, 3 images of validation; 0 files are there, 11 to come" in plan[0]
+        and "8 images of train, 3 images of validation; 0 files are present, 11 are missing"
+        in plan[0]
     )
     assert "at 100 MB/s" in plan[0] and done.stdout.index("to come") < done.stdout.index(
         "images fetched"
@@ -230,8 +231,8 @@ def test_everything_then_nothing_more(server, mirror, tmp_path):
     done = download(output, "--mirror", server.url, "--overwrite")
     assert done.returncode == 0 and not server.requests
     assert (
-        "11 files are there, 0 to come" in done.stdout
-        and "0 images fetched (0 kB), 8 were there" in done.stdout
+        "11 files are present, 0 are missing" in done.stdout
+        and "0 images fetched (0 kB), 8 were present" in done.stdout
     )
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*.jpg")} == before
     assert_whole(output, mirror)
@@ -315,7 +316,7 @@ def test_a_body_that_is_no_whole_image(server, mirror, tmp_path):
     assert (
         done.returncode == 1 and "1 images could not be had, the first " + name_of(1) in done.stdout
     )
-    assert "bytes that are no whole image" in done.stdout
+    assert "bytes that are no intact image" in done.stdout
     assert not list((tmp_path / "other").rglob("openimages-mlperf.json")), "no conversion of a part"
     server.requests.clear()
     assert download(tmp_path / "other", "--mirror", server.url).returncode == 0
@@ -382,8 +383,7 @@ def test_a_server_that_is_away(server, mirror, tmp_path, monkeypatch):
         server.status["train/" + name_of(image)] = [500] * 9
     line = one_line(download(tmp_path, "--mirror", server.url, "--jobs", "1", "--retries", "1"), 2)
     assert (
-        "3 images one after the other could not be had" in line
-        and "500 Internal Server Error" in line
+        "3 images in a row could not be downloaded" in line and "500 Internal Server Error" in line
     )
 
 
@@ -524,8 +524,7 @@ def test_the_disc_is_too_small(mirror, tmp_path, monkeypatch, capsys):
         and "358.5 GB" in output.out
     )
     assert (
-        "too little space: about 358.5 GB are to come, 1.0 GB are free (--ignore-space"
-        in output.err
+        "too little space: about 358.5 GB are needed, 1.0 GB are free (--ignore-space" in output.err
     )
     assert not (tmp_path / "train").exists(), "before anything is fetched"
     assert script.main([*arguments, "--classes", "Apple", "Banana"]) == 0, "eleven images fit"
@@ -616,12 +615,12 @@ def test_whole_images(tmp_path):
     path = tmp_path / "a.jpg"
     save_jpeg(path, 60, 50)
     whole = path.read_bytes()
-    assert openimages_download.is_whole_image(str(path))
+    assert openimages_download.is_intact_image(str(path))
     path.write_bytes(whole + bytes(3000))
-    assert openimages_download.is_whole_image(str(path)), "what a camera appended"
+    assert openimages_download.is_intact_image(str(path)), "what a camera appended"
     for cut in (0, 1, 4, 300, len(whole) // 2, len(whole) - 2):
         path.write_bytes(whole[:cut])
-        assert not openimages_download.is_whole_image(str(path)), cut
+        assert not openimages_download.is_intact_image(str(path)), cut
     Image.new("RGB", (4, 4)).save(str(path), "PNG")
-    assert openimages_download.is_whole_image(str(path))
-    assert not openimages_download.is_whole_image(str(tmp_path / "none.jpg"))
+    assert openimages_download.is_intact_image(str(path))
+    assert not openimages_download.is_intact_image(str(tmp_path / "none.jpg"))

@@ -12,7 +12,7 @@ from ssd.config import load_recipe
 from ssd.errors import UserError
 from ssd.model.backbones.onnx_file import read_backbone
 from ssd.model.backbones.onnx_graph import NAMES
-from ssd.model.backbones.resnet_specs import backbone_shapes, whole_shapes
+from ssd.model.backbones.resnet_specs import backbone_shapes, classifier_shapes
 from ssd.model.detector import build_detector
 from ssd.model.initialization import initialize, load_backbone
 from tests.reference.load_mindcv import backbone_of
@@ -38,7 +38,7 @@ def resnet50(tmp_path_factory):
     random = np.random.default_rng(0)
     tensors = {
         name: random.standard_normal(shape).astype(np.float32) ** 2
-        for name, shape in whole_shapes("resnet50").items()
+        for name, shape in classifier_shapes("resnet50").items()
     }
     state = {name: torch.from_numpy(value) for name, value in tensors.items()}
     state["bn1.num_batches_tracked"] = torch.tensor(5)
@@ -144,7 +144,7 @@ def test_a_pyramids_backbone(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     random = np.random.default_rng(1)
     state = {}
-    for name, shape in whole_shapes("resnext50_32x4d").items():
+    for name, shape in classifier_shapes("resnext50_32x4d").items():
         value = (
             random.standard_normal(shape) * np.sqrt(2 / max(1, np.prod(shape[1:])))
             if len(shape) > 1

@@ -18,9 +18,8 @@ from ssd.datasets import coco_classes
 from ssd.errors import UserError
 from ssd.model.detector import build_detector
 from ssd.model.weights import load_detector, read_info
-from tests.model.test_family_reference import RECIPES, TOLERANCES
-from tests.model.test_resnet50_reference import COGNATA, close
 from tests.reference import family_vectors as vectors
+from tests.reference.family import COGNATA, RECIPES, TOLERANCES, close
 from tests.reference.load_family import load_family
 from tests.reference.load_family import names_of as resnet50_names
 from tests.reference.load_mindcv import tensors_of
@@ -195,7 +194,7 @@ def test_abtfs_network_of_another_size(tmp_path):
     ):
         convert(source, str(tmp_path / "b.params"), recipe, "", False)
     with pytest.raises(
-        UserError, match="another network's: holds the unexpected additional_blocks.5.0.weight"
+        UserError, match="another network's: unexpected additional_blocks.5.0.weight"
     ):
         convert(source, str(tmp_path / "b.params"), "ssd-resnet50-coco", str(classes), False)
 
@@ -235,9 +234,9 @@ def test_other_networks_files_are_refused_with_their_recipe(tmp_path):
     [
         (
             lambda t: t.pop("network.multi_box.multi_loc_layers.3.1.gamma"),
-            "lacks multi_box.multi_loc_layers.3.1.gamma",
+            "missing multi_box.multi_loc_layers.3.1.gamma",
         ),
-        (lambda t: t.update({"network.more": np.zeros(3, "f4")}), "holds the unexpected more"),
+        (lambda t: t.update({"network.more": np.zeros(3, "f4")}), "unexpected more"),
         (
             lambda t: t.update({"network.multi_box.multi_loc_layers.0.3.bias": np.zeros(13, "f4")}),
             r"multi_box.multi_loc_layers.0.3.bias has shape \(13,\), not \(12,\)",

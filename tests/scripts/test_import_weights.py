@@ -101,9 +101,9 @@ def test_what_cannot_be_imported_is_one_line(tmp_path, tensors, classes):
 
     refused(
         lambda state: state.pop("backbone.fpn.extra_blocks.p6.bias"),
-        "another network's: lacks backbone.fpn.extra_blocks.p6.bias",
+        "another network's: missing backbone.fpn.extra_blocks.p6.bias",
     )
-    refused(lambda state: state.update(fc=torch.zeros(2)), "holds the unexpected fc")
+    refused(lambda state: state.update(fc=torch.zeros(2)), "unexpected fc")
     refused(
         lambda state: state.update({"backbone.body.bn1.bias": torch.zeros(65)}),
         "backbone.body.bn1.bias has shape (65,), not (64,)",

@@ -1,12 +1,14 @@
-"""scripts/setup.sh, test.sh and pins.py, on a copy with a PATH of chosen programs. Nothing is
+"""scripts/setup.sh and standalone_python.sh, on a copy with a PATH of chosen programs. Nothing is
 downloaded."""
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # What the scripts use of a plain Debian, besides Python and the compilers.
 PROGRAMS = (
-    "bash cat dirname env find flock grep mkdir mktemp mv nproc printf rm sed sha256sum tail uname"
+    "bash cat chmod dirname env find flock grep gzip mkdir mktemp mv nproc printf rm sed sha256sum "
+    "tail tar "
+    "uname"
 ).split()
 
 
@@ -22,7 +26,15 @@ def run(command, path=None, **variables):
     environment = {
         name: value
         for name, value in os.environ.items()
-        if name not in ("PYTHON", "PYENV_ROOT", "VIRTUAL_ENV", "PYTHONPATH")
+        if name
+        not in (
+            "PYTHON",
+            "PYENV_ROOT",
+            "VIRTUAL_ENV",
+            "PYTHONPATH",
+            "SSD_STANDALONE_PYTHON",
+            "XDG_CACHE_HOME",
+        )
     }
     if path is not None:
         environment["PATH"] = str(path)
@@ -47,7 +59,7 @@ def clone(tmp_path_factory):
     .venv."""
     root = tmp_path_factory.mktemp("some clone") / "with blanks"
     (root / "scripts").mkdir(parents=True)
-    for name in ("setup.sh", "pins.py"):
+    for name in ("setup.sh", "standalone_python.sh", "constraints.txt"):
         shutil.copy(str(ROOT / "scripts" / name), str(root / "scripts"))
     shutil.copy(str(ROOT / "pyproject.toml"), str(root))
     return root
@@ -74,9 +86,12 @@ def test_no_python_at_all(clone, programs, tmp_path):
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith(
-        "setup: needed: a Python 3.8 to 3.11 with venv (Debian 12: apt-get install python3-venv)"
+        "setup: no Python 3.8 to 3.12 with venv here, and nothing to fetch one with: uv,"
     )
-    assert done.stderr.endswith("found: no Python at all\n")
+    assert (
+        "install python3-venv of Debian 12 or Ubuntu 24.04, or name a Python in PYTHON\n"
+        in done.stderr
+    )
     assert not (clone / ".venv").exists()
 
 
@@ -89,9 +104,13 @@ def test_only_pythons_that_will_not_do(clone, programs, tmp_path):
         programs / "python",
         "echo 'is 3.9.2 without venv (Debian package python3.9-venv)' >&2; exit 1",
     )
-    done = run([clone / "scripts/setup.sh"], programs, HOME=tmp_path)
+    done = run([clone / "scripts/setup.sh"], programs, HOME=tmp_path, SSD_STANDALONE_PYTHON="no")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert f"{programs}/python3 is 3.13.0, {programs}/python is 3.9.2 without venv" in done.stderr
+    assert (
+        "SSD_STANDALONE_PYTHON=no forbids to fetch one; PYTHON=/path/to/python names one"
+        in done.stderr
+    )
     assert not (clone / ".venv").exists()
 
 
@@ -99,7 +118,7 @@ def test_python_named_by_the_user_is_taken_or_refused(clone, programs, tmp_path)
     script(programs / "python3", "echo 'is 3.13.0' >&2; exit 1")
     for named, message in (
         ("/no/such/python", "PYTHON=/no/such/python does not exist"),
-        (programs / "python3", "python3 is 3.13.0; needed: a Python 3.8 to 3.11"),
+        (programs / "python3", "python3 is 3.13.0; needed: a Python 3.8 to 3.12"),
     ):
         done = run([clone / "scripts/setup.sh"], programs, HOME=tmp_path, PYTHON=named)
         assert done.returncode == 1 and done.stderr.count("\n") == 1
@@ -110,10 +129,162 @@ def test_python_named_by_the_user_is_taken_or_refused(clone, programs, tmp_path)
 def test_real_version_check(clone, programs, python, tmp_path):
     """The check itself, on this interpreter, told that it is another version."""
     wrapper = tmp_path / "wrapper.py"
-    wrapper.write_text("import sys\nsys.version_info = (3, 12, 1, 'final', 0)\nexec(sys.argv[1])\n")
+    wrapper.write_text("import sys\nsys.version_info = (3, 13, 1, 'final', 0)\nexec(sys.argv[1])\n")
     script(programs / python, f'exec "{real_python()}" "{wrapper}" "$2"')
+    done = run([clone / "scripts/setup.sh"], programs, HOME=tmp_path, SSD_STANDALONE_PYTHON="no")
+    assert done.returncode == 1 and f"(found: {programs}/{python} is 3.13.1)" in done.stderr
+
+
+# ---- a standalone Python
+
+
+def archive(tmp_path, name, files):
+    """A .tar.gz of these files: {path: text}."""
+    path = tmp_path / name
+    with tarfile.open(str(path), "w:gz") as tar:
+        for file, text in files.items():
+            member = tarfile.TarInfo(file)
+            member.size, member.mode = len(text.encode()), 0o755
+            tar.addfile(member, io.BytesIO(text.encode()))
+    return path
+
+
+def own_version():
+    return "{}.{}".format(*sys.version_info[:2])
+
+
+def test_archive_of_a_standalone_python(clone, programs, tmp_path):
+    """Unpacked once, into the cache folder, and taken though another Python is on PATH."""
+    script(programs / "python3", f'exec "{real_python()}" "$@"')
+    held = archive(
+        tmp_path,
+        "cpython install_only.tar.gz",
+        {"python/bin/python3": f'#!/bin/sh\nexec "{real_python()}" "$@"\n'},
+    )
+    setup = [clone / "scripts/setup.sh", "--python", own_version()]
+    for announced in (1, 0):
+        done = run(setup, programs, HOME=tmp_path, SSD_STANDALONE_PYTHON=held)
+        assert done.returncode == 0 and done.stderr.count("\n") == announced, done.stderr
+        found = Path(done.stdout.strip())
+        assert (
+            found.name == "python3" and found.parents[3] == tmp_path / ".cache/ssd-benchmark/python"
+        )
+    assert run([found, "-c", "print(6 * 7)"]).stdout == "42\n"
+    assert [path.name for path in found.parents[3].iterdir() if path.name[0] != "."] == [
+        found.parents[2].name
+    ]
+    assert (
+        run(setup, programs, HOME=tmp_path).stdout == f"{programs}/python3\n"
+    )  # without the variable
+
+
+@pytest.mark.parametrize(
+    "files, message",
+    [
+        (None, "SSD_STANDALONE_PYTHON={path} is no file; it must be no or a .tar.gz"),
+        ({}, "has no python/bin/python3: it is no install_only archive"),
+        (
+            {"python/bin/python3": "#!/bin/sh\necho 3.7\n"},
+            "holds no Python 3.12 with venv that runs on this machine",
+        ),
+        ("half", "unpacking {path} failed: "),
+    ],
+)
+def test_archive_that_will_not_do(clone, programs, tmp_path, files, message):
+    path = tmp_path / "python.tar.gz"
+    if files == "half":
+        path.write_bytes(
+            archive(tmp_path, "whole", {"python/bin/python3": "#!/bin/sh\n" * 99}).read_bytes()[:60]
+        )
+    elif files is not None:
+        path = archive(tmp_path, "python.tar.gz", files)
+    done = run(
+        [clone / "scripts/setup.sh", "--python", "3.12"],
+        programs,
+        HOME=tmp_path,
+        SSD_STANDALONE_PYTHON=path,
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert message.format(path=path) in done.stderr.splitlines()[-1]
+    store = tmp_path / ".cache/ssd-benchmark/python"
+    assert [one.name for one in store.iterdir()] == [".setup.lock"]
+
+
+def test_uv_on_path_fetches_a_python(clone, programs, tmp_path):
+    """A stand-in for uv; its folder, and that no settings of the user's count."""
+    script(
+        programs / "uv",
+        """
+[ "$*" = "python install 3.9" ] && [ "$UV_NO_CONFIG" = 1 ] || exit 1
+flock -n "$UV_PYTHON_INSTALL_DIR/.lock" true || exit 1    # it locks this file
+bin=$UV_PYTHON_INSTALL_DIR/cpython-3.9.25-linux-x86_64-gnu/bin
+mkdir -p "$bin"
+printf '#!/bin/sh\\necho 3.9\\n' >"$bin/python3.9"
+chmod +x "$bin/python3.9\"""",
+    )
+    setup = [clone / "scripts/setup.sh", "--python", "3.9"]
+    done = run(setup, programs, HOME=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == (
+        "setup: no Python 3.9 with venv here: fetching a standalone one (about 30 MB) with uv into "
+        f"{tmp_path}/.cache/ssd-benchmark; SSD_STANDALONE_PYTHON=no forbids it, "
+        "PYTHON=/path/to/python avoids it\n"
+    )
+    path = f"{tmp_path}/.cache/ssd-benchmark/python/cpython-3.9.25-linux-x86_64-gnu/bin/python3.9\n"
+    assert done.stdout == path
+    (programs / "uv").unlink()  # from now on it is there
+    for variables in ({}, {"SSD_STANDALONE_PYTHON": "no"}):
+        done = run(setup, programs, HOME=tmp_path, **variables)
+        assert (done.returncode, done.stdout, done.stderr) == (0, path, "")
+
+
+def test_uv_that_reaches_nothing(clone, programs, tmp_path):
+    script(
+        programs / "uv",
+        "echo 'error: Failed to install' >&2; echo '  Caused by: no route to host' >&2; exit 1",
+    )
     done = run([clone / "scripts/setup.sh"], programs, HOME=tmp_path)
-    assert done.returncode == 1 and f"{programs}/{python} is 3.12.1\n" in done.stderr
+    assert done.returncode == 1 and done.stderr.count("\n") == 2
+    assert done.stderr.splitlines()[1].startswith(
+        "setup: uv python install 3.11 failed: Caused by: no route to host; "
+    )
+    assert not (clone / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    "page, message",
+    [
+        ('<a href="../../files/uv.whl#sha256=0123">uv</a>', "does not list uv "),
+        (None, "failed: curl: not found"),
+    ],
+)
+def test_index_without_uv(clone, programs, tmp_path, page, message):
+    """Without any Python: curl asks the index that PIP_INDEX_URL names."""
+    body = (
+        "echo 'curl: not found' >&2; exit 22"
+        if page is None
+        else f"""
+while [ "$1" != -o ]; do shift; done
+printf '%s' '{page}' >"$2"
+[ "$3" = https://mirror.example/simple/uv/ ]"""
+    )
+    script(programs / "curl", body)
+    script(programs / "cmake", "exit 1")
+    script(programs / "uname", "echo x86_64")
+    done = run(
+        [clone / "scripts/setup.sh"],
+        programs,
+        HOME=tmp_path,
+        PIP_INDEX_URL="https://mirror.example/simple/",
+    )
+    assert done.returncode == 1 and done.stderr.count("\n") == 2
+    assert (
+        message in done.stderr.splitlines()[1]
+        and "https://mirror.example/simple/uv/" in done.stderr
+    )
+
+
+# ---- what is made of a Python that is there
 
 
 @pytest.mark.parametrize("missing", [["cmake"], ["make"], ["g++"], ["cmake", "make", "g++"]])
@@ -159,21 +330,40 @@ def test_wheel_is_kept_by_python_mxnet_horovod_and_mpi(clone, programs, tmp_path
     assert wheel_folder(clone, programs, tmp_path).name == folder.name.replace("_no-mpi", "_mpi")
     (programs / "mpicxx").unlink()
 
-    pins = clone / "pyproject.toml"
+    pins = clone / "scripts/constraints.txt"
     before = pins.read_text()
     try:
-        for old, new in (
-            ('"mxnet==1.9.1"', '"mxnet==1.9.9"'),
-            ('"horovod==0.28.1"', '"horovod==0.28.9"'),
-        ):
+        for old, new in (("mxnet==1.9.1", "mxnet==1.9.9"), ("horovod==0.28.1", "horovod==0.28.9")):
             assert old in before
             pins.write_text(before.replace(old, new))
-            version, other = old.strip('"').split("=="), new.strip('"').split("==")
+            version, other = old.split("=="), new.split("==")
             assert wheel_folder(clone, programs, tmp_path).name == folder.name.replace(
                 "-".join(version), "-".join(other)
             )
     finally:
         pins.write_text(before)
+
+
+def test_wheel_of_another_python_is_renamed(clone, programs, tmp_path):
+    """Then no compiler is asked for: what is missing is what it would be installed from."""
+    folder = wheel_folder(clone, programs, tmp_path)
+    other = folder.parent / folder.name.replace("cp{}{}".format(*sys.version_info[:2]), "cp39")
+    other.mkdir(parents=True)
+    (other / "horovod-0.28.1-cp39-cp39-linux_x86_64.whl").write_bytes(b"")
+    done = run(
+        [clone / "scripts/setup.sh"],
+        programs,
+        HOME=tmp_path,
+        PYTHON=real_python(),
+        PIP_NO_INDEX="1",
+        PIP_FIND_LINKS=tmp_path,
+        PIP_CONFIG_FILE=os.devnull,
+    )
+    assert (
+        done.returncode == 1
+        and "installing MXNet failed" in done.stderr
+        and "apt-get" not in done.stderr
+    )
 
 
 def test_half_written_wheel_is_not_taken(clone, programs, tmp_path):
@@ -201,7 +391,7 @@ def test_failure_shows_the_log(clone, programs, tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        f"setup: installing requirements failed; the whole log: {clone}/.venv/setup.log"
+        f"setup: installing MXNet failed; the whole log: {clone}/.venv/setup.log"
     )
     assert "No matching distribution found" in done.stderr
     assert not (clone / ".venv/setup.stamp").exists()
@@ -212,7 +402,14 @@ def test_second_run_is_silent():
     if not stamp.exists():
         pytest.skip("this checkout was not set up by scripts/setup.sh")
     before = stamp.stat().st_mtime_ns, stamp.read_text()
-    for argument in ([], ["--test"] if "tests" in before[1].split() else []):
+    for argument in (
+        [],
+        *(
+            ["--" + name.rstrip("s")]
+            for name in ("tests", "comparison")
+            if name in before[1].split()
+        ),
+    ):
         done = run([ROOT / "scripts/setup.sh", *argument])
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (stamp.stat().st_mtime_ns, stamp.read_text()) == before  # nothing was installed again
@@ -221,24 +418,10 @@ def test_second_run_is_silent():
 def test_unknown_argument():
     done = run([ROOT / "scripts/setup.sh", "--tset"])
     assert done.returncode == 1
-    assert done.stderr == "setup: unknown argument --tset; known: --test, --wheel, --help\n"
-
-
-def pins(*arguments):
-    done = run([sys.executable, ROOT / "scripts/pins.py", *arguments])
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
-
-
-def test_every_requirement_is_pinned():
-    lines = pins("requirements", "--extra", "build", "--extra", "test")
-    assert "numpy==1.23.5" in lines and any(line.startswith("pytest==") for line in lines)
-    for line in lines:
-        assert "==" in line.split(";")[0], line
-    without = pins("requirements", "--without", "horovod", "--without", "gluoncv")
-    assert set(lines) - set(without) >= {"horovod==0.28.1", "gluoncv==0.10.5.post0"}
-    assert pins("version", "mxnet") == ["1.9.1"]
-    assert run([sys.executable, ROOT / "scripts/pins.py", "version", "pillow"]).returncode == 1
+    assert (
+        done.stderr == "setup: unknown argument --tset; known: --test, --comparison, --wheel, "
+        "--python, --help\n"
+    )
 
 
 def test_shellcheck():

@@ -1,6 +1,6 @@
-"""Runs on each of the ranks of test_norm_groups.py: BatchNorm over groups of as many ranks as the
-argument says, against the same network on one group's whole batch, in float64; ends with status 0
-and a line if all was as it should be."""
+"""Runs on each of the ranks of test_norm_groups.py: BatchNorm over groups of ranks, whose size is
+the argument, compared with the same network on the complete batch of a group, in float64; ends with
+status 0 and a line if all checks pass."""
 
 import sys
 
@@ -18,8 +18,8 @@ RATE, MOMENTUM, BATCH, STEPS = 2.0**-9, 0.5, 2, 3  # MXNet rounds the first two 
 
 
 class Network(HybridBlock):
-    """Images (B, 3, 8, 8) to two (B, 4): three BatchNorms, the first of them with channels far from
-    0."""
+    """From images (B, 3, 8, 8) to two (B, 4), with three BatchNorms, the first of them with
+    channels far from 0."""
 
     def __init__(self):
         super().__init__(prefix="")
@@ -49,7 +49,7 @@ def network():
     noise = np.random.default_rng(0)
     for name, parameter in parameters.by_structural_name(made).items():
         if not name.endswith("running_var"):
-            # A step that is discarded puts running statistics back as float32.
+            # Discarding a step restores running statistics as float32.
             parameter.set_data(
                 mx.nd.array(
                     0.3 * noise.standard_normal(parameter.shape, np.float32), dtype="float64"
@@ -59,7 +59,7 @@ def network():
 
 
 def batch(rank, step):
-    """Each rank's own images, with means and deviations of their own, and targets."""
+    """A rank's own images, with their own mean and deviation, and targets."""
     noise = np.random.default_rng([rank, step])
     images = noise.standard_normal((BATCH, 3, 8, 8)) * (1 + rank) + 100 + 3 * rank
     return images, noise.standard_normal((BATCH, 4)), noise.standard_normal((BATCH, 4))
@@ -70,8 +70,8 @@ def arrays(values):
 
 
 def reference(groups, size):
-    """Losses, averaged gradients and running statistics of each step and group, and the weights at
-    the end, by plain BatchNorms on whole batches."""
+    """Losses, averaged gradients and running statistics of each step and group, and the final
+    weights, computed with plain BatchNorms on the complete batches."""
     copies, loss, velocities, steps = [network() for _ in range(groups)], Loss(), {}, []
     for step in range(STEPS):
         found = []
@@ -119,7 +119,7 @@ def close(found, wanted, what):
 
 
 def check_steps(ranks, size):
-    group, place = divmod(ranks.rank, size)
+    group, index = divmod(ranks.rank, size)
     wanted, weights = reference(ranks.size // size, size)
     config = load_recipe("ssd-resnet34-coco").with_values(
         batch_size=BATCH, batch_norm_ranks=size, weight_decay=0.0, momentum=MOMENTUM
@@ -134,7 +134,7 @@ def check_steps(ranks, size):
     assert step.finite() and (step.running_statistics() != before).all()
     step.discard()
     assert (step.running_statistics() == before).all(), (
-        "a step that is discarded leaves no trace in the statistics"
+        "discarding a step must restore the statistics"
     )
     for number, (found, gradients) in enumerate(wanted):
         losses, statistics = found[group]
@@ -142,7 +142,7 @@ def check_steps(ranks, size):
         assert step.finite()
         close(
             (own[0] + own[1]).asnumpy(),
-            losses[place * BATCH : (place + 1) * BATCH],
+            losses[index * BATCH : (index + 1) * BATCH],
             f"losses of step {number}",
         )
         for name, parameter in step.statistics.items():
@@ -160,8 +160,8 @@ def check_steps(ranks, size):
 
 
 def check_evaluation(trained):
-    """On this rank alone, while the others wait elsewhere: nothing is exchanged, and the result is
-    plain BatchNorm's."""
+    """On this rank only, while the others wait elsewhere: no collective runs, and the result is
+    that of a plain BatchNorm."""
     plain = Network()
     plain.initialize()
     plain.cast("float64")
@@ -174,7 +174,7 @@ def check_evaluation(trained):
 
 
 def check_half(ranks, size):
-    """Channels last in float16, whose statistics are float32: against the formula in float64."""
+    """Channels last in float16, with float32 statistics, compared with the formula in float64."""
     noise = [np.random.default_rng(rank) for rank in range(ranks.size)]
     images = [
         (n.standard_normal((2, 5, 4, 6)) * (1 + rank) + rank).astype(np.float16)
@@ -193,11 +193,11 @@ def check_half(ranks, size):
         y = norm(x)
     y.backward(mx.nd.array(slopes[ranks.rank], dtype="float16"))
     start, axes = ranks.rank // size * size, (0, 1, 2)
-    whole, slope = (
+    full, slope = (
         np.concatenate(parts[start : start + size]).astype(np.float64) for parts in (images, slopes)
     )
-    mean, var, gamma = whole.mean(axes), whole.var(axes), np.arange(6) + 1
-    scaled = (whole - mean) / np.sqrt(var + 1e-3)
+    mean, var, gamma = full.mean(axes), full.var(axes), np.arange(6) + 1
+    scaled = (full - mean) / np.sqrt(var + 1e-3)
     wanted = (
         gamma
         / np.sqrt(var + 1e-3)
@@ -213,10 +213,10 @@ def check_half(ranks, size):
 
 group_size = int(sys.argv[1])
 everyone = Ranks()
-left = check_steps(everyone, group_size)
-assert len(batch_norms(left)) == 3
+trained_network = check_steps(everyone, group_size)
+assert len(batch_norms(trained_network)) == 3
 if everyone.is_first:
-    check_evaluation(left)
+    check_evaluation(trained_network)
 check_half(everyone, group_size)
-print(f"rank {everyone.rank} of {everyone.size} is content", flush=True)
+print(f"rank {everyone.rank} of {everyone.size}: all checks passed", flush=True)
 everyone.close()

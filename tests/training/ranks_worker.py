@@ -1,5 +1,4 @@
-"""Runs on each of the ranks of test_ranks.py; ends with status 0 and a line if everything was as it
-should be."""
+"""Runs on each of the ranks of test_ranks.py; ends with status 0 and a line if all checks pass."""
 
 import os
 
@@ -7,7 +6,7 @@ import mxnet as mx
 import numpy as np
 
 from ssd.errors import UserError, UserErrorEverywhere
-from ssd.training.ranks import Agreement, Ranks, rank_from_environment
+from ssd.training.ranks import Ranks, SharedFlags, rank_from_environment
 
 
 def refuse():
@@ -17,7 +16,7 @@ def refuse():
 os.environ.pop("HOROVOD_CYCLE_TIME", None)
 ranks = Ranks()
 assert mx.context.num_gpus() or os.environ["HOROVOD_CYCLE_TIME"] == "10", (
-    "idle ranks leave the cores to the network"
+    "Horovod must leave the cores to the network"
 )
 rank, size = ranks.rank, ranks.size
 assert rank_from_environment() == rank and ranks.is_first == (rank == 0)
@@ -28,13 +27,13 @@ everyone = np.arange(size)
 assert np.array_equal(
     ranks.mean(np.array([rank, 10.0 * rank]), "mean"), [everyone.mean(), 10 * everyone.mean()]
 )
-# 2^53 - 1: what float32 would round must survive
+# 2^53 - 1, which float32 would round.
 assert ranks.from_first(2.0**53 - 1 if rank == 0 else -1, "number") == 2.0**53 - 1
 assert np.array_equal(
     ranks.all_from_first(np.array([rank, np.nan]), "array"), [0, np.nan], equal_nan=True
 )
 
-# What rank 0 tells comes bit by bit: signed zeros and the smallest and largest numbers too.
+# Broadcasts are exact to the bit: signed zeros and the smallest and largest numbers too.
 for dtype in (np.float16, np.float32, np.float64):
     info = np.finfo(dtype)
     values = np.array(
@@ -61,8 +60,8 @@ network.initialize(mx.init.Constant(rank + 1))
 ranks.broadcast_parameters(network.collect_params())
 assert (network.weight.data().asnumpy() == 1).all()
 
-# Rank r's gradient of each weight is r + 1, its batch 2: the mean over ranks and batch is what
-# moves the weights.
+# Rank r's gradient of each weight is r + 1, its batch 2: the update is the mean over ranks and
+# batch.
 trainer = ranks.trainer(network.collect_params(), mx.optimizer.SGD(learning_rate=1.0, momentum=0.9))
 with mx.autograd.record():
     loss = network(mx.nd.full((2, 3), rank + 1))
@@ -70,19 +69,17 @@ loss.backward()
 trainer.step(2)
 np.testing.assert_allclose(network.weight.data().asnumpy(), 1 - (everyone + 1).mean(), rtol=1e-6)
 
-# The last rank's wish is told to all a step later (alone: at once), an unspoken one never.
-agreement = Agreement(ranks, 2)
-told = [agreement.exchange([step == 1 and rank == size - 1, False]) for step in range(4)]
-assert [flags[0] for flags in told] == (
+# All ranks get the last rank's flag a step later (one rank: at once), and no flag that is not set.
+flags = SharedFlags(ranks, 2)
+found = [flags.reduce([step == 1 and rank == size - 1, False]) for step in range(4)]
+assert [stop for stop, _ in found] == (
     [False, True, False, False] if size == 1 else [False, False, True, False]
 )
-assert not any(flags[1] for flags in told)
-assert (
-    agreement.settle([False, rank == size - 1]) == [False, True]
-    and agreement.settle([False, False])[0] is False
-)
+assert not any(save for _, save in found)
+assert flags.reduce([False, rank == size - 1], wait=True) == [False, True]
+assert flags.reduce([False, False], wait=True)[0] is False
 
-# Work is done by rank 0 first; a refusal of one rank is everyone's.
+# Rank 0 does the work first; a refusal on one rank is raised on all.
 order = ranks.first_then_others(lambda: rank, "work")
 assert order == rank
 try:
@@ -93,5 +90,5 @@ except UserErrorEverywhere as error:
 assert ranks.bytes_from_first(b"\x00abc" if rank == 0 else b"", "bytes") == b"\x00abc"
 assert ranks.gather_texts("\u00fc" * rank, "texts") == ["\u00fc" * other for other in everyone]
 
-print(f"rank {rank} of {size} is content", flush=True)
+print(f"rank {rank} of {size}: all checks passed", flush=True)
 ranks.close()

@@ -1,4 +1,4 @@
-"""A user's mistakes end in one line that names the thing, and in status 2."""
+"""A user's mistake ends the program with status 2 and one line that names the problem."""
 
 import json
 import os
@@ -33,25 +33,25 @@ def rewrite(path, change):
         json.dump(content, file)
 
 
-def refused(result, *words, status=2):
-    """One line in the program's own words at the end, nothing like a traceback, the right
-    status."""
+def refused(result, *texts, status=2):
+    """Asserts the status, no traceback, and that the last line contains `texts`; returns all
+    lines."""
     assert result.returncode == status, result.stderr
     lines = result.stderr.strip().splitlines()
     assert "Traceback" not in result.stderr
-    for word in words:
-        assert word in lines[-1], lines
+    for text in texts:
+        assert text in lines[-1], lines
     return lines
 
 
 @pytest.mark.parametrize(
-    "content, words",
+    "content, message",
     [("{", "not JSON"), ("[1, 2]", "is not COCO ground truth"), ('{"images": 3}', "COCO")],
 )
-def test_annotation_file_that_is_none(data, tmp_path, content, words):
+def test_annotation_file_that_is_none(data, tmp_path, content, message):
     with open(annotations(data), "w") as file:
         file.write(content)
-    refused(train(data, tmp_path / "out"), annotations(data), words)
+    refused(train(data, tmp_path / "out"), annotations(data), message)
 
 
 def test_zero_images(data, tmp_path):
@@ -62,22 +62,22 @@ def test_zero_images(data, tmp_path):
 def test_missing_annotation_file(data, tmp_path):
     os.remove(annotations(data, "val"))
     refused(train(data, tmp_path / "out"), annotations(data, "val"), "no such file")
-    assert not os.path.exists(tmp_path / "out"), "nothing is made for a run that cannot start"
+    assert not os.path.exists(tmp_path / "out"), "no folder for a run that cannot start"
 
 
-@pytest.mark.parametrize("damage", ["empty", "words", "cut"])
+@pytest.mark.parametrize("damage", ["empty", "text", "cut"])
 def test_image_that_cannot_be_decoded(data, tmp_path, damage):
     name = sorted(os.listdir(os.path.join(data, "train2017")))[3]
     path = os.path.join(data, "train2017", name)
     content = open(path, "rb").read()
     with open(path, "wb") as file:
         file.write(
-            {"empty": b"", "words": b"not an image", "cut": content[: len(content) // 2]}[damage]
+            {"empty": b"", "text": b"not an image", "cut": content[: len(content) // 2]}[damage]
         )
     refused(train(data, tmp_path / "out"), name)
 
 
-def test_unchecked_bad_image_is_named_when_training_meets_it(data, tmp_path):
+def test_an_unchecked_bad_image_is_reported_during_training(data, tmp_path):
     for name in os.listdir(os.path.join(data, "train2017")):
         with open(os.path.join(data, "train2017", name), "wb") as file:
             file.write(b"not an image")
@@ -93,7 +93,7 @@ def test_bad_box(data, tmp_path):
     rewrite(annotations(data), change)
     lines = refused(train(data, tmp_path / "out"), annotations(data))
     assert len(lines) == 1
-    assert not os.path.exists(tmp_path / "out"), "the folder of a refused run can be named again"
+    assert not os.path.exists(tmp_path / "out"), "the folder of a refused run can be used again"
     skipped = train(data, tmp_path / "out", "--skip-bad-annotations", "--max-steps", "1")
     assert skipped.returncode == 0, skipped.stderr
 
@@ -125,7 +125,7 @@ def test_batch_larger_than_the_data(data, tmp_path):
 
 @pytest.mark.skipif(mx.context.num_gpus() > 0, reason="this machine has a GPU")
 @pytest.mark.parametrize(
-    "flags, words",
+    "flags, message",
     [
         (["--device", "gpu"], "--device gpu: MXNet sees no GPU"),
         (["--dtype", "float16"], "--dtype float16: needs a GPU"),
@@ -133,8 +133,8 @@ def test_batch_larger_than_the_data(data, tmp_path):
         (["--decode", "cache"], "--decode cache: needs a GPU"),
     ],
 )
-def test_gpu_where_there_is_none(data, tmp_path, flags, words):
-    lines = refused(train(data, tmp_path / "out", *flags), words)
+def test_gpu_where_there_is_none(data, tmp_path, flags, message):
+    lines = refused(train(data, tmp_path / "out", *flags), message)
     assert len(lines) == 1
 
 
@@ -154,7 +154,7 @@ def test_another_networks_weights(data, tmp_path):
         wrong,
         "another network's",
     )
-    assert not os.path.exists(tmp_path / "out"), "the folder of a refused run can be named again"
+    assert not os.path.exists(tmp_path / "out"), "the folder of a refused run can be used again"
 
 
 def test_a_log_without_a_submitter(data, tmp_path):

@@ -1,5 +1,5 @@
-"""BatchNorm over groups of ranks: real ranks against one batch, the command line, and NVIDIA's
-operator as far as it can be tried without it."""
+"""BatchNorm over groups of ranks: real ranks compared with one batch, the command line, and
+NVIDIA's operator as far as we can test it without having it."""
 
 import ctypes
 import json
@@ -19,22 +19,21 @@ from ssd.errors import UserError
 from ssd.model.batch_norm import BatchNorm, batch_norms
 from ssd.model.detector import build_detector
 from ssd.model.layers import FrozenBatchNorm
-from ssd.model.parameters import blocks
+from ssd.model.parameters import all_blocks
 from ssd.training import nvidia_batch_norm, recovery
 from ssd.training.norm_groups import join_groups
 from ssd.training.setup import check_groups
-from tests.training.tiny import FLAGS, ROOT, ssd, tiny_data
+from tests.training.tiny import FLAGS, ROOT, horovodrun, ssd, tiny_data
 
 WORKER = os.path.join(ROOT, "tests", "training", "norm_groups_worker.py")
-HOROVODRUN = [os.path.join(os.path.dirname(sys.executable), "horovodrun"), "--gloo", "-np"]
 
 
 @pytest.mark.parametrize("size, group", [(2, 2), (4, 2)])
-def test_groups_are_as_one_rank_with_their_batch(size, group):
-    """Losses, gradients, running statistics and weights over three steps; four ranks are two
+def test_a_group_equals_one_rank_with_its_batch(size, group):
+    """Losses, gradients, running statistics and weights over three steps; four ranks form two
     groups."""
     result = subprocess.run(
-        [*HOROVODRUN, str(size), sys.executable, WORKER, str(group)],
+        [*horovodrun(size), sys.executable, WORKER, str(group)],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         env=dict(os.environ, PYTHONPATH=ROOT),
@@ -44,7 +43,7 @@ def test_groups_are_as_one_rank_with_their_batch(size, group):
     )
     assert result.returncode == 0, result.stdout + result.stderr
     for rank in range(size):
-        assert f"rank {rank} of {size} is content" in result.stdout
+        assert f"rank {rank} of {size}: all checks passed" in result.stdout
 
 
 def test_a_run_on_two_ranks_and_its_resume(tmp_path):
@@ -66,7 +65,7 @@ def test_a_run_on_two_ranks_and_its_resume(tmp_path):
             "--save-interval",
             "1steps",
             *flags,
-            prefix=(*HOROVODRUN, "2"),
+            prefix=horovodrun(2),
         )
 
     result = train(
@@ -111,10 +110,11 @@ def test_groups_that_ranks_do_not_make_are_refused_at_once(tmp_path):
     )
     assert result.returncode == 2 and not (tmp_path / "run").exists()
     assert result.stderr.splitlines()[-1] == (
-        "python -m ssd train: error: --batch-norm-ranks 2: there are no whole groups of 2 in 1 rank"
+        "python -m ssd train: error: --batch-norm-ranks 2: 1 rank cannot be divided into groups "
+        "of 2"
     )
     with pytest.raises(
-        UserError, match="--batch-norm-ranks 4: there are no whole groups of 4 in 6 ranks"
+        UserError, match="--batch-norm-ranks 4: 6 ranks cannot be divided into groups of 4"
     ):
         check_groups(load_recipe("ssd-resnet34-coco").with_values(batch_norm_ranks=4), 6)
 
@@ -135,7 +135,7 @@ def test_frozen_networks_are_refused_by_name():
         join_groups(build_detector(config).network, config, SimpleNamespace(size=2))
 
 
-def test_checkpoints_of_before_the_setting_had_no_groups():
+def test_checkpoints_older_than_the_setting_had_no_groups():
     config = load_recipe("ssd-resnet34-coco")
     saved = {"training": {"batch_size": 32}}
     assert "training.batch_norm_ranks" not in "".join(
@@ -151,7 +151,7 @@ def test_every_trained_batch_norm_can_join(recipe):
     network = build_detector(
         config.with_values(width=0.125, num_classes=config.model.num_classes or 4)
     ).network
-    norms = [block for block in blocks(network) if isinstance(block, nn.BatchNorm)]
+    norms = [block for block in all_blocks(network) if isinstance(block, nn.BatchNorm)]
     assert norms and all(isinstance(norm, (BatchNorm, FrozenBatchNorm)) for norm in norms)
     assert len(batch_norms(network)) == sum(norm.gamma.grad_req != "null" for norm in norms)
 
@@ -160,7 +160,7 @@ def test_every_trained_batch_norm_can_join(recipe):
 
 
 class Ranks:
-    """Rank 1 of a node of four, as the first of whose group it gathers."""
+    """Rank 1 on the second node of four ranks."""
 
     rank, local_rank, size = 5, 1, 8
 
@@ -176,7 +176,7 @@ class Ranks:
 
 
 class Library:
-    """Notes what it is asked."""
+    """Records its calls."""
 
     def __init__(self):
         self.calls = []
@@ -199,7 +199,7 @@ def library(monkeypatch):
     return made
 
 
-def test_its_buffers_are_those_of_the_nodes_ranks(library):
+def test_its_buffers_belong_to_the_ranks_of_the_node(library):
     ranks, norm = Ranks(), BatchNorm(in_channels=4)
     node = nvidia_batch_norm.local_ranks(ranks, 2)
     assert node.tolist() == [4, 5, 6, 7]
@@ -212,37 +212,37 @@ def test_its_buffers_are_those_of_the_nodes_ranks(library):
     assert ctypes.cast(asked["xbuf_ptr"], ctypes.POINTER(ctypes.c_void_p))[1] == 1234
 
 
-def test_it_is_left_alone_where_a_group_would_span_nodes():
+def test_it_is_not_used_if_a_group_would_span_nodes():
     assert nvidia_batch_norm.local_ranks(Ranks(), 8) is None
 
 
-def test_it_is_used_where_it_is_there_and_fits(library, monkeypatch):
+def test_it_is_used_if_it_exists_and_supports_the_settings(library, monkeypatch):
     config = load_recipe("ssd-resnet34-coco").with_values(layout="NHWC", dtype="float16")
 
-    def unfit(device="gpu", size=8, **values):
-        return nvidia_batch_norm.unfit(config.with_values(**values), device, size)
+    def unsupported(device="gpu", size=8, **values):
+        return nvidia_batch_norm.unsupported(config.with_values(**values), device, size)
 
-    assert "has no operator" in unfit(), "stock MXNet's operator knows no bn_group"
+    assert "has no operator" in unsupported(), "stock MXNet's operator knows no bn_group"
     monkeypatch.setattr(mx.nd, "BatchNorm", lambda data, bn_group=1, xbuf_ptr=0: None)
-    assert unfit() == ""
-    assert unfit(batch_norm_exchange="horovod") == "as --batch-norm-exchange says"
+    assert unsupported() == ""
+    assert unsupported(batch_norm_exchange="horovod") == "as set by --batch-norm-exchange"
     assert (
-        "GPUs" in unfit(device="cpu")
-        and "float16" in unfit(dtype="float32")
-        and "NHWC" in unfit(layout="NCHW")
+        "GPUs" in unsupported(device="cpu")
+        and "float16" in unsupported(dtype="float32")
+        and "NHWC" in unsupported(layout="NCHW")
     )
-    assert "groups of 2, 4, 8" in unfit(size=3)
+    assert "groups of 2, 4, 8" in unsupported(size=3)
 
 
-def test_it_is_not_used_where_its_numbers_are_others(monkeypatch):
-    """The trial compares with Horovod's way, and sees a BatchNorm of one rank's batch alone."""
+def test_it_is_not_used_if_its_numbers_differ(monkeypatch):
+    """The trial compares it with Horovod's numbers, here those of a single rank's batch."""
     config = load_recipe("ssd-resnet34-coco").with_values(
         layout="NHWC", dtype="float16", batch_norm_ranks=2
     )
     norm = BatchNorm(in_channels=4)
     norm.initialize()
     used = []
-    monkeypatch.setattr(nvidia_batch_norm, "unfit", lambda *_: "")
+    monkeypatch.setattr(nvidia_batch_norm, "unsupported", lambda *_: "")
     monkeypatch.setattr(
         nvidia_batch_norm, "use", lambda norm, *_: used.append(norm)
     )  # a plain BatchNorm

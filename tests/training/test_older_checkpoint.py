@@ -1,4 +1,4 @@
-"""Going on from a checkpoint that an older version wrote, which lacks newer settings."""
+"""Resuming from a checkpoint of an older version, in which newer settings are missing."""
 
 import pytest
 
@@ -7,16 +7,16 @@ from ssd.errors import UserError
 from ssd.training.recovery import check
 
 
-def older(config, *lacking):
+def older(config, *missing):
     """The state of a checkpoint without some settings ('section.name')."""
     saved = as_dict(config)
-    for name in lacking:
+    for name in missing:
         section, _, key = name.partition(".")
         del saved[section][key]
     return dict(recipe=saved, global_batch=config.training.batch_size, ranks=1, samples="same")
 
 
-def test_what_is_lacking_is_said_once_it_fits():
+def test_missing_settings_are_taken_from_the_recipe_and_reported():
     config = load_recipe("ssd-resnet34-shapes")
     assert check(older(config), config, 1, "same", "step-1") == ""
     state = older(
@@ -24,7 +24,7 @@ def test_what_is_lacking_is_said_once_it_fits():
     )
     line = check(state, config, 1, "same", "step-1")
     assert line.startswith("checkpoint step-1: ") and line.endswith(
-        "as in ssd-resnet34-shapes: augmentation.hue 18.0, training.loss_scale_window 2000"
+        "those of ssd-resnet34-shapes: augmentation.hue 18.0, training.loss_scale_window 2000"
     )
     with pytest.raises(
         UserError, match="hue: not in the checkpoint, 18.0 in ssd-resnet34-shapes, 5.0 now"
@@ -32,7 +32,7 @@ def test_what_is_lacking_is_said_once_it_fits():
         check(state, config.with_values(hue=5), 1, "same", "step-1")
 
 
-def test_without_a_built_in_recipe_nothing_is_guessed(tmp_path):
+def test_without_a_built_in_recipe_missing_settings_are_refused(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("extends: ssd-resnet34-shapes\ntraining: {batch_size: 3}\n")
     config = load_recipe(str(path))
@@ -40,7 +40,7 @@ def test_without_a_built_in_recipe_nothing_is_guessed(tmp_path):
         check(older(config, "augmentation.hue"), config, 1, "same", "step-1")
 
 
-def test_what_older_versions_always_did_is_neither_guessed_nor_said(tmp_path):
+def test_settings_with_a_fixed_value_in_older_versions_are_not_reported(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("extends: ssd-resnet34-shapes\ntraining: {batch_size: 3}\n")
     for config in (load_recipe(str(path)), load_recipe("ssd-resnet34-shapes")):

@@ -1,18 +1,17 @@
-"""The optimizers against PyTorch's, what a checkpoint holds of them, and what the dry run
-leaves."""
+"""The optimizers: compared with PyTorch's, saved in checkpoints, and after a dry run."""
 
 from types import SimpleNamespace
 
 import mxnet as mx
 import numpy as np
 import pytest
-import torch
 from mxnet.gluon import nn
 
 from ssd import sections
 from ssd.config import load_recipe
 from ssd.errors import UserError
 from ssd.evaluation.inference import build_inference
+from ssd.model import parameters
 from ssd.model.detector import build_detector
 from ssd.model.device import Device
 from ssd.model.initialization import initialize
@@ -21,7 +20,7 @@ from ssd.training import recovery
 from ssd.training.optimizer import OPTIMIZERS, build_optimizer
 from ssd.training.ranks import Ranks
 from ssd.training.step import TrainingStep, dry_run
-from tests.training.test_trace import OneRank
+from tests.training.one_rank import OneRank
 
 ADAM = "{optimizer: adam, adam_betas: [0.9, 0.999], adam_epsilon: 1.0e-8, weight_decay: %s}"
 RATES = [0.0, 0.1, 0.1, 0.01, 0.01, 0.3, 0.0, 0.05]
@@ -37,7 +36,7 @@ class FirstRank(OneRank):
 
 @pytest.fixture
 def config_of(tmp_path):
-    """optimizer, weight decay -> Config."""
+    """A function from optimizer and weight decay to a Config."""
 
     def make(optimizer, decay=5e-4, dtype="float32"):
         text = (
@@ -70,7 +69,7 @@ def numbers(seed):
 
 
 def update(optimizer, network, seed, rate, batch=4):
-    """One update by gradients that are the same for the same seed; their sum over a batch."""
+    """Makes one update with gradients that depend only on the seed, summed over a batch."""
     gradients = numbers(seed)
     with mx.autograd.record():
         total = sum(
@@ -80,7 +79,7 @@ def update(optimizer, network, seed, rate, batch=4):
                     batch * optimizer.scale.value * gradients[name], dtype=parameter.dtype
                 )
             ).sum()
-            for name, parameter in network._collect_params_with_prefix().items()
+            for name, parameter in parameters.by_structural_name(network).items()
         )
     total.backward()
     optimizer.allreduce()
@@ -90,12 +89,13 @@ def update(optimizer, network, seed, rate, batch=4):
 def tensors(network):
     return {
         name: parameter.data().asnumpy()
-        for name, parameter in network._collect_params_with_prefix().items()
+        for name, parameter in parameters.by_structural_name(network).items()
     }
 
 
-def theirs(kind, decay):
-    """The weights after each of RATES, by PyTorch."""
+def pytorch_weights(kind, decay):
+    """PyTorch's weights after each of RATES."""
+    torch = pytest.importorskip("torch")
     weights = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in numbers(0).items()}
     make = {
         "sgd": lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9, weight_decay=decay),
@@ -120,7 +120,7 @@ def theirs(kind, decay):
 def test_as_pytorch_while_the_rate_changes(kind, decay, config_of):
     network = Weights(numbers(0), "float32")
     optimizer = build_optimizer(config_of(kind, decay), network, OneRank())
-    for step, wanted in enumerate(theirs(kind, decay)):
+    for step, wanted in enumerate(pytorch_weights(kind, decay)):
         update(optimizer, network, step + 1, RATES[step])
         for name, value in tensors(network).items():
             np.testing.assert_allclose(
@@ -130,7 +130,8 @@ def test_as_pytorch_while_the_rate_changes(kind, decay, config_of):
 
 
 def test_adams_epsilon_comes_after_the_bias_correction(config_of):
-    """Gradients as small as epsilon: MXNet's own Adam would move the weight a thirtieth as far."""
+    """With gradients as small as epsilon, MXNet's own Adam would move the weight a thirtieth as
+    far."""
     config = config_of("adam", 0)
     network = Weights(dict(a=np.zeros((1,), np.float32)), "float32")
     optimizer = build_optimizer(config, network, OneRank())
@@ -142,7 +143,7 @@ def test_adams_epsilon_comes_after_the_bias_correction(config_of):
 
 
 def test_sgd_keeps_the_rate_inside_its_momentum(config_of):
-    """As the benchmark's MXNet submissions; with a constant rate it is PyTorch's."""
+    """As in the benchmark's MXNet submissions; with a constant rate it equals PyTorch's."""
     network = Weights(numbers(0), "float32")
     optimizer = build_optimizer(config_of("sgd", 0.05), network, OneRank())
     own = mx.gluon.Trainer(
@@ -167,27 +168,27 @@ def test_sgd_keeps_the_rate_inside_its_momentum(config_of):
 
 @pytest.mark.parametrize("kind", ["sgd", "nesterov", "adam"])
 def test_float16_weights_follow_their_float32_copies(kind, config_of):
-    """As float32 weights do, with gradients that float16 holds to 3 digits; the float16 ones are
-    their rounded copy."""
+    """The copies develop like float32 weights, up to the 3 digits of float16 gradients; the float16
+    weights are the copies, rounded."""
     config = config_of(kind, 0.05)
-    whole, half = Weights(numbers(0), "float32"), Weights(numbers(0), "float16")
+    full, half = Weights(numbers(0), "float32"), Weights(numbers(0), "float16")
     optimizer, other = (
         build_optimizer(c, n, OneRank())
-        for c, n in ((config, whole), (config_of(kind, 0.05, "float16"), half))
+        for c, n in ((config, full), (config_of(kind, 0.05, "float16"), half))
     )
     assert set(optimizer.arrays()) == set(OPTIMIZERS[kind][1])
     assert set(other.arrays()) == {*OPTIMIZERS[kind][1], "masters"}
     for step, rate in enumerate(RATES):
-        update(optimizer, whole, step + 1, rate)
+        update(optimizer, full, step + 1, rate)
         update(other, half, step + 1, rate)
     for name, master in other.arrays()["masters"].items():
         assert master.astype(np.float16).tobytes() == tensors(half)[name].tobytes()
-        np.testing.assert_allclose(master, tensors(whole)[name], atol=0.01)
+        np.testing.assert_allclose(master, tensors(full)[name], atol=0.01)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("kind", ["sgd", "nesterov", "adam"])
-def test_going_on_from_arrays_and_counts_is_bitwise_the_same(kind, dtype, config_of):
+def test_resuming_from_arrays_and_counts_is_bitwise_the_same(kind, dtype, config_of):
     config = config_of(kind, 0.05, dtype)
     network = Weights(numbers(0), dtype)
     optimizer = build_optimizer(config, network, OneRank())
@@ -220,7 +221,7 @@ def test_every_choice_is_in_its_table():
 
 
 @pytest.mark.parametrize("kind", ["sgd", "nesterov", "adam"])
-def test_dry_run_leaves_no_trace(kind, config_of):
+def test_a_dry_run_changes_nothing(kind, config_of):
     config = config_of(kind)
     detector = build_detector(config)
     network = detector.network
@@ -243,8 +244,8 @@ def test_dry_run_leaves_no_trace(kind, config_of):
     assert step.optimizer.counts() == {"updates": 0}
 
 
-def test_frozen_tensors_are_in_a_checkpoint_once_and_come_back(config_of):
-    """Of any shape: a convolution, and the scale of a batch normalisation."""
+def test_frozen_tensors_are_saved_once_and_restored(config_of):
+    """A convolution, and the scale of a BatchNorm."""
     config = config_of("sgd")
 
     def made(seed):
@@ -272,15 +273,12 @@ def test_frozen_tensors_are_in_a_checkpoint_once_and_come_back(config_of):
 def test_a_checkpoint_of_another_optimizer_is_refused(config_of):
     config = config_of("nesterov")
     state = dict(recipe={"training": {}}, global_batch=2, ranks=1, samples="same")
-    with pytest.raises(
-        UserError, match="its optimizer is sgd, and its state means nothing to nesterov"
-    ):
+    with pytest.raises(UserError, match="its optimizer is sgd, whose state nesterov cannot use"):
         recovery.check(state, config.with_values(allow_changed_recipe=True), 1, "same", "step-1")
 
 
-def test_a_float32_checkpoint_taken_up_in_float16_keeps_its_weights(config_of):
-    """By --allow-changed-recipe: the float32 weights behind float16 ones are those of the
-    checkpoint."""
+def test_a_float32_checkpoint_resumed_in_float16_keeps_its_weights(config_of):
+    """With --allow-changed-recipe: the float32 copies are the checkpoint's weights."""
     values = numbers(5)
     network = Weights(numbers(0), "float16")
     step = SimpleNamespace(
@@ -303,8 +301,8 @@ def test_a_float32_checkpoint_taken_up_in_float16_keeps_its_weights(config_of):
         assert step.optimizer.arrays()["masters"][name].tobytes() == value.tobytes()
 
 
-def test_the_kernel_of_many_tensors_that_a_gpu_takes(monkeypatch):
-    """The same numbers as of the kernel for one tensor, and as of the formula."""
+def test_the_kernel_for_many_tensors_that_is_used_on_a_gpu(monkeypatch):
+    """It gives the same numbers as the kernel for one tensor, and as the formula."""
     generator = np.random.default_rng(5)
     start, change = (
         [

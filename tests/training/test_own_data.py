@@ -1,5 +1,4 @@
-"""A data set of one's own through the real command line: split, trained at another image size,
-fine-tuned."""
+"""The user's own data set by the command line: split, trained at another image size, fine-tuned."""
 
 import json
 import os
@@ -11,7 +10,7 @@ import pytest
 from ssd.__main__ import main
 from ssd.config import load_recipe
 from ssd.errors import UserError
-from ssd.model.boxes.rules import sizes_of
+from ssd.model.boxes.box_rules import sizes_of
 from ssd.model.detector import build_detector
 from ssd.model.initialization import initialize
 from ssd.model.weights import read_info
@@ -95,7 +94,7 @@ def trained(tmp_path_factory):
     return folder / "run", result.stdout
 
 
-def test_classes_and_default_boxes_are_worked_out_shown_and_kept(trained):
+def test_classes_and_default_boxes_are_computed_printed_and_saved(trained):
     run, shown = trained
     assert (
         "4 classes with the background; images of 64 pixels: feature maps of 8, 4, 2, 1 cells, 372 "
@@ -110,7 +109,7 @@ def test_classes_and_default_boxes_are_worked_out_shown_and_kept(trained):
     )
     text = (run / "recipe.yaml").read_text()
     assert "num_classes: 4" in text and "steps: []" in text, (
-        "what is computed is not written back into the settings"
+        "computed values are not written back into the settings"
     )
     info = read_info(str(run / "weights.params"))
     assert info.category_names == ("cup", "plate", "spoon")
@@ -118,7 +117,7 @@ def test_classes_and_default_boxes_are_worked_out_shown_and_kept(trained):
 
 
 def test_fine_tuning_with_other_classes(trained, tmp_path):
-    """Two classes, one of them known by name."""
+    """Two classes, one of which has a name that the weights know."""
     data = own_data(tmp_path, ("fork", "cup"))
     weights = str(trained[0] / "weights.params")
     result = train(
@@ -149,7 +148,7 @@ def test_fine_tuning_with_other_classes(trained, tmp_path):
 
 
 def test_weights_of_other_classes_are_refused_without_the_flag(trained):
-    """With a hint where the flag would help, and a word where only the names differ."""
+    """With a hint if the flag would help, and a line if only the names differ."""
     config = load_recipe(str(trained[0] / "recipe.yaml"))
     path, lines = str(trained[0] / "weights.params"), []
     for changes, names, hint in (

@@ -1,4 +1,4 @@
-"""`python -m ssd plan`: its arithmetic against the network, the loaders' own rules, and published
+"""`python -m ssd plan`: its arithmetic compared with the network, the loaders' rules and published
 results."""
 
 import json
@@ -10,29 +10,15 @@ import sys
 import numpy as np
 import pytest
 
-from ssd.commandline import Parser
-from ssd.commandline import run as run_command
 from ssd.commands import plan as plan_command
 from ssd.config import load_recipe
 from ssd.errors import UserError
 from ssd.rules import RULES
 from ssd.training import plan
-from ssd.training.published import BENCHMARKS, SSD
+from ssd.training.mlperf_results import BENCHMARKS, SSD
+from tests.training.plans import command, planned
 
 COCO = load_recipe("ssd-resnet34-coco")
-
-
-def command(*arguments):
-    parser = Parser(prog="python -m ssd")
-    sub = parser.add_subparsers(dest="command").add_parser("plan")
-    plan_command.add_arguments(sub)
-    sub.set_defaults(run=plan_command.run)
-    return run_command(parser, ["plan", *map(str, arguments)])
-
-
-def planned(capsys, *arguments):
-    assert command(*arguments, "--json") == 0
-    return json.loads(capsys.readouterr().out)
 
 
 # ---- epochs
@@ -42,7 +28,7 @@ def test_convergence_points_are_mlperfs():
     points = plan.convergence_points(RULES["ssd-1.1.0"])
     assert [batch for batch, _ in points] == [1024, 1536, 2048, 4096]
     assert [round(epochs) for _, epochs in points] == [50, 55, 65, 87]
-    # The file's 37 runs at 4,096 without the least and the most: 21 of 85 and 14 of 90 epochs.
+    # 37 runs at 4,096 without the smallest and the largest: 21 of 85 and 14 of 90 epochs.
     assert points[3][1] == pytest.approx((21 * 85 + 14 * 90) / 35)
 
 
@@ -61,7 +47,7 @@ def test_epochs_rise_with_the_batch_and_name_their_source():
 
 
 @pytest.mark.parametrize("batch", [1, 32, 455, 4097, 8192])
-def test_a_batch_that_nobody_has_tried_is_refused(batch):
+def test_a_batch_without_published_results_is_refused(batch):
     with pytest.raises(UserError, match=f"global batch {batch}: .* from 456 .* to 4096"):
         plan.expected_epochs(SSD, batch)
 
@@ -69,12 +55,12 @@ def test_a_batch_that_nobody_has_tried_is_refused(batch):
 # ---- the published results
 
 
-def test_published_results_are_met():
+def test_plans_agree_with_published_results():
     rows = plan.check_published(SSD)
     assert [row["global_batch"] for row in rows] == [456, 912, 1536, 3072]
     assert [row["published_minutes"] for row in rows] == [20.92, 8.26, 1.52, 0.454]
     assert max(abs(row["epochs_error"]) for row in rows) < 3
-    # At 128 nodes a run lasts 27 s, of which start-up, that is not counted here, is a part.
+    # At 128 nodes a run takes 27 s, including a start-up that the plan does not count.
     assert [abs(row["minutes_error"]) < limit for row, limit in zip(rows, (1, 1, 5, 11))] == [
         True
     ] * 4
@@ -105,8 +91,7 @@ def test_published_results_are_those_of_the_configs(capsys):
         assert found["config"] == result.config and found["published_minutes"] == result.minutes
         assert found["global_batch"] == result.global_batch
         assert found["images_per_second"] == pytest.approx(result.images_per_second)
-        # Training stops here as soon as the score is known, where theirs went on to the end of the
-        # epoch.
+        # Our training stops as soon as the score is known, theirs at the end of the epoch.
         assert 0.8 * result.minutes < found["expected_minutes"] < result.minutes
 
 
@@ -116,7 +101,7 @@ def test_published_results_are_those_of_the_configs(capsys):
 def test_the_numbers_of_config_pg(capsys):
     found = planned(capsys, "--nodes", 1, "--gpus", 4)
     assert found["batch_size"] == 114
-    assert found["peak_learning_rate"] == pytest.approx(0.04498725)  # as the published log has it
+    assert found["peak_learning_rate"] == pytest.approx(0.04498725)  # as in the published log
     assert found["weight_decay"] == 1.3e-4
     assert found["steps_per_epoch"] == 257 and found["warmup_steps"] == int(3 * 117266 / 456)
     assert found["decay_epochs"] == [44, 55] and found["decay_steps"] == [44 * 257, 55 * 257]
@@ -129,7 +114,7 @@ def test_the_numbers_of_config_pg(capsys):
     assert found["host_memory_per_node"] == 4 * found["host_memory_per_rank"]
 
 
-def test_flags_go_over_the_config(capsys):
+def test_flags_override_the_config(capsys):
     found = planned(
         capsys,
         "--gpus",
@@ -152,7 +137,7 @@ def test_flags_go_over_the_config(capsys):
     assert found["gradient_bytes"] == 4 * (19962678 + 9856)
 
 
-def test_a_recipe_goes_before_the_config(capsys):
+def test_a_recipe_replaces_the_config(capsys):
     found = planned(capsys, "--gpus", 4, "--batch", 114, "--recipe", "ssd-resnet34-coco")
     assert found["weight_decay"] == 5e-4
     assert any("config_PG.sh" in note and "not used" in note for note in found["notes"])
@@ -180,7 +165,8 @@ def test_a_config_joins_gpus_as_the_published_runs_did(capsys):
     assert "batch 24 each, BatchNorm over 48" in capsys.readouterr().out
     assert command("--nodes", 1, "--gpus", 9, "--batch", 114, "--batch-norm-ranks", 2) == 2
     assert (
-        "--batch-norm-ranks 2: there are no whole groups of 2 in 9 ranks" in capsys.readouterr().err
+        "--batch-norm-ranks 2: 9 ranks cannot be divided into groups of 2"
+        in capsys.readouterr().err
     )
 
 
@@ -197,7 +183,7 @@ def test_a_stated_throughput_gives_the_minutes(capsys):
 
 
 def test_a_cache_does_not_save_all_the_reading(capsys):
-    """DALI's reader opens every file all the same."""
+    """DALI's reader still opens every file."""
     for megabytes, cached in (
         (22000, 22000 * 2**20 * 4 / (117266 * 640 * 480 * 3)),
         (10**6, 1),
@@ -236,7 +222,7 @@ def test_one_gpu_sends_nothing():
 
 
 @pytest.mark.parametrize(
-    "arguments, words",
+    "arguments, message",
     [
         (["--nodes", 1], "--gpus"),
         (["--gpus", 0, "--batch", 456], "--gpus 0: must be at least 1"),
@@ -258,11 +244,11 @@ def test_one_gpu_sends_nothing():
         (["--gpus", 4, "--recipe", "no-such"], "no recipe 'no-such'"),
     ],
 )
-def test_what_no_recipe_covers_is_refused_in_one_line(capsys, arguments, words):
+def test_unsupported_plans_are_refused_in_one_line(capsys, arguments, message):
     assert command(*arguments) == 2
     streams = capsys.readouterr()
     assert not streams.out and len(streams.err.splitlines()) == 1
-    assert re.search(words, streams.err)
+    assert re.search(message, streams.err)
 
 
 # ---- constants
@@ -287,18 +273,18 @@ def test_parameters_are_those_of_the_network(layout, dtype):
     assert plan.gradient_bytes(SSD, config) == total
 
 
-def test_the_shuffle_buffer_is_that_of_the_graph():
+def test_the_shuffle_buffer_is_the_graphs():
     from ssd.data.graphs import CACHE_SHUFFLE_BUFFER
 
     assert plan.CACHE_SHUFFLE_BUFFER == CACHE_SHUFFLE_BUFFER
 
 
 def test_bytes_of_annotations_are_those_of_the_arrays():
-    """Per image and per box, from what the arrays of two data sets weigh."""
+    """Per image and per box, from the sizes of the arrays of several data sets."""
     from ssd.data.samples import SampleMaker
     from ssd.datasets.coco import CocoDataset
 
-    def weigh(images, boxes):
+    def total_bytes(images, boxes):
         data = CocoDataset(
             "a",
             "b",
@@ -320,16 +306,20 @@ def test_bytes_of_annotations_are_those_of_the_arrays():
             if isinstance(value, np.ndarray)
         ]
         names = sum(8 + sys.getsizeof(name) for name in data.file_names)
-        orders = 2 * 8 * images  # indices with boxes, and the epoch's order of them
+        orders = 2 * 8 * images  # indices of images with boxes, and their order in the epoch
         return sum(array.nbytes for array in arrays) + names + orders
 
-    small, more_images, more_boxes = weigh(1000, 3000), weigh(2000, 3000), weigh(1000, 5000)
+    small, more_images, more_boxes = (
+        total_bytes(1000, 3000),
+        total_bytes(2000, 3000),
+        total_bytes(1000, 5000),
+    )
     assert (more_images - small) / 1000 == pytest.approx(plan.BYTES_PER_IMAGE, rel=0.05)
     assert (more_boxes - small) / 2000 == plan.BYTES_PER_BOX
 
 
-def test_memory_of_the_ways_to_decode():
-    """The shuffle buffer holds whole files, and never more than a rank's share of them."""
+def test_memory_of_all_decoders():
+    """The shuffle buffer holds files, and never more than a rank's share of them."""
     base = COCO.with_values(batch_size=24, cache_size=100)
     on_gpu = plan.host_memory(SSD, base.with_values(decode="gpu"), 64)
     on_cpu = plan.host_memory(SSD, base.with_values(decode="cpu"), 64)
@@ -339,7 +329,7 @@ def test_memory_of_the_ways_to_decode():
         assert held == pytest.approx(images * SSD.file_bytes)
 
 
-def test_a_benchmark_is_known_by_its_rules():
+def test_every_checked_rule_set_has_a_benchmark():
     assert sorted(name for benchmark in BENCHMARKS.values() for name in benchmark.rules) == sorted(
         name for name, rules in RULES.items() if rules.ruleset
     )

@@ -1,5 +1,5 @@
-"""`python -m ssd plan` for RetinaNet: convergence points, published results, the numbers of a run,
-by hand."""
+"""`python -m ssd plan` for RetinaNet: convergence points, published results, the numbers of a
+run."""
 
 import math
 import re
@@ -12,8 +12,8 @@ from ssd.config import load_recipe
 from ssd.errors import UserError
 from ssd.rules import RULES
 from ssd.training import plan
-from ssd.training.published import RETINANET
-from tests.training.test_plan import command, planned
+from ssd.training.mlperf_results import RETINANET
+from tests.training.plans import command, planned
 
 OPEN_IMAGES = load_recipe("retinanet-resnext50-openimages").with_values(rules="retinanet-5.1.0")
 POINTS = {
@@ -27,12 +27,13 @@ POINTS = {
     2560: 8.64,
     4096: 15.15,
 }
+# Points that a round did not have yet.
 LATER = {
     "2.0.0": {320, 768, 1024, 1280, 2048, 2560},
     "2.1.0": {320, 768, 1024, 2560},
     "3.0.0": {320, 2560},
     "3.1.0": {2560},
-}  # points that a round did not have yet
+}
 
 
 @pytest.mark.parametrize("name", RETINANET.rules)
@@ -54,21 +55,21 @@ def test_epochs_at_and_between_the_points(batch, epochs):
     assert plan.expected_epochs(RETINANET, batch)[0] == pytest.approx(epochs)
 
 
-def test_epochs_are_those_of_the_runs_rules():
-    """2.0.0 has nothing between 512 and 4,096."""
+def test_epochs_come_from_the_runs_rules():
+    """2.0.0 has no points between 512 and 4,096."""
     at_5 = plan.make_plan(OPEN_IMAGES.with_values(batch_size=16), 8, 8)
     at_2 = plan.make_plan(OPEN_IMAGES.with_values(batch_size=16, rules="retinanet-2.0.0"), 8, 8)
     assert at_5["expected_epochs"] == 6
     assert at_2["expected_epochs"] == pytest.approx(np.interp(1024, [512, 4096], [5, 197 / 13]))
 
 
-def test_published_epochs_are_met():
+def test_epochs_agree_with_published_results():
     rows = {row["system"]: row for row in plan.check_published(RETINANET)}
     assert len(rows) == len(RETINANET.results) == 23
     wrong = {
         name: row["epochs_error"] for name, row in rows.items() if abs(row["epochs_error"]) > 6
     }
-    # Below the first point two took an epoch more; TensorFlow on TPUs, one more than the point.
+    # Below the first point two took one more epoch, and TensorFlow on TPUs one more than the point.
     assert wrong == {
         "v2.0 Fujitsu GX, 8 x A100": pytest.approx(-20),
         "v2.1 Fujitsu GX, 8 x A100": pytest.approx(-20),
@@ -76,20 +77,17 @@ def test_published_epochs_are_met():
     }
 
 
-def test_published_minutes_are_met_where_the_rate_is_known():
+def test_minutes_agree_with_published_results_of_known_rate():
     rows = plan.check_published(RETINANET)
     assert {
         row["system"]: round(row["minutes_error"], 1) for row in rows if row["rate_of_its_own"]
     } == {"v3.0 NVIDIA DGX H100, 8 GPUs": 0, "v3.0 Fujitsu PRIMERGY, 10 x A100 PCIe": 2}
     for row, result in zip(rows, RETINANET.results):
-        if (
-            result.nodes == 1 and result.batch >= 32 and row["expected_minutes"]
-        ):  # one node, full batches
+        if result.nodes == 1 and result.batch >= 32 and row["expected_minutes"]:
             assert abs(row["minutes_error"]) < 6.5, row["system"]
         elif row["expected_minutes"] and not row["rate_of_its_own"]:
-            assert row["minutes_error"] < -25, row[
-                "system"
-            ]  # smaller batches, more machines: slower than the GPUs
+            # Smaller batches and more machines: slower than the rate of the GPUs.
+            assert row["minutes_error"] < -25, row["system"]
         assert (row["expected_minutes"] is None) == (row["images_per_second"] is None)
 
 
@@ -142,7 +140,7 @@ def test_the_numbers_of_fujitsus_system(capsys):
     assert found["expected_minutes"] == pytest.approx(seconds / 60)
 
 
-def test_the_lines_for_people(capsys):
+def test_the_printed_lines(capsys):
     assert command("--recipe", OPEN_IMAGES.recipe, "--nodes", 8, "--gpus", 8, "--batch", 8) == 0
     shown = capsys.readouterr().out
     for text in (
@@ -162,7 +160,7 @@ def test_the_lines_for_people(capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments, words",
+    "arguments, message",
     [
         (["--nodes", 32, "--gpus", 8], "global batch 8192: .* from 96 .* to 4096"),
         (["--gpus", 1, "--batch", 32], "global batch 32"),
@@ -176,11 +174,11 @@ def test_the_lines_for_people(capsys):
         (["--gpus", 8, "--recipe", "retinanet-resnext50-coco"], "are none"),
     ],
 )
-def test_what_nobody_knows_is_refused_in_one_line(capsys, arguments, words):
+def test_unsupported_plans_are_refused_in_one_line(capsys, arguments, message):
     assert command("--benchmark", "retinanet", *arguments) == 2
     streams = capsys.readouterr()
     assert not streams.out and len(streams.err.splitlines()) == 1
-    assert re.search(words, streams.err)
+    assert re.search(message, streams.err)
 
 
 def test_a_recipe_without_rules_is_refused():

@@ -1,4 +1,4 @@
-"""The progress display: its numbers, its lines, and a real training on a real terminal (tmux)."""
+"""The progress display: its numbers, its lines, and a training run on a real terminal (tmux)."""
 
 import io
 import json
@@ -16,20 +16,28 @@ import pytest
 
 from ssd.config import load_recipe
 from ssd.errors import UserError
-from ssd.training.estimates import Course, Pace, about, seconds_until, target_epoch
+from ssd.training.estimates import (
+    EvaluationPlan,
+    MeanSeconds,
+    rounded_duration,
+    seconds_until,
+    target_epoch,
+)
 from ssd.training.metrics import Metrics
-from ssd.training.progress_display import Display, LineStream, choose_terminal, picture
+from ssd.training.progress_display import Display, LineStream, choose_terminal, render
 from tests.training.tiny import FLAGS, ROOT, tiny_data
+from tests.waiting import wait_until
 
-COURSE = Course(steps_per_epoch=100, epochs=12, eval_every=5)  # evaluates after epochs 5, 10 and 12
+# Evaluates after epochs 5, 10 and 12.
+PLAN = EvaluationPlan(steps_per_epoch=100, epochs=12, eval_every=5)
 
 
 # ---- estimates
 
 
 def test_when_a_run_evaluates_and_ends():
-    assert COURSE.last_step == 1200
-    assert [COURSE.next_evaluation(step) for step in (0, 499, 500, 999, 1000, 1199)] == [
+    assert PLAN.last_step == 1200
+    assert [PLAN.next_evaluation(step) for step in (0, 499, 500, 999, 1000, 1199)] == [
         5,
         5,
         10,
@@ -38,60 +46,59 @@ def test_when_a_run_evaluates_and_ends():
         12,
     ]
     assert (
-        COURSE.evaluations(0, 1200) == 3
-        and COURSE.evaluations(500, 1200) == 2
-        and COURSE.evaluations(0, 500) == 1
+        PLAN.evaluations(0, 1200) == 3
+        and PLAN.evaluations(500, 1200) == 2
+        and PLAN.evaluations(0, 500) == 1
     )
-    assert COURSE.evaluations(1200, 1200) == 0
-    short = COURSE._replace(max_steps=230)
+    assert PLAN.evaluations(1200, 1200) == 0
+    short = PLAN._replace(max_steps=230)
     assert (
         short.last_step,
         short.next_evaluation(0),
         short.step_of(3),
         short.evaluations(0, 230),
     ) == (230, 3, 230, 1)
-    assert Course(10, 20, 5).evaluations(0, 200) == 4, (
-        "the last epoch is one of every fifth: not counted twice"
+    assert EvaluationPlan(10, 20, 5).evaluations(0, 200) == 4, (
+        "the last epoch is a fifth one too, and must not count twice"
     )
 
 
 def test_seconds_until():
-    assert seconds_until(COURSE, Pace(2.0, 30.0), 100, 1000) == 900 * 2 + 2 * 30
-    assert seconds_until(COURSE, Pace(2.0, None), 100, 1000) is None, "no evaluation has been seen"
-    assert seconds_until(COURSE, Pace(), 0, 1000) is None
+    assert seconds_until(PLAN, MeanSeconds(2.0, 30.0), 100, 1000) == 900 * 2 + 2 * 30
+    assert seconds_until(PLAN, MeanSeconds(2.0, None), 100, 1000) is None, (
+        "there was no evaluation yet"
+    )
+    assert seconds_until(PLAN, MeanSeconds(), 0, 1000) is None
 
 
 @pytest.mark.parametrize(
-    "scores, epoch, words",
+    "scores, epoch, text",
     [
         ([], None, "unknown before the second evaluation"),
         ([(5, 0.1)], None, "unknown before the second evaluation"),
-        (
-            [(3, 0.1), (3, 0.2)],
-            None,
-            "unknown before the second evaluation",
-        ),  # ended in epoch 3 and went on
+        # Stopped and resumed in epoch 3.
+        ([(3, 0.1), (3, 0.2)], None, "unknown before the second evaluation"),
         ([(1, 0.05), (2, 0.10)], 5, "if mAP rises"),  # at epoch 4.6, seen at the next evaluation
         ([(4, 0.22), (5, 0.225)], 10, "if mAP rises"),  # at epoch 6
         ([(5, 0.10), (10, 0.10)], None, "no gain"),
         ([(5, 0.10), (10, 0.11)], None, "not in this run"),
     ],
 )
-def test_target_from_the_last_two_scores(scores, epoch, words):
-    found, basis = target_epoch(COURSE, scores, 0.23, as_published=False)
-    assert found == epoch and words in basis
+def test_target_from_the_last_two_scores(scores, epoch, text):
+    found, basis = target_epoch(PLAN, scores, 0.23, as_published=False)
+    assert found == epoch and text in basis
 
 
 def test_target_as_in_the_published_run():
-    course = Course(257, 65, 5)
-    assert target_epoch(course, [], 0.23, as_published=True) == (50, "as in the published run")
-    assert target_epoch(course, [(45, 0.2), (50, 0.22)], 0.23, as_published=True)[0] == 55, (
-        "later than there: the line"
+    plan = EvaluationPlan(257, 65, 5)
+    assert target_epoch(plan, [], 0.23, as_published=True) == (50, "as in the published run")
+    assert target_epoch(plan, [(45, 0.2), (50, 0.22)], 0.23, as_published=True)[0] == 55, (
+        "later than in the published run: from the line"
     )
 
 
-def test_durations_have_no_false_precision():
-    assert [about(seconds) for seconds in (3.2, 33, 94, 170, 4000, 200000)] == [
+def test_durations_are_rounded():
+    assert [rounded_duration(seconds) for seconds in (3.2, 33, 94, 170, 4000, 200000)] == [
         "3 s",
         "35 s",
         "95 s",
@@ -125,7 +132,7 @@ def test_where_the_display_goes(pipe, tmp_path, monkeypatch):
         assert choose_terminal("auto", env, terminal, other) is terminal
         assert choose_terminal("auto", env, file, other) is other, "standard output goes to a file"
         assert choose_terminal("auto", env, pipe, other) is None, (
-            "the pipe may come back on this terminal"
+            "the pipe's reader may print to this terminal"
         )
         assert choose_terminal("live", env, pipe, other) is other
         assert choose_terminal("auto", env, file, file) is None
@@ -142,17 +149,17 @@ def test_where_the_display_goes(pipe, tmp_path, monkeypatch):
         choose_terminal("live", env, terminal, other)
 
 
-def test_lines_stay_whole_between_threads():
+def test_lines_of_several_threads_are_not_mixed():
     lines = []
     stream = LineStream(io.StringIO(), lines.append)
     barrier = threading.Barrier(4)
 
-    def speak(name):
+    def print_lines(name):
         barrier.wait()
         for number in range(200):
             print(f"{name}", number, file=stream)  # print writes a line in several parts
 
-    threads = [threading.Thread(target=speak, args=(name,)) for name in "abcd"]
+    threads = [threading.Thread(target=print_lines, args=(name,)) for name in "abcd"]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -186,25 +193,26 @@ def drawn(training, width):
         color_system=None,
         legacy_windows=False,
     )
-    console.print(picture(training, "epoch 1, training", training.started + 3725))
+    console.print(render(training, "epoch 1, training", training.started + 3725))
     return console.file.getvalue()
 
 
 @pytest.mark.parametrize("width", [120, 60])
-def test_what_the_display_says(width, monkeypatch):
-    monkeypatch.setenv("TERM", "xterm")  # a dumb one is 80 wide
+def test_the_text_of_the_display(width, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")  # a dumb terminal is always 80 wide
     training = fake_training()
-    nothing_yet = " ".join(drawn(training, width).split())
+    at_start = " ".join(drawn(training, width).split())
+    assert "epoch 1 of 12" in at_start and "step 0/100" in at_start and "1:02:05" in at_start
     assert (
-        "epoch 1 of 12" in nothing_yet and "step 0/100" in nothing_yet and "1:02:05" in nothing_yet
+        "unknown before the second evaluation" in at_start
+        and "in 500 steps, after epoch 5" in at_start
     )
-    assert (
-        "unknown before the second evaluation" in nothing_yet
-        and "in 500 steps, after epoch 5" in nothing_yet
-    )
-    metrics, start = training.metrics, time.time() - 1000
-    metrics._start = metrics._last = start
-    metrics._losses = [[3.0, 1.5]] * 400
+    metrics, now = training.metrics, [0.0]
+    clock = types.SimpleNamespace(time=lambda: now[0])
+    monkeypatch.setattr("ssd.training.metrics.time", clock)
+    for _ in range(400):
+        metrics.step([types.SimpleNamespace(mean=lambda loss=loss: loss) for loss in (3.0, 1.5)])
+    now[0] = 1000.0
     metrics.report(
         4, 400, 100, metrics.mean_losses(), 0.0025, 32, wait_seconds=100.0, lock_seconds=50.0
     )
@@ -220,7 +228,7 @@ def test_what_the_display_says(width, monkeypatch):
     lines = drawn(training, width).splitlines()
     assert max(map(len, lines)) <= width
     text = " ".join(" ".join(lines).split())
-    for words in (
+    for part in (
         "epoch 5 of 12",
         "step 27/100",
         "4.500 = classes 3.000 + offsets 1.500",
@@ -233,21 +241,21 @@ def test_what_the_display_says(width, monkeypatch):
         "(epoch 5), if mAP rises",
         "at the latest in",
     ):
-        assert words in text, (words, text)
+        assert part in text, (part, text)
 
 
-def test_the_display_leaves_no_trace(monkeypatch):
-    """Lines of any length above it, and nothing of it, nor of the replaced streams, after its
-    end."""
+def test_the_display_is_removed_at_its_end(monkeypatch):
+    """Lines of any length are printed above it; at its end the display and the replaced streams are
+    gone."""
     terminal = Terminal()
     monkeypatch.setenv("COLUMNS", "60")
-    monkeypatch.setenv("TERM", "xterm")  # rich draws nothing on a dumb one
+    monkeypatch.setenv("TERM", "xterm")  # rich draws nothing on a dumb terminal
     monkeypatch.setattr(sys, "stdout", terminal)
     long_line = ":::MLLOG " + json.dumps({"key": "x" * 200})
     with Display(terminal) as display:
         display.begin(fake_training(), types.SimpleNamespace(phase="epoch 1, training"))
         print(long_line)
-        display._live.refresh()
+        display.refresh()
         print("half", end="")
         shown = terminal.getvalue()
     assert sys.stdout is terminal
@@ -255,31 +263,30 @@ def test_the_display_leaves_no_trace(monkeypatch):
     assert "epoch 1 of 12" in shown and "half" not in shown
     end = terminal.getvalue()
     assert end.endswith("half") and end.rindex("\x1b[?25h") > end.rindex("epoch 1 of 12")
-    assert end.rindex("\x1b[2K") > end.rindex("epoch 1 of 12"), "the last picture is erased"
+    assert end.rindex("\x1b[2K") > end.rindex("epoch 1 of 12"), "the last display is erased"
 
 
-def test_a_reader_of_the_pipe_finds_room(pipe, monkeypatch):
-    """`| tee` with --progress live: before a line leaves by the pipe the display has gone from the
-    terminal."""
+def test_the_display_makes_room_for_the_reader_of_a_pipe(pipe, monkeypatch):
+    """`| tee` with --progress live: the display is erased before a line is written to the pipe."""
     terminal = Terminal()
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stdout", pipe)
     monkeypatch.setattr(sys, "stderr", terminal)
     with Display(terminal) as display:
-        assert not display.shows_steps, "progress lines go on by the pipe"
+        assert not display.shows_steps, "progress lines still go to the pipe"
         display.begin(fake_training(), types.SimpleNamespace(phase="epoch 1, training"))
-        display._live.refresh()
+        display.refresh()
         assert "epoch 1 of 12" in terminal.getvalue()
         before = len(terminal.getvalue())
         print("a line")
-        display._live.refresh()
+        display.refresh()
         assert (
             "\x1b[2K" in terminal.getvalue()[before:]
             and "epoch" not in terminal.getvalue()[before:]
         )
 
 
-# ---- a training on a terminal
+# ---- a run on a terminal
 
 
 def tmux(*arguments):
@@ -291,20 +298,10 @@ def tmux(*arguments):
     )
 
 
-def wait_for(condition, seconds, what):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.2)
-    pytest.fail(f"after {seconds} s: {what()}")
-
-
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 def test_on_a_terminal(tmp_path):
-    """A run on a terminal of 100 columns: the display is there, the log's lines are whole, Ctrl-C
-    ends it cleanly."""
+    """A run on a terminal of 100 columns: the display is shown, the log's lines are complete,
+    Ctrl-C ends it cleanly."""
     data, run, status = tiny_data(tmp_path / "set"), tmp_path / "run", tmp_path / "status"
     command = [
         sys.executable,
@@ -338,9 +335,7 @@ def test_on_a_terminal(tmp_path):
         f"-e{name}={value}" for name, value in (("PYTHONPATH", ROOT), ("PYTHONWARNINGS", "ignore"))
     ]
     settings = tmp_path / "tmux.conf"
-    settings.write_text(
-        "set-option -g history-limit 50000\n"
-    )  # holds for windows that are made after it
+    settings.write_text("set-option -g history-limit 50000\n")  # only for new windows
     started = tmux(
         "-f",
         str(settings),
@@ -374,11 +369,11 @@ def test_on_a_terminal(tmp_path):
                 "at the latest in",
                 "target 1",
             )
-            return text if all(words in text for words in wanted) else None
+            return text if all(part in text for part in wanted) else None
 
-        wait_for(shown, 120, screen)
+        wait_until(shown, "the display", seconds=120, pause=0.2)
         tmux("send-keys", "C-c")
-        wait_for(status.exists, 60, screen)
+        wait_until(status.exists, "the exit status", seconds=60, pause=0.2)
         everything = screen("-J", "-S", "-")
         assert status.read_text().strip() == "75", everything[-2000:]
         assert (tmp_path / "before").read_text() == (tmp_path / "after").read_text()

@@ -1,5 +1,5 @@
-"""RetinaNet through the real command line: training, resuming, every command on its weights, on a
-tiny network."""
+"""RetinaNet by the command line, with a tiny network: training, resuming, and every command on its
+weights."""
 
 import json
 import os
@@ -63,15 +63,15 @@ def checkpoint(folder, step=4):
     }
 
 
-def test_a_run_starts_at_the_prior_and_says_what_it_is(finished):
+def test_a_run_starts_at_the_prior_and_logs_its_settings(finished):
     folder, result = finished
     first = rows(folder / "train.csv")[0]
-    assert 1.1 < float(first["class_loss"]) < 2, "about 1.13 where every score is .01"
+    assert 1.1 < float(first["class_loss"]) < 2, "about 1.13 if every score is .01"
     assert float(first["learning_rate"]) == pytest.approx(4e-7), "a thousandth of the rate"
     assert len(rows(folder / "evaluation.csv")) == 2, "after every epoch"
     assert (
-        "open division, as the closed one of retinanet-5.1.0 has not model.frozen_stages 0 but 2"
-        in result.stdout
+        "open division, since the closed one of retinanet-5.1.0 requires model.frozen_stages 2, "
+        "not 0" in result.stdout
     )
     with open(folder / "mlperf.log") as file:
         events = [json.loads(line.split(":::MLLOG ")[1]) for line in file]
@@ -102,8 +102,8 @@ def test_a_resumed_run_is_bitwise_the_same(finished, data, tmp_path):
         "--allow-changed-recipe",
     )
     assert result.returncode == 0, result.stderr
-    whole, again = checkpoint(finished[0]), checkpoint(tmp_path / "second")
-    for name, arrays in whole.items():
+    first, again = checkpoint(finished[0]), checkpoint(tmp_path / "second")
+    for name, arrays in first.items():
         assert arrays.keys() == again[name].keys()
         for tensor, value in arrays.items():
             np.testing.assert_array_equal(again[name][tensor], value, err_msg=tensor)
@@ -125,7 +125,7 @@ def test_evaluate_repeats_the_runs_score(finished, data, tmp_path):
         saved,
     )
     assert result.returncode == 0, result.stderr
-    # All of them, scores included: the filter that shrinks images comes with the weights.
+    # All detections with their scores: the weights also hold the filter that shrinks images.
     again, first = (
         Detections.from_json(saved),
         Detections.from_npz(finished[0] / "detections-epoch-2.npz"),
@@ -160,7 +160,7 @@ def test_exported_files_give_the_networks_detections(finished, tmp_path):
     )
 
 
-def test_pictures_of_what_it_learns(data, tmp_path):
+def test_images_of_its_training_data(data, tmp_path):
     result = ssd(
         "show-data",
         *TINY[:2],
@@ -180,39 +180,39 @@ def test_pictures_of_what_it_learns(data, tmp_path):
     ]
 
 
-def test_fine_tuning_keeps_the_classes_that_both_know(finished):
+def test_fine_tuning_keeps_the_classes_in_common(finished):
     path = str(finished[0] / "weights.params")
     info = read_info(path)
     config = info.config.with_values(num_classes=3)
     network = build_detector(config).network
     initialize(network, 1, mx.cpu())
     fresh = network.predictors.classification.out.weight.data().asnumpy()
-    words = load_matching(network, path, ("star", "square"))
-    assert "the logits of background, square, while those of star start anew" in words
+    line = load_matching(network, path, ("star", "square"))
+    assert "the logits of background, square, while those of star start anew" in line
     old = (
         load_detector(info.config, path, mx.cpu())
         .network.predictors.classification.out.weight.data()
         .asnumpy()
     )
     new = network.predictors.classification.out.weight.data().asnumpy()
-    place = info.category_names.index("square")
-    np.testing.assert_array_equal(new[1::2], old[place::3])  # channel = box * classes + class
+    index = info.category_names.index("square")
+    np.testing.assert_array_equal(new[1::2], old[index::3])  # channel = box * classes + class
     np.testing.assert_array_equal(new[::2], fresh[::2])
     tower = network.predictors.regression.out.weight.data().asnumpy()
     assert np.abs(tower).sum() > 0
 
 
 @pytest.mark.parametrize(
-    "flags, words",
+    "flags, name",
     [
         (("--boxes-per-class", "9"), "--boxes-per-class"),
         (("--momentum", "0.5"), "momentum"),
         (("--recipe", "ssd-resnet34-shapes", "--candidates-per-map", "9"), "candidates_per_map"),
     ],
 )
-def test_a_setting_that_the_kind_does_not_use_is_refused(data, tmp_path, flags, words):
+def test_a_setting_that_the_detector_does_not_use_is_refused(data, tmp_path, flags, name):
     result = train(data, tmp_path / "out", *flags)
-    assert result.returncode == 2 and words.strip("-").replace("-", "_") in result.stderr
+    assert result.returncode == 2 and name.strip("-").replace("-", "_") in result.stderr
     assert "does not use it" in result.stderr and len(result.stderr.splitlines()) == 1
 
 

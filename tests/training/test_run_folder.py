@@ -1,5 +1,5 @@
-"""What a run leaves in its folder besides its log and weights: versions, TensorBoard events,
-curves; also of a run in two parts."""
+"""Files of a run besides log and weights: versions, TensorBoard events, curves; also of a run in
+two parts."""
 
 import glob
 import json
@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ssd import files
+from ssd import __version__, files
 from ssd.config import load_recipe
 from ssd.training import setup, versions
 from ssd.training.metrics import TRAIN_COLUMNS, Metrics
@@ -22,17 +22,17 @@ REPORTING = [flag for flag in FLAGS if flag != "--no-report"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A run that ended after step 3, whose last checkpoint was lost, and went on after step 2, with
-    the report."""
-    place = tmp_path_factory.mktemp("run")
-    data = tiny_data(place / "set")
+    """A run that ended after step 3, lost its last checkpoint, and was resumed after step 2, with a
+    report."""
+    root = tmp_path_factory.mktemp("run")
+    data = tiny_data(root / "set")
     flags = [
         "--data-dir",
         data,
         "--cache-dir",
-        place / "cache",
+        root / "cache",
         "--output",
-        place / "out",
+        root / "out",
         "--tensorboard",
         "--eval-every",
         "1",
@@ -48,12 +48,12 @@ def folder(tmp_path_factory):
         env={"OMP_WAIT_POLICY": "passive", "MXNET_SOME_TOKEN": "hush"},
     )
     assert first.returncode == 0, first.stderr
-    shutil.rmtree(place / "out" / "checkpoints" / "step-00000003")
+    shutil.rmtree(root / "out" / "checkpoints" / "step-00000003")
     second = ssd(
         "train", *REPORTING, *flags, "--epochs", "2", "--resume", "auto", "--allow-changed-recipe"
     )
     assert second.returncode == 0, second.stderr
-    return place / "out", first, second
+    return root / "out", first, second
 
 
 def test_files_of_both_parts(folder):
@@ -83,9 +83,8 @@ def test_plain_lines_without_a_terminal(folder):
     lines = [
         line for line in first.stdout.splitlines() if line.startswith("epoch 1 step 2/2  loss ")
     ]
-    assert (
-        len(lines) == 1 and "  waiting for data " in lines[0]
-    )  # what follows it depends on the machine's other work
+    # The rest of the line depends on other work of the machine.
+    assert len(lines) == 1 and "  waiting for data " in lines[0]
     assert "\x1b" not in first.stdout + first.stderr
 
 
@@ -111,12 +110,13 @@ def test_versions(folder):
         and found["ranks"] == 1
         and found["cpu"]["usable_cores"] >= 1
     )
+    assert found["ssd"] == __version__
     assert found["environment"]["OMP_WAIT_POLICY"] == "passive"
     assert found["environment"]["MXNET_SOME_TOKEN"] == "(left out)"
 
 
 def test_events_of_both_parts(folder):
-    """One series over both parts: what came after the checkpoint in the first part is hidden."""
+    """One series over both parts: events of the first part after the checkpoint are hidden."""
     scalars, hidden_from = [], None
     for path in sorted(
         glob.glob(str(folder[0] / "tensorboard" / "*tfevents*")), key=os.path.getmtime
@@ -136,7 +136,7 @@ def test_events_of_both_parts(folder):
             assert value == pytest.approx(float(by_row[step][column]), rel=1e-4)
     scores = [(step, value) for tag, step, value in scalars if tag == "evaluation/AP"]
     assert {step for step, _ in scores} == {2, 4}, (
-        "what was being scored at the checkpoint is scored, and told, again"
+        "detections without a score in the checkpoint are scored again"
     )
     assert scores[-1][1] == pytest.approx(
         float(rows(folder[0] / "evaluation.csv")[-1]["AP"]), abs=1e-5
@@ -144,8 +144,8 @@ def test_events_of_both_parts(folder):
 
 
 def read_events(path):
-    """((tag, step, value) of a file's scalars, the step from which it hides earlier files' events
-    or None)."""
+    """((tag, step, value) of a file's scalars, the first step whose events in earlier files it
+    hides, or None)."""
     import struct
 
     hidden, modules = "torch" not in sys.modules, sys.modules
@@ -169,7 +169,7 @@ def read_events(path):
                 scalars.append((value.tag, event.step, value.simple_value))
 
 
-def test_the_file_cache_is_dropped_of_the_data_set_wherever_it_lies(tmp_path, monkeypatch):
+def test_the_file_cache_of_the_data_set_is_dropped_wherever_it_is(tmp_path, monkeypatch):
     for name in ("boxes.json", "images/x"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -195,7 +195,7 @@ def test_the_file_cache_is_dropped_of_the_data_set_wherever_it_lies(tmp_path, mo
     assert set(dropped) == {annotations, images} and logged == ["all"]
 
 
-def test_tensorboard_is_missed_before_the_run(tmp_path):
+def test_a_missing_tensorboardx_is_reported_before_the_run(tmp_path):
     code = (
         "import sys; sys.modules['tensorboardX'] = None; from ssd.__main__ import main; "
         "sys.exit(main(sys.argv[1:]))"
@@ -235,11 +235,10 @@ def test_tensorboard_is_missed_before_the_run(tmp_path):
 
 
 def test_code_version_of_a_checkout_and_elsewhere(tmp_path, monkeypatch):
+    # A git hook that runs the tests sets these, and git would use the hook's repository.
     for name in [name for name in os.environ if name.startswith("GIT_")]:
-        monkeypatch.delenv(
-            name
-        )  # of a hook that runs the tests: git would take its repository for this one
-    assert versions._code(str(tmp_path)) is None
+        monkeypatch.delenv(name)
+    assert versions.code_version(str(tmp_path)) is None
 
     def git(*arguments):
         subprocess.run(
@@ -253,15 +252,14 @@ def test_code_version_of_a_checkout_and_elsewhere(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("1")
     git("add", ".")
     git("commit", "-m", "first")
-    found = versions._code(str(tmp_path))
+    found = versions.code_version(str(tmp_path))
     assert len(found["commit"]) == 40 and found["changed"] is False
     (tmp_path / "file").write_text("2")
-    assert versions._code(str(tmp_path))["changed"] is True
+    assert versions.code_version(str(tmp_path))["changed"] is True
 
 
-def test_a_folder_of_an_older_version_is_taken_up(tmp_path):
-    """Rows of a part that had fewer columns stay, and the columns of the file are those of its new
-    rows."""
+def test_a_folder_of_an_older_version_is_resumed(tmp_path):
+    """Rows of a part with fewer columns are kept, and the file gets the columns of the new rows."""
     (tmp_path / "train.csv").write_text("epoch,step,images\n1,1,4\n1,2,8\n2,3,12\n")
     (tmp_path / "evaluation.csv").write_text("epoch,AP\n1,-1.0\n")
     metrics = Metrics(str(tmp_path))
@@ -271,14 +269,10 @@ def test_a_folder_of_an_older_version_is_taken_up(tmp_path):
     assert metrics.scores == [(1, 0.0)]
 
 
-def test_what_a_killed_part_left_half_written_goes(tmp_path):
+def test_partial_files_of_a_killed_part_are_removed(tmp_path):
     (tmp_path / "mlperf.log").touch()
-    left, other = (
-        tmp_path / f".weights.params.{files._world()}-{2**22 + 1}-7.partial",
-        tmp_path / "mine.partial",
-    )
-    left.touch()
-    other.touch()
+    (tmp_path / f".weights.params.{files.system_id()}-{2**22 + 1}-7.partial").touch()
+    (tmp_path / "mine.partial").touch()
     config = load_recipe("ssd-resnet34-shapes").with_values(output=str(tmp_path), resume="auto")
     assert setup.open_folder(config).part == 2
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["mine.partial", "mlperf.log"]

@@ -1,4 +1,4 @@
-"""Learning rates against what the published runs logged."""
+"""Learning rates compared with those that published runs logged."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def schedule(global_batch, **values):
 @pytest.mark.parametrize(
     "global_batch, base, logged", [(128, 0.00285, 0.0114), (256, 0.003157, 0.025256)]
 )
-def test_peak_rate_as_submissions_logged_it(global_batch, base, logged):
+def test_the_peak_rate_equals_that_of_submissions(global_batch, base, logged):
     assert schedule(global_batch, base_lr=base).peak == pytest.approx(logged, rel=1e-9)
 
 

@@ -1,6 +1,5 @@
-"""A score that is awaited while the training goes on."""
+"""A score that is computed while the training continues."""
 
-import time
 import types
 
 import numpy as np
@@ -11,6 +10,7 @@ from ssd.evaluation.detections import Detections
 from ssd.evaluation.scored_set import KEPT, ScoredSet
 from ssd.evaluation.scoring import STAT_NAMES
 from ssd.training.score import PendingScore
+from tests.waiting import wait_until
 
 
 def dataset(path="annotations.json"):
@@ -31,23 +31,22 @@ def dataset(path="annotations.json"):
     )
 
 
-def wait_for(pending):
-    deadline = time.monotonic() + 60
-    score = None
-    while score is None and time.monotonic() < deadline:
-        score = pending.take()
-    return score
+def ranks_with(rank):
+    return types.SimpleNamespace(rank=rank, all_from_first=lambda values, name: values)
+
+
+def wait_for_score(pending):
+    return wait_until(pending.take, "a score", seconds=60)
 
 
 def test_a_scorer_that_dies_twice_is_a_failure_with_its_reason(tmp_path, capfd, monkeypatch):
-    """What is scored against is gone when the score is asked for: named, and no process is left."""
-    ranks = types.SimpleNamespace(rank=0, all_from_first=lambda values, name: values)
-    pending = PendingScore(dataset(), str(tmp_path), ranks)
+    """The file to score against is missing: the failure names it, and no process is left."""
+    pending = PendingScore(dataset(), str(tmp_path), ranks_with(0))
     monkeypatch.setattr(ScoredSet, "write", lambda self, path: None)
     assert not pending.is_ready() and pending.detections() is None
     pending.start(5, 70, np.empty((0, 7)))
-    assert pending.place() == dict(epoch=5, step=70) and len(pending.detections()) == 0
-    score = wait_for(pending)
+    assert pending.epoch_and_step() == dict(epoch=5, step=70) and len(pending.detections()) == 0
+    score = wait_for_score(pending)
     assert (
         score.stats is None and KEPT in score.failure and "detections-epoch-5.npz" in score.failure
     )
@@ -55,28 +54,25 @@ def test_a_scorer_that_dies_twice_is_a_failure_with_its_reason(tmp_path, capfd, 
     pending.close()
 
 
-def test_what_was_loaded_is_scored_and_not_the_file(tmp_path):
-    """The annotation file need not be there any more, and the ids are its own."""
-    ranks = types.SimpleNamespace(rank=0, all_from_first=lambda values, name: values)
-    pending = PendingScore(dataset(str(tmp_path / "gone.json")), str(tmp_path), ranks)
+def test_the_loaded_data_set_is_scored_and_not_its_file(tmp_path):
+    """The annotation file may be gone by then; the ids are those of the data set."""
+    pending = PendingScore(dataset(str(tmp_path / "gone.json")), str(tmp_path), ranks_with(0))
     pending.start(1, 3, np.array([[1, 1, 2, 10, 10, 0.5, 2], [0, 1, 2, 10, 10, 0.4, 1]]))
-    assert str(pending.scored) == "3 images, 1 object" and wait_for(pending).stats[
-        "AP"
-    ] == pytest.approx(1)
+    assert str(pending.scored) == "3 images, 1 object"
+    assert wait_for_score(pending).stats["AP"] == pytest.approx(1)
     found = Detections.from_npz(tmp_path / "detections-epoch-1.npz")
     assert found.image_id.tolist() == [2**40, 7] and found.category_id.tolist() == [18, 3]
     assert found.images.tolist() == [7, 9, 2**40]
     pending.close()
 
 
-def test_a_score_is_taken_once(tmp_path):
-    """Ranks may be told of it twice, or too early."""
-    ranks = types.SimpleNamespace(rank=0, all_from_first=lambda values, name: values)
-    pending = PendingScore(dataset(), str(tmp_path), ranks)
+def test_a_score_is_taken_once(tmp_path, monkeypatch):
+    """Ranks may ask for it too early, or twice."""
+    scores = iter([None, dict.fromkeys(STAT_NAMES, 0.5)])
+    scoring = types.SimpleNamespace(poll=lambda: next(scores), close=lambda: None)
+    monkeypatch.setattr("ssd.training.score.RepeatedScoring", lambda *_: scoring)
+    pending = PendingScore(dataset(), str(tmp_path), ranks_with(0))
     assert pending.take() is None
-    pending.epoch, pending.step = 5, 70
-    assert pending.take() is None, "rank 0 has not started it"
-    pending._scoring = types.SimpleNamespace(
-        poll=lambda: dict.fromkeys(STAT_NAMES, 0.5), close=lambda: None
-    )
+    pending.start(5, 70, np.empty((0, 7)))
+    assert pending.take() is None, "not known yet"
     assert pending.take().stats["AP"] == 0.5 and pending.take() is None

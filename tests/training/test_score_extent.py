@@ -1,5 +1,5 @@
-"""How many images and objects a score is of stands beside it: in tables, logs, curves, reports; and
-files of older versions, which do not say it, are still read."""
+"""Scores come with their numbers of images and objects: in tables, logs, curves, reports. Files of
+older versions, without these numbers, can still be read."""
 
 import csv
 import json
@@ -24,11 +24,11 @@ from tests.training.tiny import rows
 
 STATS = dict(dict.fromkeys(STAT_NAMES, 0.25), APs=-1.0)
 OLD = ",".join(["epoch", *STAT_NAMES]) + "\n" + ",".join(["1"] + ["0.125"] * 12) + "\n"
-WORDS = "3 images, 2 objects"
+EXTENT = "3 images, 2 objects"
 
 
 def scored():
-    """Three images and two objects, beside a group."""
+    """Three images with two objects and a crowd."""
     boxes = GroundTruth(
         3,
         1,
@@ -42,12 +42,12 @@ def scored():
 
 
 def test_a_set_counts_its_images_and_objects():
-    assert scored().extent == dict(images=3, objects=2) and str(scored()) == WORDS
+    assert scored().extent == dict(images=3, objects=2) and str(scored()) == EXTENT
 
 
 def test_rows_of_a_run_and_its_outcome(tmp_path):
-    told = []
-    events = SimpleNamespace(evaluated=lambda step, values: told.append((step, values)))
+    written = []
+    events = SimpleNamespace(evaluated=lambda step, values: written.append((step, values)))
     metrics = Metrics(str(tmp_path), events)
     metrics.evaluation(2, 20, STATS, scored())
     [row] = rows(tmp_path / "evaluation.csv")
@@ -58,7 +58,7 @@ def test_rows_of_a_run_and_its_outcome(tmp_path):
         "3",
         "2",
     )
-    assert told == [(20, dict(STATS, images=3, objects=2))]
+    assert written == [(20, dict(STATS, images=3, objects=2))]
     line = metrics.result(
         "success",
         Progress(steps=20, best_score=0.25),
@@ -70,7 +70,7 @@ def test_rows_of_a_run_and_its_outcome(tmp_path):
         skipped_steps=0,
         scored=scored(),
     )
-    assert f"best mAP 0.2500 on {WORDS} after" in line
+    assert f"best mAP 0.2500 on {EXTENT} after" in line
     outcome = json.loads((tmp_path / "summary.json").read_text())
     assert (outcome["eval_images"], outcome["eval_objects"]) == (3, 2)
 
@@ -88,9 +88,9 @@ def test_events(tmp_path):
     assert "evaluation/APs" not in found and found["evaluation/AP"] == (0.25, 7)
 
 
-def test_a_run_of_an_older_version_goes_on(tmp_path):
-    """Its rows stay, without what they do not know; new ones are whole, and the reports read
-    both."""
+def test_a_run_of_an_older_version_is_resumed(tmp_path):
+    """Its rows are kept, without the numbers that they do not have; new rows are complete, and the
+    reports read both."""
     path = tmp_path / "evaluation.csv"
     path.write_text(OLD)
     assert [row["AP"] for row in read_evaluations(tmp_path)] == [0.125]
@@ -120,10 +120,10 @@ def test_the_display():
         train_set=SimpleNamespace(images_with_boxes=[0]),
         progress=Progress(steps=20, best_score=0.25, best_epoch=2),
     )
-    assert dict(progress_rows(run))["mAP"] == f"0.2500 (epoch 2), the best so far   on {WORDS}"
+    assert dict(progress_rows(run))["mAP"] == f"0.2500 (epoch 2), the best so far   on {EXTENT}"
 
 
-def test_the_best_checkpoint_says_it(tmp_path):
+def test_best_json(tmp_path):
     store = CheckpointStore(str(tmp_path), 2)
     store.save(1, {"parameters": {"x": np.zeros(1, np.float32)}}, {})
     store.mark_best(1, 0.25, scored().extent)
@@ -158,21 +158,21 @@ NEW = (
 )
 
 
-@pytest.mark.parametrize("evaluations, words", [(NEW, " on " + WORDS), (OLD, "")])
-def test_curves_and_report_of_a_run(tmp_path, evaluations, words, monkeypatch):
+@pytest.mark.parametrize("evaluations, extent", [(NEW, " on " + EXTENT), (OLD, "")])
+def test_curves_and_report_of_a_run(tmp_path, evaluations, extent, monkeypatch):
     make_run(tmp_path, evaluations)
-    best = {"": 0.125}.get(words, 0.25)
+    best = {"": 0.125}.get(extent, 0.25)
     assert (
         curves._title(curves.read_history(str(tmp_path)))
-        == f"ssd-resnet34-shapes, best mAP {best:.4f}{words}"
+        == f"ssd-resnet34-shapes, best mAP {best:.4f}{extent}"
     )
-    assert f"mAP {best:.4f}{words} after epoch" in read_run_parts(str(tmp_path)).summary
+    assert f"mAP {best:.4f}{extent} after epoch" in read_run_parts(str(tmp_path)).summary
     figure = dict(curves.curve_figures(str(tmp_path)))["mAP on the validation images"]
-    assert (WORDS in figure) == bool(words)
+    assert (EXTENT in figure) == bool(extent)
     monkeypatch.setattr("ssd.report.curves.curve_figures", lambda folder: [])  # seen above
     report_run(str(tmp_path), lambda line: None)  # without its data set
     page = (tmp_path / "report.html").read_text()
-    assert f"The twelve numbers{words}<" in page
+    assert f"The twelve numbers{extent}<" in page
 
 
 def test_the_table_of_several_weights(tmp_path):

@@ -1,12 +1,13 @@
-"""The numbers of training do not change by accident: 20 steps and an evaluation, against those
-stored in trace.npz.
+"""The numbers of training do not change by accident: 20 steps and an evaluation, compared with
+those stored in trace.npz.
 
-`python -m tests.training.test_trace PATH` in the repository's root writes such a file: trace.npz
-itself anew only after a change that is meant to change the numbers. What is there was computed by
-the first version, before any work on its speed.
+`python -m tests.training.test_trace PATH`, run in the repository's root, writes such a file.
+Replace trace.npz only after a change that is meant to change the numbers: it was computed by the
+first version, before any work on its speed.
 
-It runs in a process of its own with oneDNN's kernels for AVX2, which every machine has: with
-AVX-512 sums are in another order, and twenty steps make of a rounding in the first a few per cent.
+It runs in a process of its own with oneDNN's kernels for AVX2, which every machine has: AVX-512
+sums in another order, and within twenty steps a rounding error of the first grows to a few per
+cent.
 """
 
 import os
@@ -19,10 +20,12 @@ import pytest
 
 from ssd.config import load_recipe
 from ssd.evaluation.inference import build_inference
+from ssd.model import parameters
 from ssd.model.detector import build_detector
 from ssd.model.device import choose_device
 from ssd.model.initialization import initialize
 from ssd.training.step import TrainingStep
+from tests.training.one_rank import OneRank
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "trace.npz")
@@ -30,25 +33,12 @@ CONFIG = load_recipe("ssd-resnet34-shapes").with_values(
     width=0.125, batch_size=2, device="cpu", eval_batch_size=2
 )
 STEPS, BOXES = 20, 8732
-BACKGROUND = (
-    3.0  # added to the background's bias before detections: some boxes over the threshold, not all
-)
-
-
-class OneRank:
-    """The part of ssd.training.ranks.Ranks that a step needs, without Horovod."""
-
-    rank, size = 0, 1
-
-    def trainer(self, parameters, optimizer):
-        return mx.gluon.Trainer(parameters, optimizer)
-
-    def average_in_place(self, arrays, name):
-        pass
+# Added to the background's bias before detections, so that only some boxes exceed the threshold.
+BACKGROUND = 3.0
 
 
 def batches():
-    """Four fixed batches; one image has no box, one of the others three hundred."""
+    """Four fixed batches; one image has no box, another one has three hundred."""
     rng = np.random.default_rng(11)
     for number in range(4):
         images = rng.standard_normal((2, 3, 300, 300)).astype(np.float32)
@@ -76,7 +66,7 @@ def run():
         step.update(0.001)
     sums = {
         name: np.abs(parameter.data().asnumpy().astype(np.float64)).sum()
-        for name, parameter in network._collect_params_with_prefix().items()
+        for name, parameter in parameters.by_structural_name(network).items()
     }
     for head in network.predictors:
         bias = head.conv.bias.data().asnumpy()
@@ -108,8 +98,8 @@ def before():
 
 
 def test_losses_of_twenty_steps(now, before):
-    """Rounding alone: on one machine most versions agree to 1e-6. A sum in another order is one
-    part in 1e7 apart, and 20 steps let that grow a hundredfold; a lost negative of one image
+    """The tolerance is for rounding: on one machine most versions agree to 1e-6. A sum in another
+    order differs by 1e-7, which grows a hundredfold in 20 steps; one missing negative of one image
     changes the loss by 1e-3."""
     np.testing.assert_allclose(now[0], before["losses"], rtol=2e-5, atol=1e-6)
 
@@ -121,7 +111,7 @@ def test_every_tensor_after_twenty_steps(now, before):
 
 
 def test_detections_after_twenty_steps(now, before):
-    """As sets of (class, score, box): rounding may swap two of nearly equal score."""
+    """As sets of (class, score, box): rounding may swap two with nearly equal scores."""
     for ours, theirs in zip(now[1], before["detections"]):
         ours, theirs = ours[ours[:, 0] > 0], theirs[theirs[:, 0] > 0]
         assert len(ours) == len(theirs) > 20

@@ -1,4 +1,4 @@
-"""Training through its real command line, on a tiny network and a tiny data set."""
+"""Training by its command line, with a tiny network and a tiny data set."""
 
 import json
 import os
@@ -12,10 +12,11 @@ from ssd.config import load_recipe
 from ssd.data.pipeline import TrainingLoader
 from ssd.datasets.coco import load_coco
 from ssd.evaluation.scoring import STAT_NAMES
+from ssd.model import parameters
 from ssd.model.detector import build_detector
 from ssd.model.initialization import initialize
 from ssd.model.weights import read_info
-from tests.training.tiny import rows, ssd, tiny_data, train
+from tests.training.tiny import horovodrun, rows, ssd, tiny_data, train
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
-    """A run of two epochs with an evaluation after each, which does not reach the target."""
+    """A run of two epochs, with an evaluation after each, that does not reach the target."""
     folder = tmp_path_factory.mktemp("run") / "out"
     result = train(data, folder, "--epochs", "2", "--eval-every", "1")
     assert result.returncode == 0, result.stderr
@@ -37,7 +38,7 @@ def events(folder):
         return [json.loads(line.split(":::MLLOG ")[1]) for line in file]
 
 
-def test_what_a_run_leaves(finished):
+def test_the_files_of_a_run(finished):
     folder, result = finished
     assert {
         "mlperf.log",
@@ -107,7 +108,7 @@ def test_evaluate_and_score_repeat_the_runs_last_score(finished, data, tmp_path,
 
 
 @pytest.mark.parametrize("weights", ["weights.params", "checkpoints/step-00000004/parameters.npz"])
-def test_weights_know_their_network_and_classes(finished, weights):
+def test_weights_contain_their_network_and_classes(finished, weights):
     folder, _ = finished
     info, config = read_info(folder / weights), load_recipe(str(folder / "recipe.yaml"))
     assert info.category_names == ("circle", "square", "triangle") and info.category_ids == (
@@ -172,14 +173,9 @@ def test_weights_start_a_run(finished, data, tmp_path):
 # ---- two ranks
 
 
-def horovodrun(ranks):
-    path = os.path.join(os.path.dirname(os.sys.executable), "horovodrun")
-    return [path, "-np", str(ranks), "--gloo"]
-
-
 def twin_data(folder):
-    """Eight images that are four, twice, and a seed at which both ranks' shares of the first step
-    are the same four."""
+    """Four images, each of them twice, and a seed with which both ranks get the same four in the
+    first step."""
     source = tiny_data(folder / "source", train_images=8, val_images=2)
     path = os.path.join(source, "annotations", "bbox_only_instances_train2017.json")
     with open(path) as file:
@@ -188,8 +184,8 @@ def twin_data(folder):
     originals = [image for image in content["images"] if image["id"] in boxed][:4]
     images, annotations = [], []
     for copy in range(2):
-        for place, image in enumerate(originals):
-            number = copy * 4 + place + 1
+        for index, image in enumerate(originals):
+            number = copy * 4 + index + 1
             name = f"twin{number}.jpg"
             shutil.copy(
                 os.path.join(source, "train2017", image["file_name"]),
@@ -216,7 +212,7 @@ def twin_data(folder):
 
 
 def test_one_rank_and_two_ranks_take_the_same_first_step(tmp_path):
-    """Batch 8 on one rank, batch 4 on two, of images that give both the same BatchNorm statistics:
+    """Batch 8 on one rank, batch 4 on two, with images that give the same BatchNorm statistics:
     equal losses, and equal weights after the step."""
     data, seed = twin_data(tmp_path)
     flags = [
@@ -243,18 +239,18 @@ def test_one_rank_and_two_ranks_take_the_same_first_step(tmp_path):
     start = build_detector(load_recipe(str(tmp_path / "one" / "recipe.yaml"))).network
     initialize(start, seed, mx.cpu())
     weights = [mx.nd.load(str(tmp_path / run / "weights.params")) for run in ("one", "two")]
-    for name, parameter in start._collect_params_with_prefix().items():
+    for name, parameter in parameters.by_structural_name(start).items():
         before = parameter.data().asnumpy()
         one_step, two_step = (value[name].asnumpy() - before for value in weights)
-        # Rounding flips a ReLU or the choice of a hard negative here and there; a sum instead of a
-        # mean over ranks, or a rank left out, would be a difference of the size of the step itself.
+        # Rounding may flip a ReLU or the choice of a hard negative. A sum instead of a mean over
+        # ranks, or a missing rank, would make a difference as large as the step itself.
         assert np.linalg.norm(two_step - one_step) <= 0.1 * np.linalg.norm(one_step), name
-    assert two.stdout.count("run_stop") == 1, "rank 0 alone writes the log"
+    assert two.stdout.count("run_stop") == 1, "only rank 0 writes the log"
 
 
 def test_two_ranks_train_and_score_every_image_once(data, tmp_path):
-    """Six validation images on two ranks in batches of 4; every one of them in the scored file,
-    none twice."""
+    """Six validation images on two ranks in batches of 4: each is in the scored file exactly
+    once."""
     result = train(
         data,
         tmp_path / "out",

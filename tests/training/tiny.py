@@ -42,8 +42,14 @@ def tiny_data(folder, train_images=12, val_images=6):
     )
 
 
+def horovodrun(ranks):
+    """The command line that starts a program on so many ranks; [] for one rank."""
+    path = os.path.join(os.path.dirname(sys.executable), "horovodrun")
+    return [path, "-np", str(ranks), "--gloo"] if ranks > 1 else []
+
+
 def ssd(*arguments, env=None, prefix=(), timeout=300, module="ssd"):
-    """`python -m ssd ARGUMENTS` as a user runs it. module: another in its place."""
+    """Runs `python -m ssd ARGUMENTS` as a user does. module: runs this one instead of ssd."""
     environment = dict(os.environ, PYTHONPATH=ROOT, PYTHONWARNINGS="ignore", **(env or {}))
     return subprocess.run(
         [*prefix, sys.executable, "-m", module, *map(str, arguments)],
@@ -57,7 +63,7 @@ def ssd(*arguments, env=None, prefix=(), timeout=300, module="ssd"):
 
 
 def train(data, output, *flags, **options):
-    """A run in a new folder `output`, or one that goes on."""
+    """A training run in the folder `output`: a new one, or one that is resumed."""
     return ssd(
         "train",
         *FLAGS,

@@ -19,7 +19,7 @@ Shape = Tuple[int, int]
 
 
 class SqueezeExcitation(HybridBlock):
-    """Each channel times a factor in [0, 1] that all channels' means give."""
+    """Each channel times a factor in [0, 1] computed from the means of all channels."""
 
     def __init__(self, config: ModelConfig, channels: int, squeezed: int, **kwargs):
         super().__init__(**kwargs)
@@ -36,7 +36,7 @@ class SqueezeExcitation(HybridBlock):
 
 
 class InvertedResidual(HybridBlock):
-    """Expansion, depthwise convolution, squeeze and excitation where the block has it, projection
+    """Expansion, depthwise convolution, squeeze-and-excitation where the block has it, projection
     without an activation. size: (height, width) of its input [cells]; `size`: of its output."""
 
     def __init__(self, config: ModelConfig, block: Bottleneck, same: bool, size: Shape, **kwargs):
@@ -68,7 +68,7 @@ class InvertedResidual(HybridBlock):
         hidden = x if self.expand is None else self.expand(x)
         y = self.depthwise(hidden)
         y = self.project(y if self.se is None else self.se(y))
-        # The expansion too, for the detector that works on it.
+        # The expansion too, for a detector that takes it as a feature map.
         return (x + y if self._residual else y), hidden
 
     def parts(self) -> Dict[str, HybridBlock]:
@@ -95,7 +95,7 @@ class MobileNet(HybridBlock):
         )
         if config.frozen_stages:
             raise UserError(
-                f"frozen_stages: {config.frozen_stages}, but {spec.name} is trained whole here"
+                f"frozen_stages: {config.frozen_stages}, but {spec.name} is trained as a whole"
             )
         self.layout, self._tap, self._inner_tap = config.layout, spec.tap, inner_tap
         size = tuple(config.image_size)
@@ -125,7 +125,8 @@ class MobileNet(HybridBlock):
 
     @property
     def conv1(self):
-        """Whose input channels may be padded. No attribute: Gluon would list the block twice."""
+        """The convolution whose input channels may be padded. No attribute: Gluon would list the
+        block twice."""
         return self.stem.conv
 
     def hybrid_forward(self, F, x):
@@ -158,7 +159,7 @@ class MobileNet(HybridBlock):
 
 
 def mobilenet(config: ModelConfig) -> MobileNet:
-    """The one that model.backbone names, as model.features wants it."""
+    """The MobileNet that model.backbone names, with the taps that model.features needs."""
     return MobileNet(
         config,
         mobilenet_specs.SPECS[config.backbone],

@@ -2,22 +2,21 @@
 graphs are made from.
 
 V2: Sandler et al., 2018, table 2, as torchvision's mobilenet_v2 of width 1 and MindCV's
-mobilenet_v2_100 have it. V3
-large: Howard et al., 2019, table 1, as MindCV's mobilenet_v3_large_100 has it, whose depthwise
-convolutions pad as TensorFlow does.
+mobilenet_v2_100 have it. V3 large: Howard et al., 2019, table 1, as MindCV's mobilenet_v3_large_100
+has it, whose depthwise convolutions pad as TensorFlow does.
 """
 
 from __future__ import annotations
 
 from typing import Dict, Iterator, NamedTuple, Tuple
 
-from ssd.model.backbones.tensors import norm_shapes
+from ssd.model.backbones.norm_shapes import norm_shapes
 
 
 class Bottleneck(NamedTuple):
-    """An inverted residual block, block{number} by name. hidden: channels between; equal to inputs,
-    there is no expansion. squeeze: channels in the middle of its squeeze-and-excitation, 0 for
-    none. activation: relu6, relu or hard_swish."""
+    """An inverted residual block, block{number} by name. hidden: channels between; if equal to
+    inputs, there is no expansion. squeeze: channels in the middle of its squeeze-and-excitation, 0
+    for none. activation: relu6, relu or hard_swish."""
 
     number: int
     inputs: int
@@ -38,8 +37,8 @@ class MobileNetSpec(NamedTuple):
     """stem: channels of the first convolution; last: of the 1x1 behind the blocks. activation: of
     both. same: depthwise convolutions pad as TensorFlow's "same" (else half the kernel). tap: the
     block at which the first map is taken (at a 16th of the image's sides); the second map is the
-    last layer's. prefix: of the network's parameters. classifier: widths of what the whole network
-    has behind the last layer."""
+    last layer's. prefix: of the network's parameters. classifier: widths of the layers behind the
+    last one in the network that was trained on ImageNet."""
 
     name: str
     stem: int
@@ -121,8 +120,8 @@ SPECS: Dict[str, MobileNetSpec] = {
 
 
 def scaled_blocks(spec: MobileNetSpec, scaled=lambda channels: channels) -> Iterator[Bottleneck]:
-    """The blocks of a narrower network. scaled: its channels; a block without expansion stays
-    one."""
+    """The blocks of a narrower network. scaled: its channels; a block without expansion gets
+    none."""
     for block in spec.blocks:
         inputs = scaled(block.inputs)
         hidden = inputs if block.hidden == block.inputs else scaled(block.hidden)
@@ -162,9 +161,8 @@ def backbone_shapes(name: str) -> Dict[str, Tuple[int, ...]]:
     return shapes
 
 
-def whole_shapes(name: str) -> Dict[str, Tuple[int, ...]]:
-    """The same of the whole network, with its classifier, by the names that torchvision and MindCV
-    have for that."""
+def classifier_shapes(name: str) -> Dict[str, Tuple[int, ...]]:
+    """The same with the classifier, whose tensors have the names of torchvision and MindCV."""
     shapes = backbone_shapes(name)
     widths = (SPECS[name].last, *SPECS[name].classifier)
     for layer, inputs, channels in zip(

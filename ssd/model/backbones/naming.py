@@ -1,5 +1,5 @@
-"""What torchvision and MindCV call a backbone's tensors, which have torchvision's ResNet names
-here, or names by structure (ssd.model.backbones.mobilenet_specs).
+"""The names that torchvision and MindCV have for a backbone's tensors. This project uses
+torchvision's names for ResNets, and names by structure (ssd.model.backbones.mobilenet_specs).
 
 Read off torchvision 0.15 (models/mobilenetv2.py, mobilenetv3.py) and MindCV 0.3.0
 (models/mobilenetv2.py, mobilenetv3.py, resnet.py; features.py for `flat`).
@@ -19,7 +19,7 @@ NORM = {
     "running_var": "moving_variance",
 }
 STATISTIC = ".running_var"
-# What is left of a training run in a MindSpore checkpoint beside the network.
+# What a training run leaves in a MindSpore checkpoint besides the network.
 STATE = {
     "global_step",
     "learning_rate",
@@ -35,7 +35,7 @@ MOMENTS = "moments."  # of the optimizer, before a parameter's name
 
 
 def torchvision_names(backbone: str) -> Dict[str, str]:
-    """{our name: torchvision's} of the tensors that it calls otherwise; the classifier's are the
+    """{our name: torchvision's} of the tensors whose names differ; the classifier's are the
     same."""
     if backbone in resnet_specs.SPECS:
         return {}
@@ -47,12 +47,12 @@ def torchvision_names(backbone: str) -> Dict[str, str]:
 
 def mindcv_names(backbone: str, gamma: bool = True, flat: bool = False) -> Dict[str, str]:
     """The same for MindCV. gamma: BatchNorm's vectors have MindSpore's names, else PyTorch's, as
-    mindspore.mint has them. flat: as in a detector, which has the layers of `features` for its own.
+    mindspore.mint has them. flat: as in a detector, which holds the layers of `features` directly.
     """
     if backbone in resnet_specs.SPECS:
         names = {
             name: name.replace("downsample", "down_sample").replace("fc.", "classifier.")
-            for name in resnet_specs.whole_shapes(backbone)
+            for name in resnet_specs.classifier_shapes(backbone)
         }
     else:
         spec = mobilenet_specs.SPECS[backbone]
@@ -65,8 +65,8 @@ def mindcv_names(backbone: str, gamma: bool = True, flat: bool = False) -> Dict[
 
 
 def with_gamma(names: Dict[str, str]) -> Dict[str, str]:
-    """`names` ({ours: theirs}), the vectors of each BatchNorm by MindSpore's names. That a layer is
-    one, its variance among `names` tells."""
+    """`names` ({ours: theirs}), with MindSpore's names for the vectors of each BatchNorm. A layer
+    is a BatchNorm if its variance is among `names`."""
     norms = {name[: -len(STATISTIC)] for name in names if name.endswith(STATISTIC)}
 
     def spelled(ours: str, theirs: str) -> str:
@@ -82,8 +82,8 @@ def has_gamma(names: Iterable[str]) -> bool:
 
 
 def without_state(tensors: Dict, prefix: str = "") -> Dict:
-    """A MindSpore checkpoint's tensors without what an optimizer and a training loop leave there,
-    and without `prefix` before the others."""
+    """A MindSpore checkpoint's tensors without the state of optimizer and training loop, and
+    without `prefix` before the names of the others."""
     kept = {
         name: tensor
         for name, tensor in tensors.items()
@@ -94,7 +94,7 @@ def without_state(tensors: Dict, prefix: str = "") -> Dict:
     return kept
 
 
-# Layers in order: (our name, theirs); of a convolution with BatchNorm both of theirs.
+# Layers in order: (our name, theirs); theirs are two for a convolution with BatchNorm.
 Layers = Iterator[Tuple[str, Tuple[str, ...]]]
 
 
@@ -147,7 +147,7 @@ def _parts(block) -> Tuple[str, ...]:
 
 
 def _named(spec: MobileNetSpec, layers: Layers) -> Dict[str, str]:
-    """{our name: theirs} of tensors, from those of layers."""
+    """{our name: theirs} of tensors, from the names of layers."""
     layers, names = dict(layers), {}
     for name in mobilenet_specs.backbone_shapes(spec.name):
         layer, part = name.rsplit(".", 1)

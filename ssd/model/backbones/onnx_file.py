@@ -12,10 +12,10 @@ from ssd.errors import UserError
 from ssd.files import replace_file, write_errors
 from ssd.model.backbones.onnx_graph import NAMES, backbone_file
 
-OPSET, IR_VERSION = 13, 8  # old enough for every onnxruntime of pyproject.toml
+OPSET, IR_VERSION = 13, 8  # old enough for every onnxruntime that is tested
 
 
-def _say(message: str) -> None:
+def _report(message: str) -> None:
     print(message, file=sys.stderr)
 
 
@@ -23,27 +23,27 @@ def check_backbone_tensors(
     tensors: Mapping[str, np.ndarray],
     backbone: str,
     source: str = "backbone",
-    say: Callable[[str], None] = _say,
+    report: Callable[[str], None] = _report,
     pyramid: bool = False,
     names_of: Callable[[str], Dict[str, str]] = lambda backbone: {},
 ) -> Dict[str, np.ndarray]:
     """The tensors of the backbone of that name, SSD's or a feature pyramid's, in the order of its
-    file, by our names, float32, shapes as there.
+    file, under our names, float32, with the shapes of the file.
 
-    tensors: {name: array}, of the backbone or of the whole network. Its classifier, with SSD a
-    ResNet's layer4, and BatchNorm's counters num_batches_tracked are no part of the backbone: with
-    their right shapes they are dropped, and `say` gets a line about all but the counters. `source`
-    begins every message. names_of: of a backbone {our name: the file's} where a file has others
-    (ssd.model.backbones.naming).
+    tensors: {name: array}, of the backbone or of the classification network. The classifier, with
+    SSD a ResNet's layer4, and BatchNorm's counters num_batches_tracked are not part of the
+    backbone: if their shapes are right they are dropped, and `report` gets a line about all but the
+    counters. `source` begins every message. names_of: backbone -> {our name: the file's}, where
+    they differ (ssd.model.backbones.naming).
 
     Raises UserError, naming the tensor, for one that is missing or unexpected, has another shape or
     type than float32, or holds NaN, infinity or a negative running variance.
     """
     names, file = names_of(backbone), backbone_file(backbone, pyramid)
     needed = {names.get(name, name): name for name in file.needed}
-    known = {names.get(name, name): shape for name, shape in file.whole.items()}
+    known = {names.get(name, name): shape for name, shape in file.full.items()}
     _check_network(tensors, backbone, source, names_of)
-    for name in file.whole:
+    for name in file.full:
         if name.endswith(".running_var"):
             known[names.get(name, name).rpartition(".")[0] + ".num_batches_tracked"] = ()
     dropped = []
@@ -60,11 +60,15 @@ def check_backbone_tensors(
             dropped.append(name)
     missing = [name for name in needed if name not in tensors]
     if missing:
-        whole = pyramid and all(name.startswith("layer4.") for name in missing)
+        without_layer4 = pyramid and all(name.startswith("layer4.") for name in missing)
         raise UserError(
             f"{source}: missing tensor {missing[0]}"
             + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
-            + ("; made for SSD; scripts/get_backbone.sh --pyramid keeps layer4" if whole else "")
+            + (
+                "; made for SSD; scripts/get_backbone.sh --pyramid keeps layer4"
+                if without_layer4
+                else ""
+            )
         )
     for name, ours in needed.items():
         tensor = tensors[name]
@@ -76,16 +80,15 @@ def check_backbone_tensors(
             raise UserError(f"{source}: tensor {name} holds a negative variance")
     if dropped:
         parts = sorted({name.split(".")[0] for name in dropped})
-        say(
-            f"{source}: {' and '.join(parts)} ({len(dropped)} tensors) dropped: "
-            f"the detector's backbone ends at {file.end}"
+        report(
+            f"{source}: {' and '.join(parts)} ({len(dropped)} tensors) dropped: the detector's "
+            f"backbone ends at {file.end}"
         )
     return {ours: tensors[name] for name, ours in needed.items()}
 
 
 def _check_network(tensors: Mapping[str, np.ndarray], backbone: str, source: str, names_of) -> None:
-    """UserError where the tensors' names and shapes are those of another backbone that is known
-    here."""
+    """UserError where the tensors' names and shapes are those of another known backbone."""
 
     def fits(other):
         names = names_of(other)
@@ -105,26 +108,25 @@ def write_backbone(
     path: str,
     backbone: str,
     source: str = "backbone",
-    say: Callable[[str], None] = _say,
+    report: Callable[[str], None] = _report,
     pyramid: bool = False,
     same_pool: bool = False,
     names_of: Callable[[str], Dict[str, str]] = lambda backbone: {},
 ) -> None:
-    """Write a detector's backbone to `path`; an older file there is replaced only by a whole new
-    one.
+    """Write a detector's backbone to `path`; an older file is replaced only by a complete new one.
 
-    state_dict, backbone, source, say, pyramid, names_of: as for check_backbone_tensors, whose
-    errors come before anything is written. The graph: input "images" (N, 3, H, W) float32, RGB
-    normalised with ImageNet's mean and standard deviation; N, H, W are free. A ResNet's output
+    state_dict, backbone, source, report, pyramid, names_of: as for check_backbone_tensors, whose
+    errors are raised before anything is written. The graph: input "images" (N, 3, H, W) float32,
+    RGB normalised with ImageNet's mean and standard deviation; N, H, W are free. A ResNet's output
     "features" (N, C, ceil(H/8), ceil(W/8)): 300x300 pixels give 38x38; C is 256 for ResNet-34, 1024
-    for ResNet-50. A pyramid's has "features2" to "features4", of an eighth to a 32nd; same_pool:
-    its max-pooling pads as MindCV's. A MobileNet's has the maps that some detector works on, of a
-    16th and a 32nd, named by block.
+    for ResNet-50. A pyramid's outputs are "features2" to "features4", of an eighth to a 32nd;
+    same_pool: its max-pooling pads as MindCV's. A MobileNet's outputs are the maps that some
+    detector works on, of a 16th and a 32nd, named by block.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    tensors = check_backbone_tensors(state_dict, backbone, source, say, pyramid, names_of)
+    tensors = check_backbone_tensors(state_dict, backbone, source, report, pyramid, names_of)
     file = backbone_file(backbone, pyramid, same_pool)
     graph = helper.make_graph(
         file.nodes(helper),
@@ -155,7 +157,7 @@ def write_backbone(
 
 
 def read_initializers(path: str) -> Dict[str, np.ndarray]:
-    """{name: array} of the weights inside an ONNX file, of whatever network, in the file's order.
+    """{name: array} of the weights in an ONNX file, of any network, in the file's order.
 
     Raises UserError for a file that is not ONNX, holds no weights, or keeps some of them in other
     files.
@@ -170,7 +172,7 @@ def read_initializers(path: str) -> Dict[str, np.ndarray]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     except DecodeError:
-        raise UserError(f"{path}: not an ONNX file, or one that is cut off") from None
+        raise UserError(f"{path}: not an ONNX file, or cut off") from None
     if not model.graph.initializer:
         raise UserError(f"{path}: not an ONNX file with weights")
     tensors: Dict[str, np.ndarray] = {}
@@ -187,8 +189,8 @@ def read_initializers(path: str) -> Dict[str, np.ndarray]:
 
 
 def read_backbone(
-    path: str, backbone: str, say: Callable[[str], None] = _say, pyramid: bool = False
+    path: str, backbone: str, report: Callable[[str], None] = _report, pyramid: bool = False
 ) -> Dict[str, np.ndarray]:
-    """read_initializers and check_backbone_tensors in one: the tensors of an ONNX file of that
-    backbone."""
-    return check_backbone_tensors(read_initializers(path), backbone, path, say, pyramid)
+    """The checked tensors of a backbone's ONNX file: read_initializers, then
+    check_backbone_tensors."""
+    return check_backbone_tensors(read_initializers(path), backbone, path, report, pyramid)

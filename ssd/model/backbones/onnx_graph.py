@@ -14,8 +14,8 @@ NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 class Output(NamedTuple):
-    """A map of `channels` whose sides are the image's, halved, rounding up, until they are
-    1/divisor."""
+    """A feature map of `channels` whose sides are 1/divisor of the image's, rounded up at each
+    halving."""
 
     name: str
     channels: int
@@ -23,12 +23,12 @@ class Output(NamedTuple):
 
 
 class BackboneFile(NamedTuple):
-    """needed, whole: {tensor: shape} of the backbone, in order, and of the network with its
+    """needed, full: {tensor: shape} of the backbone, in order, and of the network with its
     classifier. end: its last layer. title: of the graph. nodes: onnx.helper to the graph's nodes,
     whose input is `images` and whose other inputs are the needed tensors."""
 
     needed: Dict[str, Tuple[int, ...]]
-    whole: Dict[str, Tuple[int, ...]]
+    full: Dict[str, Tuple[int, ...]]
     end: str
     title: str
     outputs: Tuple[Output, ...]
@@ -36,13 +36,13 @@ class BackboneFile(NamedTuple):
 
 
 def backbone_file(name: str, pyramid: bool = False, same_pool: bool = False) -> BackboneFile:
-    """That of the backbone `name`; pyramid: a ResNet's with all stages. same_pool: its graph pools
-    as TensorFlow pads, as MindCV's does."""
+    """The file of the backbone `name`. pyramid: a ResNet with all stages. same_pool: max-pooling
+    pads as TensorFlow does, as in MindCV."""
     if name in mobilenet_specs.SPECS:
         spec = mobilenet_specs.SPECS[name]
         return BackboneFile(
             mobilenet_specs.backbone_shapes(name),
-            mobilenet_specs.whole_shapes(name),
+            mobilenet_specs.classifier_shapes(name),
             "last",
             f"ssd_{name}_backbone",
             _mobile_outputs(spec),
@@ -60,7 +60,7 @@ def backbone_file(name: str, pyramid: bool = False, same_pool: bool = False) -> 
     )
     return BackboneFile(
         resnet_specs.backbone_shapes(name, pyramid),
-        resnet_specs.whole_shapes(name),
+        resnet_specs.classifier_shapes(name),
         f"layer{len(spec.kept)}",
         f"{'pyramid' if several else 'ssd'}_{name}_backbone",
         outputs,
@@ -91,7 +91,7 @@ class _Graph:
         bias: bool = False,
         same: bool = False,
     ) -> str:
-        """same: padded as TensorFlow does, more at the end; else by half the kernel."""
+        """same: padded as TensorFlow does, the larger half at the end; else by half the kernel."""
         padding = dict(auto_pad="SAME_UPPER") if same else dict(pads=[kernel // 2] * 4)
         return self.add(
             "Conv",
@@ -142,11 +142,11 @@ def _resnet_nodes(
         strides=[2, 2],
         **(dict(auto_pad="SAME_UPPER") if same_pool else dict(pads=[1, 1, 1, 1])),
     )
-    for number, block in resnet_specs.blocks(spec, spec.kept):
+    for number, block in resnet_specs.residual_blocks(spec, spec.kept):
         within, y = f"{block.name}.", x
         *first, last = block.convolutions
-        for place, layer in enumerate(first, start=1):
-            y = graph.activation(convolve(y, layer, within), "relu", f"{within}relu{place}")
+        for index, layer in enumerate(first, start=1):
+            y = graph.activation(convolve(y, layer, within), "relu", f"{within}relu{index}")
         y = convolve(y, last, within)
         shortcut = convolve(x, block.shortcut, within) if block.shortcut else x
         x = graph.activation(

@@ -17,7 +17,7 @@ from ssd.model_sections import PYRAMIDS
 
 
 class ResidualBlock(HybridBlock):
-    """Convolutions, each with BatchNorm, and a shortcut, with a 1x1 convolution in it where the
+    """Convolutions, each with BatchNorm, and a shortcut, which has a 1x1 convolution where the
     shape changes."""
 
     def __init__(self, config: ModelConfig, block: Block, frozen: bool, **kwargs):
@@ -72,11 +72,11 @@ def _convolution(config: ModelConfig, layer: resnet_specs.Convolution, frozen: b
 
 class ResNet(HybridBlock):
     """Images (B, 3 or 4, H, W), or (B, H, W, 4) with NHWC, to the maps of the stages that `spec`
-    taps, their sides rounded up at each halving; `channels`: those of each.
+    taps, their sides rounded up at each halving; `channels`: of each map.
 
-    The prefix, and through it the names of ResNet-34's parameters, are those that the compliance
-    checker's rule set expects. Of frozen stages neither weights nor BatchNorm's statistics change,
-    and no gradient goes through them.
+    The prefix, and with it the names of ResNet-34's parameters, are what the compliance checker's
+    rule set expects. Frozen stages change neither weights nor BatchNorm statistics, and no gradient
+    passes through them.
     """
 
     def __init__(self, config: ModelConfig, spec: ResNetSpec):
@@ -85,7 +85,7 @@ class ResNet(HybridBlock):
         if config.frozen_stages > 1 + len(kept):
             raise UserError(
                 f"frozen_stages: {config.frozen_stages}, but {spec.name} has the stem and "
-                f"{len(kept)} stages here"
+                f"{len(kept)} stages"
             )
         self.layout = config.layout
         width = scaled(resnet_specs.STEM_CHANNELS, config)
@@ -99,8 +99,8 @@ class ResNet(HybridBlock):
                 pad=3,
                 frozen=config.frozen_stages > 0,
             )
-            # MindCV's pyramid pads as TensorFlow does. Zeros will do: what is pooled is not
-            # negative.
+            # MindCV's pyramid pads as TensorFlow does. Padding with zeros is right, as the pooled
+            # values are not negative.
             pads = (
                 [same_padding(-(-side // 2), 3, 2) for side in config.image_size]
                 if config.features == "norm_pyramid"
@@ -113,7 +113,7 @@ class ResNet(HybridBlock):
             self.stages = nn.HybridSequential(prefix="")
             for number in range(1, len(kept) + 1):
                 self.stages.add(nn.HybridSequential(prefix=f"stage{number}_"))
-            for number, block in resnet_specs.blocks(
+            for number, block in resnet_specs.residual_blocks(
                 spec, kept, lambda channels: scaled(channels, config)
             ):
                 stage = self.stages[number - 1]
@@ -134,7 +134,7 @@ class ResNet(HybridBlock):
         x = self.maxpool(pad_end(F, x, self._pad_end, self.layout))
         maps = []
         for number, stage in enumerate(self.stages, start=1):
-            # What comes before is frozen: its backward pass would take time for nothing.
+            # All layers before are frozen: their backward pass would take time for nothing.
             x = stage(F.BlockGrad(x) if number == self._frozen_stages else x)
             if number in self._taps:
                 maps.append(x)
@@ -174,5 +174,5 @@ class ResNet(HybridBlock):
 
 
 def resnet(config: ModelConfig) -> ResNet:
-    """The one that model.backbone names, as model.features wants it."""
+    """The ResNet that model.backbone names, with the stages that model.features needs."""
     return ResNet(config, resnet_specs.spec_of(config.backbone, config.features in PYRAMIDS))

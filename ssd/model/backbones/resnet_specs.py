@@ -4,7 +4,7 @@ are made from.
 Structure: torchvision's ResNets (He et al., 2015, table 1; the 50-layer ones with the stride in the
 3x3 convolution, "v1.5"; ResNeXt: Xie et al., 2017, table 1). SSD keeps them up to layer3, whose
 first block has stride 1, as the PyTorch reference of MLPerf Training v1.1 (base_model.py) and, of
-ResNet-50, uvipen/SSD-pytorch do. A feature pyramid takes the whole of them, and their maps of an
+ResNet-50, uvipen/SSD-pytorch do. A feature pyramid takes all stages, and their maps of an
 eighth, a sixteenth and a 32nd of the image's sides, as the PyTorch reference of MLPerf Training
 v2.0 to v5.1 does.
 """
@@ -48,7 +48,7 @@ class ResNetSpec(NamedTuple):
 
 class Convolution(NamedTuple):
     """A convolution without bias and the BatchNorm after it, by torchvision's names within its
-    block. groups: in which its channels are convolved apart."""
+    block. groups: of channels that are convolved separately."""
 
     name: str
     norm: str
@@ -67,7 +67,7 @@ class Block(NamedTuple):
     shortcut: Optional[Convolution]
 
 
-# With SSD, but for ResNeXt, which is a pyramid's alone.
+# As SSD uses them, except ResNeXt, which only a pyramid uses.
 SPECS: Dict[str, ResNetSpec] = {
     "resnet34": ResNetSpec(
         "resnet34",
@@ -107,7 +107,7 @@ def stem(spec: ResNetSpec, channels: int = STEM_CHANNELS) -> Convolution:
     return Convolution("conv1", "bn1", 3, channels, 7, 2)
 
 
-def blocks(
+def residual_blocks(
     spec: ResNetSpec, stages: Tuple[Stage, ...], scaled=lambda channels: channels
 ) -> Iterator[Tuple[int, Block]]:
     """(number of the stage from 1, Block) of the stages, in order. scaled: the channels of a
@@ -124,8 +124,8 @@ def blocks(
                 max(1, min(groups * middle * spec.expansion // stage.channels, middle // 16)),
             )
         for index in range(stage.blocks):
-            # A stage that SSD drops is described for its tensors' shapes alone, for which no stride
-            # counts.
+            # A stage that SSD drops is described only for the shapes of its tensors, which do not
+            # depend on the stride.
             stride = (stage.stride or 1) if index == 0 else 1
             if spec.expansion == 1:
                 parts = ((channels, out, 3, stride), (out, out, 3, 1))
@@ -136,11 +136,11 @@ def blocks(
                     (middle, out, 1, 1),
                 )
             convolutions = tuple(
-                Convolution(f"conv{place}", f"bn{place}", *part)
-                for place, part in enumerate(parts, start=1)
+                Convolution(f"conv{number}", f"bn{number}", *part)
+                for number, part in enumerate(parts, start=1)
             )
-            # torchvision has one where its own shape or stride changes, which the channels alone
-            # tell here.
+            # torchvision has one where shape or stride changes; a change of channels alone is
+            # enough for its networks.
             needed = index == 0 and (channels != out or stride != 1)
             shortcut = (
                 Convolution("downsample.0", "downsample.1", channels, out, 1, stride)
@@ -158,8 +158,9 @@ def backbone_shapes(name: str, pyramid: bool = False) -> Dict[str, Tuple[int, ..
     return _shapes(spec, spec.kept)
 
 
-def whole_shapes(name: str) -> Dict[str, Tuple[int, ...]]:
-    """The same of torchvision's whole network, with layer4 and fc, without num_batches_tracked."""
+def classifier_shapes(name: str) -> Dict[str, Tuple[int, ...]]:
+    """The same of torchvision's classification network, with layer4 and fc, without
+    num_batches_tracked."""
     spec = SPECS[name]
     shapes = _shapes(spec, spec.stages)
     shapes["fc.weight"], shapes["fc.bias"] = (
@@ -187,7 +188,7 @@ def _shapes(spec: ResNetSpec, stages: Tuple[Stage, ...]) -> Dict[str, Tuple[int,
         )
 
     add(stem(spec))
-    for _, block in blocks(spec, stages):
+    for _, block in residual_blocks(spec, stages):
         for layer in block.convolutions + ((block.shortcut,) if block.shortcut else ()):
             add(layer, f"{block.name}.")
     return shapes

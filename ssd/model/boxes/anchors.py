@@ -15,13 +15,7 @@ from ssd.errors import UserError
 from ssd.model.boxes.grid import GridSizes
 from ssd.model.boxes.ssd_sizes import halved
 
-LEVELS = (
-    3,
-    4,
-    5,
-    6,
-    7,
-)  # halvings of the image's sides that the maps of the pyramid have, P3 to P7
+LEVELS = (3, 4, 5, 6, 7)  # halvings of the image's sides that lead to the pyramid's maps, P3 to P7
 
 
 class AnchorSizes(GridSizes):
@@ -59,8 +53,8 @@ def anchor_sizes(config) -> AnchorSizes:
 
 
 def half_sizes(sides, ratios) -> np.ndarray:
-    """(n, 2) float32 whole half widths and heights [pixels] of a cell's anchors: ratios, for each
-    the sides."""
+    """(n, 2) float32 half widths and heights [whole pixels] of a cell's anchors, listed ratio,
+    side."""
     root = np.sqrt(np.asarray(ratios, np.float32))
     sides = np.asarray(sides, np.float32)
     # Ties go to the even number, as PyTorch and NumPy round; MXNet's operators do not.

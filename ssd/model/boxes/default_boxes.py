@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from ssd.model.boxes.ssd_sizes import Sizes
+from ssd.model.boxes.ssd_sizes import SsdSizes
 
 
-def default_boxes(sizes: Sizes, dtype=np.float32) -> np.ndarray:
+def default_boxes(sizes: SsdSizes, dtype=np.float32) -> np.ndarray:
     """All default boxes, (N, 4) cxcywh in [0, 1].
 
-    Centre and size are each clipped to [0, 1], but for rules that do not; ltrb that is derived from
-    them (`formats.cxcywh_to_ltrb`) may leave the image and is not clipped.
+    Centre and size are each clipped to [0, 1], except with rules that do not clip; the ltrb boxes
+    derived from them (`formats.cxcywh_to_ltrb`) may extend beyond the image and are not clipped.
     """
     image_height, image_width = sizes.image_size
     parts = []

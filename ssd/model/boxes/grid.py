@@ -21,7 +21,7 @@ class GridSizes(_Values):
 
     maps: (height, width) of each feature map [cells]. steps: per map the distances of neighbouring
     (rows, columns) of centres [pixels]. scales: per map the sides of its square anchors [pixels].
-    ratios: of their sides.
+    ratios: aspect ratios of the anchors.
     """
 
     __slots__ = ()
@@ -45,8 +45,8 @@ class GridSizes(_Values):
         return self.scales[0][0], self.scales[-1][-1]
 
     def outside(self) -> int:
-        """Number of anchors whose centre lies beyond the image; what rounding a map's size up
-        brings about is not counted."""
+        """Number of anchors whose centre lies outside the image; those that are outside because the
+        map's size is rounded up are not counted."""
         return 0
 
     def shapes(self) -> List[List[Tuple[float, float]]]:

@@ -1,8 +1,8 @@
 """What follows from the size of the image: feature maps, extra blocks, steps, scales and aspect
 ratios.
 
-For 300 pixels these are the reference's values and for 512 SSD512's, to the last digit. Between and
-beyond, the two are joined smoothly: see `computed_scales`. A recipe leaves a setting empty to have
+For 300 pixels these are exactly the reference's values and for 512 SSD512's. Between and beyond,
+the two are joined smoothly: see `computed_scales`. A recipe leaves a setting empty to have
 it computed, or names its values.
 
 Sources: [paper] Liu et al., SSD: Single Shot MultiBox Detector, 2016, section 3.4: on COCO the
@@ -18,8 +18,8 @@ from ssd.errors import UserError
 
 Shape = Tuple[int, int]  # height, width
 
-# How often each map that a backbone gives has been halved, rounding up; asserted equal to the
-# network's in the tests.
+# Halvings of the image's sides, rounding up, that lead to each map of a backbone; the tests compare
+# them with the network.
 HALVINGS = {
     "resnet34": (3,),
     "resnet50": (3,),
@@ -39,15 +39,14 @@ SETTINGS = (
 )
 
 
-class Sizes(NamedTuple):
+class SsdSizes(NamedTuple):
     """What follows from an image of (height, width) pixels; n feature maps, of which the extra
     blocks give the last.
 
-    maps: (height, width) of each feature map [cells]. channels: (1x1, 3x3) convolution of each
-    extra block; strides,
-    pads: of its 3x3 convolution. steps: per map the distances of neighbouring (rows, columns) of
-    centres [pixels].
-    scales: per map and one more, the side of its square box [pixels]. aspect_ratios: per map.
+    maps: (height, width) of each feature map [cells]. channels: of the (1x1, 3x3) convolutions of
+    each extra block; strides, pads: of its 3x3 convolution. steps: per map the distances of
+    neighbouring (rows, columns) of centres [pixels]. scales: per map and one more, the side of its
+    square box [pixels]. aspect_ratios: per map.
     """
 
     image_size: Shape
@@ -79,7 +78,7 @@ class Sizes(NamedTuple):
 
     @property
     def span(self) -> Tuple[float, float]:
-        """Side of the smallest and of the largest square default box but for the means between two
+        """Side of the smallest and of the largest square default box, without the geometric means
         [pixels]."""
         return self.scales[0], self.scales[-1]
 
@@ -111,8 +110,8 @@ class Sizes(NamedTuple):
         return shapes
 
     def outside(self) -> int:
-        """Number of default boxes whose centre lies beyond the image, where steps were given that
-        do not fit."""
+        """Number of default boxes whose centre lies outside the image, where the given steps do not
+        fit."""
         height, width = self.image_size
         count = 0
         for (rows, columns), (row, column), boxes in zip(self.maps, self.steps, self.per_cell):
@@ -123,9 +122,9 @@ class Sizes(NamedTuple):
         return count
 
 
-def ssd_sizes(config) -> Sizes:
-    """The sizes of a recipe: what its settings name, the rest computed. UserError for settings that
-    do not fit the image or each other, naming the setting."""
+def ssd_sizes(config) -> SsdSizes:
+    """The sizes of a recipe: those that its settings give, the others computed. UserError for
+    settings that do not fit the image or each other, naming the setting."""
     model, boxes = config.model, config.default_boxes
     mobile = (
         LAST.get(model.backbone) if model.features in ("ssdlite_blocks", "mobile_blocks") else None
@@ -135,7 +134,7 @@ def ssd_sizes(config) -> Sizes:
             f"features {model.features}: {model.backbone} has two maps, which are for "
             "ssdlite_blocks or mobile_blocks"
         )
-    found = sizes(
+    found = sizes_from(
         model.image_size,
         HALVINGS[model.backbone],
         {
@@ -149,16 +148,16 @@ def ssd_sizes(config) -> Sizes:
     return found._replace(rule=boxes.rule)
 
 
-def sizes(
+def sizes_from(
     image_size: Shape,
     halvings: Sequence[int],
     given: Dict[str, Any],
     mobile: Optional[int] = None,
     ends: int = 64,
     most: float = 1.1,
-) -> Sizes:
+) -> SsdSizes:
     """image_size: (height, width). halvings: of the backbone's maps. given: values of SETTINGS;
-    those that are empty or not there are computed. UserError as of `ssd_sizes`.
+    those that are empty or missing are computed. UserError as of `ssd_sizes`.
 
     mobile: channels of the backbone's last map, where extra blocks are inverted residuals; ends:
     channels of the last of them; most: share of the image's side that the scale behind the last map
@@ -191,7 +190,7 @@ def sizes(
                 f"{name}: {wanted} values are needed for {count} feature maps, not {length}"
             )
     maps = feature_maps(image_size, taps, strides, pads)
-    return Sizes(
+    return SsdSizes(
         tuple(image_size),
         maps,
         tuple(channels),
@@ -205,7 +204,7 @@ def sizes(
 
 
 def halved(image_size: Shape, times: int) -> Shape:
-    """(height, width) after so many layers that halve, each rounding up."""
+    """(height, width) after `times` layers that halve it, each rounding up."""
     for _ in range(times):
         image_size = (-(-image_size[0] // 2), -(-image_size[1] // 2))
     return image_size
@@ -237,8 +236,8 @@ def inverted_residuals(size: Shape) -> Tuple[Tuple[int, ...], Tuple[int, ...]]:
 
 
 def mobile_channels(blocks: int, inputs: int, ends: int) -> Tuple[Tuple[int, int], ...]:
-    """Per inverted residual the channels between and those of its output: the published ones of
-    four blocks, the last repeated. (uvipen/SSD-pytorch, MindCV)"""
+    """Per inverted residual its inner and its output channels: the published ones of four blocks,
+    the last repeated. (uvipen/SSD-pytorch, MindCV)"""
     outputs = [512, 256, 256, ends] + [ends] * max(0, blocks - 4)
     shares = [0.2, 0.25, 0.5, 0.25] + [1.0] * max(0, blocks - 4)
     return tuple(
@@ -261,15 +260,15 @@ def feature_maps(
     """(height, width) of each feature map [cells]. UserError where one would have no cell."""
     maps = list(taps)
     for stride, pad in zip(strides, pads):
-        room = [side + 2 * pad - 3 for side in maps[-1]]
-        if stride < 1 or pad < 0 or min(room) < 0:
+        span = [side + 2 * pad - 3 for side in maps[-1]]
+        if stride < 1 or pad < 0 or min(span) < 0:
             raise UserError(
                 f"image_size {size_text(image_size)}: too small for {len(taps) + len(strides)} "
                 f"feature maps: extra block {len(maps) - len(taps)}, of stride {stride} and "
                 f"padding {pad}, has {maps[-1][0]} x {maps[-1][1]} cells to work on (leave "
                 "extra_strides and extra_pads empty to have them computed)"
             )
-        maps.append((room[0] // stride + 1, room[1] // stride + 1))
+        maps.append((span[0] // stride + 1, span[1] // stride + 1))
     return tuple(maps)
 
 
@@ -282,9 +281,9 @@ def computed_steps(
 ) -> Tuple[Tuple[float, float], ...]:
     """Distance of neighbouring centres on each map, (rows, columns) [pixels].
 
-    The product of the strides so far; the image's side by the number of cells once a block had no
-    padding, and where rounding up has made the cells more than a tenth wider, all together, than
-    the image (in SSD300, a fifteenth).
+    The product of the strides so far. Behind a block without padding, and where rounding up has
+    made the cells together more than a tenth wider than the image (in SSD300, a fifteenth), it is
+    the image's side divided by the number of cells.
     """
     result = []
     product, padded = 1.0, True
@@ -307,9 +306,9 @@ def computed_scales(image_size: Shape, maps: int) -> Tuple[float, ...]:
     image's shorter side (beyond 2048 pixels, where these are too coarse, tenths of them).
 
     The first map's box has 21 pixels as in SSD300 and, nearly, in SSD512; the second's 45, and 51
-    at 512. Smaller images have slightly smaller boxes, as these meet more of COCO's objects
-    (docs/summary.md). From the second on, equal steps lead to .9 of the image's side or what whole
-    percents leave of it.
+    at 512. Smaller images have slightly smaller boxes, which cover more of COCO's objects
+    (docs/summary.md). After the second, equal steps in whole percents lead to at most .9 of the
+    image's side.
     """
     side = min(image_size)
     unit = 100 if side <= 2048 else 1000
@@ -324,7 +323,7 @@ def computed_scales(image_size: Shape, maps: int) -> Tuple[float, ...]:
 
 
 def computed_ratios(maps: int) -> Tuple[Tuple[float, ...], ...]:
-    """2 at the first map and the last two, 2 and 3 between."""
+    """Per map its aspect ratios: 2 at the first map and the last two, 2 and 3 between."""
     return tuple((2.0, 3.0) if 0 < index < maps - 2 else (2.0,) for index in range(maps))
 
 
@@ -335,11 +334,11 @@ def extra_channels(blocks: int) -> Tuple[Tuple[int, int], ...]:
 
 
 def without_computed(values: Dict[str, Any], image_size: Shape, backbone: str) -> Dict[str, Any]:
-    """Those of `values` (SETTINGS by name, lists) that are what would be computed, emptied: older
-    versions saved what they had computed as if it had been given."""
+    """Those of `values` (SETTINGS by name, lists) that equal what would be computed, as empty
+    lists: older versions saved computed values as if they had been given."""
     if backbone not in HALVINGS:
         return {}
-    computed = sizes(image_size, HALVINGS[backbone], {})
+    computed = sizes_from(image_size, HALVINGS[backbone], {})
     steps = [row if row == column else None for row, column in computed.steps]
     own = dict(
         zip(

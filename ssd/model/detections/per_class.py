@@ -1,8 +1,8 @@
 """From the network's output to detections: softmax, decoding, non-maximum suppression per class.
 
 From the PyTorch reference of MLPerf Training v1.1, utils.py (Encoder.decode_batch). MXNet
-submissions keep the best 200 boxes over all classes together before suppression; that changes the
-result and is not done here.
+submissions keep only the best 200 boxes over all classes before suppression, which changes the
+result; this module does not.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ssd.model.detections.gather import gather
 MAX_LOG_SIZE = 6.9  # log(1000)
 
 
-def decode(F, offsets, default_boxes, center_variance: float, size_variance: float):
+def decode_boxes(F, offsets, default_boxes, center_variance: float, size_variance: float):
     """Encoded offsets (B, N, 4) of default boxes (1, N, 4) cxcywh to ltrb (B, N, 4)."""
     center = F.slice_axis(default_boxes, axis=2, begin=0, end=2)
     size = F.slice_axis(default_boxes, axis=2, begin=2, end=4)
@@ -56,7 +56,7 @@ class PerClassDetections(HybridBlock):
     def hybrid_forward(self, F, offsets, logits, default_boxes):
         offsets, logits = F.cast(offsets, "float32"), F.cast(logits, "float32")
         config = self.config
-        boxes = decode(F, offsets, default_boxes, self.center_variance, self.size_variance)
+        boxes = decode_boxes(F, offsets, default_boxes, self.center_variance, self.size_variance)
         scores = F.slice_axis(F.softmax(logits, axis=-1), axis=2, begin=1, end=None)
         scores = F.transpose(scores, (0, 2, 1))  # (B, classes - 1, N)
         scores = F.where(scores > config.score_threshold, scores, -F.ones_like(scores))

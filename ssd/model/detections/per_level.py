@@ -1,4 +1,4 @@
-"""RetinaNet's way from the network's output to detections: the best of each feature map, then
+"""RetinaNet's detections from the network's output: the best candidates of each feature map, then
 suppression per class.
 
 From the PyTorch reference of MLPerf Training v2.0 to v5.1 (single_stage_detector/ssd/model:
@@ -25,9 +25,9 @@ class PerLevelDetections(HybridBlock):
     a detection has class and score -1.
 
     Of each map the `candidates_per_map` best pairs of box and class above the threshold enter
-    suppression. They are sought among as many boxes as have the best classes, so that no sort sees
-    all pairs: a pair of the best lies in one of these boxes. (Of equal scores at that edge, any may
-    be taken.)
+    suppression. They are searched among as many boxes, those with the highest score in any class,
+    so that no sort covers all pairs: every one of the best pairs belongs to one of these boxes.
+    (Among equal scores at that limit, any may be taken.)
     """
 
     def __init__(
@@ -87,8 +87,8 @@ class PerLevelDetections(HybridBlock):
             -F.ones_like(kept),
         )
         sides = [
-            F.slice_axis(rows, axis=2, begin=2 + place, end=3 + place) / side
-            for place, side in enumerate((self.width, self.height) * 2)
+            F.slice_axis(rows, axis=2, begin=2 + index, end=3 + index) / side
+            for index, side in enumerate((self.width, self.height) * 2)
         ]
         return F.concat(F.expand_dims(label, 2), F.expand_dims(kept, 2), *sides, dim=2)
 
@@ -99,15 +99,15 @@ class PerLevelDetections(HybridBlock):
         best = F.slice_axis(best, axis=1, begin=start, end=start + count)
         boxes = start + F.topk(best, k=min(wanted, count), axis=1, ret_typ="indices")
         among = F.reshape(gather(F, logits, boxes), (0, -1))
-        score, place = F.topk(among, k=wanted, axis=1, ret_typ="both")
-        row = F.floor(place / self.classes)
+        score, pair = F.topk(among, k=wanted, axis=1, ret_typ="both")
+        row = F.floor(pair / self.classes)
         box = F.reshape(gather(F, F.expand_dims(boxes, 2), row), (0, -1))
-        return score, box, place - row * self.classes
+        return score, box, pair - row * self.classes
 
     def decode(self, F, offsets, boxes):
         """Encoded offsets (B, M, 4) of boxes (B, M, 4) cxcywh to ltrb (B, M, 4), clipped to the
         image [pixels]."""
-        center, size = (F.slice_axis(boxes, axis=2, begin=place, end=place + 2) for place in (0, 2))
+        center, size = (F.slice_axis(boxes, axis=2, begin=first, end=first + 2) for first in (0, 2))
         center = (
             F.slice_axis(offsets, axis=2, begin=0, end=2) * self.center_variance * size + center
         )
@@ -120,8 +120,8 @@ class PerLevelDetections(HybridBlock):
         corners = F.concat(center - half, center + half, dim=2)
         return F.concat(
             *[
-                F.clip(F.slice_axis(corners, axis=2, begin=place, end=place + 1), 0, side)
-                for place, side in enumerate((self.width, self.height) * 2)
+                F.clip(F.slice_axis(corners, axis=2, begin=index, end=index + 1), 0, side)
+                for index, side in enumerate((self.width, self.height) * 2)
             ],
             dim=2,
         )

@@ -11,20 +11,22 @@ from typing import Dict, List
 from mxnet.gluon import HybridBlock, nn
 
 from ssd.config import ModelConfig
-from ssd.model.boxes.ssd_sizes import Sizes
+from ssd.model.boxes.ssd_sizes import SsdSizes
 from ssd.model.layers import convolution, convolution_and_norm, normalised, scaled
 
 
 class ExtraBlocks:
-    """`maps(F, taps)`: the backbone's maps and one more per block. No block of Gluon's: `children`
-    become the network's own, so that the names of the benchmark's tensors and of existing weight
-    files stay.
+    """`maps(F, taps)`: the backbone's maps and one more per block. This is no Gluon block:
+    `children` become children of the network, so that the names of the benchmark's tensors and of
+    existing weight files stay.
 
     channels: of every map. children: attribute of the network -> block.
     """
 
-    def __init__(self, config: ModelConfig, channels: List[int], sizes: Sizes, norm: bool = False):
-        """To be made within the network's name scope. norm: BatchNorm after each convolution."""
+    def __init__(
+        self, config: ModelConfig, channels: List[int], sizes: SsdSizes, norm: bool = False
+    ):
+        """To be built within the network's name scope. norm: BatchNorm after each convolution."""
         self.channels = list(channels)
         reduce, expand, reduce_norms, expand_norms = (
             nn.HybridSequential(prefix="") for _ in range(4)
@@ -90,9 +92,9 @@ class ExtraBlocks:
         return maps
 
 
-def plain_blocks(config: ModelConfig, channels: List[int], sizes: Sizes) -> ExtraBlocks:
+def plain_blocks(config: ModelConfig, channels: List[int], sizes: SsdSizes) -> ExtraBlocks:
     return ExtraBlocks(config, channels, sizes)
 
 
-def batch_norm_blocks(config: ModelConfig, channels: List[int], sizes: Sizes) -> ExtraBlocks:
+def batch_norm_blocks(config: ModelConfig, channels: List[int], sizes: SsdSizes) -> ExtraBlocks:
     return ExtraBlocks(config, channels, sizes, norm=True)

@@ -1,8 +1,8 @@
-"""Extra feature maps of MobileNet's kind: inverted residuals of stride 2.
+"""Extra feature maps for MobileNets: inverted residuals of stride 2.
 
 `ssdlite_blocks`: uvipen/SSD-pytorch, whose blocks are torchvision's. `mobile_blocks`: MindCV's,
-padded as TensorFlow does, with an activation at their end, and a 1x1 convolution of their own on
-the backbone's first map.
+padded as TensorFlow does, with an activation at their end, and a 1x1 convolution on the backbone's
+first map.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ssd.model.layers import scaled
 
 
 class ExtraResidual(HybridBlock):
-    """1x1, depthwise 3x3 of stride 2 and 1x1 convolution, each with BatchNorm. published: "ssdlite"
-    or "mindcv"."""
+    """1x1, depthwise 3x3 of stride 2 and 1x1 convolution, each with BatchNorm. mindcv: MindCV's
+    kind, else SSDLite's."""
 
     def __init__(
         self,
@@ -54,14 +54,14 @@ class ExtraResidual(HybridBlock):
 
 
 class MobileBlocks:
-    """`maps(F, taps)`: the backbone's two maps and one more per block. No block of Gluon's:
-    `children` become the network's own.
+    """`maps(F, taps)`: the backbone's two maps and one more per block. This is no Gluon block:
+    `children` become children of the network.
 
     channels: of every map. children: attribute of the network -> block.
     """
 
     def __init__(self, config: ModelConfig, channels: List[int], sizes, mindcv: bool):
-        """To be made within the network's name scope. mindcv: MindCV's kind, else SSDLite's."""
+        """To be built within the network's name scope. mindcv: MindCV's kind, else SSDLite's."""
         self._detach = bool(config.detach_first_map)
         self.children: Dict[str, HybridBlock] = {}
         self.channels, self._tap, self._mindcv = list(channels), None, mindcv
@@ -98,7 +98,7 @@ class MobileBlocks:
 
     def maps(self, F, taps) -> List:
         first, last = taps
-        # As published, the first head sends no gradient into SSDLite's backbone.
+        # As published, SSDLite's first head sends no gradient into the backbone.
         first = F.BlockGrad(first) if self._detach else first
         maps = [first if self._tap is None else self._tap(first), last]
         for block in self._extras:

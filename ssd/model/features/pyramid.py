@@ -18,15 +18,15 @@ COARSER = 2  # maps behind the backbone's, P6 and P7
 
 
 class Pyramid:
-    """`maps(F, taps)`: P3 to P7 of an eighth to a 128th of the image's sides, of three maps of the
-    backbone. No block of Gluon's: `children` become the network's own.
+    """`maps(F, taps)`: P3 to P7, an eighth to a 128th of the image's sides, from three maps of the
+    backbone. This is no Gluon block: `children` become children of the network.
 
-    channels: of every map. children: attribute of the network -> block. P6 is made of P5, not of
-    the backbone.
+    channels: of every map. children: attribute of the network -> block. P6 follows from P5, not
+    from the backbone.
     """
 
     def __init__(self, config: ModelConfig, channels: List[int], sizes):
-        """To be made within the network's name scope."""
+        """To be built within the network's name scope."""
         width = scaled(config.pyramid_channels, config)
         self.layout, self._shapes = config.layout, sizes.maps
         lateral, smooth, coarser = (nn.HybridSequential(prefix="") for _ in range(3))
@@ -70,8 +70,8 @@ class Pyramid:
         return maps
 
     def _enlarged(self, F, x, size):
-        """Twice the cells by nearest neighbour, cut to `size` (height, width): sides halve rounding
-        up, so that this is what enlarging to that size gives."""
+        """Twice the cells by nearest neighbour, cut to `size` (height, width). As sides are halved
+        rounding up, this equals nearest-neighbour enlarging to that size."""
         axes = (2, 3) if self.layout == "NCHW" else (1, 2)
         x = twice(F, x, self.layout)
         for axis, cells in zip(axes, size):

@@ -1,5 +1,5 @@
-"""MindCV's feature pyramid: BatchNorm and ReLU6 behind its 3x3 convolutions, padding and enlarging
-as TensorFlow 1 has them."""
+"""MindCV's feature pyramid: BatchNorm and ReLU6 after its 3x3 convolutions, padding and enlarging
+as in TensorFlow 1."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ COARSER = 2  # maps behind the backbone's
 
 
 class NormPyramid:
-    """`maps(F, taps)`: five maps of an eighth to a 128th of the image's sides, of three of the
-    backbone. No block of Gluon's: `children` become the network's own.
+    """`maps(F, taps)`: five maps, an eighth to a 128th of the image's sides, from three of the
+    backbone. This is no Gluon block: `children` become children of the network.
 
     channels: of every map. children: attribute of the network -> block.
     """
 
     def __init__(self, config: ModelConfig, channels: List[int], sizes):
-        """To be made within the network's name scope."""
+        """To be built within the network's name scope."""
         width = scaled(config.pyramid_channels, config)
         self.layout = config.layout
         self._sizes, self._dtype = sizes.maps[: len(channels)], config.dtype
@@ -97,8 +97,8 @@ def enlarged(
     F, x, layout: str, size: Tuple[int, int], finer: Tuple[int, int], dtype: str = "float32"
 ):
     """A map of `size` (height, width) at the size `finer`, bilinear without half pixels and without
-    aligned corners: cell i is taken at i * old / new. So where there are twice the cells, even ones
-    are copied, odd ones are the mean of two neighbours, and the last is repeated."""
+    aligned corners: cell i is sampled at i * old / new. So with twice the cells, even ones are
+    copied, odd ones are the mean of two neighbours, and the last is repeated."""
     axes = (2, 3) if layout == "NCHW" else (1, 2)
     if finer == (2 * size[0], 2 * size[1]):
         x = twice(F, x, layout)
@@ -107,10 +107,10 @@ def enlarged(
             x = (x + F.concat(*following, dim=axis)) * 0.5
         return x
     for axis, old, new in zip(axes, size, finer):
-        place = F.arange(0, new) * (old / new)
-        low = F.floor(place)
+        position = F.arange(0, new) * (old / new)
+        low = F.floor(position)
         share = F.cast(
-            F.reshape(place - low, tuple(-1 if other == axis else 1 for other in range(4))),
+            F.reshape(position - low, tuple(-1 if other == axis else 1 for other in range(4))),
             dtype=dtype,
         )
         before, after = F.take(x, low, axis=axis), F.take(x, F.minimum(low + 1, old - 1), axis=axis)

@@ -1,7 +1,7 @@
-"""One convolution a map for offsets and class logits together.
+"""One convolution per map for offsets and class logits together.
 
-The fusing of each map's two convolutions into one follows the MXNet submissions of MLPerf Training
-v1.1 and changes no result.
+Fusing each map's two convolutions into one follows the MXNet submissions of MLPerf Training v1.1
+and changes no result.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class FusedHead(HybridBlock):
     cell.
 
     The convolution's channels are offsets (shape, coordinate), logits (shape, class), then unused
-    ones up to a multiple of 8: part of the weights in NHWC, for tensor cores, and made on the way
-    in NCHW (PaddedConv2D).
+    ones up to a multiple of 8: in NHWC, for tensor cores, they are part of the weights; in NCHW
+    PaddedConv2D adds them.
     """
 
     def __init__(self, config: ModelConfig, in_channels: int, boxes: int, **kwargs):

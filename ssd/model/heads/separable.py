@@ -1,5 +1,5 @@
-"""Heads of MobileNet's kind: for offsets and for logits a depthwise 3x3 convolution and a 1x1, on
-each map.
+"""Heads for MobileNets: a depthwise 3x3 and a 1x1 convolution on each map, for offsets and for
+logits.
 
 SSDLite (Sandler et al., 2018) as uvipen/SSD-pytorch and MindCV have it.
 """
@@ -42,7 +42,7 @@ class Branch(HybridBlock):
 
 
 class SeparableHead(HybridBlock):
-    """Offsets and logits, the background's too, of one map."""
+    """Offsets and logits of one map, background included."""
 
     def __init__(self, config: ModelConfig, channels: int, boxes: int, **kwargs):
         super().__init__(**kwargs)

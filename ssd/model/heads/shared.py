@@ -21,13 +21,13 @@ DEVIATION = 0.01  # of the weights before training
 
 
 class BlockedConv2D(nn.Conv2D):
-    """As PaddedConv2D, but with so many output channels as oneDNN's kernels on AVX-512 like: a
-    number of blocks of 16 that 2 or 3 divides. RetinaNet's 2376 are computed as 2400, in 0.6 of the
-    time, forward and backward."""
+    """As PaddedConv2D, but padded to the number of output channels for which oneDNN's AVX-512
+    kernels are fast: blocks of 16 whose number 2 or 3 divides. RetinaNet's 2376 are computed as
+    2400, in 0.6 of the time, forward and backward."""
 
     @property
     def computed(self) -> int:
-        """Output channels, with those that are 0."""
+        """Output channels, padding included."""
         blocks = -(-self._channels // 16)
         while blocks > 1 and blocks % 2 and blocks % 3:
             blocks += 1
@@ -63,7 +63,7 @@ class Tower(HybridBlock):
                         config, channels, channels, 3, pad=1, bias=True, prefix=f"conv{index}_"
                     )
                 )
-            # A GPU, which has NHWC, does not need the larger blocks.
+            # NHWC runs on GPUs, which do not need the larger blocks.
             kind = BlockedConv2D if self.layout == "NCHW" else PaddedConv2D
             self.out = convolution(
                 config, channels, self._used, 3, pad=1, bias=True, prefix="out_", kind=kind
@@ -85,9 +85,10 @@ class Tower(HybridBlock):
 
 
 class SharedHead(HybridBlock):
-    """Offsets and class logits of any map of `channels`; a logit per class but the background.
+    """Offsets and class logits of any map of `channels`; one logit per class, none for the
+    background.
 
-    boxes, classes: per cell, and of each with the background, as of every head.
+    boxes: default boxes per cell. classes: with the background, as of every head.
     """
 
     reference_backbone = "backbone.body."  # before the backbone's names in reference_parameters
@@ -97,7 +98,7 @@ class SharedHead(HybridBlock):
         if len(set(channels)) > 1 or len(set(per_cell)) > 1:
             raise UserError(
                 f"head shared: the feature maps have {channels} channels and {per_cell} default "
-                "boxes a cell, where all must be alike"
+                "boxes a cell, but all must be equal"
             )
         self.boxes, self.classes, self._prior = per_cell[0], config.num_classes, config.prior
         with self.name_scope():
@@ -114,13 +115,13 @@ class SharedHead(HybridBlock):
         return [self(features) for features in maps]
 
     def initial(self) -> Dict[str, object]:
-        """How parameters are drawn, by their names: weights normal, biases 0, but for the prior of
-        the classes."""
+        """How parameters are drawn, by their names: weights normal, biases 0, except for the prior
+        of the classes."""
         kinds = {
             name: Normal(DEVIATION) if name.endswith("_weight") else Constant(0.0)
             for name in self.collect_params()
         }
-        # What a sigmoid makes the prior of.
+        # The logit of the prior.
         kinds[self.classification.out.bias.name] = Constant(
             -math.log((1 - self._prior) / self._prior)
         )

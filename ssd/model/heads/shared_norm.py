@@ -15,8 +15,7 @@ from ssd.model.layers import PaddedConv2D, box_rows, convolution
 
 class NormTower(HybridBlock):
     """Convolutions with bias, BatchNorm and ReLU6, and a last one of `values` channels per box,
-    channel = box * values + value. level: of the map that it is called with; it is the block's, as
-    each level has layers of its own."""
+    channel = box * values + value. Each level, a feature map, has its own BatchNorms."""
 
     def __init__(
         self, config: ModelConfig, channels: int, boxes: int, values: int, levels: int, **kwargs
@@ -47,7 +46,7 @@ class NormTower(HybridBlock):
 
 
 class NormSharedHead(HybridBlock):
-    """Offsets and logits, the background's too, of any of the maps."""
+    """Offsets and logits of any of the maps, background included."""
 
     reference_backbone = "backbone."  # before the backbone's names in reference_parameters
 
@@ -56,7 +55,7 @@ class NormSharedHead(HybridBlock):
         if len(set(channels)) > 1 or len(set(per_cell)) > 1:
             raise UserError(
                 f"head shared_norm: the feature maps have {channels} channels and {per_cell} "
-                "default boxes a cell, where all must be alike"
+                "default boxes a cell, but all must be equal"
             )
         self.boxes, self.classes = per_cell[0], config.num_classes
         with self.name_scope():

@@ -17,14 +17,14 @@ class FocalLoss(HybridBlock):
     p_t)^gamma log(1 / p_t), and the sum of |offset - target| over the positives, each divided by
     the number of positives, or 1 if there is none.
 
-    The gradient of the first is computed beside it, in the forward pass: beside the logits, the
-    largest array of the detector, the backward pass needs one more of their shape. It hangs on a
-    carrier, whose derivative it is and whose value is taken off again.
+    The gradient of the first is computed in the forward pass: so the backward pass keeps only one
+    array of the shape of the logits, the largest of the detector, besides the logits themselves. It
+    is attached through a carrier, a term whose derivative it is and whose value is subtracted
+    again.
     """
 
     def __init__(self, config: LossConfig, classes: int, background: bool = False, **kwargs):
-        """classes: logits of an anchor, `background` whether the first is that of the
-        background."""
+        """classes: logits per anchor. background: whether the first of them is the background's."""
         super().__init__(**kwargs)
         self.alpha, self.gamma, self.classes = config.focal_alpha, config.focal_gamma, classes
         self._first = 0 if background else 1  # class of the first logit
@@ -51,7 +51,7 @@ class FocalLoss(HybridBlock):
         alpha, gamma = self.alpha, self.gamma
         # -1 at an anchor's own class, 1 elsewhere: the logit times this is that of being wrong.
         wrong = F.BlockGrad(logits) * self._at_targets(F, target_classes, 1.0, -1.0)
-        # As Activation, both are oneDNN's on a CPU: a seventh of the time that F.sigmoid takes.
+        # Activation uses oneDNN on a CPU: a seventh of the time that F.sigmoid takes.
         error = F.Activation(wrong, act_type="sigmoid")
         loss = F.Activation(wrong, act_type="softrelu")  # log(1 + exp(wrong)) = log(1 / p_t)
         product = error * loss
@@ -60,9 +60,9 @@ class FocalLoss(HybridBlock):
         # loss).
         slope = gamma * (loss - product) + error
         slope = F.BlockGrad(slope * error * error if gamma == 2 else slope * error**gamma)
-        # (1 - alpha) and the sign + everywhere, and what is to be added at an anchor's own class,
-        # where they are alpha and -. In this order the arrays of the logits' shape take turns in
-        # the memory of three.
+        # First with (1 - alpha) and the sign + everywhere; then corrected at each anchor's own
+        # class, where they are alpha and -. In this order the arrays of the logits' shape need the
+        # memory of three.
         own = F.maximum(target_classes - self._first, 0)
         chosen = target_classes >= self._first
         carrier = -F.pick(logits, own, axis=2) * F.BlockGrad(F.pick(slope, own, axis=2)) * chosen
@@ -76,15 +76,15 @@ class FocalLoss(HybridBlock):
             total * F.broadcast_div(target_classes >= 0, F.expand_dims(divisor, 1)), axis=1
         )
 
-    def _at_targets(self, F, target_classes, elsewhere: float, there: float):
-        """(B, N, classes): `there` at each anchor's own class, `elsewhere` else."""
+    def _at_targets(self, F, target_classes, others: float, target: float):
+        """(B, N, classes): `target` at each anchor's own class, `others` at the other classes."""
         return F.one_hot(
-            target_classes - self._first, depth=self.classes, on_value=there, off_value=elsewhere
+            target_classes - self._first, depth=self.classes, on_value=target, off_value=others
         )
 
     def _sum(self, F, terms):
-        """(B, N, classes) summed over the classes, (B, N): as a product, a fifteenth of the time of
-        MXNet's sum on a CPU."""
+        """(B, N, classes) summed over the classes, (B, N). As a matrix product it takes a fifteenth
+        of the time of MXNet's sum on a CPU."""
         ones = F.ones((1, self.classes))
         return F.reshape(
             F.FullyConnected(terms, ones, num_hidden=1, no_bias=True, flatten=False), (0, -1)

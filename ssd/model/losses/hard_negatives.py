@@ -15,7 +15,8 @@ class HardNegativesLoss(HybridBlock):
     positives.
 
     Negatives are ranked by their cross-entropy; the first `negatives_per_positive` times the
-    image's positives are kept, or all there are. An image without a positive box costs exactly 0.
+    image's positives are kept, or all if there are fewer. An image without a positive box has loss
+    0.
     """
 
     def __init__(self, config: LossConfig, **kwargs):
@@ -33,8 +34,8 @@ class HardNegativesLoss(HybridBlock):
         # Below every cross-entropy, so that positives rank last and none is counted as a negative
         # too.
         hardness = F.where(positive, -F.ones_like(positive), F.BlockGrad(cross_entropy))
-        # Two sorts, so that the number kept is right among equal ones too, whose order MXNet's
-        # argsort leaves open.
+        # Sorted twice, so that the right number is kept even among equal ones, whose order MXNet's
+        # argsort does not define.
         rank = F.argsort(F.argsort(hardness, axis=1, is_ascend=False), axis=1)
         kept = F.broadcast_lesser(rank, F.reshape(self.negatives_per_positive * positives, (-1, 1)))
         chosen = F.BlockGrad(F.broadcast_maximum(positive, kept * (1 - positive)))

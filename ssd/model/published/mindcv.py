@@ -8,11 +8,11 @@ from typing import Tuple
 
 from ssd.model.backbones.naming import mindcv_names, with_gamma
 from ssd.model.network import Network
-from ssd.model.published.tensors import Part, Plan, y_first
+from ssd.model.published.tensor_mapping import TensorPart, TensorPlan, y_first
 
-PREFIX = "network."  # of the cell that trains it, before every name
-# (pattern of our layer, theirs), in which {0} and on are the pattern's groups; (conv, bn) are 0 and
-# 1 there.
+PREFIX = "network."  # of the training cell, before every name
+# (pattern of our layer, theirs), where {0}, {1}, ... are the pattern's groups; (conv, bn) are
+# called 0 and 1.
 KINDS = {"conv": 0, "bn": 1}
 LAYERS = (
     (
@@ -46,7 +46,7 @@ TAP = {
 }
 
 
-def mindcv(network: Network, backbone: str, gamma: bool) -> Plan:
+def mindcv(network: Network, backbone: str, gamma: bool) -> TensorPlan:
     """gamma: BatchNorm's vectors have MindSpore's names in the file
     (ssd.model.backbones.naming)."""
     parameters, names = network.reference_parameters(), {}
@@ -58,9 +58,12 @@ def mindcv(network: Network, backbone: str, gamma: bool) -> Plan:
             layer, kind = name.rsplit(".", 1)
             names[name] = f"{_layer(layer, backbone)}.{kind}"
     names = with_gamma(names) if gamma else names
-    return Plan(
+    return TensorPlan(
         [
-            (parameter, (Part(names[name], tuple(parameter.shape), _rows(name, parameter.shape)),))
+            (
+                parameter,
+                (TensorPart(names[name], tuple(parameter.shape), _rows(name, parameter.shape)),),
+            )
             for name, parameter in parameters.items()
         ]
     )
@@ -80,7 +83,7 @@ def _layer(name: str, backbone: str) -> str:
 
 
 def _rows(name: str, shape: Tuple[int, ...]):
-    """Only the last convolution for offsets knows coordinates."""
+    """Only the channels of the last convolution for offsets are coordinates."""
     return (
         y_first(shape[0] // 4) if re.fullmatch(r"loc\.(\d+\.)?out\.(weight|bias)", name) else None
     )

@@ -1,4 +1,4 @@
-"""The published detectors whose weights can be taken over, and which of them a file holds."""
+"""The published detectors whose weights can be imported, and which of them a file holds."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import numpy as np
 from ssd.config import Config
 from ssd.errors import UserError
 from ssd.model.backbones.naming import has_gamma, without_state
-from ssd.model.backbones.published import is_mindspore
-from ssd.model.boxes.rules import sizes_of
+from ssd.model.backbones.published_backbone import is_mindspore
+from ssd.model.boxes.box_rules import sizes_of
 from ssd.model.mindspore_file import read_checkpoint
 from ssd.model.network import Network
 from ssd.model.published import mindcv, pytorch
-from ssd.model.published.tensors import Plan, plain_names
+from ssd.model.published.tensor_mapping import TensorPlan, plain_names
 from ssd.model.torch_file import read_state_dict
 
 
-class Published(NamedTuple):
-    """what: its name, and whose. recipe: the one with its settings. chosen_by: (model.features,
-    model.backbone), "" for any backbone. marker: a tensor that it alone has. classes: the bias
-    whose length is the first map's boxes a cell times logits. background: whether one of these is
-    the background's. plan: (network, model.backbone, whether names are with gamma) to Plan."""
+class PublishedDetector(NamedTuple):
+    """what: its name and origin. recipe: the recipe with its settings. chosen_by: (model.features,
+    model.backbone), "" for any backbone. marker: a tensor that only this detector has. classes: the
+    bias whose length is the first map's boxes per cell times logits. background: whether one logit
+    is the background's. plan: (network, model.backbone, whether names are with gamma) to
+    TensorPlan."""
 
     what: str
     recipe: str
@@ -30,13 +31,13 @@ class Published(NamedTuple):
     marker: str
     classes: str
     background: bool
-    plan: Callable[[Network, str, bool], Plan]
+    plan: Callable[[Network, str, bool], TensorPlan]
 
 
 _RETINANET = "head.classification_head.cls_logits.bias"
 _MINDCV = ("multi_box.multi_cls_layers.0.3.bias", True, mindcv.mindcv)
 PUBLISHED = (
-    Published(
+    PublishedDetector(
         "a RetinaNet of MLPerf's reference",
         "retinanet-resnext50-openimages",
         ("pyramid", ""),
@@ -45,7 +46,7 @@ PUBLISHED = (
         False,
         pytorch.retinanet,
     ),
-    Published(
+    PublishedDetector(
         "an SSD-ResNet50 of uvipen/SSD-pytorch",
         "ssd-resnet50-coco",
         ("batch_norm_blocks", "resnet50"),
@@ -54,7 +55,7 @@ PUBLISHED = (
         True,
         pytorch.ssd_resnet50,
     ),
-    Published(
+    PublishedDetector(
         "an SSDLite of uvipen/SSD-pytorch",
         "ssdlite-mobilenetv2-coco",
         ("ssdlite_blocks", "mobilenet_v2"),
@@ -63,21 +64,21 @@ PUBLISHED = (
         True,
         pytorch.ssdlite,
     ),
-    Published(
+    PublishedDetector(
         "MindCV's SSD-MobileNetV2",
         "ssd-mobilenetv2-coco",
         ("mobile_blocks", "mobilenet_v2"),
         "backbone_wrapper.feature1_expand_layer.features.0.weight",
         *_MINDCV,
     ),
-    Published(
+    PublishedDetector(
         "MindCV's SSD-MobileNetV3",
         "ssd-mobilenetv3-coco",
         ("mobile_blocks", "mobilenet_v3_large"),
         "backbone_wrapper.feature1_expand_layer.0.weight",
         *_MINDCV,
     ),
-    Published(
+    PublishedDetector(
         "MindCV's SSD-ResNet50-FPN",
         "ssd-resnet50-fpn-coco",
         ("norm_pyramid", "resnet50"),
@@ -89,38 +90,37 @@ PUBLISHED = (
 
 
 def read_published(path: str) -> Dict[str, np.ndarray]:
-    """The tensors of a published .pth or .ckpt by their names, without what training left beside
-    them."""
+    """The tensors of a published .pth or .ckpt by their names, without the state of training."""
     if is_mindspore(path):
         return plain_names(without_state(read_checkpoint(path), mindcv.PREFIX))
     return plain_names(read_state_dict(path, checkpoint=True))
 
 
-def found_in(tensors: Dict[str, np.ndarray]) -> Optional[Published]:
-    """The detector that the tensors are of, None where none is known."""
-    return next((one for one in PUBLISHED if one.marker in tensors), None)
+def detector_in(tensors: Dict[str, np.ndarray]) -> Optional[PublishedDetector]:
+    """The published detector that the tensors belong to; None if it is not known."""
+    return next((known for known in PUBLISHED if known.marker in tensors), None)
 
 
-def published_of(config: Config, tensors: Dict[str, np.ndarray], source: str) -> Published:
-    """The published detector that a recipe describes. UserError where none is known, and where the
-    tensors are another's."""
+def published_of(config: Config, tensors: Dict[str, np.ndarray], source: str) -> PublishedDetector:
+    """The published detector that a recipe describes. UserError if none is known, and if the
+    tensors belong to another one."""
     model = config.model
     wanted = next(
         (
-            one
-            for one in PUBLISHED
-            if one.chosen_by in ((model.features, model.backbone), (model.features, ""))
+            known
+            for known in PUBLISHED
+            if known.chosen_by in ((model.features, model.backbone), (model.features, ""))
         ),
         None,
     )
     if wanted is None:
         raise UserError(
-            f"--recipe {config.recipe}: no published file of such a network is known; known are "
-            + ", ".join(f"{one.what} ({one.recipe})" for one in PUBLISHED)
+            f"--recipe {config.recipe}: no published file of this network is known; known are "
+            + ", ".join(f"{known.what} ({known.recipe})" for known in PUBLISHED)
         )
-    found = found_in(tensors)
+    found = detector_in(tensors)
     if found is None:
-        raise UserError(f"{source}: lacks {wanted.marker}: not {wanted.what}")
+        raise UserError(f"{source}: missing {wanted.marker}: not {wanted.what}")
     if found is not wanted:
         raise UserError(
             f"{source}: the weights of {found.what}, not of {wanted.what}, which recipe "
@@ -129,14 +129,14 @@ def published_of(config: Config, tensors: Dict[str, np.ndarray], source: str) ->
     return wanted
 
 
-def classes_of(
-    published: Published, tensors: Dict[str, np.ndarray], config: Config, source: str
+def class_count(
+    published: PublishedDetector, tensors: Dict[str, np.ndarray], config: Config, source: str
 ) -> int:
-    """Classes of the published detector, without a background, by the size of its first convolution
-    for them. UserError where there is none of such a size."""
+    """Number of classes of the published detector, without a background, by the size of its first
+    convolution for classes. UserError if that is missing or of another size."""
     boxes, bias = sizes_of(config).per_cell[0], tensors.get(published.classes)
     if bias is None:
-        raise UserError(f"{source}: lacks {published.classes}")
+        raise UserError(f"{source}: missing {published.classes}")
     if (
         bias.ndim != 1
         or not bias.size
@@ -151,7 +151,7 @@ def classes_of(
 
 
 def plan_of(
-    published: Published, network: Network, config: Config, tensors: Dict[str, np.ndarray]
-) -> Plan:
-    """How the parameters of the recipe's network are made of the tensors."""
+    published: PublishedDetector, network: Network, config: Config, tensors: Dict[str, np.ndarray]
+) -> TensorPlan:
+    """How the parameters of the recipe's network are built from the tensors."""
     return published.plan(network, config.model.backbone, has_gamma(tensors))

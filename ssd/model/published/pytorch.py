@@ -1,4 +1,4 @@
-"""Weights of PyTorch programs: RetinaNet of MLPerf's reference, whose names are this project's too,
+"""Weights of PyTorch programs: RetinaNet of MLPerf's reference, whose names this project also uses,
 and SSD-ResNet50 and SSDLite of uvipen/SSD-pytorch, which mlcommons/abtf-ssd-pytorch has as well."""
 
 from __future__ import annotations
@@ -7,10 +7,10 @@ from typing import Tuple
 
 from ssd.model.backbones.naming import torchvision_names
 from ssd.model.network import Network
-from ssd.model.published.tensors import Part, Plan, same, value_first
+from ssd.model.published.tensor_mapping import TensorPart, TensorPlan, same, value_first
 
 BACKBONE = "feature_extractor.feature_extractor."
-# Of torchvision's ResNet there only the order of its children is left.
+# Their names for torchvision's ResNet are the indices of its children.
 CHILDREN = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6}
 RESIDUAL = {
     "expand.conv": "0.0",
@@ -29,12 +29,12 @@ NORM = (
 )
 
 
-def retinanet(network: Network, backbone: str, gamma: bool) -> Plan:
-    return Plan(same(network.reference_parameters()))
+def retinanet(network: Network, backbone: str, gamma: bool) -> TensorPlan:
+    return TensorPlan(same(network.reference_parameters()))
 
 
-def ssd_resnet50(network: Network, backbone: str, gamma: bool) -> Plan:
-    """Each head is one convolution here and two there."""
+def ssd_resnet50(network: Network, backbone: str, gamma: bool) -> TensorPlan:
+    """Each head is one convolution in our network and two in theirs."""
     parameters = network.backbone.torchvision_parameters()
     found = same(
         parameters,
@@ -50,13 +50,13 @@ def ssd_resnet50(network: Network, backbone: str, gamma: bool) -> Plan:
         network.expand_norms,
     )
     for index, (*reduce, expand, expand_norm) in enumerate(layers):
-        for place, layer, norm in ((0, *reduce), (3, expand, expand_norm)):
+        for entry, layer, norm in ((0, *reduce), (3, expand, expand_norm)):
             block = f"additional_blocks.{index}"
             found += same(
                 {
-                    f"{block}.{place}.weight": layer.weight,
+                    f"{block}.{entry}.weight": layer.weight,
                     **{
-                        f"{block}.{place + 1}.{theirs}": getattr(norm, ours)
+                        f"{block}.{entry + 1}.{theirs}": getattr(norm, ours)
                         for theirs, ours in NORM
                     },
                 }
@@ -68,7 +68,7 @@ def ssd_resnet50(network: Network, backbone: str, gamma: bool) -> Plan:
                 (
                     parameter,
                     tuple(
-                        Part(
+                        TensorPart(
                             f"{name}.{index}.{kind}",
                             (head.boxes * values, *parameter.shape[1:]),
                             value_first(head.boxes, values),
@@ -77,11 +77,11 @@ def ssd_resnet50(network: Network, backbone: str, gamma: bool) -> Plan:
                     ),
                 )
             )
-    return Plan(found)
+    return TensorPlan(found)
 
 
-def ssdlite(network: Network, backbone: str, gamma: bool) -> Plan:
-    """Its lists of heads have a seventh pair that no map reaches."""
+def ssdlite(network: Network, backbone: str, gamma: bool) -> TensorPlan:
+    """Their lists of heads have a seventh pair that no feature map uses."""
     names, found, unused = torchvision_names(backbone), [], {}
     for name, parameter in network.reference_parameters().items():
         part, rest = name.split(".", 1)
@@ -98,7 +98,7 @@ def ssdlite(network: Network, backbone: str, gamma: bool) -> Plan:
                 if layer == "out"
                 else None
             )
-            found.append((parameter, (Part(theirs, tuple(parameter.shape), rows),)))
+            found.append((parameter, (TensorPart(theirs, tuple(parameter.shape), rows),)))
     last, count = network.predictors[-1], len(network.predictors)
     for part, branch in (("loc", last.loc), ("conf", last.conf)):
         unused.update(
@@ -107,7 +107,7 @@ def ssdlite(network: Network, backbone: str, gamma: bool) -> Plan:
                 f"{part}.{count}.bias": tuple(branch.out.bias.shape),
             }
         )
-    return Plan(found, unused)
+    return TensorPlan(found, unused)
 
 
 def _split(name: str) -> Tuple[str, str, str]:

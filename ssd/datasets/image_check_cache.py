@@ -1,5 +1,5 @@
-"""What was found in image files, kept between runs by file size and time, in .npz files that hold
-no pickles."""
+"""Findings about image files, kept between runs by file size and time, in .npz files without
+pickles."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import struct
 
 import numpy as np
 
-from ssd.datasets.image_checks import LEVELS, Look
+from ssd.datasets.image_checks import LEVELS, ImageFinding
 from ssd.files import remove_leftovers, replacing
 
-FORMAT = 3  # to be raised whenever the checks of image files change
-# size [bytes], time [ns], level, width, height, notes, when looked at [s]: packed, since a tuple of
-# these for each of a million images would be half a gigabyte
+FORMAT = 3  # raise it whenever the checks of image files change
+# size [bytes], time [ns], level, width, height, notes, time of the check [s]: packed, since tuples
+# of these for a million images would be half a gigabyte
 _ENTRY = struct.Struct("=7q")
 _FIELDS = 7
 
 
 class ImageCache:
-    """Looks at the good files of one image folder; bad ones are looked at again each time.
+    """Findings about the good files of one image folder; bad ones are checked again each time.
 
-    cache_dir: where it is kept, or None for one that keeps nothing. A cache that cannot be read
-    counts as empty.
+    cache_dir: the folder where it is kept, or None for a cache that keeps nothing. A cache that
+    cannot be read counts as empty.
     """
 
     def __init__(self, cache_dir, folder):
@@ -37,25 +37,32 @@ class ImageCache:
             self._entries = _read(self._path)
 
     def find(self, name: str, status: os.stat_result, level: str):
-        """(Look, when [seconds since the epoch]) of an unchanged file looked at at this level or a
-        deeper one."""
+        """(ImageFinding, when [seconds since the epoch]) of an unchanged file that was checked at
+        this level or a deeper one."""
         packed = self._entries.get(name)
         if packed is None:
             return None
         entry = _ENTRY.unpack(packed)
         if entry[:2] != (status.st_size, status.st_mtime_ns) or entry[2] < LEVELS.index(level):
             return None
-        return Look(None, entry[3:5], entry[5]), entry[6]
+        return ImageFinding(None, entry[3:5], entry[5]), entry[6]
 
-    def keep(self, name: str, status: os.stat_result, level: str, look: Look, when: int) -> None:
-        """`status` is from before the look, so that a file written meanwhile counts as changed."""
+    def keep(
+        self, name: str, status: os.stat_result, level: str, finding: ImageFinding, when: int
+    ) -> None:
+        """`status` is from before the check, so that a file written meanwhile counts as changed."""
         self._entries[name] = _ENTRY.pack(
-            status.st_size, status.st_mtime_ns, LEVELS.index(level), *look.size, look.notes, when
+            status.st_size,
+            status.st_mtime_ns,
+            LEVELS.index(level),
+            *finding.size,
+            finding.notes,
+            when,
         )
         self._changed = True
 
     def save(self, report=print) -> None:
-        """Writes what is new. A cache that cannot be written costs one line."""
+        """Writes new findings. If the cache cannot be written, one line is reported."""
         if self._dir is None or not self._changed:
             return
         names = json.dumps(list(self._entries)).encode()
@@ -77,9 +84,9 @@ def _read(path) -> dict:
         if table.dtype == np.int64 and table.shape == (len(names), _FIELDS):
             content = table.tobytes()
             return {
-                name: content[place : place + _ENTRY.size]
-                for name, place in zip(names, range(0, len(content), _ENTRY.size))
+                name: content[offset : offset + _ENTRY.size]
+                for name, offset in zip(names, range(0, len(content), _ENTRY.size))
             }
-    except Exception:  # whatever is wrong with a cache file, looking again puts it right
+    except Exception:  # whatever is wrong with a cache file, checking again repairs it
         pass
     return {}

@@ -18,17 +18,17 @@ from ssd.flag_types import share
 
 IMAGE_KEYS = ("id", "file_name", "height", "width")
 ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
-WHOLE = ("id", "image_id", "category_id", "height", "width", "iscrowd")  # 3.0 becomes 3
+INTEGER_KEYS = ("id", "image_id", "category_id", "height", "width", "iscrowd")  # 3.0 becomes 3
 
 
 def reduce_annotations(content: dict, keep_keys: bool = False) -> dict:
-    """A COCO annotation object with `images`, `annotations` and `categories` alone.
+    """A COCO annotation object with only `images`, `annotations` and `categories`.
 
     Images keep IMAGE_KEYS, annotations ANNOTATION_KEYS: `area` and `iscrowd` unchanged, because
-    COCO scores by the size of the mask and treats crowds apart. With keep_keys annotations keep
-    every key, but a `segmentation` becomes []. Raises UserError for an entry without one of these
-    keys. Two keys that box-only data sets leave out, or set to null, are filled as COCO's own
-    loader fills them for detections: iscrowd 0, area = width x height of the box. Whole numbers are
+    COCO scores by the size of the mask and treats crowds separately. With keep_keys annotations
+    keep every key, but a `segmentation` becomes []. Raises UserError for an entry without one of
+    these keys. Two keys that box-only data sets omit, or set to null, are filled as COCO's own
+    loader fills them for detections: iscrowd 0, area = width x height of the box. Integers are
     written without a point, iscrowd is 0 or 1.
     """
     images = [
@@ -68,19 +68,19 @@ def _with_defaults(annotation):
     ):
         try:
             annotation["area"] = box[2] * box[3]
-        except OverflowError:  # a whole number of hundreds of digits times a float
+        except OverflowError:  # an integer of hundreds of digits times a float
             annotation["area"] = float("inf")
     return annotation
 
 
 def _first_not_finite(reduced) -> str:
-    """': SECTION[NUMBER]' of the first that holds NaN or an infinity."""
+    """': SECTION[NUMBER]' of the first entry with NaN or an infinity."""
     for section in SECTIONS:
         for number, entry in enumerate(reduced[section]):
             try:
                 json.dumps(entry, allow_nan=False)
             except ValueError:
-                # Alone: its numbers may be of more digits than Python prints
+                # Without the entry, whose numbers may have more digits than Python prints
                 return f": {section}[{number}]"
     return ""
 
@@ -97,8 +97,8 @@ def _pick(entry, keys, what, number):
 
 
 def _plain(entry: dict) -> dict:
-    """The entry with whole numbers as such, which it is given to change."""
-    for key in WHOLE:
+    """The entry, changed in place: integers without a point."""
+    for key in INTEGER_KEYS:
         value = entry.get(key)
         if type(value) is float:
             number = whole_number(value)
@@ -108,7 +108,7 @@ def _plain(entry: dict) -> dict:
     return entry
 
 
-def prepare(
+def write_reduced(
     source,
     target,
     keep_keys: bool = False,
@@ -119,10 +119,10 @@ def prepare(
 ) -> dict:
     """Writes the reduced copy of annotation file `source` to `target`; returns it.
 
-    The copy is written beside the target and renamed, so the target is whole or absent. Equal input
-    and options give equal bytes. Raises UserError, also for a file that training would refuse;
-    skip_bad and max_left_out as there. Boxes without an area, of which COCO's own training file has
-    some, are copied and counted all the same. report: is given lines.
+    The copy is written beside the target and renamed, so the target is complete or absent. Equal
+    input and options give equal bytes. Raises UserError, also for a file that training would
+    refuse; skip_bad and max_left_out as in training. Boxes without area, of which COCO's own
+    training file has some, are copied and counted anyway. report: gets lines.
     """
     source, target = os.fspath(source), os.fspath(target)
     if os.path.realpath(source) == os.path.realpath(target) or (
@@ -153,8 +153,8 @@ def prepare(
 
 
 def _checked(content: dict, source: str, report, **rules) -> dict:
-    """The content that good_entries leaves. The checks need NumPy, and this program must run
-    without."""
+    """The content that good_entries leaves. The checks need NumPy, without which this program must
+    run too."""
     if importlib.util.find_spec("numpy") is None:
         if rules.get("skip_bad"):
             raise UserError("--skip-bad-annotations: needs NumPy, which this Python does not have")
@@ -174,12 +174,12 @@ def _checked(content: dict, source: str, report, **rules) -> dict:
     return content
 
 
-#: Other data sets' formats, and the module that converts each: add_arguments(parser), run(options).
+# Other data sets' formats, and the module that converts each: add_arguments(parser), run(options).
 KINDS = {"openimages": "openimages_command", "cognata": "cognata_command"}
 
 
 def _kind(arguments):
-    """The value of --from, None without it. UserError for one that is not in KINDS."""
+    """The value of --from, None without it. UserError if it is not in KINDS."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--from", dest="kind", nargs="?", const="")
     kind = parser.parse_known_args(arguments)[0].kind
@@ -253,7 +253,7 @@ def main(arguments=None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        reduced = prepare(
+        reduced = write_reduced(
             options.input,
             options.output,
             options.keep_keys,

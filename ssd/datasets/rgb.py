@@ -1,4 +1,4 @@
-"""Decoded images as 8-bit RGB, with the very pixels that DALI gives in training."""
+"""Decoded images as 8-bit RGB, with exactly the pixels that DALI gives in training."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from ssd.errors import UserError
 
 
 def to_rgb(image, upright: bool = False) -> np.ndarray:
-    """A PIL image as uint8 (height, width, 3) RGB, as it is stored or turned as its EXIF data says.
-    UserError for a mode whose colours are not known."""
+    """A PIL image as uint8 (height, width, 3) RGB. upright: rotated as its EXIF data asks, else as
+    it is stored. UserError for a mode whose colours are not known."""
     from PIL import ImageChops, ImageOps
 
     image_formats.refuse_unknown_numbers(image)
@@ -18,12 +18,11 @@ def to_rgb(image, upright: bool = False) -> np.ndarray:
     bits = image_formats.first(tags, image_formats.BITS, 16)
     _refuse_deep_planes(image, tags, bits)
     image.load()
-    if (
-        image.mode == "P" and 0 < max(tags.get(image_formats.COLOURS, (0,))) < 256
-    ):  # of 8 bits, and 16 is the rule
+    # A palette of 8 bits, where TIFF asks for 16
+    if image.mode == "P" and 0 < max(tags.get(image_formats.COLOURS, (0,))) < 256:
         image.putpalette(bytes(np.uint8(tags[image_formats.COLOURS]).reshape(3, -1).T))
     if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
-        image = ImageChops.invert(image)  # Pillow takes all for Adobe's, which are stored inverted
+        image = ImageChops.invert(image)  # Pillow assumes Adobe's, which are stored inverted
     image = ImageOps.exif_transpose(image) if upright else image
     if image.mode.startswith("I"):  # 16 bits of grey, which convert() would clip at 255
         grey = np.asarray(image).astype(np.int64)
@@ -34,13 +33,13 @@ def to_rgb(image, upright: bool = False) -> np.ndarray:
             grey = 255 - grey
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode in ("F", "LAB", "HSV"):
-        raise UserError(f"a picture of mode {image.mode}, whose colours are not known")
+        raise UserError(f"an image of mode {image.mode}, whose colours are not known")
     return np.array(image.convert("RGB"))
 
 
 def _refuse_deep_planes(image, tags, bits: int) -> None:
-    # Pillow takes the lower 8 bits of each number where they are not compressed.
+    # Pillow takes the lower 8 bits of each number if the file is not compressed.
     if tags.get(image_formats.PLANES) == 2 and bits > 8 and image.mode not in ("I;16", "I;16B"):
         raise UserError(
-            "a TIFF file of 16 bits and a plane for each colour, which is not decoded rightly"
+            "a TIFF file of 16 bits and a plane for each colour, which is not decoded correctly"
         )

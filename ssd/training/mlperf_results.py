@@ -1,8 +1,7 @@
-"""The benchmarks as plans know them, a row of numbers each: data set, gradients, results of MLPerf
-Training.
+"""The benchmarks in numbers, for plans: data set, gradients, published results of MLPerf Training.
 
-Minutes of a result are from run_start to run_stop, the mean of the middle three of five runs;
-epochs are those of the evaluation that reached the target.
+The minutes of a result are from run_start to run_stop, the mean of the middle three of five runs;
+its epochs are those of the evaluation that reached the target.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ class Published:
     name: str
     config: str  # the config_*.sh for this system, or ""
     nodes: int
-    gpus: int  # of a node, one rank each
+    gpus: int  # per node, one rank each
     batch: int  # images per rank and step
     minutes: float
     epochs: float
     images_per_second: Optional[float] = None  # of the whole system; None: not published
     accelerator: str = ""  # of Benchmark.rates
-    in_plans: bool = True  # its rate and minutes may stand in a plan for a system of its size
+    in_plans: bool = True  # whether plans for a system of its size may use its rate and minutes
 
     @property
     def ranks(self) -> int:
@@ -40,35 +39,34 @@ class Published:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What a plan needs to know of a benchmark. Sizes are in bytes."""
+    """The numbers of a benchmark that plans need. Sizes are in bytes."""
 
-    rules: Tuple[
-        str, ...
-    ]  # names in RULES; the last one's convergence points stand for published results
-    rules_in_words: str
-    recipe: str  # which the convergence points are for
-    data_set: str  # in words
+    rules: Tuple[str, ...]  # names in RULES; the last one's convergence points are used
+    rules_text: str  # for messages
+    recipe: str  # of the convergence points
+    data_set: str  # its name
     train_images: int  # trained on
     train_files: int
     train_boxes: int
     val_images: int
     val_boxes: int
-    file_bytes: float  # of a mean image file
+    file_bytes: float  # mean of the image files
     decoded_bytes: int  # of a typical image
     storage_bytes: Optional[float]  # of the data set; None: not in the plan
-    # (numbers of the model's type, float32 numbers) that are trained in the recipe's network, by
-    # layout and type.
+    # Trained (numbers of the model's type, float32 numbers) of the recipe's network, by layout and
+    # type.
     parameters: Dict[Tuple[str, str], Tuple[int, int]]
     evaluation_cost: float  # of an image evaluated, in images trained
     score_seconds: float  # from the end of an evaluation to its score
-    trains_on: bool  # the published programs train to the end of the epoch in which the score comes
+    # Whether the published programs train to the end of the epoch in which the score arrives.
+    trains_to_epoch_end: bool
     eval_every: int  # epochs
-    # Fewer images than these were normalised together by no published run, groups of GPUs counted;
-    # 0: BatchNorm is frozen.
+    # The fewest images that any published run normalised together, including groups of GPUs; 0:
+    # BatchNorm is frozen.
     smallest_batch_norm: int
     results: Tuple[Published, ...]
-    small_batches: str  # what published results below the first convergence point took, in words
-    check_words: Tuple[str, ...]  # lines below the table of expected and published
+    small_batches: str  # the published results below the first convergence point, for messages
+    check_notes: Tuple[str, ...]  # lines below the table of expected and published numbers
     score_note: str
     cache_note: str  # for --decode cache
     memory_note: str = ""
@@ -79,15 +77,15 @@ class Benchmark:
         return min(result.global_batch for result in self.results)
 
 
-# Results: github.com/mlcommons/training_results_v1.1. Training went on to the end of the epoch in
+# Results: github.com/mlcommons/training_results_v1.1. Training continued to the end of the epoch in
 # which the score was known, so that the logs have 1 to 4 epochs more. The parameters are those of
-# the full network with 81 classes, as tests/training/test_plan.py counts them: NHWC pads the heads,
+# the full network with 81 classes, as counted by tests/training/test_plan.py: NHWC pads the heads,
 # and with float16 the input; BatchNorm's 9,856 stay float32. The cost of an evaluation is from a
-# log of Fujitsu's (epoch 20 of result_0): 5,000 images evaluated in 1.81 s where training makes
-# 4,833 images/s, and their score known 1.17 s later, while training goes on.
+# log of Fujitsu's (epoch 20 of result_0): 5,000 images were evaluated in 1.81 s, at 4,833 images/s
+# in training, and the score was known 1.17 s later, while training continued.
 SSD = Benchmark(
     rules=("ssd-1.1.0",),
-    rules_in_words="ssd-1.1.0",
+    rules_text="ssd-1.1.0",
     recipe="ssd-resnet34-coco",
     data_set="COCO",
     train_images=117266,
@@ -95,7 +93,7 @@ SSD = Benchmark(
     train_boxes=860001,
     val_images=5000,
     val_boxes=36781,
-    file_bytes=19336861798 / 118287,  # train2017.zip, in which JPEGs do not shrink
+    file_bytes=19336861798 / 118287,  # train2017.zip, which cannot compress JPEGs
     decoded_bytes=640 * 480 * 3,  # 108 GB in all
     storage_bytes=None,
     parameters={
@@ -106,9 +104,9 @@ SSD = Benchmark(
     },
     evaluation_cost=1.75,
     score_seconds=1.2,
-    trains_on=True,
+    trains_to_epoch_end=True,
     eval_every=5,
-    smallest_batch_norm=24,  # 2 x 24 and 8 x 3 in the last two, whose GPUs were in groups
+    smallest_batch_norm=24,  # the last two results had groups of GPUs: 2 x 24 and 8 x 3
     results=(
         Published(
             "Fujitsu PRIMERGY GX2460 M1, 4 x A100", "config_PG.sh", 1, 4, 114, 20.92, 50, 4833
@@ -137,29 +135,30 @@ SSD = Benchmark(
             394195,
         ),
     ),
-    small_batches="published results from 456 on agree",
-    check_words=(
-        "Minutes are expected from the images/s of the same result, with its program's way to stop "
-        "at the end of an epoch: they check",
-        "epochs, evaluations and the last score, not throughput. The cost of an evaluation was "
-        "taken from a log of the first row.",
+    small_batches="published results at 456 and above agree",
+    check_notes=(
+        "Minutes are computed from the images/s of the same result, whose program stops at the end "
+        "of an epoch: they check",
+        "epochs, evaluations and the last score, not throughput. The cost of an evaluation is from "
+        "a log of the first row.",
     ),
-    score_note="the wait for the last score is that of a published log; its length here depends on "
-    "the detections",
-    cache_note="with --decode cache each rank writes its share of the annotations for DALI first, "
-    "on the clock: 94 MB more for a while and 1.7 s if there is one rank, not in the minutes above",
+    score_note="the wait for the last score is that of a published log; here it depends on the "
+    "detections",
+    cache_note="with --decode cache each rank first writes its share of the annotations for DALI, "
+    "in the timed part: for a while 94 MB more, and 1.7 s with one rank, which the minutes above "
+    "do not include",
 )
 
-# Results: github.com/mlcommons/training_results_v2.0 to _v5.1. How many boxes the subset of Open
-# Images has is not
-# published: all those of v6 stand for them, an upper bound. A file is the subset's 352 GB over its
-# images, a typical image 1,024 x 768. Trained are 78 of 89 tensors, all of them convolutions'. The
-# cost of an evaluation, its score included, is what the DGX H100's run of v3.0 has left beside 4
-# epochs at 280 images/s a GPU: 37.0 - 34.8 minutes for 4 times 24,781 images.
+# Results: github.com/mlcommons/training_results_v2.0 to _v5.1. The number of boxes in the subset of
+# Open Images is not published; we use that of v6, an upper bound. The file size is the subset's
+# 352 GB divided by its images; a typical image has 1,024 x 768 pixels. 78 of 89 tensors are
+# trained, all of them convolutions'. The cost of an evaluation, including its score, is what
+# remains of the DGX H100's run of v3.0 after 4 epochs at 280 images/s per GPU: 37.0 - 34.8 minutes
+# for 4 times 24,781 images.
 _A100, _A100_PCIE, _H100 = "A100 SXM", "A100 PCIe", "H100 SXM"
 RETINANET = Benchmark(
     rules=tuple(name for name in RULES if name.startswith("retinanet-")),
-    rules_in_words="retinanet-2.0.0 to -5.1.0",
+    rules_text="retinanet-2.0.0 to -5.1.0",
     recipe="retinanet-resnext50-openimages",
     data_set="Open Images",
     train_images=1170301,
@@ -178,7 +177,7 @@ RETINANET = Benchmark(
     },
     evaluation_cost=2.94,
     score_seconds=0,
-    trains_on=False,
+    trains_to_epoch_end=False,
     eval_every=1,
     smallest_batch_norm=0,
     results=(
@@ -233,30 +232,30 @@ RETINANET = Benchmark(
         Published("v5.0 tinygrad, 6 x RTX 4090", "", 1, 6, 16, 803.6, 4, in_plans=False),
         Published("v5.0, v5.1 512 x GB200", "", 128, 4, 2, 1.39, 6, in_plans=False),
     ),
-    memory_note="main memory counts every box of Open Images v6 (14.6 million), as the subset's "
+    memory_note="main memory counts every box of Open Images v6 (14.6 million), since the subset's "
     "number is not published: an upper bound",
     rates={_A100: 122, _A100_PCIE: 115, _H100: 280},
-    small_batches="published results from 96 on took 4, or 5 at 128",
-    check_words=(
-        "Epochs 7.5 and 9.0 are the middle of 7 to 8 and of 8 to 10. Minutes are expected from the "
+    small_batches="published results at 96 and above took 4, or 5 at 128",
+    check_notes=(
+        "Epochs 7.5 and 9.0 are the middle of 7 to 8 and of 8 to 10. Minutes are computed from the "
         "images/s of the same result, or",
-        "where a * stands from those of its GPU on one node (A100 SXM 122, A100 PCIe 111 to 120, "
-        "H100 SXM 280): what a row's smaller batches",
-        "and other machine cost is its error. Without either, no minutes are expected. The cost of "
-        "an evaluation, its score included, was",
-        "taken from the DGX H100's row of v3.0.",
+        "with a * from those of its GPU on one node (A100 SXM 122, A100 PCIe 111 to 120, H100 SXM "
+        "280): the error shows what smaller batches",
+        "and another machine cost. Without either, no minutes are computed. The cost of an "
+        "evaluation, including its score, is from",
+        "the DGX H100's row of v3.0.",
     ),
-    score_note="evaluations, scores included, cost what they did in a published run on a DGX H100; "
-    "here they depend on the detections",
-    cache_note="with --decode cache each rank writes its share of the annotations for DALI first, "
-    "on the clock; how long that takes with this data set is not known",
+    score_note="evaluations, including scores, cost what they did in a published run on a DGX "
+    "H100; here they depend on the detections",
+    cache_note="with --decode cache each rank first writes its share of the annotations for DALI, "
+    "in the timed part; the time for this data set is not known",
 )
 
 BENCHMARKS: Dict[str, Benchmark] = {"ssd": SSD, "retinanet": RETINANET}
 
 
 def benchmark_of(config: Config) -> Optional[Benchmark]:
-    """The one whose rules the settings name; None for run.rules none."""
+    """The benchmark of the settings' rules; None for run.rules none."""
     return next(
         (benchmark for benchmark in BENCHMARKS.values() if config.run.rules in benchmark.rules),
         None,

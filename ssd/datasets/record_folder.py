@@ -6,9 +6,9 @@ them.
     train-00000.rec    image records, with labels for other readers of RecordIO (docs/records.md)
     train-00000.idx    the index of that file, for such readers
 
-Such a folder takes the place of a folder of image files. As with image files, the annotation file
-says the rest: training and evaluation do not use the labels in the records, whose boxes are rounded
-to float32.
+Such a folder replaces a folder of image files. As with image files, boxes and classes come from the
+annotation file: training and evaluation do not use the labels in the records, whose boxes are
+rounded to float32.
 """
 
 from __future__ import annotations
@@ -30,14 +30,11 @@ from ssd.datasets import recordio
 from ssd.errors import UserError
 
 MANIFEST, TABLE = "records.json", "records.npz"
-KIND, FORMAT = (
-    "images in RecordIO files",
-    1,
-)  # FORMAT: raised whenever older folders cannot be read any more
-# Per image, sorted by name: where its name ends in the names, which are UTF-8 and joined; its file,
-# counted in the order of the manifest; the record's first byte there and its length on the disc
-# [bytes]; length [bytes] of the image file; CRC-32 of the record's content, which is header, label
-# and image file.
+KIND = "images in RecordIO files"
+FORMAT = 1  # raise it whenever older folders cannot be read any more
+# Per image, sorted by name: end of its name in the joined UTF-8 names; number of its file in the
+# manifest; offset of the record in that file and its length on the disc [bytes]; length [bytes] of
+# the image file; CRC-32 of the record's content, which is header, label and image file.
 COLUMNS = {
     "name_end": np.uint32,
     "shard": np.uint16,
@@ -49,7 +46,7 @@ COLUMNS = {
 
 
 class Status(NamedTuple):
-    """The fields of os.stat_result that are used of an image."""
+    """The fields of os.stat_result that are used for an image."""
 
     st_size: int
     st_mtime_ns: int
@@ -57,8 +54,8 @@ class Status(NamedTuple):
 
 
 class Names:
-    """A sorted list of names as bytes, for bisect: for a million images a dictionary takes 150 MB
-    on every rank."""
+    """A sorted list of names as bytes, for bisect: for a million images a dictionary would take 150
+    MB on every rank."""
 
     def __init__(self, joined: bytes, ends: np.ndarray):
         self._joined, self._ends = joined, ends
@@ -80,8 +77,8 @@ class Records:
     """The images of a folder of records, by the names of their files. Any thread may read.
 
     Opening checks the sizes of all files, the hashes of the small ones and the first bytes of the
-    large ones; reading checks each record. UserError names the file that is cut short, changed, or
-    of other records.
+    large ones; reading checks each record. UserError names a file that is truncated, changed, or of
+    other records.
     """
 
     in_files = False
@@ -89,7 +86,7 @@ class Records:
     def __init__(self, folder: str):
         self.folder = folder
         self.manifest = read_manifest(folder)
-        self._files: Dict[int, int] = {}  # from shard to descriptor
+        self._files: Dict[int, int] = {}  # shard -> descriptor
         self._lock = threading.Lock()
         shards = self.manifest["shards"]
         self._paths = [os.path.join(folder, shard["file"]) for shard in shards]
@@ -134,8 +131,8 @@ class Records:
         return f"no record of it in {self.folder}"
 
     def read(self, name: str) -> memoryview:
-        """The bytes of an image file. UserError if there is no such image, or its record is not the
-        one packed."""
+        """The bytes of an image file. UserError if there is no such image, or its record was
+        changed."""
         row = self._names.find(name)
         if row is None:
             raise UserError(f"image {self.path(name)} cannot be read: {self.missing(name)}")
@@ -170,16 +167,15 @@ class Records:
                     self._files[shard] = os.open(self._paths[shard], os.O_RDONLY | os.O_CLOEXEC)
                 descriptor = self._files[shard]
         content = os.pread(descriptor, count, offset)
-        while len(content) < count:  # network file systems may return less than there is
+        while len(content) < count:  # network file systems may return less
             more = os.pread(descriptor, count - len(content), offset + len(content))
             if not more:
-                raise recordio.Damaged("the file is cut short")
+                raise recordio.Damaged("the file is truncated")
             content += more
         return content
 
-    def __del__(
-        self, close=os.close
-    ):  # at the end of Python the module's names may be gone already
+    # `close` is a default as the module's names may be gone at the end of Python.
+    def __del__(self, close=os.close):
         for descriptor in self.__dict__.pop("_files", {}).values():
             close(descriptor)
 
@@ -188,7 +184,7 @@ class Records:
 
 
 def is_records(folder: str) -> bool:
-    """Whether a folder is one of records, complete or not."""
+    """Whether a folder holds records, complete or not."""
     return os.path.lexists(os.path.join(folder, MANIFEST))
 
 
@@ -204,7 +200,7 @@ def refuse_without_manifest(folder: str) -> None:
                         "beside it; only complete folders of `python -m ssd pack-data` can be read"
                     )
     except OSError:
-        pass  # reported by whoever reads an image
+        pass  # reported when an image is read
 
 
 def state_of_files(folder: str) -> Tuple[Tuple[str, int, int], ...]:
@@ -219,16 +215,16 @@ def state_of_files(folder: str) -> Tuple[Tuple[str, int, int], ...]:
         raise UserError(f"{folder}: {error.strerror}") from None
     return tuple(
         sorted(
-            (name, one.st_size, one.st_mtime_ns)
-            for name, one in status
-            if stat.S_ISREG(one.st_mode)
+            (name, entry.st_size, entry.st_mtime_ns)
+            for name, entry in status
+            if stat.S_ISREG(entry.st_mode)
         )
     )
 
 
-def read_manifest(folder: str, whole: bool = True) -> Dict[str, Any]:
-    """The manifest of a folder of records. UserError for anything else, and if `whole` for a folder
-    whose packing has not finished."""
+def read_manifest(folder: str, complete: bool = True) -> Dict[str, Any]:
+    """The manifest of a folder of records. UserError for any other file, and, if `complete`, for a
+    folder whose packing has not finished."""
     path = os.path.join(folder, MANIFEST)
     try:
         with open(path, "rb") as file:
@@ -236,30 +232,34 @@ def read_manifest(folder: str, whole: bool = True) -> Dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: no manifest of records: {' '.join(str(error).split())}") from None
+        raise UserError(
+            f"{path}: not a manifest of records: {' '.join(str(error).split())}"
+        ) from None
     if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise UserError(f"{path}: no manifest of records (its kind is not {KIND!r})")
+        raise UserError(f"{path}: not a manifest of records (its kind is not {KIND!r})")
     if content.get("format") != FORMAT:
         raise UserError(
             f"{path}: records of format {content.get('format')!r}, this version reads format "
             f"{FORMAT}; pack them again with `python -m ssd pack-data`"
         )
-    if whole and not content.get("whole"):
+    if complete and not content.get("whole"):
         raise UserError(
             f"{path}: the packing was interrupted; repeat the same `python -m ssd pack-data` to "
             "finish it"
         )
-    if whole and not _is_manifest(content):
-        raise UserError(f"{path}: no manifest of records: an entry is missing or of another type")
+    if complete and not _is_manifest(content):
+        raise UserError(
+            f"{path}: not a manifest of records: an entry is missing or of another type"
+        )
     return content
 
 
 def _is_manifest(content: Dict[str, Any]) -> bool:
     def entries(value, keys) -> bool:
         return isinstance(value, list) and all(
-            isinstance(one, dict)
-            and all(isinstance(one.get(key), kind) for key, kind in keys.items())
-            for one in value
+            isinstance(entry, dict)
+            and all(isinstance(entry.get(key), kind) for key, kind in keys.items())
+            for entry in value
         )
 
     hashed = {"file": str, "sha256": str}
@@ -279,17 +279,17 @@ def read_table(path: str) -> Tuple[Dict[str, np.ndarray], bytes]:
         with open(path, "rb") as file, np.load(io.BytesIO(file.read()), allow_pickle=False) as kept:
             table, joined = {key: kept[key] for key in COLUMNS}, kept["names"].tobytes()
     except Exception as error:  # NumPy raises nearly anything on bad data
-        raise UserError(f"{path}: no table of records: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: not a table of records: {' '.join(str(error).split())}") from None
     rows = len(table["name_end"])
     if any(
         table[key].dtype != kind or table[key].shape != (rows,) for key, kind in COLUMNS.items()
     ):
-        raise UserError(f"{path}: no table of records: its columns have other types or lengths")
+        raise UserError(f"{path}: not a table of records: its columns have other types or lengths")
     return table, joined
 
 
 def name_bytes(name: str) -> bytes:
-    """A name as tables sort it."""
+    """A name as the bytes by which tables are sorted."""
     return name.encode("utf-8", "surrogatepass")  # JSON allows lone surrogates
 
 
@@ -302,7 +302,7 @@ def _check_size(path: str, size: int, folder: str) -> None:
         ) from None
     if found != size:
         raise UserError(
-            f"{path}: {'cut short' if found < size else 'not the file that was packed'}: {found} "
+            f"{path}: {'truncated' if found < size else 'not the file that was packed'}: {found} "
             f"bytes, and {size} in {MANIFEST} beside it"
         )
 

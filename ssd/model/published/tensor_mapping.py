@@ -15,20 +15,20 @@ WRAPPER = "module."  # PyTorch's DistributedDataParallel puts it before every na
 COUNTER = ".num_batches_tracked"  # of PyTorch's BatchNorm
 
 
-class Part(NamedTuple):
-    """Published tensor that a parameter, or some first dimensions of it, is made of. shape: of it,
-    OIHW. rows: which of its rows ours are, in our order; None where they are the same."""
+class TensorPart(NamedTuple):
+    """A published tensor that becomes a parameter, or some rows of one. shape: of the tensor, OIHW.
+    rows: for each of our rows the index of the published one; None if they are the same."""
 
     name: str
     shape: Tuple[int, ...]
     rows: Optional[np.ndarray] = None
 
 
-class Plan(NamedTuple):
-    """parameters: each with its parts, whose rows follow each other. unused: {published tensor:
-    shape} that the network has and does not use."""
+class TensorPlan(NamedTuple):
+    """parameters: each with its parts, whose rows are concatenated. unused: {published tensor:
+    shape} that the published network has and does not use."""
 
-    parameters: List[Tuple[Parameter, Tuple[Part, ...]]]
+    parameters: List[Tuple[Parameter, Tuple[TensorPart, ...]]]
     unused: Dict[str, Tuple[int, ...]] = {}
 
 
@@ -42,11 +42,11 @@ def plain_names(tensors: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
 
 def same(
     parameters: Dict[str, Parameter], names: Mapping[str, str] = MappingProxyType({})
-) -> List[Tuple[Parameter, Tuple[Part, ...]]]:
-    """Of {name: parameter}, parameters that are published tensors as they are. names: {name: the
-    published one}, where they differ."""
+) -> List[Tuple[Parameter, Tuple[TensorPart, ...]]]:
+    """The parts of parameters, {name: parameter}, that equal published tensors. names: {name: the
+    published name}, where they differ."""
     return [
-        (parameter, (Part(names.get(name, name), tuple(parameter.shape)),))
+        (parameter, (TensorPart(names.get(name, name), tuple(parameter.shape)),))
         for name, parameter in parameters.items()
     ]
 
@@ -63,20 +63,23 @@ def y_first(boxes: int) -> np.ndarray:
 
 
 def set_published(
-    plan: Plan, tensors: Dict[str, np.ndarray], source: str, say: Callable[[str], None] = print
+    plan: TensorPlan,
+    tensors: Dict[str, np.ndarray],
+    source: str,
+    report: Callable[[str], None] = print,
 ) -> None:
     """Sets all parameters of an initialised network of layout NCHW. UserError, before anything is
     set, for a tensor that is missing, unexpected, of another shape, of no floating-point type or
-    not finite. `say` gets a line about what is left out."""
+    not finite. `report` gets a line about what is left out."""
     parts = {part.name: part for _, each in plan.parameters for part in each}
     unused = {name: shape for name, shape in plan.unused.items() if name in tensors}
-    for word, names in (
-        ("lacks", [name for name in parts if name not in tensors]),
-        ("holds the unexpected", [name for name in tensors if name not in {**parts, **unused}]),
+    for problem, names in (
+        ("missing", [name for name in parts if name not in tensors]),
+        ("unexpected", [name for name in tensors if name not in {**parts, **unused}]),
     ):
         if names:
             raise UserError(
-                f"{source}: another network's: {word} {names[0]}"
+                f"{source}: another network's: {problem} {names[0]}"
                 + (f" and {len(names) - 1} more" if len(names) > 1 else "")
             )
     for name, shape in [(name, part.shape) for name, part in parts.items()] + list(unused.items()):
@@ -85,8 +88,7 @@ def set_published(
             raise UserError(f"{source}: {name} has shape {tuple(tensor.shape)}, not {shape}")
         if tensor.dtype.kind != "f":
             raise UserError(
-                f"{source}: {name} is of type {tensor.dtype}, where floating-point numbers are "
-                "needed"
+                f"{source}: {name} is of type {tensor.dtype}, but floating-point numbers are needed"
             )
         if name in parts and not np.isfinite(tensor).all():
             raise UserError(f"{source}: {name} is not finite")
@@ -99,4 +101,4 @@ def set_published(
         ).astype(np.float32)
         parameter.set_data(mx.nd.array(value, dtype=parameter.dtype))
     if unused:
-        say(f"{source}: {', '.join(unused)} dropped: the published network does not use them")
+        report(f"{source}: {', '.join(unused)} dropped: the published network does not use them")

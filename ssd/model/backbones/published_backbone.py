@@ -1,5 +1,5 @@
-"""Published ImageNet weights of a backbone: PyTorch's .pth as torchvision names its tensors,
-MindSpore's .ckpt as MindCV does."""
+"""Published ImageNet weights of a backbone: PyTorch's .pth with torchvision's tensor names,
+MindSpore's .ckpt with MindCV's."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ssd.model.backbones.onnx_graph import BATCH_NORM_EPS
 from ssd.model.mindspore_file import read_checkpoint
 from ssd.model.torch_file import read_state_dict
 
-TORCHVISION_V3_EPS = 1e-3  # of BatchNorm in its MobileNetV3, and there alone
+TORCHVISION_V3_EPS = 1e-3  # of BatchNorm in its MobileNetV3 only
 
 
 def is_mindspore(path: str) -> bool:
-    """Whether a file begins as a MindSpore checkpoint does, which no PyTorch file does. False for
-    one that cannot be read, of which the reader has more to say."""
+    """Whether a file begins as a MindSpore checkpoint, which no PyTorch file does. False for
+    a file that cannot be read, for which the reader raises a clearer error."""
     try:
         with open(path, "rb") as file:
             return file.read(1) == b"\x0a"  # the key of its first parameter
@@ -26,14 +26,15 @@ def is_mindspore(path: str) -> bool:
         return False
 
 
-def convert(
+def convert_backbone(
     source: str,
     target: str,
     backbone: str,
     pyramid: bool = False,
-    say: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
 ) -> None:
-    """Writes the ONNX file `target` of the backbone from a published file of the whole network.
+    """Writes the ONNX file `target` of the backbone from a published file of the classification
+    network.
     UserError as for read_state_dict, read_checkpoint and check_backbone_tensors."""
     if is_mindspore(source):
         tensors = without_state(read_checkpoint(source))
@@ -43,27 +44,27 @@ def convert(
             target,
             backbone,
             source,
-            say,
+            report,
             pyramid,
             same_pool=pyramid,
             names_of=lambda name: mindcv_names(name, gamma),
         )
         return
     tensors = check_backbone_tensors(
-        read_state_dict(source), backbone, source, say, pyramid, torchvision_names
+        read_state_dict(source), backbone, source, report, pyramid, torchvision_names
     )
     if backbone == "mobilenet_v3_large":
         tensors = _other_epsilon(tensors, TORCHVISION_V3_EPS)
-        say(
+        report(
             f"{source}: BatchNorm's epsilon of {TORCHVISION_V3_EPS:g} became a part of the running "
             "variances; padding is MindCV's here, where torchvision's is symmetric, so that maps "
             "differ a little"
         )
-    write_backbone(tensors, target, backbone, source, say, pyramid)
+    write_backbone(tensors, target, backbone, source, report, pyramid)
 
 
 def _other_epsilon(tensors: Dict[str, np.ndarray], epsilon: float) -> Dict[str, np.ndarray]:
-    """Tensors whose variances contain what `epsilon` is above ours."""
+    """Tensors whose variances include the difference between `epsilon` and ours."""
     return {
         name: (tensor + np.float32(epsilon - BATCH_NORM_EPS))
         if name.endswith(".running_var")

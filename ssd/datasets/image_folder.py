@@ -1,5 +1,4 @@
-"""The images of a data set, by their names: files in a folder, or records
-(ssd.datasets.records)."""
+"""The images of a data set by name: files in a folder, or records (ssd.datasets.record_folder)."""
 
 from __future__ import annotations
 
@@ -7,15 +6,15 @@ import functools
 import os
 from typing import Optional, Union
 
-from ssd.datasets.records import Records, is_records, refuse_without_manifest, state_of_files
+from ssd.datasets.record_folder import Records, is_records, refuse_without_manifest, state_of_files
 from ssd.errors import UserError
 
 
 class ImageFiles:
-    """Image files in a folder. What Records has too: in_files, path, status, missing, read,
-    state."""
+    """Image files in a folder, with the interface of Records: in_files, path, status, missing,
+    read, state."""
 
-    in_files = True  # whether path() leads to a file with the image alone
+    in_files = True  # whether path() is the path of an image file
 
     def __init__(self, folder: str):
         self.folder = folder
@@ -25,7 +24,7 @@ class ImageFiles:
         return os.path.join(self.folder, name)
 
     def status(self, name: str):
-        """st_size [bytes], st_mtime_ns and st_mode of an image: they tell its versions apart.
+        """st_size [bytes], st_mtime_ns and st_mode of an image, which change with its content.
         OSError as of os.stat."""
         return os.stat(self.path(name))
 
@@ -48,8 +47,8 @@ class ImageFiles:
 
 
 def open_images(folder) -> Union[ImageFiles, Records]:
-    """The images of a folder, which need not exist. UserError for records that cannot be used, see
-    ssd.datasets.records."""
+    """The images of a folder, which need not exist. UserError for unusable records, see
+    ssd.datasets.record_folder."""
     folder = os.fspath(folder)
     if is_records(folder):
         return _opened(os.path.abspath(folder), folder, state_of_files(folder))
@@ -58,8 +57,8 @@ def open_images(folder) -> Union[ImageFiles, Records]:
 
 
 def record_at(path: str) -> Optional[memoryview]:
-    """The bytes of an image that is named by its folder of records and its name, as in messages;
-    None where the path is a file or not in a folder of records. UserError as of Records."""
+    """The bytes of an image whose path consists of a folder of records and its name, as in
+    messages; None if the path is a file or not in a folder of records. UserError as of Records."""
     if os.path.lexists(path):
         return None
     folder, name = os.path.split(path)
