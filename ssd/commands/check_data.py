@@ -185,22 +185,22 @@ def _check_split(config, split: str, annotations: str, images: str, cache_dir, a
     report = report_split(found, data, args.examples)
     for entry in report["errors"]:
         entry["left_out"] = True
-    lacking = coco.nothing_left(data, found, require_boxes)
-    if split == "val" and not lacking and not has_objects(data):
-        lacking = nothing_to_score(data)
-    if lacking and (skip or not found.problems):
+    problem = coco.nothing_left(data, found, require_boxes)
+    if split == "val" and not problem and not has_objects(data):
+        problem = nothing_to_score(data)
+    if problem and (skip or not found.problems):
         add_error(
             report,
             "nothing left to train on" if require_boxes else "nothing left to evaluate",
-            lacking,
+            problem,
         )
-    if not lacking and (skip or not found.problems):
+    if not problem and (skip or not found.problems):
         try:
             coco.check_left_out(data, config.data.max_left_out, skip)
         except UserError as error:
-            lacking = str(error)
+            problem = str(error)
             add_error(
-                report, "too much left out" if found.problems else "boxes in another form", lacking
+                report, "too much left out" if found.problems else "boxes in another form", problem
             )
     if cache_dir is not None and not pipe:
         if found.files.problems:  # load_coco's cached result does not notice overwritten files
@@ -209,7 +209,7 @@ def _check_split(config, split: str, annotations: str, images: str, cache_dir, a
                     forget_cache(
                         cache_dir, coco.result_fingerprint(annotations, images, level, *options)
                     )
-        elif not lacking and (skip or not found.problems):
+        elif not problem and (skip or not found.problems):
             coco.keep_result(cache_dir, fingerprint, found, data, lines, log_line)
     return report, data
 

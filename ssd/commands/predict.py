@@ -307,8 +307,8 @@ def _other_names(inputs, names: List[str]) -> str:
     """A hint how the images' names differ from those in the file, "" without one."""
     from ssd.datasets.missing_images import other_names
 
-    words = other_names([one.inside for one in inputs], names)
-    return f": {words}" if words else ""
+    hint = other_names([one.inside for one in inputs], names)
+    return f": {hint}" if hint else ""
 
 
 @contextlib.contextmanager

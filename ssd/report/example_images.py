@@ -117,7 +117,7 @@ def worst(counts, number: int) -> List[Tuple[int, str]]:
 
 
 def _mistakes(missed: int, confused: int, spurious: int) -> str:
-    words = (
+    mistakes = (
         (missed, "not found"),
         (confused, "of the wrong class"),
         (
@@ -125,7 +125,7 @@ def _mistakes(missed: int, confused: int, spurious: int) -> str:
             "detection without an object" if spurious == 1 else "detections without an object",
         ),
     )
-    return ", ".join(f"{number} {what}" for number, what in words if number)
+    return ", ".join(f"{number} {what}" for number, what in mistakes if number)
 
 
 def stored_image(images, name: str) -> Optional[np.ndarray]:

@@ -257,5 +257,5 @@ class Prediction:
             print(f"{ends.program()} predict: {on_a_line(line)}", file=sys.stderr, flush=True)
 
 
-def _number(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -55,9 +55,9 @@ def read_object_boxes(path: str, max_left_out: float = 0.5) -> ObjectBoxes:
     --skip-bad-annotations."""
     found = inspect_coco(path, None)
     data, lines = select_good(found)
-    lacking = nothing_left(data, found, True)
-    if lacking:
-        raise UserError(lacking)
+    problem = nothing_left(data, found, True)
+    if problem:
+        raise UserError(problem)
     check_left_out(data, max_left_out, True)
     ltrb, image = data.boxes_ltrb, data.box_image
     return ObjectBoxes(
