@@ -63,7 +63,7 @@ def report_classes(point, folder, measure) -> None:
     """500,000 detections and 50,000 objects; classes are confused at random, unlike in real use."""
     from ssd.evaluation.confusion import ConfusionCounts
     from ssd.evaluation.per_class import Evaluation
-    from ssd.report import sections
+    from ssd.report import evaluation_sections
 
     classes, random = int(point), np.random.default_rng(0)
     names = tuple(f"category {number}" for number in range(classes))
@@ -90,11 +90,13 @@ def report_classes(point, folder, measure) -> None:
         [],
     )
     for name, make in (
-        ("table", lambda: sections.classes(found)),
-        ("curves", lambda: sections.precision_recall(found)),
+        ("table", lambda: evaluation_sections.classes(found)),
+        ("curves", lambda: evaluation_sections.precision_recall(found)),
         (
             "confusion",
-            lambda: sections.confusion(found, ConfusionCounts(0.5, matrix, *[nothing] * 3)),
+            lambda: evaluation_sections.confusion(
+                found, ConfusionCounts(0.5, matrix, *[nothing] * 3)
+            ),
         ),
     ):
         measure.note(name, kilobytes=len(measure(make, name)) // 1000)

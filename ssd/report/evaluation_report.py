@@ -9,7 +9,7 @@ from ssd.evaluation.confusion import best_threshold, count_confusion, match_any_
 from ssd.evaluation.detections import Detections
 from ssd.evaluation.per_class import Evaluation, evaluate
 from ssd.evaluation.scored_set import ScoredSet
-from ssd.report import sections
+from ssd.report import evaluation_sections
 from ssd.report.example_images import ExampleImages
 from ssd.report.page import Section, facts, fraction, page, write_page
 
@@ -117,12 +117,18 @@ def data_sections(evaluation: Evaluation, image_folder) -> List[Section]:
         else "<p>The image folder no longer exists: "
         f"{facts([('folder', os.fspath(image_folder))])}</p>"
     )
-    worst = sections.worst_images(images, counts) if has_images else ""
+    worst = evaluation_sections.worst_images(images, counts) if has_images else ""
     return [
-        Section("numbers", "The twelve numbers", sections.numbers(evaluation.stats)),
-        Section("classes", "By class", sections.classes(evaluation)),
-        Section("curves-pr", "Precision and recall", sections.precision_recall(evaluation)),
-        Section("confusion", "Confusion", sections.confusion(evaluation, counts)),
-        Section("detections", "Detections", sections.detections(images) if has_images else missing),
+        Section("numbers", "The twelve numbers", evaluation_sections.numbers(evaluation.stats)),
+        Section("classes", "By class", evaluation_sections.classes(evaluation)),
+        Section(
+            "curves-pr", "Precision and recall", evaluation_sections.precision_recall(evaluation)
+        ),
+        Section("confusion", "Confusion", evaluation_sections.confusion(evaluation, counts)),
+        Section(
+            "detections",
+            "Detections",
+            evaluation_sections.detections(images) if has_images else missing,
+        ),
         Section("worst", "Worst images", worst),
     ]

@@ -37,8 +37,8 @@ class ExampleImages:
         }
 
     def figure(self, image: int, note: str = "") -> str:
-        """The HTML figure of an image (its index in the evaluation): ground truth left, detections
-        right."""
+        """The HTML figure of an image (its index in the evaluation): ground truth and detections
+        side by side."""
         pixels = stored_image(self.images, self.file_names[image])
         name = self.file_names[image]
         if pixels is None:

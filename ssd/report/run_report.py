@@ -12,7 +12,7 @@ from ssd.datasets.locate import dataset_paths
 from ssd.errors import UserError
 from ssd.evaluation.detections import Detections
 from ssd.evaluation.scored_set import KEPT, ScoredSet
-from ssd.report import sections
+from ssd.report import evaluation_sections
 from ssd.report.evaluation_report import write_report
 from ssd.report.page import Section, page, write_page
 from ssd.report.run_parts import extent_text, newest_part, read_evaluations, read_run_parts
@@ -129,9 +129,13 @@ def _write_without_data(path: str, title: str, run_folder: str, reason: str) -> 
         *run.curves,
     ]
     if scores:
-        stats = {name: value for name, value in scores[-1].items() if name in sections.SENTENCES}
-        if len(stats) == len(sections.SENTENCES):
+        stats = {
+            name: value
+            for name, value in scores[-1].items()
+            if name in evaluation_sections.SENTENCES
+        }
+        if len(stats) == len(evaluation_sections.SENTENCES):
             heading = "The twelve numbers" + extent_text(scores[-1])
-            parts.append(Section("numbers", heading, sections.numbers(stats)))
+            parts.append(Section("numbers", heading, evaluation_sections.numbers(stats)))
     write_page(path, page(title, "without its validation set", run.tiles, parts + run.compliance))
     return path

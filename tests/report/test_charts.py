@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ssd.evaluation.confusion import ConfusionCounts
-from ssd.report import charts, sections
+from ssd.report import charts, evaluation_sections
 
 
 class Names:
@@ -17,7 +17,7 @@ class Names:
 
 
 def section(matrix):
-    return sections.confusion(
+    return evaluation_sections.confusion(
         Names(len(matrix) - 1), ConfusionCounts(0.5, matrix, *[np.zeros(1, np.int64)] * 3)
     )
 
