@@ -208,17 +208,26 @@ rename_wheel() { # rename_wheel WHEEL TAG
     scratch=
 }
 
+# Horovod's build and horovodrun import MXNet in processes that do not import this package. On Python 3.12 they need
+# what ssd/mxnet_import.py does: .venv's Python runs a copy of it at every start, which is quick. A copy, because
+# importing the package itself would hide that of another clone that is run with this .venv.
+prepare_mxnet_import() {
+    local site
+    site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    rm -f -- "$site"/ssd_mxnet_import.py "$site"/ssd_mxnet_import.pth
+    if (cd -- "$venv" && "$python" -c 'import mxnet') >>"$log" 2>&1 </dev/null; then return; fi
+    cp -- "$root/ssd/mxnet_import.py" "$site/ssd_mxnet_import.py"
+    echo 'import ssd_mxnet_import; ssd_mxnet_import.install()' >"$site/ssd_mxnet_import.pth"
+}
+
 build_horovod() {
     local with_mpi=HOROVOD_WITHOUT_MPI=1
     [ "$mpi" != mpi ] || with_mpi=HOROVOD_WITH_MPI=1
     say "building Horovod against MXNet, $mpi (3 to 8 minutes, once for all clones)"
     mkdir -p -- "$folder"
     scratch=$(mktemp -d -- "$folder/.building.XXXXXX")
-    # Horovod's build imports MXNet, which on Python 3.12 needs what the package puts back for it.
-    cp -- "$root/ssd/mxnet_import.py" "$scratch/"
-    echo 'import mxnet_import; mxnet_import.install()' >"$scratch/sitecustomize.py"
     # Without MAKEFLAGS Horovod runs 8 compilers at once, whatever the cores and the memory.
-    quietly "building Horovod" env PYTHONPATH="$scratch" MAKEFLAGS="${MAKEFLAGS:--j$(nproc)}" HOROVOD_WITH_MXNET=1 \
+    quietly "building Horovod" env MAKEFLAGS="${MAKEFLAGS:--j$(nproc)}" HOROVOD_WITH_MXNET=1 \
         HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITH_GLOO=1 "$with_mpi" \
         "$python" -m pip wheel -v --no-build-isolation --no-deps --no-cache-dir --no-binary horovod -w "$scratch" \
         "horovod==$(pin horovod)"
@@ -232,11 +241,8 @@ prove() {
     say "proving the stack"
     local what="importing the stack (Horovod's wheel: $1; remove it if it does not fit here)"
     (cd -- "$venv" && quietly "$what" "$python" -c '
-import sys
-sys.modules["torch"] = None  # Horovod crashes if it comes after
-import ssd  # before MXNet, for what that needs on Python 3.12
 import mxnet, horovod.mxnet as hvd
-import cv2, matplotlib, mlperf_logging.mllog, nvidia.dali, onnx, pycocotools.cocoeval, PIL, yaml
+import cv2, matplotlib, mlperf_logging.mllog, nvidia.dali, onnx, pycocotools.cocoeval, PIL, ssd, yaml
 hvd.init()
 total = hvd.allreduce(mxnet.nd.array([1.0, 2.0]), average=False, name="setup")
 assert total.asnumpy().tolist() == [hvd.size(), 2.0 * hvd.size()], total
@@ -310,6 +316,7 @@ main() {
     if [ -f "$stamp" ] && grep -qx comparison "$stamp"; then want_comparison=yes; fi
     rm -f -- "$stamp"
     install_mxnet
+    prepare_mxnet_import
     if [ -z "$wheel" ]; then
         if [ -n "$other" ]; then rename_wheel "$other" "$tag"; else build_horovod; fi
         wheel=$(cached_wheel)

@@ -160,14 +160,14 @@ def _check(metadata: Dict[str, Any], value: Any, where: str) -> None:
                 f"{where}: {part!r} is not one of {', '.join(metadata['choices'])}"
                 f"{nearest(str(part), metadata['choices'])}"
             )
-        for name, words, breaks in (
+        for name, phrase, breaks in (
             ("minimum", "at least", operator.lt),
             ("above", "above", operator.le),
             ("maximum", "at most", operator.gt),
         ):
             limit = metadata[name]
             if limit is not None and breaks(part, limit):
-                raise UserError(f"{where}: {part!r} must be {words} {limit}")
+                raise UserError(f"{where}: {part!r} must be {phrase} {limit}")
 
 
 def checked(name: str, value: Any, where: str) -> Any:

@@ -20,7 +20,7 @@ class UserErrorEverywhere(UserError):
     """A UserError that is raised on every rank, so that only rank 0 prints it."""
 
 
-def print_line(line: str) -> None:
+def log_line(line: str) -> None:
     """Prints a line for people to standard error: standard output is for results."""
     print(line, file=sys.stderr, flush=True)
 

@@ -47,8 +47,8 @@ def first_of_each_kind():
 
 
 def small(recipe, folder):
-    """Path of a recipe of its kinds and this size; what it says of maps and default boxes of
-    another is computed."""
+    """Path of a recipe of the same kinds at this size; its settings of feature maps and default
+    boxes are computed."""
     config, path = load_recipe(recipe), str(folder / "small.yaml")
     values = {section: dict(part) for section, part in SMALL.items()}
     for section, _, name in (setting.partition(".") for setting in SETTINGS):

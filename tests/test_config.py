@@ -33,8 +33,8 @@ def test_a_saved_recipe_reads_back_equal(tmp_path):
 
 
 def test_a_copy_of_an_older_version(tmp_path):
-    """What a run's recipe.yaml lacks is the built-in recipe's of its name, and said; a recipe of
-    one's own must be whole."""
+    """Settings missing from a run's recipe.yaml are those of the built-in recipe of its name, and
+    are reported; another recipe must be complete."""
     config = load_recipe("ssd-resnet34-shapes").with_values(image_size=512, batch_size=7)
     content = yaml.safe_load(settings.to_yaml(config))
     del content["training"]["base_lr"], content["run"]["report"], content["recovery"]
@@ -46,11 +46,11 @@ def test_a_copy_of_an_older_version(tmp_path):
     )
     assert len(lines) == 1
     assert (
-        "as in ssd-resnet34-shapes: training.base_lr 0.06, run.report true, recovery.save_interval "
-        in lines[0]
+        "taken from ssd-resnet34-shapes: training.base_lr 0.06, run.report true, "
+        "recovery.save_interval " in lines[0]
     )
     load_recipe(
-        recipe(tmp_path, "extends: " + recipe(tmp_path, settings.to_yaml(config), "whole.yaml")),
+        recipe(tmp_path, "extends: " + recipe(tmp_path, settings.to_yaml(config), "complete.yaml")),
         lines.append,
     )
     load_recipe("ssd-resnet34-shapes", lines.append)

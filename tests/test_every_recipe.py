@@ -1,5 +1,5 @@
-"""Every recipe that lies in ssd/recipes, small, through what a user does with it: a new one is here
-at once.
+"""Every recipe of ssd/recipes at a small size, used as by a user: a new one is included
+automatically.
 
 Training, evaluation, prediction and export run on a second context, as on a GPU
 (tests/second_context.py): an array made on the default one is found.
@@ -123,9 +123,7 @@ def test_train_resume_evaluate_predict_export(recipe, data, tmp_path, ssd):
         "--device",
         "cpu",
     )
-    assert len(os.listdir(str(tmp_path / "predicted"))) > 4, (
-        "a picture for each image, and the boxes"
-    )
+    assert len(os.listdir(str(tmp_path / "predicted"))) > 4, "a drawn image for each, and the boxes"
 
     # Without suppression and limits: which of two boxes of one score is kept would hang on the last
     # bit.
@@ -147,7 +145,7 @@ def test_train_resume_evaluate_predict_export(recipe, data, tmp_path, ssd):
     )
     assert len(os.listdir(str(tmp_path / "shown"))) == 2
 
-    said = ssd(
+    printed = ssd(
         "export",
         "--weights",
         lively(weights, tmp_path),
@@ -159,14 +157,14 @@ def test_train_resume_evaluate_predict_export(recipe, data, tmp_path, ssd):
         "1",
         *[part for limit in limits for part in (limit, "100000")],
     )
-    assert "onnx   equal: " in said and " 0 without a counterpart" in said
+    assert "onnx   equal: " in printed and " 0 without a counterpart" in printed
     with open(str(tmp_path / "exported" / "detector.json"), encoding="utf-8") as file:
         assert json.load(file)["class_names"] == ["circle", "square", "triangle"]
 
 
 def lively(weights, folder):
     """The same weights with running statistics, offsets and logits of a trained network's size:
-    after two steps they are near 0 and 1, or beyond all measure, and scores say little."""
+    after two steps they are near 0 and 1, or overflow, and scores mean little."""
     info = read_info(weights)
     network = load_detector(info.config, weights, mx.cpu()).network
     images = mx.nd.array(np.random.default_rng(0).standard_normal(network.input_shape(4)))

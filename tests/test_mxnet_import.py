@@ -88,3 +88,11 @@ def test_neither_distutils_nor_setuptools(packages):
         "ModuleNotFoundError: MXNet 1.9.1 needs distutils, which this Python no longer has:"
         " pip install setuptools"
     )
+
+
+def test_horovodrun_can_import_mxnet(tmp_path):
+    """It does so in a process of its own, which knows nothing of the package."""
+    pytest.importorskip("horovod")
+    command = [sys.executable, "-c", "import mxnet, sys; print('ssd' in sys.modules)"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert (done.stdout, done.returncode) == ("False\n", 0), done.stderr

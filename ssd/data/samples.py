@@ -77,8 +77,8 @@ def keyed_random(seed: int, epoch: int, purpose: int, position: int = 0) -> np.r
 def epoch_order(indices: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     """`indices` (n,) in the order of an epoch, counted from 1; the same on every rank."""
     # By raw words, as NumPy's permutation may change between versions.
-    words = keyed_random(seed, epoch, _ORDER).bit_generator.random_raw(len(indices))
-    return indices[np.argsort(words, kind="stable")]
+    raw = keyed_random(seed, epoch, _ORDER).bit_generator.random_raw(len(indices))
+    return indices[np.argsort(raw, kind="stable")]
 
 
 def read_image_file(dataset: CocoDataset, index: int) -> np.ndarray:

@@ -22,10 +22,6 @@ from ssd.datasets.json_files import not_whole, whole_number
 # Boxes may extend this far beyond their image, in pixels, and are clipped. COCO's own boxes end at
 # the border at most; but other tools round to a decimal or to a whole pixel, or include the last
 # pixel (w = r - l + 1), and each of these moves a border by at most one pixel. More is a mistake.
-# this far outside their image, in pixels, and are clipped. The original COCO boxes at hand end
-# exactly at the border at most; but other tools round to a decimal or to a whole pixel, or count
-# the last pixel in (w = r - l + 1), and each of these moves a border by one pixel at most. More is
-# a mistake.
 TOLERANCE = 1.0
 # A side below this share of the image's vanishes in float32, and the offset of a box without width,
 # log(0), would make the loss infinite.

@@ -194,7 +194,7 @@ class _Text:
             self.more()
 
     def mistake(self, message: str, position: int) -> _Mistake:
-        """As json.JSONDecodeError words it, for a position in `text`."""
+        """With json.JSONDecodeError's message, for a position in `text`."""
         before = self.text[:position]
         line = self._lines + before.count("\n") + 1
         column = (

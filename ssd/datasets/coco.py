@@ -121,7 +121,7 @@ def load_coco(
 
     check_images: "exists", "header" (format and size; truncated JPEGs) or "decode" (every byte,
     with `threads` threads, 0 for one per core). on_gpu: a GPU is to decode the images, and what it
-    decodes wrong is a problem too. AnnotationBoxes up to annotation_boxes.TOLERANCE pixels outside
+    decodes wrong is a problem too. Boxes up to annotation_boxes.TOLERANCE pixels outside
     their image are clipped and counted. Any other problem raises UserError, one line that names the
     first and counts the rest (if there are several kinds, the first of each is reported before);
     with skip_bad, bad annotations, bad images and the annotations of bad images are left out and
@@ -171,7 +171,7 @@ def load_coco(
         )
     finally:
         image_cache.save(report)
-    data, lines = accept(found, skip_bad, skip_files, max_left_out, require_boxes, report)
+    data, lines = select_or_refuse(found, skip_bad, skip_files, max_left_out, require_boxes, report)
     for line in lines:
         report(line)
     if cache_dir is not None:
@@ -190,13 +190,13 @@ def load_ground_truth(
     """An annotation file read and checked as by load_coco, without its image files. named: the
     images must have names and sizes; if not, as for scoring, they may all be without."""
     found = inspect_coco(os.fspath(annotation_file), None, named=named)
-    data, lines = accept(found, skip_bad, False, max_left_out, False, report)
+    data, lines = select_or_refuse(found, skip_bad, False, max_left_out, False, report)
     for line in lines[:-1]:  # the last one counts images and boxes, as the score does
         report(line)
     return data
 
 
-def accept(
+def select_or_refuse(
     found: Inspection,
     skip_bad: bool,
     skip_files: bool,

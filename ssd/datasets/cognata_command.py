@@ -25,7 +25,7 @@ from ssd.datasets.conversion import (
     counted,
     refuse_bad,
 )
-from ssd.errors import UserError, print_line
+from ssd.errors import UserError, log_line
 from ssd.flag_types import positive, share
 
 PUBLISHED, BY_SCENARIO = SPLITS = ("published", "scenario")
@@ -118,12 +118,12 @@ def run(options) -> None:
         counts,
         options.clip,
         threads,
-        ProgressLines(print_line, root, "frames read"),
+        ProgressLines(log_line, root, "frames read"),
     )
-    refuse_bad(counts.bad_files, counts.frames, "frames", options.max_bad, print_line)
-    refuse_bad(counts.bad_rows, counts.rows, "rows", options.max_bad, print_line)
+    refuse_bad(counts.bad_files, counts.frames, "frames", options.max_bad, log_line)
+    refuse_bad(counts.bad_rows, counts.rows, "rows", options.max_bad, log_line)
     for line in counts.notes.lines():
-        print_line(f"note: {line}")
+        log_line(f"note: {line}")
     parts = (
         scenario_split(frames, validation) if split == BY_SCENARIO else published_split(len(frames))
     )

@@ -98,7 +98,7 @@ def good_entries(
         return content, []
     if not skip_bad:
         return content, [
-            f"{path}: {line}; kept here, and refused by training without --skip-bad-annotations"
+            f"{path}: {line}; kept, but training refuses it without --skip-bad-annotations"
             for line in found.problems.lines()
         ]
     lines = lines_of(path, found.problems, found.images, found.boxes)

@@ -7,7 +7,7 @@ from typing import Optional, Tuple
 
 from ssd.config import Config
 from ssd.datasets.categories import align_categories
-from ssd.errors import UserError, print_line
+from ssd.errors import UserError, log_line
 
 
 def dataset_paths(config: Config, split: str) -> Tuple[str, str]:
@@ -104,7 +104,7 @@ def decodes_on_gpu(config: Config) -> bool:
 def warn_of_unchecked(config: Config, images: str) -> None:
     """Prints one line if an image could come out wrong without anybody noticing."""
     if decodes_on_gpu(config) and config.data.check_images == "exists":
-        print_line(
+        log_line(
             f"--check-images exists: with --decode {config.data.decode}, truncated JPEGs, JPEGs of "
             f"RGB and grey JPEG 2000 files of {images} come out wrong without a message; header "
             "finds them"
@@ -128,7 +128,7 @@ def load_dataset(config: Config, split: str, classes: bool = True):
         require_boxes=split == "train",
         cache_dir=cache_folder(config),
         image_cache_dir=cache_folder(config),
-        report=print_line,
+        report=log_line,
     )
     if classes:
         check_classes(dataset, config, split)
@@ -142,7 +142,7 @@ def load_datasets(config: Config):
     train = load_dataset(config, "train")
     val, line = align_categories(load_dataset(config, "val", False), train)
     if line:
-        print_line(line)
+        log_line(line)
     check_classes(val, config, "val")
     if not has_objects(val):
         raise UserError(nothing_to_score(val))
@@ -173,7 +173,7 @@ def _for_training(dataset, config: Config):
     if not config.data.train_crowds and dataset.box_crowd.any():
         crowds = int(dataset.box_crowd.sum())
         dataset = dataset.without_crowds()
-        print_line(f"{dataset.path}: {crowds} boxes of groups (iscrowd) are not trained on")
+        log_line(f"{dataset.path}: {crowds} boxes of groups (iscrowd) are not trained on")
         if not len(dataset.box_image):
             raise UserError(
                 f"{dataset.path}: all its {crowds} boxes are of groups (iscrowd), on which recipe "

@@ -102,7 +102,7 @@ def _number(name: str) -> Optional[str]:
 # What differs, and what is compared: for a name in the file, and for the name of a present image.
 _SPELLINGS = (
     (
-        "their names have backslashes, as Windows writes paths; with / in their folder",
+        "their names have backslashes, as Windows writes paths; with / instead",
         _slashes,
         _same,
     ),

@@ -9,7 +9,7 @@ from ssd.datasets.annotation_checks import Problems
 from ssd.datasets.conversion import MAX_BAD, ProgressLines, check_output, refuse_bad
 from ssd.datasets.openimages import select_boxes, write_coco
 from ssd.datasets.openimages_classes import in_order, mlperf_classes, read_class_list
-from ssd.errors import UserError, print_line
+from ssd.errors import UserError, log_line
 from ssd.flag_types import positive, share
 
 
@@ -103,7 +103,7 @@ def run(options) -> None:
         max_images=options.max_images,
         max_bad=options.max_bad,
         threads=options.jobs,
-        report=print_line,
+        report=log_line,
     ):
         print(line)
 

@@ -64,7 +64,9 @@ class Download:
                     remove_leftovers(self._path(split, folder))
             chosen[split] = self._annotations(split, classes)
         self._report_plan({split: len(selection.ids) for split, selection in chosen.items()}, "")
-        if not all(self._images(split, selection.ids) for split, selection in chosen.items()):
+        # Every split is downloaded, after a failure too.
+        complete = [self._images(split, selection.ids) for split, selection in chosen.items()]
+        if not all(complete):
             return False
         for split, selection in chosen.items():
             self._convert(split, selection)

@@ -191,7 +191,7 @@ def image_sizes(
     _add_problems(MISSING, ids[~present], problems, lambda name: f"{name}.jpg in {folder}")
     unread = np.flatnonzero(present & ~sides.all(axis=1))
 
-    def look(number):
+    def read_size(number):
         index = unread[number]
         with contextlib.suppress(OSError):
             size = image_size(os.path.join(folder, id_text(ids[index]) + ".jpg"))
@@ -201,7 +201,7 @@ def image_sizes(
     try:
         # More threads than cores: on a network file system most of the time is spent waiting.
         in_threads(
-            lambda: look,
+            lambda: read_size,
             len(unread),
             threads or min(32, 4 * len(os.sched_getaffinity(0))),
             progress and (lambda done: progress(done, len(unread))),

@@ -32,7 +32,7 @@ from ssd.datasets.record_folder import (
     TABLE,
     is_records,
     name_bytes,
-    read_manifest,
+    read_record_manifest,
 )
 from ssd.errors import UserError
 from ssd.files import (
@@ -255,7 +255,7 @@ def _pack_shard(part: PackedSplit, shard: Shard, base: str, advance) -> None:
 
 
 def _has_manifest(folder: str) -> bool:
-    return is_records(folder) and bool(read_manifest(folder, complete=False).get("whole"))
+    return is_records(folder) and bool(read_record_manifest(folder, complete=False).get("whole"))
 
 
 def _finish(plan: PackingPlan, name: str, output: str) -> str:

@@ -85,7 +85,7 @@ class Records:
 
     def __init__(self, folder: str):
         self.folder = folder
-        self.manifest = read_manifest(folder)
+        self.manifest = read_record_manifest(folder)
         self._files: Dict[int, int] = {}  # shard -> descriptor
         self._lock = threading.Lock()
         shards = self.manifest["shards"]
@@ -222,7 +222,7 @@ def state_of_files(folder: str) -> Tuple[Tuple[str, int, int], ...]:
     )
 
 
-def read_manifest(folder: str, complete: bool = True) -> Dict[str, Any]:
+def read_record_manifest(folder: str, complete: bool = True) -> Dict[str, Any]:
     """The manifest of a folder of records. UserError for any other file, and, if `complete`, for a
     folder whose packing has not finished."""
     path = os.path.join(folder, MANIFEST)

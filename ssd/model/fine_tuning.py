@@ -199,9 +199,9 @@ def _summary(parameters, values, kept: Dict[int, int], names: Sequence[str]) -> 
         )
     new = [name for label, name in enumerate(names, start=1) if label not in kept]
     if taken and new:
-        text += f", while those of {_some(new)} start anew"
+        text += f", while those of {_some(new)} are initialised"
     if missing:
-        text += f"; wholly anew: {_some(missing)}"
+        text += f"; initialised: {_some(missing)}"
     return text
 
 

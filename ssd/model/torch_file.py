@@ -77,7 +77,7 @@ def _to_arrays(
         view = np.lib.stride_tricks.as_strided(
             part[tensor.offset :], tensor.shape, strides, writeable=False
         )
-        # In the machine's byte order, and a copy, so that no array keeps its whole storage alive.
+        # In the machine's byte order, and a copy, so that no array keeps its storage alive.
         arrays[name] = np.array(view, dtype=part.dtype.newbyteorder("="), order="C")
     return arrays
 

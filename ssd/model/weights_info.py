@@ -98,7 +98,7 @@ def unpack_info(array: np.ndarray, path: str) -> WeightsInfo:
             )
     if len(set(ids)) != len(ids):
         raise UserError(
-            f"{where}: category_ids: {min(n for n in ids if ids.count(n) > 1)} is there twice"
+            f"{where}: category_ids: {min(n for n in ids if ids.count(n) > 1)} occurs twice"
         )
     return WeightsInfo(config, tuple(ids), tuple(names))
 

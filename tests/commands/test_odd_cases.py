@@ -165,7 +165,7 @@ def test_corner_boxes(workspace, capsys):
         with pytest.raises(UserError) as error:
             load_datasets(config_of(workspace, skip_bad_annotations=skip))
         assert words in str(error.value) and "\n" not in str(error.value)
-    assert "the others are as wrong" in str(error.value)
+    assert "the others are just as wrong" in str(error.value)
     assert (
         len(
             load_datasets(config_of(workspace, skip_bad_annotations=True, max_left_out=1.0))[

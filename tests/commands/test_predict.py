@@ -122,7 +122,7 @@ def test_a_corrupt_image_among_others(predict, data, tmp_path):
     assert len(lines) == 3 and lines[0].startswith(start + "cut.jpg: the image does not decode: ")
     assert lines[1:] == [
         start + "empty.jpg: the file is empty",
-        start + "text.png: no image format known here (JPEG, PNG, BMP, TIFF, WEBP, PPM, JPEG2000)",
+        start + "text.png: no known image format (JPEG, PNG, BMP, TIFF, WEBP, PPM, JPEG2000)",
     ]
     assert len(read(output)[1]["images"]) == 5
 

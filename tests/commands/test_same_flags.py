@@ -64,7 +64,7 @@ def test_other_common_flags(command, flags):
         (["--images", "FOLDER"], "--annotations: --annotations and --images go together"),
         (
             ["--annotations", "FILE", "--images", "FOLDER", "--data-dir", "FOLDER"],
-            "and so does --data-dir; give one of them",
+            "and so does --data-dir; give one or the other",
         ),
         (
             ["--annotations", "none.json", "--images", "FOLDER"],

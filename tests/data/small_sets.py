@@ -87,7 +87,7 @@ def grey_dataset(folder, count, without_box=()):
 
 
 def photo(width=400, height=320, seed=0):
-    """A smooth colourful picture."""
+    """A smooth colourful image."""
     small = np.random.RandomState(seed).randint(0, 256, (8, 10, 3)).astype(np.uint8)
     return Image.fromarray(small).resize((width, height), Image.BICUBIC)
 

@@ -32,8 +32,8 @@ def all_pairs(config, truths, image):
         owner = np.where(
             iou[rows].max(0) > config.default_boxes.matching_iou, iou[rows].argmax(0), -1
         )
-        for place, row in enumerate(rows):
-            owner[iou[row].argmax()] = place
+        for index, row in enumerate(rows):
+            owner[iou[row].argmax()] = index
         counts[rows] += np.bincount(owner[owner >= 0], minlength=len(rows))
     best = iou.max(1)
     return best, counts, (iou > best[:, None] - 1e-6).sum(1) > 1

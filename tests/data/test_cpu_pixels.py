@@ -1,4 +1,4 @@
-"""ssd.data.cpu_pixels against Pillow, PyTorch, and DALI's operators, whose place it takes on a
+"""ssd.data.cpu_pixels against Pillow, PyTorch, and DALI's operators, which it replaces on a
 CPU."""
 
 import itertools
@@ -66,7 +66,7 @@ def test_resizing_without_antialiasing_is_pytorchs(size):
             mode="bilinear",
             align_corners=False,
         )[0].numpy()
-        np.testing.assert_allclose(result, expected, atol=4e-2)  # PyTorch has places in float32
+        np.testing.assert_allclose(result, expected, atol=4e-2)  # PyTorch has positions in float32
 
 
 def test_parts_are_the_whole_matrix():
@@ -79,9 +79,9 @@ def test_parts_are_the_whole_matrix():
         by_bands, by_columns = np.zeros((2, wanted, size))
         bands = axis_bands(size, wanted, antialias, 12)
         rows = bands.weights.reshape(-1, bands.weights.shape[2])
-        for row, (places, values) in enumerate(zip(bands.sources.repeat(12, 0), rows)):
+        for row, (sources, values) in enumerate(zip(bands.sources.repeat(12, 0), rows)):
             if row < wanted:
-                np.add.at(by_bands[row], places, values)
+                np.add.at(by_bands[row], sources, values)
             else:
                 assert not values.any()
         for columns, source, values in column_blocks(size, wanted, antialias):

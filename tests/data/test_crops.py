@@ -67,7 +67,7 @@ def plain_crop(boxes, numbers, min_ious, attempts):
 @pytest.mark.parametrize("attempts", [1, 50])
 def test_crops_are_those_of_the_description(attempts):
     settings = RECIPE.with_values(crop_attempts=attempts).augmentation
-    crop, random, whole, moved, lost = RandomCrop(settings), np.random.RandomState(0), 0, 0, 0
+    crop, random, uncropped, moved, lost = RandomCrop(settings), np.random.RandomState(0), 0, 0, 0
     for case in range(1500):
         boxes = random_boxes(random, 1 + case % 6)
         found = crop(boxes, np.random.default_rng(case))
@@ -80,12 +80,12 @@ def test_crops_are_those_of_the_description(attempts):
         )
         assert np.flatnonzero(found.kept).tolist() == stay
         np.testing.assert_allclose(found.boxes, cut, rtol=0, atol=1e-12)
-        whole, moved, lost = (
-            whole + (window == (0, 0, 1, 1)),
+        uncropped, moved, lost = (
+            uncropped + (window == (0, 0, 1, 1)),
             moved + (window != (0, 0, 1, 1)),
             lost + (len(stay) < len(boxes)),
         )
-    assert whole > 200 and moved > 200 and lost > 100
+    assert uncropped > 200 and moved > 200 and lost > 100
 
 
 @pytest.mark.parametrize("least", [0, 0.1, 0.3, 0.5])

@@ -82,7 +82,7 @@ def test_a_dali_without_them_is_not_asked(asked, monkeypatch):
     assert set(asked[0]) == {"device", "output_type"}
 
 
-# ---- truncated JPEGs, of which a GPU says nothing
+# ---- truncated JPEGs, which a GPU does not report
 
 
 @pytest.mark.parametrize("decode, names_it", [("gpu", True), ("cpu", False)])
@@ -96,7 +96,7 @@ def test_a_truncated_jpeg_is_found_before_a_gpu_sees_it(tmp_path, decode, names_
             with pytest.raises(UserError, match=r"image2\.jpg cannot be decoded: .*truncated"):
                 feed()
         else:
-            encoded = feed()[0]  # DALI says so itself
+            encoded = feed()[0]  # DALI reports it itself
             assert sorted(map(len, encoded)) == sorted(map(len, images))
         feed.close()
 
@@ -178,7 +178,7 @@ def test_too_little_gpu_memory_is_one_line(tmp_path, words):
     assert explained(other, dataset, "gpu") is other
 
 
-def test_a_cache_too_large_is_said_when_the_loader_is_made(tmp_path, monkeypatch):
+def test_a_cache_too_large_is_refused_when_the_loader_is_built(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError(NO_MEMORY % ALLOCATIONS[0])
 
@@ -193,8 +193,8 @@ def test_a_cache_too_large_is_said_when_the_loader_is_made(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("bad", [False, True])
 @pytest.mark.parametrize("kind", [TrainingLoader, EvaluationLoader])
-def test_memory_is_given_back_when_nothing_uses_it_any_more(tmp_path, monkeypatch, kind, bad):
-    """After close, and before a bad image is looked for, DALI's pipeline is gone and its pools are
+def test_unused_memory_is_released(tmp_path, monkeypatch, kind, bad):
+    """After close, and before a bad image is searched, DALI's pipeline is gone and its pools are
     emptied."""
     built, released = [], []
     monkeypatch.setattr(graphs, "make_pixels", lambda device: True)

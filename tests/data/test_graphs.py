@@ -51,7 +51,7 @@ def test_encoding_is_the_references():
     assert not offsets[classes == 0].any()
 
 
-def test_equal_overlaps_are_settled_as_in_the_reference():
+def test_equal_overlaps_are_resolved_as_in_the_reference():
     anchors = np.float32(
         [
             [0, 0, 0.5, 0.5],
@@ -159,10 +159,15 @@ def test_crops_and_flips_are_drawn_as_in_the_reference(tmp_path):
             [np.concatenate(next(loader).boxes) for _ in range(250 if probability == 0.5 else 30)]
         )
     flipped = np.array([1 - box[2], box[1], 1 - box[0], box[3]])
-    whole = {p: np.abs(found - box).max(1) < 1e-5 for p, found in boxes.items()}
+    uncropped = {p: np.abs(found - box).max(1) < 1e-5 for p, found in boxes.items()}
     mirrored = {p: np.abs(found - flipped).max(1) < 1e-5 for p, found in boxes.items()}
-    assert whole[0].any() and not mirrored[0].any() and mirrored[1].any() and not whole[1].any()
-    kept = whole[0.5] | mirrored[0.5]
+    assert (
+        uncropped[0].any()
+        and not mirrored[0].any()
+        and mirrored[1].any()
+        and not uncropped[1].any()
+    )
+    kept = uncropped[0.5] | mirrored[0.5]
     assert abs(mirrored[0.5].sum() / kept.sum() - 0.5) < 4 * np.sqrt(0.25 / kept.sum())
     expected = simulated_crops(box, len(kept), 0)
     share = (expected == box).all(1).mean()
@@ -195,7 +200,7 @@ def jittered(folder, image, **only):
 
 
 def covers(values, low, high):
-    """Whether `values` lie in [low, high] (but for rounding) and come near both ends and the
+    """Whether `values` lie in [low, high] (except for rounding) and come near both ends and the
     middle."""
     slack = (high - low) * 0.03
     return (
@@ -308,7 +313,7 @@ def test_kinds_of_images(tmp_path, mode, extension):
 
 
 def test_images_of_a_few_pixels(tmp_path):
-    """A window of less than a pixel is taken for the pixel that it touches."""
+    """A window of less than a pixel becomes the pixel that it touches."""
     sizes = [(1, 1), (2, 1), (1, 3), (3, 3)]
     boxes = [
         [(width * 0.8, height * 0.8, width, height, 1), (0, 0, width * 0.2, height * 0.2, 1)]

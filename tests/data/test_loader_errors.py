@@ -95,7 +95,7 @@ except UserError as error:
     assert "image2.jpg cannot be decoded" in result.stdout
 
 
-def test_a_bad_image_is_told_in_its_turn(tmp_path):
+def test_a_bad_image_is_reported_at_its_step(tmp_path):
     good = jpeg(tmp_path / "sample.jpg")
     dataset = make_dataset(tmp_path, [good, good, good[:200]], [[(2, 2, 20, 20, 1)]] * 3, "jpg")
     seed = next(seed for seed in range(99) if epoch_order(np.arange(3), seed, 1)[2] == 2)

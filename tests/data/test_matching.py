@@ -86,9 +86,9 @@ def test_blocks_change_nothing(reference, monkeypatch, block):
     random = np.random.RandomState(2)
     samples = [(random_boxes(random, 7), np.arange(1, 8)) for _ in range(10)]
     matcher = reference_matcher(reference["default_boxes_ltrb"])
-    whole = [matcher(*sample) for sample in samples]
+    unblocked = [matcher(*sample) for sample in samples]
     monkeypatch.setattr(matching, "BLOCK", block)
-    for sample, expected in zip(samples, whole):
+    for sample, expected in zip(samples, unblocked):
         for one, other in zip(matcher(*sample), expected):
             np.testing.assert_array_equal(one, other)
 
@@ -139,7 +139,7 @@ def test_pairs_within_reach_are_enough(kind, size):
 
 
 def test_many_objects_and_many_default_boxes(monkeypatch):
-    """What is compared grows with the objects, not with objects times default boxes, and gives the
+    """The comparisons grow with the objects, not with objects times default boxes, and gives the
     same."""
     compared, iou, random = [], matching._iou, np.random.RandomState(2)
 
@@ -156,14 +156,14 @@ def test_many_objects_and_many_default_boxes(monkeypatch):
         monkeypatch.setattr(matching, "SEARCH", pairs)
         compared.clear()
         found[pairs] = matcher(boxes, np.arange(200)), sum(compared)
-    (few, some), (whole, every) = found.values()
-    for one, other in zip(few, whole):
+    (few, some), (unblocked, every) = found.values()
+    for one, other in zip(few, unblocked):
         np.testing.assert_array_equal(one, other)
     assert every == 200 * matcher.boxes and some < every / 20
 
 
 def test_default_boxes_that_are_no_grid():
-    """All pairs are compared where default boxes do not stand in rows and columns."""
+    """All pairs are compared if default boxes are not arranged in rows and columns."""
     sizes = sizes_of(load_recipe("ssd-resnet50-coco"))
     boxes = cxcywh_to_ltrb(default_boxes(sizes))
     boxes[777] += np.float32(0.001)

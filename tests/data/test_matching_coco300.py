@@ -87,7 +87,7 @@ def test_coverage_counts_the_matchers_positives(samples, matcher):
     boxes = np.concatenate([boxes for boxes, _ in samples])
     image = np.repeat(np.arange(len(samples)), [len(boxes) for boxes, _ in samples])
     best, matched = coverage(sizes_of(CONFIG), matcher, boxes, image)
-    # Each object with a label of its own, so that the matcher says whose each default box is.
+    # Each object with a label of its own, so that the result names the object of each default box.
     found = [matcher(boxes, np.arange(1, len(boxes) + 1)) for boxes, _ in samples]
     expected = [
         np.bincount(one.classes - 1, minlength=len(boxes))

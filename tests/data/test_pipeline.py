@@ -56,14 +56,14 @@ def test_threads_and_prefetch_change_nothing(photos, values):
 
 @pytest.mark.parametrize("augment", [True, False])
 def test_any_step_can_be_the_first(photos, augment):
-    whole = stream(photos, 8, seed=7, values=dict(augment=augment))
+    full = stream(photos, 8, seed=7, values=dict(augment=augment))
     for first in (1, 2, 3, 5):
         assert_same(
             stream(photos, 8 - first, seed=7, first_step=first, values=dict(augment=augment)),
-            whole[first:],
+            full[first:],
         )
     [(step, late)] = stream(photos, 1, seed=7, first_step=10**9)
-    assert step == 10**9 and not np.array_equal(late[0], whole[0][1][0])
+    assert step == 10**9 and not np.array_equal(late[0], full[0][1][0])
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -79,7 +79,7 @@ def test_the_number_of_ranks_changes_nothing(photos, size):
     assert_same(together, stream(photos, 5, seed=7, first_step=1))
 
 
-def test_the_image_cache_has_a_stream_of_its_own(photos, monkeypatch):
+def test_the_image_cache_has_its_own_stream(photos, monkeypatch):
     # Its graph, on the CPU: DALI takes the cache's settings there and ignores them.
     monkeypatch.setattr("ssd.data.graphs.make_pixels", lambda device: True)
     monkeypatch.setattr(

@@ -10,7 +10,7 @@ from ssd.__main__ import main
 from ssd.data.pipeline import EvaluationLoader, TrainingLoader
 from ssd.errors import UserError
 from tests.data.small_sets import MATCHER, assert_same, settings, stream
-from tests.datasets.packed import PATHS, SHARD_SIZE, load, odd_set, pack
+from tests.datasets.packed import PATHS, SHARD_SIZE, load, odd_set, pack, record_offset
 from tests.training.tiny import rows, tiny_data, train
 
 
@@ -80,10 +80,7 @@ def test_a_record_that_was_changed_is_named(tmp_path, kind):
     dataset = load(str(tmp_path / "records"))
     path = os.path.join(dataset.image_folder, "train-00000.rec")
     with open(path, "r+b") as file:
-        file.seek(
-            int(dataset.images._table["offset"][dataset.images._names.find(dataset.file_names[1])])
-            + 150
-        )
+        file.seek(record_offset(dataset.image_folder, 1) + 150)
         file.write(b"?" * 8)
     loader = kind(
         settings(), load(str(tmp_path / "records")), *([MATCHER] if kind is TrainingLoader else [])
@@ -115,7 +112,7 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path):
         assert lines[0] == lines[1]
 
 
-def test_the_cache_of_decoded_images_wants_files(sets):
+def test_the_cache_of_decoded_images_needs_files(sets):
     with pytest.raises(
         UserError, match="decode: 'cache', with which DALI reads image files, and .* holds records"
     ):
@@ -160,7 +157,7 @@ def runs(shapes, tmp_path_factory):
     return output
 
 
-def test_a_run_goes_on_with_records(runs):
+def test_a_run_continues_with_records(runs):
     def result(name):
         with open(runs / name / "weights.params", "rb") as file:
             return (

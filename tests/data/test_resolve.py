@@ -122,21 +122,23 @@ def test_split_parts_the_images_and_loses_nothing(shapes, tmp_path, capsys):
         == 0
     )
     shown = capsys.readouterr().out
-    whole = read(annotations(shapes))
+    complete = read(annotations(shapes))
     train, val = (read(tmp_path / "a" / name) for name in ("train.json", "val.json"))
     assert (len(train["images"]), len(val["images"])) == (24, 6)
     for section in ("images", "annotations"):
         assert sorted(entry["id"] for part in (train, val) for entry in part[section]) == sorted(
-            entry["id"] for entry in whole[section]
+            entry["id"] for entry in complete[section]
         )
     for part in (train, val):
         ids = {image["id"] for image in part["images"]}
         assert {entry["image_id"] for entry in part["annotations"]} <= ids
-        assert part["categories"] == whole["categories"]
+        assert part["categories"] == complete["categories"]
     assert f"train.json: 24 images, {len(train['annotations'])} boxes (" in shown
 
     # Which images are chosen follows from ids and seed, not from the order in the file.
-    (tmp_path / "turned.json").write_text(json.dumps(dict(whole, images=whole["images"][::-1])))
+    (tmp_path / "turned.json").write_text(
+        json.dumps(dict(complete, images=complete["images"][::-1]))
+    )
     chosen = {}
     for name, path, seed in (
         ("again", annotations(shapes), "0"),
@@ -211,8 +213,8 @@ def test_split_keeps_the_categories_that_are_named(shapes, tmp_path, capsys):
         )
         == 0
     )
-    whole = {image["id"] for image in read(tmp_path / "all" / "val.json")["images"]}
-    assert {image["id"] for image in parts[1]["images"]} <= whole, "no image changes sides"
+    complete = {image["id"] for image in read(tmp_path / "all" / "val.json")["images"]}
+    assert {image["id"] for image in parts[1]["images"]} <= complete, "no image changes sides"
 
 
 def test_what_a_split_refuses(shapes, tmp_path, capsys):

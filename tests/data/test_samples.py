@@ -2,7 +2,6 @@
 
 import dataclasses
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -30,7 +29,7 @@ def test_an_order_is_a_permutation_of_its_own_seed_and_epoch():
     assert all(sorted(order) == indices.tolist() for order in orders.values())
     assert len(set(orders.values())) == len(orders)
     assert tuple(epoch_order(indices, 1, 2)) == orders[1, 2]
-    # Neighbouring keys share no more places than chance lets them: 1 of 1,000 on average.
+    # Neighbouring keys agree at no more positions than by chance: 1 of 1,000 on average.
     assert (
         max(np.equal(orders[0, 1], orders[other]).sum() for other in [(0, 2), (1, 1), (1, 2)]) < 10
     )
@@ -38,7 +37,7 @@ def test_an_order_is_a_permutation_of_its_own_seed_and_epoch():
     assert epoch_order(np.arange(8), 5, 1).tolist() == [7, 4, 5, 1, 6, 0, 2, 3]
 
 
-def test_streams_are_apart():
+def test_streams_differ():
     keys = [
         (seed, epoch, purpose, position)
         for seed in (0, 1)
@@ -92,7 +91,7 @@ def test_a_batch_has_the_types_that_dali_takes(tmp_path):
 
 
 def test_the_thinnest_boxes_keep_a_side(tmp_path):
-    """Boxes of less than float32's spacing at their place, flipped and cut."""
+    """Boxes smaller than float32's spacing at their position, flipped and cut."""
     thin = 40 - 40 * 2**-26
     dataset = make_dataset(tmp_path, [b"-"], [[(4, 3, 20, 24, 2)]])
     dataset = dataclasses.replace(dataset, boxes_ltrb=np.array([[thin, 2.0, 40.0, 28.0]]))
@@ -102,7 +101,7 @@ def test_the_thinnest_boxes_keep_a_side(tmp_path):
         assert 0 <= left < right <= 1 and 0 <= top < bottom <= 1
 
 
-def test_steps_take_their_places_in_the_order(tmp_path):
+def test_steps_take_their_positions_in_the_order(tmp_path):
     dataset = grey_dataset(tmp_path, 12, without_box=(2,))
     feeds = [
         SampleFeed(settings(batch_size=2), dataset, ("index",), rank=rank, size=2, seed=3)
@@ -125,24 +124,18 @@ def test_steps_take_their_places_in_the_order(tmp_path):
 
 
 class Gate:
-    """Stands in for the sample maker: counts the samples begun, holds each until `open` is set."""
+    """Replaces the sample maker: counts the samples begun, holds each until `open` is set."""
 
     def __init__(self, *_):
-        self.begun, self.open, self.lock = 0, threading.Event(), threading.Lock()
+        self.begun, self.open, self.changed = 0, threading.Event(), threading.Condition()
         Gate.last = self
 
     def __call__(self, epoch, position, index):
-        with self.lock:
+        with self.changed:
             self.begun += 1
+            self.changed.notify_all()
         assert self.open.wait(60)
         return dict(index=np.array([index]))
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def test_no_more_is_read_ahead_than_asked_for(tmp_path, monkeypatch):
@@ -165,10 +158,15 @@ def test_closing_drops_what_was_not_begun(tmp_path, monkeypatch):
         settings(batch_size=5, prefetch=2, data_threads=1), grey_dataset(tmp_path, 12), ("index",)
     )
     futures = [future for batch in feed._batches for future in batch]
-    wait_for(lambda: Gate.last.begun == 1)
+    cancelled = threading.Semaphore(0)
+    for future in futures[1:]:
+        future.add_done_callback(lambda _: cancelled.release())
+    with Gate.last.changed:
+        assert Gate.last.changed.wait_for(lambda: Gate.last.begun == 1, 60)
     closing = threading.Thread(target=feed.close)
     closing.start()
-    wait_for(lambda: all(future.cancelled() for future in futures[1:]))
+    assert all(cancelled.acquire(timeout=60) for _ in futures[1:])
+    assert all(future.cancelled() for future in futures[1:])
     assert closing.is_alive()  # waits for the part that was begun
     Gate.last.open.set()
     closing.join(60)

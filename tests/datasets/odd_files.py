@@ -1,4 +1,4 @@
-"""Annotation files as people bring them, each with what every command must make of it."""
+"""Annotation files as users have them, each with the result that every command must have."""
 
 import bz2
 import copy
@@ -90,16 +90,16 @@ def draw_images(folder):
 
 def expected(odd):
     """The content that counts, with plain numbers."""
-    whole, gone = content(), set(odd.boxes or ())
-    for row in whole["annotations"]:
+    file_content, gone = content(), set(odd.boxes or ())
+    for row in file_content["annotations"]:
         if odd.name == "area missing":
             row["area"] = row["bbox"][2] * row["bbox"][3]
     return dict(
-        whole,
-        images=[row for row in whole["images"] if row["id"] not in odd.images],
+        file_content,
+        images=[row for row in file_content["images"] if row["id"] not in odd.images],
         annotations=[
             row
-            for row in whole["annotations"]
+            for row in file_content["annotations"]
             if row["id"] not in gone and row["image_id"] not in odd.images
         ],
     )
@@ -117,31 +117,33 @@ def as_bytes(odd):
 def each(section, **values):
     """A change of every entry; a value may be a function of the old one."""
 
-    def change(whole):
-        for entry in whole[section]:
+    def change(file_content):
+        for entry in file_content[section]:
             for key, value in values.items():
                 entry[key] = value(entry[key]) if callable(value) else value
 
     return change
 
 
-def one(section, place, **values):
-    def change(whole):
-        whole[section][place].update(values)
+def one(section, position, **values):
+    def change(file_content):
+        file_content[section][position].update(values)
 
     return change
 
 
-def drop(section, key, place=None):
-    def change(whole):
-        for entry in whole[section] if place is None else [whole[section][place]]:
+def drop(section, key, position=None):
+    def change(file_content):
+        for entry in (
+            file_content[section] if position is None else [file_content[section][position]]
+        ):
             del entry[key]
 
     return change
 
 
 def twice(section):
-    return lambda whole: json.dumps(whole)[:-1] + f', "{section}": []}}'
+    return lambda file_content: json.dumps(file_content)[:-1] + f', "{section}": []}}'
 
 
 ENCODINGS = [
@@ -187,11 +189,11 @@ NUMBERS = [
     Odd("area of hundreds of digits", one("annotations", 3, area=10**400), "area 1000", boxes=[4]),
     Odd(
         "ids with a point",
-        lambda whole: (
+        lambda file_content: (
             [
-                each("annotations", image_id=float, category_id=float, id=float)(whole),
-                each("images", id=float, width=float, height=float)(whole),
-                each("categories", id=float)(whole),
+                each("annotations", image_id=float, category_id=float, id=float)(file_content),
+                each("images", id=float, width=float, height=float)(file_content),
+                each("categories", id=float)(file_content),
             ]
             and None
         ),
@@ -227,15 +229,19 @@ NUMBERS = [
     ),
     Odd(
         "iscrowd missing",
-        lambda whole: (
-            [entry.pop("iscrowd") for entry in whole["annotations"] if not entry["iscrowd"]]
+        lambda file_content: (
+            [entry.pop("iscrowd") for entry in file_content["annotations"] if not entry["iscrowd"]]
             and None
         ),
     ),
     Odd(
         "iscrowd null",
-        lambda whole: (
-            [entry.update(iscrowd=None) for entry in whole["annotations"] if not entry["iscrowd"]]
+        lambda file_content: (
+            [
+                entry.update(iscrowd=None)
+                for entry in file_content["annotations"]
+                if not entry["iscrowd"]
+            ]
             and None
         ),
     ),
@@ -284,7 +290,9 @@ IMAGES = [
     Odd("image without a width", drop("images", "width", 1), "usable size", images=[2]),
     Odd(
         "image without a size",
-        lambda whole: [drop("images", key, 1)(whole) for key in ("width", "height")] and None,
+        lambda file_content: (
+            [drop("images", key, 1)(file_content) for key in ("width", "height")] and None
+        ),
         "usable size",
         images=[2],
     ),
@@ -306,17 +314,17 @@ IMAGES = [
     Odd("name twice", one("images", 1, file_name="./1.jpg"), "duplicate file name", images=[2]),
     Odd(
         "image null",
-        lambda whole: whole["images"].__setitem__(1, None),
+        lambda file_content: file_content["images"].__setitem__(1, None),
         "not an object",
         images=[2],
     ),
     Odd(
         "other keys",
-        lambda whole: (
+        lambda file_content: (
             [
-                whole.update(info="", licenses=None),
-                each("images", license="x")(whole),
-                each("annotations", segmentation=None, attributes={})(whole),
+                file_content.update(info="", licenses=None),
+                each("images", license="x")(file_content),
+                each("annotations", segmentation=None, attributes={})(file_content),
             ]
             and None
         ),
@@ -326,16 +334,28 @@ WHOLE = [
     Odd("images twice", twice("images"), "'images' occurs twice"),
     Odd("annotations twice", twice("annotations"), "'annotations' occurs twice"),
     Odd("categories twice", twice("categories"), "'categories' occurs twice"),
-    Odd("no annotations", lambda whole: whole.pop("annotations") and None, "has no 'annotations'"),
-    Odd("annotations null", lambda whole: whole.update(annotations=None), "is not a list but None"),
+    Odd(
+        "no annotations",
+        lambda file_content: file_content.pop("annotations") and None,
+        "has no 'annotations'",
+    ),
+    Odd(
+        "annotations null",
+        lambda file_content: file_content.update(annotations=None),
+        "is not a list but None",
+    ),
     Odd(
         "a list",
-        lambda whole: json.dumps(whole["annotations"]),
+        lambda file_content: json.dumps(file_content["annotations"]),
         "a list at the top level, as COCO detections",
     ),
     Odd("category without a name", drop("categories", "name", 1), "has no integer id or no name"),
     Odd("category id twice", one("categories", 1, id=7), "duplicate category id 7"),
-    Odd("no categories", lambda whole: whole.update(categories=[]), "holds no category"),
-    Odd("no images", lambda whole: whole.update(images=[]), "holds no image"),
+    Odd(
+        "no categories",
+        lambda file_content: file_content.update(categories=[]),
+        "holds no category",
+    ),
+    Odd("no images", lambda file_content: file_content.update(images=[]), "holds no image"),
 ]
 EVERY = ENCODINGS + NUMBERS + IMAGES + WHOLE

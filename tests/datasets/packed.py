@@ -1,4 +1,4 @@
-"""A small data set with everything odd that records must keep, and the command that packs it."""
+"""A small data set with all the oddities that records must keep, and the command that packs it."""
 
 import json
 import os
@@ -106,3 +106,9 @@ def pack(data, output, *flags):
             *map(str, flags),
         ]
     )
+
+
+def record_offset(folder, number):
+    """Offset [bytes] in train-00000.rec of the record of image `number`, by its index."""
+    with open(os.path.join(folder, "train-00000.idx")) as file:
+        return dict(tuple(map(int, line.split())) for line in file)[number]

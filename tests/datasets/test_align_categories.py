@@ -1,4 +1,4 @@
-"""Categories of two files brought together by their names."""
+"""Categories of two files matched by their names."""
 
 import numpy as np
 import pytest

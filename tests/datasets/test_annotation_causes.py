@@ -1,5 +1,4 @@
-"""Likely causes: boxes in another form, names written in another way; and that nothing good is
-accused."""
+"""Likely causes: boxes in another format, names in another spelling; good files give none."""
 
 import unicodedata
 
@@ -10,8 +9,8 @@ from ssd.datasets.annotation_causes import BoxForms
 from ssd.datasets.image_folder import open_images
 from ssd.datasets.missing_images import cause_of_missing, other_names
 
-# left, top, width, height, and width, height of the image to what stands in the file, and words of
-# the line
+# Words of the message -> function of left, top, width, height of a box, and width, height of the
+# image, that gives the numbers of the file
 FORMS = {
     "left, top, right, bottom": lambda x, y, w, h, W, H: (x, y, x + w, y + h),
     "top, left, bottom, right": lambda x, y, w, h, W, H: (y, x, y + h, x + w),
@@ -70,7 +69,7 @@ def forms_of(boxes, sizes):
 
 @pytest.mark.parametrize("words", FORMS)
 @pytest.mark.parametrize("kind", SIZES)
-def test_the_form_is_named(kind, words):
+def test_the_format_is_named(kind, words):
     boxes, sizes = boxes_of(*SIZES[kind])
     forms = forms_of(np.stack(FORMS[words](*boxes.T, *sizes.T), 1), sizes)
     assert words in forms.cause() and "\n" not in forms.cause()
@@ -85,7 +84,7 @@ def test_boxes_of_smaller_images_are_noticed_and_not_refused():
 
 def good_file(seed):
     """Boxes inside their images: few or many, tiny or filling, anywhere, in the middle or at the
-    edges, whole or not."""
+    edges, integers or not."""
     random = np.random.default_rng(seed)
     count = int(random.choice([1, 2, 3, 10, 50, 300]))
     sizes = (
@@ -97,17 +96,17 @@ def good_file(seed):
     sides = np.maximum(
         random.uniform(least, min(1, 2 * least), (count, 2)) * sizes, np.minimum(1, 0.9 * sizes)
     )
-    place = (
+    base = (
         random.random,
         lambda size: np.clip(random.normal(0.5, 0.1, size), 0, 1),
         lambda size: np.round(random.random(size)),
     )[seed % 3]((count, 2))
-    boxes = np.concatenate([place * (sizes - sides), sides], 1)
+    boxes = np.concatenate([base * (sizes - sides), sides], 1)
     return boxes, sizes.astype(np.float64)
 
 
 @pytest.mark.parametrize("first", range(0, 2000, 200))
-def test_good_files_are_never_accused(first):
+def test_good_files_have_no_cause(first):
     for seed in range(first, first + 200):
         boxes, sizes = good_file(seed)
         forms = forms_of(boxes, sizes)
@@ -126,11 +125,11 @@ def test_good_files_are_never_accused(first):
         ((3, 3, 80, 5), (60, 40)),
     ],
 )
-def test_one_box_alone_accuses_nobody(box, size):
+def test_one_box_is_no_evidence(box, size):
     assert not forms_of(np.float64([box]), np.float64([size])).cause()
 
 
-def test_boxes_drawn_carelessly_are_no_other_form():
+def test_boxes_drawn_carelessly_are_no_other_format():
     """Pages with one box that fills them: some reach a few pixels out, and all would fit as corners
     too."""
     random = np.random.default_rng(0)
@@ -142,7 +141,7 @@ def test_boxes_drawn_carelessly_are_no_other_form():
     assert forms.outside > 4 and not forms.cause()
 
 
-# name in the file, path of the image that is there, words
+# name in the file, path of the present image, words of the message
 NAMES = [
     ("a\\{}.jpg", "a/{}.jpg", "backslashes"),
     ("C:\\me\\{}.jpg", "{}.jpg", "hold folders"),
@@ -162,22 +161,28 @@ NAMES = [
     ("{}", "{:012d}.jpg", "by number"),
     ("{:06d}.jpg", "val_{:012d}.jpg", "by number"),
     ("images\\img%20{}.png", "s/IMG {}.JPG", "in another way"),
+    (".\\{}.jpg", "{}.jpg", "backslashes"),
+    ("a\\b\\{}.jpg", "a/b/{}.jpg", "backslashes"),
+    ("a/b/c/{}.jpg", "{}.jpg", "hold folders"),
+    ("{}.jpeg", "{}.jpg", "other endings; with .jpg"),
+    ("{}.jpg", "{}.jpeg", "other endings; with .jpeg"),
+    ("deep/{}.png", "deep/{}.jpg", "other endings; with .jpg"),
     ("{}.jpg", "other{}x.jpg", "none of the 3 images"),
 ]
 
 
-@pytest.mark.parametrize("name, there, words", NAMES, ids=str)
-def test_the_other_way_of_writing_names_is_found(tmp_path, name, there, words):
+@pytest.mark.parametrize("name, present, words", NAMES, ids=str)
+def test_the_other_spelling_of_names_is_found(tmp_path, name, present, words):
     for number in range(1, 4):
-        path = tmp_path / there.format(number)
+        path = tmp_path / present.format(number)
         path.parent.mkdir(exist_ok=True)
         path.touch()
     names = [name.format(number) for number in range(1, 4)]
     line = cause_of_missing(open_images(tmp_path), names, 3)
     assert words in line and "\n" not in line
     if not line.startswith("none"):
-        assert unicodedata.normalize("NFC", there.format(1)) in unicodedata.normalize("NFC", line)
-        assert words in other_names([there.format(number) for number in range(1, 4)], names)
+        assert unicodedata.normalize("NFC", present.format(1)) in unicodedata.normalize("NFC", line)
+        assert words in other_names([present.format(number) for number in range(1, 4)], names)
 
 
 def test_names_that_are_alike_explain_nothing():
@@ -185,7 +190,7 @@ def test_names_that_are_alike_explain_nothing():
     assert "with .png" in other_names(["1.jpg", "2.jpg", "x.png"], ["1.jpg", "2.jpg", "x.jpg"])
 
 
-def test_images_that_are_only_not_there_have_no_cause(tmp_path):
+def test_images_that_are_just_missing_have_no_cause(tmp_path):
     (tmp_path / "a.jpg").touch()
     assert cause_of_missing(open_images(tmp_path), ["b.jpg", "c.jpg"], 9) == ""
     assert "which holds 1 others" in cause_of_missing(open_images(tmp_path), ["b.jpg", "c.jpg"], 2)

@@ -1,4 +1,4 @@
-"""The reader in pieces against json.loads on the whole text: the same entries, the same refusals,
+"""The reader in pieces against json.loads: the same entries, the same refusals,
 the same words."""
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ def streamed(path):
     return {name: found[name] for name in SECTIONS}
 
 
-def whole(path):
-    """The same by json.loads on the whole text."""
+def in_one(path):
+    """The same by json.loads."""
     twice = []
 
     def pairs(found):
         names = [name for name, _ in found if name in SECTIONS]
-        twice[:] = [name for place, name in enumerate(names) if name in names[:place]][
+        twice[:] = [name for index, name in enumerate(names) if name in names[:index]][
             :1
         ]  # the outermost comes last
         return dict(found)
@@ -113,7 +113,7 @@ def whole(path):
 
 def same(path, piece, patch):
     patch.setattr(annotation_stream, "PIECE", piece)
-    mine, theirs = streamed(path), whole(path)
+    mine, theirs = streamed(path), in_one(path)
     if (
         isinstance(theirs, str)
         and isinstance(mine, str)
@@ -122,7 +122,7 @@ def same(path, piece, patch):
     ):
         if (
             "codec" in theirs or "UTF-8" in mine
-        ):  # each says it in its own words, json before it looks at anything else
+        ):  # each has its own message, json before it looks at anything else
             return
     assert repr(mine) == repr(theirs)
 
@@ -146,11 +146,11 @@ def test_any_content(tmp_path, content, piece, indent, ascii_only):
     st.integers(1, 90),
     st.booleans(),
 )
-def test_damaged_content(tmp_path, place, put, lost, piece, cut):
+def test_damaged_content(tmp_path, index, put, lost, piece, cut):
     text = json.dumps(GOOD, indent=1, ensure_ascii=False).encode()
-    place %= len(text)
+    index %= len(text)
     path = tmp_path / "a.json"
-    path.write_bytes(text[:place] + put + (b"" if cut else text[place + lost :]))
+    path.write_bytes(text[:index] + put + (b"" if cut else text[index + lost :]))
     with pytest.MonkeyPatch.context() as patch:
         same(path, piece, patch)
 
@@ -208,7 +208,7 @@ def test_other_encodings(tmp_path, encoding, monkeypatch):
     same(path, 5, monkeypatch)
 
 
-def test_the_whole_content_has_every_other_key_too(tmp_path, monkeypatch):
+def test_the_complete_content_has_every_other_key_too(tmp_path, monkeypatch):
     monkeypatch.setattr(annotation_stream, "PIECE", 100)
     path = tmp_path / "a.json"
     path.write_text(json.dumps(GOOD))

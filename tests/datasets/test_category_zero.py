@@ -20,8 +20,8 @@ def ground_truth(path, categories, first_annotation):
     images = [dict(id=key, file_name=f"{key:016x}.jpg", width=100, height=80) for key in (1, 2, 3)]
     annotations = []
     for image in images:
-        for place, category in enumerate(categories):
-            box = [5 + 40 * place, 10, 30, 50 - 5 * image["id"]]
+        for position, category in enumerate(categories):
+            box = [5 + 40 * position, 10, 30, 50 - 5 * image["id"]]
             annotations.append(
                 dict(
                     id=first_annotation + len(annotations),
@@ -29,7 +29,7 @@ def ground_truth(path, categories, first_annotation):
                     category_id=category,
                     bbox=box,
                     area=box[2] * box[3],
-                    iscrowd=int(image["id"] == 3 and place == 1),
+                    iscrowd=int(image["id"] == 3 and position == 1),
                 )
             )
     path.write_text(

@@ -50,7 +50,7 @@ CATEGORIES = [dict(id=7, name="cat"), dict(id=3, name="dog")]
 
 @pytest.fixture()
 def make(tmp_path):
-    """Writes annotations and 40 x 30 pictures for the images named; returns load_coco's two
+    """Writes annotations and 40 x 30 images for the images named; returns load_coco's two
     paths."""
     from PIL import Image
 
@@ -259,7 +259,7 @@ def test_bad_annotations(make, kind, bad, named):
     )
 
 
-def test_a_hair_outside_is_clipped(make):
+def test_slightly_outside_is_clipped(make):
     data = load_coco(
         *make(annotations=[box(1, bbox=(-1, -0.01, 42, 30.02)), box(2, bbox=(39, 29, 1, 2))]),
         report=quiet,
@@ -285,8 +285,8 @@ def test_all_problems_are_counted(make):
         "(in all: 1 x duplicate annotation id, 2 x empty box, 2 x image file missing)"
     )
     assert [line.split(": ", 1)[1] for line in lines[:2]] == [
-        "1 x duplicate annotation id; the first: annotation 2 of image 1 ('1.jpg'): its id was "
-        "there before",
+        "1 x duplicate annotation id; the first: annotation 2 of image 1 ('1.jpg'): an earlier "
+        "annotation has its id",
         "2 x empty box; the first: annotation 3 of image 1 ('1.jpg'): box [0, 0, 0, 1]",
     ]
     assert len(lines) == 3 and "2 x image file missing; the first: image 8 ('8.jpg')" in lines[2]
@@ -328,19 +328,19 @@ def test_bad_image_files(make, content, kind):
     victim = paths[1] / "2.jpg"
     noise = np.random.default_rng(0).integers(0, 256, size=(30, 40, 3), dtype=np.uint8)
     Image.fromarray(noise).save(victim)
-    whole = victim.read_bytes()
+    intact = victim.read_bytes()
     victim.unlink()
     if content == "folder":
         victim.mkdir()
     elif content == "pipe":
         os.mkfifo(str(victim))
     else:
-        victim.write_bytes(whole[: -1 - len(whole) // 20] if content == "truncated" else content)
+        victim.write_bytes(intact[: -1 - len(intact) // 20] if content == "truncated" else content)
     message = refused(paths)
     assert kind in message and "image 2 ('2.jpg')" in message
     if (
         content == "truncated"
-    ):  # what a GPU decodes without a word, so that it is found at this level too
+    ):  # what a GPU decodes without a message, so that it is found at this level too
         assert kind in refused(paths, check_images="header")
         assert load_coco(*paths, check_images="exists", report=quiet).num_images == 2
     assert load_coco(*paths, skip_bad=True, report=quiet).file_names == ("1.jpg",)
@@ -503,18 +503,18 @@ def test_cache(make, tmp_path):
     for name in ("path", "image_folder", "file_names", "category_ids", "category_names"):
         assert getattr(before, name) == getattr(after, name)
 
-    whole = kept_file.read_bytes()
+    intact = kept_file.read_bytes()
     paths = make([image(1)])
     os.utime(str(paths[0]), ns=(stamp, stamp))
     fresh = load_coco(*paths, report=quiet, **options)
     assert fresh.num_images == 1, "another size of the file is another data set"
     for broken in (
         b"",
-        whole[:100],
-        whole[:-30],
+        intact[:100],
+        intact[:-30],
         b"\x80\x04N.",
-        whole.replace(b"ltrb", b"rtlb"),
-        bytes(b ^ (k % 211 == 210) for k, b in enumerate(whole)),
+        intact.replace(b"ltrb", b"rtlb"),
+        bytes(b ^ (k % 211 == 210) for k, b in enumerate(intact)),
     ):
         for file in kept.iterdir():
             file.write_bytes(broken)
@@ -629,7 +629,7 @@ def border_data(tmp_path, n=200):
     """Images of odd sizes whose boxes touch the right and bottom border, or nearly; names need
     escapes."""
     rng = np.random.default_rng(0)
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     images, boxes = [], []
     for index in range(n):
@@ -717,7 +717,7 @@ def test_dali_file_holds_the_images_asked_for(make, tmp_path):
         write_dali_annotations(data, [0], tmp_path / "none" / "d.json")
 
 
-def test_dali_file_is_whole_in_any_number_of_pieces(make, tmp_path, monkeypatch):
+def test_dali_file_is_complete_in_any_number_of_pieces(make, tmp_path, monkeypatch):
     names = ['a "quoted" 100 %d.jpg', "b\u00fc.jpg", "c.jpg", "d.jpg", "e.jpg"]
     paths = make(
         [image(key, name) for key, name in enumerate(names)],

@@ -156,7 +156,7 @@ def test_the_split_by_scenario(root, capsys):
 
 
 def test_training_takes_it(root, capsys, tmp_path):
-    """With images where they lie: names are relative to ROOT, which is the image folder."""
+    """With the images in their folders: names are relative to ROOT, which is the image folder."""
     assert run(root, capsys=capsys)[0] == 0
     data = load_coco(root / "annotations" / "train.json", root, report=lambda line: None)
     assert (
@@ -224,7 +224,7 @@ def test_scenarios_and_cameras_in_the_order_given(root, capsys):
     assert len(by_id(content(root))[0]) == 3
 
 
-def test_other_folders_are_no_matter(root, capsys):
+def test_other_folders_do_not_matter(root, capsys):
     (root / "zips").mkdir()
     (root / NOON / f"{FIRST}_ann_laneline").mkdir()
     (root / NOON / f"{FIRST}_ann_laneline" / "0000000033.csv").write_text("not read")
@@ -265,7 +265,7 @@ def test_a_scenario_without_a_camera(root, capsys):
             ("--cameras", "Cognata_Camera_9"),
             "--cameras Cognata_Camera_9: not in ROOT; did you mean Cognata_Camera_0",
         ),
-        (("--scenarios", NOON, NOON + "/"), f"--scenarios {NOON}: named twice"),
+        (("--scenarios", NOON, NOON + "/"), f"--scenarios {NOON}: given twice"),
         (("--scenarios", ".."), "--scenarios ..: not in ROOT"),
         (
             ("--val-scenarios", NOON),
@@ -285,11 +285,11 @@ def test_a_scenario_without_a_camera(root, capsys):
         ),
     ],
 )
-def test_what_is_not_there_is_one_line(root, capsys, arguments, words):
+def test_missing_scenarios_and_cameras_are_one_line(root, capsys, arguments, words):
     assert words.replace("ROOT", str(root)) in refusal(run(root, *arguments, capsys=capsys), root)
 
 
-def test_roots_that_are_none(root, capsys, tmp_path):
+def test_wrong_roots(root, capsys, tmp_path):
     assert (
         f"{root}/{NOON}: holds {FIRST}_png or {FIRST}_ann itself; give the folder above"
         in refusal(run(root / NOON, capsys=capsys), root / NOON)
@@ -303,7 +303,7 @@ def test_roots_that_are_none(root, capsys, tmp_path):
     )
 
 
-def test_output_that_is_there(root, capsys):
+def test_existing_output(root, capsys):
     (root / "annotations").mkdir()
     (root / "annotations" / "val.json").write_text("mine")
     status, _, err = run(root, capsys=capsys)
@@ -391,7 +391,7 @@ def damage_csv(root, data):
         ),
     ],
 )
-def test_files_that_are_wrong(root, capsys, damage, data, words):
+def test_bad_files(root, capsys, damage, data, words):
     damage(root, data)
     folder = root / NOON / f"{FIRST}_{'png' if damage is damage_png else 'ann'}"
     line = refusal(run(root, capsys=capsys), root)
@@ -424,15 +424,15 @@ def test_the_header_reader_against_pillow(tmp_path):
     ):
         Image.new(mode, size).save(str(path))
         assert png_size(path) == size
-    whole = path.read_bytes()
+    intact = path.read_bytes()
     for position in range(33):
-        changed = bytearray(whole)
+        changed = bytearray(intact)
         changed[position] ^= 1
-        for data in (bytes(changed), whole[:position]):
+        for data in (bytes(changed), intact[:position]):
             path.write_bytes(data)
             with pytest.raises(BadInput):
                 png_size(path)
-    path.write_bytes(whole[:33])
+    path.write_bytes(intact[:33])
     assert png_size(path) == (40, 30), "nothing but the header is read"
 
 
@@ -494,7 +494,7 @@ def labels_and_boxes(root, clip=False, size=(480, 270)):
         ('8,Car,"[1, 2, 30, 271.5]",1', "box outside the image"),
     ],
 )
-def test_rows_that_are_wrong(root, capsys, row, words):
+def test_bad_rows(root, capsys, row, words):
     path = bad_rows(root, CAR, row, CAR)
     line = refusal(run(root, "--max-bad", 0, capsys=capsys), root)
     assert words.replace("CSV:", f"{path}:") in line and line.endswith(
@@ -581,7 +581,7 @@ def test_columns_are_found_by_name(root):
     )
 
 
-def test_classes_that_are_called_otherwise_are_said(root, capsys):
+def test_classes_with_another_name_are_reported(root, capsys):
     path = bad_rows(root, CAR, CAR.replace("Car", "Van"), CAR.replace("Car", "Bus"))
     status, _, err = run(root, capsys=capsys)
     assert status == 0 and err == [
@@ -666,9 +666,9 @@ VALID = (SAMPLE / NOON / f"{FIRST}_ann" / "0000000066.csv").read_bytes()
     st.binary(max_size=5) | st.sampled_from([b"\n", b",", b'"', b"\r\n", b"\0", b"nan"]),
     st.integers(0, 30),
 )
-def test_damaged_csv_files(tmp_path, place, put, lost):
+def test_damaged_csv_files(tmp_path, offset, put, lost):
     path, problems = tmp_path / "rows.csv", Problems()
-    path.write_bytes(VALID[:place] + put + VALID[place + lost :])
+    path.write_bytes(VALID[:offset] + put + VALID[offset + lost :])
     try:
         found = read_rows(path, (480, 270))
     except BadInput as bad:

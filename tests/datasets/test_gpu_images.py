@@ -1,4 +1,4 @@
-"""Image files that a GPU's decoder gets wrong without a word: found by the checks, wherever a GPU
+"""Image files that a GPU decodes wrong without a message: found by the checks, wherever a GPU
 is to decode."""
 
 import io
@@ -79,13 +79,13 @@ def test_grey_jpeg_2000_is_noted(tmp_path, mode, noted):
 
 
 def test_truncated_jpegs_are_those_without_an_end():
-    whole = jpeg_of(photo())
-    for content in (whole, whole + b"more", jpeg2000("RGB"), b"", b"x"):
+    intact = jpeg_of(photo())
+    for content in (intact, intact + b"more", jpeg2000("RGB"), b"", b"x"):
         assert not truncation(np.frombuffer(content, np.uint8))
-    assert not has_no_end(whole) and has_no_end(whole + b"more")
-    for cut in (1, 2, 40, len(whole) // 2):
-        assert has_no_end(whole[:-cut])
-        assert "truncated" in truncation(np.frombuffer(whole[:-cut], np.uint8)).lower()
+    assert not has_no_end(intact) and has_no_end(intact + b"more")
+    for cut in (1, 2, 40, len(intact) // 2):
+        assert has_no_end(intact[:-cut])
+        assert "truncated" in truncation(np.frombuffer(intact[:-cut], np.uint8)).lower()
 
 
 @pytest.fixture()
@@ -140,7 +140,7 @@ WRONG_ON_GPU = {
 
 @pytest.mark.parametrize("name", sorted(WRONG_ON_GPU))
 @pytest.mark.parametrize("level", ["header", "decode"])
-def test_what_a_gpu_gets_wrong_is_refused_there_alone(make, capsys, name, level):
+def test_what_a_gpu_decodes_wrong_is_refused_only_for_a_gpu(make, capsys, name, level):
     folder = make(WRONG_ON_GPU[name], name)
     paths = str(folder / "val.json"), str(folder / "val")
     for _ in range(2):  # also where an earlier check kept its result
@@ -159,7 +159,7 @@ def test_what_a_gpu_gets_wrong_is_refused_there_alone(make, capsys, name, level)
     )  # predict: on the CPU, by Pillow
 
 
-def test_check_data_says_what_a_gpu_gets_wrong(make, capsys):
+def test_check_data_reports_what_a_gpu_decodes_wrong(make, capsys):
     folder = make(WRONG_ON_GPU["rgb.jpg"], "rgb.jpg")
     flags = [
         "check-data",
@@ -181,13 +181,13 @@ def test_check_data_says_what_a_gpu_gets_wrong(make, capsys):
         kinds = {entry["kind"]: entry["examples"] for entry in report["errors"]}
         if status:
             assert list(kinds) == ["image that DALI does not decode correctly"]
-            assert "rgb.jpg" in str(kinds) and "decode cpu gets them right" in str(kinds)
+            assert "rgb.jpg" in str(kinds) and "use --decode cpu" in str(kinds)
         else:
             assert not kinds and [entry["kind"] for entry in report["handled"]] == [RGB_JPEG]
 
 
 @pytest.mark.parametrize("decode", ["cpu", "gpu", "cache"])
-def test_a_truncated_jpeg_is_found_from_the_header_on(make, capsys, decode):
+def test_a_truncated_jpeg_is_found_at_level_header(make, capsys, decode):
     folder = make(jpeg_of(photo())[:-300], "2.jpg")
     for level in ("header", "decode"):
         with pytest.raises(UserError, match=r"cut short.*'2\.jpg'"):

@@ -10,23 +10,23 @@ from ssd.datasets.in_threads import in_threads
 
 
 def test_every_item_once():
-    done, made, told = [], [], []
+    done, made, counts = [], [], []
 
     def make():
         made.append(1)
         return done.append
 
-    in_threads(make, 1000, 7, told.append)
-    assert sorted(done) == list(range(1000)) and len(made) == 7 and told[-1] == 1000
-    in_threads(make, 0, 7, told.append)
-    assert told[-1] == 0 and len(done) == 1000
+    in_threads(make, 1000, 7, counts.append)
+    assert sorted(done) == list(range(1000)) and len(made) == 7 and counts[-1] == 1000
+    in_threads(make, 0, 7, counts.append)
+    assert counts[-1] == 0 and len(done) == 1000
     in_threads(make, 2)
     assert len(done) == 1002
 
 
 def test_an_exception_ends_all_and_wakes_those_that_wait():
-    """One thread fails while the others wait for what comes only once they are told to stop, and
-    told again: the first time they may not have begun to wait."""
+    """One thread fails while the others wait for what comes only once they are asked to stop, and
+    asked again: the first time they may not have begun to wait."""
     calls, gate = [], threading.Event()
 
     def work(index):
@@ -44,7 +44,7 @@ def test_an_exception_ends_all_and_wakes_those_that_wait():
     assert len(calls) >= 3
 
 
-def test_a_thread_that_cannot_begin():
+def test_a_thread_that_cannot_start():
     def make():
         raise RuntimeError("no")
 

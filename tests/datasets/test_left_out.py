@@ -1,4 +1,4 @@
-"""prepare-json.py and split-data, which write annotations anew: they refuse what training refuses,
+"""prepare-json.py and split-data, which rewrite annotations: they refuse what training refuses,
 and COCO's own training file needs no flag but the one that training needs too."""
 
 import copy
@@ -106,7 +106,7 @@ def shares(content):
 @pytest.mark.parametrize(
     "change, words", [(corners, "left, top, right, bottom"), (shares, "shares of the image")]
 )
-def test_boxes_in_another_form(tmp_path, capsys, change, words):
+def test_boxes_in_another_format(tmp_path, capsys, change, words):
     content = copy.deepcopy(odd_files.content())
     change(content)
     file = tmp_path / "a.json"

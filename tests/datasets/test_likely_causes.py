@@ -1,5 +1,5 @@
-"""Much of a file wrong for one cause: named in a line, and refused though each box for itself could
-be left out."""
+"""Most of a file wrong for one cause, through the loaders: named in one line, and refused although
+each box alone could be left out. The rules of the causes: test_annotation_causes."""
 
 import json
 
@@ -43,13 +43,13 @@ FORMS = {
 }
 
 
-def boxes_of(seed, whole):
+def boxes_of(seed, rounded):
     """(m, 4) ltrb inside the image, in pixels, spread over it."""
     random = np.random.default_rng(seed)
     low = random.random((20, 2)) * [WIDTH - 12, HEIGHT - 12]
     high = low + 6 + random.random((20, 2)) * ([WIDTH, HEIGHT] - low - 6)
     ltrb = np.concatenate([low, high], axis=1)
-    return np.round(ltrb) if whole else ltrb
+    return np.round(ltrb) if rounded else ltrb
 
 
 def write(path, boxes, names=("a.jpg", "b.jpg"), categories=("x", "y")):
@@ -88,28 +88,28 @@ def refusal(action):
     return ""
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("form", FORMS)
-def test_boxes_in_another_form(tmp_path, form, seed):
+def test_boxes_in_another_format(tmp_path, form, seed):
     change, words = FORMS[form]
-    ltrb = boxes_of(seed, whole=seed % 2 and "shares" not in form)
+    ltrb = boxes_of(seed, rounded=seed % 2 and "shares" not in form)
     path = write(tmp_path / "a.json", change(ltrb))
-    said = refusal(lambda: load_ground_truth(path, max_left_out=0.5))
-    assert words in said and bool(said) == bool(words), said
+    message = refusal(lambda: load_ground_truth(path, max_left_out=0.5))
+    assert words in message and bool(message) == bool(words), message
     for skip in (False, True):
-        said = refusal(lambda: load_ground_truth(path, skip_bad=skip, max_left_out=0.5))
-        assert words in said and bool(said) == bool(words)
+        message = refusal(lambda: load_ground_truth(path, skip_bad=skip, max_left_out=0.5))
+        assert words in message and bool(message) == bool(words)
     lines = []
     left = len(
         load_ground_truth(path, skip_bad=True, max_left_out=1, report=lines.append).box_image
     )
     assert left == 20 or "outside" in " ".join(lines)
-    assert not words or any(words in line for line in lines), "said though it is taken"
+    assert not words or any(words in line for line in lines), "reported although it is accepted"
 
 
 @pytest.mark.parametrize("few", range(1, 6))
-def test_a_few_mistakes_are_no_other_form(tmp_path, few):
-    """They are left out with the flag, each for itself, up to half of all."""
+def test_a_few_mistakes_are_no_other_format(tmp_path, few):
+    """They are left out with the flag, up to half of all."""
     boxes = as_given(boxes_of(few, True))
     boxes[:few, 0] = WIDTH - 3
     path = write(tmp_path / "a.json", boxes)
@@ -133,33 +133,22 @@ def test_objects_that_fill_their_images_are_no_corners(tmp_path):
     )
 
 
-NAMES = [  # as the file has them, and where the images are
+# As in the file, path of the images, words of the message. The other spellings are tried in
+# test_annotation_causes.
+NAMES = [
     ("train\\1.jpg", "train/1.jpg", "backslashes"),
-    (".\\1.jpg", "1.jpg", "backslashes"),
-    ("a\\b\\1.jpg", "a/b/1.jpg", "backslashes"),
-    ("C:\\data\\1.jpg", "1.jpg", "hold folders"),
-    ("images/1.jpg", "1.jpg", "hold folders"),
-    ("a/b/c/1.jpg", "1.jpg", "hold folders"),
-    ("/home/me/images/1.jpg", "1.jpg", "hold folders"),
     ("../images/1.jpg", "1.jpg", "hold folders"),
-    ("1.JPG", "1.jpg", "capital and small letters"),
-    ("1.jpeg", "1.jpg", "other endings; with .jpg"),
-    ("1.png", "1.jpg", "other endings; with .jpg"),
-    ("1", "1.jpg", "other endings; with .jpg"),
-    ("1.jpg", "1.JPG", "capital and small letters"),
-    ("1.jpg", "1.jpeg", "other endings; with .jpeg"),
     ("1.jpg", "1.png", "other endings; with .png"),
-    ("deep/1.png", "deep/1.jpg", "other endings; with .jpg"),
     ("1.jpg", "2.jpg", ""),
 ]
 
 
-@pytest.mark.parametrize("given, there, words", NAMES)
-def test_names_written_for_another_place(tmp_path, given, there, words):
-    """Of four images, three are found so."""
+@pytest.mark.parametrize("given, present, words", NAMES)
+def test_names_of_another_folder_or_system(tmp_path, given, present, words):
+    """Three of four images are found with the other spelling."""
     folder = tmp_path / "images"
     for number in "134":
-        path = folder / there.replace("1", number)
+        path = folder / present.replace("1", number)
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (WIDTH, HEIGHT)).save(str(path), "PNG")
     file = write(
@@ -168,12 +157,14 @@ def test_names_written_for_another_place(tmp_path, given, there, words):
         [given.replace("1", number) for number in "1345"],
     )
     for skip in (False, True):
-        said = refusal(lambda: load_coco(file, folder, skip_bad=skip, max_left_out=0.5, report=len))
+        message = refusal(
+            lambda: load_coco(file, folder, skip_bad=skip, max_left_out=0.5, report=len)
+        )
         if words:
-            assert words in said and "they are there (images/" in said, said
+            assert words in message and "they are there (images/" in message, message
         else:
-            assert "they are there" not in said and (
-                "missing" in said or "4 of 4 images" in said or skip
+            assert "they are there" not in message and (
+                "missing" in message or "4 of 4 images" in message or skip
             )
 
 

@@ -287,7 +287,7 @@ def test_kinds_of_bad_rows_are_counted(files, capsys):
 
 
 @pytest.mark.parametrize("name", openimages_boxes.COLUMNS)
-def test_a_column_that_is_not_there(files, capsys, name):
+def test_a_missing_column(files, capsys, name):
     write(files, *ROWS, header=HEADER.replace(name, "Other", 1))
     line = refusal(run(files, *FRUIT, capsys=capsys), files)
     assert f"{files}/boxes.csv:1: no column {name} in " in line
@@ -407,7 +407,7 @@ def test_images_without_a_file_are_counted(files, capsys):
     assert [(entry["id"], entry["image_id"]) for entry in content(files)["annotations"]] == [(1, 1)]
     (files / "images" / "a1b2c3d4e5f60718.jpg").write_bytes(b"no image")
     (files / "out.json").unlink()
-    assert "none of the 2 images with a box is there" in run(files, *FRUIT, capsys=capsys)[2][0]
+    assert "none of the 2 images with a box is present" in run(files, *FRUIT, capsys=capsys)[2][0]
     save_jpeg(files / "images" / f"{2:016x}.jpg", 40, 30)
     assert "1 x image file without a readable size" in run(files, *FRUIT, capsys=capsys)[2][0]
 
@@ -505,9 +505,9 @@ def test_header_reader_against_pillow(tmp_path):
         path = str(tmp_path / f"{index}.jpg")
         save_jpeg(path, 37 + index, 91, **options)
         assert jpeg_size(path) == (37 + index, 91)
-    whole = Path(path).read_bytes()
+    intact = Path(path).read_bytes()
     for end in range(0, 200, 3):
-        Path(path).write_bytes(whole[:end])
+        Path(path).write_bytes(intact[:end])
         assert jpeg_size(path) in (None, (42, 91))
     Image.new("RGB", (5, 7)).save(path, "PNG")
     assert jpeg_size(path) is None and image_size(path) == (5, 7)
@@ -567,7 +567,7 @@ def test_max_images_are_the_smallest_ids_whatever_the_order(files, capsys):
     assert content(files)["annotations"] == every["annotations"][:4]
 
 
-def test_read_boxes_says_how_far_it_is(files, monkeypatch):
+def test_read_boxes_reports_progress(files, monkeypatch):
     monkeypatch.setattr(openimages_boxes, "BLOCK", 64)
     calls = []
     boxes = read_boxes(
@@ -600,9 +600,9 @@ VALID = "\n".join([HEADER, *ROWS, ""]).encode()
     st.integers(0, 30),
     st.integers(1, 300),
 )
-def test_damaged_box_files(tmp_path, place, put, lost, block):
+def test_damaged_box_files(tmp_path, offset, put, lost, block):
     path, problems = tmp_path / "boxes.csv", Problems()
-    path.write_bytes(VALID[:place] + put + VALID[place + lost :])
+    path.write_bytes(VALID[:offset] + put + VALID[offset + lost :])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(openimages_boxes, "BLOCK", block)
         try:

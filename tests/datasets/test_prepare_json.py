@@ -1,4 +1,4 @@
-"""prepare-json.py, run as a program, on made-up and on real annotation files."""
+"""prepare-json.py, run as a program, on synthetic and on real annotation files."""
 
 from __future__ import annotations
 

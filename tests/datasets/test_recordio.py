@@ -19,7 +19,7 @@ from ssd.datasets.recordio import (
     image_record_size,
 )
 
-# Bytes among which the magic number is common, at any place.
+# Bytes in which the magic number is common, at any offset.
 CONTENTS = st.lists(
     st.sampled_from([MAGIC, MAGIC[:2], b"x", b"four", b"\0"]) | st.binary(max_size=9)
 ).map(b"".join)
@@ -42,18 +42,18 @@ def test_the_bytes_are_mxnets(contents):
             written = file.read()
         assert written == b"".join(map(record, contents))
         with open(index) as file:
-            places = [int(line.split("\t")[1]) for line in file]
-        for content, start, end in zip(contents, places, [*places[1:], len(written)]):
+            offsets = [int(line.split("\t")[1]) for line in file]
+        for content, start, end in zip(contents, offsets, [*offsets[1:], len(written)]):
             assert bytes(decode(written[start:end])) == content
 
 
 @settings(max_examples=100, deadline=None)
 @given(content=CONTENTS, data=st.data())
 def test_no_other_bytes_are_taken_for_a_record(content, data):
-    whole = record(content)
-    assert bytes(decode(whole)) == content
-    cut = data.draw(st.integers(0, len(whole) - 1))
-    for wrong in (whole[:cut], whole + b"\0\0\0\0", whole + whole, b"\0" + whole[1:]):
+    intact = record(content)
+    assert bytes(decode(intact)) == content
+    cut = data.draw(st.integers(0, len(intact) - 1))
+    for wrong in (intact[:cut], intact + b"\0\0\0\0", intact + intact, b"\0" + intact[1:]):
         with pytest.raises(Damaged):
             decode(wrong)
 

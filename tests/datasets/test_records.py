@@ -20,7 +20,15 @@ from nvidia.dali.pipeline import Pipeline
 from ssd.datasets import packing, record_folder
 from ssd.datasets.image_folder import ImageFiles, open_images, record_at
 from ssd.errors import UserError
-from tests.datasets.packed import MAGIC_NUMBER, PATHS, SHARD_SIZE, load, odd_set, pack
+from tests.datasets.packed import (
+    MAGIC_NUMBER,
+    PATHS,
+    SHARD_SIZE,
+    load,
+    odd_set,
+    pack,
+    record_offset,
+)
 from tests.training.tiny import ROOT
 
 FOLDER = PATHS["train"][1]
@@ -47,10 +55,10 @@ def own(packed, tmp_path):
 def contents(folder):
     """{relative path: bytes} of all files below a folder."""
     found = {}
-    for place, _, names in os.walk(folder):
+    for root, _, names in os.walk(folder):
         for name in names:
-            with open(os.path.join(place, name), "rb") as file:
-                found[os.path.relpath(os.path.join(place, name), folder)] = file.read()
+            with open(os.path.join(root, name), "rb") as file:
+                found[os.path.relpath(os.path.join(root, name), folder)] = file.read()
     return found
 
 
@@ -62,9 +70,9 @@ def refused(folder):
     return str(caught.value)
 
 
-def change(path, place, content):
+def change(path, offset, content):
     with open(path, "r+b") as file:
-        file.seek(place)
+        file.seek(offset)
         file.write(content)
 
 
@@ -97,7 +105,7 @@ def test_everything_is_kept(data, packed, split):
         assert one.read() == other.read()
 
 
-def test_the_manifest_says_what_was_packed(data, packed):
+def test_the_manifest_describes_what_was_packed(data, packed):
     found = json.loads(contents(packed)[os.path.join(FOLDER, "records.json")])
     files = load(data)
     with open(files.path, "rb") as file:
@@ -132,9 +140,9 @@ def check_label(label, data, index):
 
 
 def test_mxnet_reads_them(data, packed):
-    files, place, number = load(data), os.path.join(packed, FOLDER), 0
-    for shard in record_folder.read_manifest(place)["shards"]:
-        base = os.path.join(place, shard["file"][:-4])
+    files, records, number = load(data), os.path.join(packed, FOLDER), 0
+    for shard in record_folder.read_record_manifest(records)["shards"]:
+        base = os.path.join(records, shard["file"][:-4])
         reader = mx.recordio.MXIndexedRecordIO(base + ".idx", base + ".rec", "r")
         assert len(reader.keys) == shard["images"]
         for key in reader.keys:
@@ -147,14 +155,14 @@ def test_mxnet_reads_them(data, packed):
 
 
 def test_dali_reads_them(tmp_path):
-    """A file at a time. Its reader wants the header of an image in one part, so no id that is the
+    """A file at a time. Its reader needs the header of an image in one part, so no id that is the
     magic number."""
     data = odd_set(tmp_path / "set", magic_id=False)
     assert pack(data, tmp_path / "records", "--shard-size", SHARD_SIZE) == 0
-    files, place = load(data), str(tmp_path / "records" / FOLDER)
+    files, records = load(data), str(tmp_path / "records" / FOLDER)
     number = 0
-    for shard in record_folder.read_manifest(place)["shards"]:
-        path = os.path.join(place, shard["file"])
+    for shard in record_folder.read_record_manifest(records)["shards"]:
+        path = os.path.join(records, shard["file"])
         pipeline = Pipeline(batch_size=shard["images"], num_threads=1, device_id=None)
         with pipeline:
             pipeline.set_outputs(*fn.readers.mxnet(path=[path], index_path=[path[:-4] + ".idx"]))
@@ -171,10 +179,10 @@ def test_splits_that_share_a_folder_share_the_records(data, tmp_path):
     """Both files over the same images: each image is packed once."""
     flags = ["--val-annotations", PATHS["train"][0], "--val-images", f"./{FOLDER}/"]
     assert pack(data, tmp_path / "out", *flags) == 0
-    place = tmp_path / "out" / FOLDER
-    found = record_folder.read_manifest(str(place))
+    records = tmp_path / "out" / FOLDER
+    found = record_folder.read_record_manifest(str(records))
     assert [split["records"] for split in found["splits"]] == [13, 0] and found["images"] == 13
-    assert sorted(os.listdir(place)) == [
+    assert sorted(os.listdir(records)) == [
         "records.json",
         "records.npz",
         "train-00000.idx",
@@ -225,7 +233,7 @@ def test_threads_read_at_once(data, packed):
 @pytest.mark.parametrize(
     "name, harm, words",
     [
-        ("train-00000.rec", lambda path: os.truncate(path, 100), "cut short: 100 bytes"),
+        ("train-00000.rec", lambda path: os.truncate(path, 100), "truncated: 100 bytes"),
         ("train-00000.rec", os.remove, "No such file"),
         (
             "train-00000.rec",
@@ -275,12 +283,11 @@ def test_a_damaged_folder_is_refused_when_it_is_opened(own, name, harm, words):
 
 
 def test_a_file_of_other_records_is_refused(own):
-    """Of the same length and with the right beginning, as nothing at the start can tell."""
-    place = os.path.join(own, FOLDER)
-    path, name = os.path.join(place, "train-00000.rec"), load(own).file_names[1]
-    images = open_images(place)
-    row = images._names.find(name)
-    offset = int(images._table["offset"][row])
+    """Of the same length and with the right beginning, which no check at the start can detect."""
+    records = os.path.join(own, FOLDER)
+    path, name = os.path.join(records, "train-00000.rec"), load(own).file_names[1]
+    images = open_images(records)
+    offset = record_offset(records, 1)
     for where, content, words in [
         (offset + 200, b"?!?!", "CRC-32 differs"),
         (offset, b"XXXX", "magic number"),
@@ -291,14 +298,14 @@ def test_a_file_of_other_records_is_refused(own):
         kept = open(path, "rb").read()
         change(path, where, content)
         with pytest.raises(UserError, match=words) as caught:
-            open_images(place).read(name)
+            open_images(records).read(name)
         line = str(caught.value)
-        assert path in line and os.path.join(place, name) in line and "\n" not in line
+        assert path in line and os.path.join(records, name) in line and "\n" not in line
         with open(path, "wb") as file:
             file.write(kept)
-    assert len(open_images(place).read(name))
+    assert len(open_images(records).read(name))
     os.truncate(path, offset + 20)  # while it is open
-    with pytest.raises(UserError, match="cut short"):
+    with pytest.raises(UserError, match="truncated"):
         images.read(name)
 
 
@@ -336,7 +343,7 @@ def test_nothing_is_overwritten(data, packed, tmp_path, capsys):
     for output, words in (
         (packed, "holds files already"),
         (tmp_path / "full", "holds files already"),
-        (tmp_path / "file", "is no folder"),
+        (tmp_path / "file", "is not a folder"),
     ):
         status, line = run(capsys, data, output)
         assert status == 2 and f"--output {output}: {words}" in line
@@ -368,7 +375,9 @@ def test_what_cannot_be_packed_is_named(data, packed, tmp_path, capsys, monkeypa
     assert not os.path.exists(tmp_path / "out")
 
 
-def test_the_space_is_said_before_anything_is_written(data, tmp_path, capsys, monkeypatch):
+def test_the_space_needed_is_reported_before_anything_is_written(
+    data, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(
         packing, "_begin", lambda *_: (_ for _ in ()).throw(UserError("here it would begin"))
     )
@@ -388,8 +397,8 @@ class Enough(Exception):
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
-def test_a_packing_that_was_broken_off_anywhere_goes_on(data, packed, tmp_path, monkeypatch, jobs):
-    """Broken off after every file operation in turn, then finished: the same bytes each time."""
+def test_a_packing_interrupted_anywhere_continues(data, packed, tmp_path, monkeypatch, jobs):
+    """Interrupted after each file operation, then finished: the same bytes each time."""
     wanted, output, left = contents(packed), str(tmp_path / "out"), [0]
     originals = {
         name: getattr(packing, name)
@@ -424,7 +433,7 @@ def test_a_packing_that_was_broken_off_anywhere_goes_on(data, packed, tmp_path, 
     assert operations > 10 and contents(output) == wanted
 
 
-def test_what_is_whole_is_not_packed_again(data, packed, tmp_path, monkeypatch):
+def test_complete_files_are_not_packed_again(data, packed, tmp_path, monkeypatch):
     output, packed_now = str(tmp_path / "out"), []
     original = packing._pack_shard
 
@@ -447,33 +456,33 @@ def test_what_is_whole_is_not_packed_again(data, packed, tmp_path, monkeypatch):
     assert len(packed_now) == len(set(packed_now)) and contents(output) == contents(packed)
 
 
-def test_only_the_same_packing_goes_on(data, tmp_path, monkeypatch, capsys):
+def test_only_the_same_packing_continues(data, tmp_path, monkeypatch, capsys):
     output = tmp_path / "out"
     with monkeypatch.context() as patch:
         patch.setattr(packing, "_pack_shard", lambda *_: (_ for _ in ()).throw(Enough))
         with pytest.raises(Enough):
             pack(data, output)
     status, line = run(capsys, data, output, "--shard-size", SHARD_SIZE)
-    assert status == 2 and "begun with another --shard-size" in line
+    assert status == 2 and "started with another --shard-size" in line
     status, line = run(capsys, data, output, "--split", "train")
-    assert status == 2 and "begun with another data set or other settings" in line
+    assert status == 2 and "started with another data set or other settings" in line
     other = shutil.copytree(data, str(tmp_path / "other"))
     with open(os.path.join(other, FOLDER, "1.png"), "ab") as file:
         file.write(b"more")
     status, line = run(capsys, other, output)
-    assert status == 2 and "begun with another data set" in line
+    assert status == 2 and "started with another data set" in line
     with packing._locked(str(output)):
         status, line = run(capsys, data, output)
         assert status == 2 and "another process is packing into it" in line
     (output / packing.PLAN).write_text("{")
     status, line = run(capsys, data, output)
-    assert status == 2 and "no plan of a packing" in line
+    assert status == 2 and "not the plan of a packing" in line
 
 
 @pytest.mark.parametrize("end, status", [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
-def test_a_process_that_is_ended_goes_on(data, packed, tmp_path, end, status):
+def test_a_process_that_is_ended_continues(data, packed, tmp_path, end, status):
     code = f"""
-import os, sys, time
+import os, sys
 from ssd.datasets import packing
 original, begun = packing._pack_shard, []
 
@@ -481,9 +490,8 @@ def ended_in_the_third(part, shard, base, advance):
     begun.append(shard)
     def end():
         os.kill(os.getpid(), {int(end)})
-        while True:    # until the main thread has heard of it
+        while True:    # until the main thread is interrupted
             advance()
-            time.sleep(.001)
     original(part, shard, base, end if len(begun) == 3 else advance)
 
 packing._pack_shard = ended_in_the_third

@@ -1,4 +1,4 @@
-"""The generated data set: what it promises, and that it can be made twice."""
+"""The generated data set: its properties, and that it is reproducible."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_same_seed_same_bytes(shapes, tmp_path):
 
 
 def test_boxes_are_tight():
-    """Told apart by colour, the object reaches each of its box's four sides and does not leave
+    """Distinguished by colour, the object reaches each of its box's four sides and does not leave
     it."""
     found = 0
     for key in range(120):
@@ -148,7 +148,7 @@ def test_existing_folders(shapes, tmp_path):
     folder = make_shapes(tmp_path / "empty", **tiny)
     victim = next((folder / "train2017").iterdir())
     victim.write_bytes(b"short")
-    with pytest.raises(UserError, match="not as they were made: train2017/"):
+    with pytest.raises(UserError, match="but one file was changed: train2017/"):
         make_shapes(folder, **tiny)
     (folder / "shapes.json").write_text("[]")
     with pytest.raises(UserError, match="something else"):

@@ -131,7 +131,7 @@ def test_a_package_of_five(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "Score: 20.917 minutes\n" in done.stdout
-    assert "To be filled in the system's description: cooling\n" in done.stdout
+    assert "Still empty in the system's description: cooling\n" in done.stdout
     assert [line.split()[1] for line in done.stdout.splitlines() if "fastest, dropped" in line] == [
         "20.250"
     ]
@@ -275,7 +275,7 @@ def test_other_refusals(tmp_path):
         make(tmp_path, logs[:4] + logs[:1])
     with pytest.raises(UserError, match="logs: not an empty folder; nothing is overwritten"):
         make(tmp_path, logs, output="logs")
-    with pytest.raises(UserError, match="system 'my system': letters"):
+    with pytest.raises(UserError, match="system 'my system': use only letters"):
         make(tmp_path, logs, system_name="my system")
     with pytest.raises(UserError, match="config 'config_no.sh': no such file"):
         make(tmp_path, logs, config="config_no.sh")

@@ -123,18 +123,18 @@ def test_initializers_come_back_exactly_and_unfused(tmp_path):
     assert kinds.count("BatchNormalization") == kinds.count("Conv") == 29
 
 
-def test_whole_network_is_accepted_and_the_rest_dropped_with_a_word():
-    whole = tensors(classifier_shapes("resnet34"))
-    whole["bn1.num_batches_tracked"] = np.array(1)
-    said = []
-    assert list(check_backbone_tensors(whole, "resnet34", "file.onnx", said.append)) == list(
+def test_a_classification_network_is_accepted_and_the_rest_dropped_with_a_message():
+    intact = tensors(classifier_shapes("resnet34"))
+    intact["bn1.num_batches_tracked"] = np.array(1)
+    reported = []
+    assert list(check_backbone_tensors(intact, "resnet34", "file.onnx", reported.append)) == list(
         backbone_shapes("resnet34")
     )
-    assert len(said) == 1 and said[0].startswith(
+    assert len(reported) == 1 and reported[0].startswith(
         "file.onnx: fc and layer4 (37 tensors) dropped"
     )  # 7 * 5 + 2
-    check_backbone_tensors(tensors(), "resnet34", "file.onnx", said.append)
-    assert len(said) == 1
+    check_backbone_tensors(tensors(), "resnet34", "file.onnx", reported.append)
+    assert len(reported) == 1
 
 
 @pytest.mark.parametrize(
@@ -185,8 +185,8 @@ def test_wrong_tensors_are_refused_by_name(tmp_path, change, message):
 def test_files_that_are_no_backbone(tmp_path):
     path = tmp_path / "r.onnx"
     write_backbone(tensors(), str(path), "resnet34")
-    whole = path.read_bytes()
-    for content in (b"", b"text", whole[: len(whole) // 2], whole[:-1], b"\x80\x02}."):
+    intact = path.read_bytes()
+    for content in (b"", b"text", intact[: len(intact) // 2], intact[:-1], b"\x80\x02}."):
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"r\.onnx: not an ONNX file"):
             read_initializers(str(path))
@@ -256,7 +256,7 @@ class TestGetBackbone:
         name = "layer3.5.conv2.weight"
         assert np.array_equal(read[name], reference.state_dict[name].numpy())
         again = get_backbone("--file", named, folder)
-        assert again.returncode == 0 and "is there already" in again.stdout
+        assert again.returncode == 0 and "exists already" in again.stdout
 
     def test_download_is_resumed_and_checked(self, tmp_path, pth):
         content = pth.read_bytes()
@@ -269,7 +269,7 @@ class TestGetBackbone:
         wrong = get_backbone("--url", url, "--sha256-prefix", "0" * 8, folder)
         assert wrong.returncode == 1 and "does not begin with 00000000" in wrong.stderr
         assert os.listdir(str(folder)) == []
-        for start in (content[:1000], content):  # cut off, and whole but not yet renamed
+        for start in (content[:1000], content):  # cut off, and complete but not yet renamed
             part.write_bytes(start)
             done = get_backbone("--url", url, "--sha256-prefix", digits, folder)
             assert (done.returncode, done.stderr) == (0, "")

@@ -70,7 +70,7 @@ def test_every_backbone_has_a_file():
     "backbone, count", [("mobilenet_v2", 3504872), ("mobilenet_v3_large", 5483032)]
 )
 def test_sizes_against_published_numbers(backbone, count):
-    """What torchvision documents as the parameters of the whole network."""
+    """What torchvision documents as the parameters of the classification network."""
     assert (
         sum(
             int(np.prod(shape))
@@ -89,13 +89,13 @@ def test_torchvisions_file_gives_its_maps(tmp_path, version, backbone):
     torch = pytest.importorskip("torch")
     from tests.torch_mobilenet import maps, mobilenet
 
-    peer, images, said = mobilenet(version), images_of(65, 65), []
+    peer, images, reported = mobilenet(version), images_of(65, 65), []
     pth, onnx = str(tmp_path / "a.pth"), str(tmp_path / "a.onnx")
     torch.save(peer.state_dict(), pth)
-    convert_backbone(pth, onnx, backbone, report=said.append)
-    assert f"classifier ({2 * (version - 1)} tensors) dropped" in said[0]
-    assert len(said) == version - 1 and (
-        version == 2 or "epsilon of 0.001 became a part" in said[1]
+    convert_backbone(pth, onnx, backbone, report=reported.append)
+    assert f"classifier ({2 * (version - 1)} tensors) dropped" in reported[0]
+    assert len(reported) == version - 1 and (
+        version == 2 or "epsilon of 0.001 became a part" in reported[1]
     )
     theirs, ort = maps(peer, images, SPECS[backbone].tap), run_onnx(onnx, images)
     network = network_of(MOBILE[backbone][1], "65x65", onnx, backbone)
@@ -142,10 +142,13 @@ def test_mindcvs_file_gives_onnxruntimes_maps(tmp_path, backbone, mint):
         }
         assert not any("gamma" in name or "moving" in name for name in tensors)
     tensors["epoch_num"] = np.array([4], np.int64)
-    ckpt, onnx, said = str(tmp_path / "a.ckpt"), str(tmp_path / "a.onnx"), []
+    ckpt, onnx, reported = str(tmp_path / "a.ckpt"), str(tmp_path / "a.onnx"), []
     write_mindspore(ckpt, tensors)
-    convert_backbone(ckpt, onnx, backbone, report=said.append)
-    assert len(said) == 1 and f"classifier ({len(CLASSIFIER[backbone])} tensors) dropped" in said[0]
+    convert_backbone(ckpt, onnx, backbone, report=reported.append)
+    assert (
+        len(reported) == 1
+        and f"classifier ({len(CLASSIFIER[backbone])} tensors) dropped" in reported[0]
+    )
     for name, value in read_backbone(onnx, backbone).items():
         np.testing.assert_array_equal(value, vectors.weight(f"backbone.{name}", value.shape))
     images = images_of(64, 100)
@@ -169,24 +172,24 @@ def test_mindcvs_resnet50_for_a_pyramid_and_for_ssd(tmp_path):
             "classifier.bias": np.zeros(1000, np.float32),
         }
     )
-    ckpt, whole, short = (str(tmp_path / name) for name in ("a.ckpt", "whole.onnx", "short.onnx"))
+    ckpt, full, short = (str(tmp_path / name) for name in ("a.ckpt", "full.onnx", "short.onnx"))
     write_mindspore(ckpt, tensors)
-    said = []
-    convert_backbone(ckpt, whole, "resnet50", True, said.append)
-    convert_backbone(ckpt, short, "resnet50", False, said.append)
+    reported = []
+    convert_backbone(ckpt, full, "resnet50", True, reported.append)
+    convert_backbone(ckpt, short, "resnet50", False, reported.append)
     assert [
-        "classifier (2 tensors)" in said[0],
-        "classifier and layer4 (52 tensors)" in said[1],
+        "classifier (2 tensors)" in reported[0],
+        "classifier and layer4 (52 tensors)" in reported[1],
     ] == [True, True]
     images = images_of(64, 96)
-    network = network_of("ssd-resnet50-fpn-coco", "64x96", whole, "resnet50", pyramid=True)
+    network = network_of("ssd-resnet50-fpn-coco", "64x96", full, "resnet50", pyramid=True)
     for ours, wanted in zip(
-        network.backbone.maps(mx.nd, mx.nd.array(images)), run_onnx(whole, images).values()
+        network.backbone.maps(mx.nd, mx.nd.array(images)), run_onnx(full, images).values()
     ):
         close(ours.asnumpy(), wanted)
     # SSD takes either file.
-    read = [read_backbone(path, "resnet50", said.append) for path in (whole, short)]
-    assert "layer4 (50 tensors) dropped" in said[-1] and list(read[0]) == list(read[1])
+    read = [read_backbone(path, "resnet50", reported.append) for path in (full, short)]
+    assert "layer4 (50 tensors) dropped" in reported[-1] and list(read[0]) == list(read[1])
     with pytest.raises(
         UserError,
         match="missing tensor layer4.0.conv1.weight and 49 more; made for SSD; "
@@ -261,7 +264,7 @@ def test_a_run_starts_from_the_file(tmp_path):
     shapes = {
         f"backbone.{name}": shape for name, shape in backbone_shapes("mobilenet_v3_large").items()
     }
-    onnx, said = str(tmp_path / "a.onnx"), []
+    onnx, reported = str(tmp_path / "a.onnx"), []
     write_mindspore(str(tmp_path / "a.ckpt"), backbone_of("ssd_mobilenetv3", shapes, 0))
     convert_backbone(str(tmp_path / "a.ckpt"), onnx, "mobilenet_v3_large", report=lambda line: None)
     for values in ({}, {"layout": "NHWC", "dtype": "float16"}):
@@ -269,7 +272,7 @@ def test_a_run_starts_from_the_file(tmp_path):
             pretrained_backbone=onnx, seed=1, **values
         )
         network = build_detector(config).network
-        initialize_weights(network, config, OneRank(), mx.cpu(), False, (), said.append)
+        initialize_weights(network, config, OneRank(), mx.cpu(), False, (), reported.append)
         parameters = network.backbone.torchvision_parameters()
         stem, wanted = (
             parameters["stem.conv.weight"].data().asnumpy(),
@@ -286,4 +289,4 @@ def test_a_run_starts_from_the_file(tmp_path):
         np.testing.assert_allclose(
             bias, vectors.weight("backbone.block15.se.reduce.bias", (240,)), rtol=1e-3
         )
-    assert said == [f"backbone: {onnx}"] * 2
+    assert reported == [f"backbone: {onnx}"] * 2

@@ -52,7 +52,7 @@ def test_any_size_in_both_layouts(size, finer):
 
 
 @pytest.mark.parametrize("size, finer", SIZES)
-def test_the_gradient_is_the_transposed(size, finer):
+def test_the_gradient_is_the_transpose(size, finer):
     generator = np.random.default_rng(1)
     x, weight = generator.standard_normal((1, 1, *size)), generator.standard_normal((1, 1, *finer))
     units = np.eye(size[0] * size[1], dtype=np.float32).reshape(-1, 1, *size)

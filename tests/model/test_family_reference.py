@@ -73,7 +73,7 @@ def test_evaluation_output(case):
 
 
 def test_matching(case):
-    """Exact but for the boxes where the last bit decides; there a ground truth claims one of the
+    """Exact except for boxes where the last bit decides; there a ground truth claims one of the
     same group."""
     name, arrays, seed, detector = case
     counts, ties = arrays["match_pos_count"], arrays["match_tie_count"]

@@ -69,25 +69,25 @@ def test_classes_go_by_name(saved):
     assert text == (
         f"{others} of {others} tensors of backbone and extra features are taken; of 12 of 12 "
         "tensors of the heads (predictors.0.conv.weight to predictors.5.conv.bias) the offsets and "
-        "the logits of background, dog, HORSE, while those of zebra, ant start anew"
+        "the logits of background, dog, HORSE, while those of zebra, ant are initialised"
     )
 
 
 def test_the_same_number_of_classes_but_other_ones(saved):
-    """Equal shapes do not make a cat of a zebra."""
+    """Equal shapes do not turn a zebra into a cat."""
     net = network(SMALL, 2)
     start = tensors(net)
     load_matching(net, saved[0], ("zebra", "horse", "cat"))
     for name, value in tensors(net).items():
         if name.startswith("predictors."):
             boxes = net.predictors[int(name.split(".")[1])].boxes
-            for label, source, place in ((1, start, 1), (2, saved[2], 3), (3, saved[2], 1)):
+            for label, source, old_label in ((1, start, 1), (2, saved[2], 3), (3, saved[2], 1)):
                 np.testing.assert_array_equal(
-                    logits(value, boxes, 4, label), logits(source[name], boxes, 4, place)
+                    logits(value, boxes, 4, label), logits(source[name], boxes, 4, old_label)
                 )
 
 
-def test_weights_that_do_not_say_their_classes(saved):
+def test_weights_without_their_classes(saved):
     net = network(SMALL, 2)
     load_matching(net, saved[1], NAMES)
     for name, value in tensors(net).items():
@@ -127,7 +127,7 @@ def test_another_image_size(saved):
     }
     for name, value in found.items():
         np.testing.assert_array_equal(value, start[name] if name in new else saved[2][name])
-    assert "wholly anew: " in text and "and 4 more" in text and "start anew" not in text
+    assert "initialised: " in text and "and 4 more" in text and "are initialised" not in text
     assert text.endswith("; not used: predictors.4.conv.bias, predictors.4.conv.weight")
 
 

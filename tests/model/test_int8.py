@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def network_of(recipe, folder):
-    """A small one whose running statistics are those of its inputs, as after training."""
+    """A small network whose running statistics are those of its inputs, as after training."""
     config = load_recipe(small(recipe, folder))
     network = build_detector(config).network
     initialize(network, 0, mx.cpu())
@@ -37,15 +37,15 @@ def network_of(recipe, folder):
 
 
 @pytest.mark.parametrize("recipe", first_of_each_kind())
-def test_every_kind_of_network_is_near_itself(recipe, tmp_path):
+def test_every_kind_of_network_is_close_to_float32(recipe, tmp_path):
     _, network, images = network_of(recipe, tmp_path)
     integers, layers = quantize(network, measure_ranges(network, [images]))
     assert len(layers.int8) >= len(layers.others) >= 1, layers
-    for whole, part in zip(network(images), integers(images)):
-        whole, part = whole.asnumpy().ravel(), part.asnumpy().ravel()
+    for exact, part in zip(network(images), integers(images)):
+        exact, part = exact.asnumpy().ravel(), part.asnumpy().ravel()
         # First weights are no trained network, whose detections benchmarks/int8.md compares: a
         # wrong layer gives 0.
-        assert 0.75 < np.corrcoef(whole, part)[0, 1] < 1
+        assert 0.75 < np.corrcoef(exact, part)[0, 1] < 1
     operators = {node["op"] for node in json.loads(integers._cached_graph[1].tojson())["nodes"]}
     assert "_contrib_requantize" not in operators, "the convolutions give 8 bits themselves"
 
@@ -60,10 +60,10 @@ def test_projected_shortcuts_with_negative_numbers(recipe, tmp_path, monkeypatch
     def error():
         integers, layers = quantize(network, ranges)
         pairs = [
-            (whole.asnumpy(), part.asnumpy())
-            for whole, part in zip(network(images), integers(images))
+            (exact.asnumpy(), part.asnumpy())
+            for exact, part in zip(network(images), integers(images))
         ]
-        return max(((part - whole) ** 2).mean() / whole.var() for whole, part in pairs), layers
+        return max(((part - exact) ** 2).mean() / exact.var() for exact, part in pairs), layers
 
     ours, layers = error()
     assert any("add_act" in name for name in layers.int8) and any(

@@ -8,7 +8,7 @@ from ssd.model.losses.hard_negatives import HardNegativesLoss
 
 
 def test_equal_negatives_are_kept_as_many_as_asked_for():
-    """A uniform picture: every negative costs the same, and three per positive count all the
+    """A uniform image: every negative costs the same, and three per positive count all the
     same."""
     config = load_recipe("ssd-resnet34-coco").loss
     logits = np.zeros((2, 50, 3), np.float32)

@@ -48,13 +48,13 @@ def test_the_tests_own_writer_writes_the_same(tmp_path):
 def test_what_is_no_checkpoint_is_refused(tmp_path):
     path = tmp_path / "x.ckpt"
     with open(os.path.join(FOLDER, "mindspore.ckpt"), "rb") as file:
-        whole = file.read()
+        stored = file.read()
     for content, words in (
         (b"", "no parameter"),
         (b"PK\x03\x04text", "field 10|wire type"),
-        (whole[:-1], "cut off"),
-        (whole[:40], "cut off"),
-        (whole.replace(b"Float32", b"Complex"), "of type 'Complex'"),
+        (stored[:-1], "cut off"),
+        (stored[:40], "cut off"),
+        (stored.replace(b"Float32", b"Complex"), "of type 'Complex'"),
         (b"\xff" * 20, "does not end|cut off|wire type|field"),
     ):
         path.write_bytes(content)

@@ -67,7 +67,7 @@ def test_evaluation_output(reference, config, name, prefix):
 
 @pytest.mark.parametrize("config, name, prefix", INPUTS)
 def test_matching(reference, config, name, prefix):
-    """Exact but for the boxes where the last bit decides; there a ground truth claims one of the
+    """Exact except for boxes where the last bit decides; there a ground truth claims one of the
     same group."""
     arrays, seed = reference
     matcher = build_detector(config).matcher

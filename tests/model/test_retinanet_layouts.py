@@ -1,5 +1,5 @@
-"""RetinaNet as a GPU trains it, channels last and in float16: shapes and types of the whole graph
-by inference, and the values of the layers that differ from the CPU's."""
+"""RetinaNet as a GPU trains it, channels last and in float16: shapes and types of the complete
+graph by inference, and the values of the layers that differ from the CPU's."""
 
 import mxnet as mx
 import numpy as np

@@ -1,7 +1,7 @@
 """RetinaNet against numbers of the PyTorch reference of MLPerf Training v2.0 to v5.1.
 
 Where the reference in float32 and in float64 agree in every element, so do we; elsewhere the
-tolerance is ten times what rounding alone does (as its authors' table says, seeds 0 and another).
+tolerance is ten times what rounding alone does (by its authors' table, seeds 0 and another).
 """
 
 import mxnet as mx
@@ -194,11 +194,11 @@ def test_matching_of_many_objects(monkeypatch):
     assert ious(500, 0.1)[1] < 12 * ious(50, 0.1)[1]
     # Objects that no anchor fits are compared with each other's best anchors.
     state = random.bit_generator.state
-    whole, _ = ious(300, 0.01)
+    at_once, _ = ious(300, 0.01)
     assert max(compared) > 3000
     monkeypatch.setattr(anchor_matching, "COMPARED", 3000)
     random.bit_generator.state = state
-    for one, other in zip(ious(300, 0.01)[0], whole):
+    for one, other in zip(ious(300, 0.01)[0], at_once):
         np.testing.assert_array_equal(one, other)
     assert max(compared) <= 3000
 
@@ -279,10 +279,10 @@ def test_resized_images(reference):
 
     arrays, seed = reference
     config = CONFIG.with_values(image_size="96x128")
-    pictures = [image for image, _ in vectors.raw_images(seed)]
-    pipeline = Pipeline(batch_size=len(pictures), num_threads=1, device_id=None, seed=0)
+    originals = [image for image, _ in vectors.raw_images(seed)]
+    pipeline = Pipeline(batch_size=len(originals), num_threads=1, device_id=None, seed=0)
     with pipeline:
-        images = fn.external_source(source=lambda: pictures, batch=True, layout="HWC")
+        images = fn.external_source(source=lambda: originals, batch=True, layout="HWC")
         pipeline.set_outputs(
             graphs.normalise(graphs.resize(images, config), config, pad_channels=False)
         )

@@ -93,7 +93,7 @@ def test_the_network_has_the_maps_that_are_computed(recipe, size):
     assert found.default_boxes.min() >= 0 and found.default_boxes.max() <= 1
 
 
-def test_every_backbone_says_how_often_it_halves():
+def test_the_halvings_of_every_backbone():
     import mxnet as mx
 
     assert set(HALVINGS) == set(detector.BACKBONES)

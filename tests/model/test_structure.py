@@ -62,7 +62,7 @@ def test_number_of_parameters():
     [("NCHW", "float32"), ("NHWC", "float32"), ("NHWC", "float16"), ("NCHW", "float16")],
 )
 def test_every_layout_and_type_by_inference(layout, dtype):
-    """NHWC and float16 run on a GPU alone: shapes and types of the whole graph with its loss are
+    """NHWC and float16 run on a GPU alone: shapes and types of the complete graph with its loss are
     inferred."""
     network = build_detector(CONFIG.with_values(layout=layout, dtype=dtype)).network
     data = mx.sym.var("data")

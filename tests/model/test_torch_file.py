@@ -274,12 +274,12 @@ def test_byte_order_compression_and_version(tmp_path):
 @SAVE
 def test_a_file_cut_off_anywhere_is_refused(tmp_path, save):
     value = dict_of(a=tensor(storage(6), 0, (6,), (1,)))
-    path = save(tmp_path / "whole.pth", value, [("0", np.ones(6, np.float32))])
+    path = save(tmp_path / "intact.pth", value, [("0", np.ones(6, np.float32))])
     with open(path, "rb") as file:
-        whole = file.read()
+        complete = file.read()
     cut = tmp_path / "cut.pth"
-    for length in range(len(whole)):
-        cut.write_bytes(whole[:length])
+    for length in range(len(complete)):
+        cut.write_bytes(complete[:length])
         with pytest.raises(UserError, match=r"cut\.pth"):
             read_state_dict(str(cut))
 
@@ -288,14 +288,14 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path, save):
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")  # from pickletools, over the damage
 def test_damaged_bytes_give_a_clear_error_or_numbers(tmp_path, save):
     value = dict_of(a=tensor(storage(6), 0, (6,), (1,)), b=tensor(storage(6), 2, (2, 2), (2, 1)))
-    path = save(tmp_path / "whole.pth", value, [("0", np.ones(6, np.float32))])
+    path = save(tmp_path / "intact.pth", value, [("0", np.ones(6, np.float32))])
     with open(path, "rb") as file:
-        whole = file.read()
+        complete = file.read()
     generator = np.random.default_rng(0)
     refused = 0
     for _ in range(600):
-        damaged = bytearray(whole)
-        for position in generator.integers(0, len(whole), 2):
+        damaged = bytearray(complete)
+        for position in generator.integers(0, len(complete), 2):
             damaged[position] = generator.integers(0, 256)
         (tmp_path / "damaged.pth").write_bytes(damaged)
         try:

@@ -1,4 +1,4 @@
-"""Weight files that say what they are: settings, normalisation and classes beside the tensors."""
+"""Weight files with metadata: settings, normalisation and classes beside the tensors."""
 
 import json
 import os

@@ -28,7 +28,7 @@ IMAGE_SIZES = (
     (427, 640),
     (500, 375),
     (640, 480),
-)  # height, width of the pictures behind the detections
+)  # height, width of the images behind the detections
 
 
 def weight(name, shape, seed=0):

@@ -33,9 +33,9 @@ def reference_names(network):
         for name, parameter in network.backbone.torchvision_parameters().items()
     }
     for index, pair in enumerate(zip(network.expand_trans_convs, network.expand_convs)):
-        for place, layer in enumerate(pair):
-            names[f"extras.{index}.{place}.weight"] = layer.weight, same
-            names[f"extras.{index}.{place}.bias"] = layer.bias, same
+        for entry, layer in enumerate(pair):
+            names[f"extras.{index}.{entry}.weight"] = layer.weight, same
+            names[f"extras.{index}.{entry}.bias"] = layer.bias, same
     for index, head in enumerate(network.predictors):
         n, classes = head.boxes, head.classes
 
@@ -58,10 +58,10 @@ def set_reference_weights(network, seed):
     initialize(network, 0, mx.cpu())
     load_backbone(network, backbone_tensors(network, seed), "reference")
     for index, pair in enumerate(zip(network.expand_trans_convs, network.expand_convs)):
-        for place, layer in enumerate(pair):
+        for entry, layer in enumerate(pair):
             for kind in ("weight", "bias"):
                 parameter = getattr(layer, kind)
-                value = vectors.weight(f"extras.{index}.{place}.{kind}", parameter.shape, seed)
+                value = vectors.weight(f"extras.{index}.{entry}.{kind}", parameter.shape, seed)
                 parameter.set_data(mx.nd.array(value))
     for index, head in enumerate(network.predictors):
         set_head(head, index, seed)

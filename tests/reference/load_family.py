@@ -38,16 +38,16 @@ def names_of(network):
         f"backbone.{name}": (parameter, same, same)
         for name, parameter in network.backbone.torchvision_parameters().items()
     }
-    for place, (convolutions, norms) in enumerate(
+    for entry, (convolutions, norms) in enumerate(
         (
             (network.expand_trans_convs, network.expand_trans_norms),
             (network.expand_convs, network.expand_norms),
         )
     ):
         for index, (convolution, norm) in enumerate(zip(convolutions, norms)):
-            names[f"extras.{index}.{place}.conv.weight"] = convolution.weight, same, same
+            names[f"extras.{index}.{entry}.conv.weight"] = convolution.weight, same, same
             for theirs, ours in BATCH_NORM:
-                names[f"extras.{index}.{place}.bn.{theirs}"] = getattr(norm, ours), same, same
+                names[f"extras.{index}.{entry}.bn.{theirs}"] = getattr(norm, ours), same, same
     for index, head in enumerate(network.predictors):
         n, middle = head.boxes, head.boxes * 4
         for name, begin, count in (("loc", 0, 4), ("conf", middle, head.classes)):

@@ -364,7 +364,8 @@ def test_too_many_missing_images(server, mirror, tmp_path):
         server.status["train/" + name_of(image)] = [404]
     line = one_line(download(tmp_path, "--mirror", server.url, "--max-missing", "2"), 2)
     assert (
-        "3 images are not there, the last " in line and "404 Not Found; --max-missing is 2" in line
+        "3 images are not on the server, the last " in line
+        and "404 Not Found; --max-missing is 2" in line
     )
     assert len((tmp_path / "train" / "missing_images.txt").read_text().splitlines()) >= 3
 

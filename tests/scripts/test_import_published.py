@@ -221,7 +221,7 @@ def test_other_networks_files_are_refused_with_their_recipe(tmp_path):
         (
             "ssdlite_mobilenetv2",
             "ssd-resnet34-coco",
-            "no published file of such a network is known",
+            "no published file of this network is known",
         ),
     ):
         with pytest.raises(UserError, match=re.escape(words)):

@@ -49,6 +49,7 @@ def run(command, path=None, **variables):
 
 
 def script(path, text):
+    assert not path.is_symlink()  # or the system's program would be overwritten
     path.write_text("#!/bin/sh\n" + text + "\n")
     path.chmod(0o755)
 
@@ -216,7 +217,7 @@ def test_uv_on_path_fetches_a_python(clone, programs, tmp_path):
         programs / "uv",
         """
 [ "$*" = "python install 3.9" ] && [ "$UV_NO_CONFIG" = 1 ] || exit 1
-flock -n "$UV_PYTHON_INSTALL_DIR/.lock" true || exit 1    # it locks this file
+flock -n "$UV_PYTHON_INSTALL_DIR/.lock" cat || exit 1  # it locks this file
 bin=$UV_PYTHON_INSTALL_DIR/cpython-3.9.25-linux-x86_64-gnu/bin
 mkdir -p "$bin"
 printf '#!/bin/sh\\necho 3.9\\n' >"$bin/python3.9"
@@ -270,7 +271,6 @@ printf '%s' '{page}' >"$2"
     )
     script(programs / "curl", body)
     script(programs / "cmake", "exit 1")
-    script(programs / "uname", "echo x86_64")
     done = run(
         [clone / "scripts/setup.sh"],
         programs,
@@ -393,7 +393,7 @@ def test_failure_shows_the_log(clone, programs, tmp_path):
     assert done.stderr.splitlines()[-1] == (
         f"setup: installing MXNet failed; the whole log: {clone}/.venv/setup.log"
     )
-    assert "No matching distribution found" in done.stderr
+    assert "ERROR: " in done.stderr  # of pip
     assert not (clone / ".venv/setup.stamp").exists()
 
 

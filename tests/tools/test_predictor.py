@@ -162,7 +162,7 @@ def test_weights_without_class_names(weights, data, tmp_path, capsys):
     capsys.readouterr()
     assert_same(Predictor.load(path, device="cpu")(paths(data)[0]), old(paths(data)[0]))
     assert (
-        "what it lacks is as in ssd-resnet34-shapes: detection.nms_iou 0.5\n"
+        "missing settings are taken from ssd-resnet34-shapes: detection.nms_iou 0.5\n"
         in capsys.readouterr().err
     )
     (tmp_path / "recipe.yaml").write_text(

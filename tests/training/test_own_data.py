@@ -137,7 +137,7 @@ def test_fine_tuning_with_other_classes(trained, tmp_path):
         for line in result.stdout.splitlines()
         if line.startswith(f"fine-tuning from {weights}: ")
     ]
-    assert "the logits of background, cup, while those of fork start anew" in line
+    assert "the logits of background, cup, while those of fork are initialised" in line
     assert '"submission_division", "value": "open"' in result.stdout
     old, new = (mx.nd.load(str(path)) for path in (weights, tmp_path / "run" / "weights.params"))
     bias = [arrays["predictors.0.conv.bias"].asnumpy() for arrays in (old, new)]

@@ -188,7 +188,7 @@ def test_fine_tuning_keeps_the_classes_in_common(finished):
     initialize(network, 1, mx.cpu())
     fresh = network.predictors.classification.out.weight.data().asnumpy()
     line = load_matching(network, path, ("star", "square"))
-    assert "the logits of background, square, while those of star start anew" in line
+    assert "the logits of background, square, while those of star are initialised" in line
     old = (
         load_detector(info.config, path, mx.cpu())
         .network.predictors.classification.out.weight.data()

@@ -146,8 +146,8 @@ class ResNet(HybridBlock):
         return list(maps) if isinstance(maps, (list, tuple)) else [maps]
 
     def torchvision_parameters(self) -> Dict[str, Parameter]:
-        """torchvision's tensor name -> parameter. Shapes agree but for NHWC (OIHW there, OHWI here)
-        and a padded input channel."""
+        """torchvision's tensor name -> parameter. Shapes agree except for NHWC (OIHW in
+        torchvision, OHWI here) and a padded input channel."""
         layers = {"conv1": self.conv1, "bn1": self.bn1}
         for number, stage in enumerate(self.stages, start=1):
             for index, block in enumerate(stage):

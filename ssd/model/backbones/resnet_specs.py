@@ -136,8 +136,8 @@ def residual_blocks(
                     (middle, out, 1, 1),
                 )
             convolutions = tuple(
-                Convolution(f"conv{number}", f"bn{number}", *part)
-                for number, part in enumerate(parts, start=1)
+                Convolution(f"conv{position}", f"bn{position}", *part)
+                for position, part in enumerate(parts, start=1)
             )
             # torchvision has one where shape or stride changes; a change of channels alone is
             # enough for its networks.

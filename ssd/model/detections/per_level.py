@@ -87,8 +87,8 @@ class PerLevelDetections(HybridBlock):
             -F.ones_like(kept),
         )
         sides = [
-            F.slice_axis(rows, axis=2, begin=2 + index, end=3 + index) / side
-            for index, side in enumerate((self.width, self.height) * 2)
+            F.slice_axis(rows, axis=2, begin=2 + edge, end=3 + edge) / side
+            for edge, side in enumerate((self.width, self.height) * 2)
         ]
         return F.concat(F.expand_dims(label, 2), F.expand_dims(kept, 2), *sides, dim=2)
 

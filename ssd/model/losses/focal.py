@@ -94,7 +94,7 @@ class FocalLoss(HybridBlock):
 class FocalBatchLoss(FocalLoss):
     """MindCV's: the background is a class like the others; smooth L1; each image's sums are divided
     by the mean number of positives of the batch's images, so that the mean over the images is the
-    batch's sum over the batch's positives. (MindCV divides by 0 where no image has any; here by the
+    batch's sum over the batch's positives. (MindCV divides by 0 if no image has any; this by the
     number of images.)"""
 
     def __init__(self, config: LossConfig, classes: int, **kwargs):
