@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterable, Optional
 
 from ssd import config as settings
 from ssd import ends
-from ssd.errors import UserError, on_a_line
+from ssd.errors import UserError, log_line, on_a_line
 from ssd.flag_types import share
 
 DEFAULT_RECIPE = "ssd-resnet34-coco"
@@ -172,11 +172,6 @@ def read_settings(
 
     sizes_of(config)  # refuses sizes that do not fit the image, before any long work
     return config
-
-
-def log_line(line: str) -> None:
-    """Print a message on standard error; standard output is for results."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def run(parser: argparse.ArgumentParser, argv=None) -> int:

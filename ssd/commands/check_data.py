@@ -147,14 +147,13 @@ def run(args) -> int:
 def _check_split(config, split: str, annotations: str, images: str, cache_dir, args):
     """(report of check_report, CocoDataset of what is good); keeps the result for training's
     start."""
-    from ssd.commandline import log_line
     from ssd.datasets import coco
     from ssd.datasets.check_report import report_split
     from ssd.datasets.coco_cache import forget_cache
     from ssd.datasets.image_check_cache import ImageCache
     from ssd.datasets.image_checks import LEVELS
     from ssd.datasets.locate import decodes_on_gpu, has_objects, nothing_to_score
-    from ssd.errors import UserError
+    from ssd.errors import UserError, log_line
     from ssd.progress_bar import ProgressBar
 
     skip, require_boxes = config.data.skip_bad_annotations, split == "train"

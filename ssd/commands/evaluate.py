@@ -8,9 +8,9 @@ import os
 import time
 from typing import NamedTuple
 
-from ssd.commandline import add_settings, log_line
+from ssd.commandline import add_settings
 from ssd.config import SETTINGS, Config
-from ssd.errors import UserError
+from ssd.errors import UserError, log_line
 from ssd.evaluation.weight_files import WeightFile, find_weights
 from ssd.files import replace_file, write_errors
 from ssd.runtime import start

@@ -8,7 +8,7 @@ import math
 import sys
 
 from ssd import config as settings
-from ssd.errors import UserError
+from ssd.errors import UserError, log_line
 from ssd.flag_types import positive
 
 HELP = "pack image files into a few RecordIO files, which --data-dir accepts like image folders"
@@ -95,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Pack, and print what was written; returns 0. UserError for data that cannot be packed."""
-    from ssd.commandline import log_line, read_settings
+    from ssd.commandline import read_settings
     from ssd.datasets.packing import pack
     from ssd.progress_bar import ProgressBar
 

@@ -220,9 +220,9 @@ class IdScheme:
     def __init__(self, annotations: str, inputs, skip_bad: bool, max_left_out: float):
         """UserError for a file that training would refuse, for a video, for an image that the file
         does not have, and for two images with the same entry."""
-        from ssd.commandline import log_line
         from ssd.datasets.coco import load_ground_truth
         from ssd.datasets.image_checks import check_image_header
+        from ssd.errors import log_line
 
         self.path = annotations
         data = load_ground_truth(

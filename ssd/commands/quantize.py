@@ -6,8 +6,8 @@ import argparse
 import dataclasses
 import os
 
-from ssd.commandline import add_settings, log_line
-from ssd.errors import UserError
+from ssd.commandline import add_settings
+from ssd.errors import UserError, log_line
 from ssd.runtime import start
 
 HELP = "prepare weights for inference in 8-bit integers on CPUs, calibrated on images"

@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _ground_truth(args, detections):
     """The ground truth to score against: an ssd.evaluation.scored_set.ScoredSet."""
-    from ssd.commandline import log_line
+    from ssd.errors import log_line
     from ssd.evaluation.scored_set import scored_set
     from ssd.evaluation.scoring import read_ground_truth
 

@@ -7,8 +7,8 @@ import argparse
 import json
 import os
 
-from ssd.commandline import add_max_left_out, add_settings, log_line, read_settings
-from ssd.errors import UserError
+from ssd.commandline import add_max_left_out, add_settings, read_settings
+from ssd.errors import UserError, log_line
 
 SIZES = 6  # default boxes on a line, to fit a terminal of 80 columns
 HELP = "list a network's layers, cost and default boxes, and how they cover a data set"

@@ -9,10 +9,10 @@ from typing import List, Optional, Tuple
 
 import numpy as np
 
-from ssd.commandline import log_line, read_settings
+from ssd.commandline import read_settings
 from ssd.config import Config, load_recipe
 from ssd.datasets.categories import like
-from ssd.errors import UserError
+from ssd.errors import UserError, log_line
 
 
 def settings_of(args, path: str) -> Tuple[Config, Optional[object]]:
