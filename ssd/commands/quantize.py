@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=CALIBRATION_IMAGES,
         metavar="N",
-        help="images over which the ranges are measured, taken evenly from all "
+        help="images for measuring the ranges, evenly spaced over the data set "
         f"[default: {CALIBRATION_IMAGES}]",
     )
     add_settings(

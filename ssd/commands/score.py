@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--annotations",
         required=True,
         metavar="FILE",
-        help="COCO instances file; every image is scored, those without boxes too; of "
-        "detections.npz of a run, those that the run has read (required)",
+        help="COCO instances file; all images are scored, including those without boxes; for "
+        "detections of a run (.npz), only the images that the run read (required)",
     )
     parser.add_argument(
         "--detections",
@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images",
         metavar="FOLDER",
-        help="check the image files too, as evaluate does; with --skip-bad-annotations the images "
-        "that cannot be read are not scored (default: no image is looked at)",
+        help="check the image files too, as evaluate does; with --skip-bad-annotations, unreadable "
+        "images are not scored (default: no image is read)",
     )
     parser.add_argument(
         "--skip-bad-annotations",
@@ -53,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scorer",
         metavar="NAME",
-        help="the library that counts: hotcoco, faster-coco-eval or pycocotools, fastest first; "
-        "all give the same numbers (default: the first that is installed; standard error names it)",
+        help="the scoring library: hotcoco, faster-coco-eval or pycocotools, fastest first; all "
+        "give the same numbers (default: the first one installed; standard error names it)",
     )
 
 
