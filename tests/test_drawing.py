@@ -236,7 +236,7 @@ def test_saved_images_keep_their_colours(tmp_path):
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
     save_image(tmp_path / "a.jpg", picture)
     assert (tmp_path / "a.jpg").read_bytes().startswith(b"\xff\xd8\xff")
-    with pytest.raises(UserError, match="a.txt: a picture's name must end"):
+    with pytest.raises(UserError, match="a.txt: an image's name must end"):
         save_image(tmp_path / "a.txt", picture)
-    with pytest.raises(UserError, match="cannot write the picture"):
+    with pytest.raises(UserError, match="cannot write the image"):
         save_image(path / "a.png", picture)

@@ -16,7 +16,7 @@ USAGE = (
     "           (--data-dir DIR | --annotations FILE --images FOLDER) [flags]"
 )
 CALIBRATION_IMAGES = 128
-_NAMED = 5  # convolutions in float32 that are named at most
+_NAMED = 5  # most layers in float32 that are named
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,8 +114,9 @@ def run(args) -> int:
         f"convolutions compute in 8-bit integers, by the ranges of {dataset.num_images} images"
     )
     if layers.others:
-        more = ", ..." if len(layers.others) > _NAMED else ""
-        print(f"in float32: {', '.join(layers.others[:_NAMED])}{more}")
+        names = list(dict.fromkeys(layers.layer[name] for name in layers.others))
+        more = ", ..." if len(names) > _NAMED else ""
+        print(f"in float32: {', '.join(names[:_NAMED])}{more}")
     if not _has_vnni():
         print("this CPU has no VNNI: integers may be no faster on it")
     return 0

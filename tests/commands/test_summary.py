@@ -70,7 +70,7 @@ def test_json_holds_what_the_text_shows(capsys, annotations):
         "--json",
     )
     found = json.loads(text)
-    assert status == 0 and "left out: 1 annotations" in error
+    assert status == 0 and "left out: 1 bad annotations" in error
     assert found["num_classes"] == 3, "counted"
     assert [entry["cells"] for entry in found["maps"]] == [12, 6, 3, 1]
     assert (
@@ -121,7 +121,7 @@ def test_the_network_of_a_weights_file(capsys, tmp_path):
         "ssd-resnet34-own",
     )
     save_weights(network, path)
-    assert "do not say of which network" in run(capsys, "--weights", path)[2]
+    assert "does not state its network" in run(capsys, "--weights", path)[2]
 
 
 @pytest.mark.parametrize(
