@@ -40,6 +40,9 @@ class Graph:
         with mx.autograd.train_mode():
             return self.network(images)[:2]
 
+    def collect_params(self):
+        return self.network.collect_params()
+
     @staticmethod
     def input_shape(batch_size):
         return batch_size, 3, 300, 300

@@ -144,7 +144,7 @@ def quantize(network, ranges: Ranges):
         **{f"arg:{name}": value for name, value in arguments.items()},
         **{f"aux:{name}": value for name, value in auxiliary.items()},
     }
-    with tempfile.TemporaryDirectory() as folder:  # Gluon takes types of a file's tensors alone
+    with tempfile.TemporaryDirectory() as folder:  # Gluon takes tensor types from files only
         path = os.path.join(folder, "tensors.params")
         mx.nd.save(path, tensors)
         block.collect_params().load(path, cast_dtype=True, dtype_source="saved")
