@@ -220,7 +220,7 @@ def make_inputs(config, batch_size):
 
     detector = ours.build(config)
     network, boxes = detector.network, detector.default_boxes
-    batch = ours.made_up_batch(config, len(boxes), batch_size)
+    batch = ours.synthetic_batch(config, len(boxes), batch_size)
     ours.scatter_frozen(network)
     if config.model.head == "separable":
         ours.calibrate(network, config)
