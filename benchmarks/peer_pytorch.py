@@ -310,7 +310,7 @@ def torch_worker(config, args):
         jobs.update(check=lambda: np.savez(file_of(args, args.side), **peer.outputs()))
     elif args.part == "train":
         one_step = peer.train(1e-4)
-        jobs.update(train=lambda times: turns.timed(one_step()[0][0].item, times))
+        jobs.update(train=lambda times: turns.timed(lambda: one_step()[0][0].item(), times))  # noqa: PLW0108
     else:
         detect, alone = peer.infer(folded=args.side != "plain")
         jobs.update(
