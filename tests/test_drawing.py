@@ -207,20 +207,20 @@ def test_other_bad_input_is_refused():
 
 
 def test_mosaic_puts_every_image_into_its_cell():
-    pictures = [
+    images = [
         np.full((20, 40, 3), 10, np.uint8),
         np.full((80, 20, 3), 20, np.uint8),
         np.full((1, 1, 3), 30, np.uint8),
         np.full((30, 30, 3), 40, np.uint8),
     ]
-    board = mosaic(pictures, columns=3, cell=40)
+    board = mosaic(images, columns=3, cell=40)
     assert board.shape == (80, 120, 3)
     cells = [board[:40, :40], board[:40, 40:80], board[:40, 80:], board[40:, :40]]
     for cell, value, covered in zip(cells, (10, 20, 30, 40), (20 * 40, 40 * 10, 1600, 1600)):
         assert (cell == value).all(axis=2).sum() == covered
         assert set(np.unique(cell)) <= {value, 128}
     assert (board[40:, 40:] == 128).all()
-    assert mosaic(pictures[:2], columns=9, cell=10).shape == (10, 20, 3)
+    assert mosaic(images[:2], columns=9, cell=10).shape == (10, 20, 3)
 
 
 def test_saved_images_keep_their_colours(tmp_path):

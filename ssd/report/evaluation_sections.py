@@ -176,7 +176,7 @@ def detections(images: ExampleImages) -> str:
     return (
         '<p class="soft">Ground truth (dashed), and beside it the detections that score at least '
         f"{images.threshold:.2f}; images evenly spaced over the data set. {escape(legend)}</p>"
-        '<div class="pictures">' + "".join(images.figure(image) for image in chosen) + "</div>"
+        '<div class="examples">' + "".join(images.figure(image) for image in chosen) + "</div>"
     )
 
 
@@ -188,7 +188,7 @@ def worst_images(images: ExampleImages, counts: ConfusionCounts) -> str:
     return (
         f'<p class="soft">The most mistakes at score {counts.threshold:.2f} and IoU .50: objects '
         "not found or of the wrong class, and detections without an object.</p>"
-        '<div class="pictures">'
+        '<div class="examples">'
         + "".join(images.figure(image, note) for image, note in chosen)
         + "</div>"
     )

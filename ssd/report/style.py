@@ -50,18 +50,18 @@ polyline { fill: none; stroke-width: 2; stroke-linejoin: round; }
 .strong { stroke: var(--accent); stroke-width: 2.5; } .middle { stroke: var(--accent2); stroke-width: 2; stroke-dasharray: 6 2.5; }
 .faint { stroke: var(--warm); stroke-width: 2; }
 .multiples { display: grid; grid-template-columns: repeat(auto-fill, minmax(132px, 1fr)); gap: 12px; }
-.multiples figure, .pictures figure, .curves figure { margin: 0; }
+.multiples figure, .examples figure, .curves figure { margin: 0; }
 .multiples figcaption { display: flex; gap: .4em; white-space: nowrap; overflow: hidden; }
 .multiples figcaption span { overflow: hidden; text-overflow: ellipsis; }
 .matrix { display: grid; } .matrix svg { background: var(--card); }
 .matrix .columns, .matrix .corner { position: sticky; top: 0; z-index: 1; }
 .matrix .rows, .matrix .corner { position: sticky; left: 0; z-index: 1; } .matrix .corner { z-index: 2; }
 .matrix .right { fill: var(--accent); } .matrix .wrong { fill: var(--warm); }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(460px, 100%), 1fr)); gap: 20px; }
+.examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(460px, 100%), 1fr)); gap: 20px; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 4px; }
 .pair img { width: 100%; height: auto; max-height: 34rem; object-fit: contain; display: block; border-radius: 4px;
   background: var(--line); }
-.pictures figcaption { overflow-wrap: anywhere; }
+.examples figcaption { overflow-wrap: anywhere; }
 .curves h3 { margin: 0 0 4px; font-weight: 600; font-size: .92rem; }
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); gap: 16px; }
 .curves img { width: 100%; height: auto; background: #fff; border-radius: 6px; display: block; }
@@ -81,8 +81,8 @@ summary { cursor: pointer; color: var(--accent); }
   figure, tr, svg, .matrix, img, .tile, p, section > table, .scroll:not(.tall) table { break-inside: avoid; }
   h2, h3, h2 + p, h3 + p { break-after: avoid; } p { max-width: none; }
   svg, .matrix { min-width: 0 !important; } svg { max-height: 23cm; } .chart { max-width: 15cm !important; }
-  .multiples { grid-template-columns: repeat(5, minmax(0, 1fr)); } .pictures, .curves { grid-template-columns: 1fr; }
-  .pictures figure { max-width: 15cm; } .curves figure { max-width: 13cm; }
+  .multiples { grid-template-columns: repeat(5, minmax(0, 1fr)); } .examples, .curves { grid-template-columns: 1fr; }
+  .examples figure { max-width: 15cm; } .curves figure { max-width: 13cm; }
   pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: 0; } a { color: inherit; } }
 """
 

@@ -236,7 +236,8 @@ class Prediction:
         drawn = (
             ""
             if self.least is None
-            else f", drawings of those above {max(self.least, threshold):g} ({counts['drawn']})"
+            else f", drawings ({_number(counts['drawn'], 'detection')} above "
+            f"{max(self.least, threshold):g})"
         )
         print(f"in {on_a_line(self.folder)}: detections.json, images.json{drawn}")
         if self._legend and counts["drawn"]:

@@ -8,8 +8,8 @@ from ssd.benchmark.timing import as_parts, spread, steady_state, times_of
 
 
 def test_spread():
-    told = spread([4.0, 1.0, 2.0, 3.0, 10.0])
-    assert told == dict(
+    numbers = spread([4.0, 1.0, 2.0, 3.0, 10.0])
+    assert numbers == dict(
         median=3, quartile_1=2, quartile_3=4, minimum=1, maximum=10, mean=4, count=5
     )
 

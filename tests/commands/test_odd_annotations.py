@@ -77,8 +77,8 @@ def test_every_command_alike(odd, images, tmp_path, capsys):
     path.write_bytes(odd_files.as_bytes(odd))
     can_be_left_out = bool(odd.images) or odd.boxes is not None
     names = {f"{image}.jpg" for image in range(1, 7) if image not in odd.images}
-    said = refusals(path, images, False, names)
-    for command, line in said.items():
+    messages = refusals(path, images, False, names)
+    for command, line in messages.items():
         assert (odd.words in line) if odd.words else line == "", f"{command}: {line}"
     prepared(odd, path)
     flags = ["--annotations", str(path), "--images", str(images), "--no-cache"]
@@ -92,14 +92,15 @@ def test_every_command_alike(odd, images, tmp_path, capsys):
         return
 
     skip = bool(odd.words)
-    said = refusals(path, images, True, names) if skip else said
+    messages = refusals(path, images, True, names) if skip else messages
     truth = odd_files.expected(odd)
     if not truth["annotations"]:
         assert (
-            "no image with a box" in said["load"] and main([*check, "--skip-bad-annotations"]) == 0
+            "no image with a box" in messages["load"]
+            and main([*check, "--skip-bad-annotations"]) == 0
         )
         return
-    assert not any(said.values()), said
+    assert not any(messages.values()), messages
     assert main([*check, *["--skip-bad-annotations"] * skip]) == 0
     assert categories_of(path) == (odd_files.IDS, odd_files.NAMES)
     assert len(summary.read_object_boxes(str(path)).areas) == len(truth["annotations"])

@@ -90,11 +90,11 @@ def test_drawn_detections(predict, data):
         ).mean()
 
     status, out, _, folder = predict(image, "--draw-threshold", "1", output="none")
-    assert status == 0 and "drawings of those above 1 (0)" in out and changed(folder) < 0.001
+    assert status == 0 and "drawings (0 detections above 1)" in out and changed(folder) < 0.001
     _, out, _, folder = predict(image, "--score-threshold", "0.26", output="all")
     assert (
         "20 detections above 0.26" in out
-        and "drawings of those above 0.26 (20)" in out
+        and "drawings (20 detections above 0.26)" in out
         and changed(folder) > 0.01
     )
     _, out, _, folder = predict(image, "--no-draw", output="data")
