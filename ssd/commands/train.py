@@ -100,7 +100,7 @@ def _run(config: Config, folder, first: bool, signals: StopSignals, log, display
     ranks = Ranks(stall_seconds=20 * timeout, waiting_steps=config.training.batch_norm_ranks > 1)
     training = None
 
-    def last_acts(cause: str) -> None:
+    def clean_up(cause: str) -> None:
         log.abort()
         if training is not None:
             display.close()
@@ -113,7 +113,7 @@ def _run(config: Config, folder, first: bool, signals: StopSignals, log, display
         ranks.size,
         lambda content: ranks.bytes_from_first(content, "watchdog"),
         timeout,
-        on_stop=last_acts,
+        on_stop=clean_up,
         name=f"{ends.program()} train",
     )
     training = Training(config, ranks, log, folder, signals, watch, display)
