@@ -188,7 +188,7 @@ def _score(subfolder: str, measure) -> None:
 
 
 def confusion(point, folder, measure) -> None:
-    from ssd.evaluation.confusion import best_threshold, count, match
+    from ssd.evaluation.confusion import best_threshold, count_confusion, match_any_class
     from ssd.evaluation.scoring import read_ground_truth, scored_rows
 
     subfolder = _folder(point, folder, "scored")
@@ -196,8 +196,8 @@ def confusion(point, folder, measure) -> None:
     rows = scored_rows(_detections(subfolder), truth.images, truth.categories, "annotations.json")
 
     def once():
-        matches = match(truth.boxes, rows)
-        return count(matches, best_threshold(matches))
+        matches = match_any_class(truth.boxes, rows)
+        return count_confusion(matches, best_threshold(matches))
 
     measure(once)
 

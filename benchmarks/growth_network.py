@@ -121,7 +121,7 @@ def step(point, folder, measure) -> None:
             continue
         config = ours.recipe(recipe, image_size=point, batch_size=1)
         detector = ours.build(config)
-        batch = ours.made_up_batch(config, len(detector.default_boxes), 1)
+        batch = ours.synthetic_batch(config, len(detector.default_boxes), 1)
         _, one_step = ours.training(detector, config, batch)
         measure(
             one_step, kind

@@ -39,10 +39,10 @@ def _run_folder(folder: str, rows: int) -> str:
 
 
 def report(point, folder, measure) -> None:
-    from ssd.matplotlib_cache import prepare
+    from ssd.matplotlib_cache import use_writable_cache
     from ssd.report.run_report import report_run
 
-    prepare()
+    use_writable_cache()
     import matplotlib.figure  # noqa: F401
 
     run_folder = _run_folder(folder, int(point))
@@ -61,9 +61,9 @@ def resume(point, folder, measure) -> None:
 
 def report_classes(point, folder, measure) -> None:
     """500,000 detections and 50,000 objects; classes are confused at random, unlike in real use."""
-    from ssd.evaluation.confusion import Counts
+    from ssd.evaluation.confusion import ConfusionCounts
     from ssd.evaluation.per_class import Evaluation
-    from ssd.report import sections
+    from ssd.report import evaluation_sections
 
     classes, random = int(point), np.random.default_rng(0)
     names = tuple(f"category {number}" for number in range(classes))
@@ -90,15 +90,20 @@ def report_classes(point, folder, measure) -> None:
         [],
     )
     for name, make in (
-        ("table", lambda: sections.classes(found)),
-        ("curves", lambda: sections.precision_recall(found)),
-        ("confusion", lambda: sections.confusion(found, Counts(0.5, matrix, *[nothing] * 3))),
+        ("table", lambda: evaluation_sections.classes(found)),
+        ("curves", lambda: evaluation_sections.precision_recall(found)),
+        (
+            "confusion",
+            lambda: evaluation_sections.confusion(
+                found, ConfusionCounts(0.5, matrix, *[nothing] * 3)
+            ),
+        ),
     ):
         measure.note(name, kilobytes=len(measure(make, name)) // 1000)
 
 
-class _Found:
-    """What Prediction asks of a Predictor, with PER_FRAME random detections on each image."""
+class _RandomPredictor:
+    """A stand-in for Predictor, with PER_FRAME random detections on each image."""
 
     batch_size, class_names, category_ids = (
         8,
@@ -126,8 +131,8 @@ class _Found:
             yield results
 
 
-class _Film:
-    """What Prediction asks of a VideoReader whose frames are not drawn."""
+class _BlackVideo:
+    """A stand-in for a VideoReader whose frames are not drawn."""
 
     def __init__(self, frames: int):
         self._frames = frames
@@ -136,7 +141,7 @@ class _Film:
         pixels = np.zeros((32, 32, 3), np.uint8)
         return ((number / 25, pixels) for number in range(self._frames))
 
-    def odd(self) -> str:
+    def notes(self) -> str:
         return ""
 
 
@@ -146,8 +151,9 @@ def frames(point, folder, measure) -> None:
 
     def once():
         with tempfile.TemporaryDirectory(dir=folder) as output:
-            prediction = Prediction(_Found(), output, None, None, threading.Event())
-            prediction.video(_Film(int(point)), Input("film.mp4", "film.mp4", True), lambda: None)
+            prediction = Prediction(_RandomPredictor(), output, None, None, threading.Event())
+            video = Input("video.mp4", "video.mp4", True)
+            prediction.predict_video(_BlackVideo(int(point)), video, lambda: None)
             prediction.write()
 
     measure(once)

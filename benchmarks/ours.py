@@ -40,7 +40,7 @@ def recipe(name: str, **values):
     return load_recipe(name).with_values(device="cpu", **values)
 
 
-def made_up_batch(config, boxes: int, batch_size: int) -> Dict[str, np.ndarray]:
+def synthetic_batch(config, boxes: int, batch_size: int) -> Dict[str, np.ndarray]:
     """images (B, 3, H, W) float32, normalised; offsets (B, boxes, 4) float32 and classes (B, boxes)
     int32, the targets of some boxes of each image, 0 elsewhere; with a focal loss, classes are -1
     at some others, which are ignored."""

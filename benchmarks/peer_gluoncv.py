@@ -40,6 +40,9 @@ class Graph:
         with mx.autograd.train_mode():
             return self.network(images)[:2]
 
+    def collect_params(self):
+        return self.network.collect_params()
+
     @staticmethod
     def input_shape(batch_size):
         return batch_size, 3, 300, 300
@@ -53,7 +56,7 @@ def our_worker(args):
     config = ours.recipe(RECIPE, batch_size=args.batch_size)
     detector = ours.build(config)
     network, boxes = detector.network, detector.default_boxes
-    batch = ours.made_up_batch(config, len(boxes), args.batch_size)
+    batch = ours.synthetic_batch(config, len(boxes), args.batch_size)
     gflop = ours.gflop_per_image(network)
     if args.part == "train":
         step, work = ours.training(detector, config, batch)

@@ -220,7 +220,7 @@ def make_inputs(config, batch_size):
 
     detector = ours.build(config)
     network, boxes = detector.network, detector.default_boxes
-    batch = ours.made_up_batch(config, len(boxes), batch_size)
+    batch = ours.synthetic_batch(config, len(boxes), batch_size)
     ours.scatter_frozen(network)
     if config.model.head == "separable":
         ours.calibrate(network, config)
@@ -310,7 +310,7 @@ def torch_worker(config, args):
         jobs.update(check=lambda: np.savez(file_of(args, args.side), **peer.outputs()))
     elif args.part == "train":
         one_step = peer.train(1e-4)
-        jobs.update(train=lambda times: turns.timed(one_step()[0][0].item, times))
+        jobs.update(train=lambda times: turns.timed(lambda: one_step()[0][0].item(), times))  # noqa: PLW0108
     else:
         detect, alone = peer.infer(folded=args.side != "plain")
         jobs.update(

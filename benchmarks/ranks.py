@@ -38,7 +38,7 @@ def work(args) -> None:
         args.recipe, batch_size=batch_size, batch_norm_ranks=ranks.size if args.batch_norm else 1
     )
     detector = ours.build(config)
-    batch = ours.made_up_batch(config, len(detector.default_boxes), args.batch_size)
+    batch = ours.synthetic_batch(config, len(detector.default_boxes), args.batch_size)
     mine = slice(ranks.rank * batch_size, (ranks.rank + 1) * batch_size)
     batch = {name: values[mine] for name, values in batch.items()}
     step, one_step = ours.training(detector, config, batch, ranks)

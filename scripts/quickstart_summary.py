@@ -14,7 +14,7 @@ import sys
 import numpy as np
 
 from ssd.config import differences, load_recipe
-from ssd.evaluation.scored_set import count_words
+from ssd.evaluation.scored_set import images_and_objects
 from ssd.mlperf import check_log
 from ssd.rules import RULES
 
@@ -88,7 +88,11 @@ def division_in(log: str) -> str:
 def scored_on(summary: dict) -> str:
     """Text on how many images and objects were scored; "" if the summary does not have it."""
     known = "eval_images" in summary
-    return f" on {count_words(summary['eval_images'], summary['eval_objects'])}" if known else ""
+    return (
+        f" on {images_and_objects(summary['eval_images'], summary['eval_objects'])}"
+        if known
+        else ""
+    )
 
 
 def relative_to_here(path: str) -> str:

@@ -1,5 +1,5 @@
-"""Single-shot detectors: trained, evaluated, used. MXNet is loaded when `Predictor` is first asked
-for."""
+"""Single-shot detectors: training, evaluation, prediction. The first use of `Predictor` imports
+MXNet."""
 
 from ssd import mxnet_import
 
@@ -8,7 +8,7 @@ mxnet_import.install()  # before any module of this package imports MXNet
 
 
 def __getattr__(name):
-    if name in ("Predictor", "Detector"):  # the latter is what it was called first
+    if name in ("Predictor", "Detector"):  # Detector was its first name
         from ssd.tools.predictor import Predictor
 
         return Predictor

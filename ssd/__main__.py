@@ -1,5 +1,5 @@
-"""`python -m ssd COMMAND`. A command's module is imported when it is asked for, and MXNet when it
-needs it."""
+"""`python -m ssd COMMAND`. Imports only the module of the command, which imports MXNet if it needs
+it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from ssd import ends
 
 if __name__ == "__main__":
-    ends.begin(" ".join([ends.program(), *sys.argv[1:2]]))  # before anything that takes time
+    ends.begin(" ".join([ends.program(), *sys.argv[1:2]]))  # before slow imports
 
 import importlib
 
@@ -17,7 +17,7 @@ from ssd.commandline import Parser
 from ssd.config import nearest
 from ssd.threads import use_all_cores
 
-# Each has a module in ssd.commands with HELP, add_arguments and run; its name there has _ for -.
+# Each has a module in ssd.commands, with _ for -, that defines HELP, add_arguments and run.
 COMMANDS = (
     "train",
     "evaluate",
@@ -35,7 +35,7 @@ COMMANDS = (
     "quantize",
     "benchmark",
 )
-# Those that compute with the network.
+# The commands that run the network.
 NETWORK = ("train", "evaluate", "predict", "export", "show-data", "quantize", "benchmark")
 DESCRIPTION = (
     "Trains, evaluates and scores single-shot detectors: an MLPerf benchmark on MXNet, DALI and "
@@ -59,8 +59,8 @@ def versions() -> str:
 
 
 def build_parser(commands=COMMANDS, flags: bool = True) -> Parser:
-    """The parser of the named commands; without their flags, whose help texts read the recipe,
-    where not `flags`."""
+    """The parser of the named commands. flags: with their flags, whose help texts need the
+    recipe."""
     parser = Parser(prog=ends.program(), description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=versions())
     parser.set_defaults(run=None)
@@ -83,7 +83,7 @@ def build_parser(commands=COMMANDS, flags: bool = True) -> Parser:
 def main(argv=None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in NETWORK:
-        use_all_cores()  # here, as NumPy reads it too; the rest is ssd.runtime.start's
+        use_all_cores()  # before NumPy is imported; ssd.runtime.start does the rest
     if argv and argv[0] in COMMANDS:
         return commandline.run(build_parser(argv[:1]), argv)
     parser = build_parser(flags=False)

@@ -1,4 +1,4 @@
-"""Flags for the settings of ssd.config, and error messages of one line."""
+"""Flags for the settings of ssd.config, and one-line error messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterable, Optional
 
 from ssd import config as settings
 from ssd import ends
-from ssd.errors import UserError, on_a_line
+from ssd.errors import UserError, log_line, on_a_line
 from ssd.flag_types import share
 
 DEFAULT_RECIPE = "ssd-resnet34-coco"
@@ -23,7 +23,8 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
 
 
 class Parser(argparse.ArgumentParser):
-    """No abbreviations; one line for a mistake, with the nearest flag for an unknown one."""
+    """No abbreviated flags; an error is one line, which suggests the nearest flag for an unknown
+    one."""
 
     def __init__(self, *args, **kwargs):
         kwargs.setdefault("allow_abbrev", False)
@@ -46,7 +47,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class _OnOff(argparse.Action):
-    """--flag and --no-flag (argparse has its own from Python 3.9 on)."""
+    """--flag and --no-flag (argparse has this since Python 3.9)."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         setattr(namespace, self.dest, not option_string.startswith("--no-"))
@@ -60,8 +61,8 @@ def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def size_in_words(number: float) -> str:
-    """Bytes, in the unit that fits."""
+def format_bytes(number: float) -> str:
+    """A number of bytes in a suitable unit."""
     for unit in ("bytes", "kB", "MB"):
         if number < 1000:
             break
@@ -77,9 +78,8 @@ def add_settings(
     leave_out: Iterable[str] = (),
     default_recipe: str = DEFAULT_RECIPE,
 ) -> None:
-    """Adds --recipe and one flag per setting of the sections, but for those named in `leave_out`; a
-    flag that is not given leaves no trace. default_recipe: the words of its help for what is taken
-    without --recipe."""
+    """Add --recipe and one flag per setting of the sections, except those in `leave_out`; a flag
+    that is not given sets no attribute. default_recipe: the default of --recipe, for its help."""
     base = settings.load_recipe(DEFAULT_RECIPE)
     parser.add_argument(
         "--recipe",
@@ -99,7 +99,7 @@ def add_settings(
                 getattr(getattr(base, section), field.name),
             )
             text = field.metadata["help"].replace("%", "%%")
-            if default is None:  # of a kind that the default recipe has not chosen
+            if default is None:  # a setting of another kind than the default recipe's
                 chooser, kinds = field.metadata["only"]
                 text += f" (with {chooser} {' or '.join(kinds)})"
             elif "default:" not in text and default != "":
@@ -128,8 +128,8 @@ def add_settings(
 def add_max_left_out(
     parser: argparse.ArgumentParser, what: str = "with --skip-bad-annotations: "
 ) -> None:
-    """Adds --max-left-out to a command that has no flags of the section `data`. what: begins its
-    help."""
+    """Add --max-left-out to a command without the flags of the section `data`. what: the start of
+    its help."""
     parser.add_argument(
         "--max-left-out",
         type=share,
@@ -137,7 +137,7 @@ def add_max_left_out(
         metavar="X",
         help=what
         + "the largest share of images or boxes that may be left out [0..1; default: 0.5]; "
-        "1: whatever the likely cause",
+        "1: no limit, whatever the likely cause",
     )
 
 
@@ -158,29 +158,24 @@ def read_settings(
     base: settings.Config = None,
     report=None,
 ) -> settings.Config:
-    """The recipe, or `base` in its place, with the flags of `args` over it; UserError naming the
-    flag. report: is given what load_recipe has to say, in place of standard error."""
-    config = base or settings.load_recipe(args.recipe or recipe or DEFAULT_RECIPE, report or say)
+    """The recipe (or `base` instead) with the flags of `args` applied; UserError names the flag.
+    report: receives load_recipe's lines, instead of standard error."""
+    config = base or settings.load_recipe(
+        args.recipe or recipe or DEFAULT_RECIPE, report or log_line
+    )
     values = {name: value for name, value in vars(args).items() if "." in name}
     for name, value in values.items():
         flag = "--" + name.split(".")[1].replace("_", "-")
         values[name] = settings.checked(name, value, flag)
     config = settings.apply_values(config, values, "flags")
-    from ssd.model.boxes.box_rules import (
-        sizes_of,
-    )  # with NumPy, before which `start` sets the threads
+    from ssd.model.boxes.box_rules import sizes_of  # imports NumPy; `start` sets its threads first
 
-    sizes_of(config)  # refuses what does not fit the image, before any long work
+    sizes_of(config)  # refuses sizes that do not fit the image, before any long work
     return config
 
 
-def say(line: str) -> None:
-    """A line for people, on standard error: standard output is for results."""
-    print(line, file=sys.stderr, flush=True)
-
-
 def run(parser: argparse.ArgumentParser, argv=None) -> int:
-    """Parses, runs the command, turns a user's mistake into one line and status 2."""
+    """Parse arguments and run the command; a user error becomes one line and status 2."""
     args = parser.parse_args(argv)
     try:
         return args.run(args)

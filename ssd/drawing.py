@@ -1,7 +1,6 @@
-"""Pictures of images with their boxes: ground truth dashed, detections in their class's colour with
-score.
+"""Draws boxes on images: ground truth dashed, detections in the colour of their class with score.
 
-OpenCV, not gluoncv.utils.viz: importing that takes 3 seconds against 0.3.
+Uses OpenCV, not gluoncv.utils.viz: that takes 3 seconds to import instead of 0.3.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from ssd.files import replace_file
 
 _DASH = 4  # pixels of white, then as many of black
 _PAD = 2  # pixels between a label's text and its border
-_WHOLE = 28  # letters of a label that are drawn even over more than half of the image's width
+_WHOLE = 28  # letters of a label that may be wider than half of the image
 _FIRST = (255, 255, 13), (190, 13, 255), (13, 255, 121)
 
 
@@ -34,28 +33,28 @@ def draw_boxes(
     """A copy of `image` with boxes and their labels drawn on it.
 
     image: uint8 (height, width, 3), RGB, at least 1x1.
-    boxes_ltrb: (n, 4) left, top, right, bottom in pixels, right and bottom exclusive: a box of the
-        whole image is 0, 0, width, height. What lies outside the image is cut off, a box wholly
-        outside left out.
-    labels: n class names; shortened in the middle where they are long or the image is narrow, left
-        out where it is too small. Letters that no font here has are drawn as escapes (see
-        ssd.fonts, and labels_of there for whole sets of classes). A label is put where no surer
-        box's label is, if there is room. Ground truth with an empty name has none.
-    scores: n numbers in [0, 1]: these are detections, drawn with solid edges in their class's
-        colour, the surest on top. None: this is ground truth, drawn with thin edges dashed in black
-        and white.
-    colors: mapping from class name to (red, green, blue), 0 to 255; a class that it lacks gets a
-        colour that depends on nothing but its name. Ignored for ground truth.
-    caption: what a label of a detection says, of its name and score; "" for none.
-    text_scale: size of the labels, as of OpenCV's fonts: 0.4 is some 9 pixels high; None: it
-        follows the image's size.
+    boxes_ltrb: (n, 4) left, top, right, bottom in pixels, right and bottom exclusive: a box around
+        the entire image is 0, 0, width, height. Boxes are clipped to the image; those entirely
+        outside are left out.
+    labels: n class names; shortened in the middle if they are long or the image is narrow, left out
+        in a very small image. Letters that no installed font has are drawn as escapes (see
+        ssd.fonts, and its labels_of for sets of classes). A label avoids the labels of boxes with
+        higher scores, if there is room. Ground truth with an empty name gets no label.
+    scores: n numbers in [0, 1] for detections, drawn with solid edges in the colour of their class,
+        the highest score on top. None for ground truth, drawn with thin edges dashed in black and
+        white.
+    colors: mapping from class name to (red, green, blue), 0 to 255; other classes get a colour
+        derived from their name. Ignored for ground truth.
+    caption: format of a detection's label, with name and score; "" for no label.
+    text_scale: size of the labels in OpenCV's fonts: 0.4 is about 9 pixels high; None: it follows
+        the image's size.
 
     Returns uint8 (height, width, 3). AssertionError for other shapes or types (grey images have no
     third dimension) and for boxes that are not finite.
     """
     image = np.asarray(image)
     assert image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8 and image.size, (
-        f"draw_boxes wants uint8 (height, width, 3), not {image.dtype} {image.shape}"
+        f"draw_boxes needs uint8 (height, width, 3), not {image.dtype} {image.shape}"
     )
     boxes = np.asarray(boxes_ltrb, np.float64).reshape(-1, 4)
     assert np.isfinite(boxes).all(), "boxes must be finite"
@@ -74,7 +73,7 @@ def draw_boxes(
     order = [index for index in range(len(boxes)) if visible[index]]
     if scores is not None:
         order.sort(key=lambda index: scores[index])
-    # 0.4: the smallest text that can be read
+    # 0.4: the smallest legible text
     scale = text_scale or min(1.0, max(0.4, min(height, width) / 1000))
     canvas = image.copy()
     labelled = []
@@ -82,7 +81,7 @@ def draw_boxes(
         left, top, right, bottom = np.rint(np.clip(boxes[index], 0, [width, height] * 2)).astype(
             int
         )
-        # a box thinner than a pixel is drawn as one pixel, inside the image
+        # A box thinner than a pixel is drawn one pixel wide, inside the image.
         left, top = min(left, width - 1), min(top, height - 1)
         right, bottom = max(right, left + 1), max(bottom, top + 1)
         name = str(labels[index])
@@ -98,31 +97,31 @@ def draw_boxes(
         )
         if found:
             labelled.append((color, found))
-    # labels after all edges, so that no edge runs through a text; the surest choose first and are
-    # drawn last
+    # Labels after all edges, so that no edge crosses a text; the highest scores choose their
+    # position first and are drawn last.
     taken, strips = [], []
-    for color, (words, corners, size) in reversed(labelled):
+    for color, (text, corners, size) in reversed(labelled):
         corner = next(
             (corner for corner in corners if not _overlaps(corner, size, taken)), corners[0]
         )
         taken.append((corner, size))
-        strips.append((words, color, corner, size))
+        strips.append((text, color, corner, size))
     for strip in reversed(strips):
         _draw_label(canvas, *strip, scale)
     return canvas
 
 
 def class_colors(names):
-    """(red, green, blue), 0 to 255, of each class name: far apart, neighbours in the list most of
-    all; the first is yellow. They repeat from the 513th class on."""
+    """(red, green, blue), 0 to 255, of each class name: very different, especially for neighbours
+    in the list; the first is yellow. Colours repeat after 512 classes."""
     colors = _palette(min(len(names), len(_shades()[0])))
     return {name: colors[index % len(colors)] for index, name in enumerate(names)}
 
 
 @functools.lru_cache(maxsize=None)
 def _shades():
-    """(colours to choose from, int (n, 3) RGB; the same in CIELAB, float (n, 3)): none too dark for
-    a dark image, none so pale that it looks like ground truth's white or ignored boxes' grey."""
+    """(candidate colours, int (n, 3) RGB; the same in CIELAB, float (n, 3)): bright enough for dark
+    images, and saturated enough to differ from ground truth's white and ignored boxes' grey."""
     import colorsys
 
     steps = ((95, 100), (70, 100), (45, 100), (95, 80), (55, 80), (95, 62), (95, 90), (80, 70))
@@ -138,10 +137,10 @@ def _shades():
 
 @functools.lru_cache(maxsize=None)
 def _palette(count: int):
-    """The first `count` colours of a list that does not depend on it, as tuples."""
+    """The first `count` colours of a fixed list, as tuples."""
     rgb, lab = _shades()
-    # Yellow, violet and green stand out on photographs. Then each is far from all before it, and
-    # from the last eight above all: classes listed together are often seen together.
+    # Yellow, violet and green stand out on photographs. Each further colour is far from all before
+    # it, especially from the last eight: classes listed together often occur together.
     chosen = [int(np.abs(rgb - np.array(color)).sum(axis=1).argmin()) for color in _FIRST][:count]
 
     def far(index):
@@ -156,12 +155,12 @@ def _palette(count: int):
 
 
 def _linear(rgb):
-    """sRGB values in [0, 1] as shares of light."""
+    """sRGB values in [0, 1] as linear light."""
     return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
 
 
 def _lab(rgb):
-    """sRGB in [0, 1], (n, 3), as CIELAB (white point D65): distances are those that people see."""
+    """sRGB in [0, 1], (n, 3), as CIELAB (white point D65): distances match perception."""
     xyz = _linear(rgb) @ np.array(
         [[0.4124, 0.2126, 0.0193], [0.3576, 0.7152, 0.1192], [0.1805, 0.0722, 0.9505]]
     )
@@ -173,17 +172,17 @@ def _lab(rgb):
 
 
 def text_color(color):
-    """Black or white, whichever is easier to read on `color`, (red, green, blue), 0 to 255; WCAG's
+    """Black or white, whichever is more legible on `color`, (red, green, blue), 0 to 255; WCAG's
     contrast ratio is at least 4.5 on every colour."""
     luminance = _linear(np.asarray(color) / 255) @ (0.2126, 0.7152, 0.0722)
     return (0, 0, 0) if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else (255, 255, 255)
 
 
 def mosaic(images, columns: int, cell: int):
-    """The images side by side, row by row, each scaled to fit a square of `cell` pixels, on grey.
+    """The images in a grid, each scaled to fit a square of `cell` pixels, on grey.
 
-    images: uint8 (height, width, 3) each, RGB, of any sizes; at least one. columns: at most so many
-    in a row.
+    images: uint8 (height, width, 3) each, RGB, of any sizes; at least one. columns: most images in
+    a row.
 
     Returns uint8 (rows * cell, columns * cell, 3), with no more columns than images.
     """
@@ -214,26 +213,25 @@ def mosaic(images, columns: int, cell: int):
 def save_image(path, image) -> None:
     """Write `image`, uint8 (height, width, 3) RGB, to `path`, a .png or .jpg; replaces atomically.
 
-    Makes the folder. Raises UserError for another ending and for a path that cannot be written.
+    Makes the folder. UserError for another extension and for a path that cannot be written.
     """
     import cv2
 
     path = str(path)
     ending = os.path.splitext(path)[1].lower()
     if ending not in (".png", ".jpg", ".jpeg"):
-        raise UserError(f"{path}: a picture's name must end in .png or .jpg")
+        raise UserError(f"{path}: an image's name must end in .png or .jpg")
     encoded = cv2.imencode(ending, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
     try:
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        replace_file(
-            path, encoded, synced=False
-        )  # predict draws thousands, and can draw them again
+        # Not synced: predict draws thousands, and can draw them again.
+        replace_file(path, encoded, synced=False)
     except OSError as error:
-        raise UserError(f"{path}: cannot write the picture: {error.strerror}") from None
+        raise UserError(f"{path}: cannot write the image: {error.strerror}") from None
 
 
 def _class_color(name):
-    """A bright colour that is the same for this name in every run (hash() is not)."""
+    """A bright colour for this name, the same in every run (hash() is not)."""
     import colorsys
 
     hue = zlib.crc32(name.encode("utf-8", "surrogatepass")) / 2**32
@@ -241,7 +239,7 @@ def _class_color(name):
 
 
 def _solid_edges(canvas, left, top, right, bottom, color, thickness):
-    # edges grow inwards: a box along the image's border keeps all of them
+    # Edges grow inwards, so that a box along the image's border shows all of them.
     canvas[top : min(top + thickness, bottom), left:right] = color
     canvas[max(bottom - thickness, top) : bottom, left:right] = color
     canvas[top:bottom, left : min(left + thickness, right)] = color
@@ -258,51 +256,50 @@ def _dashed_edges(canvas, left, top, right, bottom):
         canvas[top:bottom, column] = dashes(bottom - top)
 
 
-def text_size(words, scale):
-    """(width, height above the line, height below it) [pixels] of readable text; scale: as of
+def text_size(text, scale):
+    """(width, height above the baseline, height below it) [pixels] of readable text; scale: of
     OpenCV's fonts."""
     import cv2
 
-    if words.isascii():
-        (across, above), below = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    if text.isascii():
+        (across, above), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
         return across, above, below
-    return fonts.measure(words, _em(scale))
+    return fonts.text_extent(text, _em(scale))
 
 
-def draw_text(canvas, words, left, baseline, scale, color):
-    """Draws readable text (see ssd.fonts.readable) on uint8 (height, width, 3), in place."""
+def draw_text(canvas, text, left, baseline, scale, color):
+    """Draw readable text (see ssd.fonts.readable) on uint8 (height, width, 3), in place."""
     import cv2
 
-    if words.isascii():
+    if text.isascii():
         cv2.putText(
-            canvas, words, (left, baseline), cv2.FONT_HERSHEY_SIMPLEX, scale, color, 1, cv2.LINE_AA
+            canvas, text, (left, baseline), cv2.FONT_HERSHEY_SIMPLEX, scale, color, 1, cv2.LINE_AA
         )
     else:
-        fonts.draw(canvas, words, left, baseline, color, _em(scale))
+        fonts.render_text(canvas, text, left, baseline, color, _em(scale))
 
 
 def _em(scale):
-    return max(
-        14, round(32 * scale)
-    )  # capitals as high as OpenCV's; 14: the least at which Han can be read
+    # Capitals as high as OpenCV's; Han characters need 14 pixels to be legible.
+    return max(14, round(32 * scale))
 
 
-def _place_label(text, box, shape, scale):
-    """(text that fits, corners it could go to, its width and height), or None in too small an
-    image."""
+def _place_label(label, box, shape, scale):
+    """(text that fits, corners where it may go, its width and height); None if the image is too
+    small."""
     height, width = shape[:2]
 
-    def size(words):
-        across, above, below = text_size(words, scale)
+    def size(text):
+        across, above, below = text_size(text, scale)
         return across + 2 * _PAD, above + below + 2 * _PAD
 
-    words = text = fonts.readable(text)
+    text = label = fonts.readable(label)
     left, top, right, bottom = box
-    kept, wide = len(text), max(right - left, width / 2)
-    while kept > 3 and size(words)[0] > (wide if kept > _WHOLE else width):
+    kept, wide = len(label), max(right - left, width / 2)
+    while kept > 3 and size(text)[0] > (wide if kept > _WHOLE else width):
         kept -= 1
-        words = fonts.shortened(text, kept)
-    across, high = size(words)
+        text = fonts.shortened(label, kept)
+    across, high = size(text)
     if across > width or 2 * high > height:
         return None
     corners = [
@@ -310,7 +307,7 @@ def _place_label(text, box, shape, scale):
     ]
     inside = [(x, y) for x, y in corners if 0 <= x <= width - across and 0 <= y <= height - high]
     nearest = (max(0, min(left, width - across)), max(0, min(top, height - high)))
-    return words, inside or [nearest], (across, high)
+    return text, inside or [nearest], (across, high)
 
 
 def _overlaps(corner, size, taken):
@@ -321,8 +318,8 @@ def _overlaps(corner, size, taken):
     )
 
 
-def _draw_label(canvas, words, color, corner, size, scale):
+def _draw_label(canvas, text, color, corner, size, scale):
     (left, top), (across, high) = corner, size
     canvas[top : top + high, left : left + across] = color
-    below = text_size(words, scale)[2]
-    draw_text(canvas, words, left + _PAD, top + high - _PAD - below, scale, text_color(color))
+    below = text_size(text, scale)[2]
+    draw_text(canvas, text, left + _PAD, top + high - _PAD - below, scale, text_color(color))

@@ -21,7 +21,7 @@ class UserErrorEverywhere(UserError):
 
 
 def log_line(line: str) -> None:
-    """Prints a line for people to standard error: standard output is for results."""
+    """Print a message on standard error; standard output is for results."""
     print(line, file=sys.stderr, flush=True)
 
 

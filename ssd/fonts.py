@@ -1,11 +1,11 @@
-"""Text of any script on images: fonts that have its letters, found on this machine, and what is
-drawn where none has.
+"""Text of any script on images: finds installed fonts with its letters, and replaces letters that
+no font has.
 
-OpenCV's own strokes know ASCII alone. Pillow (FreeType, and HarfBuzz where FriBiDi is there, for
-scripts that join their letters or run from right to left) draws the rest, in Matplotlib's DejaVu
-Sans, which has Latin, Greek, Cyrillic, Hebrew and Arabic, in the machine's fonts, for example Noto
-Sans CJK, and in IPAexGothic (Han and Japanese) where the package matplotlib-fontja is installed
-(the extra "fonts").
+OpenCV draws only ASCII. Pillow draws the rest (by FreeType, and by HarfBuzz if FriBiDi is
+installed, for scripts that join letters or run from right to left). It uses Matplotlib's DejaVu
+Sans, which has Latin, Greek, Cyrillic, Hebrew and Arabic; the machine's fonts, for example Noto
+Sans CJK; and IPAexGothic (Han and Japanese) if the package matplotlib-fontja is installed (the
+extra "fonts").
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from ssd.errors import breaks_lines, on_a_line
 
 _ENDINGS = (".ttf", ".otf", ".ttc", ".otc")
 _PLAIN = ("bold", "italic", "oblique", "mono", "serif", "light", "thin", "black", "condensed")
-_ASKED = 16  # letters that fontconfig is asked about at once: a name has few that DejaVu lacks
+_ASKED = 16  # letters looked up in fontconfig at most: names have few that DejaVu does not
 
 
 class _Font(NamedTuple):
-    """A font file and which of its fonts; letters: the code points that it has."""
+    """A font file and the index of the font in it; letters: the code points that it has."""
 
     path: str
     index: int
@@ -36,30 +36,30 @@ class _Font(NamedTuple):
 
 
 def readable(text: str) -> str:
-    """`text` with what cannot be drawn here (letters that no font has, control characters, broken
-    encoding) as escapes such as \\u65b9, so that two names stay two."""
+    """`text` with everything that cannot be drawn (letters that no font has, control characters,
+    broken encoding) as escapes such as \\u65b9, so that different names stay different."""
     if text.isascii() and text.isprintable():
         return text
-    lacking = missing(text)
+    missing = missing_letters(text)
     return "".join(
         letter.encode("unicode_escape").decode()
-        if letter in lacking or _is_control(letter)
+        if letter in missing or _is_control(letter)
         else letter
         for letter in text
     )
 
 
 def shortened(text: str, most: int) -> str:
-    """`text` with at most so many letters, at least 3: its beginning and its end around "..", as
-    names that begin alike often differ at the end, and a score stands there."""
+    """`text` with at most so many letters (at least 3): its beginning and end around "..", because
+    similar names often differ at the end, and because labels end with the score."""
     if len(text) <= most:
         return text
     end = (most - 2) // 2
     return text[: most - 2 - end] + ".." + (text[-end:] if end else "")
 
 
-def missing(text: str) -> FrozenSet[str]:
-    """The letters of `text` that no font here has."""
+def missing_letters(text: str) -> FrozenSet[str]:
+    """The letters of `text` that no installed font has."""
     wanted = frozenset(
         letter for letter in text if not letter.isascii() and not _is_control(letter)
     )
@@ -67,12 +67,12 @@ def missing(text: str) -> FrozenSet[str]:
 
 
 def labels_of(names: Sequence[str]) -> Tuple[Dict[str, str], str]:
-    """(from each class name to what stands on an image for it, a legend): the name; or where some
-    of its letters cannot be drawn here, the number of the class, from 1, as #1, or as ##1 beside a
-    class whose name is #1. The legend is "" where every label is a name."""
+    """(label of each class name in drawn images, legend). A label is the name; if no font has some
+    of its letters, it is the number of the class, from 1, as #1, or as ##1 if another class is
+    named #1. The legend is "" if all labels are names."""
     labels = {}
     for number, name in enumerate(names, 1):
-        label = f"#{number}" if missing(name) else name
+        label = f"#{number}" if missing_letters(name) else name
         while label != name and label in names:
             label = "#" + label
         labels[name] = label
@@ -80,16 +80,16 @@ def labels_of(names: Sequence[str]) -> Tuple[Dict[str, str], str]:
     return labels, (
         numbered
         and (
-            f"in the drawn images {', '.join(numbered)}: no font here has these letters (fonts "
-            "that may: Noto Sans or Noto Sans CJK for the system; for Chinese and Japanese also "
-            "pip install matplotlib-fontja)"
+            f"in the drawn images {', '.join(numbered)}: no installed font has these letters "
+            "(fonts that may: the system's Noto Sans or Noto Sans CJK; for Chinese and Japanese "
+            "also pip install matplotlib-fontja)"
         )
     ) or ""
 
 
-def measure(text: str, pixels: int) -> Tuple[int, int, int]:
-    """(width, height above the line, height below it) of drawn text [pixels]; pixels: of its em
-    square."""
+def text_extent(text: str, pixels: int) -> Tuple[int, int, int]:
+    """(width, height above the baseline, height below it) of drawn text [pixels]; pixels: size of
+    the em square."""
     runs = _runs(text, pixels)
     return (
         round(sum(font.getlength(part, **_across(font)) for part, font in runs)) or 1,
@@ -98,29 +98,30 @@ def measure(text: str, pixels: int) -> Tuple[int, int, int]:
     )
 
 
-def draw(canvas: np.ndarray, text: str, left: int, baseline: int, color, pixels: int) -> None:
-    """Draws text on `canvas`, uint8 (height, width, 3), in place; color: three numbers, 0 to
+def render_text(
+    canvas: np.ndarray, text: str, left: int, baseline: int, color, pixels: int
+) -> None:
+    """Draw text on `canvas`, uint8 (height, width, 3), in place; color: three numbers, 0 to
     255."""
     from PIL import Image, ImageDraw
 
     image = Image.fromarray(canvas)
-    pen, place = ImageDraw.Draw(image), float(left)
+    pen, x = ImageDraw.Draw(image), float(left)
     for part, font in _runs(text, pixels):
         pen.text(
-            (place, baseline),
+            (x, baseline),
             part,
             fill=tuple(map(int, color)),
             font=font,
             anchor="ls",
             **_across(font),
         )
-        place += font.getlength(part, **_across(font))
+        x += font.getlength(part, **_across(font))
     canvas[:] = np.asarray(image)
 
 
 def for_matplotlib(texts: Iterable[str]) -> List[str]:
-    """Names of font families for Matplotlib's `font.family`, which together have the letters of
-    `texts`."""
+    """Font families for Matplotlib's `font.family` that together have the letters of `texts`."""
     from matplotlib import font_manager
 
     families, letters = ["DejaVu Sans"], frozenset("".join(texts))
@@ -141,7 +142,7 @@ def _is_control(letter: str) -> bool:
 
 
 def _runs(text: str, pixels: int) -> list:
-    """(part of the text, Pillow's font for it), in order; a part is as long as one font goes."""
+    """(part of the text, Pillow's font for it), in order; each part is as long as possible."""
     parts, wanted = [], frozenset(text)
     for letter in text:
         before = parts[-1][1] if parts else None
@@ -161,8 +162,8 @@ def _runs(text: str, pixels: int) -> list:
 
 
 def _across(font) -> Dict[str, str]:
-    """For Pillow: lines run from left to right also where their first letter does not, as in a
-    file's name."""
+    """For Pillow: lines run from left to right even if their first letter does not, as in file
+    names."""
     from PIL import ImageFont
 
     return dict(direction="ltr") if font.layout_engine == ImageFont.Layout.RAQM else {}
@@ -172,14 +173,14 @@ def _across(font) -> Dict[str, str]:
 def _loaded(font, pixels: int):
     from PIL import ImageFont
 
-    if font is None:  # Pillow's own: Latin letters
+    if font is None:  # Pillow's default font has Latin letters
         return ImageFont.load_default(pixels)
     return ImageFont.truetype(font.path, pixels, index=font.index)
 
 
 def _font_of(letter: str, wanted: FrozenSet[str]):
-    """The font that draws a letter, None where there is none. wanted: all letters of the text,
-    found together."""
+    """The font that draws a letter, None without one. wanted: all letters of the text, which are
+    looked up together."""
     first = _first()
     if first is not None and ord(letter) in first.letters:
         return first
@@ -195,8 +196,7 @@ def _font_of(letter: str, wanted: FrozenSet[str]):
 
 @functools.lru_cache(maxsize=64)
 def _chosen(letters: FrozenSet[str]) -> Dict[str, _Font]:
-    """A font for each of the letters that some font of the machine has: as few fonts as a greedy
-    choice gives."""
+    """A font for each letter that some font of the machine has; greedily, to use few fonts."""
     left, chosen, known = set(letters), {}, {}
     for path, index in _candidates(letters):
         font = _read(path, index)
@@ -224,8 +224,8 @@ def _oddness(path: str) -> int:
 
 
 def _candidates(letters: FrozenSet[str]) -> List[Tuple[str, int]]:
-    """(file, index in it) of fonts that may have some of the letters: fontconfig's word where it is
-    installed, else every font in the folders where desktops keep them."""
+    """(file, index in it) of fonts that may have some of the letters: by fontconfig if it is
+    installed, else every font in the usual folders."""
     found, shipped, tool = (
         {},
         importlib.util.find_spec("matplotlib_fontja"),
@@ -246,15 +246,14 @@ def _candidates(letters: FrozenSet[str]) -> List[Tuple[str, int]]:
             for line in os.fsdecode(done.stdout).splitlines():
                 path, _, index = line.partition("\t")
                 if path.lower().endswith(_ENDINGS) and index.isdigit():
-                    found[path, int(index) & 0xFFFF] = (
-                        None  # the upper bits name an instance of a variable font
-                    )
+                    # The upper bits are the instance of a variable font.
+                    found[path, int(index) & 0xFFFF] = None
     if not found:
         for folder in _folders():
-            for place, _, names in os.walk(folder):
+            for parent, _, names in os.walk(folder):
                 found.update(
                     {
-                        (os.path.join(place, name), 0): None
+                        (os.path.join(parent, name), 0): None
                         for name in names
                         if name.lower().endswith(_ENDINGS)
                     }
@@ -277,14 +276,14 @@ def _folders() -> List[str]:
 
 @functools.lru_cache(maxsize=None)
 def _read(path: str, index: int):
-    """A font that Pillow can draw with, None for any other."""
+    """A font that Pillow can draw with, else None."""
     try:
         from fontTools.ttLib import TTFont  # comes with Matplotlib
 
         with TTFont(path, fontNumber=index, lazy=True) as file:
             letters = frozenset(file.getBestCmap() or ())
         font = _Font(path, index, letters)
-        _loaded(font, 14)  # fonts of bitmaps alone (colour emoji) have one size
+        _loaded(font, 14)  # fails for bitmap fonts (colour emoji), which have one size
         return font
     except Exception:  # a damaged font raises nearly anything
         return None
@@ -301,5 +300,5 @@ def _dejavu() -> str:
 
 @functools.lru_cache(maxsize=None)
 def _first():
-    """The font that is tried before all others, None without Matplotlib."""
+    """The font tried first, None without Matplotlib."""
     return _read(_dejavu(), 0)

@@ -1,5 +1,5 @@
-"""Matplotlib's settings and font list, where the user's home cannot be written (a container's
-read-only root)."""
+"""Matplotlib's settings and font list when the home folder is not writable (a container's read-only
+root)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import sys
 import tempfile
 
 
-def prepare() -> None:
-    """To be called before Matplotlib is imported: where its folders cannot be made or written, it
-    gets a temporary one for the life of this process. By itself it would do the same, with three
-    lines of warning in the log.
+def use_writable_cache() -> None:
+    """Give Matplotlib a temporary folder for this process if its folders cannot be made or written;
+    call it before Matplotlib is imported. Matplotlib would do the same, but with three lines of
+    warnings in the log.
 
-    A folder that the user has chosen (MPLCONFIGDIR) stays, and so do Matplotlib's words about it.
+    A folder chosen by the user (MPLCONFIGDIR) stays, with Matplotlib's warnings about it.
     """
     if "matplotlib" in sys.modules or os.environ.get("MPLCONFIGDIR"):
         return
@@ -31,11 +31,11 @@ def prepare() -> None:
     try:
         folder = tempfile.mkdtemp(prefix="matplotlib-")
     except OSError:
-        return  # no temporary folder either: Matplotlib says what it lacks
+        return  # no temporary folder either: Matplotlib reports it
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ["MPLCONFIGDIR"] = folder
-    # That it lists the machine's fonts, which takes seconds, is news once, and here it does so in
-    # each process.
+    # Matplotlib logs that it lists the machine's fonts, which takes seconds. With a temporary
+    # folder it would log this in every process.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 

@@ -1,4 +1,4 @@
-"""How far long work over images is, on standard error."""
+"""ProgressBar of long work over images, on standard error."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import shutil
 import sys
 import time
 
-SECONDS_PER_LINE = 10  # between two lines of progress where standard error is no terminal
+SECONDS_PER_LINE = 10  # between progress lines if standard error is not a terminal
 
 
-class Progress:
-    """How far the images are, on standard error: a bar on a terminal, elsewhere a line now and
-    then."""
+class ProgressBar:
+    """Shows progress over images on standard error: a bar on a terminal, otherwise a line every
+    SECONDS_PER_LINE."""
 
     def __init__(self, label: str):
         self.label, self.bar, self.last = label, None, time.monotonic()
@@ -21,12 +21,10 @@ class Progress:
             if self.bar is None:
                 from tqdm import tqdm
 
-                tqdm.monitor_interval = (
-                    0  # its thread shares locks that an interrupt may leave taken
-                )
-                columns, lines = (
-                    shutil.get_terminal_size()
-                )  # tqdm shows nothing on a terminal of unknown size
+                # No monitor thread: it shares locks that an interrupt may leave taken.
+                tqdm.monitor_interval = 0
+                # tqdm shows nothing on a terminal of unknown size.
+                columns, lines = shutil.get_terminal_size()
                 self.bar = tqdm(
                     total=images,
                     desc=self.label,

@@ -10,6 +10,9 @@ to start, to fail or to be found hanging. Each of the two has one thread, as hav
 it starts.
 """
 
+import contextlib
+import ctypes
+import gc
 import os
 import signal
 
@@ -104,16 +107,26 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items):
-    def place(item):
+    def rank(item):
         return next(
             (number for number, start in enumerate(FIRST) if item.nodeid.startswith(start)),
             len(FIRST),
         )
 
-    items.sort(key=place)
+    items.sort(key=rank)
     for item in items:
         if item.nodeid.startswith(SLOW):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def memory_goes_back():
+    """The C library keeps what a module's networks have freed, in pieces, for every thread: 3.3 GB
+    after the reference tests, of which 1.0 GB are in use."""
+    yield
+    gc.collect()
+    with contextlib.suppress(AttributeError):  # a C library other than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(autouse=True)

@@ -114,8 +114,9 @@ def test_what_older_versions_always_did_needs_no_recipe(tmp_path):
         recipe(tmp_path, "extends: ssd-resnet34-shapes\ntraining: {momentum: 0.8}")
     )
     content = yaml.safe_load(settings.to_yaml(config))
-    for name in settings._BEFORE:
-        del content[name.partition(".")[0]][name.partition(".")[2]]
+    for name, (section, field) in settings.SETTINGS.items():
+        if field.metadata["before"] is not None:
+            del content[section][name]
     for name in ("adam_betas", "adam_epsilon"):
         content["training"].pop(name, None)
     lines = []

@@ -1,4 +1,4 @@
-"""Drawn boxes: pixels where the box says, text inside the picture, odd images."""
+"""Drawn boxes: edges at the right pixels, text inside the image, odd images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def colored(picture, color):
     return (picture == np.array(color)).all(axis=2)
 
 
-def test_edges_of_a_detection_have_its_classes_colour():
+def test_edges_of_a_detection_have_the_colour_of_its_class():
     before = image()
     drawn = draw_boxes(
         before,
@@ -48,7 +48,7 @@ def test_edges_of_a_detection_have_its_classes_colour():
     assert (before == GREY).all()  # the input is left alone
 
 
-def test_labels_stand_above_their_boxes_and_differ_by_score():
+def test_labels_are_above_their_boxes_and_show_the_score():
     def strip(score):
         return draw_boxes(image(), [[20, 50, 60, 90]], ["cat"], [score], {"cat": RED})[:50]
 
@@ -77,7 +77,7 @@ def test_ground_truth_is_dashed_black_and_white():
         [50.4, 50.4, 50.45, 50.45],
     ],
 )
-def test_boxes_at_and_across_the_border_are_seen(box):
+def test_boxes_at_and_across_the_border_are_visible(box):
     left, top, right, bottom = np.clip(
         np.rint(np.clip(box, -1e6, 1e6)), 0, [199, 119, 200, 120]
     ).astype(int)
@@ -91,11 +91,11 @@ def test_boxes_at_and_across_the_border_are_seen(box):
 @pytest.mark.parametrize(
     "box", [[-9, 10, 0, 20], [200, 0, 250, 20], [0, 120, 9, 130], [40, 40, 30, 50]]
 )
-def test_boxes_outside_or_inside_out_are_left_out(box):
+def test_boxes_outside_or_inverted_are_left_out(box):
     assert (draw_boxes(image(), [box], ["cat"], [0.5]) == GREY).all()
 
 
-def test_overlapping_labels_move_apart_and_the_surest_stays():
+def test_overlapping_labels_move_and_the_highest_score_stays():
     box = [20, 60, 150, 110]
     alone = draw_boxes(image(), [box], ["cat"], [0.9], {"cat": RED, "dog": GREEN})
     both = draw_boxes(image(), [box, box], ["cat", "dog"], [0.9, 0.2], {"cat": RED, "dog": GREEN})
@@ -119,10 +119,10 @@ def test_small_images_and_long_names(height, width):
         )
 
 
-def test_a_long_name_is_cut_inside_the_picture():
+def test_a_long_name_is_shortened_to_the_image():
     narrow = draw_boxes(image(), [[0, 60, 50, 100]], ["w" * 500], [0.5], {"w" * 500: RED})
     strip = narrow[40:60]
-    assert colored(strip, RED).any(axis=1).sum() > 9  # a label there is
+    assert colored(strip, RED).any(axis=1).sum() > 9  # there is a label
     short = draw_boxes(image(), [[0, 60, 50, 100]], ["w" * 499], [0.5], {"w" * 499: RED})
     assert (narrow == short).all()  # of both the beginning and the end with the score
 
@@ -137,7 +137,7 @@ def test_a_long_name_keeps_its_score_and_leaves_half_of_the_image():
     assert 200 < np.flatnonzero(colored(one, RED).any(axis=0)).max() < 450
 
 
-def test_classes_without_a_colour_get_the_same_one_every_time():
+def test_classes_without_a_colour_always_get_the_same_one():
     def color(name):
         return tuple(draw_boxes(image(), [[20, 50, 60, 90]], [name], [0.5], {"cat": RED})[89, 40])
 
@@ -196,7 +196,7 @@ def test_grey_and_other_images_are_refused(wrong):
         draw_boxes(wrong, [], [])
 
 
-def test_other_mistakes_are_refused():
+def test_other_bad_input_is_refused():
     for boxes, labels, scores in (
         ([[0, 0, np.nan, 5]], ["a"], None),
         ([[0, 0, 5, 5]], [], None),
@@ -206,7 +206,7 @@ def test_other_mistakes_are_refused():
             draw_boxes(image(), boxes, labels, scores)
 
 
-def test_mosaic_places_every_image_in_its_cell():
+def test_mosaic_puts_every_image_into_its_cell():
     pictures = [
         np.full((20, 40, 3), 10, np.uint8),
         np.full((80, 20, 3), 20, np.uint8),
@@ -223,7 +223,7 @@ def test_mosaic_places_every_image_in_its_cell():
     assert mosaic(pictures[:2], columns=9, cell=10).shape == (10, 20, 3)
 
 
-def test_saved_pictures_keep_their_colours(tmp_path):
+def test_saved_images_keep_their_colours(tmp_path):
     import cv2
 
     picture = image(8, 8)
@@ -236,7 +236,7 @@ def test_saved_pictures_keep_their_colours(tmp_path):
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
     save_image(tmp_path / "a.jpg", picture)
     assert (tmp_path / "a.jpg").read_bytes().startswith(b"\xff\xd8\xff")
-    with pytest.raises(UserError, match="a.txt: a picture's name must end"):
+    with pytest.raises(UserError, match="a.txt: an image's name must end"):
         save_image(tmp_path / "a.txt", picture)
-    with pytest.raises(UserError, match="cannot write the picture"):
+    with pytest.raises(UserError, match="cannot write the image"):
         save_image(path / "a.png", picture)

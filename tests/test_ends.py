@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from ssd import ends
-from ssd.commands.train import leave_report
+from ssd.commands.train import write_final_report
 from ssd.training.signals import StopSignals
 from tests.training.tiny import FLAGS, tiny_data
 
@@ -143,7 +143,7 @@ def test_ctrl_c_in_the_report_does_not_change_the_status_of_the_run(monkeypatch,
         "ssd.report.run_report.report_run", lambda *_: pytest.fail("must be skipped")
     )
     monkeypatch.setattr(ends._State, "exit_in_imports", True)
-    leave_report("run")
+    write_final_report("run")
     assert (
         capsys.readouterr().err
         == "warning: left out of run, interrupted: curves.png and report.html\n"

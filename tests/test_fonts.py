@@ -14,7 +14,7 @@ HAN, CAT = "\u65b9\u5f62", "\U0001f408"
 
 
 def make_font(path, letters, family="Boxes"):
-    """A font in which every letter is a filled rectangle, as wide as its place in `letters`
+    """A font in which every letter is a filled rectangle, as wide as its index in `letters`
     says."""
     from fontTools.fontBuilder import FontBuilder
     from fontTools.pens.ttGlyphPen import TTGlyphPen
@@ -70,7 +70,7 @@ def machine(tmp_path, monkeypatch):
 
 
 def label(name, scale=1):
-    """What is drawn for a class, on grey, without its box."""
+    """The drawn label of a class, on grey, without its box."""
     image = np.full((120 * scale, 400 * scale, 3), GREY, np.uint8)
     drawn = draw_boxes(
         image, [[20, 60, 60, 100]], [name], [0.5], {name: (255, 0, 0)}, caption="{name}"
@@ -96,7 +96,7 @@ SCRIPTS = {
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_scripts_of_the_font_that_is_always_there(machine, script):
+def test_scripts_of_the_bundled_font(machine, script):
     one, other = SCRIPTS[script]
     assert fonts.labels_of([one, other]) == ({one: one, other: other}, "")
     assert fonts.readable(one) == one
@@ -115,9 +115,9 @@ def test_letters_run_from_right_to_left(machine):
         pytest.skip("this Pillow has no FriBiDi")
     alef, bet = "\u05d0", "\u05d1"
     canvas = [np.zeros((40, 60, 3), np.uint8) for _ in range(2)]
-    fonts.draw(canvas[0], alef + bet, 5, 30, (255, 255, 255), 24)
-    fonts.draw(canvas[1], bet, 5, 30, (255, 255, 255), 24)
-    width = fonts.measure(bet, 24)[0]
+    fonts.render_text(canvas[0], alef + bet, 5, 30, (255, 255, 255), 24)
+    fonts.render_text(canvas[1], bet, 5, 30, (255, 255, 255), 24)
+    width = fonts.text_extent(bet, 24)[0]
     assert (canvas[0][:, : 5 + width - 2] == canvas[1][:, : 5 + width - 2]).mean() > 0.97
 
 
@@ -133,12 +133,12 @@ def test_a_font_of_the_machine_is_found(machine):
     assert (drawn != other).any()
     # rectangles of 350 and 500 thousandths of the em (40 pixels), which begin one em apart
     canvas = np.zeros((40, 90, 3), np.uint8)
-    fonts.draw(canvas, HAN, 0, 30, (255, 255, 255), 40)
+    fonts.render_text(canvas, HAN, 0, 30, (255, 255, 255), 40)
     assert np.flatnonzero(canvas[20, :, 0] > 200).tolist() == [*range(14), *range(40, 60)]
-    assert fonts.measure(HAN, 40) == (80, 32, 8)
+    assert fonts.text_extent(HAN, 40) == (80, 32, 8)
 
 
-def test_several_fonts_make_a_label(machine):
+def test_a_label_in_several_fonts(machine):
     make_font(machine / "a.ttf", HAN, "A")
     make_font(machine / "b.otf", CAT, "B")
     name = f"{HAN} M\u00fcll {CAT} 0.95"
@@ -154,7 +154,7 @@ def test_several_fonts_make_a_label(machine):
     assert label(name).shape == (60, 400, 3)
 
 
-def test_damaged_fonts_are_passed_by(machine):
+def test_damaged_fonts_are_skipped(machine):
     make_font(machine / "good.ttf", HAN)
     (machine / "bad.ttf").write_bytes(b"no font")
     (machine / "cut.ttf").write_bytes((machine / "good.ttf").read_bytes()[:300])
@@ -170,7 +170,7 @@ def test_a_plain_font_is_preferred(machine):
     assert os.path.basename(font.path) == "Plain.ttf"
 
 
-def test_fontconfig_is_asked(machine, tmp_path, monkeypatch):
+def test_fontconfig_is_used(machine, tmp_path, monkeypatch):
     """It knows folders that nobody else does, and answers letter by letter."""
     font = make_font(tmp_path / "elsewhere" / "Boxes.ttf", HAN)
     tool = tmp_path / "bin" / "fc-list"
@@ -188,7 +188,7 @@ def test_numbers_and_a_legend_without_a_font(machine):
     labels, legend = fonts.labels_of(names)
     assert labels == {"circle": "circle", HAN: "#2", "M\u00fcll": "M\u00fcll", "\u4e09\u89d2": "#4"}
     assert legend.startswith(
-        f"in the drawn images #2 is {HAN}, #4 is \u4e09\u89d2: no font here has these letters"
+        f"in the drawn images #2 is {HAN}, #4 is \u4e09\u89d2: no installed font has these letters"
     )
     assert (label(labels[HAN]) != label(labels["\u4e09\u89d2"])).any()
     assert fonts.labels_of([HAN, "#1", "##1"])[0] == {HAN: "###1", "#1": "#1", "##1": "##1"}
@@ -210,15 +210,15 @@ def test_numbers_and_a_legend_without_a_font(machine):
         ("\u0085", "\\x85"),
     ],
 )
-def test_what_is_no_letter_is_escaped(machine, name, drawn):
+def test_control_characters_are_escaped(machine, name, drawn):
     assert fonts.readable(name) == drawn
     assert label(name).shape == (60, 400, 3)
 
 
-def test_without_matplotlib_pillow_has_latin_letters(machine, monkeypatch):
+def test_without_matplotlib_pillow_draws_latin_letters(machine, monkeypatch):
     monkeypatch.setattr(fonts, "_dejavu", lambda: "/no/such/font")
     assert fonts.readable("M\u00fcll") == "M\\xfcll"
-    assert fonts.measure("M\u00fcll", 20)[0] > 20  # and nothing fails
+    assert fonts.text_extent("M\u00fcll", 20)[0] > 20  # and nothing fails
 
 
 def test_matplotlib_gets_the_same_fonts(machine):
@@ -248,9 +248,9 @@ def test_matplotlib_gets_the_same_fonts(machine):
         ("a\\n", "a\\n"),
     ],
 )
-def test_names_keep_to_their_line(machine, name, line):
-    """What a terminal obeys, and what turns the rest of the line; joiners of Persian and of emoji
-    stay."""
+def test_names_stay_on_their_line(machine, name, line):
+    """Characters that control a terminal or reverse the rest of a line are escaped; joiners of
+    Persian and of emoji stay."""
     from ssd.errors import on_a_line
 
     assert on_a_line(name) == line
@@ -267,7 +267,7 @@ def test_a_line_runs_from_left_to_right(machine):
         pytest.skip("this Pillow has no FriBiDi")
     hebrew = "\u05d0\u05d1"
     canvas = [np.zeros((40, 200, 3), np.uint8) for _ in range(2)]
-    fonts.draw(canvas[0], hebrew + ".png", 5, 30, (255, 255, 255), 24)
-    fonts.draw(canvas[1], hebrew, 5, 30, (255, 255, 255), 24)
-    width = fonts.measure(hebrew, 24)[0]
+    fonts.render_text(canvas[0], hebrew + ".png", 5, 30, (255, 255, 255), 24)
+    fonts.render_text(canvas[1], hebrew, 5, 30, (255, 255, 255), 24)
+    width = fonts.text_extent(hebrew, 24)[0]
     assert (canvas[0][:, : 5 + width - 2] == canvas[1][:, : 5 + width - 2]).mean() > 0.97

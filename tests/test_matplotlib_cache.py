@@ -1,4 +1,4 @@
-"""Matplotlib without a home that can be written: no warnings, and nothing left."""
+"""Matplotlib without a writable home folder: no warnings, and no files left."""
 
 import os
 import subprocess
@@ -9,8 +9,8 @@ import pytest
 from tests.training.tiny import ROOT
 
 CODE = """
-from ssd.matplotlib_cache import prepare
-prepare()
+from ssd.matplotlib_cache import use_writable_cache
+use_writable_cache()
 import matplotlib
 print(matplotlib.get_configdir(), matplotlib.get_cachedir())
 """
@@ -27,7 +27,7 @@ print(matplotlib.get_configdir(), matplotlib.get_cachedir())
         (dict(HOME="/proc/none", MPLCONFIGDIR="mine"), False),
     ],
 )
-def test_folders_that_can_be_written_are_taken_and_else_a_temporary_one(tmp_path, home, temporary):
+def test_writable_folders_are_used_else_a_temporary_one(tmp_path, home, temporary):
     (tmp_path / "mine").mkdir()
     (tmp_path / "tmp").mkdir()
     environment = {

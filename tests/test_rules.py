@@ -15,7 +15,7 @@ from mlperf_logging import benchmark_meta
 from ssd.config import SETTINGS, apply_values, load_recipe, to_yaml
 from ssd.errors import UserError
 from ssd.mlperf import MLPerfLog, check_log
-from ssd.report.run_parts import read_run
+from ssd.report.run_parts import read_run_parts
 from ssd.rules import DEFAULT_RULES, RULES
 from ssd.submission import read_trial
 from ssd.training import setup
@@ -210,7 +210,7 @@ def test_a_report_uses_the_checker_of_the_runs_rules(tmp_path):
         with MLPerfLog(folder / "mlperf.log", enabled=True, rules=SSD) as log:
             write_run(log)
         (folder / "recipe.yaml").write_text(to_yaml(load_recipe(name)))
-        sections = read_run(str(folder)).verdict
+        sections = read_run_parts(str(folder)).compliance
         assert [html in section.html for section in sections] == ([True] if html else [])
         assert all("rules 1.1.0" in section.html for section in sections)
 

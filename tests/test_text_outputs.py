@@ -44,7 +44,7 @@ def test_a_table_and_a_curve(tmp_path, name, recwarn):
         dict(weights=f"runs/{part}/weights.params", images=3, **dict.fromkeys(STAT_NAMES, 0.25))
         for part in (name, "other")
     ]
-    sweep.write(str(tmp_path / "out"), results)
+    sweep.write_sweep(str(tmp_path / "out"), results)
     with open(tmp_path / "out" / "sweep.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert rows[0]["weights"] == results[0]["weights"].encode("utf-8", "backslashreplace").decode()

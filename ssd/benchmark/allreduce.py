@@ -1,5 +1,4 @@
-"""Mode allreduce: the gradients of the network through Horovod, as a training step averages
-them."""
+"""Mode allreduce: the network's gradients through Horovod, averaged as in a training step."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from ssd.benchmark.timing import peak_memory, spread, times_of
 
 
 def measure(request: Request) -> dict:
-    """See docs/benchmarking.md for what it holds; on every rank alike."""
+    """Measure on every rank; docs/benchmarking.md describes the result."""
     from ssd.training.ranks import Ranks
 
     with contextlib.closing(Ranks()) as ranks:
@@ -54,7 +53,7 @@ def _measure(request: Request, ranks) -> dict:
     if ranks.size == 1:
         return dict(
             result,
-            note="one rank: there is nothing to reduce; start it under horovodrun or mpirun",
+            note="one rank has nothing to reduce; start it under horovodrun or mpirun",
             memory=dict(peak_rss_bytes=peak_memory()),
             machine=describe_machine(),
         )
@@ -64,7 +63,7 @@ def _measure(request: Request, ranks) -> dict:
         mx.nd.waitall()
 
     def one() -> float:
-        # All begin together, so that none counts its waiting for another one's start.
+        # All ranks start together, so that none measures its wait for another one.
         ranks.mean(np.zeros(1), "start")
         return times_of(reduce, 1)[0]
 

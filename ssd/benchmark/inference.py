@@ -1,4 +1,4 @@
-"""Mode infer: images to detections, as `evaluate` and the evaluations of a training make them."""
+"""Mode infer: images to detections, as in `evaluate` and in the evaluations of a training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ssd.benchmark.timing import Laps, as_parts, gpu_memory, peak_memory, spread
 
 
 def measure(request: Request) -> dict:
-    """See docs/benchmarking.md for what it holds."""
+    """Measure; docs/benchmarking.md describes the result."""
     from ssd.benchmark.trace import traced, unbulk
     from ssd.evaluation.inference import build_inference
     from ssd.model.detector import build_detector
@@ -38,7 +38,7 @@ def measure(request: Request) -> dict:
 
         load_weights(network, config.run.weights)
     inference = build_inference(detector, device, config.run.weights or None)
-    with open_images(config, dataset, network, device, request.seed) as batches:
+    with image_batches(config, dataset, network, device, request.seed) as batches:
         numbers = steady(inference, batches, dataset, steps, warmup)
         memory = dict(peak_rss_bytes=peak_memory(), gpu_bytes=gpu_memory(device))
         peaks = Peaks(config.model, device)
@@ -52,7 +52,7 @@ def measure(request: Request) -> dict:
                 for _ in range(TRACE_STEPS):
                     inference(next(batches)[0]).wait_to_read()
     seconds = numbers["seconds"]
-    # Not of the steady steps: on a CPU a batch's hand-over to MXNet waits there for the network of
+    # Not from the steady steps: on a CPU the hand-over of a batch to MXNet waits for the network on
     # the batch before.
     wait = sum(parts["data wait"]) / sum(map(sum, parts.values()))
     speed = spread(batch_size / seconds)
@@ -62,7 +62,7 @@ def measure(request: Request) -> dict:
         ranks=1,
         batch_size=batch_size,
         image_size=config.model.image_size.plain,
-        data=dataset.path if dataset else "made-up images",
+        data=dataset.path if dataset else "synthetic images",
         weights=config.run.weights or "random",
         warmup=warmup,
         steps=steps,
@@ -78,9 +78,9 @@ def measure(request: Request) -> dict:
 
 
 @contextlib.contextmanager
-def open_images(config, dataset, network, device, seed: int):
-    """Pairs (images, indices) of an evaluation loader, or without a data set the same made-up ones
-    again and again."""
+def image_batches(config, dataset, network, device, seed: int):
+    """Pairs (images, indices) of an evaluation loader; without a data set always the same synthetic
+    ones."""
     if dataset is None:
         import mxnet as mx
 
@@ -113,8 +113,8 @@ def _rows(outputs, indices: np.ndarray, dataset) -> np.ndarray:
 
 
 def steady(inference, batches, dataset, steps: int, warmup: int) -> Dict[str, object]:
-    """seconds (steps,) and the detections of an image; the detections of a batch are read while the
-    next one is under way, as ssd.evaluation.inference.detect does."""
+    """seconds (steps,) and detections per image. The detections of a batch are read once the next
+    one is queued, as in ssd.evaluation.inference.detect."""
     found: List[int] = []
     waiting = []
 
@@ -132,10 +132,10 @@ def steady(inference, batches, dataset, steps: int, warmup: int) -> Dict[str, ob
 
 
 def in_parts(inference, batches, dataset, steps: int) -> Dict[str, List[float]]:
-    """Seconds of each part in each of `steps` steps that wait after each part; one more step warms
-    them up, since network and post-processing are graphs of their own here."""
+    """Seconds of each part in each of `steps` steps that wait after each part; after a warm-up
+    step, because network and post-processing become separate graphs."""
     laps = Laps()
-    # Alone, with the operators that the network has inside the whole.
+    # Hybridized alone, but with the same fused operators as in the complete graph.
     inference.network.hybridize(backend=inference._backend, static_alloc=True, static_shape=True)
     outputs = inference.network(next(batches)[0])
     inference.detections(*outputs).wait_to_read()

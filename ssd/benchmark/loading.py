@@ -1,4 +1,4 @@
-"""Mode data: the training loader alone, what its stages cost, and decoding alone as their limit."""
+"""Mode data: the training loader alone, the cost of its stages, and decoding alone as the limit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ssd.errors import UserError
 
 
 def measure(request: Request) -> dict:
-    """See docs/benchmarking.md for what it holds."""
+    """Measure; docs/benchmarking.md describes the result."""
     import cv2
 
     from ssd.data.samples import FIELDS, PLAIN_FIELDS, SampleFeed, read_image_file
@@ -26,11 +26,11 @@ def measure(request: Request) -> dict:
         raise UserError("benchmark data: needs a data set, --data-dir; `make-shapes` draws one")
     config, batch = request.config, request.config.training.batch_size
     device = choose_device(config)
-    # What is made ahead when the clock starts must be used up.
+    # Batches that were prefetched before the clock starts must be used up.
     steps, warmup = request.counts(50, config.data.prefetch + 2)
     dataset, config, steps = request.open_data("train", 1, batch, steps, warmup, 0)
     matcher = build_detector(config).matcher
-    place = dict(
+    options = dict(
         seed=request.seed,
         device=device.kind,
         device_id=device.index,
@@ -40,13 +40,13 @@ def measure(request: Request) -> dict:
     def of_loader(settings, matcher) -> np.ndarray:
         from ssd.data.pipeline import TrainingLoader
 
-        loader = TrainingLoader(settings, dataset, matcher, **place)
+        loader = TrainingLoader(settings, dataset, matcher, **options)
         try:
             return times_of(lambda: next(loader), steps, warmup)
         finally:
             loader.close()
 
-    whole = of_loader(config, matcher)
+    complete = of_loader(config, matcher)
     memory = dict(peak_rss_bytes=peak_memory())
     plain = config.with_values(augment=False)
     feed = SampleFeed(
@@ -65,14 +65,14 @@ def measure(request: Request) -> dict:
     finally:
         feed.close()
     stages += [
-        ("decode, resize and normalise whole images", of_loader(plain, None)),
+        ("decode, resize and normalise uncropped images", of_loader(plain, None)),
         ("with crops and colours", of_loader(config, None)),
-        ("with default boxes matched and encoded: all", whole),
+        ("with default boxes matched and encoded: all", complete),
     ]
     threads = config.data.data_threads
     decoding = decode_only(cv2, images, batch, threads)
-    speed = spread(batch / whole)
-    overall, limit = batch / whole.mean(), len(images) / sum(decoding)
+    speed = spread(batch / complete)
+    overall, limit = batch / complete.mean(), len(images) / sum(decoding)
     return dict(
         recipe=config.recipe,
         device=device.kind,
@@ -84,7 +84,7 @@ def measure(request: Request) -> dict:
         steps=steps,
         data_threads=threads,
         prefetch=config.data.prefetch,
-        step_seconds=spread(whole),
+        step_seconds=spread(complete),
         images_per_second=dict(speed, overall=overall),
         stages=[
             dict(name=name, images_per_second=batch / seconds.mean(), step_seconds=spread(seconds))
@@ -104,11 +104,11 @@ def measure(request: Request) -> dict:
 
 
 def decode_only(cv2, images: List[np.ndarray], batch: int, threads: int) -> List[float]:
-    """Seconds of each batch of image files in memory, decoded by so many threads."""
+    """Seconds to decode each batch of image files in memory with so many threads."""
     cv2.setNumThreads(1)  # each image in one thread: `threads` in all
 
     def decode(content):
-        # As DALI does it, not turned as the EXIF data says.
+        # Like DALI, without EXIF rotation.
         assert cv2.imdecode(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) is not None
 
     with ThreadPoolExecutor(threads) as pool:

@@ -1,4 +1,4 @@
-"""The machine: what it is, and how fast it multiplies at best."""
+"""A description of the machine, and its peak speed of arithmetic."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Dict, List
 
 from ssd.benchmark.timing import spread, times_of
 
-# module, and its name for people
+# (module, name of the library)
 _LIBRARIES = (
     ("mxnet", "MXNet"),
     ("nvidia.dali", "DALI"),
@@ -18,16 +18,13 @@ _LIBRARIES = (
     ("hotcoco", "hotcoco"),
     ("numpy", "NumPy"),
 )
-CHANNELS, SIDE, LAYERS = (
-    256,
-    38,
-    2,
-)  # of ResNet-34's third stage in SSD, where most of the arithmetic is
+# Like ResNet-34's third stage in SSD, which has most of the arithmetic.
+CHANNELS, SIDE, LAYERS = 256, 38, 2
 MATRIX = 2048
 
 
 def describe_machine() -> Dict[str, object]:
-    """Processor, cores, threads, memory, system, and versions of the libraries that are loaded."""
+    """Processor, cores, threads, memory, system, and versions of the loaded libraries."""
     libraries = {
         name: str(getattr(sys.modules[module], "__version__", "unknown"))
         for module, name in _LIBRARIES
@@ -63,14 +60,13 @@ def _gpus() -> int:
 
 
 class Peaks:
-    """How fast the device computes at its best with the network's layout and type: two 3x3
-    convolutions of 256 channels in a row, forward, and a matrix product of side 2048. `measure` may
-    be called several times, before and after what is compared with it, as the speed of a machine
-    that is shared changes."""
+    """The peak speed of the device with the network's layout and type: of two consecutive 3x3
+    convolutions of 256 channels, forward, and of a matrix product of side 2048. Call `measure`
+    before and after the work to compare with, because the speed of a shared machine changes."""
 
     def __init__(self, model, device, batch_size: int = 0):
-        """model: a ModelConfig. batch_size: images of the convolution, by default enough to fill
-        the device."""
+        """model: a ModelConfig. batch_size: of the convolutions, by default enough to fill the
+        device."""
         import mxnet as mx
         from mxnet.gluon import nn
 
@@ -92,7 +88,7 @@ class Peaks:
                     layout=model.layout,
                 )
             )
-        # Of this size the numbers neither grow nor vanish: arithmetic with subnormal ones is slow.
+        # With weights of this size the numbers neither grow nor vanish: subnormal ones are slow.
         network.initialize(mx.init.Normal((9 * CHANNELS) ** -0.5), ctx=device.context)
         network.cast(model.dtype)
         network.hybridize(static_alloc=True, static_shape=True)
@@ -118,7 +114,7 @@ class Peaks:
             ).tolist()
 
     def results(self) -> Dict[str, dict]:
-        """Per kind: operations a second, as a spread."""
+        """Operations a second of each kind, as a spread."""
         return {
             name: spread([self._operations[name] / second for second in seconds])
             for name, seconds in self._seconds.items()
@@ -128,8 +124,8 @@ class Peaks:
 def arithmetic(
     multiply_adds: int, images_per_second: float, peaks: Dict[str, dict], ranks: int = 1
 ) -> dict:
-    """What a network's multiply-adds of an image come to: operations (two each) an image and a
-    second of all ranks, and the shares of the peaks, which are a rank's."""
+    """Operations (two per multiply-add) per image and per second of all ranks, and the fractions of
+    the peaks, which are per rank."""
     rate = 2 * multiply_adds * images_per_second
     return dict(
         operations_per_image=2 * multiply_adds,

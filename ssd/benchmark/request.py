@@ -1,4 +1,4 @@
-"""What is asked of a benchmark, and the data that it gets."""
+"""The settings of a benchmark, and its data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple, Optional, Tuple
 from ssd.config import Config
 from ssd.errors import UserError
 
-PART_STEPS = 5  # steps at most that are taken apart
+PART_STEPS = 5  # steps measured in parts, at most
 TRACE_STEPS = 2
 
 
@@ -16,18 +16,18 @@ class Request(NamedTuple):
 
     mode: str
     config: Config
-    steps: Optional[int] = None  # None: the mode's
+    steps: Optional[int] = None  # None: the default of the mode
     warmup: Optional[int] = None
     has_data: bool = False  # whether a data set was named
     trace: str = ""
-    images: int = 5000  # of made-up annotations to score
+    images: int = 5000  # of the synthetic annotations
     detections: int = 1000000
     annotations: str = ""
     scorer: Optional[str] = None
-    categories: int = 80  # of made-up annotations
+    categories: int = 80  # of the synthetic annotations
 
     def counts(self, steps: int, warmup: int) -> Tuple[int, int]:
-        """(steps, warm-up), by default those given."""
+        """(steps, warm-up steps); the arguments are the defaults."""
         return (steps if self.steps is None else self.steps), (
             warmup if self.warmup is None else self.warmup
         )
@@ -39,9 +39,9 @@ class Request(NamedTuple):
     def open_data(
         self, split: str, ranks: int, batch_size: int, steps: int, warmup: int, extra: int
     ):
-        """(data set, settings that fit it, steps): each image is taken once at most, since a file
-        read twice comes from the memory. UserError if the images are not enough; steps that were
-        not asked for are as many as there are."""
+        """(data set, settings that fit it, steps). Uses each image once at most, because a file
+        read twice comes from memory. UserError if there are too few images for --steps; the default
+        number of steps is reduced instead."""
         from ssd.data.resolve import resolve
         from ssd.datasets.locate import load_dataset
 
@@ -57,11 +57,11 @@ class Request(NamedTuple):
         if self.steps is None:
             steps = min(steps, max(most, 1))
         if steps > most:
-            words = [f"{steps} steps", f"{warmup} of warm-up"] + (
+            parts = [f"{steps} steps", f"{warmup} of warm-up"] + (
                 [f"{extra} more"] if extra else []
             )
             raise UserError(
-                f"--steps {steps}: {', '.join(words)}, of {batch_size * ranks} images each, are "
+                f"--steps {steps}: {', '.join(parts)}, of {batch_size * ranks} images each, are "
                 f"{(steps + warmup + extra) * batch_size * ranks} images; {dataset.path} has "
                 f"{images}" + (" with a box" if split == "train" else "")
             )

@@ -1,4 +1,4 @@
-"""Mode score: COCO's twelve numbers of many detections, made up where none are given."""
+"""Mode score: COCO's twelve numbers of many synthetic detections."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ssd.benchmark.timing import as_parts, peak_memory, spread, times_of
 from ssd.errors import UserError
 
 BOXES_PER_IMAGE = 36781 / 5000  # of instances_val2017.json
-SIDE = 640  # of a made-up image [pixels]
+SIDE = 640  # of a synthetic image [pixels]
 
 
 def measure(request: Request) -> dict:
-    """See docs/benchmarking.md for what it holds."""
+    """Measure; docs/benchmarking.md describes the result."""
     from ssd.evaluation.scoring import read_ground_truth, score_detections, scored_rows
     from ssd.evaluation.scoring_backends import load_scorer
 
@@ -39,7 +39,7 @@ def measure(request: Request) -> dict:
             write_annotations(path, request.images, request.categories)
         known = read_ground_truth(path)
         truth, images, categories = known.boxes, known.images, known.categories
-        found = made_up_detections(truth, images, list(categories), request.detections)
+        found = synthetic_detections(truth, images, list(categories), request.detections)
         made = peak_memory()
         seconds = times_of(lambda: score_detections(path, found, scorer=scorer.name), steps, warmup)
         peak = peak_memory()
@@ -58,7 +58,7 @@ def measure(request: Request) -> dict:
         boxes=len(truth.image),
         categories=truth.categories,
         detections=len(found),
-        data=request.annotations or "made-up annotations, made-up detections",
+        data=request.annotations or "synthetic annotations, synthetic detections",
         scorer=str(scorer),
         warmup=warmup,
         steps=steps,
@@ -72,8 +72,8 @@ def measure(request: Request) -> dict:
 
 
 def write_annotations(path: str, images: int, categories: int) -> None:
-    """A COCO instances file of so many images and categories, with as many boxes each as in COCO's
-    validation set; always the same for the same numbers."""
+    """Write a COCO instances file of so many images and categories, with as many boxes per image as
+    COCO's validation set; the same for the same arguments."""
     random = np.random.default_rng(0)
     count = max(1, round(images * BOXES_PER_IMAGE))
     boxes = random_boxes(random, count).round(2).tolist()
@@ -110,28 +110,28 @@ def write_annotations(path: str, images: int, categories: int) -> None:
 
 
 def random_boxes(random: np.random.Generator, count: int) -> np.ndarray:
-    """(count, 4) xywh in pixels, inside an image; sides from 8 pixels on, their logarithms
-    uniform."""
+    """(count, 4) xywh in pixels, inside an image; sides of at least 8 pixels, uniform in their
+    logarithm."""
     sizes = SIDE ** random.uniform(np.log(8) / np.log(SIDE), 1, (count, 2))
     return np.concatenate([random.uniform(0, SIDE - sizes), sizes], axis=1)
 
 
 def random_categories(random: np.random.Generator, count: int, categories: int) -> np.ndarray:
-    """(count,) from 1 to `categories`; of 80 the first is 80 times as frequent as the last, as in
-    COCO frequencies differ much."""
+    """(count,) from 1 to `categories`; of 80 the first is 80 times as frequent as the last, because
+    frequencies differ as much in COCO."""
     weights = 1.0 / np.arange(1, categories + 1)
     return random.choice(categories, count, p=weights / weights.sum()) + 1
 
 
-def made_up_detections(truth, images, categories, count: int):
+def synthetic_detections(truth, images, categories, count: int):
     """`count` Detections for a GroundTruth: half of them near one of its boxes, four in five of
-    these of its category, the rest anywhere. images, categories: the sorted ids behind truth's
-    numbers."""
+    these with its category; the rest anywhere. images, categories: the sorted ids that truth's
+    indices refer to."""
     from ssd.evaluation.detections import Detections
 
     random = np.random.default_rng(1)
     if not len(truth.image):
-        raise UserError("--annotations: a file without a box is nothing to be measured with")
+        raise UserError("--annotations: the file has no box to measure with")
     near = random.random(count) < 0.5
     chosen = random.integers(0, len(truth.image), count)
     image = np.where(near, truth.image[chosen], random.integers(0, truth.images, count))
@@ -143,7 +143,7 @@ def made_up_detections(truth, images, categories, count: int):
         random_boxes(random, count),
     )
     score = random.random(count) ** np.where(near, 1, 3)
-    order = np.argsort(image, kind="stable")  # as an inference gives them
+    order = np.argsort(image, kind="stable")  # as inference returns them
     return Detections(
         np.asarray(images)[image[order]],
         np.abs(boxes[order]),

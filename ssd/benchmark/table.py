@@ -1,10 +1,10 @@
-"""A benchmark's result as lines for people."""
+"""A benchmark's result as a table."""
 
 from __future__ import annotations
 
 from typing import Dict, List, Tuple
 
-from ssd.commandline import size_in_words
+from ssd.commandline import format_bytes
 
 NAMES = 20  # columns of the lines' names
 Lines = List[Tuple[str, str]]
@@ -26,14 +26,14 @@ def format_result(result: Dict) -> str:
     lines += of_mode[result["mode"]](result)
     memory = result["memory"]
     gpu = (
-        f", {size_in_words(memory['gpu_bytes'])} of the GPU's in use"
+        f", {format_bytes(memory['gpu_bytes'])} of the GPU's in use"
         if memory.get("gpu_bytes")
         else ""
     )
     lines.append(
         (
             "peak memory",
-            f"{size_in_words(memory['peak_rss_bytes'])}"
+            f"{format_bytes(memory['peak_rss_bytes'])}"
             f"{' of a rank' if result.get('ranks', 1) > 1 else ''}{gpu}",
         )
     )
@@ -62,7 +62,7 @@ def _machine(machine: Dict) -> str:
     gpus = f", {_count(machine['gpus'], 'GPU')}" if machine["gpus"] else ""
     return (
         f"{machine['processor']}, {_count(machine['cores'], 'core')}, OMP_NUM_THREADS "
-        f"{machine['openmp_threads']}, {size_in_words(machine['memory_bytes'])}{gpus}, "
+        f"{machine['openmp_threads']}, {format_bytes(machine['memory_bytes'])}{gpus}, "
         f"{machine['system']}"
     )
 
@@ -120,7 +120,7 @@ def _steps(result: Dict) -> Lines:
 def _parts(result: Dict, how: str) -> Lines:
     sum_of = sum(part["seconds"]["median"] for part in result["parts"])
     share = sum_of / result["step_seconds"]["median"]
-    lines = [("in parts", f"{how}: {sum_of:.4g} s, {100 * share:.0f} % of the whole")]
+    lines = [("in parts", f"{how}: {sum_of:.4g} s, {100 * share:.0f} % of a step")]
     return lines + [
         ("  " + part["name"], f"{100 * part['share']:5.1f} %  {_spread(part['seconds'], 1e3)} ms")
         for part in result["parts"]
@@ -141,10 +141,10 @@ def _data(result: Dict) -> Lines:
         (
             "decoding alone",
             f"{_number(alone['images_per_second'])} images/s by {alone['by']} with as many "
-            f"threads, {size_in_words(alone['bytes_per_image'])} an image; reached "
+            f"threads, {format_bytes(alone['bytes_per_image'])} an image; reached "
             f"{100 * result['share_of_decoding']:.1f} %",
         ),
-        ("stages", "each with those above, images/s"),
+        ("stages", "each includes those above, images/s"),
     ]
     return lines + [
         ("", f"{_number(stage['images_per_second']):>7}  {stage['name']}")
@@ -167,7 +167,7 @@ def _score(result: Dict) -> Lines:
 
 def _allreduce(result: Dict) -> Lines:
     lines = [
-        ("gradients", f"{size_in_words(result['gradient_bytes'])} in {result['tensors']} tensors")
+        ("gradients", f"{format_bytes(result['gradient_bytes'])} in {result['tensors']} tensors")
     ]
     if result["ranks"] == 1:
         return lines + [("nothing to do", result["note"])]
@@ -197,5 +197,5 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
-def _count(number: int, word: str, words: str = "") -> str:
-    return f"{number:,} {word if number == 1 else words or word + 's'}"
+def _count(number: int, noun: str, plural: str = "") -> str:
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

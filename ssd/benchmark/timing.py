@@ -1,4 +1,4 @@
-"""Times: taken so that nothing waits for them, and what is said of many of them."""
+"""Measures times without stalling the device, and summarises them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def spread(values: Sequence[float]) -> Dict[str, float]:
-    """Median, quartiles, ends, mean and number of `values` (at least one)."""
+    """Median, quartiles, minimum, maximum, mean and number of `values` (at least one)."""
     values = np.asarray(values, np.float64)
     least, first, median, third, most = np.percentile(values, [0, 25, 50, 75, 100]).tolist()
     return dict(
@@ -27,10 +27,10 @@ def spread(values: Sequence[float]) -> Dict[str, float]:
 def steady_state(step: Callable[[], object], steps: int, warmup: int) -> np.ndarray:
     """Seconds of each of `steps` calls of `step` after `warmup` others, (steps,).
 
-    `step` queues its work and returns an NDArray that is known when the work is well under way. A
-    step ends when it is queued and the array of the step before is known: the device is never
-    without work because of the clock, nor is it ever more than a step behind it. Where the first
-    step is measured (no warm-up), its end is early.
+    `step` queues its work and returns an NDArray that is ready when the work is well under way. A
+    step ends when it is queued and the array of the step before is ready: so measuring never leaves
+    the device idle, and the device is never more than one step behind. Without warm-up, the first
+    step ends too early.
     """
     ends, waiting = [time.perf_counter()], None
     for _ in range(warmup + steps):
@@ -44,8 +44,8 @@ def steady_state(step: Callable[[], object], steps: int, warmup: int) -> np.ndar
 
 
 def times_of(work: Callable[[], object], repeats: int, warmup: int = 0) -> np.ndarray:
-    """Seconds of each of `repeats` calls after `warmup` others, (repeats,); `work` waits for what
-    it does."""
+    """Seconds of each of `repeats` calls after `warmup` others, (repeats,); `work` must wait for
+    its result."""
     seconds = []
     for _ in range(warmup + repeats):
         start = time.perf_counter()
@@ -55,8 +55,7 @@ def times_of(work: Callable[[], object], repeats: int, warmup: int = 0) -> np.nd
 
 
 class Laps:
-    """The parts of a step, one after the other, with a wait for all of MXNet's work at the end of
-    each."""
+    """Times of consecutive parts of a step; waits for all of MXNet's work at the end of each."""
 
     def __init__(self):
         self.seconds: Dict[str, List[float]] = {}
@@ -66,7 +65,7 @@ class Laps:
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
-        """The part since `start` or the last lap was `name`."""
+        """End the part `name`, which began at `start` or the last lap."""
         self._wait()
         now = time.perf_counter()
         self.seconds.setdefault(name, []).append(now - self._last)
@@ -80,7 +79,7 @@ class Laps:
 
 
 def as_parts(seconds: Dict[str, Sequence[float]]) -> List[dict]:
-    """Name, seconds (a spread) and share of the sum of the medians, of each part."""
+    """Name, seconds (a spread) and share of the sum of medians for each part."""
     spreads = {name: spread(values) for name, values in seconds.items()}
     total = sum(one["median"] for one in spreads.values())
     return [
@@ -90,7 +89,7 @@ def as_parts(seconds: Dict[str, Sequence[float]]) -> List[dict]:
 
 
 def peak_memory() -> int:
-    """The most main memory that this process has held so far [bytes, resident]."""
+    """Peak resident memory of this process [bytes]."""
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
@@ -101,7 +100,7 @@ def peak_memory() -> int:
 
 
 def gpu_memory(device) -> int:
-    """Bytes of the GPU's memory in use, by everybody; 0 on a CPU."""
+    """Bytes of GPU memory in use by all processes; 0 on a CPU."""
     if device.kind != "gpu":
         return 0
     import mxnet as mx

@@ -11,10 +11,10 @@ from ssd.files import replace_file, write_errors
 
 
 def unbulk(block, training: bool) -> None:
-    """Lets a hybridized block hand over its operators one by one, so that a trace names each; else
-    dozens are one."""
-    # With static shapes MXNet 1.9.1 takes an inference as one, whatever the sizes say; and a bulk
-    # of one has no name.
+    """Make a hybridized block run its operators one by one, so that a trace names each; otherwise
+    dozens count as one."""
+    # With static shapes MXNet 1.9.1 runs an inference graph as one bulk, whatever the bulk size;
+    # and a bulk of one has no name.
     size = 1 if training else 0
     block.hybridize(
         backend=block._backend,
@@ -27,8 +27,8 @@ def unbulk(block, training: bool) -> None:
 
 @contextlib.contextmanager
 def traced(path: str):
-    """Writes what MXNet does inside to the new file `path`, a JSON object whose `traceEvents` have
-    microseconds. UserError if it cannot be written."""
+    """Trace MXNet in the `with` block and write the new file `path`, a JSON object whose
+    `traceEvents` are in microseconds. UserError if it cannot be written."""
     import mxnet as mx
 
     mx.nd.waitall()

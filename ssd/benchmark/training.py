@@ -1,4 +1,4 @@
-"""Mode train: the training step as `train` makes it, on one rank or several."""
+"""Mode train: the training step of `train`, on one rank or several."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ssd.benchmark.timing import Laps, as_parts, gpu_memory, peak_memory, spread
 from ssd.config import Config
 
 PARTS = ("data wait", "forward", "backward", "allreduce", "check", "update")
-RATE = 1e-6  # weights hardly move, so that no number of steps makes numbers that are not finite
+RATE = 1e-6  # so small that no number of steps makes the weights infinite
 
 
 def measure(request: Request) -> dict:
-    """See docs/benchmarking.md for what it holds; on every rank alike."""
+    """Measure on every rank; docs/benchmarking.md describes the result."""
     from ssd.training.ranks import Ranks
 
     with contextlib.closing(
@@ -102,7 +102,7 @@ def _measure(request: Request, ranks) -> dict:
         batch_size=config.training.batch_size,
         global_batch=images,
         image_size=config.model.image_size.plain,
-        data=dataset.path if dataset else "made-up batches",
+        data=dataset.path if dataset else "synthetic batches",
         warmup=warmup,
         steps=steps,
         step_seconds=spread(seconds),
@@ -120,17 +120,17 @@ def _measure(request: Request, ranks) -> dict:
 
 
 def slowest(ranks, seconds: np.ndarray):
-    """(The rank whose median is the largest, its seconds (steps,)), on every rank. Collective."""
+    """(the rank with the largest median, its seconds (steps,)), on every rank. Collective."""
     rows = ranks.gather(seconds.reshape(1, -1), "seconds")
     rank = int(np.argmax(np.median(rows, axis=1)))
     return rank, rows[rank]
 
 
 def open_batches(config: Config, dataset, detector, device, ranks, seed: int):
-    """The training loader of `dataset`, or without one made-up batches: to be iterated and
-    closed."""
+    """The training loader of `dataset`, or synthetic batches without one: an iterator with
+    `close`."""
     if dataset is None:
-        return MadeUpBatches(
+        return SyntheticBatches(
             config, detector.network, len(detector.default_boxes), device, seed + ranks.rank
         )
     from ssd.data.pipeline import TrainingLoader
@@ -148,8 +148,8 @@ def open_batches(config: Config, dataset, detector, device, ranks, seed: int):
     )
 
 
-class MadeUpBatches:
-    """The same batch again and again: noise as images, one default box in a hundred positive."""
+class SyntheticBatches:
+    """Always the same batch: noise as images, one default box in a hundred positive."""
 
     def __init__(self, config: Config, network, boxes: int, device, seed: int):
         import mxnet as mx
@@ -181,7 +181,7 @@ class MadeUpBatches:
 
 
 def train_step(step, batch, check: bool):
-    """A step as Training.train_step makes it; the losses, (B,) NDArrays."""
+    """A step like Training.train_step; returns the losses, (B,) NDArrays."""
     losses = step.gradients(batch.images, batch.offsets, batch.classes, check)
     if not check or step.finite():
         step.update(RATE)
@@ -189,8 +189,8 @@ def train_step(step, batch, check: bool):
 
 
 def steady(step, batches, every: int, steps: int, warmup: int) -> Dict[str, object]:
-    """seconds (steps,) of each step, and the shares of them that went into waiting for data, and
-    for Python's lock. Numbers are checked to be finite every `every` steps."""
+    """seconds (steps,) of each step, and the fractions of them spent waiting for data and for
+    Python's lock. Checks every `every` steps that numbers are finite."""
     done, waits, locks = [0], [], []
 
     def one():
@@ -212,8 +212,8 @@ def steady(step, batches, every: int, steps: int, warmup: int) -> Dict[str, obje
 
 
 def in_parts(step, batches, steps: int, every: int) -> Dict[str, List[float]]:
-    """Seconds of each part in each of `steps` steps that wait after each part; the check as often
-    as `every` says."""
+    """Seconds of each part in each of `steps` steps that wait after each part; the check runs every
+    `every` steps."""
     laps = Laps()
     for number in range(1, steps + 1):
         laps.start()

@@ -1,5 +1,5 @@
-"""`python -m ssd benchmark MODE`: how fast a part of the program is on this machine, and what it
-could be."""
+"""`python -m ssd benchmark MODE`: the speed of a part of the program on this machine, and its
+limit."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ssd.config import SETTINGS, nearest
 from ssd.errors import UserError, UserErrorEverywhere
 from ssd.runtime import start
 
-HELP = "how fast training, inference, data, scoring and allreduce are here, and could be"
+HELP = "measure training, inference, data, scoring and allreduce, and their limits"
 USAGE = "%(prog)s MODE [--data-dir DIR] [--recipe NAME] [flags]"
 MODES = {
-    "train": "training steps, whole and in parts (made-up batches without --data-dir; one rank or "
+    "train": "training steps and their parts (synthetic batches without --data-dir; one rank or "
     "several)",
-    "infer": "images to detections (made-up images without --data-dir)",
-    "data": "the training data's pipeline alone, by stages, beside decoding alone",
-    "score": "COCO's twelve numbers of made-up detections",
-    "allreduce": "the gradients' average over the ranks of horovodrun or mpirun",
+    "infer": "images to detections (synthetic images without --data-dir)",
+    "data": "the training data's pipeline alone, by stages, and decoding alone",
+    "score": "COCO's twelve numbers of synthetic detections",
+    "allreduce": "averaging gradients over the ranks of horovodrun or mpirun",
 }
 TRACED = ("train", "infer", "allreduce")
 DATA_FLAGS = {"data.data_dir", "data.train_annotations", "data.val_annotations"}
@@ -42,18 +42,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--warmup",
         type=int,
         metavar="N",
-        help="steps before those [default: train 2, infer 2, data what is made ahead, score 1, "
-        "allreduce 3]",
+        help="warm-up steps before them [default: train 2, infer 2, data prefetched batches, "
+        "score 1, allreduce 3]",
     )
     parser.add_argument(
         "--json",
         metavar="FILE|-",
-        help="write all numbers to this new file, or print them in place of the table (-)",
+        help="write all numbers to this new file, or print them instead of the table (-)",
     )
     parser.add_argument(
         "--trace",
         metavar="FILE",
-        help="write two steps more, operator by operator, to this new file for chrome://tracing "
+        help="write a trace of two more steps, by operator, to this new file for chrome://tracing "
         f"({', '.join(TRACED)})",
     )
     group = parser.add_argument_group("score")
@@ -62,32 +62,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=5000,
         metavar="N",
-        help="images of the made-up annotations [default: 5000]",
+        help="images of the synthetic annotations [default: 5000]",
     )
     group.add_argument(
         "--detections",
         type=int,
         default=1000000,
         metavar="N",
-        help="made-up detections [default: 1000000]",
+        help="synthetic detections [default: 1000000]",
     )
     group.add_argument(
         "--categories",
         type=int,
         default=80,
         metavar="N",
-        help="categories of the made-up annotations [default: 80]",
+        help="categories of the synthetic annotations [default: 80]",
     )
     group.add_argument(
         "--annotations",
         default="",
         metavar="FILE",
-        help="COCO instances file in place of made-up ones",
+        help="COCO instances file instead of synthetic annotations",
     )
     group.add_argument(
         "--scorer",
         metavar="NAME",
-        help="the library that counts, see `score --help` [default: the fastest that is installed]",
+        help="the scoring library, see `score --help` [default: the fastest one installed]",
     )
     group = parser.add_argument_group("settings")
     for name, metavar in (
@@ -110,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures and prints, on rank 0; returns the exit status 0. UserError for bad input."""
+    """Measure, and print on rank 0; returns the exit status 0. UserError for bad input."""
     from ssd.training.ranks import rank_from_environment
 
     request = read_request(args)
@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         result = _measure(request)
     except UserErrorEverywhere:
         if rank_from_environment():
-            return 2  # rank 0 says it
+            return 2  # rank 0 prints the error
         raise
     if result.pop("rank", 0):
         return 0
@@ -139,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_request(args: argparse.Namespace):
-    """The Request of the flags, checked."""
+    """The Request of the flags; UserError for bad ones."""
     from ssd.benchmark.request import Request
     from ssd.training.ranks import rank_from_environment
 
@@ -150,9 +150,7 @@ def read_request(args: argparse.Namespace):
         if number is not None and number < least:
             raise UserError(f"{flag} {number}: must be at least {least}")
     if args.trace and mode not in TRACED:
-        raise UserError(
-            f"--trace {args.trace}: there is no trace of mode {mode}, only of {', '.join(TRACED)}"
-        )
+        raise UserError(f"--trace {args.trace}: mode {mode} has no trace, only {', '.join(TRACED)}")
     rank = rank_from_environment()
     for flag, path in (("--json", args.json), ("--trace", args.trace)):
         if not path or path == "-" or rank:
@@ -162,7 +160,7 @@ def read_request(args: argparse.Namespace):
         if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
             raise UserError(f"{flag} {path}: no such folder")
     if rank and mode not in ON_RANKS:
-        raise UserError(f"benchmark {mode}: runs alone, not on several ranks")
+        raise UserError(f"benchmark {mode}: runs on one rank only")
     if args.annotations and not os.path.isfile(args.annotations):
         raise UserError(f"--annotations {args.annotations}: no such file")
     if mode != "score":  # the one mode without a network

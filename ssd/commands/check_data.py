@@ -1,4 +1,4 @@
-"""`python -m ssd check-data`: every image of a data set decoded once, every annotation checked."""
+"""`python -m ssd check-data`: decodes every image of a data set, checks every annotation."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import argparse
 import dataclasses
 import itertools
 import json
-import sys
 
 from ssd import config as settings
 from ssd.flag_types import positive
 
-DATA = "data"  # what a data set is called that --annotations and --images name
-HELP = "check a data set: every image decoded once, every annotation"
+DATA = "data"  # the name of the data set of --annotations and --images
+HELP = "check a data set: decode every image, check every annotation"
 
 
 def add_arguments(parser) -> None:
@@ -24,7 +23,7 @@ def add_arguments(parser) -> None:
         "--recipe",
         default=None,
         metavar="NAME|FILE",
-        help="settings to start from; if given, the number of categories must be the recipe's",
+        help="settings to start from; if given, the number of categories must match the recipe",
     )
     for name in (
         "data_dir",
@@ -44,7 +43,7 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--annotations",
         metavar="FILE",
-        help="check this file in place of --data-dir's two, as evaluate takes it",
+        help="check this file instead of those of --data-dir, as evaluate uses it",
     )
     parser.add_argument("--images", metavar="FOLDER", help="the images of --annotations")
     parser.add_argument(
@@ -58,14 +57,14 @@ def add_arguments(parser) -> None:
         dest="data.skip_bad_annotations",
         action="store_true",
         default=argparse.SUPPRESS,
-        help="as in training: what is bad is left out, and is no error",
+        help="as in training: leave out bad entries instead of reporting errors",
     )
     parser.add_argument(
         "--decode",
         dest="data.decode",
         choices=("cpu", "gpu", "cache"),
         default=argparse.SUPPRESS,
-        help="as in training: a GPU's decoder gets more kinds of images wrong",
+        help="as in training; a GPU's decoder cannot read some kinds of images",
     )
     parser.add_argument(
         "--max-left-out",
@@ -83,18 +82,18 @@ def add_arguments(parser) -> None:
         type=positive,
         default=None,
         metavar="N",
-        help="threads that decode [default: one per core]",
+        help="decoding threads [default: one per core]",
     )
     parser.add_argument(
         "--no-cache",
         action="store_true",
-        help="look at every image, and keep nothing [default: only new and changed ones]",
+        help="check every image, and save no results [default: only new and changed images]",
     )
 
 
 def run(args) -> int:
-    """Exit status: 0 where training would take the data set, 1 where not; UserError where there is
-    none to check."""
+    """Exit status: 0 if training would accept the data set, else 1; UserError if there is none to
+    check."""
     from ssd.commandline import read_settings
     from ssd.datasets.check_report import format_split
     from ssd.datasets.locate import cache_folder, dataset_paths, named_paths
@@ -138,7 +137,7 @@ def run(args) -> int:
         if not skip and all(
             entry["left_out"] for report in reports.values() for entry in report["errors"]
         ):
-            count += " (--skip-bad-annotations leaves out what is bad)"
+            count += " (--skip-bad-annotations leaves out bad entries)"
     elif errors:
         count += ", left out in training with --skip-bad-annotations"
     print(count)
@@ -154,11 +153,8 @@ def _check_split(config, split: str, annotations: str, images: str, cache_dir, a
     from ssd.datasets.image_check_cache import ImageCache
     from ssd.datasets.image_checks import LEVELS
     from ssd.datasets.locate import decodes_on_gpu, has_objects, nothing_to_score
-    from ssd.errors import UserError
-    from ssd.progress_bar import Progress
-
-    def say(line):
-        print(line, file=sys.stderr)
+    from ssd.errors import UserError, log_line
+    from ssd.progress_bar import ProgressBar
 
     skip, require_boxes = config.data.skip_bad_annotations, split == "train"
     on_gpu, pipe = decodes_on_gpu(config), coco.is_stream(annotations)
@@ -169,7 +165,7 @@ def _check_split(config, split: str, annotations: str, images: str, cache_dir, a
             annotations, images, config.data.check_images, skip, require_boxes, on_gpu
         )
     )
-    image_cache, progress = ImageCache(cache_dir, images), Progress(split)
+    image_cache, progress = ImageCache(cache_dir, images), ProgressBar(split)
     try:
         found = coco.inspect_coco(
             annotations,
@@ -183,48 +179,48 @@ def _check_split(config, split: str, annotations: str, images: str, cache_dir, a
         )
     finally:
         progress.close()
-        image_cache.save(say)
+        image_cache.save(log_line)
     data, lines = coco.select_good(found)
     report = report_split(found, data, args.examples)
     for entry in report["errors"]:
         entry["left_out"] = True
-    lacking = coco.nothing_left(data, found, require_boxes)
-    if split == "val" and not lacking and not has_objects(data):
-        lacking = nothing_to_score(data)
-    if lacking and (skip or not found.problems):
+    problem = coco.nothing_left(data, found, require_boxes)
+    if split == "val" and not problem and not has_objects(data):
+        problem = nothing_to_score(data)
+    if problem and (skip or not found.problems):
         add_error(
             report,
             "nothing left to train on" if require_boxes else "nothing left to evaluate",
-            lacking,
+            problem,
         )
-    if not lacking and (skip or not found.problems):
+    if not problem and (skip or not found.problems):
         try:
             coco.check_left_out(data, config.data.max_left_out, skip)
         except UserError as error:
-            lacking = str(error)
+            problem = str(error)
             add_error(
-                report, "too much left out" if found.problems else "boxes in another form", lacking
+                report, "too much left out" if found.problems else "boxes in another form", problem
             )
     if cache_dir is not None and not pipe:
-        if found.files.problems:  # a file overwritten in place is not seen by what load_coco keeps
+        if found.files.problems:  # load_coco's cached result does not notice overwritten files
             for level in LEVELS:
                 for options in itertools.product((False, True), repeat=3):
                     forget_cache(
                         cache_dir, coco.result_fingerprint(annotations, images, level, *options)
                     )
-        elif not lacking and (skip or not found.problems):
-            coco.keep_result(cache_dir, fingerprint, found, data, lines, say)
+        elif not problem and (skip or not found.problems):
+            coco.keep_result(cache_dir, fingerprint, found, data, lines, log_line)
     return report, data
 
 
 def add_error(report: dict, kind: str, example: str) -> None:
-    """An error of the data set as a whole, which cannot be left out."""
+    """Add an error of the entire data set, which cannot be left out."""
     report["errors"].append({"kind": kind, "count": 1, "examples": [example], "left_out": False})
 
 
 def _check_categories(config, sets: dict, reports: dict, recipe) -> None:
-    """What training refuses about classes: another number than the recipe's, train and val that
-    differ."""
+    """Add the errors about classes that training refuses: a number that is not the recipe's, and
+    classes that differ between train and val."""
     from ssd.datasets.categories import align_categories
     from ssd.datasets.locate import check_classes
     from ssd.errors import UserError
@@ -238,7 +234,7 @@ def _check_categories(config, sets: dict, reports: dict, recipe) -> None:
             add_error(reports["val"], "categories differ", str(error))
     for split, data in sets.items():
         try:
-            if recipe is not None:  # else the user has not yet said what is to be trained
+            if recipe is not None:  # else the user has not chosen a recipe yet
                 check_classes(data, config, split)
         except UserError as error:
             add_error(reports[split], "number of categories", str(error))

@@ -1,4 +1,4 @@
-"""`python -m ssd evaluate`: saved weights on any data set in COCO's format."""
+"""`python -m ssd evaluate`: saved weights on a data set in COCO's format."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import os
 import time
 from typing import NamedTuple
 
-from ssd.commandline import add_settings, say
+from ssd.commandline import add_settings
 from ssd.config import SETTINGS, Config
-from ssd.errors import UserError
+from ssd.errors import UserError, log_line
 from ssd.evaluation.weight_files import WeightFile, find_weights
 from ssd.files import replace_file, write_errors
 from ssd.runtime import start
 
-HELP = "detect with saved weights on a data set: COCO's twelve numbers, AP per class, a report"
+HELP = "evaluate saved weights on a data set: COCO's twelve numbers, AP per class, a report"
 USAGE = (
     "%(prog)s --weights PATH [PATH ...]\n"
     "           (--data-dir DIR | --annotations FILE --images FOLDER) [flags]"
 )
 SECTIONS = ("data", "evaluation", "model", "detection")
-TRAINING_ALONE = (
+TRAINING_ONLY = (
     "train_annotations",
     "train_images",
     "target",
@@ -65,123 +65,123 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--report",
         metavar="FOLDER",
-        help="write report.html: numbers, curves, confusion matrix, pictures [new or empty folder]",
+        help="write report.html: numbers, curves, confusion matrix, images [new or empty folder]",
     )
     parser.add_argument(
         "--sweep-output",
         metavar="FOLDER",
-        help="write the table (sweep.csv) and curve (sweep.png) of several weights [new or empty "
+        help="write the table (sweep.csv) and plot (sweep.png) of several weights [new or empty "
         "folder]",
     )
     parser.add_argument(
         "--scorer",
         metavar="NAME",
-        help="the library that counts, see `score --help` [default: the fastest that is installed]",
+        help="the scoring library, see `score --help` [default: the fastest one installed]",
     )
     add_settings(
         parser,
         SECTIONS,
-        leave_out=TRAINING_ALONE,
-        default_recipe="the weights' own, or their run's recipe.yaml",
+        leave_out=TRAINING_ONLY,
+        default_recipe="the settings stored with the weights, or their run's recipe.yaml",
     )
 
 
 class Candidate(NamedTuple):
-    """Weights to evaluate, with their settings and the data set's category id of each of their
-    classes."""
+    """Weights to evaluate, with their settings, and with the data set's category id for each of
+    their classes."""
 
     file: WeightFile
     config: Config
     category_ids: tuple  # num_classes - 1, see saved_network.category_of_class
-    left_out: list  # names of the classes that the data set lacks
+    left_out: list  # names of the classes that the data set does not have
 
 
 def run(args) -> int:
-    """Exit status: 0, or 1 where images of the data set could not be read and the numbers are of
-    the others."""
+    """Exit status: 0, or 1 if images of the data set could not be read and the numbers are only
+    for the others."""
     from ssd.evaluation import sweep
     from ssd.evaluation.per_class import evaluate
     from ssd.evaluation.scoring_backends import load_scorer
 
     scorer = load_scorer(args.scorer)
-    candidates, pictures = _prepare(args)
+    candidates, images = _prepare(args)
     what = candidates[0].file.path if len(candidates) == 1 else f"{len(candidates)} weights"
-    say(f"evaluating {what} on {pictures.annotations}, scored by {scorer}")
-    for line in pictures.lines:
-        say(line)
-    _say_left_out(candidates)
+    log_line(f"evaluating {what} on {images.annotations}, scored by {scorer}")
+    for line in images.lines:
+        log_line(line)
+    _log_left_out(candidates)
     results = []
     for candidate in candidates:
-        detections = pictures.detect(candidate)
+        detections = images.detect(candidate)
         evaluation = evaluate(
-            pictures.annotations, detections, scorer=scorer.name, ground_truth=pictures.ground_truth
+            images.annotations, detections, scorer=scorer.name, ground_truth=images.ground_truth
         )
-        results.append(_as_dict(candidate, pictures, detections, evaluation))
+        results.append(_as_dict(candidate, images, detections, evaluation))
         if len(candidates) > 1:
-            say(
+            log_line(
                 f"{candidate.file.name}: AP {evaluation.stats['AP']:.4f}, AP50 "
                 f"{evaluation.stats['AP50']:.4f} on {evaluation.counts}"
             )
-    unread = pictures.left_out
+    unread = images.left_out
     result = (
-        results[0] if len(results) == 1 else dict(annotations=pictures.annotations, results=results)
+        results[0] if len(results) == 1 else dict(annotations=images.annotations, results=results)
     )
-    if args.json:  # before files, which a full disc may prevent
+    if args.json:  # before writing files, which may fail on a full disk
         print(json.dumps(result), flush=True)
     else:
-        print(_format(evaluation) if len(results) == 1 else sweep.format_table(results), flush=True)
-    say(f"on {evaluation.counts}")
+        print(_format(evaluation) if len(results) == 1 else sweep.format_sweep(results), flush=True)
+    log_line(f"on {evaluation.counts}")
     if args.save_detections:
         _save(detections, args.save_detections)
         if unread:
-            say(
-                f"{args.save_detections}: of {pictures.count} images; `score --images "
-                f"{pictures.images} --skip-bad-annotations` counts these alone"
+            log_line(
+                f"{args.save_detections}: of {images.count} images; `score --images "
+                f"{images.folder} --skip-bad-annotations` counts only these"
             )
     if args.json_output:
         _write_json(args.json_output, result)
     if args.sweep_output:
-        sweep.write(args.sweep_output, results)
+        sweep.write_sweep(args.sweep_output, results)
     if args.report:
-        from ssd.report.report import write_report
+        from ssd.report.evaluation_report import write_report
 
         path = write_report(
             args.report,
-            annotations=pictures.annotations,
+            annotations=images.annotations,
             detections=detections,
-            image_folder=pictures.images,
+            image_folder=images.folder,
             config=candidate.config,
             title=f"Evaluation of {candidate.file.path}",
             evaluation=evaluation,
             left_out=unread,
-            classes=_words(candidate),
+            classes=_left_out_text(candidate),
         )
-        say(f"report: {path}")
+        log_line(f"report: {path}")
     if unread:
-        say(
-            f"{len(unread)} of {len(unread) + pictures.count} images could not be used "
+        log_line(
+            f"{len(unread)} of {len(unread) + images.count} images could not be used "
             f"({', '.join(unread[:3])}"
-            f"{', ...' if len(unread) > 3 else ''}); the numbers are of the others"
+            f"{', ...' if len(unread) > 3 else ''}); the numbers are for the others"
         )
     return 1 if unread and not vars(args).get("data.skip_bad_annotations") else 0
 
 
 def _prepare(args):
-    """(candidates, Pictures): everything of the user's that can be refused before long work."""
+    """(candidates, EvaluationImages). Refuses bad input before any long work."""
     from ssd.evaluation import saved_network
 
     if not args.weights:
-        raise UserError("--weights: name the file of saved weights")
+        raise UserError("--weights: the file of saved weights is needed")
     files = find_weights(args.weights)
     _check_outputs(args, len(files))
     start()
     settings = [saved_network.settings_of(args, file.path) for file in files]
-    annotations, images = _data_set(args, settings[0][0])
+    annotations, folder = _data_set(args, settings[0][0])
     candidates = []
 
     def fit(ids, names):
         for file, (config, info) in zip(files, settings):
-            if not config.model.num_classes:  # a recipe's "as many as the data set has"
+            if not config.model.num_classes:  # 0: as many as the data set has
                 config = config.with_values(num_classes=len(ids) + 1)
             category_ids = saved_network.category_of_class(
                 config, info, names, ids, file.path, annotations
@@ -192,20 +192,20 @@ def _prepare(args):
                 )
             )
 
-    pictures = Pictures(settings[0][0], annotations, images, fit)
-    return candidates, pictures
+    images = EvaluationImages(settings[0][0], annotations, folder, fit)
+    return candidates, images
 
 
-def _words(candidate: Candidate) -> str:
+def _left_out_text(candidate: Candidate) -> str:
     from ssd.evaluation.saved_network import describe_left_out
 
     return describe_left_out(candidate.left_out, len(candidate.category_ids))
 
 
-def _say_left_out(candidates) -> None:
-    """Of weights of the same classes once."""
-    for line in dict.fromkeys(filter(None, map(_words, candidates))):
-        say(line)
+def _log_left_out(candidates) -> None:
+    """Log the classes that are left out; the same line only once."""
+    for line in dict.fromkeys(filter(None, map(_left_out_text, candidates))):
+        log_line(line)
 
 
 def _data_set(args, config: Config):
@@ -231,46 +231,45 @@ def _check_outputs(args, weights: int) -> None:
     for flag, path in (("--report", args.report), ("--save-detections", args.save_detections)):
         if path and weights > 1:
             raise UserError(
-                f"{flag} {path}: is made of one file of weights, --weights names {weights}"
+                f"{flag} {path}: works for one file of weights, --weights names {weights}"
             )
 
 
-class Pictures:
+class EvaluationImages:
     """The data set's images and their ground truth, read and checked once for all weights.
 
-    count: how many could be read; left_out: what the annotation file calls the others;
-    ground_truth: an ssd.evaluation.scored_set.ScoredSet; lines: about what was read.
+    count: number of readable images; left_out: file names of the others; ground_truth: an
+    ssd.evaluation.scored_set.ScoredSet; lines: messages of reading.
     """
 
-    def __init__(self, config: Config, annotations: str, images: str, check_categories):
-        """config: says how they are checked; check_categories: see ssd.datasets.coco.load_coco.
-        UserError for what cannot be evaluated."""
-        self._config, self.annotations, self.images = config, annotations, images
+    def __init__(self, config: Config, annotations: str, folder: str, check_categories):
+        """config: how to check them; check_categories: see ssd.datasets.coco.load_coco. UserError
+        for a data set that cannot be evaluated."""
+        self._config, self.annotations, self.folder = config, annotations, folder
         self.lines = []
         self._load(report=self.lines.append, check_categories=check_categories)
         if not self.ground_truth.objects:
             self.lines.append(
-                f"{annotations}: it holds no object that is scored: every number will be -1, "
-                "undefined"
+                f"{annotations}: no object to score: every number will be -1, undefined"
             )
 
     def _load(self, recheck: bool = False, **options) -> None:
         from ssd.evaluation.saved_network import load_images
         from ssd.evaluation.scored_set import scored_set
 
-        self._loaded = load_images(self._config, self.annotations, self.images, recheck, **options)
+        self._loaded = load_images(self._config, self.annotations, self.folder, recheck, **options)
         self.left_out, self.count = list(self._loaded.found.left_out), self._loaded.num_images
         self.ground_truth = scored_set(self._loaded)
 
     def detect(self, candidate: Candidate):
-        """Detections of a candidate on all images that can be read."""
+        """Detections of a candidate on all readable images."""
         from ssd.datasets.coco import is_stream
 
         try:
             return _detect_shown(candidate, self._loaded)
         except UserError:
-            # An image that was good when it was checked, or was not decoded then, may be bad: find
-            # all that are.
+            # An image may have become bad since the check, or the check did not decode it: find all
+            # bad ones.
             if is_stream(self.annotations):
                 raise
             before = self.count
@@ -282,9 +281,9 @@ class Pictures:
 
 def _detect_shown(candidate: Candidate, dataset):
     from ssd.evaluation.saved_network import detect_all
-    from ssd.progress_bar import Progress
+    from ssd.progress_bar import ProgressBar
 
-    progress, start = Progress("detecting"), time.time()
+    progress, start = ProgressBar("detecting"), time.time()
     try:
         detections = detect_all(
             candidate.config, candidate.file.path, dataset, candidate.category_ids, progress
@@ -292,25 +291,25 @@ def _detect_shown(candidate: Candidate, dataset):
     finally:
         progress.close()
     seconds = time.time() - start
-    say(
+    log_line(
         f"{len(detections)} detections on {dataset.num_images} images, "
         f"{dataset.num_images / seconds:.1f} images/s"
     )
     return detections
 
 
-def _as_dict(candidate: Candidate, pictures: Pictures, detections, evaluation) -> dict:
-    """The result as plain values: see docs/evaluation.md."""
+def _as_dict(candidate: Candidate, images: EvaluationImages, detections, evaluation) -> dict:
+    """The result as plain values, see docs/evaluation.md."""
     file = candidate.file
-    place = {} if file.step is None else dict(step=file.step, epoch=file.epoch)
+    step = {} if file.step is None else dict(step=file.step, epoch=file.epoch)
     classes = dict(classes_left_out=candidate.left_out) if candidate.left_out else {}
     return dict(
         weights=file.path,
-        **place,
-        annotations=pictures.annotations,
-        images=pictures.count,
-        objects=pictures.ground_truth.objects,
-        left_out=pictures.left_out,
+        **step,
+        annotations=images.annotations,
+        images=images.count,
+        objects=images.ground_truth.objects,
+        left_out=images.left_out,
         **classes,
         detections=len(detections),
         scorer=evaluation.scorer,
@@ -321,9 +320,9 @@ def _as_dict(candidate: Candidate, pictures: Pictures, detections, evaluation) -
 
 def _format(evaluation) -> str:
     from ssd.evaluation.per_class import format_classes
-    from ssd.evaluation.scoring import format_table
+    from ssd.evaluation.scoring import format_stats
 
-    return format_table(evaluation.stats) + "\n\n" + format_classes(evaluation)
+    return format_stats(evaluation.stats) + "\n\n" + format_classes(evaluation)
 
 
 def _save(detections, path: str) -> None:

@@ -1,5 +1,5 @@
-"""`python -m ssd export`: a trained detector as ONNX and as a Gluon symbol, both checked before
-they are kept."""
+"""`python -m ssd export`: a trained detector as ONNX and as a Gluon symbol, checked against the
+live network."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ssd.errors import UserError
 from ssd.files import cannot_write, discard, put_in_place, remove_leftovers, temporary_path
 from ssd.runtime import start
 
-HELP = "write trained weights as ONNX and Gluon symbol, checked against the live network"
+HELP = "export trained weights as ONNX and Gluon symbol, checked against the live network"
 USAGE = "%(prog)s --weights PATH --output FOLDER [flags]"
 FORMATS = ("onnx", "gluon")
-TOLERANCE = 1e-4  # of scores, and of boxes in shares of the image
-GENERATED = 6  # pictures made up for the check where none are named
-MOST = 24  # named pictures that are used
+TOLERANCE = 1e-4  # of scores, and of boxes as fractions of the image
+GENERATED = 6  # synthetic images for the check, if none are named
+MOST = 24  # named images used at most
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds this command's flags to `parser`."""
+    """Add this command's flags to `parser`."""
     from ssd.commandline import add_settings
 
     parser.add_argument(
@@ -39,11 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         required=True,
         metavar="FOLDER",
-        help="where the files are written [new or empty folder] (required)",
+        help="output folder [new or empty] (required)",
     )
-    parser.add_argument(
-        "--name", default="detector", help="what the files are called [default: detector]"
-    )
+    parser.add_argument("--name", default="detector", help="name of the files [default: detector]")
     parser.add_argument(
         "--format",
         nargs="+",
@@ -58,33 +56,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="INPUT",
         default=[],
-        help=f"pictures, folders or patterns to check the files on, {MOST} at most [default: "
-        f"{GENERATED} made-up pictures]",
+        help=f"images, folders or patterns to check the files on, {MOST} at most [default: "
+        f"{GENERATED} synthetic images]",
     )
     parser.add_argument(
         "--classes",
         metavar="PATH",
         default="",
-        help="class names for older weights that do not know theirs [COCO annotation file]",
+        help="class names, for older weights without stored names [COCO annotation file]",
     )
-    add_settings(parser, ("detection",))
+    add_settings(
+        parser,
+        ("detection",),
+        default_recipe="the settings stored with the weights, or their run's recipe.yaml",
+    )
 
 
 class Difference(NamedTuple):
-    """Between two detectors' outputs: detections compared, those of one that the other lacks, those
-    that it may lack, greatest differences of scores and of box edges [share of the image]."""
+    """The difference between two detectors' outputs: matched detections; unmatched ones; unmatched
+    ones at the score limit, which rounding explains; greatest differences of scores and of box
+    edges [fraction of the image]."""
 
     detections: int
     missing: int
-    excused: int
+    borderline: int
     score: float
     box: float
 
 
 def run(args) -> int:
-    """Exports; returns 0, or 1 where a file did not give the live network's detections, and nothing
+    """Export; returns 0, or 1 if a file's detections differ from the live network's: then nothing
     is kept."""
-    check_installed(args.format)
+    check_onnx_installed(args.format)
     folder, stem_name = args.output, args.name
     if os.path.lexists(folder) and not (os.path.isdir(folder) and not os.listdir(folder)):
         raise UserError(
@@ -92,23 +95,23 @@ def run(args) -> int:
             + (
                 "holds files already; name a new folder"
                 if os.path.isdir(folder)
-                else "is no folder"
+                else "is not a folder"
             )
         )
     if not stem_name or os.path.basename(stem_name) != stem_name:
         raise UserError(f"--name {stem_name!r}: a plain file name is needed")
-    pictures, said = _pictures(args.images)
+    images, description = _check_images(args.images)
     exporter = _Exporter(args)
     partial = temporary_path(os.path.abspath(folder))
     try:
         os.makedirs(partial)
         remove_leftovers(os.path.dirname(partial))
-        differences = exporter.export(os.path.join(partial, stem_name), args.format, pictures)
-        print(f"checked on {said}, in batches of 1 and 3, against the live network")
+        differences = exporter.export(os.path.join(partial, stem_name), args.format, images)
+        print(f"checked on {description}, in batches of 1 and 3, against the live network")
         failed = False
         if not max(difference.detections + difference.missing for _, difference in differences):
             raise UserError(
-                "there is no detection on these pictures, so nothing was compared and nothing is "
+                "there is no detection on these images, so nothing was compared and nothing is "
                 "kept: name others with --images, or a lower --score-threshold"
             )
         for name, difference in differences:
@@ -116,15 +119,15 @@ def run(args) -> int:
             failed = failed or not good
             print(
                 f"  {name:6s} {'equal' if good else 'DIFFERENT'}: {difference.detections} "
-                f"detections, {difference.missing} without a counterpart ({difference.excused} "
-                f"more on the edge of being kept), scores within {difference.score:.1e}, boxes "
-                f"within {difference.box:.1e} of the image"
+                f"detections, {difference.missing} without a counterpart ({difference.borderline} "
+                f"more at the score limit), scores within {difference.score:.1e}, boxes within "
+                f"{difference.box:.1e} of the image"
             )
         if failed:
             print(
-                f"{ends.program()} export: the files do not give the network's detections to "
-                f"{TOLERANCE:g}; none is kept (a network that has hardly learnt gives many boxes "
-                "one score, and rounding chooses among them)",
+                f"{ends.program()} export: the files' detections differ from the network's by more "
+                f"than {TOLERANCE:g}; none is kept (a barely trained network gives many boxes the "
+                "same score, and rounding chooses among them)",
                 file=sys.stderr,
                 flush=True,
             )
@@ -140,8 +143,8 @@ def run(args) -> int:
     return 0
 
 
-def check_installed(formats: List[str]) -> None:
-    """UserError where what writes and checks a format is not there, as in the training
+def check_onnx_installed(formats: List[str]) -> None:
+    """UserError if the packages that write and check a format are missing, as in the training
     container."""
     for name in ("onnx", "onnxruntime") if "onnx" in formats else ():
         if importlib.util.find_spec(name) is None:
@@ -150,42 +153,39 @@ def check_installed(formats: List[str]) -> None:
             )
 
 
-def _pictures(names: List[str]) -> Tuple[List[np.ndarray], str]:
-    """(uint8 (height, width, 3) RGB each, what they are)."""
+def _check_images(names: List[str]) -> Tuple[List[np.ndarray], str]:
+    """(images to check the files on, uint8 (height, width, 3) RGB each; their description)."""
     if names:
+        from ssd.tools.image_input import load_image
         from ssd.tools.inputs import find_inputs
-        from ssd.tools.pictures import read_picture
 
         found = [one for one in find_inputs(names)[0] if not one.video]
         if not found:
-            raise UserError("--images: there is no picture among what is named")
-        # Evenly over all, so that a sorted folder is not judged by its start.
-        chosen = [
-            found[len(found) * place // min(len(found), MOST)]
-            for place in range(min(len(found), MOST))
-        ]
-        return [
-            read_picture(one.path) for one in chosen
-        ], f"{len(chosen)} of {len(found)} pictures named"
+            raise UserError("--images: none of the named files is an image")
+        # Evenly spaced, so that a sorted folder is not represented by its start.
+        count = min(len(found), MOST)
+        chosen = [found[len(found) * index // count] for index in range(count)]
+        images = [load_image(one.path) for one in chosen]
+        return images, f"{count} of {len(found)} images named"
     from ssd.datasets.shapes import draw_image
 
     random = np.random.default_rng(0)
     drawn = [np.asarray(draw_image(random, (200, 400), False)[0]) for _ in range(GENERATED - 1)]
     noise = random.integers(0, 256, (240, 320, 3), dtype=np.uint8)
-    return drawn + [noise], f"{GENERATED} made-up pictures (name real ones with --images)"
+    return drawn + [noise], f"{GENERATED} synthetic images (name real ones with --images)"
 
 
 class _Exporter:
-    """The live network of the command line's weights, in the one form that every machine runs:
-    float32, NCHW, CPU."""
+    """The live network of the weights, in the form that runs on every machine: float32, NCHW,
+    CPU."""
 
     def __init__(self, args):
         start()
         from ssd.evaluation.saved_network import settings_of
-        from ssd.tools.predictor import classes_of
+        from ssd.tools.predictor import class_names_and_ids
 
         config, info = settings_of(args, args.weights)
-        self.names, self.ids = classes_of(config, info, args.weights, args.classes)
+        self.names, self.ids = class_names_and_ids(config, info, args.weights, args.classes)
         self.config = config = config.with_values(
             layout="NCHW", dtype="float32", device="cpu", decode="cpu"
         )
@@ -201,17 +201,17 @@ class _Exporter:
         )
         self.detections.initialize(ctx=mx.cpu())
 
-    def export(self, stem: str, formats: List[str], pictures) -> List[Tuple[str, Difference]]:
-        """Writes the files and runs them; how much each format's detections differ from the live
-        network's."""
+    def export(self, stem: str, formats: List[str], images) -> List[Tuple[str, Difference]]:
+        """Write the files and run them; returns for each format the Difference of its detections
+        from the live network's."""
         from ssd.tools import export_formats as files
-        from ssd.tools.pictures import NetworkInput
+        from ssd.tools.image_input import NetworkInput
 
         values = files.description(self.config, self.ids, self.names, len(self.boxes))
         files.write_description(stem, values)
         prepare, size = NetworkInput(self.config, 1, "cpu", 0, False), self.config.model.image_size
-        images = np.concatenate([prepare([picture]).asnumpy() for picture in pictures])
-        live = self._live(images)
+        inputs = np.concatenate([prepare([image]).asnumpy() for image in images])
+        live = self._live(inputs)
         results = []
         for name in formats:
             if name == "onnx":
@@ -222,32 +222,31 @@ class _Exporter:
                 run = files.run_gluon
             parts = [Difference(0, 0, 0, 0.0, 0.0)]
             for batch in (1, 3):
-                for first in range(0, len(images), batch):
-                    outputs = run(stem, images[first : first + batch])
+                for first in range(0, len(inputs), batch):
+                    outputs = run(stem, inputs[first : first + batch])
                     parts += [
                         compare(
-                            [part[place] for part in outputs],
-                            live[first + place],
+                            [part[index] for part in outputs],
+                            live[first + index],
                             size,
                             self.config.detection.score_threshold,
                         )
-                        for place in range(len(outputs[0]))
+                        for index in range(len(outputs[0]))
                     ]
-            counts, missing, excused, scores, boxes = zip(*parts)
-            results.append(
-                (name, Difference(sum(counts), sum(missing), sum(excused), max(scores), max(boxes)))
-            )
+            counts, missing, borderline, scores, boxes = zip(*parts)
+            total = Difference(sum(counts), sum(missing), sum(borderline), max(scores), max(boxes))
+            results.append((name, total))
         return results
 
-    def _live(self, images: np.ndarray) -> np.ndarray:
-        """(B, K, 6) rows of ssd.model.detections, by the network as it trains: no graph, no
-        fusion."""
+    def _live(self, inputs: np.ndarray) -> np.ndarray:
+        """(B, K, 6) rows of ssd.model.detections, by the network as in training: no static graph,
+        no fusion."""
         import mxnet as mx
 
         return np.concatenate(
             [
-                self.detections(*self.network(mx.nd.array(images[place : place + 1]))).asnumpy()
-                for place in range(len(images))
+                self.detections(*self.network(mx.nd.array(inputs[index : index + 1]))).asnumpy()
+                for index in range(len(inputs))
             ]
         )
 
@@ -258,10 +257,10 @@ def compare(
     """One image's ids (K, 1), scores (K, 1) and boxes (K, 4) against live rows (K, 6) of
     ssd.model.detections. image_size: height, width [pixels].
 
-    A detection's counterpart is the nearest of its class that has no other. One whose score is
-    within the tolerance of the threshold, or of the last that is kept, may lack it: it is excused.
-    A side that lies far outside the image, as hardly trained networks have them, is compared in
-    shares of its distance, as rounding is.
+    A detection's counterpart is the nearest unmatched one of its class. A detection without one is
+    borderline if its score is within the tolerance of the threshold, or of the last score kept.
+    Box edges far outside the image, which barely trained networks have, are compared relative to
+    their distance, as rounding is.
     """
     ids, scores, boxes = outputs
     found = ids[:, 0] >= 0
@@ -273,7 +272,7 @@ def compare(
     edge = threshold
     if max(len(ours), len(theirs)) == len(live):
         edge = max(edge, min(ours[:, 1].min(initial=1), theirs[:, 1].min(initial=1)))
-    free, lonely, worst_score, worst_box, matched = np.ones(len(ours), bool), [], 0.0, 0.0, 0
+    free, unmatched, worst_score, worst_box, matched = np.ones(len(ours), bool), [], 0.0, 0.0, 0
     for row in theirs:
         candidates, scale = (
             np.flatnonzero(free & (ours[:, 0] == row[0])),
@@ -287,17 +286,16 @@ def compare(
             worst_score = max(worst_score, abs(float(ours[best, 1] - row[1])))
             worst_box = max(worst_box, float((np.abs(ours[best, 2:] - row[2:]) / scale[1:]).max()))
         else:
-            lonely.append(row[1])
-    lonely = np.array(lonely + ours[free, 1].tolist())
-    missing = int((lonely > edge + TOLERANCE).sum())
-    return Difference(matched, missing, len(lonely) - missing, worst_score, worst_box)
+            unmatched.append(row[1])
+    unmatched = np.array(unmatched + ours[free, 1].tolist())
+    missing = int((unmatched > edge + TOLERANCE).sum())
+    return Difference(matched, missing, len(unmatched) - missing, worst_score, worst_box)
 
 
 def accepted(difference: Difference) -> bool:
     """Whether an exported file is kept."""
-    few = difference.excused <= max(
-        1, difference.detections // 20
-    )  # else too little was really compared
+    # With more, too little was really compared.
+    few = difference.borderline <= max(1, difference.detections // 20)
     return (
         difference.missing == 0
         and few

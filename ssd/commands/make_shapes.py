@@ -1,15 +1,15 @@
-"""`python -m ssd make-shapes`: a generated data set to try everything on."""
+"""`python -m ssd make-shapes`: a small generated data set for trying out the program."""
 
 from __future__ import annotations
 
-HELP = "draw a small COCO-format data set of shapes, to try everything on"
+HELP = "draw a small COCO-format data set of shapes, for trying out the program"
 
 
 def add_arguments(parser) -> None:
     parser.add_argument(
         "folder",
         metavar="FOLDER",
-        help="where the data set goes: a new or empty folder, or the same set from an earlier call",
+        help="output folder: new or empty, or with the same data set from an earlier call",
     )
     parser.add_argument(
         "--train-images", type=int, default=600, metavar="N", help="training images [default: 600]"

@@ -1,4 +1,4 @@
-"""`python -m ssd pack-data`: a data set's image files into a few RecordIO files."""
+"""`python -m ssd pack-data`: packs a data set's image files into a few RecordIO files."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import math
 import sys
 
 from ssd import config as settings
-from ssd.errors import UserError
+from ssd.errors import UserError, log_line
 from ssd.flag_types import positive
 
-HELP = "pack image files into a few RecordIO files, which --data-dir takes as it takes images"
+HELP = "pack image files into a few RecordIO files, which --data-dir accepts like image folders"
 USAGE = "%(prog)s --data-dir DIR --output FOLDER [flags]"
 PATHS = (
     "data_dir",
@@ -24,7 +24,7 @@ PATHS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds this command's flags to `parser`."""
+    """Add this command's flags to `parser`."""
     help_of = {
         field.name: field.metadata["help"]
         for field in dataclasses.fields(settings.SECTIONS["data"])
@@ -37,7 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "whose packing was interrupted, to finish it (required)",
     )
     parser.add_argument(
-        "--recipe", default=None, metavar="NAME|FILE", help="where the data set's files lie"
+        "--recipe",
+        default=None,
+        metavar="NAME|FILE",
+        help="settings to start from: paths of the data set's files",
     )
     for name in PATHS:
         parser.add_argument(
@@ -91,15 +94,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Packs, and prints what was written; returns 0. UserError for what cannot be packed."""
-    from ssd.commandline import read_settings, say
+    """Pack, and print what was written; returns 0. UserError for data that cannot be packed."""
+    from ssd.commandline import read_settings
     from ssd.datasets.packing import pack
-    from ssd.progress_bar import Progress
+    from ssd.progress_bar import ProgressBar
 
     size = args.shard_size
     if size is not None and not (math.isfinite(size) and size > 0):
         raise UserError(f"--shard-size {size:g}: must be above 0")
-    config, progress = read_settings(args), Progress("packing")
+    config, progress = read_settings(args), ProgressBar("packing")
     try:
         lines = pack(
             config,
@@ -107,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
             ("train", "val") if args.split == "both" else (args.split,),
             shard_bytes=None if size is None else max(1, int(size * 1e9)),
             threads=args.jobs,
-            report=say,
+            report=log_line,
             progress=progress,
         )
     finally:

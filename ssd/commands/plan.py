@@ -1,5 +1,4 @@
-"""`python -m ssd plan`: what a run on so many nodes and GPUs will do, before anyone waits for
-it."""
+"""`python -m ssd plan`: the epochs, time, traffic and memory of a run on given nodes and GPUs."""
 
 from __future__ import annotations
 
@@ -11,19 +10,19 @@ import os
 import subprocess
 from typing import Any, Dict, List, NamedTuple, Optional
 
-from ssd.commandline import DEFAULT_RECIPE, Parser, add_settings, read_settings, size_in_words
+from ssd.commandline import DEFAULT_RECIPE, Parser, add_settings, format_bytes, read_settings
 from ssd.config import SECTIONS, SETTINGS, Config, load_recipe
 from ssd.errors import UserError
 from ssd.training.mlperf_results import BENCHMARKS, Benchmark, benchmark_of
 
-HELP = "what a run on so many nodes and GPUs will do"
+HELP = "predict epochs, time, traffic and memory of a run on given nodes and GPUs"
 USAGE = "%(prog)s --nodes N --gpus G [flags]"
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def add_arguments(parser) -> None:
     parser.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes [default: 1]")
-    parser.add_argument("--gpus", type=int, metavar="G", help="GPUs of a node, one rank each")
+    parser.add_argument("--gpus", type=int, metavar="G", help="GPUs per node, one rank each")
     parser.add_argument(
         "--benchmark",
         choices=tuple(BENCHMARKS),
@@ -42,16 +41,16 @@ def add_arguments(parser) -> None:
         "--images-per-second",
         type=float,
         metavar="X",
-        help="training speed of the whole run [default: of a published result, by the GPU]",
+        help="training speed over all GPUs [default: from a published result, scaled by GPUs]",
     )
     parser.add_argument("--json", action="store_true", help="print the numbers as one JSON object")
     parser.add_argument(
         "--check",
         action="store_true",
-        help="print expected and published epochs and minutes of the published results instead",
+        help="instead compare expected and published epochs and minutes of published results",
     )
     add_settings(parser, ("training", "model", "evaluation"))
-    group = parser.add_argument_group("data, on which main memory and reading depend")
+    group = parser.add_argument_group("data (for main memory and reading)")
     for name in ("decode", "cache_size", "prefetch"):
         group.add_argument(
             "--" + name.replace("_", "-"),
@@ -77,7 +76,7 @@ class SystemConfig(NamedTuple):
 
 
 def read_config(path: str, recipe: str) -> Optional[SystemConfig]:
-    """What a config_*.sh exports; None where it is not for `recipe`, or cannot be read."""
+    """The exports of a config_*.sh; None if it is for another recipe or cannot be read."""
     try:
         shown = subprocess.run(
             ["env", "-i", "bash", "-c", 'source "$1" && env -0', "bash", path],
@@ -112,9 +111,8 @@ def read_config(path: str, recipe: str) -> Optional[SystemConfig]:
 
 
 def system_configs(recipe: str = DEFAULT_RECIPE) -> List[SystemConfig]:
-    """Every config_*.sh of this copy of the repository, or of the installed package, for a
-    benchmark's recipe."""
-    folder = os.path.join(PACKAGE, "configs")  # where setup.py has put them
+    """All config_*.sh of this repository, or of the installed package, for a benchmark's recipe."""
+    folder = os.path.join(PACKAGE, "configs")  # setup.py puts them there
     if not os.path.isdir(folder):
         folder = os.path.dirname(PACKAGE)
     found = (
@@ -125,8 +123,8 @@ def system_configs(recipe: str = DEFAULT_RECIPE) -> List[SystemConfig]:
 
 
 def settings_with(config: SystemConfig, flags: Dict[str, Any]) -> Config:
-    """A recipe, the flags of a config_*.sh over it, and `flags` ('section.name' -> value) over
-    those."""
+    """The settings of a config_*.sh: its recipe, overridden by its flags, overridden by `flags`
+    ('section.name' -> value)."""
     parser = Parser(prog=config.name)
     add_settings(parser, SECTIONS)
     args = parser.parse_args(config.flags)
@@ -143,7 +141,7 @@ def run(args) -> int:
         print(json.dumps(rows) if args.json else format_check(rows, benchmark))
         return 0
     if args.gpus is None:
-        raise UserError("--gpus: the number of GPUs of a node is needed")
+        raise UserError("--gpus: the number of GPUs per node is needed")
     flags = {name: value for name, value in vars(args).items() if "." in name}
     batch = str(flags.get("training.batch_size", ""))
     configs = system_configs(benchmark.recipe)
@@ -163,7 +161,7 @@ def run(args) -> int:
 
 
 def chosen_benchmark(args) -> Benchmark:
-    """That of --recipe, else of --benchmark; UserError where the two disagree."""
+    """The benchmark of --recipe, else of --benchmark; UserError if the two disagree."""
     named = BENCHMARKS[args.benchmark or "ssd"]
     if args.recipe is None:
         return named
@@ -174,13 +172,13 @@ def chosen_benchmark(args) -> Benchmark:
             f"--benchmark {args.benchmark}: needs the rules {named.rules_text}, but those of "
             f"recipe {config.recipe} are {config.run.rules}"
         )
-    return found or named  # where there is none, the plan is refused
+    return found or named  # make_plan refuses a recipe of no benchmark
 
 
 def notes_on(
     plan: dict, used: Optional[SystemConfig], configs: List[SystemConfig], benchmark: Benchmark
 ) -> List[str]:
-    """What the numbers do not say: which config_*.sh fits, and where published runs differ."""
+    """Notes on the numbers: which config_*.sh fits, and where published runs differ."""
     notes = []
     if used:
         notes.append(f"{used.name} is for this system; its settings are used")
@@ -210,11 +208,11 @@ def notes_on(
 
 
 def format_plan(plan: dict) -> str:
-    """The plan for people: one line for each thing, then notes."""
+    """The plan as text: one line per item, then notes."""
     base = (
         f"{plan['base_learning_rate']:g} scaled"
         if plan["learning_rate_is_scaled"]
-        else "whatever the batch"
+        else "independent of the batch"
     )
     decays = ", ".join(
         f"{epoch} (step {step:,})" for epoch, step in zip(plan["decay_epochs"], plan["decay_steps"])
@@ -253,15 +251,15 @@ def format_plan(plan: dict) -> str:
         ),
         (
             "gradients",
-            f"{size_in_words(plan['gradient_bytes'])} a step; each GPU sends "
-            f"{size_in_words(plan['allreduce_bytes_per_gpu_and_step'])} in a ring, "
-            f"{size_in_words(plan['allreduce_bytes_per_gpu_and_second'])}/s",
+            f"{format_bytes(plan['gradient_bytes'])} a step; each GPU sends "
+            f"{format_bytes(plan['allreduce_bytes_per_gpu_and_step'])} in a ring, "
+            f"{format_bytes(plan['allreduce_bytes_per_gpu_and_second'])}/s",
         ),
         (
             "files read",
-            f"{size_in_words(plan['file_bytes_per_image'])} an image, "
-            f"{size_in_words(plan['read_bytes_per_second'])}/s, "
-            f"{size_in_words(plan['read_bytes_per_node_and_second'])}/s a node"
+            f"{format_bytes(plan['file_bytes_per_image'])} an image, "
+            f"{format_bytes(plan['read_bytes_per_second'])}/s, "
+            f"{format_bytes(plan['read_bytes_per_node_and_second'])}/s a node"
             + (
                 f"; after epoch 1, {100 * plan['read_share_after_first_epoch']:.0f}% of that, in "
                 f"as many files (cache, of {100 * plan['cached_share']:.0f}% of the images)"
@@ -271,19 +269,19 @@ def format_plan(plan: dict) -> str:
         ),
         (
             "host memory, data",
-            f"{size_in_words(plan['host_memory_per_rank'])} a rank, "
-            f"{size_in_words(plan['host_memory_per_node'])} a node",
+            f"{format_bytes(plan['host_memory_per_rank'])} a rank, "
+            f"{format_bytes(plan['host_memory_per_node'])} a node",
         ),
     ]
     if plan["storage_bytes"]:
-        lines.insert(-1, ("data set", size_in_words(plan["storage_bytes"])))
+        lines.insert(-1, ("data set", format_bytes(plan["storage_bytes"])))
     return "\n".join(
         [f"{name:<20}{text}" for name, text in lines] + [f"note: {note}" for note in plan["notes"]]
     )
 
 
 def format_check(rows: List[dict], benchmark: Benchmark) -> str:
-    """Expected and published, one line for each result, and where the epochs come from."""
+    """Expected and published values, one line per result, and where the epochs come from."""
     lines = [
         f"{'':38}{'global':>7}{'epochs to target':>29}{'minutes':>32}",
         f"{'':38}{'batch':>7}" + 2 * f"{'expected':>12}{'published':>11}{'error':>8}",

@@ -1,4 +1,4 @@
-"""`python -m ssd predict`: detections on pictures and videos, drawn and as COCO's JSON."""
+"""`python -m ssd predict`: detections on images and videos, drawn and as COCO's JSON."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ssd import ends
 from ssd.errors import UserError
 from ssd.files import claim_folder, marked_output, new_folder
 
-HELP = "detect objects in pictures and videos: drawn, and as COCO's JSON"
+HELP = "detect objects in images and videos: drawn, and as COCO's JSON"
 USAGE = "%(prog)s INPUT [INPUT ...] --weights PATH [flags]"
-DRAWN = 0.3  # least score of a drawn detection, where nothing else is asked for
+DRAWN = 0.3  # score above which detections are drawn, by default
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds this command's flags to `parser`."""
+    """Add this command's flags to `parser`."""
     from ssd.commandline import add_max_left_out, add_settings, share
 
     parser.add_argument(
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="a picture, a video, a folder (and all below it), or a pattern such as 'a/*.jpg'",
+        help="an image, a video, a folder (searched recursively), or a pattern such as 'a/*.jpg'",
     )
     parser.add_argument(
         "--weights",
@@ -42,10 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         metavar="PATH",
         default="",
-        help="where everything is written [folder, new or empty; default: predictions/TIME]",
+        help="output folder [new or empty; default: predictions/TIME]",
     )
     parser.add_argument(
-        "--no-draw", action="store_true", help="write no pictures and videos, only the JSON files"
+        "--no-draw", action="store_true", help="write only the JSON files, draw nothing"
     )
     parser.add_argument(
         "--draw-threshold",
@@ -59,36 +59,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_count,
         default=8,
         metavar="N",
-        help="pictures that go through the network at once [default: 8]",
+        help="images per forward pass of the network [default: 8]",
     )
     parser.add_argument(
         "--device",
         dest="run.device",
         default=argparse.SUPPRESS,
         metavar="{auto,cpu,gpu}",
-        help="where the network runs; auto: gpu where there is one [default: auto]",
+        help="device of the network; auto: a GPU if there is one [default: auto]",
     )
     parser.add_argument(
         "--classes",
         metavar="PATH",
         default="",
-        help="class names for older weights that do not know theirs [COCO annotation file]",
+        help="class names, for older weights without stored names [COCO annotation file]",
     )
     parser.add_argument(
         "--annotations",
         metavar="PATH",
         default="",
         help="take image and category ids from this COCO annotation file, so that `score` can "
-        "score detections.json against it; pictures are then not turned by their EXIF data",
+        "score detections.json against it; images are then not rotated by their EXIF data",
     )
     parser.add_argument(
         "--skip-bad-annotations",
         action="store_true",
-        help="leave out what is bad in the file of --annotations, as in training [default: it is "
-        "refused]",
+        help="leave out bad entries of the --annotations file, as in training [default: refuse it]",
     )
     add_max_left_out(parser)
-    add_settings(parser, ("detection",))
+    add_settings(
+        parser,
+        ("detection",),
+        default_recipe="the settings stored with the weights, or their run's recipe.yaml",
+    )
 
 
 def _count(text: str) -> int:
@@ -97,12 +100,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
-_count.__name__ = "whole number"  # what argparse calls it in its messages
+_count.__name__ = "whole number"  # argparse shows it in messages
 
 
 def run(args) -> int:
-    """Predicts; returns 0, 1 where some input could not be read, or 130 after a Ctrl-C, when what
-    is done has been written. UserError for what is refused before."""
+    """Predict; returns 0, 1 if some input failed, or 130 after Ctrl-C, with the results so far
+    written. UserError for bad input before any work."""
     from ssd.tools.inputs import find_inputs
     from ssd.tools.prediction import Prediction
     from ssd.tools.predictor import load_predictor
@@ -116,7 +119,7 @@ def run(args) -> int:
     _check_output(args.output)
     scheme = None
     if args.annotations:
-        scheme = Scheme(args.annotations, inputs, args.skip_bad_annotations, args.max_left_out)
+        scheme = IdScheme(args.annotations, inputs, args.skip_bad_annotations, args.max_left_out)
         inputs = [
             one for one in inputs if one.path not in scheme.bad and one.path not in scheme.left_out
         ]
@@ -130,7 +133,7 @@ def run(args) -> int:
             raise UserError(f"--output {folder}: another process writes there; name a new folder")
     except OSError as error:
         raise UserError(f"--output {folder}: {error.strerror}") from None
-    _check_output(args.output)  # once more: loading takes seconds
+    _check_output(args.output)  # again, because loading takes seconds
 
     least = args.draw_threshold
     if least is None:
@@ -142,7 +145,7 @@ def run(args) -> int:
             prediction.notes += scheme.left_out.values()
         found = [one for one in inputs if not one.video]
         if found:
-            prediction.pictures(found, bar("pictures", len(found)))
+            prediction.predict_images(found, bar("images", len(found)))
         for one in inputs:
             if one.video and not stop.is_set():
                 predict_video(prediction, one, bar)
@@ -151,7 +154,7 @@ def run(args) -> int:
     if stop.is_set():
         print(
             f"{ends.program()} predict: interrupted: {prediction.finished} of {len(inputs)} inputs "
-            "were done" + (f", and {prediction.broken_off}" if prediction.broken_off else ""),
+            "were done" + (f", and {prediction.interrupted}" if prediction.interrupted else ""),
             file=sys.stderr,
             flush=True,
         )
@@ -170,14 +173,14 @@ def _check_output(folder: str) -> None:
             + (
                 "holds files already; name a new folder"
                 if os.path.isdir(folder)
-                else "is no folder"
+                else "is not a folder"
             )
         )
 
 
 @contextlib.contextmanager
 def interrupt_sets_event():
-    """An Event that the first Ctrl-C sets, so that what was done can be written; a second one
+    """An Event that the first Ctrl-C sets, so that results so far can be written; a second Ctrl-C
     interrupts at once."""
     stop = threading.Event()
 
@@ -193,7 +196,7 @@ def interrupt_sets_event():
 
 
 def predict_video(prediction, one, bar) -> None:
-    """A video that cannot be opened is noted."""
+    """Predict on one video; one that cannot be opened is recorded as a failure."""
     from ssd.tools.videos import VideoReader
 
     try:
@@ -202,40 +205,36 @@ def predict_video(prediction, one, bar) -> None:
         prediction.failures.append(str(error))
         return
     try:
-        prediction.video(reader, one, bar(os.path.basename(one.path), reader.frames))
+        prediction.predict_video(reader, one, bar(os.path.basename(one.path), reader.frames))
     finally:
         reader.close()
 
 
-class Scheme:
-    """The ids of an annotation file, for pictures found by their paths.
+class IdScheme:
+    """The image and category ids of an annotation file, for images found by path.
 
-    count: images of the file; bad: by path, what is wrong with pictures that evaluate would leave
-    out; left_out: the same of those that are left out with --skip-bad-annotations.
+    count: number of images in the file; bad: by path, the problem of each image that evaluate would
+    refuse; left_out: by path, of each image left out with --skip-bad-annotations.
     """
 
     def __init__(self, annotations: str, inputs, skip_bad: bool, max_left_out: float):
-        """UserError for a file that training would refuse, for a video, and for a picture that the
-        file does not have or that is the same image of it as another."""
-        from ssd.commandline import say
+        """UserError for a file that training would refuse, for a video, for an image that the file
+        does not have, and for two images with the same entry."""
         from ssd.datasets.coco import load_ground_truth
         from ssd.datasets.image_checks import check_image_header
+        from ssd.errors import log_line
 
         self.path = annotations
         data = load_ground_truth(
-            annotations, skip_bad=skip_bad, max_left_out=max_left_out, named=True, report=say
+            annotations, skip_bad=skip_bad, max_left_out=max_left_out, named=True, report=log_line
         )
-        self.categories, self.names, self.count = (
-            data.category_ids,
-            data.category_names,
-            data.num_images,
-        )
-        names = [
-            os.path.normpath(name) for name in data.file_names + data.found.names
-        ]  # good ones come first
+        self.categories, self.names = data.category_ids, data.category_names
+        self.count = data.num_images
+        # Good entries first.
+        names = [os.path.normpath(name) for name in data.file_names + data.found.names]
         by_name: Dict[str, List[int]] = {}
-        for place, name in enumerate(names):
-            by_name.setdefault(os.path.basename(name), []).append(place)
+        for index, name in enumerate(names):
+            by_name.setdefault(os.path.basename(name), []).append(index)
         self._of: Dict[str, dict] = {}
         self.bad: Dict[str, str] = {}
         self.left_out: Dict[str, str] = {}
@@ -243,32 +242,32 @@ class Scheme:
         for one in inputs:
             if one.video:
                 raise UserError(
-                    f"--annotations {annotations}: {one.path} is a video, and has no image id"
+                    f"--annotations {annotations}: {one.path} is a video, which has no image id"
                 )
             parts = "/" + os.path.abspath(one.path).lstrip("/")
             fitting = [
-                place
-                for place in by_name.get(os.path.basename(one.path), ())
-                if parts.endswith("/" + names[place])
+                index
+                for index in by_name.get(os.path.basename(one.path), ())
+                if parts.endswith("/" + names[index])
             ]
             if not fitting:
                 raise UserError(
                     f"--annotations {annotations}: {one.path} is not among its images"
                     + _other_names(inputs, names)
                 )
-            place = max(fitting, key=lambda place: len(names[place]))
-            if place >= len(data.file_names):
+            index = max(fitting, key=lambda index: len(names[index]))
+            if index >= len(data.file_names):
                 self.left_out[one.path] = f"left out: {one.path}: its entry in {annotations} is bad"
                 continue
-            if taken.setdefault(place, one.path) != one.path:
+            if taken.setdefault(index, one.path) != one.path:
                 raise UserError(
-                    f"--annotations {annotations}: {taken[place]} and {one.path} are both its "
-                    f"image {data.file_names[place]!r}"
+                    f"--annotations {annotations}: {taken[index]} and {one.path} are both its "
+                    f"image {data.file_names[index]!r}"
                 )
             self._of[one.path] = dict(
-                id=int(data.image_ids[place]), file_name=data.file_names[place]
+                id=int(data.image_ids[index]), file_name=data.file_names[index]
             )
-            problem = check_image_header(one.path, *map(int, data.sizes[place]))
+            problem = check_image_header(one.path, *map(int, data.sizes[index]))
             if problem is not None:
                 text = f"{one.path}: {problem[0]}: {problem[1]}"
                 if skip_bad:
@@ -277,14 +276,14 @@ class Scheme:
                     self.bad[one.path] = text
         if skip_bad and len(self.left_out) > max_left_out * len(inputs):
             raise UserError(
-                f"--annotations {annotations}: {len(self.left_out)} of {len(inputs)} pictures "
+                f"--annotations {annotations}: {len(self.left_out)} of {len(inputs)} images "
                 f"would be left out, more than the share of --max-left-out {max_left_out:g}; "
                 + next(iter(self.left_out.values()))
             )
 
     def map_classes(self, detector, weights: str) -> None:
-        """Sets the detector's category ids to the file's, None for a class that it lacks. UserError
-        where the file has classes that are not the detector's."""
+        """Set the detector's category ids to the file's, None for a class that the file does not
+        have. UserError if the file has classes that the detector does not have."""
         from ssd.evaluation.saved_network import (
             category_of_class,
             describe_left_out,
@@ -299,23 +298,23 @@ class Scheme:
         detector.category_ids = ids
         self.classes_left_out = describe_left_out(left_out_classes(ids, info), len(ids))
 
-    def names_of(self, path: str) -> dict:
-        """The file's id and file_name of a picture."""
+    def id_and_name(self, path: str) -> dict:
+        """The image id and file_name of an image in the annotation file."""
         return self._of[path]
 
 
 def _other_names(inputs, names: List[str]) -> str:
-    """Words on how the pictures' names differ from those of the file, "" where that is not seen."""
+    """A hint how the images' names differ from those in the file, "" without one."""
     from ssd.datasets.missing_images import other_names
 
-    words = other_names([one.inside for one in inputs], names)
-    return f": {words}" if words else ""
+    hint = other_names([one.inside for one in inputs], names)
+    return f": {hint}" if hint else ""
 
 
 @contextlib.contextmanager
 def progress_bars():
-    """A function (description, total or None) -> function that advances that bar by one; bars are
-    on a terminal's standard error alone."""
+    """A function (description, total or None) -> function that advances the new bar by one. Shows
+    bars only if standard error is a terminal."""
     if not sys.stderr.isatty():
         yield lambda description, total: lambda: None
         return

@@ -1,4 +1,4 @@
-"""`python -m ssd quantize`: weights whose convolutions compute in integers of 8 bits, on CPUs."""
+"""`python -m ssd quantize`: weights whose convolutions compute in 8-bit integers on CPUs."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import argparse
 import dataclasses
 import os
 
-from ssd.commandline import add_settings, say
-from ssd.errors import UserError
+from ssd.commandline import add_settings
+from ssd.errors import UserError, log_line
 from ssd.runtime import start
 
-HELP = "weights for inference in 8-bit integers on CPUs, calibrated on images"
+HELP = "prepare weights for inference in 8-bit integers on CPUs, calibrated on images"
 USAGE = (
     "%(prog)s --weights FILE --output FILE\n"
     "           (--data-dir DIR | --annotations FILE --images FOLDER) [flags]"
 )
 CALIBRATION_IMAGES = 128
-# Whole convolutions that stay as they are are named, up to so many.
-_NAMED = 5
+_NAMED = 5  # most layers in float32 that are named
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,8 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         required=True,
         metavar="FILE",
-        help="the new file: the same weights, and the ranges of what is between the layers "
-        "(required)",
+        help="the new file: the same weights, and the value ranges between the layers (required)",
     )
     parser.add_argument(
         "--annotations",
@@ -47,19 +45,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=CALIBRATION_IMAGES,
         metavar="N",
-        help="images over which the ranges are measured, taken evenly from all "
+        help="images for measuring the ranges, evenly spaced over the data set "
         f"[default: {CALIBRATION_IMAGES}]",
     )
     add_settings(
         parser,
         ("data", "evaluation"),
         leave_out=("target", "eval_every"),
-        default_recipe="the weights' own, or their run's recipe.yaml",
+        default_recipe="the settings stored with the weights, or their run's recipe.yaml",
     )
 
 
 def run(args) -> int:
-    """Measures, writes and says which layers compute in integers; returns 0."""
+    """Measure ranges, write weights, print which layers compute in integers; returns 0."""
     from ssd.datasets.locate import dataset_paths, named_paths
     from ssd.evaluation.saved_network import load_images, settings_of
 
@@ -68,33 +66,33 @@ def run(args) -> int:
     if os.path.lexists(args.output):
         raise UserError(f"--output {args.output}: exists already; name a new file")
     if not args.output.endswith(".params"):
-        raise UserError(f"--output {args.output}: the name of weights ends in .params")
+        raise UserError(f"--output {args.output}: the file name must end in .params")
     if not os.path.isdir(os.path.dirname(os.path.abspath(args.output))):
         raise UserError(f"--output {args.output}: its folder does not exist")
     start()
     import mxnet as mx
 
     if not mx.runtime.Features().is_enabled("MKLDNN"):
-        raise UserError("this MXNet has no oneDNN, and so no convolutions of integers")
+        raise UserError("this MXNet has no oneDNN, which integer convolutions need")
     config, info = settings_of(args, args.weights)
     if info is None:
-        raise UserError(f"--weights {args.weights}: they do not say of which network they are")
+        raise UserError(f"--weights {args.weights}: the file does not state its network")
     config = config.with_values(layout="NCHW", dtype="float32", decode="cpu", device="cpu")
     annotations, images = named_paths(
         args.annotations, args.images, "data.data_dir" in vars(args)
     ) or dataset_paths(config, "train")
-    dataset = load_images(config, annotations, images, report=say)
+    dataset = load_images(config, annotations, images, report=log_line)
     dataset = _evenly(dataset, args.calibration_images)
 
     from ssd.data.pipeline import EvaluationLoader
     from ssd.model.int8 import measure_ranges, quantize
     from ssd.model.weights import load_detector, save_weights
-    from ssd.progress_bar import Progress
+    from ssd.progress_bar import ProgressBar
 
     network = load_detector(config, args.weights, mx.cpu()).network
     batch = min(config.evaluation.eval_batch_size, dataset.num_images)
     loader = EvaluationLoader(config.with_values(eval_batch_size=batch), dataset)
-    progress, done = Progress("calibration"), [0]
+    progress, done = ProgressBar("calibration"), [0]
 
     def advance():
         done[0] = min(done[0] + batch, dataset.num_images)
@@ -108,7 +106,7 @@ def run(args) -> int:
     _, layers = quantize(network, ranges)
     if not layers.int8:
         raise UserError(
-            f"--weights {args.weights}: no convolution of this network can compute in integers here"
+            f"--weights {args.weights}: no convolution of this network can compute in integers"
         )
     save_weights(network, args.output, info, ranges)
     print(
@@ -116,15 +114,16 @@ def run(args) -> int:
         f"convolutions compute in 8-bit integers, by the ranges of {dataset.num_images} images"
     )
     if layers.others:
-        more = ", ..." if len(layers.others) > _NAMED else ""
-        print(f"in float32: {', '.join(layers.others[:_NAMED])}{more}")
+        names = list(dict.fromkeys(layers.layer[name] for name in layers.others))
+        more = ", ..." if len(names) > _NAMED else ""
+        print(f"in float32: {', '.join(names[:_NAMED])}{more}")
     if not _has_vnni():
-        print("this CPU has no VNNI: integers may be no faster here")
+        print("this CPU has no VNNI: integers may be no faster on it")
     return 0
 
 
 def _evenly(dataset, count: int):
-    """`count` of the images, or all, without boxes."""
+    """`count` evenly spaced images of the data set, or all, without boxes."""
     import numpy as np
 
     chosen = np.unique(
@@ -134,7 +133,7 @@ def _evenly(dataset, count: int):
     return dataclasses.replace(
         dataset,
         image_ids=dataset.image_ids[chosen],
-        file_names=tuple(dataset.file_names[place] for place in chosen),
+        file_names=tuple(dataset.file_names[index] for index in chosen),
         sizes=dataset.sizes[chosen],
         boxes_ltrb=np.zeros((0, 4)),
         box_classes=none,

@@ -1,4 +1,4 @@
-"""`python -m ssd report`: a run's report, again."""
+"""`python -m ssd report`: makes a run's report again."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ HELP = "make the report of a run (report.html) again"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags to `parser`."""
-    parser.add_argument("run_folder", metavar="RUN_FOLDER", help="where `train` wrote")
+    parser.add_argument("run_folder", metavar="RUN_FOLDER", help="the output folder of `train`")
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="a new file [default: report.html in the run's folder, made again if it is there]",
+        help="a new file [default: report.html in the run's folder, which is replaced]",
     )
     parser.add_argument(
         "--data-dir",
         metavar="DIR",
-        help="where the data set lies now [default: where it lay in training]",
+        help="the data set's folder, if it was moved [default: the one of the training]",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns the exit status 0; raises UserError for a folder of no run and for an output that
+    """Returns the exit status 0; UserError for a folder that is not a run's and for an output that
     exists."""
     if not os.path.isdir(args.run_folder):
         raise UserError(f"{args.run_folder}: no such folder")

@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--annotations",
         required=True,
         metavar="FILE",
-        help="COCO instances file; every image is scored, those without boxes too; of "
-        "detections.npz of a run, those that the run has read (required)",
+        help="COCO instances file; all images are scored, including those without boxes; for "
+        "detections of a run (.npz), only the images that the run read (required)",
     )
     parser.add_argument(
         "--detections",
@@ -30,19 +30,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images",
         metavar="FOLDER",
-        help="check the image files too, as evaluate does; with --skip-bad-annotations the images "
-        "that cannot be read are not scored (default: no image is looked at)",
+        help="check the image files too, as evaluate does; with --skip-bad-annotations, unreadable "
+        "images are not scored (default: no image is read)",
     )
     parser.add_argument(
         "--skip-bad-annotations",
         action="store_true",
-        help="leave out bad annotations and images, as in training (default: they are refused)",
+        help="leave out bad annotations and images, as in training (default: refuse the file)",
     )
     add_max_left_out(parser)
     parser.add_argument(
         "--per-class",
         action="store_true",
-        help="the average precision of every category too (default: off)",
+        help="also print the average precision of every category (default: off)",
     )
     parser.add_argument(
         "--json",
@@ -53,27 +53,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scorer",
         metavar="NAME",
-        help="the library that counts: hotcoco, faster-coco-eval or pycocotools, fastest first; "
-        "all give the same numbers (default: the first that is installed; standard error names it)",
+        help="the scoring library: hotcoco, faster-coco-eval or pycocotools, fastest first; all "
+        "give the same numbers (default: the first one installed; standard error names it)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Score and print to standard output; returns the exit status 0. Raises UserError for bad
-    input."""
+    """Score, and print to standard output; returns the exit status 0. UserError for bad input."""
     from ssd.datasets.check_report import name_of
     from ssd.evaluation.detections import Detections
-    from ssd.evaluation.scoring import STAT_NAMES, format_table, score_detections
+    from ssd.evaluation.scoring import STAT_NAMES, format_stats, score_detections
     from ssd.evaluation.scoring_backends import load_scorer
 
     scorer = load_scorer(args.scorer)
     read = Detections.from_npz if args.detections.lower().endswith(".npz") else Detections.from_json
     detections = read(args.detections)
     truth = _ground_truth(args, detections)
-    gone = len(detections) - len(detections.without_images(truth.left_out))
-    if gone:
-        some = f"{gone} detection{'' if gone == 1 else 's'}"
-        print(f"{args.detections}: left out: {some} on images that are left out", file=sys.stderr)
+    left_out = len(detections) - len(detections.without_images(truth.left_out))
+    if left_out:
+        text = f"{left_out} detection{'' if left_out == 1 else 's'}"
+        print(f"{args.detections}: left out: {text} on images that are left out", file=sys.stderr)
     stats = score_detections(
         args.annotations, detections, per_class=args.per_class, scorer=scorer.name, truth=truth
     )
@@ -81,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(stats))
         return 0
-    print(format_table(stats))
+    print(format_stats(stats))
     for name, value in stats.items():
         if name not in STAT_NAMES:
             print(f"AP/{name_of(name[3:])} = {value:.3f}")
@@ -89,20 +88,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _ground_truth(args, detections):
-    """What is scored against: an ssd.evaluation.scored_set.ScoredSet."""
-    from ssd.commandline import say
+    """The ground truth to score against: an ssd.evaluation.scored_set.ScoredSet."""
+    from ssd.errors import log_line
     from ssd.evaluation.scored_set import scored_set
     from ssd.evaluation.scoring import read_ground_truth
 
-    rules = dict(skip_bad=args.skip_bad_annotations, max_left_out=args.max_left_out, report=say)
+    options = dict(
+        skip_bad=args.skip_bad_annotations, max_left_out=args.max_left_out, report=log_line
+    )
     if args.images is None:
-        truth = read_ground_truth(args.annotations, images=detections.images, **rules)
+        truth = read_ground_truth(args.annotations, images=detections.images, **options)
     else:
         from ssd.datasets.coco import load_coco
 
-        truth = scored_set(load_coco(args.annotations, args.images, require_boxes=False, **rules))
+        truth = scored_set(load_coco(args.annotations, args.images, require_boxes=False, **options))
         if detections.images is not None:
             truth = truth.of_images(detections.images)
     if not truth.objects:
-        say(f"{args.annotations}: it holds no object that is scored: every number is -1, undefined")
+        log_line(f"{args.annotations}: no object to score: every number is -1, undefined")
     return truth

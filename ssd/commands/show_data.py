@@ -1,4 +1,4 @@
-"""`python -m ssd show-data`: what the network is trained on, as pictures."""
+"""`python -m ssd show-data`: draws training samples as the network gets them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ AUGMENTED, MATCHED = "training-images.png", "matched-default-boxes.png"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds this command's flags to `parser`."""
+    """Add this command's flags to `parser`."""
     from ssd.commandline import add_settings
 
     parser.add_argument(
         "--output",
         required=True,
         metavar="FOLDER",
-        help=f"where {AUGMENTED} and {MATCHED} are written [new or empty folder] (required)",
+        help=f"output folder for {AUGMENTED} and {MATCHED} [new or empty] (required)",
     )
     parser.add_argument(
         "--count", type=int, default=12, metavar="N", help="images shown [default: 12]"
@@ -34,20 +34,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="show the first images of this epoch, as a run of this --seed gets them [default: 1]",
+        help="show the first images of this epoch, as in a run with this --seed [default: 1]",
     )
     parser.add_argument(
         "--seed",
         dest="run.seed",
         default=argparse.SUPPRESS,
         metavar="N",
-        help="of order and augmentation [default: 0]",
+        help="seed of order and augmentation [default: 0]",
     )
     add_settings(parser, ("data", "augmentation", "model"))
 
 
 def run(args) -> int:
-    """Draws the two pictures and says what is on them; returns 0."""
+    """Draw the two images and print what they show; returns 0."""
     from ssd.commandline import read_settings
     from ssd.datasets.locate import dataset_paths, load_dataset
 
@@ -61,7 +61,7 @@ def run(args) -> int:
             + (
                 "holds files already; name a new folder"
                 if os.path.isdir(folder)
-                else "is no folder"
+                else "is not a folder"
             )
         )
     dataset_paths(config, "train")

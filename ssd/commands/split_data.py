@@ -1,4 +1,4 @@
-"""`python -m ssd split-data`: one annotation file into training and validation."""
+"""`python -m ssd split-data`: splits an annotation file into training and validation."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ def add_arguments(parser) -> None:
         "--output",
         required=True,
         metavar="FOLDER",
-        help="where train.json and val.json go; files of these names are not overwritten",
+        help="folder for train.json and val.json; existing files are not overwritten",
     )
     parser.add_argument(
         "--val-fraction",
         type=float,
         default=0.1,
         metavar="X",
-        help="share of the images that validates [0..1, default: 0.1]",
+        help="fraction of the images for validation [0..1, default: 0.1]",
     )
     parser.add_argument(
         "--seed",
         type=int,
         default=0,
         metavar="N",
-        help="which images these are follows from it and the images' ids [default: 0]",
+        help="together with the images' ids it determines the split [default: 0]",
     )
     parser.add_argument(
         "--categories",
         nargs="+",
         metavar="NAME",
-        help="keep these categories and the images that hold one [default: all of both]",
+        help="keep only these categories and the images with one of them [default: keep all]",
     )
     parser.add_argument(
         "--skip-bad-annotations",
         action="store_true",
-        help="leave out what training would refuse [default: it is refused here too; with "
-        "--categories, what is of these]",
+        help="leave out bad entries, which training would refuse [default: refuse the file; with "
+        "--categories, only if theirs are bad]",
     )
     add_max_left_out(parser)
 

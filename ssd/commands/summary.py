@@ -1,4 +1,5 @@
-"""`python -m ssd summary`: layers, cost, default boxes, and how these cover a data set."""
+"""`python -m ssd summary`: layers, cost and default boxes of a network, and how the boxes cover a
+data set."""
 
 from __future__ import annotations
 
@@ -6,11 +7,11 @@ import argparse
 import json
 import os
 
-from ssd.commandline import add_max_left_out, add_settings, read_settings, say
-from ssd.errors import UserError
+from ssd.commandline import add_max_left_out, add_settings, read_settings
+from ssd.errors import UserError, log_line
 
-SIZES = 6  # of default boxes on a line: no more on a terminal of 80 columns
-HELP = "a network's layers, cost and default boxes, and how these cover a data set"
+SIZES = 6  # default boxes on a line, to fit a terminal of 80 columns
+HELP = "list a network's layers, cost and default boxes, and how they cover a data set"
 USAGE = "%(prog)s [--recipe NAME|FILE] [--annotations FILE] [flags]"
 
 
@@ -29,7 +30,7 @@ def add_arguments(parser) -> None:
         dest="data.data_dir",
         default=argparse.SUPPRESS,
         metavar="DIR",
-        help="the same, of the recipe's training annotations in this folder",
+        help="the same for the recipe's training annotations in this folder",
     )
     add_max_left_out(parser, "bad annotations and images are left out; ")
     parser.add_argument(
@@ -49,8 +50,7 @@ def run(args) -> int:
         info = read_info(args.weights)
         if info is None:
             raise UserError(
-                f"--weights {args.weights}: they do not say of which network they are; name its "
-                "--recipe"
+                f"--weights {args.weights}: the file does not state its network; name its --recipe"
             )
         base = info.config
     config = read_settings(args, base=base)
@@ -59,18 +59,18 @@ def run(args) -> int:
         path = os.path.join(config.data.data_dir, config.data.train_annotations)
     truth = None
     if path:
-        from ssd.tools.summary import read_ground_truth
+        from ssd.tools.summary import read_object_boxes
 
-        truth = read_ground_truth(path, args.max_left_out)
+        truth = read_object_boxes(path, args.max_left_out)
         from ssd.data.resolve import resolve
 
         config = resolve(config, truth)
         for line in truth.lines:
-            say(line)
+            log_line(line)
         if truth.left_out:
-            say(
-                f"{path}: left out: {truth.left_out} annotations that are wrong; `python -m ssd "
-                "check-data` names them"
+            log_line(
+                f"{path}: left out: {truth.left_out} bad annotations; `python -m ssd check-data` "
+                "lists them"
             )
     from ssd.tools.summary import summarise
 
@@ -83,7 +83,7 @@ def run(args) -> int:
 
 
 def format_summary(summary: dict, layers: bool):
-    """The parts of the text for people."""
+    """The parts of the text."""
     size = " x ".join((str(summary["image_size"]).split("x") * 2)[:2])
     yield (
         f"{summary['recipe']}: {summary['detector']}, {summary['backbone']} of width "
@@ -136,14 +136,14 @@ def format_summary(summary: dict, layers: bool):
     if summary["default_boxes_outside"]:
         yield (
             f"The centres of {summary['default_boxes_outside']:,} default boxes lie outside the "
-            "image: steps are given that are larger than its cells"
+            "image: the given steps are larger than its cells"
         )
     if "coverage" in summary:
         yield _format_coverage(summary["coverage"])
 
 
 def _pair(value, form: str) -> str:
-    """'38 x 38' of cells, a step as one number where rows and columns agree."""
+    """'38 x 38' for cells; a step as one number if rows and columns agree."""
     pair = value if isinstance(value, list) else [value] * (2 if form == "d" else 1)
     return " x ".join(format(one, form) for one in pair)
 
@@ -198,7 +198,7 @@ def _millions(number: int) -> str:
 
 
 def _table(head, rows, left=()):
-    """Aligned lines: the first column and those in `left` to the left, the others to the right."""
+    """Lines of a table: the first column and those in `left` aligned left, the others right."""
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     for row in [head, *rows]:
         yield "  ".join(

@@ -1,4 +1,4 @@
-"""`python -m ssd train`: a run from its folder to its exit status."""
+"""`python -m ssd train`: one training run, from making its folder to the exit status."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> int:
-    """The exit status, see `train`."""
+    """Train with the settings of the command line; returns the exit status, see `train`."""
     from ssd.training.ranks import rank_from_environment
 
     return train(
@@ -49,13 +49,13 @@ def run(args) -> int:
 
 
 def train(config: Config) -> int:
-    """Runs a training; returns the exit status: 0 when the run came to its end, target reached or
-    not; else see ssd.training.outcome."""
+    """Run a training; returns the exit status: 0 for a completed run, whether or not it reached the
+    target; else see ssd.training.outcome."""
     from ssd.training import setup
     from ssd.training.progress_display import choose_terminal
     from ssd.training.ranks import rank_from_environment
 
-    SaveInterval(config.recovery.save_interval)  # refuses a mistyped one
+    SaveInterval(config.recovery.save_interval)  # refuses an invalid one
     setup.check_files(config)
     if config.run.tensorboard:
         check_installed()
@@ -66,7 +66,7 @@ def train(config: Config) -> int:
     folder = setup.open_folder(config) if first else None
     status = _train(config, folder, first, terminal)
     if first and status == 0 and config.run.report:
-        leave_report(folder.path)
+        write_final_report(folder.path)
     return status
 
 
@@ -121,15 +121,16 @@ def _run(config: Config, folder, first: bool, signals: StopSignals, log, display
     try:
         if ranks.is_first != first:
             raise UserError(
-                f"the launcher says rank {rank_from_environment()}, Horovod rank {ranks.rank} of "
-                f"{ranks.size}: it was built without MPI, or another launcher's variables are set"
+                f"the launcher reports rank {rank_from_environment()}, Horovod rank {ranks.rank} "
+                f"of {ranks.size}: Horovod was built without MPI, or another launcher's variables "
+                "are set"
             )
         training.run()
     except Ended as end:
         if ranks.is_first:
             print(f"{ends.program()} train: stopped: {end}", file=sys.stderr, flush=True)
         if first and training.started is None:
-            folder.discard()  # so that the same command starts again, or --resume auto
+            folder.discard()  # so that the same command can start again, also with --resume auto
         status, signals.all_ranks_exit = end.status, True
     except BaseException as error:
         error = _plain(error, folder)
@@ -138,7 +139,7 @@ def _run(config: Config, folder, first: bool, signals: StopSignals, log, display
         if ranks.size > 1 and not isinstance(error, UserErrorEverywhere):
             _end_all(watch, error)
         if not ranks.is_first and isinstance(error, UserErrorEverywhere):
-            status = 2  # rank 0 says it
+            status = 2  # rank 0 prints the error
         else:
             ranks.close()
             watch.close()
@@ -148,9 +149,9 @@ def _run(config: Config, folder, first: bool, signals: StopSignals, log, display
     return status
 
 
-def leave_report(run_folder: str) -> None:
-    """curves.png and report.html of a run that has ended; what fails there is a warning, and no
-    failure of the run."""
+def write_final_report(run_folder: str) -> None:
+    """Write curves.png and report.html of a run that has ended; an error is only a warning and does
+    not fail the run."""
 
     def curves():
         from ssd.report.curves import draw_curves
@@ -162,11 +163,11 @@ def leave_report(run_folder: str) -> None:
 
         return report_run(run_folder, lambda line: print(line, flush=True))
 
-    ends.exit_in_imports(False)  # the run has its status
+    ends.exit_in_imports(False)  # the run's status is final
     for name, work in (("curves.png", curves), ("report.html", report)):
         try:
             work()
-        except KeyboardInterrupt:  # Matplotlib may be half imported
+        except KeyboardInterrupt:  # Matplotlib may be imported only partly
             names = "curves.png and report.html" if work is curves else name
             print(
                 f"warning: left out of {run_folder}, interrupted: {names}",
@@ -184,8 +185,8 @@ def leave_report(run_folder: str) -> None:
 
 
 def _plain(error: BaseException, folder) -> BaseException:
-    """A full or unwritable disc as a UserError that names the run's folder; every other error as it
-    is."""
+    """A full or unwritable disk as a UserError that names the run's folder; other errors
+    unchanged."""
     if isinstance(error, OSError) and error.errno in UNWRITABLE and folder:
         what = f"run folder {folder.path}: {error.filename or 'a file'}"
         return cannot_write(what, folder.file("recipe.yaml"), error)
@@ -193,8 +194,8 @@ def _plain(error: BaseException, folder) -> BaseException:
 
 
 def _end_all(watch, error: BaseException) -> None:
-    """This rank cannot go on: either it is at fault and all are told, or another one is and will be
-    named."""
+    """End all ranks because this one cannot continue: report its failure, unless another rank
+    failed first and will be reported."""
     if _is_collective_failure(error):
         watch.await_failure_report()
     if isinstance(error, UserError):
@@ -207,8 +208,8 @@ def _end_all(watch, error: BaseException) -> None:
 
 
 def _is_collective_failure(error: BaseException) -> bool:
-    """Whether the error is Horovod's, for another rank that has failed."""
-    words = ("horovod", "shut down", "connection", "gloo", "mpi", "nccl")
+    """Whether Horovod raised the error because another rank failed."""
+    texts = ("horovod", "shut down", "connection", "gloo", "mpi", "nccl")
     return type(error).__name__ in ("MXNetError", "HorovodInternalError") and any(
-        word in str(error).lower() for word in words
+        text in str(error).lower() for text in texts
     )

@@ -162,8 +162,8 @@ class ImageReader:
             )
             if _text(name) != self._names[first]:
                 self._shared[first] = (
-                    f"{_image(key, self._names[first])}: to which of the two images the boxes "
-                    "belong cannot be known"
+                    f"{_image(key, self._names[first])}: it is unknown to which of the two "
+                    "images the boxes belong"
                 )
             return 0, _text(name), _NO_SIZE, False
         if name is None and not self._files:

@@ -97,12 +97,12 @@ class Download:
             for split in images
             if os.path.isdir(self._path(split, "data"))
         )
-        to_come = sum(images.values()) - present
-        size = to_come * BYTES_PER_IMAGE + sum(images.values()) * TEXT_PER_IMAGE
+        missing = sum(images.values()) - present
+        size = missing * BYTES_PER_IMAGE + sum(images.values()) * TEXT_PER_IMAGE
         usage, system = shutil.disk_usage(self._output), os.statvfs(self._output)
         parts = ", ".join(f"{count} images of {split}" for split, count in images.items())
         self._report(
-            f"{at_most}{parts}; {present} files are present, {to_come} are missing: about "
+            f"{at_most}{parts}; {present} files are present, {missing} are missing: about "
             f"{_bytes(size)} in {self._output}, where {_bytes(usage.free)} are free; about "
             f"{_time(size / 100e6)} at 100 MB/s, {_time(size / 10e6)} at 10 MB/s"
         )
@@ -111,8 +111,8 @@ class Download:
             shortage = (
                 f"too little space: about {_bytes(size)} are needed, {_bytes(usage.free)} are free"
             )
-        elif system.f_files and to_come > system.f_favail:
-            shortage = f"too few inodes: {to_come} files are missing, {system.f_favail} are free"
+        elif system.f_files and missing > system.f_favail:
+            shortage = f"too few inodes: {missing} files are missing, {system.f_favail} are free"
         if shortage and not self._options.ignore_space:
             raise UserError(f"{self._output}: {shortage} (--ignore-space starts anyway)")
 

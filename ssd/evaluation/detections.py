@@ -1,5 +1,4 @@
-"""Detected boxes of a data set: the arrays, their checks, and their files (COCO's JSON and
-.npz)."""
+"""Detected boxes of a data set: arrays, their checks, and files (COCO's JSON and .npz)."""
 
 from __future__ import annotations
 
@@ -7,6 +6,7 @@ import json
 import zipfile
 import zlib
 from dataclasses import dataclass
+from typing import Optional
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from ssd.datasets.json_files import load_json, whole_number
 from ssd.errors import UserError
 from ssd.files import replacing
 
-ROWS = 10000  # of a JSON file that are in memory at a time
+ROWS = 10000  # rows of a JSON file formatted at a time
 _COLUMNS = ("image_id", "boxes_xywh", "score", "category_id")
 
 
@@ -22,17 +22,16 @@ _COLUMNS = ("image_id", "boxes_xywh", "score", "category_id")
 class Detections:
     """Detected boxes of any number of images, one row each, in any order; n = 0 is legal.
 
-    image_id: int64 (n,), ids of the annotation file's images.
+    image_id: int64 (n,), image ids of the annotation file.
     boxes_xywh: float64 (n, 4), left, top, width, height in pixels of the original image; finite,
     sizes >= 0.
-    score: float64 (n,), finite; higher is surer. Rows of equal score keep their order.
-    category_id: int64 (n,), ids of the annotation file's categories (not class numbers 1 to C).
-    source: what errors call these detections: a file's path, or "detections".
-    images: int64 (k,), ids of the images that were looked at, those without a detection too; None:
-    not known.
+    score: float64 (n,), finite; higher is more confident. Rows of equal score keep their order.
+    category_id: int64 (n,), category ids of the annotation file (not class numbers 1 to C).
+    source: the name of these detections in errors: a file's path, or "detections".
+    images: int64 (k,), ids of the images that went through the network, including those without a
+        detection; None if unknown.
 
-    Raises UserError for arrays that do not fit these shapes, naming the first offending row (from
-    0).
+    Raises UserError for arrays of other shapes or values; it names the first bad row (from 0).
     """
 
     image_id: np.ndarray
@@ -40,7 +39,7 @@ class Detections:
     score: np.ndarray
     category_id: np.ndarray
     source: str = "detections"
-    images: np.ndarray | None = None
+    images: Optional[np.ndarray] = None
 
     def __post_init__(self):
         self.image_id = _as_array(self.image_id, "image_id", np.int64, self.source)
@@ -50,11 +49,8 @@ class Detections:
         self.boxes_xywh = boxes = boxes.reshape(0, 4) if boxes.size == 0 else boxes
         lengths = {name: len(getattr(self, name)) for name in _COLUMNS}
         if len(set(lengths.values())) > 1:
-            raise UserError(
-                "{}: arrays differ in length: {}".format(
-                    self.source, ", ".join("%s %d" % item for item in lengths.items())
-                )
-            )
+            text = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise UserError(f"{self.source}: arrays differ in length: {text}")
         for name, dimensions in (
             ("image_id", 1),
             ("score", 1),
@@ -72,8 +68,8 @@ class Detections:
         if bad.any():
             row = int(np.argmax(bad))
             raise UserError(
-                "%s: row %d: bbox %s, score %s: all must be finite, sizes at least 0"
-                % (self.source, row, boxes[row].tolist(), self.score[row])
+                f"{self.source}: row {row}: bbox {boxes[row].tolist()}, score {self.score[row]}: "
+                "all must be finite, sizes at least 0"
             )
 
         if self.images is not None:
@@ -90,7 +86,7 @@ class Detections:
         return len(self.score)
 
     def without_images(self, ids) -> Detections:
-        """Those that are not of these images."""
+        """The detections that are not on these images."""
         kept = ~np.isin(self.image_id, np.asarray(ids, np.int64))
         if kept.all():
             return self
@@ -103,7 +99,7 @@ class Detections:
 
     @classmethod
     def concatenate(cls, parts, source: str = "detections") -> Detections:
-        """The rows of all `parts` (any iterable of Detections, possibly none), in order."""
+        """The rows of all `parts` (an iterable of Detections, possibly empty), in order."""
         parts = list(parts) or [cls([], [], [], [])]
         return cls(
             *(np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS),
@@ -133,16 +129,12 @@ class Detections:
 
     @classmethod
     def from_json(cls, path) -> Detections:
-        """Read COCO's results format. UserError names the file and the first offending row (from
-        0)."""
+        """Read COCO's results format. UserError names the file and the first bad row (from 0)."""
         rows = read_json(path)
         if not isinstance(rows, list):
-            truth = isinstance(rows, dict) and "annotations" in rows
-            raise UserError(
-                "{}: not a list of detections but {}{}".format(
-                    path, kind(rows), ", as of COCO's annotations" if truth else ""
-                )
-            )
+            is_truth = isinstance(rows, dict) and "annotations" in rows
+            hint = ", like COCO's annotations" if is_truth else ""
+            raise UserError(f"{path}: not a list of detections but {json_type(rows)}{hint}")
         images, boxes, scores, categories = [], [], [], []
         for number, row in enumerate(rows):
             try:
@@ -154,19 +146,19 @@ class Detections:
                 )
             except TypeError:
                 raise UserError(
-                    "%s: row %d: not a detection but %s" % (path, number, kind(row))
+                    f"{path}: row {number}: not a detection but {json_type(row)}"
                 ) from None
             except KeyError as missing:
-                raise UserError("%s: row %d: no %s" % (path, number, missing)) from None
+                raise UserError(f"{path}: row {number}: no {missing}") from None
             if whole_number(image) is None or whole_number(category) is None:
                 raise UserError(
-                    "%s: row %d: image_id %s, category_id %s: both must be whole numbers"
-                    % (path, number, _json(image), _json(category))
+                    f"{path}: row {number}: image_id {_json(image)}, category_id "
+                    f"{_json(category)}: both must be whole numbers"
                 )
             if not (is_box(box) and is_number(score)):
                 raise UserError(
-                    "%s: row %d: bbox %s, score %s: four numbers and one number are needed"
-                    % (path, number, _json(box), _json(score))
+                    f"{path}: row {number}: bbox {_json(box)}, score {_json(score)}: four numbers "
+                    "and one number are needed"
                 )
             images.append(whole_number(image))
             boxes.append(box)
@@ -175,8 +167,8 @@ class Detections:
         return cls(images, boxes, scores, categories, source=str(path))
 
     def to_npz(self, path) -> None:
-        """Write the four arrays, and `images` if known, to `path`, uncompressed, under their own
-        names; nothing is rounded."""
+        """Write the four arrays, and `images` if known, to `path` under their names: uncompressed,
+        not rounded."""
         images = {} if self.images is None else dict(images=self.images)
         with replacing(path) as partial, open(partial, "wb") as file:
             np.savez(
@@ -190,8 +182,7 @@ class Detections:
 
     @classmethod
     def from_npz(cls, path) -> Detections:
-        """Read what `to_npz` wrote (never a pickle). Raises UserError naming the file and what is
-        wrong."""
+        """Read a file of `to_npz` (never a pickle). UserError names the file and what is wrong."""
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return cls(
@@ -215,14 +206,14 @@ class Detections:
             zipfile.BadZipFile,
             zlib.error,
         ) as error:
-            # numpy's message for a file that is no archive spreads over lines and suggests a pickle
-            lacking = isinstance(error, KeyError)
-            reason = f"an array is missing: {error}" if lacking else "not an .npz of arrays"
+            # NumPy's message for a file that is no archive takes several lines and suggests pickle.
+            missing = isinstance(error, KeyError)
+            reason = f"an array is missing: {error}" if missing else "not an .npz of arrays"
             raise UserError(f"{path}: {reason}") from None
 
 
 def read_json(path):
-    """The parsed content of the JSON file `path`. Raises UserError naming the file."""
+    """The parsed content of the JSON file `path`. UserError names the file."""
     try:
         return load_json(path)
     except OSError as error:
@@ -232,18 +223,18 @@ def read_json(path):
 
 
 def is_number(value) -> bool:
-    """Is this JSON value a number that float64 holds (NaN and infinities count, true and false do
-    not)?"""
+    """Whether this JSON value is a number that fits float64 (NaN and infinities do, true and false
+    are none)."""
     return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
 
 
 def is_box(value) -> bool:
-    """Is this JSON value a list of four numbers?"""
+    """Whether this JSON value is a list of four numbers."""
     return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
 
 
-def kind(value) -> str:
-    """What JSON calls the type of `value`, with its article, for messages."""
+def json_type(value) -> str:
+    """JSON's name for the type of `value`, with its article, for messages."""
     names = {
         dict: "an object",
         list: "a list",
@@ -255,7 +246,7 @@ def kind(value) -> str:
 
 
 def _json(value) -> str:
-    """A value as JSON has it, cut where it is long."""
+    """A value as JSON, shortened to 100 characters."""
     text = json.dumps(value)
     return text if len(text) <= 100 else text[:97] + "..."
 
@@ -269,6 +260,6 @@ def _as_array(values, name, dtype, source):
         if bad.any():
             row = int(np.argmax(bad))
             raise UserError(
-                "%s: row %d: %s %s is not a whole number" % (source, row, name, array.ravel()[row])
+                f"{source}: row {row}: {name} {array.ravel()[row]} is not a whole number"
             )
     return np.ascontiguousarray(array, dtype)

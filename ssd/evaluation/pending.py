@@ -1,4 +1,4 @@
-"""A score that is on its way: computed in another process, which is started again if it dies."""
+"""A score computed in another process, which is restarted once if it dies."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 from ssd.evaluation.detections import Detections
 from ssd.evaluation.scoring_process import ScoringProcess
 
-ATTEMPTS = 2  # a scorer that was killed is started once more
+ATTEMPTS = 2  # a scorer that dies is restarted once
 
 
 class RepeatedScoring:
     """Scores one set of detections, in another process. `close` ends it."""
 
     def __init__(self, dataset, truth: str, rows: np.ndarray, folder: str, name: str, title: str):
-        """truth: file of the data set's ScoredSet; rows: as inference.detection_rows gives them;
-        name: of the file of detections in `folder`, which is kept; title: what is scored, for a
-        line on standard error."""
+        """truth: file of the data set's ScoredSet; rows: see inference.detection_rows; name: of the
+        detections file in `folder`, which is kept; title: what is scored, for a line on standard
+        error."""
         self._truth, self._dataset, self._rows = truth, dataset, rows
         self._folder, self._name, self._title = folder, name, title
         self._attempts = 0
@@ -34,15 +34,15 @@ class RepeatedScoring:
         )
 
     def is_ready(self) -> bool:
-        """Whether `poll` has something to say."""
+        """Whether `poll` returns a result or raises."""
         try:
             return self._process.poll() is not None
         except RuntimeError:
             return True
 
     def poll(self) -> Optional[Dict[str, float]]:
-        """The numbers once they are there, None before. Starts a scorer that died again;
-        RuntimeError, which names the file of the detections, if that one died too."""
+        """The numbers once they are ready, None before. Restarts a scorer that died; if that one
+        dies too, RuntimeError names the file of the detections."""
         try:
             return self._process.poll()
         except RuntimeError as error:
@@ -56,12 +56,12 @@ class RepeatedScoring:
             return None
 
     def close(self) -> None:
-        """Ends the scorer if it runs."""
+        """End the scorer if it still runs."""
         self._process.close()
 
 
 def as_detections(rows: np.ndarray, dataset) -> Detections:
-    """Rows (n, 7) of image index, xywh, score, class as COCO detections with the data set's own
+    """Rows (n, 7) of image index, xywh, score, class as COCO detections with the data set's
     ids."""
     image, label = rows[:, 0].astype(np.int64), rows[:, 6].astype(np.int64)
     return Detections(

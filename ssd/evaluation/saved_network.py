@@ -1,4 +1,4 @@
-"""Saved weights on a data set that need not be the one of their training."""
+"""Saved weights on a data set, which need not be the one they were trained on."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import List, Optional, Tuple
 
 import numpy as np
 
-from ssd.commandline import read_settings, say
+from ssd.commandline import read_settings
 from ssd.config import Config, load_recipe
 from ssd.datasets.categories import like
-from ssd.errors import UserError
+from ssd.errors import UserError, log_line
 
 
 def settings_of(args, path: str) -> Tuple[Config, Optional[object]]:
-    """(settings, WeightsInfo or None) for the weights at `path`: --recipe's if given; else the
-    weights' own, else the recipe.yaml of their run; flags over them. Where the data lies comes from
-    recipe.yaml or flags alone."""
+    """(settings, WeightsInfo or None) for the weights at `path`: those of --recipe if given, else
+    those stored with the weights, else those of the run's recipe.yaml; flags override them. Data
+    paths come from recipe.yaml or flags only."""
     from ssd.model.weights import read_info
     from ssd.model.weights_info import INPUT
 
@@ -29,26 +29,24 @@ def settings_of(args, path: str) -> Tuple[Config, Optional[object]]:
     recipe = next(filter(os.path.isfile, beside), None)
     if args.recipe or info is None:
         config = read_settings(args, recipe)
-        if (
-            not config.model.num_classes and info is not None
-        ):  # counted from the data set in training
+        # 0: as many as the training data had
+        if not config.model.num_classes and info is not None:
             config = config.with_values(num_classes=info.config.model.num_classes)
         return config, info
-    own = info.config
+    stored = info.config
     try:
-        base = load_recipe(recipe, say) if recipe else own
-    except (
-        UserError
-    ) as error:  # of another version of this program: it says where the data lay, and no more
+        base = load_recipe(recipe, log_line) if recipe else stored
+    except UserError as error:  # written by another version; only its data paths would be used
         print(f"not used: {error}", file=sys.stderr)
-        base = own
+        base = stored
+    inputs = {name: getattr(stored.data, name) for name in INPUT}
     network = dataclasses.replace(
         base,
-        recipe=own.recipe,
-        model=own.model,
-        default_boxes=own.default_boxes,
-        detection=own.detection,
-        data=dataclasses.replace(base.data, **{name: getattr(own.data, name) for name in INPUT}),
+        recipe=stored.recipe,
+        model=stored.model,
+        default_boxes=stored.default_boxes,
+        detection=stored.detection,
+        data=dataclasses.replace(base.data, **inputs),
     )
     return read_settings(args, base=network), info
 
@@ -56,14 +54,13 @@ def settings_of(args, path: str) -> Tuple[Config, Optional[object]]:
 def category_of_class(
     config: Config, info, names: tuple, ids: tuple, weights: str, annotations: str
 ) -> Tuple[Optional[int], ...]:
-    """The data set's category id of each class of the network, num_classes - 1; None of a class
-    that it lacks.
+    """The data set's category id for each of the network's num_classes - 1 classes; None for a
+    class that the data set does not have.
 
-    names, ids: of the data set's categories, in the order of its file. Weights that know their
-    classes are mapped by name, and may know more than the data set has; of others, class c is the
-    file's category number c. UserError where they do not fit: a category that is no class of the
-    weights could not be found, and as an AP of 0 it would spoil the mean without a word, be it only
-    misspelt.
+    names, ids: of the data set's categories, in file order. Weights that store their class names
+    are mapped by name, and may have more classes than the data set; otherwise class c is the
+    file's category number c. UserError where they do not fit: a category that the weights do not
+    know, if only by a typing error, would silently add an AP of 0 to the mean.
     """
     classes = config.model.num_classes - 1
     known = tuple(info.category_names) if info is not None else None
@@ -76,23 +73,23 @@ def category_of_class(
         return tuple(map(int, ids))
     foreign = [name for name in names if name not in known]
     if foreign:
-        hint = like(foreign[0], known) or "; leave out of the file what the weights cannot know"
+        hint = like(foreign[0], known) or "; remove from the file what the weights do not know"
         raise UserError(
-            f"--weights {weights}: its {classes} classes lack {some(foreign, 3)} of "
-            f"{annotations}{hint}"
+            f"--weights {weights}: its {classes} classes do not include "
+            f"{quoted_names(foreign, 3)} of {annotations}{hint}"
         )
     twice = [name for name in names if names.count(name) > 1 or known.count(name) > 1]
     if twice:
         raise UserError(
-            f"--weights {weights}: the class {twice[0]!r} is there twice, in the weights or in "
+            f"--weights {weights}: the class {twice[0]!r} appears twice, in the weights or in "
             f"{annotations}, and their lists differ"
         )
     by_name = dict(zip(names, map(int, ids)))
     return tuple(by_name.get(name) for name in known)
 
 
-def some(names, count: int) -> str:
-    """Names in quotes; of more than `count` the rest as a number."""
+def quoted_names(names, count: int) -> str:
+    """The first `count` names in quotes, and the number of the rest."""
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(map(repr, names[:count])) + more
 
@@ -107,13 +104,13 @@ def left_out_classes(category_ids: Tuple[Optional[int], ...], info) -> List[str]
 
 
 def describe_left_out(names: List[str], classes: int) -> str:
-    """One line on classes whose detections are left out; "" where there are none. classes: of the
-    network."""
+    """One line on the classes whose detections are left out; "" if there are none. classes: number
+    of classes of the network."""
+    if not names:
+        return ""
     return (
         f"left out: detections of {len(names)} of the weights' {classes} classes, which the data "
-        f"set does not have ({some(names, 5)})"
-        if names
-        else ""
+        f"set does not have ({quoted_names(names, 5)})"
     )
 
 
@@ -122,14 +119,14 @@ def load_images(
     annotations: str,
     images: str,
     recheck: bool = False,
-    report=say,
+    report=log_line,
     check_categories=None,
 ):
     """CocoDataset of the images that can be read.
 
-    recheck: nothing that was found before is taken for granted. check_categories: see load_coco.
-    UserError if no image is left, and for entries of the file that are bad, unless they are to be
-    left out.
+    recheck: check every image again, without cached results. check_categories: see load_coco.
+    UserError if no image is left, and for bad entries of the file unless the settings leave them
+    out.
     """
     from ssd.datasets.coco import load_coco
     from ssd.datasets.locate import cache_folder, decodes_on_gpu, warn_of_unchecked
@@ -159,8 +156,8 @@ def detect_all(
     """Detections (ssd.evaluation.detections) of the network of `config` with `weights` on all
     images of a CocoDataset.
 
-    category_ids: of the network's classes, see category_of_class; what is found of a class without
-    one is left out.
+    category_ids: of the network's classes, see category_of_class; detections of a class without an
+        id are left out.
     progress: called with (images done, images).
     """
     from ssd.data.pipeline import EvaluationLoader

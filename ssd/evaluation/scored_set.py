@@ -1,5 +1,5 @@
-"""What detections are scored against: the ground truth of a data set as it was loaded, left-out
-entries left out."""
+"""The ground truth that detections are scored against: a data set as loaded, without the entries
+that were left out."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ssd.evaluation.scoring_backends import GroundTruth
 from ssd.files import replacing
 
 FORMAT = 1
-KEPT = "validation.npz"  # in a run's folder: what its detections are scored against
+KEPT = "validation.npz"  # file in a run's folder: the ground truth of its evaluations
 
 
 class ScoredSet(NamedTuple):
-    """boxes: of the images and categories, numbered by their places here; images: sorted ids;
-    categories: names by their sorted ids; names: file names by image id, "" where the file has
-    none; path: of the annotation file; left_out: ids of images that the file has too, and that are
-    not scored."""
+    """boxes: with images and categories numbered by their index in the two fields below; images:
+    sorted ids; categories: names by sorted id; names: file names by image id, "" where the file
+    has none; path: of the annotation file; left_out: ids of images in the file that are not
+    scored."""
 
     boxes: GroundTruth
     images: list
@@ -33,19 +33,19 @@ class ScoredSet(NamedTuple):
 
     @property
     def objects(self) -> int:
-        """Boxes that count: without crowd regions."""
+        """Number of boxes, without crowd regions."""
         return int((self.boxes.crowd == 0).sum())
 
     @property
     def extent(self) -> Dict[str, int]:
-        """What stands beside a score in files: `images` and `objects`, how many it is of."""
+        """The numbers of `images` and `objects`, written beside a score."""
         return dict(images=len(self.images), objects=self.objects)
 
     def __str__(self) -> str:
-        return count_words(**self.extent)
+        return images_and_objects(**self.extent)
 
     def of_images(self, ids) -> ScoredSet:
-        """These images alone."""
+        """The subset of these images."""
         ids = np.asarray(ids, np.int64)
         kept = np.isin(np.array(self.images, np.int64), ids)
         truth, chosen = self.boxes, kept[self.boxes.image]
@@ -61,7 +61,7 @@ class ScoredSet(NamedTuple):
         )
 
     def write(self, path: str) -> None:
-        """To an .npz file of arrays, which read_scored_set reads."""
+        """Write an .npz file of arrays, for read_scored_set."""
         text = json.dumps(
             dict(
                 format=FORMAT,
@@ -79,8 +79,8 @@ class ScoredSet(NamedTuple):
             )
 
 
-def count_words(images: int, objects: int) -> str:
-    """What stands beside a score: how many images and objects it is of."""
+def images_and_objects(images: int, objects: int) -> str:
+    """The numbers of images and objects, shown beside a score."""
     return (
         f"{images:,} image{'' if images == 1 else 's'}, {objects:,} "
         f"object{'' if objects == 1 else 's'}"
@@ -88,17 +88,17 @@ def count_words(images: int, objects: int) -> str:
 
 
 def scored_set(dataset) -> ScoredSet:
-    """Of an ssd.datasets.coco.CocoDataset: its images and boxes, those of groups too, and nothing
-    else of its file."""
+    """The ScoredSet of an ssd.datasets.coco.CocoDataset: its images and boxes, including crowd
+    regions."""
     image_order = np.argsort(dataset.image_ids, kind="stable")
     category_ids = np.array(dataset.category_ids, np.int64)
     category_order = np.argsort(category_ids, kind="stable")
-    image_place, category_place = np.argsort(image_order), np.argsort(category_order)
+    image_rank, category_rank = np.argsort(image_order), np.argsort(category_order)
     boxes = GroundTruth(
         len(image_order),
         len(category_order),
-        image_place[dataset.box_image].astype(np.int64),
-        category_place[dataset.box_classes - 1].astype(np.int64),
+        image_rank[dataset.box_image].astype(np.int64),
+        category_rank[dataset.box_classes - 1].astype(np.int64),
         np.asarray(dataset.boxes_xywh, np.float64),
         np.asarray(dataset.box_area, np.float64),
         dataset.box_crowd.astype(np.int64),
@@ -107,12 +107,12 @@ def scored_set(dataset) -> ScoredSet:
         boxes,
         dataset.image_ids[image_order].tolist(),
         {
-            int(category_ids[place]): dataset.category_names[place]
-            for place in category_order.tolist()
+            int(category_ids[index]): dataset.category_names[index]
+            for index in category_order.tolist()
         },
         {
-            int(dataset.image_ids[place]): dataset.file_names[place]
-            for place in image_order.tolist()
+            int(dataset.image_ids[index]): dataset.file_names[index]
+            for index in image_order.tolist()
         },
         dataset.path,
         tuple(dataset.found.ids),
@@ -120,7 +120,7 @@ def scored_set(dataset) -> ScoredSet:
 
 
 def read_scored_set(path: str) -> ScoredSet:
-    """What ScoredSet.write wrote. UserError naming the file for anything else."""
+    """Read a file of ScoredSet.write. UserError names any other file."""
     try:
         with np.load(path, allow_pickle=False) as kept:
             text, images = json.loads(kept["text"].tobytes()), kept["images"].tolist()
@@ -146,4 +146,4 @@ def read_scored_set(path: str) -> ScoredSet:
         zipfile.BadZipFile,
         zlib.error,
     ):
-        raise UserError(f"{path}: no ground truth that a run has kept") from None
+        raise UserError(f"{path}: not the ground truth of a run") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Dict, Optional
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from ssd.evaluation.detections import Detections
 from ssd.evaluation.scored_set import ScoredSet, read_scored_set, scored_set
 from ssd.evaluation.scoring_backends import load_scorer
 
-# name, then what pycocotools prints of it: title, type, IoU, area, detections per image
+# name, then pycocotools' columns: title, type, IoU, area, detections per image
 _STATS = (
     ("AP", "Average Precision", "(AP)", "0.50:0.95", "all", 100),
     ("AP50", "Average Precision", "(AP)", "0.50", "all", 100),
@@ -33,9 +34,9 @@ STAT_SENTENCES = {
 }
 
 
-def format_table(stats) -> str:
-    """The twelve lines that pycocotools' `summarize` prints, character for character, without a
-    last newline.
+def format_stats(stats) -> str:
+    """The twelve lines of pycocotools' `summarize`, character for character, without the final
+    newline.
 
     stats: mapping from each of STAT_NAMES to a number in [0, 1], or -1 where undefined.
     """
@@ -47,28 +48,27 @@ def score_detections(
     detections: Detections,
     *,
     per_class: bool = False,
-    scorer: str | None = None,
+    scorer: Optional[str] = None,
     skip_bad: bool = False,
-    truth: ScoredSet | None = None,
-) -> dict[str, float]:
+    truth: Optional[ScoredSet] = None,
+) -> Dict[str, float]:
     """COCO's twelve box numbers of `detections` over all images of `annotation_file`, as
     pycocotools counts them.
 
-    annotation_file: path of a COCO instances file, read and checked as for training (ssd.datasets);
-        of detections that know their images (Detections.images) these alone are scored. Images
+    annotation_file: path of a COCO instances file, read and checked as for training (ssd.datasets).
+        If the detections know their images (Detections.images), only these are scored. Images
         without boxes are scored too. An annotation without `area` counts as width * height (px^2),
-        one without `iscrowd` as no crowd. What was detected on an image that is left out is left
-        out too.
+        one without `iscrowd` as no crowd. Detections on images that are left out are left out.
     per_class: add "AP/<category name>" for every category (-1 where it has no ground truth).
-    scorer: the library that counts, one of scoring_backends.SCORERS; None for the fastest that is
-    installed.
+    scorer: the library that counts, one of scoring_backends.SCORERS; None for the fastest one
+        installed.
     skip_bad: leave out bad entries of the file, as training does with --skip-bad-annotations.
-        truth: what read_ground_truth gives of the file, where it was read before.
+    truth: the result of read_ground_truth, if the file was read before.
 
     Returns float64 in [0, 1] by STAT_NAMES; -1 where undefined (no ground truth of that size),
-    COCO's convention. With no detections at all AP and AR are 0. Raises UserError for a file that
+    COCO's convention. Without any detection AP and AR are 0. Raises UserError for a file that
     training would refuse, for a detection of an image or category that the file does not have, and
-    for a scorer that is not there.
+    for a scorer that is not installed.
     """
     score = load_scorer(scorer).score
     truth = truth or read_ground_truth(annotation_file, skip_bad=skip_bad, images=detections.images)
@@ -82,35 +82,33 @@ def score_detections(
             truth.categories.items(), numbers.class_precision.tolist()
         ):
             key = "AP/" + name
-            stats["%s (%d)" % (key, category) if key in stats else key] = precision
+            stats[f"{key} ({category})" if key in stats else key] = precision
     return stats
 
 
 def scored_rows(detections: Detections, images, categories, annotation_file):
-    """What a scorer takes: float64 (n, 7), see scoring_backends.score_by_hotcoco.
+    """The input of a scorer: float64 (n, 7), see scoring_backends.score_by_hotcoco.
 
-    images, categories: sorted ids, as read_ground_truth gives them. UserError for an id that is not
-    among them.
+    images, categories: sorted ids, as in a ScoredSet. UserError for an id that is not among them.
     """
     image, category = (
-        _places(name, known, detections, annotation_file)
+        _indices(name, known, detections, annotation_file)
         for name, known in (("image_id", images), ("category_id", list(categories)))
     )
     return np.column_stack([image, detections.boxes_xywh, detections.score, category])
 
 
-def _places(name, known, detections, annotation_file):
-    """Where each detection's id stands in the sorted list `known`."""
+def _indices(name, known, detections, annotation_file):
+    """The index of each detection's id in the sorted list `known`."""
     ids, known = getattr(detections, name), np.array(known, np.int64)
-    places = np.minimum(np.searchsorted(known, ids), max(len(known) - 1, 0))
-    unknown = known[places] != ids if len(known) else np.ones(len(ids), bool)
+    indices = np.minimum(np.searchsorted(known, ids), max(len(known) - 1, 0))
+    unknown = known[indices] != ids if len(known) else np.ones(len(ids), bool)
     if unknown.any():
         row = int(np.argmax(unknown))
         raise UserError(
-            "%s: row %d: %s %d is not in %s"
-            % (detections.source, row, name, ids[row], annotation_file)
+            f"{detections.source}: row {row}: {name} {ids[row]} is not in {annotation_file}"
         )
-    return places
+    return indices
 
 
 def read_ground_truth(
@@ -121,11 +119,11 @@ def read_ground_truth(
     images=None,
     report=lambda line: None,
 ) -> ScoredSet:
-    """The ground truth in a COCO file, or in one that ScoredSet.write has made.
+    """The ground truth of a COCO file, or of a file of ScoredSet.write.
 
     The file is checked as for training, with the same flags (ssd.datasets.coco.load_ground_truth);
-    no image file is looked at. images: ids of those to be scored, None for all. Raises UserError
-    for a file that training would refuse, and for images that it does not have.
+    no image file is read. images: ids of the images to score, None for all. Raises UserError for a
+    file that training would refuse, and for images that it does not have.
     """
     path = os.fspath(path)
     if path.endswith(".npz"):
@@ -139,5 +137,5 @@ def read_ground_truth(
         return truth
     foreign = np.setdiff1d(images, truth.images + list(truth.left_out))
     if len(foreign):
-        raise UserError(f"{path}: has no image {foreign[0]}, which the detections are of")
+        raise UserError(f"{path}: has no image {foreign[0]}, which the detections cover")
     return truth.of_images(images)

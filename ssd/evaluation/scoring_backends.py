@@ -1,10 +1,10 @@
-"""The libraries that count COCO's twelve box numbers, behind one function each; the fastest that is
-there is taken.
+"""The libraries that count COCO's twelve box numbers, one function each; by default the fastest
+one installed is used.
 
-Every one gives pycocotools' numbers (tests/evaluation/test_fast_scoring.py: equal to 1e-9); they
-differ in time and memory alone (benchmarks/scoring.md). hotcoco takes arrays, but has no wheel for
-Python below 3.10; faster-coco-eval has one for the Python 3.8 of NVIDIA's container; pycocotools is
-the reference itself, and always there.
+All give pycocotools' numbers (tests/evaluation/test_fast_scoring.py: equal to 1e-9); they differ
+only in time and memory (benchmarks/scoring.md). hotcoco takes arrays, but has no wheel for Python
+below 3.10; faster-coco-eval has one for the Python 3.8 of NVIDIA's container; pycocotools is the
+reference, and always installed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import contextlib
 import importlib
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 
@@ -23,8 +23,8 @@ STATS = 12
 
 
 class GroundTruth(NamedTuple):
-    """Boxes of an annotation file, in its order. Images and categories are numbered from 0 by their
-    ids' order."""
+    """Boxes of an annotation file, in its order. Images and categories are numbered from 0 in the
+    order of their ids."""
 
     images: int
     categories: int
@@ -36,13 +36,12 @@ class GroundTruth(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """What a scorer counts. -1 where undefined: no ground truth of that size or category."""
+    """The result of a scorer. -1 where undefined: no ground truth of that size or category."""
 
     stats: np.ndarray  # float64 (12,), in pycocotools' order
     class_precision: np.ndarray  # float64 (categories,): average precision of each
-    precision: (
-        np.ndarray
-    )  # float64 (10, 101, categories): IoU .50 to .95, recall 0 to 1; sizes all, 100 boxes
+    # float64 (10, 101, categories): IoU .50 to .95, recall 0 to 1; all sizes, 100 detections
+    precision: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -57,23 +56,23 @@ class Scorer:
         return f"{self.name} {self.version}"
 
 
-def load_scorer(name: str | None = None) -> Scorer:
-    """The scorer of that name (one of SCORERS), or without a name the fastest that can be imported.
+def load_scorer(name: Optional[str] = None) -> Scorer:
+    """The scorer `name` (one of SCORERS), or without a name the fastest that can be imported.
 
-    Raises UserError if `name` is unknown or cannot be imported.
+    UserError if `name` is unknown or cannot be imported.
     """
     if name is not None and name not in SCORERS:
         raise UserError(f"scorer {name}: not one of {', '.join(SCORERS)}")
-    lacking = []
+    failed = []
     for one in (name,) if name else SCORERS:
         module, score = SCORERS[one]
         try:
             importlib.import_module(module)
         except ImportError as error:
-            lacking.append(f"{one} cannot be imported ({str(error).splitlines()[0]})")
+            failed.append(f"{one} cannot be imported ({str(error).splitlines()[0]})")
             continue
         return Scorer(one, _version(one), score)
-    raise UserError(f"no scorer: {'; '.join(lacking)}")
+    raise UserError(f"no scorer: {'; '.join(failed)}")
 
 
 def _version(name):
@@ -84,12 +83,10 @@ def _version(name):
 
 
 def score_by_hotcoco(truth: GroundTruth, found: np.ndarray):
-    """COCO's numbers of the detections `found` on `truth`.
+    """COCO's Numbers of the detections `found` on `truth`.
 
-    found: float64 (n, 7) of image (as truth's), left, top, width, height in pixels, score, category
-    (as truth's).
-
-    Returns Numbers.
+    found: float64 (n, 7) of image index, left, top, width, height in pixels, score, category index;
+    indices as in truth.
     """
     import hotcoco
 
@@ -109,7 +106,7 @@ def score_by_hotcoco(truth: GroundTruth, found: np.ndarray):
 
 
 def score_by_faster_coco_eval(truth: GroundTruth, found: np.ndarray):
-    """As score_by_hotcoco."""
+    """See score_by_hotcoco."""
     from faster_coco_eval import COCO, COCOeval_faster
 
     def evaluation_of(truth, found):
@@ -119,7 +116,7 @@ def score_by_faster_coco_eval(truth: GroundTruth, found: np.ndarray):
 
 
 def score_by_pycocotools(truth: GroundTruth, found: np.ndarray):
-    """As score_by_hotcoco."""
+    """See score_by_hotcoco."""
     from pycocotools import coco, cocoeval
 
     with _quiet(coco, cocoeval):
@@ -128,7 +125,7 @@ def score_by_pycocotools(truth: GroundTruth, found: np.ndarray):
         )
 
 
-# name of the project to what is imported and what scores; fastest first
+# project name: (module, scoring function); fastest first
 SCORERS = {
     "hotcoco": ("hotcoco", score_by_hotcoco),
     "faster-coco-eval": ("faster_coco_eval", score_by_faster_coco_eval),
@@ -137,9 +134,9 @@ SCORERS = {
 
 
 def _score_by_dicts(truth, found, make_coco, make_evaluation):
-    """By a library with pycocotools' interface: a dict per box."""
+    """Score with a library that has pycocotools' interface: a dict per box."""
     images, categories = _images_and_categories(truth)
-    # Numbered from 1: pycocotools counts a box whose id is 0 as never found.
+    # Ids from 1: pycocotools never matches a box with id 0.
     boxes = [
         {
             "id": number,
@@ -188,31 +185,31 @@ def _images_and_categories(truth):
 def _numbers(evaluation):
     stats = np.asarray(evaluation.stats, np.float64)[:STATS]
     assert stats.shape == (STATS,), stats.shape
-    # (IoU thresholds, recall thresholds, categories, areas, detections per image); a copy, as the
-    # whole is 12 times it
+    # (IoU thresholds, recall thresholds, categories, areas, detections per image); a copy, because
+    # the full array is 12 times as large
     precision = np.array(np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1], np.float64)
     return Numbers(stats, mean_defined(np.moveaxis(precision, 2, 0)), precision)
 
 
 def mean_defined(values):
-    """COCO's mean of each of `values`, (n, ...): of what is defined (above -1); -1 where nothing
-    is. float64 (n,)."""
+    """COCO's mean of each of `values`, (n, ...): over defined numbers (above -1); -1 if there are
+    none. float64 (n,)."""
     rows = np.ascontiguousarray(values, np.float64).reshape(
         len(values), int(np.prod(values.shape[1:]))
     )
     defined = rows > -1
-    means, whole = np.full(len(rows), -1.0), defined.all(axis=1)
+    means, complete = np.full(len(rows), -1.0), defined.all(axis=1)
     if rows.shape[1]:
-        means[whole] = rows[whole].mean(axis=1)
-    for place in np.flatnonzero(defined.any(axis=1) & ~whole):
-        means[place] = rows[place, defined[place]].mean()
+        means[complete] = rows[complete].mean(axis=1)
+    for index in np.flatnonzero(defined.any(axis=1) & ~complete):
+        means[index] = rows[index, defined[index]].mean()
     return means
 
 
 @contextlib.contextmanager
 def _quiet(*modules):
-    """Silence `print` in these modules alone: redirecting sys.stdout would swallow other threads'
-    lines."""
+    """Silence `print` in these modules only: redirecting sys.stdout would swallow the lines of
+    other threads."""
     for module in modules:
         module.print = lambda *_, **__: None
     try:

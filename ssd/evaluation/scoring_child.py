@@ -1,5 +1,5 @@
-"""What a ScoringProcess runs: scores a file, prints the numbers as JSON, ends as soon as its parent
-does."""
+"""The program of a ScoringProcess: scores a file, prints the numbers as JSON, and ends as soon as
+its parent does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ssd.errors import UserError
 
 
 def main(argv=None) -> int:
-    """Returns the exit status, 2 for a user's mistake."""
+    """Returns the exit status, 2 for a user error."""
     parser = argparse.ArgumentParser(
         prog="python -m ssd.evaluation.scoring_child", allow_abbrev=False
     )
@@ -21,7 +21,7 @@ def main(argv=None) -> int:
         "--annotations",
         required=True,
         metavar="FILE",
-        help="COCO instances file, or what ScoredSet.write has written of one",
+        help="COCO instances file, or a file of ScoredSet.write",
     )
     parser.add_argument(
         "--detections", required=True, metavar="FILE", help="the arrays of Detections.to_npz"
@@ -39,11 +39,11 @@ def main(argv=None) -> int:
 
 
 def end_with_parent() -> None:
-    """Ends this process when the other end of its standard input closes: however the parent ends,
+    """End this process when the other end of its standard input closes: however the parent ends,
     kill -9 included.
 
-    Linux can send a signal at the parent's death (PR_SET_PDEATHSIG), but it takes the death of the
-    thread that started this process for that.
+    Linux can send a signal at the parent's death (PR_SET_PDEATHSIG), but sends it already when the
+    thread that started this process ends.
     """
 
     def wait():

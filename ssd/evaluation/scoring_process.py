@@ -1,4 +1,4 @@
-"""Scoring off the training loop's thread and process."""
+"""Scoring in a separate process, so that the training loop need not wait."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ import subprocess
 import sys
 import tempfile
 import weakref
+from typing import Dict, Optional
 
 from ssd.evaluation.detections import Detections
 
 
 class ScoringProcess:
-    """`score_detections` in a process of its own: the training loop neither waits nor shares its
-    lock.
+    """`score_detections` in a separate process: the training loop neither waits for it nor shares
+    Python's lock with it.
 
-    Start, then poll now and then, or wait for the result; close in any case (a `with` block does).
-    One object runs one scoring. command: a list of strings that runs in place of scoring_child; its
-    standard input stays open, and empty, for as long as this process lives.
+    Call `start`, then `poll` from time to time or wait for `result`; always call `close` (a `with`
+    block does). One object runs one scoring. command: the arguments of another program to run
+    instead of scoring_child; its standard input stays open, and empty, as long as this process
+    lives.
     """
 
     def __init__(self, command=None):
@@ -31,9 +33,9 @@ class ScoringProcess:
     def start(
         self, annotation_file, detections: Detections, folder, name: str = "detections"
     ) -> None:
-        """Write the detections to `folder`/`name`.npz (kept) and start to score them; returns at
+        """Write the detections to `folder`/`name`.npz (kept), start scoring them and return at
         once."""
-        assert self._process is None, "this scoring was started before"
+        assert self._process is None, "this scoring was already started"
         folder = os.path.abspath(str(folder))
         os.makedirs(folder, exist_ok=True)
         path = os.path.join(folder, name + ".npz")
@@ -42,17 +44,17 @@ class ScoringProcess:
         environment = dict(os.environ)
         search = (package_root, os.environ.get("PYTHONPATH"))
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, search))
-        # the cores belong to the training
+        # The cores belong to the training.
         environment.update(
             dict.fromkeys(
                 ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"),
                 "1",
             )
         )
-        # files, not pipes: a full pipe would stop the child while nobody reads it
+        # Files, not pipes: a full pipe would block the child while nobody reads it.
         self._output, self._errors = tempfile.TemporaryFile(), tempfile.TemporaryFile()
-        # A session of its own: a signal to the trainer's group (which may save and leave) spares
-        # the child.
+        # A new session: a signal to the trainer's process group (which may save and exit) does not
+        # reach the child.
         self._process = subprocess.Popen(
             self._command
             + ["--annotations", os.path.abspath(str(annotation_file)), "--detections", path],
@@ -62,13 +64,18 @@ class ScoringProcess:
             env=environment,
             start_new_session=True,
         )
-        # at the latest when this object or the interpreter goes
+        # Runs at the latest when this object is collected or the interpreter exits.
         self._finalizer = weakref.finalize(
             self, _kill_and_reap, self._process, self._output, self._errors
         )
 
-    def poll(self) -> dict[str, float] | None:
-        """The numbers once they are there, None before. Raises RuntimeError if the scorer died."""
+    @property
+    def pid(self) -> int:
+        """The process id of the scorer that was started."""
+        return self._process.pid
+
+    def poll(self) -> Optional[Dict[str, float]]:
+        """The numbers once they are ready, None before. RuntimeError if the scorer died."""
         assert self._process is not None, "nothing was started"
         if self._failure is None and self._stats is None and self._process.poll() is not None:
             self._finish()
@@ -76,9 +83,9 @@ class ScoringProcess:
             raise RuntimeError(self._failure)
         return self._stats
 
-    def result(self, timeout: float | None = None) -> dict[str, float]:
-        """Wait for the numbers. timeout: seconds, None for ever; TimeoutError leaves the child
-        running."""
+    def result(self, timeout: Optional[float] = None) -> Dict[str, float]:
+        """Wait for the numbers. timeout: seconds, None for no limit; a TimeoutError leaves the
+        child running."""
         assert self._process is not None, "nothing was started"
         try:
             self._process.wait(timeout)
@@ -87,8 +94,7 @@ class ScoringProcess:
         return self.poll()
 
     def close(self) -> None:
-        """Kill the child if it still runs, and reap it. May be called at any time, any number of
-        times."""
+        """Kill the child if it still runs, and reap it. May be called any number of times."""
         if self._finalizer is not None:
             self._finalizer()
 
@@ -105,14 +111,10 @@ class ScoringProcess:
         self.close()
         if status != 0:
             lines = [line.strip() for line in errors.splitlines() if line.strip()]
-            # A library in Rust says this, then aborts with a backtrace.
-            told = [line for line in lines if line.startswith("memory allocation of")] or lines
-            last = told[-1] if told else "(nothing on its standard error)"
-            self._failure = "the scorer died with status %d%s: %s" % (
-                status,
-                _reason(status, last),
-                last,
-            )
+            # hotcoco (Rust) prints this line, then aborts with a backtrace.
+            causes = [line for line in lines if line.startswith("memory allocation of")] or lines
+            last = causes[-1] if causes else "(nothing on its standard error)"
+            self._failure = f"the scorer died with status {status}{_reason(status, last)}: {last}"
             return
         try:
             self._stats = {str(name): float(value) for name, value in json.loads(output).items()}
@@ -134,8 +136,7 @@ def _kill_and_reap(process, *files):
 
 
 def _reason(status, last_line):
-    """What a status means, as far as it can be known; empty if the scorer's own last line says
-    it."""
+    """The meaning of a status if it is known; empty if the scorer's last line explains it."""
     if status == -signal.SIGKILL:
         return ", killed by signal 9 (SIGKILL), perhaps by the kernel for lack of memory"
     if any(
@@ -145,5 +146,5 @@ def _reason(status, last_line):
         return ", out of memory"
     if status < 0:
         known = {number.value: f" ({number.name})" for number in signal.Signals}
-        return ", killed by signal %d%s" % (-status, known.get(-status, ""))
+        return f", killed by signal {-status}{known.get(-status, '')}"
     return ""

@@ -1,4 +1,4 @@
-"""Several weights on one data set: a table, a CSV file and a curve."""
+"""Several weights on one data set: a table, a CSV file and a plot."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import os
 from typing import List
 
 from ssd.errors import on_a_line
-from ssd.evaluation.scored_set import count_words
+from ssd.evaluation.scored_set import images_and_objects
 from ssd.evaluation.scoring import STAT_NAMES
 from ssd.files import replacing, write_errors
 from ssd.fonts import for_matplotlib, readable, shortened
-from ssd.matplotlib_cache import prepare
+from ssd.matplotlib_cache import use_writable_cache
 from ssd.terminal import columns, padded
 
 SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
-EXTENT = ("images", "objects")  # how many a score is of
+EXTENT = ("images", "objects")  # the numbers of both behind a score
 
 
 def names_of(results: List[dict]) -> List[str]:
-    """What to call each result in a table: step and epoch where all have them, else the path's last
-    parts that differ. results: dicts with weights (a path), perhaps step and epoch, and COCO's
-    twelve numbers."""
+    """The name of each result in a table: step and epoch if all have them, else the last parts of
+    the path that tell them apart. results: dicts with weights (a path), perhaps step and epoch,
+    and COCO's twelve numbers."""
     if all("step" in result for result in results):
         return [
             f"step {result['step']}"
@@ -36,8 +36,8 @@ def names_of(results: List[dict]) -> List[str]:
     return names
 
 
-def format_table(results: List[dict]) -> str:
-    """One line per result, the best AP marked; "-" where undefined."""
+def format_sweep(results: List[dict]) -> str:
+    """One line per result, the best AP marked; "-" if undefined."""
     names = list(map(on_a_line, names_of(results)))
     width, best = (
         max([len("weights")] + list(map(columns, names))),
@@ -53,8 +53,8 @@ def format_table(results: List[dict]) -> str:
     return "\n".join(lines)
 
 
-def write(folder: str, results: List[dict]) -> None:
-    """sweep.csv and sweep.png into a new or empty folder. UserError if it cannot be written."""
+def write_sweep(folder: str, results: List[dict]) -> None:
+    """Write sweep.csv and sweep.png to a new or empty folder. UserError if that fails."""
     with write_errors(f"--sweep-output {folder}", os.path.join(folder, "sweep.csv")):
         os.makedirs(folder, exist_ok=True)
         path = os.path.join(folder, "sweep.csv")
@@ -72,12 +72,12 @@ def write(folder: str, results: List[dict]) -> None:
                         *(f"{result[name]:.6f}" for name in STAT_NAMES),
                     ]
                 )
-        draw(os.path.join(folder, "sweep.png"), results)
+        draw_sweep(os.path.join(folder, "sweep.png"), results)
 
 
-def draw(path: str, results: List[dict]) -> None:
-    """AP, AP50 and AP75 over epochs (else steps, else the files) as a PNG."""
-    prepare()
+def draw_sweep(path: str, results: List[dict]) -> None:
+    """Plot AP, AP50 and AP75 over epochs (else steps, else files) as a PNG."""
+    use_writable_cache()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -88,10 +88,10 @@ def draw(path: str, results: List[dict]) -> None:
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    places = [result[column] for result in results] if column else range(len(results))
+    positions = [result[column] for result in results] if column else range(len(results))
     for name, color in (("AP50", "#8fb8de"), ("AP75", "#e0a458"), ("AP", "#1b4965")):
         axes.plot(
-            places,
+            positions,
             [max(0.0, result[name]) for result in results],
             "o-",
             color=color,
@@ -102,14 +102,14 @@ def draw(path: str, results: List[dict]) -> None:
     best = max(range(len(results)), key=lambda index: results[index]["AP"])
     axes.annotate(
         f"{results[best]['AP']:.4f}",
-        (places[best], results[best]["AP"]),
+        (positions[best], results[best]["AP"]),
         xytext=(0, 8),
         textcoords="offset points",
         ha="center",
         color="#1b4965",
         weight="bold",
     )
-    if column and all(float(place).is_integer() for place in places):
+    if column and all(float(position).is_integer() for position in positions):
         axes.xaxis.get_major_locator().set_params(integer=True)
     if column is None:
         names = [readable(name) for name in names_of(results)]
@@ -118,7 +118,7 @@ def draw(path: str, results: List[dict]) -> None:
             names = folders
         names = [shortened(name, 24) for name in names]
         axes.set_xticks(
-            list(places),
+            list(positions),
             [name.replace("$", r"\$") for name in names],
             rotation=30 if len(names) <= 16 else 90,
             ha="right" if len(names) <= 16 else "center",
@@ -127,7 +127,7 @@ def draw(path: str, results: List[dict]) -> None:
     axes.set_xlabel(column or "")
     axes.set_ylabel("average precision")
     extents = {
-        count_words(*map(result.get, EXTENT))
+        images_and_objects(*map(result.get, EXTENT))
         for result in results
         if all(map(result.__contains__, EXTENT))
     }

@@ -1,4 +1,4 @@
-"""Which files of weights a command line means: files, globs, and folders of runs and
+"""Finds the weight files named on a command line: files, globs, and folders of runs and
 checkpoints."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _STEP = re.compile(r"step-(\d+)")
 
 class WeightFile(NamedTuple):
     """path: a .params file or a checkpoint's parameters.npz. step: updates made; epoch: the same in
-    epochs. They are known of checkpoints alone."""
+    epochs. Both are known for checkpoints only."""
 
     path: str
     step: Optional[int] = None
@@ -24,22 +24,23 @@ class WeightFile(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The file's name, a checkpoint's folder's for one: those are all called alike."""
+        """The file's name; for a checkpoint the folder's, as its files all have the same name."""
         folder, name = os.path.split(os.path.abspath(self.path))
         return os.path.basename(folder) if name == "parameters.npz" else name
 
 
 def find_weights(names, flag: str = "--weights") -> List[WeightFile]:
-    """The files that `names` mean, each once; by step if all have one, else in the order given.
+    """The files that `names` stand for, each once; by step if all have one, else in the order
+    given.
 
     A name is a file; a pattern with * ? or [; a checkpoint's folder; a folder of checkpoints; a
     run's folder (its checkpoints, or without any its weights.params); or a folder of .params files.
-    UserError for one that is nothing of this.
+    UserError for anything else.
     """
     paths = []
     for name in names:
         paths += [path for path in _expand(name, flag) if path not in paths]
-    found = [WeightFile(path, *_place(path)) for path in paths]
+    found = [WeightFile(path, *_step_and_epoch(path)) for path in paths]
     if all(one.step is not None for one in found):
         found.sort(key=lambda one: one.step)
     return found
@@ -68,8 +69,8 @@ def _expand(name: str, flag: str) -> List[str]:
     return matching
 
 
-def _place(path: str):
-    """(step, epoch) of weights, None where unknown."""
+def _step_and_epoch(path: str):
+    """(step, epoch) of weights, None if unknown."""
     folder = os.path.dirname(os.path.abspath(path))
     found = _STEP.fullmatch(os.path.basename(folder))
     if not found:

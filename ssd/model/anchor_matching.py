@@ -93,7 +93,7 @@ class AnchorMatcher:
         position, owner = position[positive], owner[positive]
         return Matches(
             position,
-            self._encode(boxes[owner], self._anchors(position)),
+            self.encode(boxes[owner], self._anchors(position)),
             labels[owner].astype(np.int32),
             ignored,
         ), most
@@ -143,8 +143,9 @@ class AnchorMatcher:
             result[own] = level.anchors(position[own])
         return result
 
-    def _encode(self, boxes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
-        """(p, 4) float32: centre x and y, width and height, in units of the variances."""
+    def encode(self, boxes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+        """Offsets of boxes (p, 4) ltrb [pixels] from anchors (p, 4), (p, 4) float32: centre x and
+        y, width and height, in units of the variances."""
         own, size = anchors[:, 2:] - anchors[:, :2], boxes[:, 2:] - boxes[:, :2]
         moved = (boxes[:, :2] + 0.5 * size) - (anchors[:, :2] + 0.5 * own)
         return np.concatenate(

@@ -17,6 +17,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import tempfile
 from typing import Callable, Dict, Iterable, List, NamedTuple, Tuple
 
@@ -37,10 +38,12 @@ _FLOAT = ("elemwise_mul",)
 
 
 class Layers(NamedTuple):
-    """Names of the convolutions that compute in integers, and of the others."""
+    """oneDNN's names of the convolutions that compute in integers, and of the others. layer: the
+    network's name of each."""
 
     int8: List[str]
     others: List[str]
+    layer: Dict[str, str]
 
 
 def measure_ranges(
@@ -141,7 +144,7 @@ def quantize(network, ranges: Ranges):
         **{f"arg:{name}": value for name, value in arguments.items()},
         **{f"aux:{name}": value for name, value in auxiliary.items()},
     }
-    with tempfile.TemporaryDirectory() as folder:  # Gluon takes types of a file's tensors alone
+    with tempfile.TemporaryDirectory() as folder:  # Gluon takes tensor types from files only
         path = os.path.join(folder, "tensors.params")
         mx.nd.save(path, tensors)
         block.collect_params().load(path, cast_dtype=True, dtype_source="saved")
@@ -236,10 +239,15 @@ def _graph(network):
 
 
 def _layers(symbol) -> Layers:
-    layers = Layers([], [])
-    for node in json.loads(symbol.tojson())["nodes"]:
+    layers, nodes = Layers([], [], {}), json.loads(symbol.tojson())["nodes"]
+    for node in nodes:
         if node["op"] in (_CONVOLUTION, "Convolution"):
             attributes = node.get("attrs", {})
             integer = attributes.get("quantized", "false").lower() in ("true", "1")
             layers[not integer].append(node["name"])
+            weight = nodes[node["inputs"][1][0]]["name"]
+            # The layer of ssd0_head0_out_weight, or of ssd0_head0_out_concat0_37_value (see _graph)
+            layers.layer[node["name"]] = re.sub(
+                r"^[a-z]+\d+_|(_weight|(_concat\d+)?_\d+_value)$", "", weight
+            )
     return layers

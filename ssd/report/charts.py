@@ -1,5 +1,5 @@
-"""Charts as SVG text for a page: its style sheet colours them, a title shows each value under the
-pointer."""
+"""Charts as SVG text for a page: the page's style sheet colours them, and titles show each value
+on hover."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from ssd.fonts import shortened
 
-SMALL_MATRIX = 16  # classes up to which the cells of a matrix have room for their numbers
-MOST_CELLS = 81**2  # of a matrix that are drawn, at 155 bytes: all of COCO's
+SMALL_MATRIX = 16  # most classes for which the cells of a matrix show their numbers
+MOST_CELLS = 81**2  # cells drawn at most, 155 bytes each: all of COCO's
 
 
 def precision_recall_chart(
@@ -20,7 +20,7 @@ def precision_recall_chart(
     width: int = 640,
     height: int = 400,
 ) -> str:
-    """Precision over recall. curves: (label, CSS class of the line, precision at `recalls`, nan
+    """Precision-recall curves. curves: (label, CSS class of the line, precision at `recalls`, nan
     where undefined)."""
     left, top, right, bottom = 60, 12, 16, 50
     across, down = width - left - right, height - top - bottom
@@ -54,7 +54,7 @@ def precision_recall_chart(
 def small_curve(
     name: str, note: str, curves: Sequence[Tuple[str, np.ndarray]], recalls: np.ndarray
 ) -> str:
-    """One class's precision over recall, small: axes from 0 to 1 without numbers. curves: (CSS
+    """A small precision-recall chart of one class: axes from 0 to 1 without numbers. curves: (CSS
     class, precision)."""
     width, height = 150, 100
     parts = [
@@ -70,8 +70,8 @@ def small_curve(
 
 def matrix_chart(matrix: np.ndarray, names: List[str]) -> str:
     """A confusion matrix as a heat map. matrix: int (c + 1, c + 1), rows truth, columns predicted,
-    the last one background; names: of the c classes. A cell's shade is its share of its row; a
-    small matrix has it in numbers. Of a large one `drawn_cells` alone are there."""
+    the last one background; names: of the c classes. A cell's shade is its fraction of the row,
+    which a small matrix also shows as a number. Of a large matrix only `drawn_cells` are drawn."""
     labels = list(names) + ["background"]
     small = len(names) <= SMALL_MATRIX
     cell, font = (max(38, min(64, 520 // len(labels))), 12) if small else (11, 9)
@@ -83,8 +83,8 @@ def matrix_chart(matrix: np.ndarray, names: List[str]) -> str:
     side, top = cell * len(labels), 18 + room
     rows, columns, cells = [], [], []
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    for place, label in enumerate(labels):
-        middle = room + (place + 0.5) * cell
+    for index, label in enumerate(labels):
+        middle = room + (index + 0.5) * cell
         text = f"<title>{escape(label)}</title>{escape(shortened(label, 24))}</text>"
         y = 18 + middle + font / 3
         rows.append(f'<text x="{room - 6}" y="{y:.1f}" text-anchor="end">{text}')
@@ -136,19 +136,19 @@ def matrix_chart(matrix: np.ndarray, names: List[str]) -> str:
 
 
 def drawn_cells(matrix: np.ndarray) -> np.ndarray:
-    """Which cells of a confusion matrix are drawn, bool of its shape: those above 0; of more than
-    MOST_CELLS the diagonal's, then the largest, of equals the first."""
-    there = matrix > 0
-    if there.sum() <= MOST_CELLS:
-        return there
-    rank = np.where(np.eye(len(matrix), dtype=bool), matrix.max() + 1, matrix) * there
+    """The cells of a confusion matrix to draw, bool of its shape: those above 0; if these are more
+    than MOST_CELLS, the diagonal and the largest others, the first among equals."""
+    nonzero = matrix > 0
+    if nonzero.sum() <= MOST_CELLS:
+        return nonzero
+    rank = np.where(np.eye(len(matrix), dtype=bool), matrix.max() + 1, matrix) * nonzero
     chosen = np.zeros(matrix.size, bool)
     chosen[np.argsort(-rank, axis=None, kind="stable")[:MOST_CELLS]] = True
     return chosen.reshape(matrix.shape)
 
 
 def bar(value: float) -> str:
-    """A bar of a table, `value` in [0, 1] being its share of the cell."""
+    """A bar in a table cell; `value` in [0, 1] is its length relative to the cell."""
     return (
         '<span class="bar"><span '
         f'style="width:{100 * max(0.0, min(1.0, value)):.1f}%"></span></span>'

@@ -1,5 +1,5 @@
-"""A run's curves: loss, learning rate, mAP and the use of its time over epochs, from what its
-folder holds."""
+"""A run's curves over epochs, from the files in its folder: loss, learning rate, mAP, speed and
+waiting for data."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ssd.config import Config, load_recipe
 from ssd.errors import UserError
-from ssd.evaluation.scored_set import count_words
+from ssd.evaluation.scored_set import images_and_objects
 from ssd.files import replacing
-from ssd.matplotlib_cache import prepare
-from ssd.report import published
+from ssd.matplotlib_cache import use_writable_cache
+from ssd.report import published_run
 
 OURS, PARTS, PUBLISHED = "#0b5fa5", ("#4c9bd9", "#8a6fbf"), "#c2571a"
 STYLE = {
@@ -34,21 +34,21 @@ STYLE = {
 }
 
 
-class Run(NamedTuple):
-    """What the curves show. Columns by name, a value per row each."""
+class RunHistory(NamedTuple):
+    """The data of the curves. Columns by name, with one value per row."""
 
     recipe: str  # name of the recipe that the run started from
     config: Config
-    training: Dict[str, List[float]]  # of train.csv, and `position`, the epochs done
-    evaluations: Dict[str, List[float]]  # of evaluation.csv
-    train_images: Optional[int]  # None where the log does not tell
+    training: Dict[str, List[float]]  # columns of train.csv, and `position`: epochs done
+    evaluations: Dict[str, List[float]]  # columns of evaluation.csv
+    train_images: Optional[int]  # None if the log does not state it
 
 
-def read_run(run_folder: str) -> Run:
-    """UserError unless it is the folder of a run that has trained."""
+def read_history(run_folder: str) -> RunHistory:
+    """The history of a run. UserError unless the folder is that of a run with training steps."""
     recipe = os.path.join(run_folder, "recipe.yaml")
     if not os.path.isfile(recipe):
-        raise UserError(f"{run_folder}: no recipe.yaml, so not the folder of a run")
+        raise UserError(f"{run_folder}: not the folder of a run (no recipe.yaml)")
     training = _columns(os.path.join(run_folder, "train.csv"))
     if not training.get("step"):
         raise UserError(f"{run_folder}: train.csv has no steps")
@@ -56,7 +56,7 @@ def read_run(run_folder: str) -> Run:
     images, batch = logged.get("train_samples"), logged.get("global_batch_size")
     length = max(1, images // batch) if images and batch else _steps_per_epoch(training)
     training["position"] = [step / length for step in training["step"]]
-    return Run(
+    return RunHistory(
         _recipe_name(recipe),
         load_recipe(recipe),
         training,
@@ -66,8 +66,8 @@ def read_run(run_folder: str) -> Run:
 
 
 def draw_curves(run_folder: str, path: str) -> str:
-    """Draws the curves of a run to a PNG file, in place of one that is there; returns its path."""
-    run = read_run(run_folder)
+    """Draw the curves of a run to a PNG file, which may replace an older one; returns its path."""
+    run = read_history(run_folder)
     matplotlib, figure = _figure((9, 6.6))
     with matplotlib.rc_context(STYLE):
         axes = figure.subplots(2, 2)
@@ -82,15 +82,15 @@ def draw_curves(run_folder: str, path: str) -> str:
 
 
 def curve_figures(run_folder: str) -> List[Tuple[str, str]]:
-    """(title, SVG text) of each curve; the text is an <svg> element without a prologue, to stand in
-    a page."""
-    run = read_run(run_folder)
+    """(title, SVG text) of each plot; the text is an <svg> element without a prologue, for use in a
+    page."""
+    run = read_history(run_folder)
     return [(title, _svg(title, draw, run)) for title, draw in CURVES]
 
 
-def _svg(title: str, draw, run: Run) -> str:
+def _svg(title: str, draw, run: RunHistory) -> str:
     matplotlib, figure = _figure((4.8, 2.9))
-    # Several of these stand in one page: the salt keeps their identifiers apart.
+    # A page holds several of these: the salt makes their ids distinct.
     with matplotlib.rc_context(dict(STYLE, **{"svg.hashsalt": title})):
         _draw(figure.subplots(), draw, run)
         figure.tight_layout()
@@ -100,14 +100,14 @@ def _svg(title: str, draw, run: Run) -> str:
 
 
 def _figure(size):
-    prepare()
+    use_writable_cache()
     import matplotlib
     from matplotlib.figure import Figure
 
     return matplotlib, Figure(figsize=size)
 
 
-def _title(run: Run) -> str:
+def _title(run: RunHistory) -> str:
     images = f", {run.train_images:,} training images" if run.train_images else ""
     best = max(run.evaluations.get("AP", []), default=None)
     return f"{run.recipe}{images}" + (
@@ -115,29 +115,29 @@ def _title(run: Run) -> str:
     )
 
 
-def _extent(run: Run) -> str:
-    """ " on 24 images, 80 objects", what the scores are of; "" for runs that did not write it, or
-    of several parts that differ."""
+def _extent(run: RunHistory) -> str:
+    """ " on 24 images, 80 objects": the data behind the scores; "" for runs that did not record it
+    and for resumed runs whose parts differ."""
     found = set(zip(*(map(int, run.evaluations.get(name, ())) for name in ("images", "objects"))))
-    return f" on {count_words(*found.pop())}" if len(found) == 1 else ""
+    return f" on {images_and_objects(*found.pop())}" if len(found) == 1 else ""
 
 
 # ---- the curves
 
 
-def _draw(axis, draw, run: Run) -> None:
+def _draw(axis, draw, run: RunHistory) -> None:
     from matplotlib.ticker import MaxNLocator
 
     draw(axis, run)
     for line in axis.lines:
-        # Of a short run: a line of one point is not seen.
+        # A line of a single point (a short run) would be invisible.
         if len(line.get_xdata()) == 1 and line.get_marker() in ("", "None", None):
             line.set_marker(".")
     axis.set(xlabel="epoch", xlim=(0, None))
     axis.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=(1, 2, 5, 10)))
 
 
-def _draw_loss(axis, run: Run) -> None:
+def _draw_loss(axis, run: RunHistory) -> None:
     rows = run.training
     position = rows["position"]
     axis.plot(
@@ -146,25 +146,27 @@ def _draw_loss(axis, run: Run) -> None:
         color=OURS,
         label="loss",
     )
-    axis.plot(position, rows["class_loss"], color=PARTS[0], linewidth=0.9, label="its class part")
-    axis.plot(position, rows["offset_loss"], color=PARTS[1], linewidth=0.9, label="its offset part")
-    _draw_published(axis, run, [(epoch - 0.5, loss) for epoch, loss in published.LOSS.items()], "o")
+    axis.plot(position, rows["class_loss"], color=PARTS[0], linewidth=0.9, label="class loss")
+    axis.plot(position, rows["offset_loss"], color=PARTS[1], linewidth=0.9, label="offset loss")
+    _draw_published(
+        axis, run, [(epoch - 0.5, loss) for epoch, loss in published_run.LOSS.items()], "o"
+    )
     axis.set(ylabel="loss per positive default box", yscale="log")
     _plain_numbers(axis.yaxis)
     axis.legend()
 
 
-def _draw_rate(axis, run: Run) -> None:
+def _draw_rate(axis, run: RunHistory) -> None:
     axis.plot(
         run.training["position"], run.training["learning_rate"], color=OURS, label="learning rate"
     )
-    _draw_published(axis, run, published.RATE, "")
+    _draw_published(axis, run, published_run.RATE, "")
     axis.set(ylabel="learning rate", ylim=(0, None))
     if len(axis.lines) > 1:
         axis.legend()
 
 
-def _draw_scores(axis, run: Run) -> None:
+def _draw_scores(axis, run: RunHistory) -> None:
     scores, target = run.evaluations, run.config.evaluation.target
     if scores.get("AP"):
         axis.plot(
@@ -183,19 +185,19 @@ def _draw_scores(axis, run: Run) -> None:
             0.5, 0.5, "no evaluation yet", transform=axis.transAxes, ha="center", color="#777"
         )
     axis.axhline(target, color="#777", linewidth=0.9, linestyle="--", label=f"target {target:g}")
-    _draw_published(axis, run, list(published.MAP.items()), "s")
+    _draw_published(axis, run, list(published_run.MAP.items()), "s")
     axis.set(ylabel="mAP", ylim=(0, None))
     axis.legend()
 
 
-def _draw_speed(axis, run: Run) -> None:
+def _draw_speed(axis, run: RunHistory) -> None:
     rows = run.training
-    measured = [place for place, speed in enumerate(rows["images_per_second"]) if speed > 0]
+    measured = [row for row, speed in enumerate(rows["images_per_second"]) if speed > 0]
     if not measured:
         axis.text(0.5, 0.5, "not measured yet", transform=axis.transAxes, ha="center", color="#777")
     axis.plot(
-        [rows["position"][place] for place in measured],
-        [rows["images_per_second"][place] for place in measured],
+        [rows["position"][row] for row in measured],
+        [rows["images_per_second"][row] for row in measured],
         color=OURS,
         label="images/s",
     )
@@ -204,8 +206,8 @@ def _draw_speed(axis, run: Run) -> None:
     share.spines["right"].set_visible(True)
     share.grid(False)
     share.plot(
-        [rows["position"][place] for place in measured],
-        [100 * rows["data_wait_share"][place] for place in measured],
+        [rows["position"][row] for row in measured],
+        [100 * rows["data_wait_share"][row] for row in measured],
         color=PARTS[1],
         linewidth=0.9,
         label="waiting for data",
@@ -226,17 +228,21 @@ CURVES = (
 )
 
 
-def _draw_published(axis, run: Run, points: Sequence[Tuple[float, float]], marker: str) -> None:
-    """The published run, beside a run of the same network on COCO's categories: other numbers
-    cannot be compared."""
-    if not published.is_benchmark(run.config):
+def _draw_published(
+    axis, run: RunHistory, points: Sequence[Tuple[float, float]], marker: str
+) -> None:
+    """Add the published run to a run of the same network on COCO's categories: other runs cannot
+    be compared with it."""
+    if not published_run.is_benchmark(run.config):
         return
-    whole = (
+    all_of_coco = (
         run.train_images is None
-        or abs(run.train_images - published.TRAIN_IMAGES) < 0.01 * published.TRAIN_IMAGES
+        or abs(run.train_images - published_run.TRAIN_IMAGES) < 0.01 * published_run.TRAIN_IMAGES
     )
     label = (
-        published.NAME if whole else f"{published.NAME},\non all {published.TRAIN_IMAGES:,} images"
+        published_run.NAME
+        if all_of_coco
+        else f"{published_run.NAME},\non all {published_run.TRAIN_IMAGES:,} images"
     )
     axis.plot(
         *zip(*points),
@@ -250,7 +256,7 @@ def _draw_published(axis, run: Run, points: Sequence[Tuple[float, float]], marke
 
 
 def _plain_numbers(axis) -> None:
-    """5 and 10 at a logarithmic axis, not powers of ten."""
+    """Label a logarithmic axis with 5 and 10, not powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -269,16 +275,16 @@ def _recipe_name(path: str) -> str:
 
 
 def _columns(path: str) -> Dict[str, List[float]]:
-    """A CSV file's columns; rows that a killed run has cut short are left out, columns that an
-    older version did not write in every row too. Empty without a file."""
+    """A CSV file's columns, without incomplete rows (of a killed run) and without columns that
+    have no number in some row (of an older version). Empty without a file."""
     if not os.path.isfile(path):
         return {}
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         rows = [row for row in reader if None not in row.values() and None not in row]
         names = reader.fieldnames or []
-    whole = [name for name in names if all(_is_number(row[name]) for row in rows)]
-    return {name: [float(row[name]) for row in rows] for name in whole}
+    complete = [name for name in names if all(_is_number(row[name]) for row in rows)]
+    return {name: [float(row[name]) for row in rows] for name in complete}
 
 
 def _is_number(text: str) -> bool:
@@ -290,7 +296,7 @@ def _is_number(text: str) -> bool:
 
 
 def _logged(path: str) -> Dict[str, int]:
-    """What the MLPerf log of the run's first part says of images and batches."""
+    """The numbers of images and of images per batch in the MLPerf log of the run's first part."""
     found = {}
     if os.path.isfile(path):
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -307,7 +313,7 @@ def _logged(path: str) -> Dict[str, int]:
 
 
 def _steps_per_epoch(training: Dict[str, List[float]]) -> int:
-    """The fewest steps that an epoch can have had, going by the epoch that each row names."""
+    """The fewest steps an epoch can have had, given the epoch in each row."""
     return max(
         1, *(int(-(-step // epoch)) for step, epoch in zip(training["step"], training["epoch"]))
     )

@@ -1,5 +1,4 @@
-"""A page of HTML that needs nothing beside it: style, script, charts and pictures are in the
-file."""
+"""A self-contained HTML page: style, script, charts and images are in the one file."""
 
 from __future__ import annotations
 
@@ -11,11 +10,11 @@ from ssd.errors import UserError
 from ssd.files import replace_file, write_errors
 from ssd.report.style import SCRIPT, STYLE
 
-GENERATOR = "ssd report"  # marks files of ours, which may be replaced
+GENERATOR = "ssd report"  # marks our reports, which may be overwritten
 
 
 class Section(NamedTuple):
-    """name: its anchor; heading and html: shown; an empty html leaves it out."""
+    """name: the anchor; heading, html: the content; a section with empty html is left out."""
 
     name: str
     heading: str
@@ -25,12 +24,13 @@ class Section(NamedTuple):
 def page(
     title: str, subtitle: str, tiles: Sequence[Tuple[str, str, str]], sections: Sequence[Section]
 ) -> str:
-    """The whole page. tiles: (value, what it is, CSS class good, bad or "") of the numbers on
-    top."""
+    """The HTML of the page. tiles: the numbers on top, each (value, caption, CSS class "good",
+    "bad" or "")."""
     shown = [section for section in sections if section.html]
     boxes = "".join(
-        f'<div class="tile"><b class="{style}">{escape(value)}</b><span>{escape(what)}</span></div>'
-        for value, what, style in tiles
+        f'<div class="tile"><b class="{style}">{escape(value)}</b>'
+        f"<span>{escape(caption)}</span></div>"
+        for value, caption, style in tiles
     )
     links = "".join(f'<a href="#{section.name}">{escape(section.heading)}</a>' for section in shown)
     body = "".join(
@@ -51,19 +51,18 @@ def page(
 
 
 def write_page(path: str, text: str) -> None:
-    """Writes `text` to `path`; replaces a report of ours, atomically. UserError for any other file
-    that is there, and where it cannot be written."""
+    """Write `text` to `path`, atomically; an older report is replaced. UserError if any other file
+    exists or if writing fails."""
     if os.path.lexists(path) and not is_report(path):
-        raise UserError(f"{path}: exists already, and is no report")
+        raise UserError(f"{path}: exists already and is not a report")
     with write_errors(f"report {path}", path):
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        replace_file(
-            path, text.encode("utf-8", "backslashreplace")
-        )  # paths may hold bytes that are no UTF-8
+        # Paths may hold bytes that are not UTF-8.
+        replace_file(path, text.encode("utf-8", "backslashreplace"))
 
 
 def is_report(path: str) -> bool:
-    """Whether the file is a page that `page` made."""
+    """Whether the file is a page made by `page`."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return f'name="generator" content="{GENERATOR}"' in file.read(2000)
@@ -72,7 +71,7 @@ def is_report(path: str) -> bool:
 
 
 def facts(rows: Sequence[Tuple[str, str]]) -> str:
-    """A table of names and values, without those that are empty."""
+    """A table of names and values; rows with an empty value are left out."""
     return (
         "<table>"
         + "".join(
@@ -84,6 +83,6 @@ def facts(rows: Sequence[Tuple[str, str]]) -> str:
     )
 
 
-def share(value: float, digits: int = 3) -> str:
-    """A number in [0, 1], or COCO's -1 for undefined."""
+def fraction(value: float, digits: int = 3) -> str:
+    """A number in [0, 1], or a dash for COCO's -1 (undefined), as text."""
     return "–" if value < 0 else f"{value:.{digits}f}"

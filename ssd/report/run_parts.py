@@ -1,4 +1,4 @@
-"""The parts of a report that show a run's folder: outcome, curves, MLPerf verdict."""
+"""The parts of a report that describe a run: outcome, curves, MLPerf compliance."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from ssd.config import load_recipe
 from ssd.errors import UserError
-from ssd.evaluation.scored_set import count_words
+from ssd.evaluation.scored_set import images_and_objects
 from ssd.report.page import Section, facts
 from ssd.rules import DEFAULT_RULES, RULES, Rules
 
-EXTENT = ("images", "objects")  # columns of evaluation.csv that older versions have left out
+EXTENT = ("images", "objects")  # columns of evaluation.csv that older versions did not write
 
 
 class RunParts(NamedTuple):
-    """tiles: numbers on top of the page, see page.page; summary: HTML; curves, verdict: at most one
-    Section each."""
+    """tiles: numbers on top of the page, see page.page; summary: HTML; curves, compliance: at most
+    one Section each."""
 
     tiles: List[Tuple[str, str, str]]
     summary: str
     curves: List[Section]
-    verdict: List[Section]
+    compliance: List[Section]
 
 
-def read_run(folder: str) -> RunParts:
-    """What a run's folder tells; what it lacks is left out."""
+def read_run_parts(folder: str) -> RunParts:
+    """The parts that can be made from a run's folder; those whose files are missing are empty."""
     outcome = _read_json(os.path.join(folder, "summary.json"))
     scores = read_evaluations(folder)
     return RunParts(
-        _tiles(outcome), _summary(folder, outcome, scores), _curves(folder), _verdict(folder)
+        _tiles(outcome), _summary(folder, outcome, scores), _curves(folder), _compliance(folder)
     )
 
 
 def read_evaluations(folder: str) -> List[Dict[str, float]]:
-    """The rows of evaluation.csv: epoch, COCO's twelve numbers and, of runs that have them, EXTENT;
-    [] where there is none, whole rows alone."""
+    """The complete rows of evaluation.csv: epoch, COCO's twelve numbers and, if the run wrote them,
+    EXTENT; [] without a file."""
     try:
         with open(os.path.join(folder, "evaluation.csv"), newline="", encoding="utf-8") as file:
             rows = [
@@ -58,18 +58,18 @@ def read_evaluations(folder: str) -> List[Dict[str, float]]:
         return []
 
 
-def extent_words(row: Dict[str, float]) -> str:
-    """ " on 24 images, 80 objects" of a row of read_evaluations; "" of one that does not know."""
+def extent_text(row: Dict[str, float]) -> str:
+    """ " on 24 images, 80 objects" for a row of read_evaluations; "" if it has no EXTENT."""
     return (
-        f" on {count_words(*(int(row[name]) for name in EXTENT))}"
+        f" on {images_and_objects(*(int(row[name]) for name in EXTENT))}"
         if all(name in row for name in EXTENT)
         else ""
     )
 
 
 def newest_part(folder: str, name: str) -> Optional[str]:
-    """Path of the newest of NAME.EXT, NAME-2.EXT, ... that the parts of a run have left; None
-    without any."""
+    """Path of the newest of NAME.EXT, NAME-2.EXT, ..., which the parts of a resumed run write;
+    None without any."""
     stem, extension = os.path.splitext(name)
     found = {1: os.path.join(folder, name)} if os.path.isfile(os.path.join(folder, name)) else {}
     for path in glob.glob(os.path.join(glob.escape(folder), f"{stem}-*{extension}")):
@@ -82,7 +82,7 @@ def newest_part(folder: str, name: str) -> Optional[str]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: 45 s, 2 min 5 s, 3 h 7 min."""
+    """Seconds as text: 45 s, 2 min 5 s, 3 h 7 min."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"
@@ -92,12 +92,12 @@ def duration(seconds: float) -> str:
 
 def _tiles(outcome: dict) -> list:
     if not outcome:
-        return [("unfinished", "this run has not come to its end", "bad")]
+        return [("unfinished", "this run has not ended", "bad")]
     reached = outcome.get("status") == "success"
     seconds = float(outcome.get("seconds", 0)) + float(outcome.get("seconds_before", 0))
-    verdict = ("reached", "good") if reached else ("not reached", "bad")
+    value, style = ("reached", "good") if reached else ("not reached", "bad")
     return [
-        (verdict[0], f"target mAP {outcome.get('target')}", verdict[1]),
+        (value, f"target mAP {outcome.get('target')}", style),
         (duration(seconds), "time to target" if reached else "time", ""),
     ]
 
@@ -116,26 +116,26 @@ def _summary(folder: str, outcome: dict, scores) -> str:
         rows.append(
             (
                 "best",
-                f"mAP {best['AP']:.4f}{extent_words(best)} after epoch {best['epoch']:.0f}"
+                f"mAP {best['AP']:.4f}{extent_text(best)} after epoch {best['epoch']:.0f}"
                 + (
                     ""
                     if last == best["epoch"]
-                    else f"; the last evaluation, shown here, is of epoch {last:.0f}"
+                    else f"; this report shows the last evaluation, of epoch {last:.0f}"
                 ),
             )
         )
     if outcome.get("skipped_steps"):
-        rows.append(("skipped", f"{outcome['skipped_steps']} steps, for overflow of float16"))
+        rows.append(("skipped", f"{outcome['skipped_steps']} steps, because float16 overflowed"))
     return facts(rows) + _versions(_read_json(newest_part(folder, "versions.json") or ""))
 
 
 def _versions(content: dict) -> str:
-    """versions.json: what ran and where in the summary, every installed package folded away."""
+    """versions.json: software and machine as a table, all installed packages folded away."""
 
-    def words(value):
+    def as_text(value):
         if isinstance(value, dict):
             return ", ".join(
-                f"{name} {words(part)}"
+                f"{name} {as_text(part)}"
                 for name, part in value.items()
                 if part not in (None, "", {}, [])
             )
@@ -148,7 +148,7 @@ def _versions(content: dict) -> str:
         )
 
     def table(names):
-        return facts([(label, words(content.get(name))) for label, name in names])
+        return facts([(label, as_text(content.get(name))) for label, name in names])
 
     if not content:
         return ""
@@ -175,7 +175,7 @@ def _versions(content: dict) -> str:
                 ("system", "os"),
             ]
         )
-        + f"<details><summary>every package and variable</summary>{more}</details>"
+        + f"<details><summary>all packages and variables</summary>{more}</details>"
     )
 
 
@@ -184,7 +184,7 @@ def _curves(folder: str) -> List[Section]:
 
     try:
         drawn = curve_figures(folder)
-    except UserError:  # a run that has not made a step
+    except UserError:  # a run without a training step
         drawn = []
     figures = "".join(
         f'<figure><h3>{escape(title)}</h3><img alt="{escape(title)}" src="{_as_uri(svg)}"></figure>'
@@ -196,12 +196,13 @@ def _curves(folder: str) -> List[Section]:
 
 
 def _as_uri(svg: str) -> str:
-    """An SVG as a picture of its own, so that its ids and styles are not the page's."""
+    """An SVG as a separate image, so that its ids and styles do not mix with the page's."""
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
-def _verdict(folder: str) -> List[Section]:
-    """The official compliance checker on each log of the run; nothing where its rules are none."""
+def _compliance(folder: str) -> List[Section]:
+    """The result of the official compliance checker for each log of the run; empty if the run
+    follows no rules."""
     from ssd.mlperf import check_log
 
     ruleset, parts = _rules(folder).ruleset, []
@@ -210,23 +211,22 @@ def _verdict(folder: str) -> List[Section]:
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), "mlperf*.log"))):
         name = os.path.basename(path)
         try:
-            accepted, words = check_log(path, ruleset)
+            accepted, output = check_log(path, ruleset)
         except UserError as error:
             parts.append(f"<p>{escape(name)}: not checked: {escape(str(error))}</p>")
             continue
-        verdict = "accepted" if accepted else "not accepted"
+        result = "accepted" if accepted else "not accepted"
         parts.append(
-            f'<p><b class="{"good" if accepted else "bad"}">{verdict}</b>: {escape(name)}, by the '
-            "official "
-            f"compliance checker (training, rules {ruleset})</p><details><summary>what the checker "
-            "says"
-            f"</summary><pre>{escape(words[-6000:])}</pre></details>"
+            f'<p><b class="{"good" if accepted else "bad"}">{result}</b>: {escape(name)}, by the '
+            f"official compliance checker (training, rules {ruleset})</p>"
+            "<details><summary>output of the checker</summary>"
+            f"<pre>{escape(output[-6000:])}</pre></details>"
         )
     return [Section("mlperf", "MLPerf", "".join(parts))] if parts else []
 
 
 def _rules(folder: str) -> Rules:
-    """The rules that the run kept to; the usual ones where its settings cannot be read."""
+    """The rules of the run; the default ones if its settings cannot be read."""
     recipe = newest_part(folder, "recipe.yaml")
     try:
         return RULES[load_recipe(recipe).run.rules if recipe else DEFAULT_RULES]

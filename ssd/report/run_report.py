@@ -1,4 +1,4 @@
-"""The report of a run's folder, made at its end or again later."""
+"""The report of a run, made at its end or later."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from ssd.datasets.locate import dataset_paths
 from ssd.errors import UserError
 from ssd.evaluation.detections import Detections
 from ssd.evaluation.scored_set import KEPT, ScoredSet
-from ssd.report import sections
+from ssd.report import evaluation_sections
+from ssd.report.evaluation_report import write_report
 from ssd.report.page import Section, page, write_page
-from ssd.report.report import write_report
-from ssd.report.run_parts import extent_words, newest_part, read_evaluations, read_run
+from ssd.report.run_parts import extent_text, newest_part, read_evaluations, read_run_parts
 
 
 def report_run(
     run_folder: str,
-    say: Callable[[str], None],
+    log_line: Callable[[str], None],
     *,
     output: Optional[str] = None,
     data_dir: Optional[str] = None,
 ) -> str:
     """Writes the report of a run and returns its path.
 
-    run_folder: where train wrote. say: is given lines to print. output: the file, report.html in
-    the run's folder if None; a report there is made again. data_dir: where the data set lies now,
-    if not where recipe.yaml says. What is gone meanwhile is left out of the report, which says so.
-    UserError for a folder of no run.
+    run_folder: the output folder of `train`. log_line: called with lines to print. output: the
+    file, by default report.html in the run's folder, which may replace an older report. data_dir:
+    the data set's folder, if it is not the one in recipe.yaml. The report states what it leaves out
+    because files have disappeared. UserError for a folder that is not a run's.
     """
     run_folder = os.fspath(run_folder)
     recipe = newest_part(run_folder, "recipe.yaml")
     if recipe is None:
-        raise UserError(f"{run_folder}: no run's folder (no recipe.yaml)")
+        raise UserError(f"{run_folder}: not the folder of a run (no recipe.yaml)")
     output = output or os.path.join(run_folder, "report.html")
     title = f"Run {os.path.basename(os.path.normpath(run_folder))}"
     try:
@@ -52,34 +52,34 @@ def report_run(
             title=title,
             name=os.path.basename(output),
         )
-    except Lacking as reason:
+    except MissingData as reason:
         path = _write_without_data(output, title, run_folder, str(reason))
-        say(f"report without the validation set: {reason}")
-    say(f"report: {path}")
+        log_line(f"report without the validation set: {reason}")
+    log_line(f"report: {path}")
     return path
 
 
-class Lacking(Exception):
-    """Something of a run that is not there any more, or not yet."""
+class MissingData(Exception):
+    """A part of a run's data is missing: deleted, or not written yet."""
 
 
 def _settings(recipe: str, data_dir: Optional[str]) -> Config:
     try:
         config = load_recipe(recipe)
-    except UserError as error:  # of another version of this program, or edited
-        raise Lacking(str(error)) from None
+    except UserError as error:  # written by another version, or edited
+        raise MissingData(str(error)) from None
     return config if data_dir is None else config.with_values(data_dir=data_dir)
 
 
 def _scored(run_folder: str, config: Config) -> Tuple[ScoredSet, str, Detections]:
-    """(ground truth, image folder, detections) of the run's last evaluation; the ground truth is
-    what the run has kept of it, else that of its annotation file. Lacking if one cannot be had."""
+    """(ground truth, image folder, detections) of the run's last evaluation; the ground truth
+    saved by the run, else that of its annotation file. MissingData if one is not available."""
     from ssd.evaluation.scored_set import read_scored_set
     from ssd.evaluation.scoring import read_ground_truth, scored_rows
 
     found = last_detections(run_folder)
     if found is None:
-        raise Lacking("no evaluation has left its detections")
+        raise MissingData("the run has no saved detections of an evaluation")
     try:
         annotations, images = _paths(config)
         detections, kept = Detections.from_npz(found), os.path.join(run_folder, KEPT)
@@ -91,17 +91,15 @@ def _scored(run_folder: str, config: Config) -> Tuple[ScoredSet, str, Detections
             )
         )
         detections = detections.without_images(truth.left_out)
-        scored_rows(
-            detections, truth.images, truth.categories, annotations
-        )  # of other images: refused
+        # Refuses detections of other images.
+        scored_rows(detections, truth.images, truth.categories, annotations)
     except UserError as error:
-        raise Lacking(str(error)) from None
+        raise MissingData(str(error)) from None
     return truth, images, detections
 
 
 def _paths(config: Config) -> Tuple[str, str]:
-    """Annotations and images of the validation set; images that are gone alone do not matter
-    yet."""
+    """Annotation file and image folder of the validation set; the folder need not exist here."""
     data = config.data
     annotations = os.path.join(data.data_dir, data.val_annotations)
     if os.path.isfile(annotations):
@@ -110,8 +108,7 @@ def _paths(config: Config) -> Tuple[str, str]:
 
 
 def last_detections(run_folder: str) -> Optional[str]:
-    """The detections file of the last epoch that was scored; of a resumed run, the newest of that
-    epoch."""
+    """The detections file of the last scored epoch; of a resumed run, the newest of that epoch."""
     for row in reversed(read_evaluations(run_folder)):
         stem = os.path.join(glob.escape(run_folder), f"detections-epoch-{row['epoch']:.0f}")
         found = glob.glob(stem + ".npz") + glob.glob(stem + "-again-at-step-*.npz")
@@ -121,20 +118,24 @@ def last_detections(run_folder: str) -> Optional[str]:
 
 
 def _write_without_data(path: str, title: str, run_folder: str, reason: str) -> str:
-    run, scores = read_run(run_folder), read_evaluations(run_folder)
+    run, scores = read_run_parts(run_folder), read_evaluations(run_folder)
     parts = [
         Section(
             "summary",
             "Summary",
-            f'<p class="bad">What depends on the validation set is missing here: '
+            f'<p class="bad">Everything that depends on the validation set is missing: '
             f"{escape(reason)}</p>{run.summary}",
         ),
         *run.curves,
     ]
     if scores:
-        stats = {name: value for name, value in scores[-1].items() if name in sections.SENTENCES}
-        if len(stats) == len(sections.SENTENCES):
-            of = extent_words(scores[-1])
-            parts.append(Section("numbers", "The twelve numbers" + of, sections.numbers(stats)))
-    write_page(path, page(title, "without its validation set", run.tiles, parts + run.verdict))
+        stats = {
+            name: value
+            for name, value in scores[-1].items()
+            if name in evaluation_sections.SENTENCES
+        }
+        if len(stats) == len(evaluation_sections.SENTENCES):
+            heading = "The twelve numbers" + extent_text(scores[-1])
+            parts.append(Section("numbers", heading, evaluation_sections.numbers(stats)))
+    write_page(path, page(title, "without its validation set", run.tiles, parts + run.compliance))
     return path

@@ -1,5 +1,5 @@
-"""How a report looks, and the few lines of script that sort its tables; nothing is fetched from
-anywhere."""
+"""The style sheet of a report, and the script that sorts its tables; nothing is fetched from the
+network."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""ssd.model.detections in ONNX; here per_class: softmax, decoding, suppression per class, the best
-of the image."""
+"""ssd.model.detections in ONNX; this module has the per-class kinds: scores, decoding, suppression
+per class, the best of the image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def add_detections(
     default_boxes_cxcywh: np.ndarray,
     config: Config,
 ) -> Tuple[str, str, str]:
-    """Adds what turns offsets (B, N, 4) and logits (B, N, K) into detections, best score first.
+    """Add the nodes from offsets (B, N, 4) and logits (B, N, K) to detections, best score first.
 
     Returns the names of ids (B, K, 1), scores (B, K, 1) and boxes (B, K, 4) ltrb in pixels of the
     network's input; ids count from 0; rows without a detection are -1 throughout.
@@ -54,8 +54,8 @@ def _add_per_class(
         ),
         perm=(0, 2, 1),
     )
-    # Only the best of each class enter suppression. Equals of the last of them do too, where MXNet
-    # draws a line.
+    # Only the best of each class enter suppression, including all that tie with the last one; MXNet
+    # cuts ties off.
     best, _ = builder.add_several(
         "TopK", 2, scores, builder.integers(per_class), axis=2, largest=1, sorted=1
     )
@@ -68,8 +68,8 @@ def _add_per_class(
     )
     nothing = builder.number(-1)
     entering = add("Where", add("GreaterOrEqual", scores, last), scores, nothing)
-    # ONNX drops IoU > threshold; the reference drops IoU >= threshold. Boxes may be given as any
-    # two corners.
+    # ONNX drops IoU > threshold; the reference drops IoU >= threshold. ONNX takes any two opposite
+    # corners of a box.
     threshold = float(np.nextafter(np.float32(settings.nms_iou), np.float32(0)))
     chosen = add(
         "NonMaxSuppression",
@@ -85,7 +85,7 @@ def _add_per_class(
         chosen,
         add("GatherND", scores, chosen),
     )  # (B, classes, N)
-    best, place = builder.add_several(
+    best, position = builder.add_several(
         "TopK",
         2,
         add("Reshape", kept, builder.integers(0, -1)),
@@ -94,12 +94,13 @@ def _add_per_class(
         largest=1,
         sorted=1,
     )
-    place = add("Unsqueeze", place, builder.integers(2))  # (B, K, 1)
+    position = add("Unsqueeze", position, builder.integers(2))  # (B, K, 1): class * count + box
     best = add("Unsqueeze", best, builder.integers(2))
     found = add("Greater", best, builder.number(0))
     all_boxes = builder.integers(count)
-    ids = add("Cast", add("Div", place, all_boxes), to=1)
-    index = add("Sub", place, add("Mul", add("Div", place, all_boxes), all_boxes))
+    label = add("Div", position, all_boxes)
+    ids = add("Cast", label, to=1)
+    index = add("Sub", position, add("Mul", label, all_boxes))
     height, width = config.model.image_size
     size = config.model.image_size.height if height == width else [width, height] * 2
     pixels = add("Mul", add("GatherND", boxes, index, batch_dims=1), builder.number(size))
@@ -109,7 +110,7 @@ def _add_per_class(
 def _decode(
     builder: GraphBuilder, offsets: str, default_boxes_cxcywh: np.ndarray, config: Config
 ) -> str:
-    """Encoded offsets (B, N, 4) to ltrb (B, N, 4) in shares of the image."""
+    """Encoded offsets (B, N, 4) to ltrb (B, N, 4) as fractions of the image size."""
     add, boxes = builder.add, config.default_boxes
 
     def columns(name, begin, end):
@@ -140,7 +141,7 @@ def _add_per_class_sigmoid(
     default_boxes_cxcywh: np.ndarray,
     config: Config,
 ) -> Tuple[str, str, str]:
-    """As ssd.model.detections.per_class_sigmoid for an image of the network's own size."""
+    """As ssd.model.detections.per_class_sigmoid for an image of the network's input size."""
     add, settings = builder.add, config.detection
     count, classes = len(default_boxes_cxcywh), config.model.num_classes - 1
     entering = min(settings.boxes_per_class, count)
@@ -193,16 +194,16 @@ def _add_per_class_sigmoid(
         add("GatherND", scores, chosen),
     )
     most = builder.integers(min(settings.boxes_per_image, kept * classes))
-    best, place = builder.add_several(
+    best, position = builder.add_several(
         "TopK", 2, add("Reshape", left, builder.integers(0, -1)), most, axis=1, largest=1, sorted=1
     )
-    place, best = (
-        add("Unsqueeze", place, builder.integers(2)),
+    position, best = (
+        add("Unsqueeze", position, builder.integers(2)),
         add("Unsqueeze", best, builder.integers(2)),
     )
     found, all_boxes = add("Greater", best, builder.number(0)), builder.integers(count)
-    label = add("Div", place, all_boxes)
-    index = add("Sub", place, add("Mul", label, all_boxes))
+    label = add("Div", position, all_boxes)
+    index = add("Sub", position, add("Mul", label, all_boxes))
     return tuple(
         add("Where", found, part, nothing)
         for part in (add("Cast", label, to=1), best, add("GatherND", pixels, index, batch_dims=1))

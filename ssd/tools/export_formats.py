@@ -1,7 +1,7 @@
-"""A network with its detections as files that run without this package, and such files run again.
+"""Writes a network with its post-processing as ONNX and Gluon files, and runs these files.
 
-Both take normalised images, float32 (B, 3, H, W) for any B, and give ids (B, K, 1), scores (B, K,
-1) and boxes (B, K, 4), best score first, as Gluon's detectors do: ids from 0, boxes ltrb in pixels
+Both take normalised images, float32 (B, 3, H, W) for any B, and return ids (B, K, 1), scores (B, K,
+1) and boxes (B, K, 4), best score first, like Gluon's detectors: ids from 0, boxes ltrb in pixels
 of the network's input, -1 throughout in rows without a detection.
 """
 
@@ -20,7 +20,7 @@ OUTPUTS = ("ids", "scores", "boxes")
 
 
 class GluonDetector(HybridBlock):
-    """Network and detections as one block that stands alone when exported."""
+    """Network and post-processing as one block, to be exported."""
 
     def __init__(self, network: HybridBlock, detections: HybridBlock, image_size, **kwargs):
         super().__init__(**kwargs)
@@ -29,15 +29,15 @@ class GluonDetector(HybridBlock):
 
     def hybrid_forward(self, F, images):
         rows = self.detections(*self.network(images))
-        label, score = (F.slice_axis(rows, axis=2, begin=place, end=place + 1) for place in (0, 1))
+        label, score = (F.slice_axis(rows, axis=2, begin=at, end=at + 1) for at in (0, 1))
         boxes = F.slice_axis(rows, axis=2, begin=2, end=6)
         if self.height == self.width:
             boxes = boxes * self.height
         else:
             boxes = F.concat(
                 *[
-                    F.slice_axis(boxes, axis=2, begin=place, end=place + 1) * side
-                    for place, side in enumerate((self.width, self.height) * 2)
+                    F.slice_axis(boxes, axis=2, begin=at, end=at + 1) * side
+                    for at, side in enumerate((self.width, self.height) * 2)
                 ],
                 dim=2,
             )
@@ -51,14 +51,14 @@ class GluonDetector(HybridBlock):
 
 
 def description(config: Config, category_ids, category_names, boxes: int) -> Dict:
-    """What a user of the files has to know, as plain values."""
+    """What a user of the files needs to know, as plain values."""
     (height, width), detection = config.model.image_size, config.detection
     return dict(
         input=dict(
             name="images",
             shape=["batch", 3, height, width],
             type="float32",
-            preparation="RGB, resized to that without keeping the aspect ratio (bilinear, "
+            preparation="RGB, resized to this size without keeping the aspect ratio (bilinear, "
             f"{'antialiased' if config.data.antialias else 'not antialiased'}), divided by 255, "
             "minus mean, divided by std",
         ),
@@ -87,8 +87,7 @@ def description(config: Config, category_ids, category_names, boxes: int) -> Dic
 
 
 def write_description(stem: str, values: Dict) -> None:
-    # What is no text (half of a surrogate pair in a class name) is escaped, which JSON reads as it
-    # was.
+    # A lone surrogate in a class name is not UTF-8: it is escaped, and JSON readers restore it.
     with open(stem + ".json", "w", encoding="utf-8", errors="backslashreplace") as file:
         json.dump(values, file, indent=1, ensure_ascii=False)
         file.write("\n")
@@ -97,7 +96,7 @@ def write_description(stem: str, values: Dict) -> None:
 def write_onnx(
     stem: str, network, default_boxes_cxcywh: np.ndarray, config: Config, values: Dict
 ) -> None:
-    """STEM.onnx; the description's values are its metadata, lists as JSON."""
+    """Write STEM.onnx; the description's values become metadata, lists as JSON."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -140,7 +139,7 @@ def write_onnx(
 
 
 def run_onnx(stem: str, images: np.ndarray) -> List[np.ndarray]:
-    """The three outputs of STEM.onnx, run by onnxruntime on the CPU."""
+    """Run STEM.onnx by onnxruntime on the CPU; returns its three outputs."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(stem + ".onnx", providers=["CPUExecutionProvider"])
@@ -148,20 +147,20 @@ def run_onnx(stem: str, images: np.ndarray) -> List[np.ndarray]:
 
 
 def write_gluon(stem: str, network, detections, config: Config) -> None:
-    """STEM-symbol.json and STEM-0000.params."""
+    """Write STEM-symbol.json and STEM-0000.params."""
     import mxnet as mx
 
     block = GluonDetector(network, detections, config.model.image_size)
     block.hybridize()
-    block(mx.nd.zeros(network.input_shape(1)))  # a graph is there to be exported once it has run
+    block(mx.nd.zeros(network.input_shape(1)))  # Gluon makes the graph in the first forward pass
     block.export(stem, epoch=0)
 
 
 def run_gluon(stem: str, images: np.ndarray) -> List[np.ndarray]:
-    """The three outputs of STEM-symbol.json with its parameters."""
+    """Run STEM-symbol.json with its parameters; returns its three outputs."""
     import mxnet as mx
 
-    with warnings.catch_warnings():  # that the type of `data` is not known before it comes
+    with warnings.catch_warnings():  # that the type of `data` is not known yet
         warnings.simplefilter("ignore")
         block = mx.gluon.SymbolBlock.imports(
             stem + "-symbol.json", ["data"], stem + "-0000.params", ctx=mx.cpu()

@@ -1,7 +1,6 @@
 """A Gluon network's graph as ONNX nodes, parameters included.
 
-MXNet's own exporter (mx.onnx) asks for parts of the onnx package that its newer versions no longer
-have.
+MXNet's exporter (mx.onnx) needs parts of the onnx package that newer versions have removed.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ class GraphBuilder:
         self.nodes, self.constants = [], {}
 
     def add(self, op: str, *inputs: str, **attributes) -> str:
-        """A node of one output, whose name is returned."""
+        """Add a node with one output; returns the output's name."""
         return self.add_several(op, 1, *inputs, **attributes)[0]
 
     def add_several(self, op: str, outputs: int, *inputs: str, **attributes) -> List[str]:
@@ -43,7 +42,7 @@ class GraphBuilder:
         return names
 
     def constant(self, value, dtype, name: str = "") -> str:
-        """The name of a constant array; equal ones are kept once."""
+        """Add a constant array; returns its name. Equal small arrays are stored once."""
         array = np.asarray(value, dtype)
         if not name:
             name = next(
@@ -68,18 +67,18 @@ class GraphBuilder:
 
     @staticmethod
     def tensor(value: float):
-        """What ConstantOfShape takes."""
+        """The value of a ConstantOfShape node."""
         from onnx import TensorProto, helper
 
         return helper.make_tensor("value", TensorProto.FLOAT, [1], [value])
 
 
 def add_network(builder: GraphBuilder, network, images: str) -> List[str]:
-    """Adds a Gluon network (NCHW, float32, in evaluation) on the input called `images`; returns its
-    outputs' names.
+    """Add a Gluon network (NCHW, float32, evaluation mode) on the input called `images`; returns
+    the names of its outputs.
 
-    What does not depend on the images is computed here and becomes a constant. UserError for an
-    operator that is not known.
+    Nodes that do not depend on the images are computed now and become constants. UserError for an
+    unknown operator.
     """
     import mxnet as mx
 
@@ -107,7 +106,7 @@ def add_network(builder: GraphBuilder, network, images: str) -> List[str]:
 
 
 def _constants(symbol, network, nodes, live) -> Dict[int, np.ndarray]:
-    """The value of every node beside the live ones that a live one takes."""
+    """The value of every node outside `live` that is an input of a live one."""
     import mxnet as mx
 
     wanted = sorted({source[0] for index in live for source in nodes[index]["inputs"]} - live)
@@ -116,13 +115,13 @@ def _constants(symbol, network, nodes, live) -> Dict[int, np.ndarray]:
         for name, parameter in network.collect_params().items()
     }
     internals, values = symbol.get_internals(), {}
-    places = first_outputs(internals, nodes)
+    positions = first_outputs(internals, nodes)
     for index in wanted:
         name = nodes[index]["name"]
         if nodes[index]["op"] == "null":
             values[index] = parameters[name].asnumpy()
         else:
-            part = internals[places[index]]
+            part = internals[positions[index]]
             values[index] = part.eval(
                 mx.cpu(), **{key: parameters[key] for key in part.list_inputs()}
             )[0].asnumpy()
@@ -130,18 +129,18 @@ def _constants(symbol, network, nodes, live) -> Dict[int, np.ndarray]:
 
 
 def _convert(builder: GraphBuilder, node, inputs) -> str:
-    """One MXNet node; inputs are names of tensors, or arrays."""
+    """Convert one MXNet node; inputs are names of tensors, or arrays."""
     op, attributes = node["op"], {key: _value(text) for key, text in node.get("attrs", {}).items()}
     convert = _CONVERTERS.get(op)
     if convert is None:
         raise UserError(
-            f"export: no ONNX form of MXNet's operator {op} (node {node['name']}) is known"
+            f"export: MXNet's operator {op} (node {node['name']}) cannot be converted to ONNX"
         )
     inputs = [
         source
         if isinstance(source, str)
-        else builder.constant(source, source.dtype, f"{node['name']}_{place}")
-        for place, source in enumerate(inputs)
+        else builder.constant(source, source.dtype, f"{node['name']}_{number}")
+        for number, source in enumerate(inputs)
     ]
     return convert(builder, attributes, *inputs)
 
@@ -276,7 +275,7 @@ _CONVERTERS = {
     "Pooling": _pooling,
     "Activation": _activation,
     "UpSampling": _up_sampling,
-    "BlockGrad": lambda builder, attributes, x: x,  # no matter in evaluation
+    "BlockGrad": lambda builder, attributes, x: x,  # no effect in evaluation
     "slice_axis": _slice_axis,
     "Reshape": _reshape,
     "reshape": _reshape,

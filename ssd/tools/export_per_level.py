@@ -21,8 +21,8 @@ def add_per_level(
     default_boxes_cxcywh: np.ndarray,
     config: Config,
 ) -> Tuple[str, str, str]:
-    """As ssd.tools.export_detections.add_detections. default_boxes_cxcywh: not used, the boxes are
-    made in pixels."""
+    """See ssd.tools.export_detections.add_detections. default_boxes_cxcywh is not used: the boxes
+    are computed in pixels."""
     add, settings, classes = builder.add, config.detection, config.model.num_classes - 1
     sizes = sizes_of(config)
     best, parts, start = add("ReduceMax", logits, axes=[2], keepdims=0), [], 0
@@ -35,12 +35,12 @@ def add_per_level(
         start += cells * each
     score, box, label = (add("Concat", *column, axis=1) for column in zip(*parts))  # (B, M)
     score = add("Sigmoid", score)
-    own = add(
+    chosen_offsets = add(
         "GatherND", offsets, add("Unsqueeze", box, builder.integers(2)), batch_dims=1
     )  # (B, M, 4)
     boxes = _decode(
         builder,
-        own,
+        chosen_offsets,
         add(
             "Gather",
             builder.constant(anchors_cxcywh(sizes), np.float32, "default_boxes"),
@@ -49,7 +49,7 @@ def add_per_level(
         ),
         config,
     )
-    # A candidate has a score at its own class alone, so that suppression is among equals.
+    # A candidate has a score for its class only, so that suppression stays within a class.
     numbers = builder.constant(np.arange(classes).reshape(1, -1, 1), np.int64, "classes")
     nothing = builder.number(-1)
     scores = add(
@@ -75,7 +75,7 @@ def add_per_level(
         chosen,
         add("GatherND", scores, chosen),
     )
-    kept, place = builder.add_several(
+    kept, position = builder.add_several(
         "TopK",
         2,
         add("ReduceMax", kept, axes=[1], keepdims=0),
@@ -84,16 +84,16 @@ def add_per_level(
         largest=1,
         sorted=1,
     )
-    place, kept = (
-        add("Unsqueeze", part, builder.integers(2)) for part in (place, kept)
+    position, kept = (
+        add("Unsqueeze", part, builder.integers(2)) for part in (position, kept)
     )  # (B, K, 1)
     found = add("Greater", kept, builder.number(0))
     ids = add(
         "Cast",
-        add("GatherND", add("Unsqueeze", label, builder.integers(2)), place, batch_dims=1),
+        add("GatherND", add("Unsqueeze", label, builder.integers(2)), position, batch_dims=1),
         to=1,
     )
-    boxes = add("GatherND", boxes, place, batch_dims=1)
+    boxes = add("GatherND", boxes, position, batch_dims=1)
     return tuple(add("Where", found, part, nothing) for part in (ids, kept, boxes))
 
 
@@ -103,31 +103,31 @@ def _candidates(
     """Logits, boxes (from 0 over all maps) and classes (from 0) of a map's candidates, (B,
     candidates) each."""
     add, wanted = builder.add, min(most, count * classes)
-    own = add(
+    of_map = add(
         "Slice", best, builder.integers(start), builder.integers(start + count), builder.integers(1)
     )
     _, boxes = builder.add_several(
-        "TopK", 2, own, builder.integers(min(wanted, count)), axis=1, largest=1, sorted=1
+        "TopK", 2, of_map, builder.integers(min(wanted, count)), axis=1, largest=1, sorted=1
     )
     boxes = add(
         "Unsqueeze", add("Add", boxes, builder.integers(start)), builder.integers(2)
     )  # (B, boxes, 1)
     among = add("Reshape", add("GatherND", logits, boxes, batch_dims=1), builder.integers(0, -1))
-    score, place = builder.add_several(
+    score, position = builder.add_several(
         "TopK", 2, among, builder.integers(wanted), axis=1, largest=1, sorted=1
     )
-    row = add("Div", place, builder.integers(classes))
+    row = add("Div", position, builder.integers(classes))
     box = add("GatherND", boxes, add("Unsqueeze", row, builder.integers(2)), batch_dims=1)
     return (
         score,
         add("Squeeze", box, builder.integers(2)),
-        add("Sub", place, add("Mul", row, builder.integers(classes))),
+        add("Sub", position, add("Mul", row, builder.integers(classes))),
     )
 
 
-def _decode(builder: GraphBuilder, offsets: str, own: str, config: Config) -> str:
-    """Encoded offsets (B, M, 4) of boxes (B, M, 4) cxcywh to ltrb (B, M, 4), clipped to the image
-    [pixels]."""
+def _decode(builder: GraphBuilder, offsets: str, anchors: str, config: Config) -> str:
+    """Encoded offsets (B, M, 4) from anchors (B, M, 4) cxcywh to ltrb (B, M, 4), clipped to the
+    image [pixels]."""
     add, boxes = builder.add, config.default_boxes
 
     def columns(name, begin, end):
@@ -135,11 +135,11 @@ def _decode(builder: GraphBuilder, offsets: str, own: str, config: Config) -> st
             "Slice", name, builder.integers(begin), builder.integers(end), builder.integers(2)
         )
 
-    size = columns(own, 2, 4)
+    size = columns(anchors, 2, 4)
     moved = add(
         "Mul", add("Mul", columns(offsets, 0, 2), builder.number(boxes.center_variance)), size
     )
-    center = add("Add", moved, columns(own, 0, 2))
+    center = add("Add", moved, columns(anchors, 0, 2))
     grown = add(
         "Exp",
         add(

@@ -1,4 +1,4 @@
-"""When the frames of a video stand, where FFmpeg's word on a frame is not the whole truth."""
+"""The times of a video's frames, where FFmpeg's time of a frame is wrong or missing."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Optional, Tuple
 
 
 class FrameTimes:
-    """The times of the frames of one stream. end: of what was noted so far, in the file
-    [seconds]."""
+    """The times of the frames of one stream. end: the end of the packets and frames so far, in the
+    file's time [seconds]."""
 
     def __init__(self, container, rate: Fraction):
-        # AVI numbers its chunks in the order of decoding alone. Frames come in the order of
-        # showing, so that the n-th frame stands where the n-th chunk does.
+        # AVI numbers its chunks in decoding order only. Frames come in display order, so the n-th
+        # frame has the time of the n-th chunk.
         self._queue = collections.deque() if container.format.name == "avi" else None
         self._length, self._last, self.end = float(1 / rate), None, 0.0
 
     def note(self, packet) -> None:
-        """A packet, before its frames are decoded."""
+        """Take note of a packet, before its frames are decoded."""
         if not packet.size or (packet.dts is None and packet.pts is None):
             return
         if self._queue is not None and packet.dts is not None:
@@ -28,8 +28,8 @@ class FrameTimes:
         self.end = max(self.end, float((start + (packet.duration or 0)) * packet.time_base))
 
     def of(self, frame) -> float:
-        """The time of the next frame in the file [seconds]: never before the last one, and a
-        frame's length after it where the file does not say."""
+        """The time of the next frame in the file [seconds]: never before the last one, and one
+        frame duration after it if the file has no time."""
         time = frame.time
         if self._queue:
             time = self._queue.popleft()
@@ -41,9 +41,9 @@ class FrameTimes:
 
 
 def is_cut(path: str, format: str) -> Optional[bool]:
-    """Whether a file is shorter than the parts say that it is made of; None where that cannot be
-    known. format: FFmpeg's name. FFmpeg says nothing of it, and the times of MP4 and Matroska do
-    not tell: their last frames may last for any time."""
+    """Whether a file is shorter than its header states; None if that cannot be known. format:
+    FFmpeg's name. FFmpeg does not report this, and the times in MP4 and Matroska do not show it:
+    their last frame may have any duration."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         if "matroska" in format:
@@ -57,28 +57,28 @@ def is_cut(path: str, format: str) -> Optional[bool]:
 
 
 def is_damaged(path: str, format: str) -> bool:
-    """Whether the elements of a Matroska file, whose end is there, do not follow each other: FFmpeg
-    then passes by what it cannot make sense of. False for other files."""
+    """Whether a Matroska file, though not cut short, has a gap between its elements: FFmpeg skips
+    what it cannot parse. False for other files."""
     if "matroska" not in format:
         return False
     with open(path, "rb") as file:
-        place, end = _segment(file)
-        waiting = [(place, end or os.path.getsize(path))]
+        offset, end = _segment(file)
+        waiting = [(offset, end or os.path.getsize(path))]
         while waiting:
-            place, end = waiting.pop()
-            while place < end:
-                kind, start, stop = _element(file, place)
+            offset, end = waiting.pop()
+            while offset < end:
+                kind, start, stop = _element(file, offset)
                 if not start or stop > end:
                     return True
                 if kind == _CLUSTER:
                     waiting.append((start, stop))
-                place = stop
+                offset = stop
     return False
 
 
 _CLUSTER = b"\x1f\x43\xb6\x75"
-# Inside a segment: seek head, information, tracks, cues, attachments, chapters, tags; a cluster and
-# what is in it: time, place, sizes, blocks; and what may be anywhere: void, check sum.
+# In a segment: seek head, information, tracks, cues, attachments, chapters, tags, cluster; in a
+# cluster: time, position, sizes, blocks; anywhere: void, checksum.
 _ELEMENTS = {
     bytes.fromhex(name)
     for name in (
@@ -88,17 +88,17 @@ _ELEMENTS = {
 }
 
 
-def _element(file, place: int) -> Tuple[bytes, int, int]:
-    """(id, start, end) of the content of a Matroska element [bytes]; start is 0 where there is none
-    that is known; end is 0 where the element does not say."""
-    file.seek(place)
+def _element(file, offset: int) -> Tuple[bytes, int, int]:
+    """(id, start, end) of the content of the Matroska element at `offset` [bytes]; start is 0 if it
+    is not a known element, end is 0 if its size is not stated."""
+    file.seek(offset)
     head = file.read(12)
     length = _width(head[:1])  # of the id
     width = _width(head[length : length + 1])
     if not length or not width or len(head) < length + width:
         return b"", 0, 0
     size = int.from_bytes(head[length : length + width], "big") & (1 << 7 * width) - 1
-    start, kind = place + length + width, head[:length]
+    start, kind = offset + length + width, head[:length]
     known = kind in _ELEMENTS or kind in (
         b"\x1a\x45\xdf\xa3",
         b"\x18\x53\x80\x67",
@@ -107,27 +107,27 @@ def _element(file, place: int) -> Tuple[bytes, int, int]:
 
 
 def _segment(file) -> Tuple[int, int]:
-    """Where the segment of a Matroska file starts and, by its own word, ends [bytes]; 0 of
-    recordings that do not say."""
+    """(start, stated end) of the content of a Matroska file's segment [bytes]; the end is 0 in
+    recordings that do not state it."""
     return _element(file, _element(file, 0)[2])[1:]
 
 
 def _mp4_end(file, size: int) -> int:
-    """Where the last of the outer boxes ends by its own word [bytes]."""
-    place = 0
-    while place + 8 <= size:
-        file.seek(place)
+    """The stated end of the last top-level box [bytes]."""
+    offset = 0
+    while offset + 8 <= size:
+        file.seek(offset)
         head = file.read(16)
         length = int.from_bytes(head[:4], "big")
         if length == 1:  # in 64 bits
             length = int.from_bytes(head[8:], "big")
-        if length < 8:  # 0: to the end of the file; others are no boxes
+        if length < 8:  # 0: to the end of the file; other values are invalid
             return size
-        place += length
-    return place
+        offset += length
+    return offset
 
 
 def _width(first: bytes) -> int:
-    """Bytes of one of EBML's numbers, from its first one: one more than the zeros in front; 0 where
-    there is none."""
+    """The number of bytes of an EBML integer, from its first byte: leading zero bits plus one; 0 if
+    it is invalid."""
     return 9 - first[0].bit_length() if first and first[0] else 0

@@ -1,4 +1,4 @@
-"""What a command line names: pictures and videos, and what is made of each is called."""
+"""Finds the images and videos named on a command line, and names the output file of each."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ssd.datasets.image_folder import open_images
 from ssd.datasets.record_folder import is_records
 from ssd.errors import UserError
 from ssd.files import is_output
-from ssd.tools import pictures, videos
+from ssd.tools import image_input, videos
 
 
 class Input(NamedTuple):
-    """path: as it was named; for records, the folder and the image's name. inside: the path below
-    the named folder, or the file's name. video: or else a picture, as it seems."""
+    """path: as named; for records, the folder and the image's name. inside: the path below the
+    named folder, or the file's name. video: whether it looks like a video, else an image."""
 
     path: str
     inside: str
@@ -23,12 +23,12 @@ class Input(NamedTuple):
 
 
 def find_inputs(names: Iterable[str]) -> Tuple[List[Input], int]:
-    """(pictures and videos, each once, in the order named; files in folders that are neither).
+    """(images and videos, each once, in the order named; number of other files in the folders).
 
-    A name is a file; a folder, searched with all folders below it for files with a picture's or a
-    video's ending (hidden ones are passed by, and folders that this program has drawn pictures
-    into), or one of records; or a pattern with * ? or [, ** being any folders, which passes by
-    drawn pictures too. UserError for a name that gives nothing.
+    A name is a file; a folder, searched recursively for files with an image or video extension
+    (hidden files and this program's output folders are skipped), or one of records; or a pattern
+    with * ? or [, where ** matches any folders; output folders are skipped here too. UserError for
+    a name that matches nothing.
     """
     found, seen, others = [], set(), 0
 
@@ -49,7 +49,7 @@ def find_inputs(names: Iterable[str]) -> Tuple[List[Input], int]:
                 continue
             if os.path.isdir(one):
                 if "**" in name and one != name:
-                    continue  # its files match too
+                    continue  # its files match the pattern as well
                 inside, rest = (
                     (list(open_images(one).names()), 0) if is_records(one) else _walk(one)
                 )
@@ -57,19 +57,19 @@ def find_inputs(names: Iterable[str]) -> Tuple[List[Input], int]:
                 for path in inside:
                     add(os.path.join(one, path), path)
                 if not inside and one == name:
-                    raise UserError(f"{name}: a folder without a picture or a video")
+                    raise UserError(f"{name}: a folder without images or videos")
             elif os.path.isfile(one):
                 add(one, os.path.basename(one))
             else:
                 raise UserError(f"{one}: neither a file nor a folder")
     if not found:
-        raise UserError("no picture and no video in what was named")
+        raise UserError("no images or videos found in the inputs")
     return found, others
 
 
 def _is_drawn(path: str, pattern: str) -> bool:
-    """Whether a match of a pattern is, or lies in, a folder of drawn pictures that the pattern does
-    not name."""
+    """Whether a match of a pattern is, or lies in, an output folder that the pattern does not
+    name."""
     named = next(part for part in _parents(pattern) if not glob.has_magic(part))
     while path and path != named and len(path) > len(named):
         if os.path.isdir(path) and is_output(path):
@@ -79,7 +79,7 @@ def _is_drawn(path: str, pattern: str) -> bool:
 
 
 def _parents(path: str) -> Iterable[str]:
-    """The folder of a path, its folder, and so on; "" at last."""
+    """The folder of a path, its parent, and so on; finally ""."""
     while path:
         above = os.path.dirname(path)
         path = above if above != path else ""
@@ -87,31 +87,33 @@ def _parents(path: str) -> Iterable[str]:
 
 
 def _walk(folder: str) -> Tuple[List[str], int]:
-    """(paths below `folder` of pictures and videos, sorted; number of other files)."""
+    """(paths of images and videos below `folder`, sorted; number of other files)."""
     inside, others = [], 0
-    for place, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder):
         folders[:] = sorted(
             name
             for name in folders
-            if not name.startswith(".") and not is_output(os.path.join(place, name))
+            if not name.startswith(".") and not is_output(os.path.join(parent, name))
         )
         for name in sorted(files):
             if name.startswith("."):
                 continue
-            if _has_ending(name, pictures.ENDINGS + videos.ENDINGS):
-                inside.append(os.path.relpath(os.path.join(place, name), folder))
+            if _has_ending(name, image_input.ENDINGS + videos.ENDINGS):
+                inside.append(os.path.relpath(os.path.join(parent, name), folder))
             else:
                 others += 1
     return inside, others
 
 
 def _is_video(path: str) -> bool:
-    """By the ending, and by the content of a file that has none of ours."""
-    if _has_ending(path, pictures.ENDINGS) or not os.path.isfile(
+    """By the extension; for unknown extensions by the content."""
+    if _has_ending(path, image_input.ENDINGS) or not os.path.isfile(
         path
     ):  # one in records is an image
         return False
-    return _has_ending(path, videos.ENDINGS + videos.SOUND_ENDINGS) or not pictures.is_picture(path)
+    return _has_ending(path, videos.ENDINGS + videos.AUDIO_ENDINGS) or not image_input.is_image(
+        path
+    )
 
 
 def _has_ending(path: str, endings: Tuple[str, ...]) -> bool:
@@ -119,20 +121,17 @@ def _has_ending(path: str, endings: Tuple[str, ...]) -> bool:
 
 
 class OutputNames:
-    """Names in one folder, none given twice: a.jpg, a-2.jpg, ..."""
+    """Unique names for output files: a.jpg, a-2.jpg, ..."""
 
     def __init__(self):
-        self._taken, self._last = (
-            set(),
-            {},
-        )  # last: by name, in small letters, the highest number that was given
+        self._taken = set()
+        self._last = {}  # by name in lower case, the highest number so far
 
     def new(self, inside: str, ending: str) -> str:
-        """A path for what is made of the input `inside`, with another ending."""
+        """A new path for the output of the input `inside`, with this extension."""
         stem = os.path.splitext(inside)[0]
         key = (stem.lower(), ending.lower())
-        # Numbers up to the last one stay taken: of a thousand inputs of one name each is not
-        # compared with all others.
+        # Start after the last number: a thousand inputs of one name must not each try all numbers.
         number = self._last.get(key, 0) + 1
         while True:
             path = f"{stem}-{number}{ending}" if number > 1 else stem + ending

@@ -1,4 +1,4 @@
-"""Pictures and videos through a detector: what is found is drawn, kept and counted."""
+"""Images and videos through a detector: detections are drawn, saved and counted."""
 
 from __future__ import annotations
 
@@ -18,37 +18,32 @@ from ssd.errors import UserError, on_a_line
 from ssd.evaluation.detections import Detections
 from ssd.files import replace_file, write_errors
 from ssd.fonts import labels_of
+from ssd.tools.image_input import load_image
 from ssd.tools.inputs import Input, OutputNames
-from ssd.tools.pictures import read_picture
 from ssd.tools.videos import VideoReader, VideoWriter
 
 
 class Prediction:
-    """What has been found so far.
+    """The detections so far.
 
-    images: what images.json says of each, COCO's `images`; failures: a line for each input that was
-    not done, or not to its end; notes: other lines about inputs; finished: inputs that were done to
-    their end; broken_off: the video that `stop` has ended before its end, in words.
+    images: the entries of images.json, COCO's `images`; failures: a line for each input that failed
+    or is incomplete; notes: other lines about inputs; finished: number of completed inputs;
+    interrupted: the video that `stop` interrupted, as text.
     """
 
     def __init__(
         self, detector, folder: str, scheme, least: Optional[float], stop: threading.Event
     ):
-        """scheme: the ids of an annotation file (predict's Scheme), or None: images are counted
-        from 1. least: score above which detections are drawn; None: nothing is drawn. stop: is set
-        when the picture or frame at hand is to be the last."""
-        self.detector, self.folder, self.scheme, self.least, self.stop = (
-            detector,
-            folder,
-            scheme,
-            least,
-            stop,
-        )
+        """scheme: the ids of an annotation file (predict's IdScheme), or None to number images from
+        1. least: score above which detections are drawn; None: draw nothing. stop: set to end after
+        the current image or frame."""
+        self.detector, self.folder, self.scheme = detector, folder, scheme
+        self.least, self.stop = least, stop
         self.images: List[dict] = []
         self.failures: List[str] = []
         self.notes: List[str] = []
-        self.finished, self.broken_off = 0, ""
-        self.counts = collections.Counter()  # pictures, videos, frames, drawn detections
+        self.finished, self.interrupted = 0, ""
+        self.counts = collections.Counter()  # images, videos, frames, drawn detections
         self._has_category = np.array([number is not None for number in detector.category_ids])
         self._found: List[Tuple[int, object]] = []  # (image id, Detected)
         self._names = OutputNames()
@@ -60,36 +55,34 @@ class Prediction:
             for name, color in class_colors(detector.class_names).items()
         }
 
-    def pictures(self, inputs: List[Input], advance) -> None:
-        """Detects on picture files; those that cannot be read are noted and left out. `advance()`
-        after each."""
-        for (one, picture), detected in self._detect(self._readable(inputs, advance)):
-            image = dict(file_name=one.path, width=picture.shape[1], height=picture.shape[0])
+    def predict_images(self, inputs: List[Input], advance) -> None:
+        """Detect on image files; unreadable ones are recorded as failures. Calls `advance()` after
+        each."""
+        for (one, pixels), detected in self._detect(self._readable(inputs, advance)):
+            image = dict(file_name=one.path, width=pixels.shape[1], height=pixels.shape[0])
             if self.least is not None:
                 jpeg = os.path.splitext(one.path)[1].lower() in (".jpg", ".jpeg", ".jpe")
                 image["drawn"] = self._names.new(one.inside, ".jpg" if jpeg else ".png")
-                save_image(
-                    os.path.join(self.folder, image["drawn"]), self._drawn(picture, detected)
-                )
+                save_image(os.path.join(self.folder, image["drawn"]), self._drawn(pixels, detected))
             if self.scheme is not None:
-                image.update(self.scheme.names_of(one.path))
+                image.update(self.scheme.id_and_name(one.path))
             self._keep(image, detected)
-            self.counts["pictures"] += 1
+            self.counts["images"] += 1
             self.finished += 1
             advance()
             if self.stop.is_set():
                 break
 
-    def video(self, reader: VideoReader, one: Input, advance) -> None:
-        """Detects on every frame of a video; what cannot be read is noted. `advance()` after each
-        frame."""
-        name, writer, sound, done, failures = None, None, None, 0, len(self.failures)
+    def predict_video(self, reader: VideoReader, one: Input, advance) -> None:
+        """Detect on every frame of a video; a read error is recorded as a failure. Calls
+        `advance()` after each frame."""
+        name, writer, audio, done, failures = None, None, None, 0, len(self.failures)
         if self.least is not None:
             name = self._names.new(one.inside, ".mp4")
             path = os.path.join(self.folder, name)
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            sound = reader.sound()
-            writer = VideoWriter(path, reader.rate, sound)
+            audio = reader.audio()
+            writer = VideoWriter(path, reader.rate, audio)
         try:
             for (seconds, pixels), detected in self._detect(self._until_broken(reader)):
                 done += 1
@@ -102,23 +95,24 @@ class Prediction:
                 )
                 if writer is not None:
                     image["drawn"] = name
-                    writer.add(self._drawn(pixels, detected), seconds, reader.start, reader.look)
+                    drawn = self._drawn(pixels, detected)
+                    writer.add(drawn, seconds, reader.start, reader.display)
                 self._keep(image, detected)
                 advance()
                 if self.stop.is_set():
-                    self.broken_off = f"{_number(done, 'frame')} of {one.path}"
+                    self.interrupted = f"{_number(done, 'frame')} of {one.path}"
                     break
-            whole = len(self.failures) == failures and not self.broken_off
-            if reader.odd():
-                self.notes.append(f"{one.path}: {reader.odd()}")
+            complete = len(self.failures) == failures and not self.interrupted
+            if reader.notes():
+                self.notes.append(f"{one.path}: {reader.notes()}")
             if writer is not None and done:
-                writer.finish(whole, reader.end)
-                if sound is not None and sound.missing:
-                    self.notes.append(f"{one.path}: {sound.missing}")
+                writer.finish(complete, reader.end)
+                if audio is not None and audio.missing:
+                    self.notes.append(f"{one.path}: {audio.missing}")
         finally:
             if writer is not None:
                 writer.close()
-        self.finished += whole
+        self.finished += complete
         self.counts["videos"] += done > 0
         self.counts["frames"] += done
 
@@ -142,21 +136,21 @@ class Prediction:
             yield from zip(waiting.popleft(), map(self._of_categories, results))
 
     def _of_categories(self, detected):
-        """Without classes that the annotation file of the scheme lacks."""
+        """Drop the classes that the scheme's annotation file does not have."""
         kept = self._has_category[detected.ids[:, 0]]
         return detected if kept.all() else detected.select(kept)
 
     def _readable(self, inputs: List[Input], advance) -> Iterator[Tuple[Input, np.ndarray]]:
-        """The pictures that can be read, by threads, a batch ahead."""
+        """The readable images, read by threads, one batch ahead."""
         with ThreadPoolExecutor(2) as pool:
             ahead = collections.deque()
-            for place in range(len(inputs) + self.detector.batch_size):
-                if place < len(inputs):
-                    one = inputs[place]
+            for index in range(len(inputs) + self.detector.batch_size):
+                if index < len(inputs):
+                    one = inputs[index]
                     ahead.append(
-                        (one, pool.submit(read_picture, one.path, upright=self.scheme is None))
+                        (one, pool.submit(load_image, one.path, upright=self.scheme is None))
                     )
-                if place >= self.detector.batch_size and ahead:
+                if index >= self.detector.batch_size and ahead:
                     one, future = ahead.popleft()
                     try:
                         yield one, future.result()
@@ -170,12 +164,12 @@ class Prediction:
         except UserError as error:
             self.failures.append(str(error))
 
-    def _drawn(self, picture: np.ndarray, detected) -> np.ndarray:
+    def _drawn(self, pixels: np.ndarray, detected) -> np.ndarray:
         shown = detected.scores[:, 0] > self.least
         self.counts["drawn"] += int(shown.sum())
         labels = [self._labels[name] for name, kept in zip(detected.names, shown) if kept]
         return draw_boxes(
-            picture, detected.boxes[shown], labels, detected.scores[shown, 0], self._colors
+            pixels, detected.boxes[shown], labels, detected.scores[shown, 0], self._colors
         )
 
     def _keep(self, image: dict, detected) -> None:
@@ -183,25 +177,24 @@ class Prediction:
         self.images.append(image)
         self._found.append((image["id"], detected))
 
-    # ---- the end
+    # ---- output
 
     def write(self) -> None:
-        """detections.json, COCO's results, and images.json, what their ids mean, in the folder."""
+        """Write detections.json, COCO's results, and images.json, the meaning of their ids."""
         ids = self.detector.category_ids
-        known = np.array(
-            [0 if number is None else number for number in ids], np.int64
-        )  # None is not among them
+        # No detection has a class whose id is None.
+        category_ids = np.array([0 if number is None else number for number in ids], np.int64)
         columns = zip(*((image, *detected[:3]) for image, detected in self._found))
-        images, places, scores, boxes = columns if self._found else ((), (), (), ())
+        images, classes, scores, boxes = columns if self._found else ((), (), (), ())
         images = np.repeat(np.array(images, np.int64), list(map(len, scores)))
-        places, scores = (
+        classes, scores = (
             np.concatenate([np.zeros((0, 1), dtype), *parts])[:, 0]
-            for dtype, parts in ((np.int32, places), (np.float32, scores))
+            for dtype, parts in ((np.int32, classes), (np.float32, scores))
         )
         ltrb = np.concatenate([np.zeros((0, 4), np.float32), *boxes]).astype(np.float64)
         xywh = np.concatenate([ltrb[:, :2], ltrb[:, 2:] - ltrb[:, :2]], axis=1)
         detections = Detections(
-            images, np.round(xywh, 3), np.round(scores.astype(np.float64), 6), known[places]
+            images, np.round(xywh, 3), np.round(scores.astype(np.float64), 6), category_ids[classes]
         )
         path = os.path.join(self.folder, "detections.json")
         with write_errors(path, path):
@@ -220,13 +213,11 @@ class Prediction:
             replace_file(path, json.dumps(content).encode())
 
     def report(self, others: int) -> None:
-        """The summary on standard output, what was not done on standard error. others: files that
-        were passed by."""
+        """Print the summary on standard output, failures and notes on standard error. others:
+        number of files skipped."""
         counts, threshold = self.counts, self.detector.config.detection.score_threshold
         done = (
-            [_number(counts["pictures"], "picture")]
-            if counts["pictures"] or not counts["videos"]
-            else []
+            [_number(counts["images"], "image")] if counts["images"] or not counts["videos"] else []
         )
         if counts["videos"]:
             done.append(
@@ -236,17 +227,16 @@ class Prediction:
             name for _, detected in self._found for name in detected.names
         )
         total = sum(classes.values())
-        of = [f"{on_a_line(name)} {count}" for name, count in classes.most_common(8)] + ["..."] * (
-            len(classes) > 8
-        )
+        by_class = [f"{on_a_line(name)} {count}" for name, count in classes.most_common(8)]
+        by_class += ["..."] * (len(classes) > 8)
         print(
             f"{' and '.join(done)}: {_number(total, 'detection') if total else 'no detection'} "
-            f"above {threshold:g}" + (f" ({', '.join(of)})" if total else "")
+            f"above {threshold:g}" + (f" ({', '.join(by_class)})" if total else "")
         )
         drawn = (
             ""
             if self.least is None
-            else f", drawn those above {max(self.least, threshold):g} ({counts['drawn']})"
+            else f", drawings of those above {max(self.least, threshold):g} ({counts['drawn']})"
         )
         print(f"in {on_a_line(self.folder)}: detections.json, images.json{drawn}")
         if self._legend and counts["drawn"]:
@@ -256,16 +246,16 @@ class Prediction:
         if self.scheme is not None and len(self.images) < self.scheme.count:
             print(
                 f"{self.scheme.count - len(self.images)} of the {self.scheme.count} images of "
-                f"{self.scheme.path} were not among the pictures; `score` counts their objects as "
+                f"{self.scheme.path} were not among the inputs; `score` counts their objects as "
                 "missed"
             )
         if others:
-            print(f"passed by: {_number(others, 'other file')} in the folders")
+            print(f"skipped: {_number(others, 'other file')} in the folders")
         if self.failures:
-            print(f"not done, or not to the end: {len(self.failures)} (exit status 1)")
-        for line in self.notes + [f"not done: {line}" for line in self.failures]:
+            print(f"failed or incomplete: {len(self.failures)} (exit status 1)")
+        for line in self.notes + [f"failed: {line}" for line in self.failures]:
             print(f"{ends.program()} predict: {on_a_line(line)}", file=sys.stderr, flush=True)
 
 
-def _number(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

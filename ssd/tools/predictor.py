@@ -1,4 +1,4 @@
-"""A trained detector to be called on pictures: `Predictor.load(path)(image)`."""
+"""A trained detector to be called on images: `Predictor.load(path)(image)`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 from ssd.config import Config
 from ssd.errors import UserError
 from ssd.runtime import start
-from ssd.tools.pictures import NetworkInput, as_picture
+from ssd.tools.image_input import NetworkInput, as_image
 
 BATCH_SIZE = 8
 
 
 class Detected(NamedTuple):
-    """What was found in one picture, n detections, best score first; arrays in Gluon's convention.
+    """The n detections on one image, best score first; arrays in Gluon's convention.
 
-    ids: (n, 1) int32, position in the detector's class_names, from 0. scores: (n, 1) float32 in [0,
-    1]. boxes: (n, 4) float32, ltrb in pixels of the picture, clipped to it. names: the n class
+    ids: (n, 1) int32, indices into the detector's class_names, from 0. scores: (n, 1) float32 in
+    [0, 1]. boxes: (n, 4) float32, ltrb in pixels of the image, clipped to it. names: the n class
     names.
     """
 
@@ -29,7 +29,7 @@ class Detected(NamedTuple):
     names: Tuple[str, ...]
 
     def select(self, chosen: np.ndarray) -> Detected:
-        """Those detections alone; chosen: (n,) bool."""
+        """The detections where `chosen`, (n,) bool, is true."""
         return Detected(
             self.ids[chosen],
             self.scores[chosen],
@@ -41,8 +41,8 @@ class Detected(NamedTuple):
 class Predictor:
     """A network with its weights, settings and class names, on its device.
 
-    class_names: of the ids 0, 1, ...; category_ids: the same classes' ids in COCO-format files,
-    None of a class that such a file lacks; config: the settings.
+    class_names: of the ids 0, 1, ...; category_ids: the ids of these classes in COCO-format files,
+    None for a class that the file does not have; config: the settings.
     """
 
     @classmethod
@@ -60,11 +60,11 @@ class Predictor:
     ) -> Predictor:
         """A detector from a run's weights.params or a checkpoint's parameters.npz.
 
-        device: auto (gpu where there is one), cpu or gpu. score_threshold [0, 1], nms_iou (0, 1],
-        boxes_per_image: in place of those that the weights were trained with (see `detection` in a
-        recipe). batch_size: pictures at most that go through the network at once. Weights that do
-        not say what they are take the recipe.yaml of their run; or name a `recipe`, and an
-        annotation file `classes` for the names. UserError for what does not fit.
+        device: auto (a GPU if there is one), cpu or gpu. score_threshold [0, 1], nms_iou (0, 1],
+        boxes_per_image: override those that the weights were trained with (see `detection` in a
+        recipe). batch_size: most images that go through the network at once. Weights without stored
+        settings use the recipe.yaml of their run, or the given `recipe`, and an annotation file
+        `classes` for the names. UserError for arguments that do not fit.
         """
         flags = {
             "run.device": device,
@@ -78,8 +78,8 @@ class Predictor:
     def __init__(
         self, config: Config, path, class_names, category_ids, batch_size: int = BATCH_SIZE
     ):
-        """The network of `config` with the weights at `path`; UserError if they are of another
-        one."""
+        """The network of `config` with the weights at `path`; UserError if they belong to another
+        network."""
         start()
         import mxnet as mx
 
@@ -90,9 +90,8 @@ class Predictor:
         if batch_size < 1:
             raise UserError(f"batch_size: {batch_size} is less than 1")
         if config.run.device == "cpu" or not mx.context.num_gpus():
-            config = config.with_values(
-                layout="NCHW", dtype="float32", decode="cpu"
-            )  # all that a CPU has
+            # the only ones that work on a CPU
+            config = config.with_values(layout="NCHW", dtype="float32", decode="cpu")
         self.config, self.batch_size = config, batch_size
         self.class_names, self.category_ids = tuple(class_names), tuple(category_ids)
         device = choose_device(config)
@@ -105,37 +104,35 @@ class Predictor:
     def __call__(self, image):
         """Detected of an image, or a list of them for a list.
 
-        An image is a path (turned upright as its EXIF data says), a PIL image, or an array, uint8
+        An image is a path (rotated upright by its EXIF data), a PIL image, or an array, uint8
         (height, width, 3) RGB or (height, width) grey. UserError for anything else, and for a file
         that cannot be read.
         """
         images = list(image) if isinstance(image, (list, tuple)) else [image]
         groups = (
-            list(map(as_picture, images[start : start + self.batch_size]))
+            list(map(as_image, images[start : start + self.batch_size]))
             for start in range(0, len(images), self.batch_size)
         )
         found = [one for group in self.stream(groups) for one in group]
         return found if isinstance(image, (list, tuple)) else found[0]
 
     def stream(self, batches: Iterable[List[np.ndarray]]) -> Iterator[List[Detected]]:
-        """A list of Detected for each list of 1 to batch_size pictures, uint8 (height, width, 3)
-        RGB.
+        """A list of Detected for each list of 1 to batch_size images, uint8 (height, width, 3) RGB.
 
-        The next batch is asked for while the network is at work on one.
+        It reads the next batch while the network computes the current one.
         """
         waiting = None
-        for pictures in batches:
-            images, own = self._input(pictures), []
+        for images in batches:
+            batch, size_input = self._input(images), []
             if self._inference.in_pixels:
                 import mxnet as mx
 
-                own = [
-                    mx.nd.array([picture.shape[1::-1] for picture in pictures], ctx=images.context)
-                ]
-            outputs = self._inference(images, *own)
+                sizes = [image.shape[1::-1] for image in images]
+                size_input = [mx.nd.array(sizes, ctx=batch.context)]
+            outputs = self._inference(batch, *size_input)
             if waiting is not None:
                 yield self._results(*waiting)
-            waiting = outputs, [picture.shape[:2] for picture in pictures]
+            waiting = outputs, [image.shape[:2] for image in images]
         if waiting is not None:
             yield self._results(*waiting)
 
@@ -147,7 +144,10 @@ class Predictor:
             boxes = np.clip(rows[:, 2:], 0, 1) * np.float32([width, height, width, height])
             results.append(
                 Detected(
-                    ids, rows[:, 1:2], boxes, tuple(self.class_names[place] for place in ids[:, 0])
+                    ids,
+                    rows[:, 1:2],
+                    boxes,
+                    tuple(self.class_names[number] for number in ids[:, 0]),
                 )
             )
         return results
@@ -156,19 +156,20 @@ class Predictor:
 def load_predictor(
     path, args, classes: Optional[str] = None, batch_size: int = BATCH_SIZE
 ) -> Predictor:
-    """A detector of the weights at `path`, with the recipe and the flags that `args` holds over the
-    weights' own settings; `classes`: an annotation file whose categories give the names. UserError.
+    """The Predictor of the weights at `path`; the recipe and flags in `args` override the settings
+    stored with the weights. `classes`: an annotation file whose categories give the class names.
+    UserError for what does not fit.
     """
     start()  # before the weights' settings are read with MXNet
     from ssd.evaluation.saved_network import settings_of
 
     config, info = settings_of(args, path)
-    names, ids = classes_of(config, info, path, classes)
+    names, ids = class_names_and_ids(config, info, path, classes)
     return Predictor(config, path, names, ids, batch_size)
 
 
-def classes_of(config: Config, info, path, classes: Optional[str]) -> Tuple[tuple, tuple]:
-    """(names, category ids) of the network's classes."""
+def class_names_and_ids(config: Config, info, path, classes: Optional[str]) -> Tuple[tuple, tuple]:
+    """(class names, category ids) of the network's classes."""
     count = config.model.num_classes - 1
     if classes:
         from ssd.datasets.annotations import categories_of

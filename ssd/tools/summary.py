@@ -1,5 +1,5 @@
-"""What a detector is: its layers and their cost, its default boxes, and how these cover a data
-set."""
+"""A summary of a detector: its layers and their cost, its default boxes, and their coverage of a
+data set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ssd.datasets.coco import check_left_out, inspect_coco, nothing_left, select
 from ssd.errors import UserError
 from ssd.model.boxes.ssd_sizes import SsdSizes
 
-# Part of the network by the names of its operators, in the order in which they are shown.
+# (pattern of operator names, title) of each part of the network, in the order of the table.
 BLOCKS = (
     (r"{backbone}(conv\d|batchnorm|pool|convnorm0_)", "backbone stem"),
     (r"{backbone}stage(\d+)", "backbone stage {{}}"),
@@ -32,35 +32,35 @@ BLOCKS = (
 PARTS = ("lateral", "smooth", "coarser", "down", "classification", "regression", "loc", "conf")
 
 
-class GroundTruth(NamedTuple):
-    """Boxes of an annotation file: where, and how large. The boxes of an image lie together."""
+class ObjectBoxes(NamedTuple):
+    """Positions and sizes of an annotation file's boxes, sorted by image."""
 
     path: str
     categories: Tuple[str, ...]
     images: int
-    left_out: int  # annotations that are wrong in some way
-    lines: Tuple[str, ...]  # what was left out and what is odd, for people
-    ltrb: np.ndarray  # (m, 4) in shares of the image
-    areas: np.ndarray  # (m,) pixels^2 of the image's file
-    image: np.ndarray  # (m,) position of the image, ascending
+    left_out: int  # number of bad annotations
+    lines: Tuple[str, ...]  # messages on what was left out and what is odd
+    ltrb: np.ndarray  # (m, 4), fractions of the image size
+    areas: np.ndarray  # (m,) pixels^2 of the image file
+    image: np.ndarray  # (m,) index of the image, ascending
 
     @property
     def num_classes(self) -> int:
         return 1 + len(self.categories)
 
 
-def read_ground_truth(path: str, max_left_out: float = 0.5) -> GroundTruth:
-    """The boxes of a COCO annotation file; no image is looked at, and bad entries are left out.
-    UserError if it is not COCO, holds no box, or would be refused in training even with
+def read_object_boxes(path: str, max_left_out: float = 0.5) -> ObjectBoxes:
+    """The boxes of a COCO annotation file, without bad entries; no image is read. UserError if the
+    file is not COCO, has no box, or would be refused in training even with
     --skip-bad-annotations."""
     found = inspect_coco(path, None)
     data, lines = select_good(found)
-    lacking = nothing_left(data, found, True)
-    if lacking:
-        raise UserError(lacking)
+    problem = nothing_left(data, found, True)
+    if problem:
+        raise UserError(problem)
     check_left_out(data, max_left_out, True)
     ltrb, image = data.boxes_ltrb, data.box_image
-    return GroundTruth(
+    return ObjectBoxes(
         path,
         data.category_names,
         data.num_images,
@@ -72,8 +72,8 @@ def read_ground_truth(path: str, max_left_out: float = 0.5) -> GroundTruth:
     )
 
 
-def summarise(config: Config, truth: GroundTruth = None) -> Dict[str, Any]:
-    """Everything about the network of a recipe, in plain values: see docs/summary.md for the
+def summarise(config: Config, truth: ObjectBoxes = None) -> Dict[str, Any]:
+    """Everything about the network of a recipe, as plain values; docs/summary.md explains the
     keys."""
     from ssd.model.detector import build_detector
     from ssd.model.operations import operations, training_multiply_adds
@@ -120,7 +120,7 @@ def _blocks(layers, layout: str, backbone: str) -> List[Dict[str, Any]]:
             match = re.search(pattern.format(backbone=re.escape(backbone)), layer.name)
             if match:
                 number = match.group(1)
-                place = (
+                key = (
                     kind,
                     int(number)
                     if number.isdigit()
@@ -129,7 +129,7 @@ def _blocks(layers, layout: str, backbone: str) -> List[Dict[str, Any]]:
                     else 0,
                 )
                 block = found.setdefault(
-                    place, dict(name=title.format().format(number), parameters=0, multiply_adds=0)
+                    key, dict(name=title.format().format(number), parameters=0, multiply_adds=0)
                 )
                 block["parameters"] += layer.parameters
                 block["multiply_adds"] += layer.multiply_adds
@@ -138,12 +138,12 @@ def _blocks(layers, layout: str, backbone: str) -> List[Dict[str, Any]]:
                     block["output"] = list(
                         shape[1:] if layout == "NCHW" else (shape[3], shape[1], shape[2])
                     )
-    return [found[place] for place in sorted(found)]
+    return [found[key] for key in sorted(found)]
 
 
 def _maps(sizes: SsdSizes) -> List[Dict[str, Any]]:
-    """cells, step: one number where rows and columns agree, else [rows, columns]; shapes: [width,
-    height] [pixels]."""
+    """The feature maps. cells, step: one number if rows and columns agree, else [rows, columns];
+    shapes: [width, height] in pixels."""
     height, width = sizes.image_size
 
     most = 1.0 if sizes.clipped else np.inf
@@ -165,7 +165,7 @@ def _maps(sizes: SsdSizes) -> List[Dict[str, Any]]:
     ]
 
 
-def _coverage(config: Config, detector, truth: GroundTruth) -> Dict[str, Any]:
+def _coverage(config: Config, detector, truth: ObjectBoxes) -> Dict[str, Any]:
     best, matched = coverage(detector.sizes, detector.matcher, truth.ltrb, truth.image)
     threshold = config.default_boxes.matching_iou
     result: Dict[str, Any] = dict(

@@ -1,4 +1,4 @@
-"""Videos read and written frame by frame, by PyAV (FFmpeg)."""
+"""Reads and writes videos frame by frame, by PyAV (FFmpeg)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,18 @@ import numpy as np
 
 from ssd.errors import UserError
 from ssd.files import discard, put_in_place, temporary_path, write_errors
-from ssd.tools.film import FromRGB, Look, ToRGB, Upright, film_stream, look_of, tag, unknown_matrix
+from ssd.tools.audio import AudioCopy
 from ssd.tools.frame_times import FrameTimes, is_cut, is_damaged
-from ssd.tools.sound import Sound
+from ssd.tools.video_stream import (
+    DisplayInfo,
+    FromRGB,
+    ToRGB,
+    Upright,
+    display_info,
+    tag,
+    unknown_matrix,
+    video_stream_of,
+)
 
 ENDINGS = (
     ".mp4",
@@ -58,9 +67,8 @@ ENDINGS = (
     ".mjpeg",
     ".mjpg",
 )
-# : Files of sound, which may hold a cover picture: named on a command line, they are said to be no
-# film.
-SOUND_ENDINGS = (
+# Audio files may hold a cover image. They count as videos, so that they are refused as such.
+AUDIO_ENDINGS = (
     ".m4a",
     ".m4b",
     ".mp3",
@@ -73,12 +81,12 @@ SOUND_ENDINGS = (
     ".wma",
     ".mka",
 )
-_USUAL_RATE = 25  # frames per second where a video does not say
-_HIGHEST_RATE = 240  # of cameras: above, FFmpeg may have taken the unit of the times for the rate
-_COARSEST = Fraction(1, 1000)  # unit of the times of drawn frames [seconds]
+_DEFAULT_RATE = 25  # frames per second if a video does not state it
+_HIGHEST_RATE = 240  # of cameras: FFmpeg may have taken the time unit for a higher rate
+_COARSEST = Fraction(1, 1000)  # time unit of drawn frames [seconds]
 
 
-class Frame(NamedTuple):
+class VideoFrame(NamedTuple):
     """seconds: since the start of the video; pixels: uint8 (height, width, 3) RGB, upright."""
 
     seconds: float
@@ -86,16 +94,16 @@ class Frame(NamedTuple):
 
 
 class VideoReader:
-    """A video's frames in order. rate: frames per second, a Fraction; frames: their number, None
-    where unknown; start: of the first one in the file [seconds], and look: how the frames are to be
-    shown, both None before it is read; end: of the last one that was read, since the start
-    [seconds]; damaged: frames that FFmpeg has mended."""
+    """A video's frames in order. rate: frames per second, a Fraction; frames: their number, None if
+    unknown; start: time of the first frame in the file [seconds], and display: how the frames are
+    to be shown, both None before the first frame; end: of the last frame read, since the start
+    [seconds]; damaged: number of frames that FFmpeg repaired."""
 
     def __init__(self, path):
-        """Raises UserError naming the file if it is no video."""
+        """UserError names the file if it is not a video."""
         import av
 
-        self._path, self.read, self.start, self.look = os.fspath(path), 0, None, None
+        self._path, self.read, self.start, self.display = os.fspath(path), 0, None, None
         self.end, self.damaged = 0.0, 0
         try:
             self._container = av.open(self._path)
@@ -107,40 +115,39 @@ class VideoReader:
                 "the file is empty" if empty else f"not a video that can be read ({_reason(error)})"
             )
             raise UserError(f"{path}: {reason}") from None
-        self._stream = film_stream(self._container)
-        # FFmpeg takes a single picture for a video, whatever its name.
-        picture = (
+        self._stream = video_stream_of(self._container)
+        # FFmpeg opens a single image as a video, whatever its name.
+        single_image = (
             self._container.format.name.endswith("_pipe") or "image2" in self._container.format.name
         )
-        if self._stream is None or picture:
-            cover = ", only a cover" if self._container.streams.video else ""
+        if self._stream is None or single_image:
+            cover = ", only a cover image" if self._container.streams.video else ""
             self.close()
             raise UserError(
                 f"{path}: "
-                + ("a picture, not a video" if picture else f"holds no moving pictures{cover}")
+                + ("an image, not a video" if single_image else f"has no video stream{cover}")
             )
         self._stream.thread_type = "AUTO"
         self.rate = self._rate()
-        claimed = self._claimed_end()
+        stated_end = self._stated_end()
         start = float((self._stream.start_time or 0) * self._stream.time_base)
         self.frames = self._stream.frames or (
-            max(1, round((claimed - start) * self.rate)) if claimed else None
+            max(1, round((stated_end - start) * self.rate)) if stated_end else None
         )
 
     def _rate(self) -> Fraction:
         average, guessed = self._stream.average_rate, self._stream.guessed_rate
-        # Where a file gives its unit of time for the rate, as DV and some AVI do, FFmpeg's guess
-        # knows better.
+        # DV and some AVI files state their time unit as the rate; FFmpeg's guess is better then.
         chosen = (
             guessed
             if average and guessed and average > _HIGHEST_RATE > guessed
             else average or guessed
         )
-        return Fraction(chosen or _USUAL_RATE)
+        return Fraction(chosen or _DEFAULT_RATE)
 
-    def _claimed_end(self) -> Optional[float]:
-        """The time in the file at which its pictures end by its own word [seconds], None where it
-        says nothing."""
+    def _stated_end(self) -> Optional[float]:
+        """The end of the frames as the file states it, in the file's time [seconds]; None if it
+        does not."""
         if self._stream.duration:
             return float(
                 ((self._stream.start_time or 0) + self._stream.duration) * self._stream.time_base
@@ -152,8 +159,8 @@ class VideoReader:
             return (early + self._container.duration) / 1e6
         return None
 
-    def __iter__(self) -> Iterator[Frame]:
-        """Raises UserError where the file cannot be decoded any further; `read` frames are done
+    def __iter__(self) -> Iterator[VideoFrame]:
+        """UserError where the file cannot be decoded further; `read` frames have been returned
         then."""
         import av
 
@@ -166,64 +173,64 @@ class VideoReader:
                     time = times.of(frame)
                     self.start = time if self.start is None else self.start
                     if upright is None:
-                        # Phones store a video as the sensor lies and say how it is to be turned.
+                        # Phones store a video in the sensor's orientation, with a rotation.
                         upright, to_rgb = Upright(self._stream, frame), ToRGB(self._stream)
-                        self.look = look_of(self._stream, frame, upright.quarter)
+                        self.display = display_info(self._stream, frame, upright.quarter)
                     pixels = upright(to_rgb(frame))
                     self.read += 1
                     self.damaged += bool(frame.is_corrupt or packet.is_corrupt)
                     self.end = max(times.end, time) - self.start
-                    yield Frame(time - self.start, np.ascontiguousarray(pixels))
+                    yield VideoFrame(time - self.start, np.ascontiguousarray(pixels))
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise UserError(
                 f"{self._path}: does not decode after frame {self.read} ({_reason(error)})"
             ) from None
         if not self.read:
-            raise UserError(f"{self._path}: holds no frame")
+            raise UserError(f"{self._path}: has no frame")
         self.end = max(self.end, times.end - self.start)
         self._check_length(times.end)
 
     def _check_length(self, end: float) -> None:
-        """UserError where the file says that there is more."""
-        claimed = self._claimed_end()
-        kind, there = self._container.format.name, end - self.start
-        less = claimed is not None and there < 0.9 * (claimed - self.start) - 0.5
+        """UserError if the file states that it has more."""
+        stated_end = self._stated_end()
+        kind, seconds = self._container.format.name, end - self.start
+        less = stated_end is not None and seconds < 0.9 * (stated_end - self.start) - 0.5
         cut = is_cut(self._path, kind)
         if cut or (less and (cut is None or is_damaged(self._path, kind))):
-            of = f" of {claimed - self.start:.1f}" if less else ""
+            of = f" of {stated_end - self.start:.1f}" if less else ""
             what = "damaged" if cut is False else "cut short"
-            raise UserError(f"{self._path}: is {what}, {there:.1f}{of} seconds are there")
+            raise UserError(f"{self._path}: is {what}, has only {seconds:.1f}{of} seconds")
 
-    def odd(self) -> str:
-        """A line on what could not be obeyed, "" where everything is."""
+    def notes(self) -> str:
+        """A line on frames that may be wrong, "" without any."""
         lines = []
-        if self.look is not None and unknown_matrix(self.look):
+        if self.display is not None and unknown_matrix(self.display):
             lines.append(
-                f"its colours are coded in a way that is not known here (matrix {self.look.matrix} "
-                "of ITU-T H.273); it was looked at as BT.601"
+                f"unknown colour matrix {self.display.matrix} of ITU-T H.273; its colours were "
+                "read as BT.601"
             )
         if self.damaged:
             lines.append(f"damaged frames: {self.damaged} of {self.read}")
         return "; ".join(lines)
 
-    def sound(self) -> Optional[Sound]:
-        """What is heard beside it, None without any."""
-        return Sound(self._path) if self._container.streams.audio else None
+    def audio(self) -> Optional[AudioCopy]:
+        """Its audio, to be copied to the drawn video; None without any."""
+        return AudioCopy(self._path) if self._container.streams.audio else None
 
     def close(self) -> None:
         self._container.close()
 
 
 class VideoWriter:
-    """An .mp4: H.264 where this FFmpeg can write it, else MPEG-4. It is at its place only after
+    """Writes an .mp4: H.264 if this FFmpeg can, else MPEG-4. The file appears at its path only with
     `finish`."""
 
-    def __init__(self, path: str, rate: Fraction, sound: Optional[Sound] = None):
-        """rate: frames per second; sound: is copied beside them, as far as they are. UserError if
-        it cannot be written."""
+    def __init__(self, path: str, rate: Fraction, audio: Optional[AudioCopy] = None):
+        """rate: frames per second; audio: copied along with the frames. UserError if the file
+        cannot be written."""
         import av
 
-        self._path, self._partial, self._sound = path, temporary_path(path), sound
+        self._path, self._partial, self._audio = path, temporary_path(path), audio
         self._rate, self._last = rate.limit_denominator(65535), -1
         self._codec = next(
             (name for name in ("libx264", "libopenh264") if name in av.codecs_available), "mpeg4"
@@ -233,18 +240,22 @@ class VideoWriter:
             self._container = av.open(self._partial, "w", format="mp4")
 
     def add(
-        self, pixels: np.ndarray, seconds: float, start: float = 0.0, look: Look = Look()
+        self,
+        pixels: np.ndarray,
+        seconds: float,
+        start: float = 0.0,
+        display: DisplayInfo = DisplayInfo(),
     ) -> None:
-        """A frame, uint8 (height, width, 3) RGB, all of one size; `seconds` since the start,
-        rising. start: of the first one in the file of the sound [seconds]; look: what the file says
-        of them, that of the first counts."""
+        """Add a frame, uint8 (height, width, 3) RGB, all of one size; `seconds` since the start,
+        ascending. Only the first frame's start and display count: its time in the audio's file
+        [seconds], and how the frames are to be shown."""
         import av
 
         with write_errors(self._path, self._path, av.error.FFmpegError):
             if self._stream is None:
-                self._open(*pixels.shape[:2], look)
-                if self._sound is not None:
-                    self._sound.open(self._container, start)
+                self._open(*pixels.shape[:2], display)
+                if self._audio is not None:
+                    self._audio.open(self._container, start)
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             self._last = max(self._last + 1, round(seconds / self._tick))
             frame.pts, frame.time_base = self._last, self._tick
@@ -252,14 +263,14 @@ class VideoWriter:
             if packets and self._delay is None:
                 self._delay = _delay(packets)
             self._container.mux(packets)
-            if self._sound is not None:
-                self._sound.copy(seconds)
+            if self._audio is not None:
+                self._audio.copy(seconds)
 
-    def _open(self, height: int, width: int, look: Look) -> None:
-        # Half of the colour is left out as usual, but for odd sizes, where H.264 cannot.
+    def _open(self, height: int, width: int, display: DisplayInfo) -> None:
+        # 4:2:0 subsampling as usual; H.264 has none for odd sizes.
         self._stream = self._container.add_stream(self._codec, rate=self._rate)
         self._stream.width, self._stream.height = width, height
-        if self._codec == "libx264":  # PyAV asks for a megabit a second, whatever the size
+        if self._codec == "libx264":  # PyAV sets 1 Mbit/s, whatever the size
             self._stream.codec_context.bit_rate, self._stream.options = 0, {"crf": "20"}
         else:
             self._stream.codec_context.bit_rate = int(
@@ -270,41 +281,40 @@ class VideoWriter:
         )
         self._tick = _tick(self._rate, 65535 if self._codec == "mpeg4" else 10**7)
         self._stream.codec_context.time_base = self._tick
-        tag(self._stream.codec_context, look)
-        self._from_rgb = FromRGB(width, height, self._stream.pix_fmt, look.matrix, self._tick)
+        tag(self._stream.codec_context, display)
+        self._from_rgb = FromRGB(width, height, self._stream.pix_fmt, display.matrix, self._tick)
 
-    def finish(self, whole: bool = True, end: float = 0.0) -> None:
-        """Ends the file and puts it at its place. whole: with the sound beyond the last frame; end:
-        of the last frame, since the start [seconds], where it is known."""
+    def finish(self, complete: bool = True, end: float = 0.0) -> None:
+        """Finish the file and move it to its path. complete: include the audio after the last
+        frame; end: of the last frame, since the start [seconds], 0 if unknown."""
         import av
 
         with write_errors(self._path, self._path, av.error.FFmpegError):
             packets = self._stream.encode(None)
-            if (
-                packets
-            ):  # the last lasts until the end, in the order of decoding, in which .mp4 counts
+            if packets:
+                # The last packet lasts until the end, counted in decoding time as .mp4 does.
                 first = self._delay if self._delay is not None else _delay(packets)
                 packets[-1].duration = max(
                     packets[-1].duration or 0, round(end / self._tick) - first - packets[-1].dts
                 )
             self._container.mux(packets)
-            if self._sound is not None and whole:
-                self._sound.copy()
+            if self._audio is not None and complete:
+                self._audio.copy()
             self._container.close()
             put_in_place(self._partial, self._path)
 
     def close(self) -> None:
-        """Drops what was not finished; after `finish` it does nothing."""
+        """Discard an unfinished file; does nothing after `finish`."""
         self._container.close()
-        if self._sound is not None:
-            self._sound.close()
+        if self._audio is not None:
+            self._audio.close()
         discard(self._partial)
 
 
 def _tick(rate: Fraction, most: int) -> Fraction:
-    """The unit of frame times [seconds] for videos of this rate: frames may stand at any time, as
-    in videos of phones and in GIFs. most: ticks a second that the codec knows; MPEG-4's are 65,535.
-    """
+    """The unit of frame times [seconds] for videos of this rate: fine enough for frames at any
+    time, as in GIFs and videos of phones. most: ticks a second that the codec allows; 65,535 for
+    MPEG-4."""
     times = min(100, 65535 // rate.numerator)
     for count in (max(times, -(-rate.denominator // (rate.numerator * _COARSEST))), times):
         if count and (rate * count).numerator <= most:
@@ -313,7 +323,7 @@ def _tick(rate: Fraction, most: int) -> Fraction:
 
 
 def _delay(packets) -> int:
-    """By how much packets are decoded before they are shown [ticks]; packets: the first."""
+    """How long before its display time a packet is decoded [ticks]; packets: the first ones."""
     return packets[0].pts - packets[0].dts
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple, Optional, Sequence, Tuple
 
-from ssd.report import published
+from ssd.report import published_run
 
 
 class EvaluationPlan(NamedTuple):
@@ -67,13 +67,13 @@ def target_epoch(
     estimate.
 
     scores: (epoch, mAP in [0, 1]) of the evaluations so far. as_published: the run is the one of
-    ssd.report.published. If not, we extend the line through the last two scores, which is too
+    ssd.report.published_run. If not, we extend the line through the last two scores, which is too
     optimistic where the curve flattens and too pessimistic just before the learning rate drops: a
     guess, and labelled as one.
     """
     done = scores[-1][0] if scores else 0
     if as_published:
-        epoch = published.epoch_reaching(target)
+        epoch = published_run.epoch_reaching(target)
         if epoch is not None and plan.evaluation_at(epoch) > done:
             return plan.evaluation_at(epoch), "as in the published run"
     # A run that was stopped and resumed in an epoch has two scores of it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import List, Optional, Tuple
 
-from ssd.report.published import is_same_task
+from ssd.report.published_run import is_same_task
 from ssd.training.estimates import (
     EvaluationPlan,
     MeanSeconds,

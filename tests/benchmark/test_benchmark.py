@@ -111,7 +111,7 @@ def read_trace(path):
 
 
 def test_train(data, tmp_path):
-    """Real batches; a process of its own, since Horovod is in it."""
+    """Real batches; in a separate process, because it starts Horovod."""
     run = ssd(
         "benchmark",
         "train",
@@ -165,7 +165,7 @@ def test_infer(benchmark):
     check_spread(result["step_seconds"], 2)
     check_parts(result, ["data wait", "network", "post-processing", "to the host"])
     check_arithmetic(result, training=False)
-    assert result["data"] == "made-up images" and result["batch_size"] == 2
+    assert result["data"] == "synthetic images" and result["batch_size"] == 2
     assert 0 <= result["detections_per_image"] <= 200
 
 
@@ -269,10 +269,10 @@ def test_allreduce_on_two_ranks():
     )
 
 
-def test_allreduce_alone_has_nothing_to_do():
+def test_allreduce_on_one_rank_has_nothing_to_do():
     run = ssd("benchmark", "allreduce", *TINY)
     assert run.returncode == 0, run.stderr
-    assert "one rank: there is nothing to reduce" in run.stdout
+    assert "one rank has nothing to reduce" in run.stdout
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_allreduce_alone_has_nothing_to_do():
             "--eval-batch-size: a whole number is needed, not 'two'",
         ),
         (["data"], "needs a data set"),
-        (["score", "--trace", "new.json"], "--trace new.json: there is no trace of mode score"),
+        (["score", "--trace", "new.json"], "--trace new.json: mode score has no trace"),
         (["score", "--detections", "0"], "--detections 0: must be at least 1"),
         (["score", "--annotations", "nowhere.json"], "--annotations nowhere.json: no such file"),
         (["train", "--weights", "nowhere.params"], "--weights nowhere.params: no such file"),
@@ -295,7 +295,7 @@ def test_allreduce_alone_has_nothing_to_do():
         (["infer", "--json", os.curdir], "--json .: exists already"),
     ],
 )
-def test_mistakes_are_one_line(benchmark, flags, words):
+def test_user_errors_are_one_line(benchmark, flags, words):
     status, out, err = benchmark(*flags)
     assert status == 2 and not out
     assert words in err and len(err.splitlines()) == 1, err
@@ -319,7 +319,7 @@ def test_a_batch_larger_than_the_data(benchmark, data):
     )
 
 
-def test_ranks_where_there_is_one_process(benchmark, monkeypatch):
+def test_modes_for_one_process_refuse_several_ranks(benchmark, monkeypatch):
     monkeypatch.setenv("HOROVOD_RANK", "1")
     status, out, err = benchmark("score")
-    assert status == 2 and not out and "benchmark score: runs alone" in err
+    assert status == 2 and not out and "benchmark score: runs on one rank only" in err

@@ -1,4 +1,4 @@
-"""What is said of times, and how a loop that nothing waits for is timed."""
+"""Statistics of times, and timing a loop without stalling it."""
 
 import time
 
@@ -41,7 +41,7 @@ class Known:
 
 
 @pytest.mark.parametrize("length, queueing, wanted", [(2.0, 0.5, 2.0), (0.5, 2.0, 2.0)])
-def test_the_clock_does_not_slow_a_step(monkeypatch, length, queueing, wanted):
+def test_timing_does_not_slow_a_step(monkeypatch, length, queueing, wanted):
     """A step takes as long as the slower of device and loop, not their sum."""
     clock = Clock(length, queueing)
     monkeypatch.setattr(time, "perf_counter", lambda: clock.now)

@@ -55,7 +55,7 @@ def test_a_measurement_counts_what_was_added():
     assert len(called) == 6, "once to warm up, and again since it is quick"
 
 
-def test_points_run_by_themselves(tmp_path, capsys):
+def test_points_run_in_processes(tmp_path, capsys):
     kept = tmp_path / "kept.json"
     growth.main(
         [
@@ -100,8 +100,8 @@ def test_points_run_by_themselves(tmp_path, capsys):
     assert "Exponents: seconds nan" in capsys.readouterr().out
 
 
-def test_a_point_that_fails_ends_its_axis(tmp_path, capfd):
+def test_a_failed_point_ends_its_axis(tmp_path, capfd):
     assert growth.measure_axis(
         growth.chosen_axes(["names"])[0], ["5", "none"], 1, str(tmp_path), 60
     ).keys() == {""}
-    assert "names none: given up, and what is larger" in capfd.readouterr().err
+    assert "names none: abandoned, and the larger ones" in capfd.readouterr().err

@@ -7,7 +7,7 @@ import sys
 SCRIPT = os.path.join(os.path.dirname(__file__), "..", "..", "benchmarks", "python_lock.py")
 
 
-def test_it_measures_every_side():
+def test_every_side_is_measured():
     run = subprocess.run(
         [
             sys.executable,

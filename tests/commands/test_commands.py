@@ -1,4 +1,4 @@
-"""The table of commands, and what a command is."""
+"""The table of commands, and the modules of the commands."""
 
 import os
 import subprocess

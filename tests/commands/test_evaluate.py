@@ -28,7 +28,7 @@ NAMES, IDS = ("circle", "square", "triangle"), (3, 7, 11)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def workspace(tmp_path_factory):
     """data: six images; weights.params of a random network with its classes, bare.params without;
     run: two checkpoints, the first of a network that finds nothing."""
     folder = tmp_path_factory.mktemp("evaluate")
@@ -71,19 +71,19 @@ def place(tmp_path_factory):
     return folder
 
 
-def evaluate(place, *flags, weights="weights.params", data=True):
+def evaluate(workspace, *flags, weights="weights.params", data=True):
     """Status of the command."""
-    where = ["--data-dir", place / "data"] if data else []
+    where = ["--data-dir", workspace / "data"] if data else []
     return main(
         [
             str(one)
             for one in (
                 "evaluate",
                 "--weights",
-                *([place / weights] if weights else []),
+                *([workspace / weights] if weights else []),
                 *where,
                 "--cache-dir",
-                place / "cache",
+                workspace / "cache",
                 "--device",
                 "cpu",
                 "--eval-batch-size",
@@ -97,11 +97,11 @@ def evaluate(place, *flags, weights="weights.params", data=True):
 
 
 @pytest.fixture(scope="module")
-def first(place, tmp_path_factory):
+def first(workspace, tmp_path_factory):
     """The result of a plain evaluation, and the file of its detections."""
     folder = tmp_path_factory.mktemp("first")
     status = evaluate(
-        place,
+        workspace,
         "--json-output",
         folder / "result.json",
         "--save-detections",
@@ -113,9 +113,9 @@ def first(place, tmp_path_factory):
     return json.loads((folder / "result.json").read_text()), folder
 
 
-def test_numbers_are_pycocotools(first, place):
+def test_numbers_equal_pycocotools(first, workspace):
     result, folder = first
-    annotations = place / "data" / ANNOTATIONS
+    annotations = workspace / "data" / ANNOTATIONS
     found = Detections.from_json(folder / "found.json")
     expected = score_detections(annotations, found, per_class=True, scorer="pycocotools")
     assert (
@@ -138,10 +138,10 @@ def test_numbers_are_pycocotools(first, place):
     assert page.count("<svg") >= 5 and f"{result['AP']:.3f}" in page
 
 
-def test_classes_are_mapped_by_name(first, place, tmp_path, capsys):
+def test_classes_are_mapped_by_name(first, workspace, tmp_path, capsys):
     """The same data set with its categories in another order and with other ids: the same numbers,
     by name; and any annotation file beside any folder of images."""
-    with open(place / "data" / ANNOTATIONS) as file:
+    with open(workspace / "data" / ANNOTATIONS) as file:
         content = json.load(file)
     ids = {3: 700, 7: 5, 11: 90}
     content["categories"] = [
@@ -152,8 +152,8 @@ def test_classes_are_mapped_by_name(first, place, tmp_path, capsys):
     ]
     other = tmp_path / "other.json"
     other.write_text(json.dumps(content))
-    flags = ["--annotations", other, "--images", place / "data" / "val2017"]
-    assert evaluate(place, *flags, "--json", data=False) == 0
+    flags = ["--annotations", other, "--images", workspace / "data" / "val2017"]
+    assert evaluate(workspace, *flags, "--json", data=False) == 0
     out, err = capsys.readouterr()
     result = json.loads(out)
     assert result["AP"] == pytest.approx(first[0]["AP"], abs=1e-12)
@@ -168,27 +168,27 @@ def test_classes_are_mapped_by_name(first, place, tmp_path, capsys):
 
     content["categories"][0]["name"] = "star"
     other.write_text(json.dumps(content))
-    assert evaluate(place, *flags, data=False) == 2
-    assert "its 3 classes lack 'star' of" in capsys.readouterr().err
+    assert evaluate(workspace, *flags, data=False) == 2
+    assert "its 3 classes do not include 'star' of" in capsys.readouterr().err
     content["categories"][0]["name"] = "Triangle"  # misspelt is no class with an AP of 0
     other.write_text(json.dumps(content))
-    assert evaluate(place, *flags, data=False) == 2
+    assert evaluate(workspace, *flags, data=False) == 2
     assert (
-        f"its 3 classes lack 'Triangle' of {other}; did you mean triangle?"
+        f"its 3 classes do not include 'Triangle' of {other}; did you mean triangle?"
         in capsys.readouterr().err
     )
     content["categories"].append({"id": 8, "name": "hexagon"})
     other.write_text(json.dumps(content))
     # weights that do not know their classes
     settings = ["--recipe", "ssd-resnet34-shapes", "--width", "0.125"]
-    assert evaluate(place, *flags, *settings, weights="bare.params", data=False) == 2
+    assert evaluate(workspace, *flags, *settings, weights="bare.params", data=False) == 2
     assert "a network of 3 classes" in capsys.readouterr().err
 
 
-def test_a_data_set_of_fewer_classes(first, place, tmp_path, capsys):
+def test_a_data_set_with_fewer_classes(first, workspace, tmp_path, capsys):
     """Triangles are not asked for, the others stand in another order with other ids: the numbers of
     pycocotools on the file, with the detections of all classes filtered by hand."""
-    with open(place / "data" / ANNOTATIONS) as file:
+    with open(workspace / "data" / ANNOTATIONS) as file:
         content = json.load(file)
     ids = {7: 90, 3: 5}
     content["categories"] = [{"id": 90, "name": "square"}, {"id": 5, "name": "circle"}]
@@ -197,7 +197,7 @@ def test_a_data_set_of_fewer_classes(first, place, tmp_path, capsys):
         dict(row, category_id=ids[row["category_id"]]) for row in rows if row["category_id"] in ids
     ]
     assert 0 < len(filtered) < len(rows)
-    # Objects where the untrained network sees some, so that there is something to score.
+    # Objects where the untrained network detects some, so that scores are not 0.
     sizes = {row["id"]: np.array([row["width"], row["height"]]) for row in content["images"]}
     inside = [
         row
@@ -227,10 +227,10 @@ def test_a_data_set_of_fewer_classes(first, place, tmp_path, capsys):
         scorer="pycocotools",
     )
 
-    flags = ["--annotations", tmp_path / "few.json", "--images", place / "data" / "val2017"]
+    flags = ["--annotations", tmp_path / "few.json", "--images", workspace / "data" / "val2017"]
     assert (
         evaluate(
-            place,
+            workspace,
             *flags,
             "--json",
             "--save-detections",
@@ -266,7 +266,9 @@ def test_a_data_set_of_fewer_classes(first, place, tmp_path, capsys):
     assert page.count("triangle") == 1 and "detections of 1 of the weights" in page
 
     assert (
-        evaluate(place, *flags, "--json-output", tmp_path / "all.json", weights="run", data=False)
+        evaluate(
+            workspace, *flags, "--json-output", tmp_path / "all.json", weights="run", data=False
+        )
         == 0
     )
     err = capsys.readouterr().err
@@ -276,10 +278,10 @@ def test_a_data_set_of_fewer_classes(first, place, tmp_path, capsys):
     assert err.splitlines().count(line) == 1
 
 
-def test_weights_without_metadata_take_the_recipe(first, place, capsys):
+def test_weights_without_metadata_take_the_recipe(first, workspace, capsys):
     assert (
         evaluate(
-            place,
+            workspace,
             "--recipe",
             "ssd-resnet34-shapes",
             "--width",
@@ -295,7 +297,7 @@ def test_weights_without_metadata_take_the_recipe(first, place, capsys):
     assert [result[name] for name in STAT_NAMES] == [first[0][name] for name in STAT_NAMES]
 
 
-def test_a_table_of_several(first, place, tmp_path, capsys, monkeypatch):
+def test_a_table_of_several_weights(first, workspace, tmp_path, capsys, monkeypatch):
     """The data set is loaded, and described, once for all."""
     loads = []
     monkeypatch.setattr(
@@ -304,7 +306,7 @@ def test_a_table_of_several(first, place, tmp_path, capsys, monkeypatch):
     )
     assert (
         evaluate(
-            place,
+            workspace,
             "--sweep-output",
             tmp_path / "sweep",
             "--json-output",
@@ -329,18 +331,18 @@ def test_a_table_of_several(first, place, tmp_path, capsys, monkeypatch):
     assert picture.startswith(b"\x89PNG") and len(picture) > 10000
 
 
-def test_a_corrupt_image_and_no_detections(place, tmp_path, capsys):
+def test_a_corrupt_image_and_no_detections(workspace, tmp_path, capsys):
     """The rest is done: the numbers are those of a data set without the image; nothing above the
     threshold."""
     data = tmp_path / "data"
-    shutil.copytree(place / "data", data)
+    shutil.copytree(workspace / "data", data)
     with open(data / ANNOTATIONS) as file:
         content = json.load(file)
     bad = content["images"][2]
     path = data / "val2017" / bad["file_name"]
     path.write_bytes(path.read_bytes()[:700])
     status = evaluate(
-        place,
+        workspace,
         "--data-dir",
         data,
         "--json-output",
@@ -372,7 +374,7 @@ def test_a_corrupt_image_and_no_detections(place, tmp_path, capsys):
 
     assert (
         evaluate(
-            place, "--data-dir", data, "--score-threshold", "1", "--report", tmp_path / "report"
+            workspace, "--data-dir", data, "--score-threshold", "1", "--report", tmp_path / "report"
         )
         == 1
     )
@@ -381,14 +383,14 @@ def test_a_corrupt_image_and_no_detections(place, tmp_path, capsys):
     assert bad["file_name"] in page and page.count("<svg") >= 5
 
 
-def test_an_image_that_has_gone_bad_since_its_check(place, tmp_path, capsys):
-    """With --check-images exists nobody has looked: DALI stumbles, the bad image is found and the
+def test_an_image_that_became_bad_after_its_check(workspace, tmp_path, capsys):
+    """With --check-images exists nothing was decoded: DALI fails, the bad image is found and the
     rest is done."""
     data = tmp_path / "data"
-    shutil.copytree(place / "data", data)
+    shutil.copytree(workspace / "data", data)
     name = sorted(os.listdir(data / "val2017"))[4]
     (data / "val2017" / name).write_bytes(b"no image")
-    status = evaluate(place, "--data-dir", data, "--check-images", "exists", "--json")
+    status = evaluate(workspace, "--data-dir", data, "--check-images", "exists", "--json")
     out, err = capsys.readouterr()
     assert status == 1 and json.loads(out)["left_out"] == [name] and json.loads(out)["images"] == 5
 
@@ -419,11 +421,11 @@ def test_an_image_that_has_gone_bad_since_its_check(place, tmp_path, capsys):
         (["--weights", "PLACE/data/DATA"], "not a file of MXNet arrays"),
     ],
 )
-def test_one_line_for_a_mistake(place, capsys, flags, words):
-    flags = [flag.replace("PLACE", str(place)).replace("DATA", ANNOTATIONS) for flag in flags]
-    given = [] if "--weights" in flags else ["--weights", str(place / "weights.params")]
-    data = [] if "--annotations" in flags else ["--data-dir", str(place / "data")]
+def test_user_errors_are_one_line(workspace, capsys, flags, words):
+    flags = [flag.replace("PLACE", str(workspace)).replace("DATA", ANNOTATIONS) for flag in flags]
+    given = [] if "--weights" in flags else ["--weights", str(workspace / "weights.params")]
+    data = [] if "--annotations" in flags else ["--data-dir", str(workspace / "data")]
     assert main(["evaluate", *given, *data, *flags]) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and words.replace("PLACE", str(place)) in err
-    assert not (place / "new").exists()
+    assert out == "" and err.count("\n") == 1 and words.replace("PLACE", str(workspace)) in err
+    assert not (workspace / "new").exists()

@@ -51,7 +51,7 @@ def exported(weights, tmp_path_factory):
     return folder
 
 
-def test_what_is_written_and_said(weights, tmp_path, capfd):
+def test_files_and_messages(weights, tmp_path, capfd):
     folder = str(tmp_path / "files")
     assert main(["export", "--weights", weights, "--output", folder, "--format", "onnx"]) == 0
     out, err = capfd.readouterr()
@@ -60,7 +60,7 @@ def test_what_is_written_and_said(weights, tmp_path, capfd):
     assert int(out.split("equal: ")[1].split()[0]) > 100
 
 
-def test_onnx_tells_what_it_needs_and_takes_any_batch(exported):
+def test_onnx_metadata_and_batch_sizes(exported):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(
@@ -78,10 +78,10 @@ def test_onnx_tells_what_it_needs_and_takes_any_batch(exported):
     images = np.random.default_rng(1).standard_normal((5, 3, 300, 300)).astype(np.float32)
     together = session.run(["ids", "scores", "boxes"], {"images": images})
     assert [part.shape for part in together] == [(5, 50, 1), (5, 50, 1), (5, 50, 4)]
-    for place in range(5):
-        alone = session.run(["ids", "scores", "boxes"], {"images": images[place : place + 1]})
+    for index in range(5):
+        alone = session.run(["ids", "scores", "boxes"], {"images": images[index : index + 1]})
         for part, one in zip(together, alone):
-            np.testing.assert_allclose(part[place], one[0], rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(part[index], one[0], rtol=1e-4, atol=1e-4)
     ids, scores, boxes = together
     assert set(np.unique(ids)) <= {-1, 0, 1, 2} and (np.diff(scores[:, :, 0]) <= 0).all()
     assert ((ids >= 0) == (scores > 0.05)).all() and (boxes[ids[:, :, 0] < 0] == -1).all()
@@ -102,7 +102,7 @@ def test_gluon_files_load_without_this_package(exported):
 
 
 @pytest.mark.parametrize("kind", ["onnx", "gluon"])
-def test_a_wrong_file_is_noticed_and_not_kept(weights, tmp_path, monkeypatch, capfd, kind):
+def test_a_wrong_file_is_detected_and_deleted(weights, tmp_path, monkeypatch, capfd, kind):
     import mxnet as mx
 
     from ssd.tools import export_formats
@@ -151,9 +151,7 @@ def test_detections_without_a_counterpart_are_counted():
 
 
 @pytest.mark.parametrize("command, package", [("export", "onnxruntime"), ("predict", "av")])
-def test_a_package_that_is_not_there_is_one_line(
-    weights, tmp_path, monkeypatch, capsys, command, package
-):
+def test_a_missing_package_is_one_line(weights, tmp_path, monkeypatch, capsys, command, package):
     import importlib.util
 
     found = importlib.util.find_spec

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from ssd.__main__ import main
-from ssd.commands.predict import Scheme
+from ssd.commands.predict import IdScheme
 from ssd.datasets.json_files import open_bytes
 from ssd.errors import UserError
 from ssd.evaluation.per_class import evaluate
 from ssd.evaluation.scoring import STAT_NAMES, read_ground_truth
 from ssd.tools.inputs import find_inputs
-from tests.commands.test_odd_annotations import as_detections, refusal, same
+from tests.commands.outcomes import equal_stats, refusal, to_detections
 from tests.datasets import odd_files
 from tests.evaluation.odd_sets import score_directly
 
@@ -60,7 +60,7 @@ def test_detections_on_images_left_out(image, change, images, tmp_path, capsys):
     # of a foreign image.
     known = "id" not in change or change["id"] == "2"
     given = rows if known else kept
-    as_detections(given, None).to_npz(tmp_path / "found.npz")
+    to_detections(given, None).to_npz(tmp_path / "found.npz")
     (tmp_path / "found.json").write_text(json.dumps(given))
     for name in ("found.json", "found.npz"):
         flags = [
@@ -75,33 +75,35 @@ def test_detections_on_images_left_out(image, change, images, tmp_path, capsys):
             capsys.readouterr()
             assert main(["score", *flags, *more]) == 0
             out, err = capsys.readouterr()
-            assert same(json.loads(out), expected) and "on 5 images" in err
+            assert equal_stats(json.loads(out), expected) and "on 5 images" in err
             assert (
                 f"left out: {len(rows) - len(kept)} detections on images that are left out" in err
             ) == known
     whole = read_ground_truth(path, skip_bad=True)
-    assert same(evaluate(path, as_detections(given, None), ground_truth=whole).stats, expected)
+    assert equal_stats(
+        evaluate(path, to_detections(given, None), ground_truth=whole).stats, expected
+    )
     if known:
         read_ground_truth(
             path, skip_bad=True, images=list(range(1, 7))
         )  # what a run's detections say that they are of
 
 
-def test_pictures_of_entries_left_out(images, tmp_path):
+def test_images_of_entries_left_out(images, tmp_path):
     content = odd_files.content()
     content["images"][2]["width"] = "60"
     content["images"][4]["width"] = 61
     path = tmp_path / "a.json"
     path.write_text(json.dumps(content))
     inputs = find_inputs([str(images)])[0]
-    assert "usable size" in refusal(lambda: Scheme(str(path), inputs, False, 0.5))
-    scheme = Scheme(str(path), inputs, True, 0.5)
+    assert "usable size" in refusal(lambda: IdScheme(str(path), inputs, False, 0.5))
+    scheme = IdScheme(str(path), inputs, True, 0.5)
     assert {os.path.basename(name) for name in scheme.left_out} == {
         "3.jpg",
         "5.jpg",
     } and not scheme.bad
-    assert "2 of 6 pictures would be left out" in refusal(
-        lambda: Scheme(str(path), inputs, True, 0.2)
+    assert "2 of 6 images would be left out" in refusal(
+        lambda: IdScheme(str(path), inputs, True, 0.2)
     )
 
 
@@ -170,7 +172,7 @@ def shares(box):
 @pytest.mark.parametrize(
     "form, words", [(corners, "as left, top, right, bottom"), (shares, "shares of the image")]
 )
-def test_boxes_of_another_form_are_refused_by_all(form, words, tmp_path, capsys):
+def test_boxes_in_another_form_are_refused_by_all_commands(form, words, tmp_path, capsys):
     content = odd_files.content()
     for entry in content["annotations"]:
         entry["bbox"] = form([20 + entry["bbox"][0] / 20, 15 + entry["bbox"][1] / 20, 20, 15])
@@ -185,7 +187,7 @@ def test_boxes_of_another_form_are_refused_by_all(form, words, tmp_path, capsys)
         if form is shares:
             assert main([*arguments, "--max-left-out", "1"]) == 0, name
     inputs = find_inputs([str(tmp_path / "images")])[0]
-    assert words in refusal(lambda: Scheme(str(path), inputs, True, 0.5))
+    assert words in refusal(lambda: IdScheme(str(path), inputs, True, 0.5))
 
 
 PLAIN = json.dumps(odd_files.content()).encode()
@@ -202,8 +204,8 @@ PLAIN = json.dumps(odd_files.content()).encode()
         (b"<?xml version='1.0'?><annotation/>", "it is XML"),
     ],
 )
-def test_what_stands_in_a_files_place_is_named(content, words, tmp_path, capsys):
-    path = tmp_path / "null.json"  # a word that Python's own message for a bad path has, too
+def test_other_content_than_annotations_is_named(content, words, tmp_path, capsys):
+    path = tmp_path / "null.json"  # Python's message for a bad path contains this, too
     path.write_bytes(content)
     for name, arguments in commands(path, tmp_path, tmp_path).items():
         (tmp_path / "images").mkdir(exist_ok=True)
@@ -306,7 +308,7 @@ def test_names_that_look_alike(images, tmp_path, capsys):
     assert "how accents are coded" in capsys.readouterr().out
 
 
-def test_control_characters_of_names_stay_out_of_the_terminal(images, tmp_path, capsys):
+def test_control_characters_in_names_are_not_printed(images, tmp_path, capsys):
     content = odd_files.content()
     content["categories"][0]["name"] = "a\nb\x1b[31m"
     (tmp_path / "a.json").write_text(json.dumps(content))

@@ -6,25 +6,23 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 
 from ssd.__main__ import main
-from ssd.commands.predict import Scheme
+from ssd.commands.predict import IdScheme
 from ssd.config import load_recipe
 from ssd.datasets.annotations import categories_of
 from ssd.datasets.coco import load_coco
 from ssd.datasets.locate import load_datasets
 from ssd.datasets.prepare_json import ANNOTATION_KEYS, IMAGE_KEYS, write_reduced
 from ssd.datasets.split import split_file
-from ssd.errors import UserError
-from ssd.evaluation.detections import Detections
 from ssd.evaluation.per_class import evaluate
 from ssd.evaluation.saved_network import load_images
 from ssd.evaluation.scored_set import scored_set
-from ssd.evaluation.scoring import STAT_NAMES, read_ground_truth, score_detections
+from ssd.evaluation.scoring import read_ground_truth, score_detections
 from ssd.tools import summary
 from ssd.tools.inputs import find_inputs
+from tests.commands.outcomes import equal_stats, refusal, to_detections
 from tests.datasets import odd_files
 from tests.evaluation.odd_sets import score_directly, score_of_run
 
@@ -34,16 +32,6 @@ def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("odd") / "images"
     odd_files.draw_images(folder)
     return folder
-
-
-def refusal(action):
-    """The one line of a UserError, "" without one."""
-    try:
-        action()
-    except UserError as error:
-        assert len(str(error).splitlines()) == 1
-        return str(error)
-    return ""
 
 
 def config_of(path, images, skip):
@@ -61,7 +49,7 @@ def config_of(path, images, skip):
 
 
 def refusals(path, images, skip, kept):
-    """What each command says, by its name. kept: names of the images that are left."""
+    """The message of each command, by its name. kept: names of the images that are left."""
     config = config_of(path, images, skip)
     inputs = [one for one in find_inputs([str(images)])[0] if one.inside in kept]
     quiet = dict(report=lambda line: None)
@@ -72,7 +60,7 @@ def refusals(path, images, skip, kept):
         "train": refusal(lambda: load_datasets(config)),
         "evaluate": refusal(lambda: load_images(config, str(path), str(images), **quiet)),
         "score, report": refusal(lambda: read_ground_truth(path, skip_bad=skip)),
-        "predict": refusal(lambda: Scheme(str(path), inputs, skip, 1.0)),
+        "predict": refusal(lambda: IdScheme(str(path), inputs, skip, 1.0)),
         "split-data": refusal(
             lambda: split_file(str(path), str(path.parent / f"split{skip}"), 0.5, skip_bad=skip)
         ),
@@ -81,13 +69,6 @@ def refusals(path, images, skip, kept):
 
 def found(images):
     return [row for row in odd_files.found() if row["image_id"] in images]
-
-
-def as_detections(rows, images):
-    return Detections(
-        *([row[name] for row in rows] for name in ("image_id", "bbox", "score", "category_id")),
-        images=images,
-    )
 
 
 @pytest.mark.parametrize("odd", odd_files.EVERY, ids=lambda odd: odd.name)
@@ -106,7 +87,7 @@ def test_every_command_alike(odd, images, tmp_path, capsys):
     assert odd.words in "".join(capsys.readouterr())
     if odd.words and not can_be_left_out:
         assert main([*check, "--skip-bad-annotations"]) == 2
-        assert refusal(lambda: summary.read_ground_truth(str(path)))
+        assert refusal(lambda: summary.read_object_boxes(str(path)))
         assert all(refusals(path, images, True, names).values())
         return
 
@@ -121,7 +102,7 @@ def test_every_command_alike(odd, images, tmp_path, capsys):
     assert not any(said.values()), said
     assert main([*check, *["--skip-bad-annotations"] * skip]) == 0
     assert categories_of(path) == (odd_files.IDS, odd_files.NAMES)
-    assert len(summary.read_ground_truth(str(path)).areas) == len(truth["annotations"])
+    assert len(summary.read_object_boxes(str(path)).areas) == len(truth["annotations"])
     split_up = [
         json.loads((tmp_path / f"split{skip}" / name).read_text())
         for name in ("train.json", "val.json")
@@ -135,7 +116,7 @@ def test_every_command_alike(odd, images, tmp_path, capsys):
 
 
 def prepared(odd, path):
-    """prepare-json.py takes and refuses the same, in its own words where a key is missing. Boxes
+    """prepare-json.py accepts and refuses the same, with another message for a missing key. Boxes
     without an area, which COCO's own file has, it copies with a line."""
     target, lines = path.parent / "prepared.json", []
     passed = odd.name == "box of no width"
@@ -161,7 +142,7 @@ def prepared(odd, path):
 
 
 def expected(odd, whole):
-    """What prepare-json.py writes; whole: with what it passes on."""
+    """The output of prepare-json.py; whole: with the keys that it passes on."""
     truth = odd_files.expected(odd)
     if whole:
         changed = odd_files.content()
@@ -171,14 +152,14 @@ def expected(odd, whole):
 
 
 def agree(path, images, truth, skip, capsys):
-    """score, evaluate and a run's own scorer, with the numbers of pycocotools on what was read."""
+    """score, evaluate and the scorer of a run, with the numbers of pycocotools on what was read."""
     clean = path.parent / "clean.json"
     clean.write_text(json.dumps(truth))
     kept = [row["id"] for row in truth["images"]]
     rows = found(kept)
     expected = score_directly(clean, rows).stats
     assert 0.02 < expected[0] < 0.95
-    detections = as_detections(rows, None)
+    detections = to_detections(rows, None)
     (path.parent / "found.json").write_text(json.dumps(rows))
     flags = [
         "--annotations",
@@ -197,18 +178,14 @@ def agree(path, images, truth, skip, capsys):
         capsys.readouterr()
         assert main(["score", *flags, *more]) == 0
         out, err = capsys.readouterr()
-        assert same(json.loads(out), expected) and counts in err
+        assert equal_stats(json.loads(out), expected) and counts in err
     data = load_images(
         config_of(path, images, skip), str(path), str(images), report=lambda line: None
     )
-    assert same(evaluate(path, detections, ground_truth=scored_set(data)).stats, expected)
+    assert equal_stats(evaluate(path, detections, ground_truth=scored_set(data)).stats, expected)
     validation = load_datasets(config_of(path, images, skip))[1]
     path.unlink()  # the run's scorer does not look at it again
-    assert same(score_of_run(validation, rows, path.parent), expected)
-
-
-def same(stats, expected):
-    return np.allclose([stats[name] for name in STAT_NAMES], expected, atol=1e-9, rtol=0)
+    assert equal_stats(score_of_run(validation, rows, path.parent), expected)
 
 
 MISSING = [(1,), (6,), (2, 4), (1, 2, 3), (5, 6), (3,), (2,), (4,), (1, 3, 5), (1, 2, 4, 5, 6)]
@@ -232,11 +209,13 @@ def test_missing_images_are_left_out_of_every_score(gone, images, tmp_path, caps
     expected = score_directly(clean, rows).stats
     validation = load_datasets(config_of(path, some, True))[1]
     own = scored_set(validation)
-    assert same(score_of_run(validation, rows, tmp_path / "run"), expected), "the run's own mAP"
+    assert equal_stats(score_of_run(validation, rows, tmp_path / "run"), expected), (
+        "the run's own mAP"
+    )
     assert validation.num_images == 6 - len(gone) == len(own.images)
-    detections = as_detections(rows, validation.image_ids)
-    assert same(evaluate(path, detections, ground_truth=own).stats, expected)
-    assert same(score_detections(path, detections), expected), (
+    detections = to_detections(rows, validation.image_ids)
+    assert equal_stats(evaluate(path, detections, ground_truth=own).stats, expected)
+    assert equal_stats(score_detections(path, detections), expected), (
         "detections know which images they are of"
     )
     detections.to_npz(tmp_path / "found.npz")
@@ -261,7 +240,7 @@ def test_missing_images_are_left_out_of_every_score(gone, images, tmp_path, caps
             == 0
         )
         out, err = capsys.readouterr()
-        assert same(json.loads(out), expected) and f"on {own}" in err
+        assert equal_stats(json.loads(out), expected) and f"on {own}" in err
     if 2 * len(gone) > 6:
         line = refusal(
             lambda: load_datasets(config_of(path, some, True).with_values(max_left_out=0.5))
@@ -270,7 +249,7 @@ def test_missing_images_are_left_out_of_every_score(gone, images, tmp_path, caps
 
 
 @pytest.mark.parametrize("odd", odd_files.ENCODINGS[:9], ids=lambda odd: odd.name)
-def test_files_of_detections_too(odd, images, tmp_path, capsys):
+def test_detection_files_are_treated_alike(odd, images, tmp_path, capsys):
     truth, rows = tmp_path / "a.json", found(range(7))
     truth.write_text(json.dumps(odd_files.content()))
     (tmp_path / "found.json").write_bytes(odd.encode(json.dumps(rows)))
@@ -287,4 +266,4 @@ def test_files_of_detections_too(odd, images, tmp_path, capsys):
         )
         == 0
     )
-    assert same(json.loads(capsys.readouterr().out), score_directly(truth, rows).stats)
+    assert equal_stats(json.loads(capsys.readouterr().out), score_directly(truth, rows).stats)

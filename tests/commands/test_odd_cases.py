@@ -1,4 +1,4 @@
-"""Small copies of what people have brought, each with what is right."""
+"""Small copies of users' data sets, each with the right outcome."""
 
 import contextlib
 import io
@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ssd.__main__ import main
-from ssd.commands.predict import Scheme
+from ssd.commands.predict import IdScheme
 from ssd.config import load_recipe
 from ssd.datasets.locate import load_datasets
 from ssd.errors import UserError
@@ -20,33 +20,33 @@ from tests.evaluation.odd_sets import score_directly, score_of_run
 
 
 @pytest.fixture
-def place(tmp_path):
+def workspace(tmp_path):
     """A folder with images/, train.json, and the settings of a training with val.json."""
     odd_files.draw_images(tmp_path / "images")
     (tmp_path / "train.json").write_text(json.dumps(odd_files.content()))
     return tmp_path
 
 
-def config_of(place, **changes):
+def config_of(workspace, **changes):
     return load_recipe("ssd-resnet34-own").with_values(
         **dict(
-            train_annotations=str(place / "train.json"),
-            train_images=str(place / "images"),
-            val_annotations=str(place / "val.json"),
-            val_images=str(place / "images"),
-            cache_dir=str(place / "cache"),
+            train_annotations=str(workspace / "train.json"),
+            train_images=str(workspace / "images"),
+            val_annotations=str(workspace / "val.json"),
+            val_images=str(workspace / "images"),
+            cache_dir=str(workspace / "cache"),
             **changes,
         )
     )
 
 
-def check(place, *flags):
-    """check-data of both files, which is to say what training says."""
+def check(workspace, *flags):
+    """check-data of both files, which must agree with training."""
     return main(
         [
             "check-data",
             "--data-dir",
-            str(place),
+            str(workspace),
             "--train-annotations",
             "train.json",
             "--train-images",
@@ -68,7 +68,7 @@ def scores(dataset, rows, folder):
 
 
 def directly(path, rows, images):
-    """pycocotools on a whole file, of which some images count."""
+    """pycocotools on a complete file, of which some images count."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -82,30 +82,30 @@ def directly(path, rows, images):
     return evaluation.stats.tolist()
 
 
-def test_area_as_text(place, capsys):
-    """Refused before the start, by check-data with as many errors as there are boxes."""
+def test_area_as_text(workspace, capsys):
+    """Refused before the start; check-data counts one error per box."""
     content = odd_files.content()
     for row in content["annotations"]:
         row["area"] = str(row["area"])
-    (place / "val.json").write_text(json.dumps(content))
-    assert check(place) == 1
+    (workspace / "val.json").write_text(json.dumps(content))
+    assert check(workspace) == 1
     out = capsys.readouterr().out
     assert "12 errors: training would refuse" in out and "area is negative or not a number" in out
     with pytest.raises(UserError, match="area '.*', which is text"):
-        load_datasets(config_of(place))
+        load_datasets(config_of(workspace))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_a_validation_file_of_a_windows_tool(place, encoding):
+def test_a_validation_file_from_a_windows_tool(workspace, encoding):
     """Taken by everything; the numbers are those of the file without the mark."""
     text, rows = json.dumps(odd_files.content()), odd_files.found()
-    (place / "val.json").write_bytes(text.encode(encoding))
-    (place / "plain.json").write_text(text)
-    (place / "found.json").write_bytes(json.dumps(rows).encode(encoding))
-    assert check(place) == 0
-    expected = score_directly(place / "plain.json", rows).stats
+    (workspace / "val.json").write_bytes(text.encode(encoding))
+    (workspace / "plain.json").write_text(text)
+    (workspace / "found.json").write_bytes(json.dumps(rows).encode(encoding))
+    assert check(workspace) == 0
+    expected = score_directly(workspace / "plain.json", rows).stats
     assert expected[0] > 0.1
-    assert scores(load_datasets(config_of(place))[1], rows, place / "run") == pytest.approx(
+    assert scores(load_datasets(config_of(workspace))[1], rows, workspace / "run") == pytest.approx(
         expected, abs=1e-9
     )
     with contextlib.redirect_stdout(io.StringIO()) as out:
@@ -114,9 +114,9 @@ def test_a_validation_file_of_a_windows_tool(place, encoding):
                 [
                     "score",
                     "--annotations",
-                    str(place / "val.json"),
+                    str(workspace / "val.json"),
                     "--detections",
-                    str(place / "found.json"),
+                    str(workspace / "found.json"),
                     "--json",
                 ]
             )
@@ -125,21 +125,21 @@ def test_a_validation_file_of_a_windows_tool(place, encoding):
     assert list(json.loads(out.getvalue()).values()) == pytest.approx(expected, abs=1e-9)
 
 
-def test_categories_in_another_order(place, capsys):
-    """Order carries no meaning: trained, scored by name, and said."""
+def test_categories_in_another_order(workspace, capsys):
+    """The order has no meaning: trained, scored by name, and reported."""
     content, rows = odd_files.content(), odd_files.found()
     content["categories"].reverse()
-    (place / "val.json").write_text(json.dumps(content))
-    assert check(place) == 0
+    (workspace / "val.json").write_text(json.dumps(content))
+    assert check(workspace) == 0
     assert "its categories are in another order than in" in capsys.readouterr().out
-    train, val = load_datasets(config_of(place))
+    train, val = load_datasets(config_of(workspace))
     assert val.category_names == train.category_names == odd_files.NAMES
-    assert scores(val, rows, place / "run") == pytest.approx(
-        score_directly(place / "val.json", rows).stats, abs=1e-9
+    assert scores(val, rows, workspace / "run") == pytest.approx(
+        score_directly(workspace / "val.json", rows).stats, abs=1e-9
     )
 
 
-def test_corner_boxes(place, capsys):
+def test_corner_boxes(workspace, capsys):
     """All 12 fit as corners: refused with one line, the flag or not, though some fit as sides
     too."""
     content = odd_files.content()
@@ -153,22 +153,22 @@ def test_corner_boxes(place, capsys):
         for left, top, width, height in (row["bbox"] for row in content["annotations"])
     )
     assert 0 < outside < 12
-    (place / "val.json").write_text(json.dumps(odd_files.content()))
-    (place / "train.json").write_text(json.dumps(content))
+    (workspace / "val.json").write_text(json.dumps(odd_files.content()))
+    (workspace / "train.json").write_text(json.dumps(content))
     words = (
         f"{outside} of 12 boxes lie outside their images, and 12 would fit as left, top, right, "
         "bottom"
     )
-    assert check(place) == 1 and words in capsys.readouterr().out
-    assert check(place, "--skip-bad-annotations") == 1
+    assert check(workspace) == 1 and words in capsys.readouterr().out
+    assert check(workspace, "--skip-bad-annotations") == 1
     for skip in (False, True):
         with pytest.raises(UserError) as error:
-            load_datasets(config_of(place, skip_bad_annotations=skip))
+            load_datasets(config_of(workspace, skip_bad_annotations=skip))
         assert words in str(error.value) and "\n" not in str(error.value)
     assert "the others are just as wrong" in str(error.value)
     assert (
         len(
-            load_datasets(config_of(place, skip_bad_annotations=True, max_left_out=1.0))[
+            load_datasets(config_of(workspace, skip_bad_annotations=True, max_left_out=1.0))[
                 0
             ].box_image
         )
@@ -176,29 +176,29 @@ def test_corner_boxes(place, capsys):
     )
 
 
-def test_ids_with_a_point(place, capsys):
+def test_ids_with_a_decimal_point(workspace, capsys):
     """pandas writes them; JSON does not tell 3.0 from 3."""
     content, rows = odd_files.content(), odd_files.found()
-    (place / "plain.json").write_text(json.dumps(content))
+    (workspace / "plain.json").write_text(json.dumps(content))
     for row in content["annotations"]:
         row.update(image_id=float(row["image_id"]), category_id=float(row["category_id"]))
-    (place / "val.json").write_text(json.dumps(content))
-    assert "1.0" in (place / "val.json").read_text() and check(place) == 0
-    expected = score_directly(place / "plain.json", rows).stats
-    assert scores(load_datasets(config_of(place))[1], rows, place / "run") == pytest.approx(
+    (workspace / "val.json").write_text(json.dumps(content))
+    assert "1.0" in (workspace / "val.json").read_text() and check(workspace) == 0
+    expected = score_directly(workspace / "plain.json", rows).stats
+    assert scores(load_datasets(config_of(workspace))[1], rows, workspace / "run") == pytest.approx(
         expected, abs=1e-9
     )
 
 
-def test_missing_validation_images(place, capsys):
-    """Left out of the run's own score, of evaluate's and of score's: pycocotools on the images that
+def test_missing_validation_images(workspace, capsys):
+    """Left out of the scores of the run, evaluate and score: pycocotools on the images that
     were read."""
-    (place / "val.json").write_text(json.dumps(odd_files.content()))
+    (workspace / "val.json").write_text(json.dumps(odd_files.content()))
     rows, here = [row for row in odd_files.found() if row["image_id"] in (2, 3, 5, 6)], [2, 3, 5, 6]
     for gone in (1, 4):
-        (place / "images" / f"{gone}.jpg").unlink()
+        (workspace / "images" / f"{gone}.jpg").unlink()
     content = odd_files.content()
-    (place / "train.json").write_text(
+    (workspace / "train.json").write_text(
         json.dumps(
             dict(
                 content,
@@ -207,26 +207,31 @@ def test_missing_validation_images(place, capsys):
             )
         )
     )
-    config = config_of(place, skip_bad_annotations=True)
-    right, of_all = (directly(place / "val.json", rows, images) for images in (here, range(1, 7)))
+    config = config_of(workspace, skip_bad_annotations=True)
+    right, of_all = (
+        directly(workspace / "val.json", rows, images) for images in (here, range(1, 7))
+    )
     assert right[0] > of_all[0] + 0.05, "counted as missed, they would show"
     val = load_datasets(config)[1]
-    assert scores(val, rows, place / "run") == pytest.approx(right, abs=1e-9)
+    assert scores(val, rows, workspace / "run") == pytest.approx(right, abs=1e-9)
     own = scored_set(
-        load_images(config, str(place / "val.json"), str(place / "images"), report=len)
+        load_images(config, str(workspace / "val.json"), str(workspace / "images"), report=len)
     )
     objects = sum(row["image_id"] in here and not row["iscrowd"] for row in content["annotations"])
     assert str(own) == f"4 images, {objects} objects"
-    (place / "found.json").write_text(json.dumps(rows))
-    kept = place / "run" / "detections-epoch-1.npz"
-    for found, more in ((place / "found.json", ["--images", str(place / "images")]), (kept, [])):
+    (workspace / "found.json").write_text(json.dumps(rows))
+    kept = workspace / "run" / "detections-epoch-1.npz"
+    for found, more in (
+        (workspace / "found.json", ["--images", str(workspace / "images")]),
+        (kept, []),
+    ):
         capsys.readouterr()
         assert (
             main(
                 [
                     "score",
                     "--annotations",
-                    str(place / "val.json"),
+                    str(workspace / "val.json"),
                     "--detections",
                     str(found),
                     "--json",
@@ -242,30 +247,33 @@ def test_missing_validation_images(place, capsys):
         )
     from ssd.evaluation.detections import Detections
 
-    stats = score_detections(place / "val.json", Detections.from_npz(kept), truth=own)
+    stats = score_detections(workspace / "val.json", Detections.from_npz(kept), truth=own)
     assert list(stats.values()) == pytest.approx(right, abs=1e-9)
 
 
-def test_two_pictures_of_one_image(place):
+def test_two_files_for_one_image(workspace):
     """Refused, with both paths."""
     for name in "ab":
-        odd_files.draw_images(place / name)
+        odd_files.draw_images(workspace / name)
     content = odd_files.content()
-    (place / "flat.json").write_text(
+    (workspace / "flat.json").write_text(
         json.dumps(
             dict(content, images=content["images"][:1], annotations=content["annotations"][:2])
         )
     )
-    inputs, _ = find_inputs([str(place / name / "1.jpg") for name in "ab"])
+    inputs, _ = find_inputs([str(workspace / name / "1.jpg") for name in "ab"])
     with pytest.raises(UserError) as error:
-        Scheme(str(place / "flat.json"), inputs, False, 0.5)
-    both = f"{place / 'a' / '1.jpg'} and {place / 'b' / '1.jpg'}"
+        IdScheme(str(workspace / "flat.json"), inputs, False, 0.5)
+    both = f"{workspace / 'a' / '1.jpg'} and {workspace / 'b' / '1.jpg'}"
     assert (
         str(error.value)
-        == f"--annotations {place / 'flat.json'}: {both} are both its image '1.jpg'"
+        == f"--annotations {workspace / 'flat.json'}: {both} are both its image '1.jpg'"
     )
     assert (
-        Scheme(str(place / "flat.json"), inputs[:1], False, 0.5).names_of(inputs[0].path)["id"] == 1
+        IdScheme(str(workspace / "flat.json"), inputs[:1], False, 0.5).id_and_name(inputs[0].path)[
+            "id"
+        ]
+        == 1
     )
 
 
@@ -284,10 +292,13 @@ def test_two_pictures_of_one_image(place):
         ),
     ],
 )
-def test_a_section_of_a_recipe_twice(place, capsys, text, line):
-    (place / "twice.yaml").write_text(text)
-    assert main(["train", "--recipe", str(place / "twice.yaml"), "--data-dir", str(place)]) == 2
+def test_a_section_of_a_recipe_twice(workspace, capsys, text, line):
+    (workspace / "twice.yaml").write_text(text)
+    assert (
+        main(["train", "--recipe", str(workspace / "twice.yaml"), "--data-dir", str(workspace)])
+        == 2
+    )
     assert (
         capsys.readouterr().err
-        == f"python -m ssd train: error: recipe {place / 'twice.yaml'}: {line}\n"
+        == f"python -m ssd train: error: recipe {workspace / 'twice.yaml'}: {line}\n"
     )

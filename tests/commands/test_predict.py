@@ -1,68 +1,22 @@
-"""predict through its real command line: pictures and videos of all kinds, good and bad."""
+"""predict through its command line: images and videos of all kinds, good and bad."""
 
 import io
 import json
 import os
 import shutil
-from fractions import Fraction
 
-import av
 import numpy as np
 import pytest
 from PIL import Image
 
 from ssd import Predictor
 from ssd.__main__ import main
-from tests.tools.saved import IDS, NAMES, save_random
-from tests.training.tiny import tiny_data
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tiny_data(tmp_path_factory.mktemp("shapes") / "set", train_images=1, val_images=5)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return save_random(tmp_path_factory.mktemp("weights") / "weights.params")
-
-
-@pytest.fixture
-def predict(weights, tmp_path, capsys):
-    """Runs the command; returns (status, standard output, standard error, output folder)."""
-
-    def run(*arguments, output="out"):
-        flags = ["--weights", weights, "--device", "cpu", "--output", str(tmp_path / output)]
-        try:
-            status = main(["predict", *(flags if output else flags[:4]), *map(str, arguments)])
-        except SystemExit as end:  # argparse
-            status = end.code
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return status, captured.out, captured.err, tmp_path / output
-
-    return run
-
-
-def pictures(data):
-    folder = os.path.join(data, "val2017")
-    return [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
-
-
-def read(folder):
-    return [json.loads((folder / name).read_text()) for name in ("detections.json", "images.json")]
-
-
-def files(folder):
-    return sorted(
-        os.path.relpath(os.path.join(place, name), folder)
-        for place, _, names in os.walk(folder)
-        for name in names
-    )
+from tests.commands.predict_files import files, image_paths, look_at, make_video, read
+from tests.tools.saved import IDS, NAMES
 
 
 def test_a_folder_a_file_and_a_pattern(predict, weights, data, tmp_path):
-    images = pictures(data)
+    images = image_paths(data)
     for name, source in (
         ("a/x.jpg", 0),
         ("a/deep/y.jpg", 1),
@@ -72,8 +26,8 @@ def test_a_folder_a_file_and_a_pattern(predict, weights, data, tmp_path):
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(images[source], tmp_path / name)
-    (tmp_path / "a" / "notes.txt").write_text("no picture")
-    (tmp_path / "a" / ".hidden.jpg").write_text("no picture")
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    (tmp_path / "a" / ".hidden.jpg").write_text("no image")
     status, out, err, folder = predict(
         tmp_path / "a",
         tmp_path / "b" / "x.jpg",
@@ -93,8 +47,7 @@ def test_a_folder_a_file_and_a_pattern(predict, weights, data, tmp_path):
         "z1.jpg",
     ]
     assert (
-        out.startswith("5 pictures: 100 detections above 0.27 (")
-        and "passed by: 1 other file" in out
+        out.startswith("5 images: 100 detections above 0.27 (") and "skipped: 1 other file" in out
     )
     rows, content = read(folder)
     assert [image["id"] for image in content["images"]] == [1, 2, 3, 4, 5]
@@ -125,9 +78,9 @@ def test_a_folder_a_file_and_a_pattern(predict, weights, data, tmp_path):
             )
 
 
-def test_what_is_drawn(predict, data):
+def test_drawn_detections(predict, data):
     """Above the threshold that is asked for, and not by default what is hardly sure."""
-    image = pictures(data)[0]
+    image = image_paths(data)[0]
     pixels = np.asarray(Image.open(image)).astype(int)
 
     def changed(folder):
@@ -137,11 +90,11 @@ def test_what_is_drawn(predict, data):
         ).mean()
 
     status, out, _, folder = predict(image, "--draw-threshold", "1", output="none")
-    assert status == 0 and "drawn those above 1 (0)" in out and changed(folder) < 0.001
+    assert status == 0 and "drawings of those above 1 (0)" in out and changed(folder) < 0.001
     _, out, _, folder = predict(image, "--score-threshold", "0.26", output="all")
     assert (
         "20 detections above 0.26" in out
-        and "drawn those above 0.26 (20)" in out
+        and "drawings of those above 0.26 (20)" in out
         and changed(folder) > 0.01
     )
     _, out, _, folder = predict(image, "--no-draw", output="data")
@@ -149,24 +102,24 @@ def test_what_is_drawn(predict, data):
 
 
 def test_no_detection(predict, data):
-    status, out, err, folder = predict(*pictures(data)[:2], "--score-threshold", "1")
-    assert (status, err) == (0, "") and out.startswith("2 pictures: no detection above 1\n")
+    status, out, err, folder = predict(*image_paths(data)[:2], "--score-threshold", "1")
+    assert (status, err) == (0, "") and out.startswith("2 images: no detection above 1\n")
     assert read(folder)[0] == [] and len(read(folder)[1]["images"]) == 2
 
 
-def test_a_corrupt_picture_among_others(predict, data, tmp_path):
+def test_a_corrupt_image_among_others(predict, data, tmp_path):
     folder = tmp_path / "in"
     shutil.copytree(os.path.join(data, "val2017"), folder)
     content = (folder / "cut.jpg", folder / "text.png", folder / "empty.jpg")
-    content[0].write_bytes(open(pictures(data)[0], "rb").read()[:900])
-    content[1].write_text("no picture")
+    content[0].write_bytes(open(image_paths(data)[0], "rb").read()[:900])
+    content[1].write_text("no image")
     content[2].write_bytes(b"")
     status, out, err, output = predict(folder, "--batch-size", "2")
-    assert status == 1 and out.startswith("5 pictures: 100 detections")
-    assert "not done, or not to the end: 3 (exit status 1)" in out
+    assert status == 1 and out.startswith("5 images: 100 detections")
+    assert "failed or incomplete: 3 (exit status 1)" in out
     lines = sorted(err.splitlines())
-    start = f"python -m ssd predict: not done: {folder}/"
-    assert len(lines) == 3 and lines[0].startswith(start + "cut.jpg: the picture does not decode: ")
+    start = f"python -m ssd predict: failed: {folder}/"
+    assert len(lines) == 3 and lines[0].startswith(start + "cut.jpg: the image does not decode: ")
     assert lines[1:] == [
         start + "empty.jpg: the file is empty",
         start + "text.png: no known image format (JPEG, PNG, BMP, TIFF, WEBP, PPM, JPEG2000)",
@@ -174,12 +127,12 @@ def test_a_corrupt_picture_among_others(predict, data, tmp_path):
     assert len(read(output)[1]["images"]) == 5
 
 
-def test_a_picture_is_turned_upright(predict, data, tmp_path):
+def test_an_image_is_rotated_upright(predict, data, tmp_path):
     """As a camera stores it that was held upright: the network sees, and draws on, the upright
     picture."""
     tags = Image.Exif()
     tags[0x0112] = 6
-    with Image.open(pictures(data)[0]) as image:
+    with Image.open(image_paths(data)[0]) as image:
         image.save(tmp_path / "plain.png")
         image.transpose(Image.ROTATE_90).save(tmp_path / "turned.png", exif=tags)
         size = image.size
@@ -223,9 +176,9 @@ def test_results_can_be_scored(predict, data, capsys):
         == 0
     )
     assert "Average Precision" in capsys.readouterr().out
-    _, out, _, _ = predict(pictures(data)[0], "--annotations", annotations, output="one")
+    _, out, _, _ = predict(image_paths(data)[0], "--annotations", annotations, output="one")
     assert "4 of the 5 images" in out
-    other = folder / os.path.basename(pictures(data)[0])
+    other = folder / os.path.basename(image_paths(data)[0])
     assert (
         "not among its images" not in predict(other, "--annotations", annotations, output="same")[2]
     )
@@ -234,15 +187,15 @@ def test_results_can_be_scored(predict, data, capsys):
     assert status == 2 and "another.jpg is not among its images" in err
 
 
-def test_classes_that_the_annotation_file_lacks(predict, data, tmp_path):
+def test_classes_missing_in_the_annotation_file(predict, data, tmp_path):
     """Their detections are left out, everywhere."""
     with open(os.path.join(data, "annotations", "bbox_only_instances_val2017.json")) as file:
         content = json.load(file)
     content["categories"] = [{"id": 50, "name": NAMES[2]}, {"id": 60, "name": NAMES[0]}]
     content["annotations"] = []
     (tmp_path / "few.json").write_text(json.dumps(content))
-    every = read(predict(*pictures(data), "--no-draw", output="all")[3])[0]
-    status, out, err, folder = predict(*pictures(data), "--annotations", tmp_path / "few.json")
+    every = read(predict(*image_paths(data), "--no-draw", output="all")[3])[0]
+    status, out, err, folder = predict(*image_paths(data), "--annotations", tmp_path / "few.json")
     rows, few = read(folder)
     ids = {IDS[2]: 50, IDS[0]: 60}
     wanted = [(ids[row["category_id"]], row["bbox"]) for row in every if row["category_id"] in ids]
@@ -250,50 +203,12 @@ def test_classes_that_the_annotation_file_lacks(predict, data, tmp_path):
     assert [(row["category_id"], row["bbox"]) for row in rows] == wanted
     assert {row["id"]: row["name"] for row in few["categories"]} == {50: NAMES[2], 60: NAMES[0]}
     assert (
-        out.startswith(f"5 pictures: {len(wanted)} detections")
+        out.startswith(f"5 images: {len(wanted)} detections")
         and f"does not have ({NAMES[1]!r})\n" in out
     )
 
 
 # ---- videos
-
-
-def make_video(
-    path, codec="libx264", size=(96, 64), frames=12, rate=Fraction(10), sound=None, **options
-):
-    """A square that wanders over a grey ground; sound: the codec of a tone beside it, of the same
-    length."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate)
-        audio = container.add_stream(sound, rate=48000, layout="mono") if sound else None
-        stream.width, stream.height, stream.pix_fmt = *size, options.get("pixels", "yuv420p")
-        for number in range(frames):
-            pixels = np.full((size[1], size[0], 3), 90, np.uint8)
-            pixels[10:30, 4 * number : 4 * number + 20] = (220, 40, 40)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode(None))
-        if sound:
-            tone = 9000 * np.sin(np.arange(int(48000 * frames / rate)) * 0.06)
-            frame = av.AudioFrame.from_ndarray(
-                tone.astype(np.int16).reshape(1, -1), format="s16", layout="mono"
-            )
-            frame.sample_rate, frame.pts, frame.time_base = 48000, 0, Fraction(1, 48000)
-            coder = audio.codec_context
-            resampler = av.AudioResampler(
-                coder.format, coder.layout, 48000, coder.frame_size or None
-            )
-            for part in [*resampler.resample(frame), *resampler.resample(None), None]:
-                container.mux(audio.encode(part))
-    return path
-
-
-def look_at(path):
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        frames = [
-            (frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(stream)
-        ]
-        return stream.codec_context.name, stream.average_rate, frames
 
 
 def test_a_video(predict, weights, tmp_path):
@@ -344,15 +259,15 @@ def test_other_videos(predict, tmp_path, name, codec, size, options):
     assert (rate, len(frames), frames[0][1].shape) == (10, 5, (size[1], size[0], 3))
 
 
-def test_a_video_of_a_phone(predict, tmp_path):
-    """Stored as the sensor lies, with a matrix that says how it is to be turned: a quarter, with
-    the clock."""
+def test_a_video_from_a_phone(predict, tmp_path):
+    """Stored in the sensor's orientation, with a matrix for a quarter turn
+    clockwise."""
     path = make_video(tmp_path / "clip.mp4", frames=3)
     content = bytearray(path.read_bytes())
-    place = (
+    offset = (
         content.index(b"tkhd") + 44
     )  # version and flags, times, id, duration, layer, volume: then the matrix
-    content[place : place + 36] = np.array(
+    content[offset : offset + 36] = np.array(
         [0, 1 << 16, 0, -1 << 16, 0, 0, 64 << 16, 0, 1 << 30], ">i4"
     ).tobytes()
     path.write_bytes(content)
@@ -368,24 +283,24 @@ def test_a_video_of_a_phone(predict, tmp_path):
     np.testing.assert_allclose(turned, [9.5, 63 - 19.5], atol=2)
 
 
-def test_videos_that_are_none(predict, data, tmp_path):
+def test_files_that_are_not_videos(predict, data, tmp_path):
     (tmp_path / "text.mp4").write_text("this is no video\n" * 50)
     (tmp_path / "empty.webm").write_bytes(b"")
-    shutil.copy(pictures(data)[0], tmp_path / "picture.mov")
+    shutil.copy(image_paths(data)[0], tmp_path / "picture.mov")
     whole = make_video(tmp_path / "whole.webm", "libvpx", frames=40).read_bytes()
     (tmp_path / "cut.webm").write_bytes(whole[: len(whole) // 2])
     os.remove(tmp_path / "whole.webm")
     status, out, err, folder = predict(
-        tmp_path / "*.mp4", tmp_path / "*.webm", tmp_path / "*.mov", pictures(data)[0]
+        tmp_path / "*.mp4", tmp_path / "*.webm", tmp_path / "*.mov", image_paths(data)[0]
     )
-    assert status == 1 and out.startswith("1 picture and 1 video of ")
+    assert status == 1 and out.startswith("1 image and 1 video of ")
     lines = {line.split("/")[-1].split(":")[0]: line for line in err.splitlines()}
     assert set(lines) == {"text.mp4", "empty.webm", "picture.mov", "cut.webm"}
     assert (
         "not a video that can be read" in lines["text.mp4"]
         and "the file is empty" in lines["empty.webm"]
     )
-    assert "a picture, not a video" in lines["picture.mov"] and "is cut short" in lines["cut.webm"]
+    assert "an image, not a video" in lines["picture.mov"] and "is cut short" in lines["cut.webm"]
     assert "cut.mp4" in files(folder) and not [name for name in files(folder) if "partial" in name]
 
 
@@ -393,7 +308,7 @@ def test_videos_that_are_none(predict, data, tmp_path):
 
 
 def test_refused(predict, weights, data, tmp_path):
-    image = pictures(data)[0]
+    image = image_paths(data)[0]
     (tmp_path / "nothing").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a.txt").write_text("mine")
@@ -403,7 +318,7 @@ def test_refused(predict, weights, data, tmp_path):
     for arguments, output, words in (
         ([tmp_path / "none.jpg"], "out", "none.jpg: no such file or folder"),
         ([tmp_path / "*.bmp"], "out", "*.bmp: no such file or folder matches"),
-        ([tmp_path / "nothing"], "out", "nothing: a folder without a picture or a video"),
+        ([tmp_path / "nothing"], "out", "nothing: a folder without images or videos"),
         ([image], "full", "full: holds files already; name a new folder"),
         ([image, "--recipe", "ssd-resnet34-coco"], "out", "has shape"),
         ([image, "--weights", tmp_path / "bad.params"], "", "not a file of MXNet arrays"),
@@ -428,7 +343,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress_is_shown_on_a_terminal_alone(data, weights, tmp_path, monkeypatch, capsys):
+def test_progress_is_only_shown_on_a_terminal(data, weights, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
     terminal = Terminal()
@@ -437,7 +352,7 @@ def test_progress_is_shown_on_a_terminal_alone(data, weights, tmp_path, monkeypa
         main(
             [
                 "predict",
-                *pictures(data),
+                *image_paths(data),
                 "--weights",
                 weights,
                 "--device",
@@ -446,5 +361,5 @@ def test_progress_is_shown_on_a_terminal_alone(data, weights, tmp_path, monkeypa
                 str(tmp_path / "out"),
             ]
         )
-    assert "pictures" in terminal.getvalue() and "5/5" in terminal.getvalue()
+    assert "images" in terminal.getvalue() and "5/5" in terminal.getvalue()
     assert "5/5" not in capsys.readouterr().out

@@ -1,5 +1,5 @@
-"""predict --annotations: every picture is one image of the file, checked as evaluate checks it; and
-what was drawn before is no input."""
+"""predict --annotations: every input is one image of the file, checked as by evaluate; and
+earlier output is not an input."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import os
 import pytest
 from PIL import Image
 
-from ssd.commands.predict import Scheme
+from ssd.commands.predict import IdScheme
 from ssd.config import load_recipe
 from ssd.errors import UserError
 from ssd.evaluation.saved_network import load_images
@@ -45,11 +45,11 @@ def write(path, names, **changes):
 
 
 def scheme(file, inputs, skip=False):
-    return Scheme(file, inputs, skip, 1.0)
+    return IdScheme(file, inputs, skip, 1.0)
 
 
-# Names in the file; pictures that are named, and the image's place in the file of each, or the
-# words of the refusal.
+# Names in the file; images that are named, and the index in the file of each, or the message of the
+# refusal.
 WAYS = {
     "one name in two folders": (
         ["x.jpg"],
@@ -88,7 +88,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_pictures_and_images(tmp_path, way):
+def test_images_and_entries(tmp_path, way):
     names, named, wanted = WAYS[way]
     draw(tmp_path / "in", named)
     file = write(tmp_path / "a.json", names)
@@ -99,11 +99,13 @@ def test_pictures_and_images(tmp_path, way):
         assert wanted.format(tmp_path / "in") in str(error.value) and "\n" not in str(error.value)
         return
     found = scheme(file, inputs)
-    assert [found.names_of(one.path)["id"] for one in inputs] == [500 + place for place in wanted]
+    assert [found.id_and_name(one.path)["id"] for one in inputs] == [
+        500 + index for index in wanted
+    ]
     assert not found.bad and found.count == len(names)
 
 
-def test_one_file_by_two_names_is_one_picture(tmp_path):
+def test_one_file_with_two_names_is_one_image(tmp_path):
     draw(tmp_path, ["a/x.jpg"])
     (tmp_path / "link").symlink_to(tmp_path / "a")
     inputs, _ = find_inputs(
@@ -111,17 +113,17 @@ def test_one_file_by_two_names_is_one_picture(tmp_path):
     )
     assert (
         len(inputs) == 1
-        and scheme(write(tmp_path / "a.json", ["x.jpg"]), inputs).names_of(inputs[0].path)["id"]
+        and scheme(write(tmp_path / "a.json", ["x.jpg"]), inputs).id_and_name(inputs[0].path)["id"]
         == 500
     )
 
 
-# What is done to the second of three pictures; whether it is the file that is bad, or the entry.
+# A change of the second of three images; whether it makes the file bad, or the entry.
 BAD = {
     "another size": (lambda path: Image.new("RGB", (40, 60)).save(str(path)), {}),
     "cut short": (lambda path: path.write_bytes(path.read_bytes()[:-20]), {}),
     "empty": (lambda path: path.write_bytes(b""), {}),
-    "no picture": (lambda path: path.write_bytes(b"no picture at all"), {}),
+    "no image": (lambda path: path.write_bytes(b"no image at all"), {}),
     "a GIF": (lambda path: Image.new("P", SIZE).save(str(path), "GIF"), {}),
     "an entry without width": (None, dict(width=None)),
     "an entry of another height": (None, dict(height=41)),
@@ -133,8 +135,8 @@ BAD = {
 
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("skip", [False, True])
-def test_the_checks_of_evaluate(tmp_path, bad, skip):
-    """What evaluate leaves out, predict leaves out; what it refuses, predict refuses."""
+def test_same_checks_as_evaluate(tmp_path, bad, skip):
+    """predict leaves out and refuses the same as evaluate."""
     names = ["1.jpg", "2.jpg", "3.jpg"]
     damage, changes = BAD[bad]
     draw(tmp_path / "in", names)
@@ -158,16 +160,16 @@ def test_the_checks_of_evaluate(tmp_path, bad, skip):
         assert not skip and other.partition(";")[0] == line.partition(";")[0]
         return
     assert loaded.file_names == (("3.jpg",) if bad == "an id twice" else ("1.jpg", "3.jpg"))
-    if found is None:  # its entry is left out, so that the picture is of no image that is left
+    if found is None:  # its entry is left out, so that no entry is left for the image
         assert skip and f"{inputs[1].path} is not among its images that are left" in other
         found = scheme(file, [inputs[0], inputs[2]], skip)
     left = [one for one in inputs if one.path not in found.bad and one.inside in loaded.file_names]
-    assert [found.names_of(one.path)["id"] for one in left] == loaded.image_ids.tolist()
+    assert [found.id_and_name(one.path)["id"] for one in left] == loaded.image_ids.tolist()
 
 
-def test_a_video_has_no_image(tmp_path):
+def test_a_video_has_no_image_id(tmp_path):
     (tmp_path / "clip.mp4").write_bytes(b"")
-    with pytest.raises(UserError, match="clip.mp4 is a video, and has no image id"):
+    with pytest.raises(UserError, match="clip.mp4 is a video, which has no image id"):
         scheme(write(tmp_path / "a.json", ["x.jpg"]), find_inputs([str(tmp_path / "clip.mp4")])[0])
 
 
@@ -188,15 +190,15 @@ def broken_off(folder):
         pass
 
 
-PLACES = ("out", "a/out", "a/deep/out", "predictions/20270101-000000")
+FOLDERS = ("out", "a/out", "a/deep/out", "predictions/20270101-000000")
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("folder", FOLDERS)
 @pytest.mark.parametrize("made", [of_predict, of_show_data, broken_off])
-def test_what_was_drawn_is_no_input(tmp_path, made, place):
-    """Below a folder that is named, or by a pattern; but where it is named itself."""
-    draw(tmp_path, ["x.jpg", "a/y.jpg", f"{place}/x.jpg", f"{place}/deep/y.jpg"])
-    made(tmp_path / place)
+def test_output_folders_are_no_inputs(tmp_path, made, folder):
+    """Below a named folder, or by a pattern, but not if it is named itself."""
+    draw(tmp_path, ["x.jpg", "a/y.jpg", f"{folder}/x.jpg", f"{folder}/deep/y.jpg"])
+    made(tmp_path / folder)
 
     def found(*names):
         return sorted(
@@ -211,17 +213,17 @@ def test_what_was_drawn_is_no_input(tmp_path, made, place):
         == found("[a-z]*", "**/*.jpg")
         == ["a/y.jpg", "x.jpg"]
     )
-    own = {f"{place}/x.jpg", f"{place}/deep/y.jpg"}
+    own = {f"{folder}/x.jpg", f"{folder}/deep/y.jpg"}
     assert (
-        set(found(place)) >= own
-        and found(f"{place}/*.jpg") == [f"{place}/x.jpg"]
-        and found(f"{place}/x.jpg")
+        set(found(folder)) >= own
+        and found(f"{folder}/*.jpg") == [f"{folder}/x.jpg"]
+        and found(f"{folder}/x.jpg")
     )
-    assert set(found(f"{place}/**/*.jpg")) == own
+    assert set(found(f"{folder}/**/*.jpg")) == own
 
 
-def test_pictures_that_are_only_called_so(tmp_path):
-    """A folder of one's own with one of the two files is no output."""
+def test_a_folder_that_only_looks_like_output(tmp_path):
+    """A user's folder with one of the two files is not output."""
     draw(tmp_path, ["a/x.jpg"])
     (tmp_path / "a" / "detections.json").write_text("[]")
     assert [one.inside for one in find_inputs([str(tmp_path)])[0]] == ["a/x.jpg"]

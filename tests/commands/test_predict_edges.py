@@ -1,4 +1,4 @@
-"""predict: the sound of drawn videos, and Ctrl-C."""
+"""predict: the audio of drawn videos, and Ctrl-C."""
 
 import os
 import signal
@@ -9,18 +9,18 @@ import pytest
 from PIL import Image
 
 from ssd.tools import prediction
-from ssd.tools.sound import Sound
-from tests.commands.test_predict import (
+from ssd.tools.audio import AudioCopy
+from tests.commands.predict_files import (
     files,
+    image_paths,
     look_at,
     make_video,
-    pictures,
     read,
 )
 
 
 def sound_of(path):
-    """(content, seconds) of each packet of sound."""
+    """(content, seconds) of each audio packet."""
     with av.open(str(path)) as container:
         return [
             (bytes(packet), float(packet.pts * packet.time_base))
@@ -32,7 +32,7 @@ def sound_of(path):
 @pytest.mark.parametrize(
     "name, codec, sound", [("a.mp4", "libx264", "aac"), ("b.webm", "libvpx", "libopus")]
 )
-def test_sound_is_copied(predict, tmp_path, name, codec, sound):
+def test_audio_is_copied(predict, tmp_path, name, codec, sound):
     path = make_video(tmp_path / name, codec, sound=sound)
     status, _, err, folder = predict(path, "--batch-size", "5")
     drawn = folder / (name[0] + ".mp4")
@@ -46,29 +46,29 @@ def test_sound_is_copied(predict, tmp_path, name, codec, sound):
     )
 
 
-def test_sound_that_an_mp4_cannot_hold(predict, tmp_path):
+def test_audio_that_an_mp4_cannot_hold(predict, tmp_path):
     path = make_video(tmp_path / "a.wmv", "wmv2", frames=5, sound="wmav2")
     status, _, err, folder = predict(path)
     assert (
         status == 0
         and err
-        == f"python -m ssd predict: {path}: its sound (wmav2) is left out of the drawn video: "
-        ".mp4 does not take it\n"
+        == f"python -m ssd predict: {path}: its audio (wmav2) is left out of the drawn video: "
+        ".mp4 cannot hold it\n"
     )
     with av.open(str(folder / "a.mp4")) as container:
         assert len(container.streams) == 1
     assert predict(path, "--no-draw", output="data")[2] == "", "nothing is drawn"
 
 
-def test_of_sound_a_packet_is_held(tmp_path):
-    """It is read as far as the pictures are, and not further."""
-    sound = Sound(str(make_video(tmp_path / "a.mp4", sound="aac")))
+def test_one_packet_of_audio_is_held(tmp_path):
+    """It is read as far as the frames are, not further."""
+    audio = AudioCopy(str(make_video(tmp_path / "a.mp4", sound="aac")))
     with av.open(str(tmp_path / "b.mp4"), "w") as output:
-        sound.open(output, 0.0)
+        audio.open(output, 0.0)
         for until in (0.2, 0.5, 1.0):
-            sound.copy(until)
-            assert until < sound._seconds(sound._next) < until + 0.03
-    sound.close()
+            audio.copy(until)
+            assert until < audio.position < until + 0.03
+    audio.close()
     assert sound_of(tmp_path / "b.mp4")[-1][1] == pytest.approx(1, abs=0.03)
 
 
@@ -88,35 +88,35 @@ def interrupt_after(monkeypatch, name, number):
     monkeypatch.setattr(owner, method, called)
 
 
-def test_interrupted_among_pictures(predict, data, monkeypatch):
-    whole = read(predict(*pictures(data), "--no-draw", output="whole")[3])
+def test_interrupted_among_images(predict, data, monkeypatch):
+    whole = read(predict(*image_paths(data), "--no-draw", output="whole")[3])
     handler = signal.getsignal(signal.SIGINT)
     interrupt_after(monkeypatch, "save_image", 3)
-    status, out, err, folder = predict(*pictures(data), "--batch-size", "2")
+    status, out, err, folder = predict(*image_paths(data), "--batch-size", "2")
     assert (
         status == 130
-        and out.startswith("3 pictures: ")
+        and out.startswith("3 images: ")
         and signal.getsignal(signal.SIGINT) is handler
     )
     assert err == "python -m ssd predict: interrupted: 3 of 5 inputs were done\n"
     rows, content = read(folder)
-    assert [image["file_name"] for image in content["images"]] == pictures(data)[:3]
+    assert [image["file_name"] for image in content["images"]] == image_paths(data)[:3]
     assert rows == [row for row in whole[0] if row["image_id"] <= 3]
     assert files(folder) == sorted(
-        ["detections.json", "images.json", *map(os.path.basename, pictures(data)[:3])]
+        ["detections.json", "images.json", *map(os.path.basename, image_paths(data)[:3])]
     )
     for image in content["images"]:
         Image.open(folder / image["drawn"]).load()
 
 
 def test_interrupted_in_a_video(predict, data, tmp_path, monkeypatch):
-    """What was done of it is kept, its sound as far as its pictures."""
+    """The frames so far are kept, with the audio up to the last one."""
     path, other = (
         make_video(tmp_path / "clip.mp4", sound="aac"),
         make_video(tmp_path / "other.mp4", frames=2),
     )
     interrupt_after(monkeypatch, "VideoWriter.add", 4)
-    status, _, err, folder = predict(pictures(data)[0], path, other, "--batch-size", "3")
+    status, _, err, folder = predict(image_paths(data)[0], path, other, "--batch-size", "3")
     assert status == 130
     assert (
         err

@@ -1,4 +1,4 @@
-"""predict on films that say more of themselves than their frames, and class names of any script."""
+"""predict on videos with covers and wide pixels, and class names of any script."""
 
 import json
 import os
@@ -16,14 +16,14 @@ from ssd.model.detector import build_detector
 from ssd.model.initialization import initialize
 from ssd.model.weights import save_weights
 from ssd.model.weights_info import WeightsInfo
-from tests.commands.test_predict import look_at, predict, read, weights  # noqa: F401
+from tests.commands.predict_files import look_at, read
 from tests.tools.saved import CONFIG
-from tests.tools.test_film import film, sound_with_cover, with_cover
+from tests.tools.video_files import audio_with_cover, block_video, with_cover
 from tests.training.tiny import ssd, tiny_data
 
 
-def test_a_film_with_its_cover_before_it(predict, tmp_path):  # noqa: F811
-    status, out, err, folder = predict(with_cover(film(tmp_path / "film.mp4", frames=10)))
+def test_a_video_after_its_cover_image(predict, tmp_path):
+    status, out, err, folder = predict(with_cover(block_video(tmp_path / "film.mp4", frames=10)))
     assert (status, err) == (0, "") and out.startswith("1 video of 10 frames: ")
     images = read(folder)[1]["images"]
     assert [(image["width"], image["height"]) for image in images] == [(64, 48)] * 10
@@ -31,15 +31,15 @@ def test_a_film_with_its_cover_before_it(predict, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("name", ["song.m4a", "song.mp4"])
-def test_a_song_with_a_cover(predict, tmp_path, name):  # noqa: F811
-    status, _, err, _ = predict(sound_with_cover(tmp_path / name))
+def test_a_song_with_a_cover_image(predict, tmp_path, name):
+    status, _, err, _ = predict(audio_with_cover(tmp_path / name))
     assert status == 1 and err.endswith(
-        f"not done: {tmp_path / name}: holds no moving pictures, only a cover\n"
+        f"failed: {tmp_path / name}: has no video stream, only a cover image\n"
     )
 
 
-def test_a_film_of_wide_pixels_is_drawn_as_one(predict, tmp_path):  # noqa: F811
-    status, _, err, folder = predict(film(tmp_path / "film.mp4", shape=Fraction(4, 3)))
+def test_wide_pixels_are_kept(predict, tmp_path):
+    status, _, err, folder = predict(block_video(tmp_path / "film.mp4", shape=Fraction(4, 3)))
     with av.open(str(folder / "film.mp4")) as container:
         assert (status, err, container.streams.video[0].sample_aspect_ratio) == (
             0,
@@ -77,7 +77,7 @@ def foreign(tmp_path_factory):
 
 
 def drawn(foreign, folder, capsys):
-    """(pictures with their boxes, standard output)."""
+    """(drawn images, standard output)."""
     assert (
         main(
             [
@@ -107,8 +107,8 @@ def test_class_names_are_drawn_or_numbered(foreign, tmp_path, monkeypatch, capsy
     fonts._chosen.cache_clear()
     numbered, out = drawn(foreign, tmp_path / "numbered", capsys)
     assert (
-        f"in the drawn images #1 is {NAMES[0]}, #3 is {NAMES[2]}: no font here has these letters"
-        in out
+        f"in the drawn images #1 is {NAMES[0]}, #3 is {NAMES[2]}: no installed font has these "
+        "letters" in out
     )
     monkeypatch.undo()
     monkeypatch.setattr(fonts, "labels_of", lambda names: (dict.fromkeys(names, "?"), ""))
@@ -121,8 +121,8 @@ def test_class_names_are_drawn_or_numbered(foreign, tmp_path, monkeypatch, capsy
     fonts._chosen.cache_clear()
 
 
-def test_an_output_of_few_letters_loses_no_numbers(foreign, tmp_path):
-    weights, annotations, images = foreign  # noqa: F811
+def test_an_ascii_terminal_gets_all_numbers(foreign, tmp_path):
+    weights, annotations, images = foreign
     environment = dict(PYTHONIOENCODING="ascii")
     done = ssd(
         "evaluate",

@@ -1,4 +1,4 @@
-"""`show-data`: pictures of what the network is trained on."""
+"""`show-data`: drawn training samples."""
 
 import dataclasses
 import os
@@ -39,7 +39,7 @@ def pixels(path):
         return np.asarray(picture.convert("RGB")).astype(int)
 
 
-def test_both_pictures_repeatably(data, tmp_path, capsys):
+def test_both_images_are_reproducible(data, tmp_path, capsys):
     assert show(data, tmp_path / "a", "--count", "5", "--columns", "3") == 0
     out = capsys.readouterr().out
     assert (
@@ -57,7 +57,7 @@ def test_both_pictures_repeatably(data, tmp_path, capsys):
     )
 
 
-def test_samples_are_the_training_loaders(data):
+def test_samples_equal_the_training_loader(data):
     from ssd.data.pipeline import TrainingLoader
     from ssd.data.samples import steps_per_epoch
     from ssd.data.show import denormalise, draw_samples, take_samples

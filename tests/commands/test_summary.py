@@ -34,8 +34,8 @@ def annotations(tmp_path_factory):
         ],
         categories=[dict(id=5, name="cup"), dict(id=9, name="spoon")],
         annotations=[
-            dict(id=1 + place, image_id=image, category_id=9, bbox=box, area=1, iscrowd=0)
-            for place, (image, box) in enumerate(boxes)
+            dict(id=1 + index, image_id=image, category_id=9, bbox=box, area=1, iscrowd=0)
+            for index, (image, box) in enumerate(boxes)
         ],
     )
     path = tmp_path_factory.mktemp("data") / "mine.json"
@@ -70,7 +70,7 @@ def test_json_holds_what_the_text_shows(capsys, annotations):
         "--json",
     )
     found = json.loads(text)
-    assert status == 0 and "left out: 1 annotations" in error
+    assert status == 0 and "left out: 1 bad annotations" in error
     assert found["num_classes"] == 3, "counted"
     assert [entry["cells"] for entry in found["maps"]] == [12, 6, 3, 1]
     assert (
@@ -97,7 +97,7 @@ def test_json_holds_what_the_text_shows(capsys, annotations):
     assert sizes["large"]["covered"] == sizes["medium"]["covered"] == 1
 
 
-def test_the_text_for_people(capsys, annotations):
+def test_the_text(capsys, annotations):
     status, text, _ = run(
         capsys, "--width", "0.125", "--num-classes", "3", "--annotations", annotations, "--layers"
     )
@@ -121,7 +121,7 @@ def test_the_network_of_a_weights_file(capsys, tmp_path):
         "ssd-resnet34-own",
     )
     save_weights(network, path)
-    assert "do not say of which network" in run(capsys, "--weights", path)[2]
+    assert "does not state its network" in run(capsys, "--weights", path)[2]
 
 
 @pytest.mark.parametrize(
@@ -136,6 +136,6 @@ def test_the_network_of_a_weights_file(capsys, tmp_path):
         ),
     ],
 )
-def test_one_line_for_a_mistake(capsys, arguments, words):
+def test_user_errors_are_one_line(capsys, arguments, words):
     status, text, error = run(capsys, *arguments)
     assert status == 2 and words in error and error.count("\n") == 1 and not text

@@ -19,6 +19,8 @@ from tests.data.small_sets import REFERENCE, reference_matcher
 from tests.reference import vectors
 
 SETTINGS = load_recipe("ssd-resnet34-coco").default_boxes
+# Values of matching.SEARCH with which a matcher always or never searches pairs within reach.
+PAIRS, ALL = -(10**12), 10**12
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +127,8 @@ def matcher_of(kind, **changes):
 
 @pytest.mark.parametrize("kind", [Matcher, FirstClaimMatcher])
 @pytest.mark.parametrize("size", [300, "217x450"])
-def test_pairs_within_reach_are_enough(kind, size):
-    """The same owners as from all pairs: ties, equal boxes, and those that no default box fits,
+def test_pairs_within_reach_are_enough(kind, size, monkeypatch):
+    """The same matches as from all pairs: ties, equal boxes, and those that no default box fits,
     included."""
     matcher, random = matcher_of(kind, image_size=size), np.random.RandomState(4)
     sets = [random_boxes(random, 1 + number % 30) for number in range(40)]
@@ -135,36 +137,50 @@ def test_pairs_within_reach_are_enough(kind, size):
         np.concatenate([tiny, tiny + random.uniform(1e-5, 0.01, (20, 2))], 1).astype(np.float32)
     ]
     for boxes in sets:
-        np.testing.assert_array_equal(matcher._by_pairs(boxes), matcher._by_all(boxes))
+        found = []
+        for search in (PAIRS, ALL):
+            monkeypatch.setattr(matching, "SEARCH", search)
+            found.append(matcher(boxes, 1 + np.arange(len(boxes))))
+        for pairs, everything in zip(*found):
+            np.testing.assert_array_equal(pairs, everything)
 
 
-def test_many_objects_and_many_default_boxes(monkeypatch):
-    """The comparisons grow with the objects, not with objects times default boxes, and gives the
-    same."""
-    compared, iou, random = [], matching._iou, np.random.RandomState(2)
+@pytest.fixture
+def compared(monkeypatch):
+    """Numbers of pairs that the matchers built by the test have compared."""
+    sizes, iou = [], matching._iou
 
     def counted(*arguments):
         result = iou(*arguments)
-        compared.append(result.size)
+        sizes.append(result.size)
         return result
 
     monkeypatch.setattr(matching, "_iou", counted)
+    return sizes
+
+
+def test_many_objects_and_many_default_boxes(compared, monkeypatch):
+    """The comparisons grow with the objects, not with objects times default boxes; the matches are
+    the same."""
+    random = np.random.RandomState(2)
     matcher, found = matcher_of(Matcher, image_size=1000), {}
     low = random.uniform(0, 0.7, (200, 2))
     boxes = np.concatenate([low, low + random.uniform(0.05, 0.3, (200, 2))], 1).astype(np.float32)
-    for pairs in (matching.SEARCH, 10**9):
+    for pairs in (matching.SEARCH, ALL):
         monkeypatch.setattr(matching, "SEARCH", pairs)
         compared.clear()
         found[pairs] = matcher(boxes, np.arange(200)), sum(compared)
-    (few, some), (unblocked, every) = found.values()
-    for one, other in zip(few, unblocked):
+    (few, some), (many, every) = found.values()
+    for one, other in zip(few, many):
         np.testing.assert_array_equal(one, other)
     assert every == 200 * matcher.boxes and some < every / 20
 
 
-def test_default_boxes_that_are_no_grid():
+def test_default_boxes_that_are_no_grid(compared, monkeypatch):
     """All pairs are compared if default boxes are not arranged in rows and columns."""
     sizes = sizes_of(load_recipe("ssd-resnet50-coco"))
     boxes = cxcywh_to_ltrb(default_boxes(sizes))
     boxes[777] += np.float32(0.001)
-    assert Matcher(boxes, SETTINGS, sizes.grid)._pairs is None
+    monkeypatch.setattr(matching, "SEARCH", PAIRS)
+    Matcher(boxes, SETTINGS, sizes.grid)(boxes[:3].copy(), np.arange(1, 4))
+    assert sum(compared) == 3 * len(boxes)

@@ -16,7 +16,7 @@ from ssd.datasets.jpegs import has_no_end, truncation
 from ssd.datasets.locate import load_dataset
 from ssd.errors import UserError
 from ssd.evaluation.saved_network import load_images
-from ssd.tools.pictures import read_picture
+from ssd.tools.image_input import load_image
 from tests.datasets.jpeg_files import jpeg_of, rgb_jpeg, with_markers
 
 RGB_IDS = tuple(b"RGB")
@@ -152,7 +152,7 @@ def test_what_a_gpu_decodes_wrong_is_refused_only_for_a_gpu(make, capsys, name, 
             assert load_images(config, *paths).file_names == ("1.jpg",)  # evaluation
     assert load_images(settings(folder, check_images=level), *paths).num_images == 2
     assert "--check-images" not in capsys.readouterr().err
-    assert read_picture(str(folder / "val" / name)).shape == (
+    assert load_image(str(folder / "val" / name)).shape == (
         30,
         40,
         3,

@@ -40,7 +40,7 @@ def test_prepare_json_takes_cocos_own_file(file, tmp_path, capsys):
         line.count("\n") == 1
         and "1 x empty box; the first: annotation 1 of image 1 ('1.jpg')" in line
     )
-    assert "refused by training without --skip-bad-annotations" in line
+    assert "training refuses it without --skip-bad-annotations" in line
     written = json.loads(out.read_text())["annotations"]
     assert len(written) == 12 and written[0]["bbox"] == BOX and "segmentation" not in written[0]
     with pytest.raises(UserError, match="empty box"):

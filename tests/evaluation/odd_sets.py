@@ -1,5 +1,5 @@
-"""Small data sets with everything that may go wrong in a score, and pycocotools used directly, the
-judge of them."""
+"""Small data sets with everything that may break a score, and pycocotools used directly, the
+reference for them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ AREAS = (
 
 
 def as_scored_set(dataset, path="odd.json"):
-    """COCO annotations as what is scored against, unchecked: with all that the loader would refuse
+    """COCO annotations as ground truth, unchecked: with everything that the loader would refuse
     or leave out."""
     images, categories = (
         sorted(row["id"] for row in dataset[name]) for name in ("images", "categories")
@@ -66,7 +66,7 @@ def as_scored_set(dataset, path="odd.json"):
 
 
 def score_directly(annotation_file, rows):
-    """pycocotools as its own example uses it: stats (12,), class_precision (categories,),
+    """pycocotools, used as in its example: stats (12,), class_precision (categories,),
     printed."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -116,7 +116,7 @@ def score_of_run(dataset, rows, folder):
 
 
 class _InThisProcess(ScoringProcess):
-    """Runs what a ScoringProcess starts."""
+    """Run the program of a ScoringProcess."""
 
     def start(self, annotation_file, detections, folder, name="detections"):
         path = os.path.join(folder, name + ".npz")
@@ -130,14 +130,14 @@ class _InThisProcess(ScoringProcess):
 
 
 def random_ids(random, count, below):
-    """Different ids, some past 32 bits, some past what float64 tells apart."""
+    """Different ids, some beyond 32 bits, some that float64 cannot distinguish."""
     ids = random.choice(below, count, replace=False)
     start = random.choice([0, 0, 2**31, 2**53, -500])
     return [int(one) + int(start) * int(random.integers(2) or start < 0) for one in ids]
 
 
 def random_box(random, side):
-    box = random.integers(0, side, 4).astype(float)  # whole pixels: IoU thresholds are met exactly
+    box = random.integers(0, side, 4).astype(float)  # integers: IoU thresholds are met exactly
     kind = random.random()
     if kind < 0.1:
         box[2 + random.integers(2)] = 0

@@ -1,4 +1,4 @@
-"""Detections: their checks, and that files bring back exactly what was written."""
+"""Detections: their checks, and files that keep them exactly."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def assert_equal(left, right):
 
 @pytest.mark.parametrize("count", [0, 1, 50])
 @pytest.mark.parametrize("kind", ["json", "npz"])
-def test_files_bring_back_every_bit(tmp_path, count, kind):
+def test_files_keep_every_bit(tmp_path, count, kind):
     written, path = random_detections(count), tmp_path / ("found." + kind)
     getattr(written, "to_" + kind)(path)
     read = getattr(Detections, "from_" + kind)(path)
@@ -53,7 +53,7 @@ def test_json_is_cocos_results_format(tmp_path):
 
 @pytest.mark.parametrize("count", [0, 1, 6, 7, 8, 21])
 def test_json_is_written_in_pieces(tmp_path, monkeypatch, count):
-    """The bytes of one call of json.dumps, of which no call sees more than some rows."""
+    """Equal to one call of json.dumps, though no call formats more than some rows."""
     seen, dumps, found = [], json.dumps, random_detections(count)
     monkeypatch.setattr(module, "ROWS", 7)
     monkeypatch.setattr(
@@ -129,7 +129,7 @@ def row(**changes):
         (row(category_id=None), "row 1: .*category_id null"),
     ],
 )
-def test_bad_json_is_named_with_its_first_row(tmp_path, content, words):
+def test_bad_json_names_its_first_bad_row(tmp_path, content, words):
     path = tmp_path / "found.json"
     if content is not None:
         path.write_text(content if isinstance(content, str) else json.dumps(content))
@@ -169,7 +169,7 @@ def test_bad_npz_is_named(tmp_path, changes, words):
         Detections.from_npz(path)
 
 
-def test_what_is_no_npz_is_refused(tmp_path):
+def test_other_files_are_refused_as_npz(tmp_path):
     buffer = io.BytesIO()
     np.savez(buffer, **ARRAYS)
     array = io.BytesIO()

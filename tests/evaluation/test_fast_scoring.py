@@ -39,7 +39,7 @@ def odd_set(seed):
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory):
-    """Of a seed: (annotation file, rows, pycocotools' verdict); each computed once for all
+    """By seed: (annotation file, rows, pycocotools' result); each computed once for all
     scorers."""
     folder = tmp_path_factory.mktemp("odd")
 
@@ -112,7 +112,7 @@ def test_the_odd_sets_are_odd():
     assert len(seen) == 17 and min(seen.values()) >= 5, seen
 
 
-def test_equal_on_the_coco_apis_own_case(scorer):
+def test_equal_on_the_coco_api_example(scorer):
     if not (DATA / "coco_eval").is_dir():
         pytest.skip("no ../shared/data/coco_eval here")
     path = DATA / "coco_eval" / "instances_val2014_100.json"
@@ -195,7 +195,7 @@ def test_a_scorer_prints_and_warns_nothing(scorer, judged, capfd):
 
 @pytest.fixture
 def clean(tmp_path):
-    """(annotation file, rows, pycocotools' verdict) of a set with nothing that would be refused."""
+    """(annotation file, rows, pycocotools' result) of a set without bad entries."""
     path, random = tmp_path / "clean.json", np.random.default_rng(4)
     boxes = [[float(side) for side in random.integers(1, 50, 4)] for _ in range(6)]
     path.write_text(
@@ -205,26 +205,26 @@ def clean(tmp_path):
                 "categories": [{"id": 5, "name": "a"}, {"id": 9, "name": "b"}],
                 "annotations": [
                     {
-                        "id": 1 + place,
-                        "image_id": 1 + place % 3,
-                        "category_id": (5, 9)[place % 2],
+                        "id": 1 + index,
+                        "image_id": 1 + index % 3,
+                        "category_id": (5, 9)[index % 2],
                         "bbox": box,
                         "area": box[2] * box[3],
                         "iscrowd": 0,
                     }
-                    for place, box in enumerate(boxes)
+                    for index, box in enumerate(boxes)
                 ],
             }
         )
     )
     rows = [
         {
-            "image_id": 1 + place % 3,
-            "category_id": (5, 9)[place % 2],
-            "score": 1 - place / 10,
-            "bbox": [side + place / 4 for side in box],
+            "image_id": 1 + index % 3,
+            "category_id": (5, 9)[index % 2],
+            "score": 1 - index / 10,
+            "bbox": [side + index / 4 for side in box],
         }
-        for place, box in enumerate(boxes)
+        for index, box in enumerate(boxes)
     ]
     return path, rows, score_directly(path, rows)
 
@@ -234,7 +234,7 @@ def hide(monkeypatch, *scorers):
         monkeypatch.setitem(sys.modules, SCORERS[scorer][0], None)
 
 
-def test_pycocotools_counts_where_nothing_faster_is(monkeypatch, clean, tmp_path, capsys):
+def test_pycocotools_is_the_fallback(monkeypatch, clean, tmp_path, capsys):
     path, rows, expected = clean
     detections(rows).to_npz(tmp_path / "found.npz")
     arguments = [
@@ -292,8 +292,8 @@ def test_help_names_every_scorer(capsys):
     assert all(scorer in help_text for scorer in SCORERS)
 
 
-def test_arrays_reach_hotcoco_as_they_are(judged, monkeypatch):
-    """Not one Python object a box: a million of them would cost more than the score."""
+def test_arrays_reach_hotcoco_unchanged(judged, monkeypatch):
+    """Without one Python object per box: a million of them would cost more than the score."""
     hotcoco = pytest.importorskip("hotcoco")
     given = []
 

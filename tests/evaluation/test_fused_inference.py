@@ -1,4 +1,4 @@
-"""Inference with BatchNorm folded into the convolutions (on a CPU) is the network as it stands."""
+"""Inference with BatchNorm folded into the convolutions (on a CPU) equals the plain network."""
 
 import mxnet as mx
 import numpy as np
@@ -13,7 +13,7 @@ CONFIG = load_recipe("ssd-resnet34-coco").with_values(width=0.125, num_classes=6
 
 
 class Outputs(mx.gluon.HybridBlock):
-    """In place of the detections: offsets and logits as they are."""
+    """A stand-in for the post-processing: returns offsets and logits unchanged."""
 
     def hybrid_forward(self, F, offsets, logits):
         return F.concat(offsets, logits, dim=2)
@@ -45,7 +45,7 @@ def assert_same(network, fused, images):
     return plain
 
 
-def test_folded_and_not(blocks):
+def test_fused_equals_unfused(blocks):
     before = assert_same(*blocks)
     network, fused, images = blocks
     change_statistics(network, 5)
@@ -56,7 +56,7 @@ def test_folded_and_not(blocks):
     )
 
 
-def test_a_step_between_two_evaluations(blocks):
+def test_a_training_step_between_two_evaluations(blocks):
     """All weights change, those of the padded heads included."""
     network, fused, images = blocks
     fused.build()

@@ -38,7 +38,7 @@ def dataset():
     )
 
 
-def test_ids_are_the_annotation_files_own():
+def test_ids_are_those_of_the_annotation_file():
     rows = np.array([[1, 1, 2, 3, 4, 0.5, 2], [0, 1, 2, 3, 4, 0.25, 3]])
     detections = as_detections(rows, dataset())
     assert detections.image_id.tolist() == [2**40, 7]

@@ -1,4 +1,4 @@
-"""Average precision by class, and precision-recall curves, against pycocotools' own arrays."""
+"""Average precision by class, and precision-recall curves, against pycocotools' arrays."""
 
 import contextlib
 import io
@@ -66,16 +66,16 @@ def test_equal_to_pycocotools(scorer, tmp_path):
             got.precision, expected, atol=1e-9, rtol=0, err_msg=f"seed {seed}"
         )
         assert got.category_ids == tuple(sorted(row["id"] for row in dataset["categories"]))
-        for place, category in enumerate(got.category_ids):
-            assert got.ap[place] == pytest.approx(mean(expected[:, :, place]), abs=1e-9)
-            assert got.ap50[place] == pytest.approx(mean(expected[0, :, place]), abs=1e-9)
-            assert got.ap75[place] == pytest.approx(mean(expected[5, :, place]), abs=1e-9)
+        for index, category in enumerate(got.category_ids):
+            assert got.ap[index] == pytest.approx(mean(expected[:, :, index]), abs=1e-9)
+            assert got.ap50[index] == pytest.approx(mean(expected[0, :, index]), abs=1e-9)
+            assert got.ap75[index] == pytest.approx(mean(expected[5, :, index]), abs=1e-9)
             ids = {row["id"] for row in dataset["images"]}
-            assert got.objects[place] == sum(
+            assert got.objects[index] == sum(
                 row["category_id"] == category and not row["iscrowd"] and row["image_id"] in ids
                 for row in dataset["annotations"]
             )
-            assert got.found[place] == sum(row["category_id"] == category for row in rows)
+            assert got.found[index] == sum(row["category_id"] == category for row in rows)
         assert got.stats == score_detections(path, detections(rows), scorer=scorer, truth=truth)
 
 
@@ -96,8 +96,8 @@ def test_curves_have_their_average_precision_as_area(tmp_path):
     assert len(IOU_THRESHOLDS) == got.precision.shape[0]
 
 
-def test_means_are_those_one_by_one():
-    """To the last bit, whatever is undefined."""
+def test_vectorised_means_equal_single_means():
+    """To the last bit, whichever numbers are undefined."""
     random = np.random.default_rng(3)
     for shape in ((5, 10, 101), (101, 1), (101, 10, 80), (3, 0), (0, 4)):
         values = random.random(shape)
@@ -109,7 +109,7 @@ def test_means_are_those_one_by_one():
 
 
 def test_curves_of_many_classes():
-    """A class's curve takes its own numbers alone, of however many classes there are."""
+    """A curve copies only the numbers of its class, however many classes there are."""
     random, count = np.random.default_rng(0), 500
     precision = random.random((10, 101, count))
     precision[:, :, 7] = -1
@@ -117,7 +117,7 @@ def test_curves_of_many_classes():
         {}, (), (), *[np.zeros(count)] * 3, None, None, precision, None, None, None, "", []
     )
     tracemalloc.start()
-    curves = [got.mean_curve(0.75, place) for place in (3, 7)]
+    curves = [got.mean_curve(0.75, index) for index in (3, 7)]
     assert tracemalloc.get_traced_memory()[1] < precision.nbytes / 100
     tracemalloc.stop()
     assert curves[0].tolist() == precision[5, :, 3].tolist() and np.isnan(curves[1]).all()

@@ -1,4 +1,4 @@
-"""COCO scoring against COCO's own case, numbers worked out by hand, and pycocotools used
+"""COCO scoring against COCO's example, numbers worked out by hand, and pycocotools used
 directly."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import pytest
 from ssd.__main__ import main
 from ssd.errors import UserError
 from ssd.evaluation.detections import Detections
-from ssd.evaluation.scoring import STAT_NAMES, format_table, score_detections
+from ssd.evaluation.scoring import STAT_NAMES, format_stats, score_detections
 from tests.evaluation.odd_sets import score_directly
 
 COCO_EVAL = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "coco_eval"
@@ -74,7 +74,7 @@ BY_HAND = {
 
 @needs_coco_eval
 @pytest.mark.parametrize("as_npz", [False, True])
-def test_coco_case_to_every_printed_digit(tmp_path, capsys, as_npz):
+def test_coco_example_to_every_printed_digit(tmp_path, capsys, as_npz):
     found = COCO_EVAL / "instances_val2014_fakebbox100_results.json"
     if as_npz:
         Detections.from_json(found).to_npz(tmp_path / "found.npz")
@@ -104,11 +104,11 @@ def test_coco_case_to_every_printed_digit(tmp_path, capsys, as_npz):
     ]
 
 
-def test_table_is_what_pycocotools_prints(tmp_path):
+def test_table_equals_pycocotools_output(tmp_path):
     path = write(tmp_path, dataset([dict(row, area=400, iscrowd=0) for row in TWO_BOXES]))
     rows = [{"image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 19], "score": 0.5}]
     direct = score_directly(path, rows)
-    assert format_table(dict(zip(STAT_NAMES, direct.stats))) == "\n".join(
+    assert format_stats(dict(zip(STAT_NAMES, direct.stats))) == "\n".join(
         direct.printed.splitlines()[-12:]
     )
 

@@ -13,7 +13,7 @@ from ssd.config import load_recipe
 from ssd.data.graphs import decoding_pipeline
 from ssd.datasets.image_checks import NOT_IMAGE, REFUSED, inspect_image
 from ssd.errors import UserError
-from ssd.tools.pictures import read_picture
+from ssd.tools.image_input import load_image
 
 BLOCKS = np.array([[(200, 40, 40), (40, 180, 60)], [(50, 70, 220), (230, 220, 90)]], np.uint8)
 RGB = np.repeat(np.repeat(BLOCKS, 24, 0), 32, 1)
@@ -227,10 +227,10 @@ def test_predict_and_training(name, tmp_path):
     path.write_bytes(content)
     if isinstance(seen, str):
         with pytest.raises(UserError, match=seen) as caught:
-            read_picture(path, upright=False)
+            load_image(path, upright=False)
         assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
     elif seen is not None:
-        colours = read_picture(path, upright=False)[12::24, 16::32].astype(int)
+        colours = load_image(path, upright=False)[12::24, 16::32].astype(int)
         assert np.abs(colours - seen).max() <= 2, colours.tolist()
     look = inspect_image(str(path), "header")
     if refusal:
@@ -275,5 +275,5 @@ def test_an_orientation_of_an_odd_type_breaks_nothing(kind, count, value, tmp_pa
     path.write_bytes(encoded(PICTURE, format="JPEG", exif=tags))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert sorted(read_picture(path).shape) == [3, 48, 64]
+        assert sorted(load_image(path).shape) == [3, 48, 64]
         assert inspect_image(str(path), "decode").problem is None

@@ -14,8 +14,8 @@ from ssd.config import load_recipe
 from ssd.data.graphs import decoding_pipeline
 from ssd.datasets.image_checks import PROFILE, ROTATED, SEVERAL, bit, inspect_image
 from ssd.datasets.image_folder import open_images
-from ssd.report.pictures import read_image
-from ssd.tools.pictures import read_picture
+from ssd.report.example_images import stored_image
+from ssd.tools.image_input import load_image
 
 CONFIG = load_recipe("ssd-resnet34-coco").with_values(data_threads=1)
 BLOCKS = np.array([[(200, 40, 40), (40, 180, 60)], [(50, 70, 220), (230, 220, 90)]], np.uint8)
@@ -132,13 +132,13 @@ def test_every_reader_sees_the_same_pixels(name, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         seen = dict(
-            predict=read_picture(tmp_path / name, upright=False),
+            predict=load_image(tmp_path / name, upright=False),
             training=np.array(
                 decoding_pipeline(
                     CONFIG, lambda: [np.frombuffer(content, np.uint8)], "cpu", 0
                 ).run()[0][0]
             ),
-            report=read_image(open_images(tmp_path), name),
+            report=stored_image(open_images(tmp_path), name),
         )
     for reader, pixels in seen.items():
         assert pixels.shape == (48, 64, 3), reader
@@ -187,6 +187,6 @@ def test_predict_applies_exif_orientation(orientation, upright, ending, tmp_path
         if ending == "jpg"
         else encoded(sample(), format="PNG", exif=tags(orientation))
     )
-    pixels, expected = read_picture(path), upright(np.asarray(sample())).astype(int)
+    pixels, expected = load_image(path), upright(np.asarray(sample())).astype(int)
     assert pixels.shape == expected.shape and np.abs(pixels - expected).max() < 30
     assert np.abs(pixels[12::24, 12::24] - expected[12::24, 12::24]).mean() < 3

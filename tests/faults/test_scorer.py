@@ -27,7 +27,7 @@ from ssd.evaluation.detections import Detections
 from ssd.evaluation.scoring_process import ScoringProcess
 with ScoringProcess() as scoring:
     scoring.start(sys.argv[1], Detections([1], [[10, 10, 20, 20]], [0.5], [1]), sys.argv[2])
-    print(scoring._process.pid, flush=True)
+    print(scoring.pid, flush=True)
     signal.pause()
 """
 
@@ -133,7 +133,7 @@ def test_a_killed_scorer_is_reported_and_reaped(tmp_path, temporary):
     os.mkfifo(pipe)
     with ScoringProcess() as scoring:
         scoring.start(pipe, DETECTIONS, tmp_path / "run")
-        pid = scoring._process.pid
+        pid = scoring.pid
         wait_until(lambda: opens_for_writing(pipe))
         assert scoring.poll() is None
         os.kill(pid, signal.SIGKILL)
@@ -160,7 +160,7 @@ def test_a_scorer_that_runs_out_of_memory_is_reported(
     code = SHORT_OF_MEMORY.format(library=library, spare=spare)
     with ScoringProcess(command=[sys.executable, "-c", code]) as scoring:
         scoring.start(annotations, found, tmp_path / "run")
-        pid = scoring._process.pid
+        pid = scoring.pid
         with pytest.raises(
             RuntimeError, match="^the scorer died with status (1|-6), out of memory: .*[mM]emory"
         ):

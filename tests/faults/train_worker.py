@@ -106,7 +106,7 @@ def start_scorer(scoring, *arguments, **options):
     clean_start(scoring, *arguments, **options)
     struck.append(scoring)
     if kind == "kill-scorer" and len(struck) <= int(step):
-        os.kill(scoring._process.pid, signal.SIGKILL)
+        os.kill(scoring.pid, signal.SIGKILL)
 
 
 def load_datasets(*arguments):

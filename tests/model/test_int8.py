@@ -41,6 +41,9 @@ def test_every_kind_of_network_is_close_to_float32(recipe, tmp_path):
     _, network, images = network_of(recipe, tmp_path)
     integers, layers = quantize(network, measure_ranges(network, [images]))
     assert len(layers.int8) >= len(layers.others) >= 1, layers
+    # A shared head's layer has a convolution for each map.
+    own = {network.prefix + name for name in layers.layer.values()}
+    assert own <= {name.rpartition("_")[0] for name in network.collect_params()}
     for exact, part in zip(network(images), integers(images)):
         exact, part = exact.asnumpy().ravel(), part.asnumpy().ravel()
         # First weights are no trained network, whose detections benchmarks/int8.md compares: a
@@ -147,7 +150,7 @@ def test_the_command_and_those_that_take_its_file(saved, capsys, tmp_path):
         ["predict", f"{data}/val2017", "--output", tmp_path / "seen"],
     ):
         status, _, err = run(capsys, *command, "--weights", output, "--device", "cpu")
-        assert status == 0 and err.count(f"{output}: computed in 8-bit integers") == 1, err
+        assert status == 0 and err.count(f"{output}: computing in 8-bit integers") == 1, err
     status, out, err = run(
         capsys, "export", "--weights", output, "--output", tmp_path / "exported", "--format", "onnx"
     )

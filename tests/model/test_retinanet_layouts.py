@@ -7,7 +7,7 @@ import pytest
 
 from ssd.config import load_recipe
 from ssd.model.detector import build_detector
-from ssd.model.features.pyramid import Pyramid
+from ssd.model.features.pyramid import enlarged_by_nearest
 from ssd.training.step import NetworkWithLoss
 
 RECIPE = load_recipe("retinanet-resnext50-openimages")
@@ -51,10 +51,9 @@ def test_maps_are_enlarged_alike_in_both_layouts():
     """Channels last has no UpSampling of MXNet's."""
     x = np.random.default_rng(0).standard_normal((1, 3, 4, 5)).astype(np.float32)
     for size in ((8, 10), (7, 10), (7, 9)):
-        first, last = (object.__new__(Pyramid) for _ in range(2))
-        first.layout, last.layout = "NCHW", "NHWC"
-        ours = first._enlarged(mx.nd, mx.nd.array(x), size).asnumpy()
-        theirs = last._enlarged(mx.nd, mx.nd.array(x.transpose(0, 2, 3, 1)), size).asnumpy()
+        ours = enlarged_by_nearest(mx.nd, mx.nd.array(x), "NCHW", size).asnumpy()
+        channels_last = mx.nd.array(x.transpose(0, 2, 3, 1))
+        theirs = enlarged_by_nearest(mx.nd, channels_last, "NHWC", size).asnumpy()
         np.testing.assert_array_equal(theirs.transpose(0, 3, 1, 2), ours)
         rows, columns = (np.arange(cells) // 2 for cells in size)
         np.testing.assert_array_equal(ours, x[:, :, rows][:, :, :, columns])

@@ -12,7 +12,6 @@ from ssd.config import load_recipe
 from ssd.data import graphs
 from ssd.data.targets import dense_targets
 from ssd.model import anchor_matching, parameters
-from ssd.model.anchor_matching import AnchorMatcher
 from ssd.model.boxes.anchors import anchors_ltrb, half_sizes
 from ssd.model.boxes.box_rules import sizes_of
 from ssd.model.detector import build_detector
@@ -234,7 +233,7 @@ def test_box_coder(reference):
     arrays, seed = reference
     truth, own, offsets = vectors.coder_boxes(seed)
     matcher = build_detector(CONFIG).matcher
-    ours, theirs = AnchorMatcher._encode(matcher, truth, own), arrays["coder_encoded"]
+    ours, theirs = matcher.encode(truth, own), arrays["coder_encoded"]
     np.testing.assert_allclose(ours, theirs, rtol=6e-5, atol=1e-6)
     detections = build_detector(CONFIG.with_values(image_size=4096)).detections
     center = np.concatenate([(own[:, :2] + own[:, 2:]) / 2, own[:, 2:] - own[:, :2]], axis=1)

@@ -1,4 +1,4 @@
-"""The curves of a run, from folders made here."""
+"""The curves of a run, from synthetic folders."""
 
 import os
 import re
@@ -9,8 +9,8 @@ import pytest
 
 from ssd.config import load_recipe, to_yaml
 from ssd.errors import UserError
-from ssd.report import published
-from ssd.report.curves import CURVES, OURS, PUBLISHED, curve_figures, draw_curves, read_run
+from ssd.report import published_run
+from ssd.report.curves import CURVES, OURS, PUBLISHED, curve_figures, draw_curves, read_history
 
 HEADER = (
     "epoch,step,images,seconds,class_loss,offset_loss,learning_rate,images_per_second,"
@@ -21,7 +21,7 @@ HEADER = (
 def run_folder(
     folder,
     recipe="ssd-resnet34-coco",
-    samples=published.TRAIN_IMAGES,
+    samples=published_run.TRAIN_IMAGES,
     batch=456,
     steps=3000,
     every=20,
@@ -61,11 +61,11 @@ def pixels(path):
 
 
 def has_color(image, color):
-    wanted = [int(color[place : place + 2], 16) for place in (1, 3, 5)]
+    wanted = [int(color[index : index + 2], 16) for index in (1, 3, 5)]
     return int((np.abs(image - wanted).max(-1) < 8).sum())
 
 
-def test_a_picture_with_ours_and_the_published_run(tmp_path):
+def test_plot_with_our_and_the_published_run(tmp_path):
     folder = run_folder(tmp_path / "run")
     assert draw_curves(str(folder), str(tmp_path / "curves.png")) == str(tmp_path / "curves.png")
     image = pixels(tmp_path / "curves.png")
@@ -80,34 +80,34 @@ def test_a_picture_with_ours_and_the_published_run(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["curves.png", "run"], "no partial file"
 
 
-def test_the_published_run_stands_beside_cocos_categories_alone(tmp_path):
+def test_the_published_run_is_only_shown_with_coco_categories(tmp_path):
     from matplotlib.figure import Figure
 
     def label(name, **changes):
-        """What the legend of one curve says of the published run."""
+        """The legend entry of the published run in one plot."""
         axis = Figure().subplots()
         draw = dict(CURVES)["Learning rate"]
-        draw(axis, read_run(str(run_folder(tmp_path / name, **changes))))
+        draw(axis, read_history(str(run_folder(tmp_path / name, **changes))))
         return (
             [text.get_text() for text in axis.get_legend().get_texts()][1]
             if axis.get_legend()
             else None
         )
 
-    assert label("coco") == published.NAME
-    assert label("part", samples=1000, batch=8) == f"{published.NAME},\non all 117,266 images"
+    assert label("coco") == published_run.NAME
+    assert label("part", samples=1000, batch=8) == f"{published_run.NAME},\non all 117,266 images"
     assert label("shapes", recipe="ssd-resnet34-shapes", samples=446, batch=4) is None
     assert label("narrow", width=0.5) is None
 
 
-def test_figures_stand_together_in_one_page(tmp_path):
+def test_figures_fit_into_one_page(tmp_path):
     figures = curve_figures(str(run_folder(tmp_path / "run")))
     assert [title for title, _ in figures][:3] == [
         "Loss",
         "mAP on the validation images",
         "Learning rate",
     ]
-    assert sum(published.NAME in text for _, text in figures) == 3, (
+    assert sum(published_run.NAME in text for _, text in figures) == 3, (
         "beside loss, mAP and learning rate"
     )
     seen = set()
@@ -133,7 +133,7 @@ def test_a_run_of_one_row(tmp_path):
 
 @pytest.mark.parametrize("log", [True, False])
 def test_positions_in_epochs(tmp_path, log):
-    run = read_run(
+    run = read_history(
         str(run_folder(tmp_path / "run", samples=1003, batch=10, steps=300, every=7, log=log))
     )
     np.testing.assert_allclose(
@@ -152,7 +152,7 @@ def test_folders_of_runs_that_were_killed(tmp_path):
             + [rows[-1] + ",3.5", "1,120,54720"]
         )
     )
-    run = read_run(str(folder))
+    run = read_history(str(folder))
     assert (
         run.training["step"] == [1, 20, 40, 60, 80, 100, 100]
         and "data_wait_seconds" not in run.training
@@ -164,10 +164,10 @@ def test_folders_of_runs_that_were_killed(tmp_path):
 
 
 def test_the_published_run():
-    assert published.epoch_reaching(0.23) == 50 and published.epoch_reaching(0.2278) == 45
-    assert published.epoch_reaching(0.5) is None
+    assert published_run.epoch_reaching(0.23) == 50 and published_run.epoch_reaching(0.2278) == 45
+    assert published_run.epoch_reaching(0.5) is None
     config = load_recipe("ssd-resnet34-coco").with_values(pretrained_backbone="resnet34.onnx")
-    assert published.is_same_task(config, 117266)
-    assert not published.is_same_task(config, 1000)
-    assert not published.is_same_task(config.with_values(decay_epochs=(48, 60)), 117266)
-    assert not published.is_same_task(config.with_values(pretrained_backbone=""), 117266)
+    assert published_run.is_same_task(config, 117266)
+    assert not published_run.is_same_task(config, 1000)
+    assert not published_run.is_same_task(config.with_values(decay_epochs=(48, 60)), 117266)
+    assert not published_run.is_same_task(config.with_values(pretrained_backbone=""), 117266)

@@ -1,4 +1,4 @@
-"""Reports of runs made up here, through the command line; in a browser where there is one."""
+"""Reports of synthetic runs, through the command line; in a browser if one is installed."""
 
 import json
 import os
@@ -15,13 +15,13 @@ from ssd.__main__ import main
 from ssd.config import load_recipe, to_yaml
 from ssd.evaluation.detections import Detections
 from ssd.evaluation.scoring import STAT_NAMES, score_detections
-from ssd.report.report import write_report
+from ssd.report.evaluation_report import write_report
 from ssd.report.run_report import last_detections
 from tests.evaluation.odd_sets import near_rows
 from tests.training.tiny import tiny_data
 
 ANNOTATIONS = os.path.join("annotations", "bbox_only_instances_val2017.json")
-NAME = '<b>&"circle'  # a class name that a page must not take for its own
+NAME = '<b>&"circle'  # a class name that must not be read as HTML
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def found(data):
 
 
 def make_run(folder, data, evaluations=1):
-    """A run's folder as train leaves it, as far as a report reads it."""
+    """A run's folder as written by train, as far as a report reads it."""
     folder.mkdir()
     config = load_recipe("ssd-resnet34-shapes").with_values(data_dir=str(data))
     (folder / "recipe.yaml").write_text(to_yaml(config))
@@ -85,7 +85,7 @@ def make_run(folder, data, evaluations=1):
 
 
 class Page(HTMLParser):
-    """What a page holds: counts of tags, anchors, texts, and everything that it would fetch."""
+    """The content of a page: counts of tags, anchors, texts, and everything that it would fetch."""
 
     def __init__(self, text):
         super().__init__()
@@ -106,13 +106,13 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def report(data, tmp_path_factory):
-    """(path, text) of the report of a run that came to its end."""
+    """(path, text) of the report of a completed run."""
     folder = make_run(tmp_path_factory.mktemp("run") / "mine", data, evaluations=2)
     assert main(["report", str(folder)]) == 0
     return folder / "report.html", (folder / "report.html").read_text()
 
 
-def test_what_is_in_it(report, data):
+def test_report_contents(report, data):
     path, text = report
     page = Page(text)
     assert page.ids[:9] == [
@@ -144,7 +144,7 @@ def test_what_is_in_it(report, data):
     assert path.stat().st_size < 5e6
 
 
-def test_it_fetches_nothing(report):
+def test_report_fetches_nothing(report):
     page = Page(report[1])
     assert len(page.fetched) > 20
     assert all(value.startswith(("data:", "#")) for value in page.fetched)
@@ -200,7 +200,7 @@ def test_in_a_browser(report, tmp_path):
     assert page.tags["button"] == 6 and page.tags["rect"] > 8
 
 
-def test_made_again_and_never_over_another_file(report, tmp_path, capsys):
+def test_report_is_replaced_but_no_other_file(report, tmp_path, capsys):
     folder = report[0].parent
     assert main(["report", str(folder), "--output", str(tmp_path / "copy.html")]) == 0
     assert (tmp_path / "copy.html").read_text() == report[1]
@@ -217,13 +217,13 @@ def test_made_again_and_never_over_another_file(report, tmp_path, capsys):
     assert sorted(path.suffix for path in mine.iterdir() if "partial" in path.name) == []
 
 
-def test_data_set_gone_or_moved(data, tmp_path, capsys):
+def test_data_set_deleted_or_moved(data, tmp_path, capsys):
     moved = shutil.copytree(data, tmp_path / "moved")
     folder = make_run(tmp_path / "run", moved)
     shutil.rmtree(moved / "val2017")
     assert main(["report", str(folder)]) == 0
     page = Page((folder / "report.html").read_text())
-    assert "images are not there any more" in page.text and page.tags["svg"] == 8
+    assert "The image folder no longer exists" in page.text and page.tags["svg"] == 8
     shutil.rmtree(moved)
     assert main(["report", str(folder)]) == 0
     page = Page((folder / "report.html").read_text())
@@ -237,7 +237,10 @@ def test_a_run_without_an_evaluation(data, tmp_path):
     folder = make_run(tmp_path / "run", data, evaluations=0)
     assert main(["report", str(folder)]) == 0
     page = Page((folder / "report.html").read_text())
-    assert "no evaluation has left its detections" in page.text and "unfinished" in page.text
+    assert (
+        "the run has no saved detections of an evaluation" in page.text
+        and "unfinished" in page.text
+    )
     assert "curves" in page.ids and "numbers" not in page.ids
 
 
@@ -354,13 +357,13 @@ def test_many_classes_and_odd_images(tmp_path):
     "flags, words",
     [
         (["NO"], "NO: no such folder"),
-        (["."], "no run's folder"),
+        (["."], "not the folder of a run"),
         ([], "run_folder"),
         ([".", "--data-dir", "NO"], "--data-dir NO: no such folder"),
         ([".", "--outptu", "x"], "did you mean --output"),
     ],
 )
-def test_one_line_for_a_mistake(tmp_path, monkeypatch, capsys, flags, words):
+def test_user_errors_are_one_line(tmp_path, monkeypatch, capsys, flags, words):
     monkeypatch.chdir(tmp_path)
     try:
         status = main(["report", *flags])

@@ -208,13 +208,13 @@ def test_everything_then_nothing_more(server, mirror, tmp_path):
     done = download(output, "--mirror", server.url)
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert_whole(output, mirror)
-    plan = [line for line in done.stdout.splitlines() if "to come" in line]
+    plan = [line for line in done.stdout.splitlines() if "are missing: about" in line]
     assert (
         len(plan) == 1
         and "8 images of train, 3 images of validation; 0 files are present, 11 are missing"
         in plan[0]
     )
-    assert "at 100 MB/s" in plan[0] and done.stdout.index("to come") < done.stdout.index(
+    assert "at 100 MB/s" in plan[0] and done.stdout.index("are missing: about") < done.stdout.index(
         "images fetched"
     )
     assert (
@@ -550,9 +550,9 @@ def load_script():
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["--mirror", "ftp://a"], "--mirror ftp://a: no http"),
-        (["--mirror", "x"], "no http"),
-        (["--mirror", "http://a:b"], "no http"),
+        (["--mirror", "ftp://a"], "--mirror ftp://a: not an http"),
+        (["--mirror", "x"], "not an http"),
+        (["--mirror", "http://a:b"], "not an http"),
         (["--jobs", "0"], "not a whole number from 1"),
         (["--max-samples", "-1"], "not a whole number"),
         (["--backoff", "nan"], "no number of seconds"),

@@ -1,4 +1,4 @@
-"""Weights of a tiny network that is not trained: it finds something everywhere."""
+"""Weights of a tiny untrained network, which detects something everywhere."""
 
 import mxnet as mx
 

@@ -1,10 +1,10 @@
-"""What predict calls its drawn pictures."""
+"""Names of predict's output files."""
 
 from ssd.tools.inputs import OutputNames
 
 
 class Counting(set):
-    """A set that counts how often it is asked."""
+    """A set that counts its look-ups."""
 
     asked = 0
 
@@ -13,7 +13,7 @@ class Counting(set):
         return super().__contains__(value)
 
 
-def test_names_of_many_inputs_of_one_name():
+def test_output_names_of_many_inputs_with_one_name():
     """A thousand frames of one name: each name is looked up once or twice, not compared with all
     before it."""
     names = OutputNames()
@@ -27,7 +27,7 @@ def test_names_of_many_inputs_of_one_name():
     assert taken.asked <= 2 * 1002
 
 
-def test_a_name_that_looks_numbered():
+def test_an_input_name_that_looks_numbered():
     names = OutputNames()
     assert [
         names.new(name, ".png")

@@ -1,4 +1,4 @@
-"""Predictor: the network, its weights and its class names, called on pictures of any kind."""
+"""Predictor: the network, its weights and its class names, called on images of any kind."""
 
 import io
 import os
@@ -22,7 +22,7 @@ from ssd.model.detector import build_detector
 from ssd.model.device import Device
 from ssd.model.initialization import initialize
 from ssd.model.weights import load_weights, save_weights
-from ssd.tools.pictures import read_picture
+from ssd.tools.image_input import load_image
 from tests.tools.saved import CONFIG, NAMES, save_random
 from tests.training.tiny import ROOT, tiny_data
 
@@ -89,7 +89,7 @@ def test_gluons_convention(detector, data):
     assert (boxes[:, 2:] >= boxes[:, :2]).all()
 
 
-def test_a_list_is_as_good_as_one_by_one(detector, data, weights):
+def test_a_list_equals_single_images(detector, data, weights):
     found = detector(paths(data))
     assert len(found) == 5 and detector([]) == []
     for path, one in zip(paths(data), found):
@@ -125,7 +125,7 @@ def test_kinds_of_images(detector, data):
         ("no/such.jpg", "no/such.jpg: no such file"),
     ],
 )
-def test_what_is_no_image(detector, image, words):
+def test_bad_images_are_refused(detector, image, words):
     with pytest.raises(UserError, match=words):
         detector(image)
 
@@ -145,7 +145,7 @@ def test_settings(weights, data):
         Predictor.load(weights, device="cpu", batch_size=0)
 
 
-def test_weights_that_know_no_classes(weights, data, tmp_path, capsys):
+def test_weights_without_class_names(weights, data, tmp_path, capsys):
     """Older files: the settings are those of recipe.yaml beside, names are given or counted."""
     network = build_detector(CONFIG).network
     network.load_parameters(weights, ignore_extra=True)
@@ -177,7 +177,7 @@ def test_weights_that_know_no_classes(weights, data, tmp_path, capsys):
         Predictor.load(str(tmp_path / "none.params"))
 
 
-def test_the_package_itself_loads_nothing():
+def test_importing_the_package_loads_nothing():
     code = (
         "import ssd, sys; assert not {'mxnet', 'numpy', 'PIL'} & set(sys.modules); from ssd import "
         "Predictor; assert 'mxnet' not in sys.modules; print(Predictor.__name__)"
@@ -192,11 +192,11 @@ def test_the_package_itself_loads_nothing():
     assert done.stdout == "Predictor\n", done.stderr
 
 
-# ---- reading pictures
+# ---- reading images
 
 
 def smooth(height=48, width=64):
-    """A picture whose every pixel and colour differs from its neighbours'."""
+    """An image in which every pixel and channel differs from its neighbours."""
     y, x = np.mgrid[:height, :width]
     return Image.fromarray(
         np.stack([x * 255 // width, y * 255 // height, (x + y) * 2 % 256], 2).astype(np.uint8)
@@ -216,7 +216,7 @@ def turned(orientation):
 
 
 def ycck():
-    """A CMYK JPEG as Photoshop writes it: inverted, in YCCK."""
+    """A CMYK JPEG like Photoshop's: inverted, in YCCK."""
     content = bytearray(encoded(smooth().convert("CMYK"), format="JPEG", quality=95))
     content[content.index(b"Adobe") + 11] = 2
     return bytes(content)
@@ -226,8 +226,8 @@ def without_adobe():
     """A CMYK JPEG by the standard: without Adobe's mark, and not inverted."""
     inverted = ImageChops.invert(smooth().convert("CMYK"))
     content = encoded(inverted, format="JPEG", quality=95)
-    place = content.index(b"Adobe") - 4
-    return content[:place] + content[place + 16 :]
+    offset = content.index(b"Adobe") - 4
+    return content[:offset] + content[offset + 16 :]
 
 
 def deep(pixels):
@@ -253,19 +253,19 @@ PICTURES = {
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_pictures_are_read_as_training_reads_them(name, tmp_path):
+def test_images_are_read_as_in_training(name, tmp_path):
     path = tmp_path / name
     path.write_bytes(PICTURES[name])
     content = np.frombuffer(PICTURES[name], np.uint8)
     dali = np.array(decoding_pipeline(CONFIG, lambda: [content], "cpu", 0).run()[0][0]).astype(int)
-    ours = read_picture(path, upright=False)
+    ours = load_image(path, upright=False)
     assert ours.dtype == np.uint8 and ours.shape == (48, 64, 3)
     assert np.abs(ours - dali).max() <= 2
     if "cmyk" in name or "adobe" in name:
         assert np.abs(ours - np.asarray(smooth()).astype(int)).mean() < 12, "the colours themselves"
 
 
-def test_pictures_are_turned_upright(tmp_path):
+def test_images_are_rotated_upright(tmp_path):
     pixels = np.asarray(smooth())
     for orientation, upright in (
         (1, pixels),
@@ -276,5 +276,5 @@ def test_pictures_are_turned_upright(tmp_path):
     ):
         path = tmp_path / f"{orientation}.png"
         smooth().save(path, exif=turned(orientation))
-        np.testing.assert_array_equal(read_picture(path), upright)
-        np.testing.assert_array_equal(read_picture(path, upright=False), pixels)
+        np.testing.assert_array_equal(load_image(path), upright)
+        np.testing.assert_array_equal(load_image(path, upright=False), pixels)

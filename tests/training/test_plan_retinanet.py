@@ -144,7 +144,7 @@ def test_the_printed_lines(capsys):
     assert command("--recipe", OPEN_IMAGES.recipe, "--nodes", 8, "--gpus", 8, "--batch", 8) == 0
     shown = capsys.readouterr().out
     for text in (
-        "0.0001 at its peak (whatever the batch)",
+        "0.0001 at its peak (independent of the batch)",
         "1 epochs, 2,285 steps",
         "never",
         "5.0 of at most 8",

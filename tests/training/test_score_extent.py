@@ -15,7 +15,7 @@ from ssd.evaluation.scored_set import ScoredSet
 from ssd.evaluation.scoring import STAT_NAMES
 from ssd.evaluation.scoring_backends import GroundTruth
 from ssd.report import curves
-from ssd.report.run_parts import read_evaluations, read_run
+from ssd.report.run_parts import read_evaluations, read_run_parts
 from ssd.report.run_report import report_run
 from ssd.training.metrics import Metrics
 from ssd.training.progress_rows import progress_rows
@@ -163,10 +163,10 @@ def test_curves_and_report_of_a_run(tmp_path, evaluations, extent, monkeypatch):
     make_run(tmp_path, evaluations)
     best = {"": 0.125}.get(extent, 0.25)
     assert (
-        curves._title(curves.read_run(str(tmp_path)))
+        curves._title(curves.read_history(str(tmp_path)))
         == f"ssd-resnet34-shapes, best mAP {best:.4f}{extent}"
     )
-    assert f"mAP {best:.4f}{extent} after epoch" in read_run(str(tmp_path)).summary
+    assert f"mAP {best:.4f}{extent} after epoch" in read_run_parts(str(tmp_path)).summary
     figure = dict(curves.curve_figures(str(tmp_path)))["mAP on the validation images"]
     assert (EXTENT in figure) == bool(extent)
     monkeypatch.setattr("ssd.report.curves.curve_figures", lambda folder: [])  # seen above
@@ -177,12 +177,12 @@ def test_curves_and_report_of_a_run(tmp_path, evaluations, extent, monkeypatch):
 
 def test_the_table_of_several_weights(tmp_path):
     results = [dict(STATS, weights=name, images=3, objects=2) for name in ("a.params", "b.params")]
-    head, *lines = sweep.format_table(results).splitlines()
+    head, *lines = sweep.format_sweep(results).splitlines()
     assert head.split()[-2:] == ["images", "objects"]
     assert all(
         line.split()[-3:-1] == ["3", "2"] or line.split()[-2:] == ["3", "2"] for line in lines
     )
-    sweep.write(str(tmp_path / "sweep"), results)
+    sweep.write_sweep(str(tmp_path / "sweep"), results)
     assert [(row["images"], row["objects"]) for row in rows(tmp_path / "sweep" / "sweep.csv")] == [
         ("3", "2")
     ] * 2

@@ -6,7 +6,7 @@ LastLevelP6P7; Lin et al., 2017).
 
 from __future__ import annotations
 
-from typing import Dict, List
+from typing import Dict, List, Tuple
 
 from mxnet.gluon import HybridBlock, Parameter, nn
 
@@ -59,8 +59,8 @@ class Pyramid:
         lateral, smooth, coarser = self.children.values()
         inner = [layer(tap) for layer, tap in zip(lateral, taps)]
         for index in range(len(inner) - 1, 0, -1):
-            inner[index - 1] = inner[index - 1] + self._enlarged(
-                F, inner[index], self._shapes[index - 1]
+            inner[index - 1] = inner[index - 1] + enlarged_by_nearest(
+                F, inner[index], self.layout, self._shapes[index - 1]
             )
         maps = [layer(part) for layer, part in zip(smooth, inner)]
         x = maps[-1]
@@ -68,16 +68,6 @@ class Pyramid:
             x = layer(F.Activation(x, act_type="relu") if index else x)
             maps.append(x)
         return maps
-
-    def _enlarged(self, F, x, size):
-        """Twice the cells by nearest neighbour, cut to `size` (height, width). As sides are halved
-        rounding up, this equals nearest-neighbour enlarging to that size."""
-        axes = (2, 3) if self.layout == "NCHW" else (1, 2)
-        x = twice(F, x, self.layout)
-        for axis, cells in zip(axes, size):
-            if cells % 2:
-                x = F.slice_axis(x, axis=axis, begin=0, end=cells)
-        return x
 
     def initial(self) -> Dict[str, object]:
         """How parameters are drawn, by their names."""
@@ -102,3 +92,14 @@ class Pyramid:
                 found[f"backbone.fpn.{name}.{part}.weight"] = layer.weight
                 found[f"backbone.fpn.{name}.{part}.bias"] = layer.bias
         return found
+
+
+def enlarged_by_nearest(F, x, layout: str, size: Tuple[int, int]):
+    """A map with twice the cells by nearest neighbour, cut to `size` (height, width). As sides are
+    halved rounding up, this equals nearest-neighbour enlarging to that size."""
+    axes = (2, 3) if layout == "NCHW" else (1, 2)
+    x = twice(F, x, layout)
+    for axis, cells in zip(axes, size):
+        if cells % 2:
+            x = F.slice_axis(x, axis=axis, begin=0, end=cells)
+    return x

@@ -1,18 +1,17 @@
-"""report.html: what a detector's detections on a data set are worth, in one file that opens
-offline."""
+"""report.html: the evaluation of a detector on a data set, in one file that opens offline."""
 
 from __future__ import annotations
 
 import os
 from typing import List, Optional, Sequence
 
-from ssd.evaluation.confusion import best_threshold, count, match
+from ssd.evaluation.confusion import best_threshold, count_confusion, match_any_class
 from ssd.evaluation.detections import Detections
 from ssd.evaluation.per_class import Evaluation, evaluate
 from ssd.evaluation.scored_set import ScoredSet
-from ssd.report import sections
-from ssd.report.page import Section, facts, page, share, write_page
-from ssd.report.pictures import Pictures
+from ssd.report import evaluation_sections
+from ssd.report.example_images import ExampleImages
+from ssd.report.page import Section, facts, fraction, page, write_page
 
 NAMES = {"ssd": "SSD", "retinanet": "RetinaNet"}  # as they are written
 
@@ -32,21 +31,20 @@ def write_report(
     ground_truth: Optional[ScoredSet] = None,
     name: str = "report.html",
 ) -> str:
-    """Writes `folder`/`name` and returns its path.
+    """Write `folder`/`name` and return its path.
 
-    annotations: COCO instances file; detections: on its images; image_folder: where those are.
-    config: the network's settings; run_folder: a run, of which its curves, outcome and MLPerf
-    verdict are shown too. evaluation: the scorers' judgement of these detections, if it is known
-    already; ground_truth: what they are scored against, in place of all that the annotations hold;
-    left_out: file names of images that could not be used;
-    classes: a sentence on classes of the network that were left out.
-    UserError for bad input, and for a file of that name that is no report.
+    annotations: COCO instances file; detections: on its images; image_folder: of these images.
+    config: the network's settings; run_folder: of a run whose curves, outcome and MLPerf check to
+    include. evaluation: of these detections, if computed already; ground_truth: what they are
+    scored against, instead of the whole annotation file; left_out: file names of images that could
+    not be used; classes: a sentence on classes of the network that were left out.
+    UserError for bad input, and if the file exists and is not a report.
     """
-    from ssd.report.run_parts import read_run
+    from ssd.report.run_parts import read_run_parts
 
     path = os.path.join(os.fspath(folder), name)
     evaluation = evaluation or evaluate(annotations, detections, ground_truth=ground_truth)
-    run = read_run(os.fspath(run_folder)) if run_folder is not None else None
+    run = read_run_parts(os.fspath(run_folder)) if run_folder is not None else None
     tiles = (run.tiles if run else []) + data_tiles(evaluation)
     parts = [
         Section(
@@ -58,17 +56,17 @@ def write_report(
     ]
     parts += run.curves if run else []
     parts += data_sections(evaluation, image_folder)
-    parts += run.verdict if run else []
+    parts += run.compliance if run else []
     subtitle = f"{os.path.basename(os.fspath(annotations))}: {evaluation.counts}"
     write_page(path, page(title, subtitle, tiles, parts))
     return path
 
 
 def data_tiles(evaluation: Evaluation) -> list:
-    """The numbers on top: AP of IoU .50:.95 and .50, images, objects."""
+    """The numbers on top: AP at IoU .50:.95 and .50, images, objects."""
     return [
-        (share(evaluation.stats["AP"]), "mAP (IoU .50:.95)", ""),
-        (share(evaluation.stats["AP50"]), "AP50", ""),
+        (fraction(evaluation.stats["AP"]), "mAP (IoU .50:.95)", ""),
+        (fraction(evaluation.stats["AP50"]), "AP50", ""),
         (f"{len(evaluation.image_ids):,}", "images", ""),
         (f"{int(evaluation.objects.sum()):,}", "objects", ""),
     ]
@@ -77,7 +75,7 @@ def data_tiles(evaluation: Evaluation) -> list:
 def summary(
     annotations, evaluation: Evaluation, config, left_out: Sequence[str], classes: str = ""
 ) -> str:
-    """What was evaluated, on what, by whom."""
+    """A table of the network, the data and the scorer."""
     network = ""
     if config is not None:
         model = config.model
@@ -91,8 +89,7 @@ def summary(
     if left_out:
         names = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
         missing = (
-            f"{len(left_out)} images could not be used: {names}. Every number here is of the "
-            "others."
+            f"{len(left_out)} images could not be used: {names}. All numbers are for the others."
         )
     return facts(
         [
@@ -107,24 +104,31 @@ def summary(
 
 
 def data_sections(evaluation: Evaluation, image_folder) -> List[Section]:
-    """Numbers, classes, curves, confusion, pictures."""
-    matches = match(evaluation.truth, evaluation.rows)
-    counts = count(matches, best_threshold(matches))
-    pictures = Pictures(
+    """Numbers, classes, curves, confusion, example images."""
+    matches = match_any_class(evaluation.truth, evaluation.rows)
+    counts = count_confusion(matches, best_threshold(matches))
+    images = ExampleImages(
         evaluation, evaluation.file_names, os.fspath(image_folder), counts.threshold
     )
-    there = os.path.isdir(image_folder)
-    gone = (
+    has_images = os.path.isdir(image_folder)
+    missing = (
         ""
-        if there
-        else "<p>The images are not there any more: "
+        if has_images
+        else "<p>The image folder no longer exists: "
         f"{facts([('folder', os.fspath(image_folder))])}</p>"
     )
+    worst = evaluation_sections.worst_images(images, counts) if has_images else ""
     return [
-        Section("numbers", "The twelve numbers", sections.numbers(evaluation.stats)),
-        Section("classes", "By class", sections.classes(evaluation)),
-        Section("curves-pr", "Precision and recall", sections.precision_recall(evaluation)),
-        Section("confusion", "Confusion", sections.confusion(evaluation, counts)),
-        Section("detections", "Detections", sections.detections(pictures) if there else gone),
-        Section("worst", "Worst images", sections.worst_images(pictures, counts) if there else ""),
+        Section("numbers", "The twelve numbers", evaluation_sections.numbers(evaluation.stats)),
+        Section("classes", "By class", evaluation_sections.classes(evaluation)),
+        Section(
+            "curves-pr", "Precision and recall", evaluation_sections.precision_recall(evaluation)
+        ),
+        Section("confusion", "Confusion", evaluation_sections.confusion(evaluation, counts)),
+        Section(
+            "detections",
+            "Detections",
+            evaluation_sections.detections(images) if has_images else missing,
+        ),
+        Section("worst", "Worst images", worst),
     ]

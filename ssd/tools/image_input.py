@@ -1,4 +1,4 @@
-"""Pictures of any kind as arrays, and arrays as the network's input."""
+"""Image files and objects as RGB arrays, and arrays as the network's input."""
 
 from __future__ import annotations
 
@@ -33,13 +33,12 @@ ENDINGS = (
 )
 
 
-def read_picture(path, upright: bool = True) -> np.ndarray:
-    """A picture file, or a record that is named by its folder and the image's name, as uint8
-    (height, width, 3) RGB; UserError naming it and why it cannot be read.
+def load_image(path, upright: bool = True) -> np.ndarray:
+    """An image file, or a record named by its folder and the image's name, as uint8 (height, width,
+    3) RGB; UserError with the reason if it cannot be read.
 
-    Grey, CMYK, palettes and 16 bits become 8-bit RGB; transparency is ignored, as DALI does in
-    training. `upright`: turned as its EXIF data says, else as it is stored, as training and
-    evaluation take it.
+    Grey, CMYK, palette and 16-bit images become 8-bit RGB; transparency is ignored, as by DALI in
+    training. `upright`: rotated by its EXIF data; else as stored, as in training and evaluation.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -49,7 +48,7 @@ def read_picture(path, upright: bool = True) -> np.ndarray:
     path = os.fspath(path)
     record = record_at(path)
     try:
-        with warnings.catch_warnings():  # odd metadata and great sizes
+        with warnings.catch_warnings():  # on odd metadata and very large images
             warnings.simplefilter("ignore")
             with Image.open(
                 path if record is None else io.BytesIO(record), formats=FORMATS + ("GIF",)
@@ -65,14 +64,14 @@ def read_picture(path, upright: bool = True) -> np.ndarray:
         if isinstance(error, OSError) and error.errno:
             reason = error.strerror
         else:
-            reason = "the picture does not decode: " + (
+            reason = "the image does not decode: " + (
                 " ".join(str(error).split()) or type(error).__name__
             )
     raise UserError(f"{path}: {reason}")
 
 
-def is_picture(path: str) -> bool:
-    """Whether a file, whatever its name, begins like a picture."""
+def is_image(path: str) -> bool:
+    """Whether a file, whatever its name, starts like an image."""
     from PIL import Image
 
     from ssd.datasets.image_formats import FORMATS
@@ -93,14 +92,14 @@ def _start(path: str, record) -> bytes:
         return file.read(300)
 
 
-def as_picture(image) -> np.ndarray:
+def as_image(image) -> np.ndarray:
     """A path, PIL image, NumPy array or MXNet array as uint8 (height, width, 3) RGB; UserError for
     anything else.
 
-    A file is turned upright as its EXIF data says; an image in memory is taken as it is.
+    A file is rotated upright by its EXIF data; an image in memory is not.
     """
     if isinstance(image, (str, os.PathLike)):
-        return read_picture(image)
+        return load_image(image)
     if hasattr(image, "convert") and hasattr(image, "mode"):
         return to_rgb(image)
     array = image.asnumpy() if hasattr(image, "asnumpy") else image
@@ -122,13 +121,13 @@ def as_picture(image) -> np.ndarray:
 
 
 class NetworkInput:
-    """Arrays to the network's input: resized, normalised and laid out by evaluation's own DALI
-    operators.
+    """Arrays to the network's input: resized, normalised and laid out by the DALI operators of
+    evaluation.
 
     Pillow's bilinear filter, the reference's, would do nearly as well: on 48 COCO images its pixels
     differed from DALI's by 0.16 levels of 255 on average (17 at most), and scores by up to 0.03.
-    Decoding by Pillow and by DALI gave equal pixels, so like this detections are those of
-    evaluation to the last digit.
+    Decoding by Pillow and by DALI gave equal pixels, so with DALI's resizing the detections equal
+    those of evaluation to the last digit.
     """
 
     def __init__(
@@ -139,8 +138,8 @@ class NetworkInput:
 
         from ssd.data import graphs
 
-        self._device_id, self._pictures = device_id, []
-        # One at a time: a run takes what was just fed.
+        self._device_id, self._arrays = device_id, []
+        # No prefetching: a run returns the batch that was just fed.
         self._pipeline = Pipeline(
             batch_size=batch_size,
             num_threads=config.data.data_threads,
@@ -151,18 +150,19 @@ class NetworkInput:
             exec_pipelined=False,
         )
         with self._pipeline:
-            # A name of its own for the source: a bound method would keep this object alive in DALI.
-            pictures = self._pictures
-            images = fn.external_source(source=lambda: list(pictures), batch=True, layout="HWC")
+            # The source refers to the list only: a bound method would keep this object alive in
+            # DALI.
+            arrays = self._arrays
+            images = fn.external_source(source=lambda: list(arrays), batch=True, layout="HWC")
             images = images.gpu() if device == "gpu" else images
             images = graphs.resize(images, config)
             self._pipeline.set_outputs(graphs.normalise(images, config, pad_channels))
         self._pipeline.build()
 
-    def __call__(self, pictures: List[np.ndarray]):
-        """1 to batch_size pictures, uint8 (height, width, 3) RGB of any sizes, as one MXNet array
-        on the device."""
+    def __call__(self, images: List[np.ndarray]):
+        """1 to batch_size images, uint8 (height, width, 3) RGB of any sizes, as one MXNet array on
+        the device."""
         from ssd.data.bridge import to_mxnet
 
-        self._pictures[:] = [np.ascontiguousarray(picture) for picture in pictures]
+        self._arrays[:] = [np.ascontiguousarray(image) for image in images]
         return to_mxnet(self._pipeline.run()[0], self._device_id)

@@ -1,4 +1,4 @@
-"""When the frames of odd videos stand and where they end, in what is read and in what is drawn."""
+"""Times of frames and ends of odd videos, read and drawn."""
 
 from fractions import Fraction
 
@@ -10,10 +10,10 @@ from PIL import Image
 from ssd.errors import UserError
 from ssd.tools.inputs import find_inputs
 from ssd.tools.videos import VideoReader, VideoWriter
-from tests.tools.test_film import COLOURS, blocks, inner, read, to_yuv, yuv_frame
+from tests.tools.video_files import COLOURS, blocks, inner, read, to_yuv, yuv_frame
 
 
-def film(path, times, lengths=None, b_frames=0, codec="libx264"):
+def timed_video(path, times, lengths=None, b_frames=0, codec="libx264"):
     """Frames at times [ms]; lengths: of the frames in the file [ms]."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=10)
@@ -47,7 +47,7 @@ def gif(path, lengths):
 def drawn(reader, frames, path):
     writer = VideoWriter(str(path), reader.rate)
     for frame in frames:
-        writer.add(frame.pixels, frame.seconds, reader.start, reader.look)
+        writer.add(frame.pixels, frame.seconds, reader.start, reader.display)
     writer.finish(True, reader.end)
     return path
 
@@ -64,16 +64,16 @@ def drawn(reader, frames, path):
         ("late.mkv", [5000, 5100, 5200], None),
     ],
 )
-def test_frames_of_any_length(tmp_path, name, times, lengths):
-    """None is cut short, and the drawn film keeps all times to a millisecond."""
-    reader, frames = read(film(tmp_path / name, times, lengths))
+def test_frames_of_any_duration(tmp_path, name, times, lengths):
+    """None counts as cut short, and the drawn video keeps all times to a millisecond."""
+    reader, frames = read(timed_video(tmp_path / name, times, lengths))
     expected = (np.array(times) - times[0]) / 1000
     np.testing.assert_allclose([frame.seconds for frame in frames], expected, atol=0.0011)
     again = read(drawn(reader, frames, tmp_path / "drawn.mp4"))[1]
     np.testing.assert_allclose([frame.seconds for frame in again], expected, atol=0.0011)
 
 
-def test_the_last_frame_of_a_gif_lasts(tmp_path):
+def test_the_last_frame_of_a_gif_keeps_its_duration(tmp_path):
     reader, frames = read(gif(tmp_path / "film.gif", [100, 100, 100, 5000]))
     assert len(frames) == 4 and abs(reader.end - 5.3) < 0.01
     with av.open(str(drawn(reader, frames, tmp_path / "drawn.mp4"))) as container:
@@ -81,9 +81,9 @@ def test_the_last_frame_of_a_gif_lasts(tmp_path):
 
 
 @pytest.mark.parametrize("codec, b_frames", [("libx264", 3), ("libx264", 0), ("mpeg4", 2)])
-def test_avi_numbers_frames_in_the_order_of_decoding(tmp_path, codec, b_frames):
+def test_avi_numbers_frames_in_decoding_order(tmp_path, codec, b_frames):
     times = list(range(0, 1200, 100))
-    frames = read(film(tmp_path / "film.avi", times, b_frames=b_frames, codec=codec))[1]
+    frames = read(timed_video(tmp_path / "film.avi", times, b_frames=b_frames, codec=codec))[1]
     np.testing.assert_allclose(
         [frame.seconds for frame in frames], np.array(times) / 1000, atol=0.0011
     )
@@ -97,10 +97,10 @@ def cut(path, share):
 
 @pytest.mark.parametrize("share", [0.6, 0.97])
 @pytest.mark.parametrize("name", ["film.mkv", "film.gif"])
-def test_what_is_cut_short_is_said(tmp_path, name, share):
+def test_truncated_files_are_reported(tmp_path, name, share):
     path = tmp_path / name
     times = list(range(0, 4000, 100))
-    cut(gif(path, [100] * 40) if name.endswith("gif") else film(path, times), share)
+    cut(gif(path, [100] * 40) if name.endswith("gif") else timed_video(path, times), share)
     reader = VideoReader(path)
     with pytest.raises(UserError, match="cut short|does not decode"):
         list(reader)
@@ -108,15 +108,15 @@ def test_what_is_cut_short_is_said(tmp_path, name, share):
     assert 0 < reader.read <= 40
 
 
-def test_damaged_parts_that_are_passed_by_are_said(tmp_path):
-    path = film(tmp_path / "film.mkv", list(range(0, 4000, 100)))
+def test_skipped_damaged_parts_are_reported(tmp_path):
+    path = timed_video(tmp_path / "film.mkv", list(range(0, 4000, 100)))
     content = bytearray(path.read_bytes())
-    place = len(content) // 2
-    content[place : place + 200] = np.random.RandomState(0).bytes(200)
+    offset = len(content) // 2
+    content[offset : offset + 200] = np.random.RandomState(0).bytes(200)
     path.write_bytes(bytes(content))
     reader = VideoReader(path)
     with pytest.raises(
-        UserError, match=r"is damaged, \d\.\d of 4\.0 seconds are there|does not decode after frame"
+        UserError, match=r"is damaged, has only \d\.\d of 4\.0 seconds|does not decode after frame"
     ):
         list(reader)
     reader.close()
@@ -148,8 +148,8 @@ def test_grey_of_both_ranges(tmp_path, codec, options, full):
     assert np.abs(inner(pixels) - (COLOURS @ [0.299, 0.587, 0.114])[..., None]).max() < 2
 
 
-def test_large_films_are_drawn_with_enough_bits(tmp_path):
-    """Not with a megabit a second, whatever they hold."""
+def test_large_videos_get_enough_bits(tmp_path):
+    """Not always 1 Mbit/s."""
     noise = np.random.RandomState(0).randint(0, 256, (60, 90, 3)).astype(np.uint8)
     picture = np.repeat(np.repeat(noise, 12, 0), 12, 1)
     writer = VideoWriter(str(tmp_path / "drawn.mp4"), Fraction(30))
@@ -165,8 +165,8 @@ def test_large_films_are_drawn_with_enough_bits(tmp_path):
     )
 
 
-def test_a_named_file_without_an_ending_of_ours_is_known_by_its_content(tmp_path):
-    film(tmp_path / "a.mkv", [0, 100]).rename(tmp_path / "film")
+def test_named_files_with_unknown_extensions_are_recognised_by_content(tmp_path):
+    timed_video(tmp_path / "a.mkv", [0, 100]).rename(tmp_path / "film")
     Image.new("RGB", (9, 9)).save(tmp_path / "b.png")
     (tmp_path / "b.png").rename(tmp_path / "picture.dat")
     (tmp_path / "notes.txt").write_text("no picture")

@@ -1,4 +1,4 @@
-"""A published run of the benchmark, to hold our own against.
+"""A published run of the benchmark, for comparison.
 
 Source: the MLPerf Training v1.1 results (mlcommons/training_results_v1.1), Fujitsu, benchmark ssd
 on a PRIMERGY GX2460 M1 with four A100: one of the five logs. Scores are the log's, losses the means
@@ -12,7 +12,7 @@ from typing import Optional
 NAME = "Fujitsu, MLPerf v1.1, 4 x A100"
 RECIPE = "ssd-resnet34-coco"
 TRAIN_IMAGES = 117266  # of COCO 2017, those with a box
-# Epoch (from 1) to mAP in [0, 1] after it, and to the mean loss of its steps.
+# By epoch (from 1): mAP in [0, 1] after it, and the mean loss of its steps.
 MAP = {
     5: 0.0806,
     10: 0.1289,
@@ -33,8 +33,7 @@ RATE = ((0, 0.0), (3, 0.045), (44, 0.045), (44, 0.0045), (50, 0.0045))
 
 
 def is_benchmark(config) -> bool:
-    """Whether a Config is the benchmark's network on a data set of COCO's 80 categories (perhaps a
-    part of COCO)."""
+    """Whether a Config is the benchmark's network with 80 classes, as on COCO or a part of it."""
     model = config.model
     return (
         model.detector,
@@ -46,8 +45,8 @@ def is_benchmark(config) -> bool:
 
 
 def is_same_task(config, train_images: int) -> bool:
-    """Whether a run on so many training images can be expected to go as the published one: the
-    whole of COCO, ImageNet weights to begin with, the same decays."""
+    """Whether a run on so many training images should behave like the published one: all of COCO,
+    ImageNet weights at the start, the same decays."""
     return (
         is_benchmark(config)
         and abs(train_images - TRAIN_IMAGES) < 0.01 * TRAIN_IMAGES
@@ -58,6 +57,6 @@ def is_same_task(config, train_images: int) -> bool:
 
 
 def epoch_reaching(target: float) -> Optional[int]:
-    """The epoch after which the published run was seen to reach a mAP in [0, 1]; None if it did
-    not."""
+    """The epoch after which the published run first reached this mAP in [0, 1]; None if it never
+    did."""
     return min((epoch for epoch, score in MAP.items() if score >= target), default=None)

@@ -1,5 +1,5 @@
-"""What a video file says of its film: which stream it is, how its colours are coded, which way up
-it stands."""
+"""The properties of a video file that its frames depend on: which stream to read, how colours are
+coded, which way is up."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ _WIDENED = np.clip(np.rint((np.arange(256) - 16) * (255 / 219)), 0, 255).astype(
 )  # limited to full range
 
 
-def film_stream(container):
-    """The stream of a container whose frames are the film, None where there is none: a default one
-    before others, then the largest, then the first. Embedded cover pictures and thumbnails of
-    chapters, which FFmpeg lists among the streams of video, are none."""
-    said = _stream_lines(container)
-    films = [
+def video_stream_of(container):
+    """The main video stream of a container, None without one: a default one before others, then the
+    largest, then the first. Embedded cover images and thumbnails of chapters, which FFmpeg lists as
+    video streams, do not count."""
+    lines = _stream_lines(container)
+    streams = [
         stream
         for stream in container.streams.video
-        if "(attached pic)" not in said.get(stream.index, "")
-        and "(still image)" not in said.get(stream.index, "")
+        if "(attached pic)" not in lines.get(stream.index, "")
+        and "(still image)" not in lines.get(stream.index, "")
     ]
 
     def rank(stream):
         context = stream.codec_context
         return (
-            "(default)" in said.get(stream.index, ""),
+            "(default)" in lines.get(stream.index, ""),
             (context.width or 0) * (context.height or 0),
             -stream.index,
         )
 
-    return max(films, key=rank, default=None)
+    return max(streams, key=rank, default=None)
 
 
 def _stream_lines(container) -> dict:
-    """FFmpeg's line on each stream, by its index. PyAV 12 shows a stream's disposition nowhere
-    else."""
+    """FFmpeg's description line of each stream, by index: PyAV 12 has no other access to a stream's
+    disposition."""
     import av.logging
 
     level = av.logging.get_level()
@@ -68,9 +68,9 @@ def _stream_lines(container) -> dict:
     }
 
 
-class Look(NamedTuple):
-    """How a film is to be shown. primaries, transfer, matrix: H.273's numbers, 2 where they are not
-    known; pixel_shape: width to height of a pixel, upright, None where it is not known."""
+class DisplayInfo(NamedTuple):
+    """How a video is to be shown. primaries, transfer, matrix: H.273's numbers, 2 if unknown;
+    pixel_shape: width to height of a pixel of the upright image, None if unknown."""
 
     primaries: int = UNSPECIFIED
     transfer: int = UNSPECIFIED
@@ -78,32 +78,30 @@ class Look(NamedTuple):
     pixel_shape: Optional[Fraction] = None
 
 
-def look_of(stream, frame, turned: bool) -> Look:
-    """Of a stream whose first frame is decoded. RGB of no known kind is taken for sRGB. turned: by
-    a quarter."""
+def display_info(stream, frame, turned: bool) -> DisplayInfo:
+    """The DisplayInfo of a stream whose first frame is decoded. Unspecified RGB counts as sRGB.
+    turned: whether frames are rotated by a quarter turn."""
     context = stream.codec_context
     primaries, transfer, matrix = context.color_primaries, context.color_trc, frame.colorspace
-    if frame.format.is_rgb or matrix == 0:  # written as YUV, of which it then says how
+    if frame.format.is_rgb or matrix == 0:  # will be written as YUV, which needs these numbers
         primaries = _BT709 if primaries == UNSPECIFIED else primaries
         transfer = _SRGB_TRANSFER if transfer == UNSPECIFIED else transfer
         matrix = _BT709
     shape = stream.sample_aspect_ratio or None
-    return Look(primaries, transfer, matrix, 1 / shape if shape and turned else shape)
+    return DisplayInfo(primaries, transfer, matrix, 1 / shape if shape and turned else shape)
 
 
-def unknown_matrix(look: Look) -> bool:
-    """Whether the colours are coded in a way that FFmpeg's scaler does not know: it takes
-    BT.601."""
-    return look.matrix not in _MATRICES
+def unknown_matrix(info: DisplayInfo) -> bool:
+    """Whether FFmpeg's scaler does not know the colour matrix: it uses BT.601 instead."""
+    return info.matrix not in _MATRICES
 
 
 class ToRGB:
-    """Frames as uint8 (height, width, 3) RGB, from the matrix and the range that each says; all of
-    the size of the first. Where a frame says nothing, BT.601 of limited range is taken, as FFmpeg
-    and OpenCV do."""
+    """Converts frames to uint8 (height, width, 3) RGB, by the matrix and range of each frame; all
+    in the size of the first. Default: BT.601 with limited range, as in FFmpeg and OpenCV."""
 
     def __init__(self, stream):
-        # FFmpeg's filter reads matrix and range of each frame, which VideoFrame.reformat of PyAV 12
+        # FFmpeg's filter reads the matrix and range of each frame; VideoFrame.reformat of PyAV 12
         # does not.
         self._graph = _chain(
             ("scale", "flags=bilinear:out_range=pc"), ("format", "rgb24"), template=stream
@@ -113,15 +111,15 @@ class ToRGB:
         self._graph.push(frame)
         pixels = self._graph.pull().to_ndarray()
         if frame.format.name.startswith("gray") and frame.color_range == _LIMITED:
-            pixels = _WIDENED[pixels]  # the scaler takes all grey for full range
+            pixels = _WIDENED[pixels]  # the scaler treats all grey frames as full range
         return pixels
 
 
 class FromRGB:
-    """RGB as frames to be encoded, of a matrix and of limited range."""
+    """Converts RGB to frames for an encoder, with a given matrix and limited range."""
 
     def __init__(self, width: int, height: int, pixels: str, matrix: int, tick: Fraction):
-        """pixels: FFmpeg's name of their kind; tick: the unit of their times [seconds]."""
+        """pixels: FFmpeg's name of the pixel format; tick: the unit of frame times [seconds]."""
         matrix = _MATRICES.get(matrix, _MATRICES[UNSPECIFIED])
         self._graph = _chain(
             ("scale", f"flags=bilinear:out_color_matrix={matrix}:out_range=tv"),
@@ -137,12 +135,12 @@ class FromRGB:
         return self._graph.pull()
 
 
-def tag(context, look: Look) -> None:
-    """Has an encoder say how its frames, made by FromRGB, are to be shown."""
-    context.color_primaries, context.color_trc = look.primaries, look.transfer
-    context.colorspace, context.color_range = look.matrix, _LIMITED
-    if look.pixel_shape is not None:
-        context.sample_aspect_ratio = look.pixel_shape
+def tag(context, info: DisplayInfo) -> None:
+    """Make an encoder store how its frames, made by FromRGB, are to be shown."""
+    context.color_primaries, context.color_trc = info.primaries, info.transfer
+    context.colorspace, context.color_range = info.matrix, _LIMITED
+    if info.pixel_shape is not None:
+        context.sample_aspect_ratio = info.pixel_shape
 
 
 def _chain(*filters, **source):
@@ -161,17 +159,17 @@ def _chain(*filters, **source):
 
 
 class Upright:
-    """Turns and mirrors arrays (height, width, ...) as a film says that it is to be shown, to the
-    nearest quarter."""
+    """Rotates (by quarter turns) and mirrors arrays (height, width, ...) as the video's display
+    matrix asks."""
 
     def __init__(self, stream, frame):
-        """frame: the first."""
+        """frame: the first one."""
         matrix = frame.side_data.get("DISPLAYMATRIX")
         if matrix is not None:
-            # 16.16 fixed point, rows (a b u), (c d v), (x y w): a pixel's place (p, q) becomes (a p
-            # + c q, b p + d q).
+            # 16.16 fixed point, rows (a b u), (c d v), (x y w): the pixel at (p, q) moves to (a p +
+            # c q, b p + d q).
             a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].astype(float)
-        else:  # of a decoder that does not hand it on; degrees against the clock
+        else:  # the decoder does not pass it on; degrees, counterclockwise
             angle = np.deg2rad(stream.side_data.get("DISPLAYMATRIX", 0))
             a, b, c, d = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
         self.quarter = abs(b) + abs(c) > abs(a) + abs(d)

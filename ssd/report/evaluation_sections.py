@@ -6,17 +6,17 @@ from html import escape
 
 import numpy as np
 
-from ssd.evaluation.confusion import Counts
+from ssd.evaluation.confusion import ConfusionCounts
 from ssd.evaluation.per_class import RECALLS, Evaluation
 from ssd.report import charts
-from ssd.report.page import share
-from ssd.report.pictures import Pictures, examples, worst
+from ssd.report.example_images import ExampleImages, examples, worst
+from ssd.report.page import fraction
 
-# COCO's twelve numbers in words; sizes are areas in the original image
+# COCO's twelve numbers explained; sizes are areas in the original image
 SENTENCES = {
-    "AP": "average precision: mean over classes and over IoU .50 to .95; the benchmark's mAP",
-    "AP50": "average precision where a box counts from IoU .50 on",
-    "AP75": "average precision where a box counts from IoU .75 on",
+    "AP": "average precision: mean over classes and IoU thresholds .50 to .95; the benchmark's mAP",
+    "AP50": "average precision at IoU threshold .50",
+    "AP75": "average precision at IoU threshold .75",
     "APs": "AP of small objects, below 32 x 32 pixels",
     "APm": "AP of medium objects, up to 96 x 96 pixels",
     "APl": "AP of large objects",
@@ -27,15 +27,15 @@ SENTENCES = {
     "ARm": "AR100 of medium objects",
     "ARl": "AR100 of large objects",
 }
-EXAMPLES, WORST = 12, 8  # images shown
-TALL = 30  # classes from which tables scroll
-MANY = 100  # classes above which the confusion matrix scrolls both ways
+EXAMPLES, WORST = 12, 8  # numbers of images shown
+TALL = 30  # tables with so many classes or more scroll
+MANY = 100  # with more classes the confusion matrix scrolls both ways
 
 
 def numbers(stats) -> str:
-    """COCO's twelve numbers, in words. stats: name to number in [0, 1], -1 where undefined."""
+    """A table of COCO's twelve numbers. stats: name to number in [0, 1], -1 where undefined."""
     rows = "".join(
-        f'<tr><td><b>{name}</b></td><td class="number">{share(stats[name])}</td>'
+        f'<tr><td><b>{name}</b></td><td class="number">{fraction(stats[name])}</td>'
         f'<td class="wide">{charts.bar(stats[name])}</td>'
         f'<td class="sentence soft">{escape(sentence)}</td></tr>'
         for name, sentence in SENTENCES.items()
@@ -43,13 +43,13 @@ def numbers(stats) -> str:
     return f"<table>{rows}</table>{_undefined(min(stats.values()) < 0)}"
 
 
-def _undefined(there: bool) -> str:
-    note = '<p class="note">– is undefined: the data set holds no such object.</p>'
-    return note if there else ""
+def _undefined(shown: bool) -> str:
+    note = '<p class="note">– is undefined: the data set has no object of this kind.</p>'
+    return note if shown else ""
 
 
 def classes(evaluation: Evaluation) -> str:
-    """AP by class: bars and a table that can be sorted."""
+    """AP by class: a sortable table with bars."""
     heads = "".join(
         f"<th{style}>{name}</th>"
         for name, style in (
@@ -84,11 +84,11 @@ def classes(evaluation: Evaluation) -> str:
 
 
 def _number(value: float, style: str = "") -> str:
-    return f'<td class="number{style}" data-value="{value:.6f}">{share(value)}</td>'
+    return f'<td class="number{style}" data-value="{value:.6f}">{fraction(value)}</td>'
 
 
 def precision_recall(evaluation: Evaluation) -> str:
-    """Precision over recall, of all classes together and of each."""
+    """Precision-recall curves, of all classes together and of each."""
     overall = charts.precision_recall_chart(
         [
             ("IoU .50", "strong", evaluation.mean_curve(0.5)),
@@ -97,37 +97,33 @@ def precision_recall(evaluation: Evaluation) -> str:
         ],
         RECALLS,
     )
-    small = []
-    for place in sorted(
-        range(len(evaluation.ap)),
-        key=lambda place: (-evaluation.ap[place], evaluation.category_names[place]),
+    small, names = [], evaluation.category_names
+    for index in sorted(
+        range(len(evaluation.ap)), key=lambda index: (-evaluation.ap[index], names[index])
     ):
-        if evaluation.ap[place] < 0:
+        if evaluation.ap[index] < 0:
             continue
-        name = evaluation.category_names[place]
-        note = f"AP50 {share(evaluation.ap50[place])}, AP75 {share(evaluation.ap75[place])}"
+        name, ap50, ap75 = names[index], evaluation.ap50[index], evaluation.ap75[index]
         curves = [
-            (style, evaluation.mean_curve(iou, place))
+            (style, evaluation.mean_curve(iou, index))
             for style, iou in (("middle", 0.75), ("strong", 0.5))
         ]
+        note = f"AP50 {fraction(ap50)}, AP75 {fraction(ap75)}"
         small.append(
             f"<figure>{charts.small_curve(name, note, curves, RECALLS)}"
-            f"<figcaption><span>{escape(name)}</span> {share(evaluation.ap50[place], 2)}"
-            "</figcaption></figure>"
+            f"<figcaption><span>{escape(name)}</span> {fraction(ap50, 2)}</figcaption></figure>"
         )
     tall = " scroll tall" if len(small) >= TALL else ""
     return (
-        '<p class="soft">Mean over the classes of the precision that COCO\'s rules give at each '
-        "of 101 recalls; "
-        f'the area below a line is its AP.</p>{overall}<h3>By class</h3><p class="soft">IoU .50 '
-        "(strong) with its "
-        f'AP50, and .75; both axes from 0 to 1.</p><div class="multiples{tall}">'
-        f"{''.join(small)}</div>"
+        '<p class="soft">COCO\'s precision at 101 recalls, averaged over the classes; the area '
+        f"below a line is its AP.</p>{overall}<h3>By class</h3>"
+        '<p class="soft">IoU .50 (strong line, with its AP50) and .75; both axes from 0 to 1.</p>'
+        f'<div class="multiples{tall}">{"".join(small)}</div>'
     )
 
 
-def confusion(evaluation: Evaluation, counts: Counts) -> str:
-    """The confusion matrix and its largest entries beside the diagonal."""
+def confusion(evaluation: Evaluation, counts: ConfusionCounts) -> str:
+    """The confusion matrix and its largest off-diagonal entries."""
     matrix, names = counts.matrix, list(evaluation.category_names)
     classes = len(names)
     right, found, objects = (
@@ -135,29 +131,24 @@ def confusion(evaluation: Evaluation, counts: Counts) -> str:
         int(matrix[:, :classes].sum()),
         int(matrix[:classes].sum()),
     )
+    unmatched = int(matrix[classes, :classes].sum())
     text = (
-        f"<p>Each detection of at least score {counts.threshold:.2f}, the surest first, takes the "
-        "object that it "
-        "overlaps most, whatever its class, from IoU .50 on. This score gives the highest F1. Of "
-        f"{objects:,} "
-        f"objects {right:,} were found as what they are; of {found:,} detections "
-        f"{int(matrix[classes, :classes].sum()):,} are on no object.</p>"
-        '<p class="soft">Rows are the truth, columns what was predicted; a cell is as dark as its '
-        "share of its "
-        "row. Column background: objects not found; row background: detections on no object. Crowd "
-        "regions are "
-        "left out.</p>"
+        f"<p>The detections that score at least {counts.threshold:.2f}, in descending order of "
+        "score, each take the object that they overlap most with IoU at least .50, whatever its "
+        f"class. This threshold gives the highest F1. Of {objects:,} objects {right:,} were found "
+        f"with the right class; of {found:,} detections {unmatched:,} match no object.</p>"
+        '<p class="soft">Rows are the truth, columns the prediction; the shade of a cell is its '
+        "fraction of the row. Column background: objects not found; row background: detections "
+        "without an object. Crowd regions are left out.</p>"
     )
     hidden = int((matrix > 0).sum()) - int(charts.drawn_cells(matrix).sum())
     if hidden:
-        text += (
-            f'<p class="soft">The {hidden:,} smallest cells beside the diagonal are left out.</p>'
-        )
+        text += f'<p class="soft">The {hidden:,} smallest off-diagonal cells are left out.</p>'
     wrong = matrix[:classes, :classes] * ~np.eye(classes, dtype=bool)
     pairs = np.argsort(-wrong, axis=None, kind="stable")[:10]
     pairs = [
         pair
-        for pair in zip(*(place.tolist() for place in np.unravel_index(pairs, wrong.shape)))
+        for pair in zip(*(axis.tolist() for axis in np.unravel_index(pairs, wrong.shape)))
         if wrong[pair]
     ]
     table = ""
@@ -178,26 +169,26 @@ def confusion(evaluation: Evaluation, counts: Counts) -> str:
     return f'{text}<div class="scroll{both}">{charts.matrix_chart(matrix, names)}</div>{table}'
 
 
-def detections(pictures: Pictures) -> str:
-    """Images with ground truth and detections."""
-    chosen = examples(pictures.evaluation, EXAMPLES)
-    legend = pictures.legend[:1].upper() + pictures.legend[1:]
+def detections(images: ExampleImages) -> str:
+    """Example images with ground truth and detections."""
+    chosen = examples(images.evaluation, EXAMPLES)
+    legend = images.legend[:1].upper() + images.legend[1:]
     return (
-        '<p class="soft">Ground truth (dashed), and beside it detections of at least score '
-        f"{pictures.threshold:.2f}; images taken evenly over the data set. {escape(legend)}</p>"
-        '<div class="pictures">' + "".join(pictures.figure(image) for image in chosen) + "</div>"
+        '<p class="soft">Ground truth (dashed), and beside it the detections that score at least '
+        f"{images.threshold:.2f}; images evenly spaced over the data set. {escape(legend)}</p>"
+        '<div class="pictures">' + "".join(images.figure(image) for image in chosen) + "</div>"
     )
 
 
-def worst_images(pictures: Pictures, counts: Counts) -> str:
+def worst_images(images: ExampleImages, counts: ConfusionCounts) -> str:
     """The images with the most mistakes; empty without mistakes."""
     chosen = worst(counts, WORST)
     if not chosen:
         return ""
     return (
         f'<p class="soft">The most mistakes at score {counts.threshold:.2f} and IoU .50: objects '
-        "not found or of "
-        'the wrong class, and detections without an object.</p><div class="pictures">'
-        + "".join(pictures.figure(image, note) for image, note in chosen)
+        "not found or of the wrong class, and detections without an object.</p>"
+        '<div class="pictures">'
+        + "".join(images.figure(image, note) for image, note in chosen)
         + "</div>"
     )

@@ -1,21 +1,22 @@
-"""The sound of a video, copied packet by packet beside its drawn pictures, by PyAV (FFmpeg)."""
+"""Copies the audio of a video packet by packet into the drawn video, by PyAV (FFmpeg)."""
 
 from __future__ import annotations
 
 import io
 import math
+from typing import Optional
 
 
-class Sound:
-    """The audio of a video file. It is read a second time beside the pictures, so that just a
-    packet is held.
+class AudioCopy:
+    """The audio of a video file. The file is opened a second time for it, so that only one packet
+    is held in memory.
 
-    missing: a line on what is not copied, "" where everything is.
+    missing: a line on the audio that is not copied, "" if all of it is.
     """
 
     def __init__(self, path: str, format: str = "mp4"):
-        """path: a file that FFmpeg can open; format: FFmpeg's name of what is written, streams that
-        it cannot hold are left out."""
+        """path: a file that FFmpeg can open; format: FFmpeg's name of the output format; streams
+        that it cannot hold are left out."""
         import av
 
         self.missing, self._out, self._start = "", {}, 0.0
@@ -26,20 +27,20 @@ class Sound:
         if refused:
             names = ", ".join(dict.fromkeys(stream.codec_context.name for stream in refused))
             self.missing = (
-                f"its sound ({names}) is left out of the drawn video: .{format} does not take it"
+                f"its audio ({names}) is left out of the drawn video: .{format} cannot hold it"
             )
         self._packets = self._container.demux(*self._streams) if self._streams else iter(())
         self._next = None
 
     def open(self, output, start: float) -> None:
-        """Adds the streams to `output`, an av container that has not begun. start: the time in the
-        file at which the pictures begin [seconds], which is 0 in the output."""
+        """Add the streams to `output`, an av container that has not been started. start: the time
+        of the first frame in the file [seconds], which is 0 in the output."""
         self._out = {stream.index: output.add_stream(template=stream) for stream in self._streams}
         self._output, self._start = output, start
         self._advance()
 
     def copy(self, until: float = math.inf) -> None:
-        """Writes what sounds up to `until` seconds after the start."""
+        """Write the audio up to `until` seconds after the start."""
         import av
 
         while self._next is not None and self._seconds(self._next) <= until:
@@ -69,18 +70,24 @@ class Sound:
 
     def _stop(self, seconds: float, error: Exception) -> None:
         self._next = None
-        self.missing = f"its sound ends at {max(0.0, seconds):.1f} s in the drawn video ({error})"
+        self.missing = f"its audio ends at {max(0.0, seconds):.1f} s in the drawn video ({error})"
 
     def _seconds(self, packet) -> float:
         return float(packet.dts * packet.time_base) - self._start
+
+    @property
+    def position(self) -> Optional[float]:
+        """Time of the first packet that is not copied yet [seconds since the start], None at the
+        end."""
+        return None if self._next is None else self._seconds(self._next)
 
     def close(self) -> None:
         self._container.close()
 
 
 def is_accepted(stream, format: str) -> bool:
-    """Whether a file of this format can hold the packets of an audio stream as they are: FFmpeg is
-    asked to begin one, in memory."""
+    """Whether a file of this format can hold the packets of an audio stream unchanged: tries it
+    with FFmpeg, in memory."""
     import av
 
     try:

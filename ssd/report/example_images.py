@@ -1,4 +1,4 @@
-"""Images with their ground truth beside the detections, as parts of a page."""
+"""Images with ground truth and detections side by side, as HTML figures."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ import numpy as np
 
 from ssd.datasets.image_folder import open_images
 
-SIDE = 420  # pixels: the longer side of a picture in the report
-TEXT = 0.6  # size of its labels: a page shows it at some 250 pixels
-CROWDED = 10  # boxes above which labels are as small as can be, or they hide the image
+SIDE = 420  # pixels: the longer side of an image in the report
+TEXT = 0.6  # text scale of its labels: the page shows the image about 250 pixels wide
+CROWDED = 10  # with more boxes, labels get the smallest size, or they would hide the image
 QUALITY = 80  # of its JPEG
 
 
-class Pictures:
-    """Makes pictures of a data set's images. truth, rows: of an
-    ssd.evaluation.per_class.Evaluation. legend: a line on labels that are no names, "" without one.
-    """
+class ExampleImages:
+    """Draws boxes on a data set's images. legend: a line on labels that are not class names, ""
+    without any."""
 
     def __init__(self, evaluation, file_names: Sequence[str], image_folder: str, threshold: float):
-        """file_names: of evaluation.image_ids; threshold: detections of at least this score are
-        drawn. UserError for records that cannot be used."""
+        """evaluation: an ssd.evaluation.per_class.Evaluation; file_names: of its image_ids;
+        threshold: the lowest score to draw. UserError for records that cannot be used."""
         self.evaluation, self.file_names, self.threshold = evaluation, file_names, threshold
         self.images = open_images(image_folder)
         from ssd.drawing import class_colors
@@ -38,9 +37,9 @@ class Pictures:
         }
 
     def figure(self, image: int, note: str = "") -> str:
-        """A figure of an image (its place in the evaluation): ground truth left, detections
-        right."""
-        pixels = read_image(self.images, self.file_names[image])
+        """The HTML figure of an image (its index in the evaluation): ground truth and detections
+        side by side."""
+        pixels = stored_image(self.images, self.file_names[image])
         name = self.file_names[image]
         if pixels is None:
             return f"<figure><figcaption>{escape(name)}: cannot be read</figcaption></figure>"
@@ -65,8 +64,8 @@ class Pictures:
         truth, names = self.evaluation.truth, self.evaluation.category_names
         chosen = np.flatnonzero(truth.image == image)
         labels = [
-            self.labels[names[truth.category[place]]] + (" (crowd)" if truth.crowd[place] else "")
-            for place in chosen
+            self.labels[names[truth.category[index]]] + (" (crowd)" if truth.crowd[index] else "")
+            for index in chosen
         ]
         boxes = _ltrb(truth.boxes_xywh[chosen]) * scale
         return draw_boxes(pixels, boxes, labels, text_scale=_text_scale(labels))
@@ -88,8 +87,8 @@ def _text_scale(labels):
 
 
 def examples(evaluation, count: int) -> List[int]:
-    """Images to show, without a choice of ours: evenly over the images that hold an object (else
-    over all)."""
+    """`count` images, evenly spaced over those that hold an object (or over all if none does), so
+    that none is hand-picked."""
     truth = evaluation.truth
     images = (
         np.unique(truth.image[truth.crowd == 0])
@@ -102,8 +101,8 @@ def examples(evaluation, count: int) -> List[int]:
 
 
 def worst(counts, number: int) -> List[Tuple[int, str]]:
-    """(image, what is wrong) of the images with the most mistakes, see
-    ssd.evaluation.confusion.Counts."""
+    """(image, its mistakes as text) of the images with the most mistakes. counts: an
+    ssd.evaluation.confusion.ConfusionCounts."""
     order = np.argsort(-counts.errors, kind="stable")[:number]
     return [
         (
@@ -118,7 +117,7 @@ def worst(counts, number: int) -> List[Tuple[int, str]]:
 
 
 def _mistakes(missed: int, confused: int, spurious: int) -> str:
-    words = (
+    mistakes = (
         (missed, "not found"),
         (confused, "of the wrong class"),
         (
@@ -126,19 +125,19 @@ def _mistakes(missed: int, confused: int, spurious: int) -> str:
             "detection without an object" if spurious == 1 else "detections without an object",
         ),
     )
-    return ", ".join(f"{number} {what}" for number, what in words if number)
+    return ", ".join(f"{number} {what}" for number, what in mistakes if number)
 
 
-def read_image(images, name: str) -> Optional[np.ndarray]:
-    """An image of ssd.datasets.image_folder.open_images as uint8 (height, width, 3) RGB as stored,
-    without EXIF's turn, as annotations and training take it; None if it cannot be read."""
+def stored_image(images, name: str) -> Optional[np.ndarray]:
+    """An image of ssd.datasets.image_folder.open_images as uint8 (height, width, 3) RGB, without
+    EXIF rotation, as in annotations and training; None if it cannot be read."""
     from PIL import Image
 
     from ssd.datasets.image_formats import FORMATS
     from ssd.datasets.rgb import to_rgb
 
     try:
-        with warnings.catch_warnings():  # odd metadata and great sizes
+        with warnings.catch_warnings():  # on odd metadata and very large images
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(images.read(name)), formats=FORMATS) as image:
                 return to_rgb(image)
@@ -147,7 +146,7 @@ def read_image(images, name: str) -> Optional[np.ndarray]:
 
 
 def jpeg(pixels: np.ndarray) -> str:
-    """A picture as a data URI. pixels: uint8 (height, width, 3) RGB."""
+    """An image as a JPEG data URI. pixels: uint8 (height, width, 3) RGB."""
     import cv2
 
     encoded = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]

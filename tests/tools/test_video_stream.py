@@ -1,4 +1,4 @@
-"""What videos say of themselves: the right frames in the right colours, shape and place, read and
+"""Properties of videos: frames with the right colours, shape, orientation and times, read and
 written."""
 
 import struct
@@ -10,111 +10,26 @@ import pytest
 
 from ssd.errors import UserError
 from ssd.tools.videos import VideoReader, VideoWriter
-
-# ITU-T H.273: number of the matrix to the shares of red and blue in the luma.
-MATRICES = {
-    1: (0.2126, 0.0722),
-    4: (0.30, 0.11),
-    5: (0.299, 0.114),
-    6: (0.299, 0.114),
-    7: (0.212, 0.087),
-    9: (0.2627, 0.0593),
-}
-COLOURS = np.array([[(200, 40, 40), (40, 180, 60)], [(50, 70, 220), (230, 220, 90)]], float)
-FULL = 2
-
-
-def blocks(width=64, height=48):
-    return np.repeat(np.repeat(COLOURS, height // 2, 0), width // 2, 1)
-
-
-def to_yuv(rgb, matrix, full):
-    """The standard's equations: uint8 (height, width) planes."""
-    red, blue = MATRICES[matrix]
-    r, g, b = np.moveaxis(rgb / 255, -1, 0)
-    luma = red * r + (1 - red - blue) * g + blue * b
-    cb, cr = (b - luma) / (2 - 2 * blue), (r - luma) / (2 - 2 * red)
-    scales = (255, 0, 255) if full else (219, 16, 224)
-    planes = scales[0] * luma + scales[1], scales[2] * cb + 128, scales[2] * cr + 128
-    return [np.clip(np.rint(plane), 0, 255).astype(np.uint8) for plane in planes]
-
-
-def yuv_frame(planes, halves=(2, 2)):
-    """yuv420p, or yuv444p where halves is (1, 1)."""
-    height, width = planes[0].shape
-    frame = av.VideoFrame(width, height, "yuv420p" if halves == (2, 2) else "yuv444p")
-    for plane, values, step in zip(frame.planes, planes, ((1, 1), halves, halves)):
-        values = values[:: step[0], :: step[1]]
-        lines = np.zeros((plane.height, plane.line_size), np.uint8)
-        lines[:, : plane.width] = values
-        plane.update(lines.tobytes())
-    return frame
-
-
-def film(
-    path,
-    frames=3,
-    codec="libx264",
-    matrix=5,
-    says=True,
-    full=False,
-    shape=None,
-    options=None,
-    times=None,
-    halves=(2, 2),
-    rate=10,
-):
-    """Frames of four blocks of COLOURS, coded by one matrix and range; says: and it says so."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate)
-        planes = to_yuv(blocks(), matrix, full)
-        stream.width, stream.height = planes[0].shape[::-1]
-        context = stream.codec_context
-        stream.pix_fmt = "yuv420p" if halves == (2, 2) else "yuv444p"
-        stream.options = options or {}
-        if says:
-            context.colorspace, context.color_range = matrix, FULL if full else 1
-        if shape:
-            context.sample_aspect_ratio = shape
-        context.time_base = Fraction(1, 1000) if times else Fraction(1, rate)
-        for number in range(frames):
-            frame = yuv_frame(planes, halves)
-            frame.pts, frame.time_base = (times[number] if times else number), context.time_base
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
-
-
-def read(path):
-    reader = VideoReader(path)
-    try:
-        return reader, list(reader)
-    finally:
-        reader.close()
+from tests.tools.video_files import (
+    COLOURS,
+    MATRICES,
+    audio_with_cover,
+    block_video,
+    blocks,
+    inner,
+    read,
+    to_yuv,
+    with_cover,
+    yuv_frame,
+)
 
 
 def written(reader, frames, path):
     writer = VideoWriter(str(path), reader.rate)
     for frame in frames:
-        writer.add(frame.pixels, frame.seconds, reader.start, reader.look)
+        writer.add(frame.pixels, frame.seconds, reader.start, reader.display)
     writer.finish()
     return path
-
-
-def inner(pixels):
-    """Mean colours of the four blocks, without their borders."""
-    height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
-    return np.array(
-        [
-            [
-                pixels[
-                    y * height + 6 : (y + 1) * height - 6, x * width + 6 : (x + 1) * width - 6
-                ].mean((0, 1))
-                for x in range(2)
-            ]
-            for y in range(2)
-        ]
-    )
 
 
 EXACT = {"qp": "0", "x265-params": "lossless=1:log-level=none", "lossless": "1", "qscale": "1"}
@@ -133,8 +48,10 @@ CASES = [("libx264", "mp4", matrix, full) for matrix in MATRICES for full in (Fa
 
 @pytest.mark.parametrize("codec, ending, matrix, full", CASES)
 def test_colours_are_those_of_the_standard(tmp_path, codec, ending, matrix, full):
-    """As computed by H.273's equations; and so are those of the drawn film."""
-    path = film(tmp_path / f"film.{ending}", codec=codec, matrix=matrix, full=full, options=EXACT)
+    """As computed by H.273's equations; the same in the drawn video."""
+    path = block_video(
+        tmp_path / f"film.{ending}", codec=codec, matrix=matrix, full=full, options=EXACT
+    )
     reader, frames = read(path)
     assert len(frames) == 3
     for frame in frames:
@@ -142,19 +59,22 @@ def test_colours_are_those_of_the_standard(tmp_path, codec, ending, matrix, full
     drawn = written(reader, frames, tmp_path / "drawn.mp4")
     again = read(drawn)
     assert np.abs(inner(again[1][1].pixels) - COLOURS).max() < 7
-    with av.open(str(drawn)) as container:  # a player is told as much as before
+    with av.open(str(drawn)) as container:  # a player gets the same information as before
         context = container.streams.video[0].codec_context
-        assert context.colorspace == reader.look.matrix == matrix and context.color_range in (0, 1)
+        assert context.colorspace == reader.display.matrix == matrix and context.color_range in (
+            0,
+            1,
+        )
 
 
-def test_colours_of_which_nothing_is_said_are_bt601(tmp_path):
-    """As FFmpeg and OpenCV take them, and the drawn film says nothing either: a player shows both
-    alike."""
+def test_unspecified_colours_are_bt601(tmp_path):
+    """As in FFmpeg and OpenCV; the drawn video has no colour information either, so that a player
+    shows both alike."""
     import cv2
 
-    path = film(tmp_path / "film.mp4", matrix=6, says=False, options=EXACT)
+    path = block_video(tmp_path / "film.mp4", matrix=6, says=False, options=EXACT)
     reader, frames = read(path)
-    assert reader.look.matrix == 2 and np.abs(inner(frames[0].pixels) - COLOURS).max() < 3.5
+    assert reader.display.matrix == 2 and np.abs(inner(frames[0].pixels) - COLOURS).max() < 3.5
     video = cv2.VideoCapture(str(path))
     ok, other = video.read()
     assert ok and np.abs(inner(other[:, :, ::-1]) - inner(frames[0].pixels)).max() < 3
@@ -170,9 +90,9 @@ def test_colours_of_which_nothing_is_said_are_bt601(tmp_path):
     )
 
 
-def test_a_matrix_that_is_not_known_is_said(tmp_path):
-    reader, frames = read(film(tmp_path / "film.mkv", codec="ffv1", matrix=6, says=False))
-    assert reader.odd() == "" and len(frames) == 3
+def test_an_unknown_matrix_is_reported(tmp_path):
+    reader, frames = read(block_video(tmp_path / "film.mkv", codec="ffv1", matrix=6, says=False))
+    assert reader.notes() == "" and len(frames) == 3
     path = tmp_path / "ycgco.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=10)
@@ -181,7 +101,7 @@ def test_a_matrix_that_is_not_known_is_said(tmp_path):
         container.mux(stream.encode(yuv_frame(to_yuv(blocks(), 6, False))))
         container.mux(stream.encode(None))
     reader, frames = read(path)
-    assert len(frames) == 1 and "matrix 8 of ITU-T H.273" in reader.odd()
+    assert len(frames) == 1 and "matrix 8 of ITU-T H.273" in reader.notes()
 
 
 @pytest.mark.parametrize(
@@ -202,8 +122,8 @@ def test_a_matrix_that_is_not_known_is_said(tmp_path):
 )
 def test_pixels_keep_their_shape(tmp_path, codec, ending, shape):
     shape = Fraction(*shape) if shape else None
-    path = film(tmp_path / f"film.{ending}", codec=codec, shape=shape)
-    if ending == "mpg":  # says the shape of the whole picture
+    path = block_video(tmp_path / f"film.{ending}", codec=codec, shape=shape)
+    if ending == "mpg":  # stores the aspect ratio of the frame
         with av.open(str(path)) as container:
             shape = container.streams.video[0].sample_aspect_ratio
     reader, frames = read(path)
@@ -214,12 +134,12 @@ def test_pixels_keep_their_shape(tmp_path, codec, ending, shape):
 
 
 def with_display_matrix(path, a, b, c, d):
-    """An .mp4 whose track says that a pixel at (p, q) is to be shown at (a p + c q, b p + d q)."""
+    """An .mp4 whose track matrix moves a pixel at (p, q) to (a p + c q, b p + d q)."""
     content = bytearray(path.read_bytes())
-    place = (
+    offset = (
         content.index(b"tkhd") + 44
     )  # version and flags, times, id, duration, layer, volume: then the matrix
-    content[place : place + 36] = struct.pack(
+    content[offset : offset + 36] = struct.pack(
         ">9i", *(round(65536 * value) for value in (a, b, 0, c, d, 0, 0, 0)), 1 << 30
     )
     path.write_bytes(content)
@@ -241,8 +161,8 @@ def with_display_matrix(path, a, b, c, d):
         ((2, 0, 0, 2), lambda p: p),
     ],
 )
-def test_turned_and_mirrored_films_stand_upright(tmp_path, matrix, upright):
-    path = with_display_matrix(film(tmp_path / "film.mp4", shape=Fraction(4, 3)), *matrix)
+def test_rotated_and_mirrored_videos_become_upright(tmp_path, matrix, upright):
+    path = with_display_matrix(block_video(tmp_path / "film.mp4", shape=Fraction(4, 3)), *matrix)
     reader, frames = read(path)
     expected = upright(blocks())
     assert frames[0].pixels.shape == expected.shape
@@ -251,46 +171,12 @@ def test_turned_and_mirrored_films_stand_upright(tmp_path, matrix, upright):
         stream = container.streams.video[0]
         assert not stream.side_data
         assert stream.sample_aspect_ratio == (
-            Fraction(3, 4) if reader.look.pixel_shape < 1 else Fraction(4, 3)
+            Fraction(3, 4) if reader.display.pixel_shape < 1 else Fraction(4, 3)
         )
         assert (stream.sample_aspect_ratio < 1) == (expected.shape[0] > expected.shape[1])
 
 
-# ---- which stream is the film
-
-
-def box(kind, *parts):
-    content = b"".join(parts)
-    return struct.pack(">I4s", 8 + len(content), kind) + content
-
-
-def cover():
-    """A JPEG as music and download tools embed it."""
-    import cv2
-
-    return cv2.imencode(".jpg", np.full((16, 20, 3), 99, np.uint8))[1].tobytes()
-
-
-def with_cover(path):
-    """An .mp4 with a cover picture. FFmpeg lists it before the film where it is met first, so
-    moov/udta comes first."""
-    content = path.read_bytes()
-    data = box(b"data", struct.pack(">II", 13, 0), cover())
-    handler = box(b"hdlr", struct.pack(">II4s", 0, 0, b"mdir"), b"appl" + bytes(9))
-    udta = box(b"udta", box(b"meta", bytes(4), handler, box(b"ilst", box(b"covr", data))))
-    start = content.index(b"moov") - 4
-    (size,) = struct.unpack(">I", content[start : start + 4])
-    header = content.index(b"mvhd") - 4
-    after = header + struct.unpack(">I", content[header : header + 4])[0]
-    assert start > content.index(b"mdat"), "the frames' places do not move"
-    path.write_bytes(
-        content[:start]
-        + struct.pack(">I", size + len(udta))
-        + content[start + 4 : after]
-        + udta
-        + content[after:]
-    )
-    return path
+# ---- the main stream
 
 
 def streams(path):
@@ -298,29 +184,17 @@ def streams(path):
         return [(stream.type, stream.codec_context.name) for stream in container.streams]
 
 
-def test_a_cover_before_the_film_is_not_the_film(tmp_path):
-    path = with_cover(film(tmp_path / "film.mp4", frames=10))
+def test_a_cover_image_is_not_the_video(tmp_path):
+    path = with_cover(block_video(tmp_path / "film.mp4", frames=10))
     assert streams(path) == [("video", "mjpeg"), ("video", "h264")]
     reader, frames = read(path)
     assert len(frames) == reader.frames == 10 and frames[0].pixels.shape == (48, 64, 3)
 
 
-def sound_with_cover(path):
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("aac", rate=48000)
-        frame = av.AudioFrame.from_ndarray(
-            np.zeros((1, 4800), np.float32), format="fltp", layout="mono"
-        )
-        frame.sample_rate = 48000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return with_cover(path)
-
-
 @pytest.mark.parametrize("name", ["song.m4a", "song.mp4", "song.mov", "song.m4b"])
-def test_sound_with_a_cover_is_no_film(tmp_path, name):
-    with pytest.raises(UserError, match="holds no moving pictures, only a cover"):
-        VideoReader(sound_with_cover(tmp_path / name))
+def test_audio_with_a_cover_is_not_a_video(tmp_path, name):
+    with pytest.raises(UserError, match="has no video stream, only a cover image"):
+        VideoReader(audio_with_cover(tmp_path / name))
 
 
 @pytest.mark.parametrize(
@@ -332,8 +206,8 @@ def test_sound_with_a_cover_is_no_film(tmp_path, name):
         ([(16, 16), (32, 24), (64, 48)], (64, 48)),
     ],
 )
-def test_the_largest_of_several_films(tmp_path, order, chosen):
-    """Cameras put a small preview beside the film, in either order."""
+def test_the_largest_of_several_streams(tmp_path, order, chosen):
+    """Cameras store a small preview beside the video, in either order."""
     path = tmp_path / "film.mkv"
     with av.open(str(path), "w") as container:
         made = []
@@ -369,16 +243,16 @@ def test_the_largest_of_several_films(tmp_path, order, chosen):
         ("mkv", (0, 5, 10, 15, 20), 0.001),
     ],
 )
-def test_frames_stand_at_their_times(tmp_path, ending, times, atol):
-    """From the film's first frame on, in what is read and in what is written."""
-    reader, frames = read(film(tmp_path / f"film.{ending}", frames=5, times=times))
+def test_frames_keep_their_times(tmp_path, ending, times, atol):
+    """Counted from the first frame, in the video read and in the one written."""
+    reader, frames = read(block_video(tmp_path / f"film.{ending}", frames=5, times=times))
     expected = (np.array(times) - times[0]) / 1000
     np.testing.assert_allclose([frame.seconds for frame in frames], expected, atol=0.001)
     again = read(written(reader, frames, tmp_path / "drawn.mp4"))[1]
     np.testing.assert_allclose([frame.seconds for frame in again], expected, atol=atol)
 
 
-def test_a_film_that_changes_its_size_keeps_that_of_its_first_frame(tmp_path):
+def test_a_video_with_changing_size_keeps_the_first(tmp_path):
     """Transport streams of broadcasts and conferences do: two films, one after the other."""
     parts = []
     for number, size in enumerate(((64, 48), (32, 24))):
