@@ -162,7 +162,7 @@ def test_the_command_and_those_that_take_its_file(saved, capsys, tmp_path):
     [
         (["--calibration-images", "0"], "--calibration-images 0: must be at least 1"),
         (["--output", "there.params"], "there.params: exists already"),
-        (["--output", "a.onnx"], "a.onnx: the name of"),
+        (["--output", "a.onnx"], "a.onnx: the file name must end in .params"),
         (["--output", "none/a.params"], "its folder does not exist"),
         (["--weights", "none"], "none"),
         (["--data-dir", "none"], "none"),
