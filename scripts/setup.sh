@@ -97,7 +97,7 @@ mpi_here() {
 # What is installed is right as long as this line is the same.
 fingerprint() {
     local sum
-    sum=$(cat -- "$root/pyproject.toml" "$constraints" | sha256sum)
+    sum=$(cat -- "$root/pyproject.toml" "$constraints" "$root/ssd/mxnet_import.py" | sha256sum)
     printf '%s python-%s %s %s\n' "${sum%% *}" "$(python_version "$python")" "$mpi" "$root"
 }
 
