@@ -5,8 +5,8 @@ In the other order (mxnet, horovod.mxnet, torch) the process dies with "free(): 
 And Ctrl-C is not ignored: a shell that starts pytest in the background has it ignored, which all
 processes of the tests would inherit.
 
-scripts/test.sh runs the tests in two processes (pytest-xdist), since many of them wait for others
-to start, to fail or to be found hanging. Each of the two has one thread, as have the processes that
+scripts/test.sh runs the tests in three processes (pytest-xdist), since many of them wait for others
+to start, to fail or to be found hanging. Each of them has one thread, as have the processes that
 it starts.
 """
 
@@ -35,7 +35,7 @@ except ImportError:
 # the machine.
 DOCKER = ("tests/launch/test_slurm.py", "tests/launch/test_docker")
 # What waits comes first, so that the end is short; the longest of all are these.
-FIRST = (*DOCKER, "tests/launch/", "tests/faults/")
+FIRST = (*DOCKER, "tests/test_every_recipe.py", "tests/launch/", "tests/faults/")
 # What starts processes, networks of full size or servers: no part of the quick subset.
 SLOW = (
     "tests/launch/",

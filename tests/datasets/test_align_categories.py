@@ -88,24 +88,24 @@ def test_mapped_by_name(names, ids, words):
         ((*MODEL, "ring"), (1, 2, 3, 4), MODEL, "4 'ring' is not among them"),
         (("ring", "bar"), (5, 3), MODEL, "5 'ring' is not among them"),
         (("1", "2", "3"), (1, 2, 3), MODEL, "1 '1' is not among them"),
-        (("disc", "disc", "bar"), (1, 2, 3), MODEL, "number 2 is 2 'disc', and 2 'star' there"),
+        (("disc", "disc", "bar"), (1, 2, 3), MODEL, "number 2 is 2 'disc', not 2 'star'"),
         (
             ("disc", "star", "disc"),
             (1, 2, 3),
             ("disc", "disc", "star"),
-            "number 2 is 2 'star', and 2 'disc' there",
+            "number 2 is 2 'star', not 2 'disc'",
         ),
         (
             ("disc", "disc"),
             (1, 2),
             ("disc", "disc", "disc"),
-            "number 3 is nothing, and 3 'disc' there",
+            "number 3 is nothing, not 3 'disc'",
         ),
         (
             ("disc", "disc", "star"),
             (1, 3, 2),
             ("disc", "disc", "star"),
-            "number 2 is 3 'disc', and 2 'disc' there",
+            "number 2 is 3 'disc', not 2 'disc'",
         ),
         (("star", "disc", "bar"), (2, 1, 3), ("disc", "star", "bar", "bar"), "two are named 'bar'"),
         (

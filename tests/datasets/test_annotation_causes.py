@@ -175,7 +175,7 @@ NAMES = [
 def test_the_other_spelling_of_names_is_found(tmp_path, name, present, words):
     for number in range(1, 4):
         path = tmp_path / present.format(number)
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     names = [name.format(number) for number in range(1, 4)]
     line = cause_of_missing(open_images(tmp_path), names, 3)
