@@ -78,6 +78,8 @@ def test_a_stopped_run_resumes_bit_by_bit(data, uninterrupted, tmp_path, fault, 
     )
     ours = find_checkpoint(tmp_path / "out").arrays
     for part, values in find_checkpoint(uninterrupted).arrays.items():
+        if part == "pending" and part not in ours:
+            continue  # the detections of the last evaluation, saved only until their score is known
         for key, value in values.items():
             np.testing.assert_array_equal(ours[part][key], value, err_msg=f"{part} {key}")
     for name in ("train.csv", "evaluation.csv"):
