@@ -8,7 +8,8 @@
 # SSD_STANDALONE_PYTHON=no            download nothing, and fail where none is in the cache folder
 # SSD_STANDALONE_PYTHON=FILE.tar.gz   unpack this archive (an install_only of python-build-standalone) instead
 # UV_PYTHON_INSTALL_MIRROR=URL        a mirror of python-build-standalone's releases, a variable of uv's
-# PIP_INDEX_URL=URL                   a mirror of PyPI, for uv itself where none is on PATH
+# PIP_INDEX_URL=URL                   a simple index of packages, for uv itself; where there is no Python at all, it is
+#                                     needed, with curl and cmake
 set -euo pipefail
 
 # The wheels of this version were compared with these sums. Newer versions know newer patch releases of Python.
@@ -96,7 +97,7 @@ sys.exit(sys.version_info < (3, 8) or not (u.find_spec("pip") or u.find_spec("en
             return
         fi
     done
-    command -v curl >/dev/null 2>&1 && command -v cmake >/dev/null 2>&1 && echo curl
+    [ -n "${PIP_INDEX_URL:-}" ] && command -v curl >/dev/null 2>&1 && command -v cmake >/dev/null 2>&1 && echo curl
 }
 
 uv_by_pip() { # uv_by_pip PYTHON; pip compares the sums
@@ -112,8 +113,8 @@ uv_by_pip() { # uv_by_pip PYTHON; pip compares the sums
     attempt "unpacking uv" "$python" -m zipfile -e "$scratch"/uv-*.whl "$scratch"
 }
 
-uv_by_curl() { # without any Python: by PyPI's simple index, checked against the sum above
-    local index=${PIP_INDEX_URL:-https://pypi.org/simple} sum page link
+uv_by_curl() { # without any Python: from a simple index, checked against the sum above
+    local index=$PIP_INDEX_URL sum page link
     case $(uname -m) in
         x86_64) sum=${uv_sums[0]} ;;
         aarch64) sum=${uv_sums[1]} ;;
@@ -173,7 +174,7 @@ main() {
     fi
     if in_store; then return; fi
     uv=$(source_of_uv) ||
-        die "$why, and nothing to fetch one with: uv, a Python 3 with pip or venv, or curl and cmake; install" \
+        die "$why, and nothing to fetch one with: uv, a Python 3 with pip or venv, or curl, cmake and PIP_INDEX_URL; install" \
             "python3-venv of Debian 12 or Ubuntu 24.04, or name a Python in PYTHON"
     case $uv in
         */uv) ;;
